@@ -1,0 +1,102 @@
+"""Set lit-offrl up on a machine that has nothing but Python, then run it or test it.
+
+    python3 bootstrap.py demo    set up, then train DVF on the bundled data and score the policy
+    python3 bootstrap.py test    set up, then run the tests
+    python3 bootstrap.py setup   set up only
+
+Everything goes into ``.venv`` beside this file. Running it again uses what is there. Further
+arguments are handed on: to ``lit-offrl fit`` or to pytest. Standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+VENV = HERE / ".venv"
+PYTHON = VENV / "bin" / "python"
+STAMP = VENV / ".lit-offrl-set-up"
+DEMO = ["fit", "--config", "configs/dvf_pybullet.yaml", "--config", "configs/quick.yaml"]
+NEEDED = (3, 11)
+
+
+def say(text: str) -> None:
+    """Tell what happens next."""
+    print(f"[bootstrap] {text}", flush=True)
+
+
+def stop(text: str) -> None:
+    """End with a message and no traceback."""
+    sys.exit(f"[bootstrap] error: {text}")
+
+
+def run(*command: str | Path) -> None:
+    """Run a command in this folder and stop if it fails."""
+    done = subprocess.run([str(part) for part in command], cwd=HERE)
+    if done.returncode:
+        stop(f"this command ended with exit code {done.returncode}: {' '.join(map(str, command))}")
+
+
+def use_right_python() -> None:
+    """Go on with a newer interpreter where this one is too old and a newer one is installed."""
+    if sys.version_info >= NEEDED:
+        return
+    for minor in (11, 12, 13):
+        other = shutil.which(f"python3.{minor}")
+        if other:
+            os.execv(other, [other, __file__, *sys.argv[1:]])
+    version = ".".join(map(str, sys.version_info[:2]))
+    stop(f"Python {version} is too old; install Python 3.11 and call this file with it.")
+
+
+def state() -> str:
+    """A fingerprint of what has to be installed."""
+    files = [HERE / "pyproject.toml", HERE / "constraints.txt"]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def set_up() -> None:
+    """Make the environment, unless it is there already."""
+    if STAMP.is_file() and STAMP.read_text() == state():
+        say(f"the environment in {VENV.name} is up to date")
+        return
+    begin = time.monotonic()
+    if not PYTHON.exists():
+        say(f"making an environment in {VENV.name} with Python {sys.version.split()[0]}")
+        made = subprocess.run([sys.executable, "-m", "venv", str(VENV)], cwd=HERE)
+        if made.returncode:
+            shutil.rmtree(VENV, ignore_errors=True)
+            stop("Python's venv module does not work; on Debian: apt install python3-venv")
+    if sys.version_info >= (3, 12):
+        say("pybullet has no wheel for this Python: it is compiled, which takes minutes and a C++")
+        say("compiler; Python 3.11 is quicker")
+    say("installing the tested set of packages (constraints.txt); this takes a few minutes")
+    run(PYTHON, "-m", "pip", "install", "--quiet", "-c", "constraints.txt", "-e", ".[dev]")
+    STAMP.write_text(state())
+    say(f"installed in {time.monotonic() - begin:.0f} s")
+
+
+def main(arguments: list[str]) -> None:
+    """Do what the first argument says."""
+    use_right_python()
+    verb, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if verb not in {"demo", "test", "setup"}:
+        sys.exit(__doc__)
+    set_up()
+    if verb == "demo":
+        say(f"running: lit-offrl {' '.join([*DEMO, *rest])}")
+        run(PYTHON, "-m", "lit_offrl", *DEMO, *rest)
+        say("done; look at the run with: .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db")
+    elif verb == "test":
+        say(f"running: pytest {' '.join(rest)}".rstrip())
+        run(PYTHON, "-m", "pytest", *rest)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,86 @@
+"""``lit-offrl``: find the verb, and only then import what it needs.
+
+The help must answer at once and torch takes seconds, so nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from lit_offrl import __version__
+from lit_offrl.errors import ConfigError, LitOffRLError, nearest
+
+TRAINER_VERBS = {
+    "fit": "train a method, or go on from a checkpoint (--ckpt_path)",
+    "validate": "losses of a checkpoint on the held-out episodes",
+    "test": "losses of a checkpoint on the held-out episodes, without touching a fit's curves",
+    "predict": "write the actions that a checkpoint takes in a dataset's states to a file",
+}
+COMMANDS = {
+    "evaluate": "roll a checkpoint's policy out in its environment and score it",
+    "datasets": "list, describe, check and download datasets",
+    "collect": "make a dataset from an environment",
+}
+
+
+def usage() -> str:
+    """Return the help: every verb with one line."""
+    verbs = {**TRAINER_VERBS, **COMMANDS}
+    lines = "\n".join(f"  {verb:<10}{line}" for verb, line in verbs.items())
+    return (
+        "usage: lit-offrl VERB [options]        lit-offrl VERB --help for a verb's options\n\n"
+        "Offline reinforcement learning on PyTorch Lightning.\n\n"
+        f"verbs:\n{lines}\n\n"
+        "for example:\n"
+        "  lit-offrl fit --config configs/dvf_pybullet.yaml --config configs/quick.yaml\n"
+        "  lit-offrl fit --config configs/dvf_pybullet.yaml --print_config"
+    )
+
+
+def dispatch(argv: Sequence[str]) -> int:
+    """Run the verb that ``argv`` begins with and return its exit code.
+
+    Raises:
+        LitOffRLError: the user can put it right.
+    """
+    verb, *rest = argv or ["--help"]
+    if verb in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if verb == "--version":
+        print(f"lit-offrl {__version__}")
+        return 0
+    if verb in COMMANDS:
+        return int(importlib.import_module(f"lit_offrl.commands.{verb}").main(rest) or 0)
+    if verb in TRAINER_VERBS:
+        return int(importlib.import_module("lit_offrl.cli").main([verb, *rest]) or 0)
+    known = [*TRAINER_VERBS, *COMMANDS]
+    hint = nearest(verb, known) or f" It knows {', '.join(known)}."
+    raise ConfigError(f"there is no verb '{verb}'.{hint}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run, and turn what goes wrong into one line and an exit code.
+
+    Returns:
+        0; 2 for a mistake of the user's; 3 for training that met a number that is not finite; 130
+        and 143 after SIGINT and SIGTERM.
+    """
+    try:
+        return dispatch(sys.argv[1:] if argv is None else argv)
+    except LitOffRLError as error:
+        print(f"lit-offrl: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("lit-offrl: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

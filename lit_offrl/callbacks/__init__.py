@@ -1,0 +1,22 @@
+"""What happens around training: stopping safely, keeping records, evaluating."""
+
+from lit_offrl.callbacks.checkpoints import Checkpoints
+from lit_offrl.callbacks.curves import Curves
+from lit_offrl.callbacks.evaluation import EvaluationDuringFit
+from lit_offrl.callbacks.finite import FiniteGuard
+from lit_offrl.callbacks.interruption import GracefulStop, Interrupted
+from lit_offrl.callbacks.mlflow_run import MLflowRun
+from lit_offrl.callbacks.predictions import PredictionWriter
+from lit_offrl.callbacks.record import RunRecord
+
+__all__ = [
+    "Checkpoints",
+    "Curves",
+    "EvaluationDuringFit",
+    "FiniteGuard",
+    "GracefulStop",
+    "Interrupted",
+    "MLflowRun",
+    "PredictionWriter",
+    "RunRecord",
+]

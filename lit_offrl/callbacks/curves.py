@@ -1,0 +1,82 @@
+"""The one place from which a fit's metrics reach loggers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lit_offrl.callbacks.lookup import find_callback
+
+
+class Curves(Callback):
+    """Keeps and logs metrics by optimiser step, and keeps them in the checkpoint.
+
+    Lightning logs by a counter of its own, after checkpoints are written; a run killed in between
+    would lose a point. Here a step's point is part of the checkpoint of that step, so a resumed run
+    has the whole curve and no hole.
+
+    Metrics of training are taken every ``trainer.log_every_n_steps`` steps (each logging call costs
+    MLflow about 5 ms), and at the last step.
+    """
+
+    def __init__(self) -> None:
+        self.history: dict[str, list[tuple[int, float]]] = {}
+        self._latest = 0
+
+    def record(self, trainer: Trainer, values: Mapping[str, Any]) -> None:
+        """Add metrics of the step at hand and log them."""
+        if not trainer.is_global_zero or not values:
+            return
+        tensors = [torch.as_tensor(v, dtype=torch.float64, device="cpu") for v in values.values()]
+        numbers = dict(zip(values, torch.stack(tensors).tolist(), strict=True))
+        step = trainer.global_step
+        for name, number in numbers.items():
+            self.history.setdefault(name, []).append((step, number))
+        for logger in trainer.loggers:
+            logger.log_metrics(numbers, step)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The step that the run begins at has been logged."""
+        self._latest = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        """Take the metrics of training, if it is time."""
+        step = trainer.global_step
+        due = step % max(1, trainer.log_every_n_steps) == 0 or step == trainer.max_steps
+        if due and step > self._latest:
+            self._latest = step
+            self.record(trainer, _of(trainer, "train/"))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the metrics of a validation during fit."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.record(trainer, _of(trainer, "val/"))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history so far, in plain types."""
+        return {"history": {name: [list(p) for p in line] for name, line in self.history.items()}}
+
+    def on_save_checkpoint(self, trainer: Trainer, *args: Any) -> None:
+        """What loggers still hold back is sent before the checkpoint that has it is written."""
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.save()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the history back."""
+        history = state_dict["history"]
+        self.history = {name: [(s, v) for s, v in line] for name, line in history.items()}
+
+
+def record_metrics(trainer: Trainer, values: Mapping[str, Any]) -> None:
+    """Add metrics of the step at hand to the Trainer's curves."""
+    curves = find_callback(trainer, Curves)
+    if curves is not None:
+        curves.record(trainer, values)
+
+
+def _of(trainer: Trainer, prefix: str) -> dict[str, Any]:
+    return {k: v for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}

@@ -1,0 +1,129 @@
+"""Roll-outs of the policy while it is being trained, and a table at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+
+from lit_offrl.callbacks.checkpoints import Checkpoints, run_folder
+from lit_offrl.callbacks.curves import record_metrics
+from lit_offrl.callbacks.lookup import find_callback
+from lit_offrl.errors import ConfigError, EvaluationError
+from lit_offrl.evaluation.envs import make_env
+from lit_offrl.evaluation.evaluate import evaluate_module
+from lit_offrl.modules.base import OfflineModule
+
+
+class EvaluationDuringFit(Callback):
+    """Rolls the policy out every N steps and at the end of a fit; processes share the episodes.
+
+    Training is as if nothing had happened: it draws nothing from global generators, and
+    ``evaluate_module`` leaves those as they were. Logs ``eval/return_mean`` and, where the
+    environment has reference returns, ``eval/normalized_score``; writes ``evaluation.json`` (of
+    a step: ``evaluation-step-STEP.json``) to the run's folder.
+
+    Where nothing can be rolled out, a line says so and training goes on: the dataset names no
+    environment, or the module has no policy (yet).
+
+    Args:
+        episodes: of each evaluation; 0 for none.
+        every_n_steps: N; at the end only by default.
+        seed: with an episode's number it gives the episode's own seed.
+        num_envs: environments stepped together.
+
+    Raises:
+        ConfigError: a number that cannot be.
+        EvaluationError: when training begins, if the environment cannot be made.
+    """
+
+    def __init__(
+        self,
+        episodes: int = 10,
+        every_n_steps: int | None = None,
+        seed: int = 0,
+        num_envs: int = 8,
+    ) -> None:
+        if episodes < 0 or num_envs < 1:
+            raise ConfigError(
+                f"episodes is {episodes} and num_envs {num_envs}: give at least 0 and 1."
+            )
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ConfigError(f"every_n_steps is {every_n_steps}: give at least 1, or null.")
+        self.episodes = episodes
+        self.every_n_steps = every_n_steps
+        self.seed = seed
+        self.num_envs = num_envs
+        self._latest = 0
+        self._possible = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See whether there is anything to roll out, before hours are spent."""
+        self._latest = trainer.global_step
+        self._possible = False
+        if self.episodes == 0 or trainer.fast_dev_run:
+            return
+        assert isinstance(pl_module, OfflineModule)
+        spec = pl_module.spec
+        if spec is None or spec.env_id is None:
+            _say("no evaluation: nothing says which environment the dataset is from; --data."
+                 "init_args.env_id does.")  # fmt: skip
+            return
+        try:
+            pl_module.policy()
+        except ConfigError as error:
+            _say(f"no evaluation: {error}")
+            return
+        try:
+            make_env(spec.env_id).close()
+        except EvaluationError as error:
+            raise EvaluationError(f"{error} Or train with --evaluation.episodes 0.") from error
+        self._possible = True
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Evaluate every N steps, but for the last one, which is evaluated anyway."""
+        step = trainer.global_step
+        if self.every_n_steps is None or step == self._latest or step == trainer.max_steps:
+            return
+        self._latest = step
+        if step % self.every_n_steps == 0:
+            self._evaluate(trainer, pl_module, f"evaluation-step-{step}.json")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate what was trained, once it is saved, and print the table."""
+        checkpoints = find_callback(trainer, Checkpoints)
+        if checkpoints is not None:
+            checkpoints.save_now(trainer)
+        record = self._evaluate(trainer, pl_module, "evaluation.json")
+        if record is not None and trainer.is_global_zero:
+            Console().print(record.table())
+
+    def _evaluate(self, trainer: Trainer, module: LightningModule, name: str) -> Any:
+        if not self._possible:
+            return None
+        assert isinstance(module, OfflineModule)
+        checkpoints = find_callback(trainer, Checkpoints)
+        final = name == "evaluation.json" and checkpoints is not None
+        record = evaluate_module(
+            module,
+            episodes=self.episodes,
+            seed=self.seed,
+            num_envs=self.num_envs,
+            checkpoint=checkpoints.last_model_path if final else None,
+            checkpoint_rule="last" if final else f"step {trainer.global_step}",
+        )
+        if trainer.is_global_zero:
+            record.save(run_folder(trainer) / name)
+        figures = record.summary()
+        values = {"eval/return_mean": figures["return_mean"]}
+        if "score_mean" in figures:
+            values["eval/normalized_score"] = figures["score_mean"]
+        record_metrics(trainer, values)
+        return record
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(f"lit-offrl: {line}")

@@ -1,0 +1,74 @@
+"""Stops a run at the first number that is not finite, before it reaches a weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lit_offrl.callbacks.checkpoints import Checkpoints
+from lit_offrl.callbacks.lookup import find_callback
+from lit_offrl.errors import TrainingError
+
+
+class FiniteGuard(Callback):
+    """Looks at losses and gradients before each optimiser step; one device synchronisation a step.
+
+    NaN or infinity in a batch shows in its losses and gradients, so the columns are searched only
+    once something was found. The weights are still those of the last step.
+
+    Raises:
+        TrainingError: naming the column, loss or parameter group, the step and the last checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self._batch: Any = None
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember the batch, to name its column."""
+        self._batch = batch
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Check."""
+        losses: dict[str, Tensor] = getattr(pl_module, "latest_losses", {})
+        numbers = [loss.float() for loss in losses.values()]
+        gradients = [
+            parameter.grad
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        if gradients and not scaled:  # in float16 an overflow is the scaler's to handle
+            numbers.append(torch.stack(torch._foreach_norm(gradients)).sum())
+        if not numbers or bool(torch.stack(numbers).isfinite().all()):
+            return
+        checkpoints = find_callback(trainer, Checkpoints)
+        saved = checkpoints.last_model_path if checkpoints is not None else ""
+        saved = saved or "none, as none has been saved yet"
+        place = f" (process {trainer.global_rank})" if trainer.world_size > 1 else ""
+        raise TrainingError(
+            f"{self._culprit(losses, optimizer)} is not finite at step {trainer.global_step}"
+            f"{place}; the last good checkpoint is {saved}."
+            " Lower the learning rate or the gradient clipping, or check the data's ranges."
+        )
+
+    def _culprit(self, losses: dict[str, Tensor], optimizer: Optimizer) -> str:
+        for name, column in getattr(self._batch, "_asdict", dict)().items():
+            if isinstance(column, Tensor) and not bool(column.isfinite().all()):
+                return f"column '{name}' of the batch"
+        for name, loss in losses.items():
+            if not bool(loss.isfinite()):
+                return f"loss '{name}'"
+        for number, group in enumerate(optimizer.param_groups):
+            for parameter in group["params"]:
+                if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+                    return f"the gradient of '{group.get('name', number)}'"
+        return "the norm of the gradients"

@@ -1,0 +1,103 @@
+"""SIGTERM and SIGINT: finish the step, save, and leave with the signal's exit code."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lit_offrl.callbacks.lookup import steps_now, validation_follows
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(SystemExit):
+    """A signal asked to stop; raised between two steps, in all processes.
+
+    Args:
+        number: of the signal; the exit code is 128 more.
+        step: optimiser steps taken.
+    """
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+        self.step = step
+        self.checkpoint: str | None = None
+
+    def __str__(self) -> str:
+        kept = f"saved {self.checkpoint}" if self.checkpoint else "nothing saved"
+        return f"stopped by {signal.Signals(self.number).name} after step {self.step}; {kept}."
+
+
+class GracefulStop(Callback):
+    """Turns the first SIGTERM or SIGINT into a checkpoint and an end; a second SIGINT ends at once.
+
+    Lightning's own handler leaves with exit code 0, may stop half-way through accumulated
+    gradients, and talks to the other processes from within the handler. Here the handler only takes
+    a note; the processes agree at the step's end, where the checkpoint is exact.
+    """
+
+    def __init__(self) -> None:
+        self._received = 0
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen."""
+        self._received = 0
+        if threading.current_thread() is threading.main_thread():  # Python allows no other
+            for number in _SIGNALS:
+                self._before[number] = signal.signal(number, self._note)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop, unless the step has yet to be completed or validated."""
+        if steps_now(trainer, batch_idx) and not validation_follows(trainer):
+            self._stop_if_asked(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop after the validation that belongs to the step."""
+        if not trainer.sanity_checking:
+            self._stop_if_asked(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on nothing is left to save: leave at once."""
+
+        def leave(number: int, frame: FrameType | None) -> None:
+            raise Interrupted(number, trainer.global_step)
+
+        for number in self._before:
+            signal.signal(number, leave)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Do not let an impatient second signal spoil the checkpoint."""
+        if isinstance(exception, Interrupted) and self._before:
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen no more."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._received:
+            raise KeyboardInterrupt
+        self._received = number
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        number = self._received
+        if trainer.world_size > 1:  # a signal may have reached one process only
+            asked = torch.tensor(number, device=trainer.strategy.root_device)
+            torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
+            number = int(asked)
+        if number:
+            raise Interrupted(number, trainer.global_step)

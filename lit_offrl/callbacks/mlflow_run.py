@@ -1,0 +1,212 @@
+"""MLflow, on by default: one run a fit, kept over interruptions, never in training's way."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
+
+from lit_offrl.errors import ConfigError
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+_SQLITE = "sqlite:///"
+_PROBE_SECONDS = 3.0
+_HELD_BACK = 200  # metrics, and
+_FLUSH_SECONDS = 5.0  # seconds, after which they are sent
+
+
+class MLflowRun(MLFlowLogger):
+    """Logs to MLflow in batches; nothing is contacted before the first process needs it.
+
+    A server that cannot be reached is an error before training and a warning during it: what could
+    not be sent then is sent later.
+
+    Args:
+        tracking_uri: the store; ``$MLFLOW_TRACKING_URI`` or ``sqlite:///mlflow.db`` by default.
+        experiment_name: MLflow's group of runs.
+        run_name: the run's name; by default MODULE-DATASET-seedSEED.
+        tags: of the run.
+
+    Raises:
+        ConfigError: the server does not answer, or the store's file cannot be written.
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str | None = None,
+        experiment_name: str = "lit-offrl",
+        run_name: str | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> None:
+        uri = absolute_uri(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
+        _set_patience()
+        if rank_zero_only.rank == 0:
+            probe(uri)
+        super().__init__(
+            experiment_name=experiment_name,
+            run_name=run_name,
+            tracking_uri=uri,
+            tags=tags,
+        )
+        self._held: list[Any] = []
+        self._flushed = time.monotonic()
+        self.resumed = False
+
+    @property
+    def tracking_uri(self) -> str:
+        """The store."""
+        return self._tracking_uri or DEFAULT_URI
+
+    def name_run(self, name: str) -> None:
+        """Give the run a name, unless it has one or exists already."""
+        if self._run_name is None and self._run_id is None:
+            self._run_name = name
+
+    @rank_zero_only
+    def go_on_with(self, run_id: str | None) -> None:
+        """Log to a run that exists; where it is gone, or None is given, to a new one."""
+        from mlflow.exceptions import MlflowException
+
+        if run_id is None:
+            return
+        try:
+            self._mlflow_client.get_run(run_id)
+        except MlflowException:
+            rank_zero_warn(
+                f"MLflow run {run_id} is gone from {self.tracking_uri}; a new one begins."
+            )
+        else:
+            self._run_id, self.resumed = run_id, True
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """MLflow's client, with the experiment and the run made or found at the first use.
+
+        Raises:
+            ConfigError: the store refuses.
+        """
+        if self._initialized:
+            return self._mlflow_client
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client = super().experiment
+            if self.resumed:
+                client.update_run(self._run_id, status="RUNNING")
+        except (MlflowException, OSError) as error:
+            raise ConfigError(
+                f"MLflow at {self.tracking_uri} refuses: {' '.join(str(error).split())[:200]} "
+                "Give another --trainer.logger.init_args.tracking_uri, or --trainer.logger false."
+            ) from error
+        return client
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Mapping[str, Any] | Any) -> None:  # type: ignore[override]
+        """Log parameters, without Lightning's own notes; a resumed run keeps those it has."""
+        plain = {k: v for k, v in dict(params).items() if not str(k).startswith("_")}
+        if self.resumed:
+            known = self.experiment.get_run(self.run_id).data.params
+            plain = {k: v for k, v in plain.items() if k not in known}
+        super().log_hyperparams(plain)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Hold metrics back until enough have come together, or some seconds have passed."""
+        from mlflow.entities import Metric
+
+        stamp = int(time.time() * 1000)
+        self._held += [
+            Metric(name, float(value), stamp, step or 0)
+            for name, value in metrics.items()
+            if not math.isnan(value)  # MLflow's servers differ about NaN; a gap says as much
+        ]
+        if len(self._held) >= _HELD_BACK or time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self.save()
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Send what is held back."""
+        self._flushed = time.monotonic()
+        try:
+            while self._held:
+                batch = self._held[:1000]  # MLflow's limit for a call
+                self.experiment.log_batch(self.run_id, metrics=batch)
+                self._held = self._held[1000:]
+        except Exception as error:  # whatever a store's driver throws: training is worth more
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            rank_zero_warn(f"MLflow did not take metrics, they are tried again later: {first}")
+
+    @rank_zero_only
+    def log_files(self, path: Path, folder: str | None = None) -> None:
+        """Log a file, or all files of a folder, as artifacts."""
+        try:
+            if path.is_dir():
+                self.experiment.log_artifacts(self.run_id, str(path), folder)
+            else:
+                self.experiment.log_artifact(self.run_id, str(path), folder)
+        except Exception as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            rank_zero_warn(f"MLflow did not take {path}: {first}")
+
+    @rank_zero_only
+    def finalize(self, status: str = "success") -> None:
+        """Send what is left and close the run."""
+        if self._initialized:
+            self.save()
+            super().finalize(status)
+
+
+def absolute_uri(uri: str) -> str:
+    """Make the path of a SQLite store absolute, so that it names the same store from anywhere."""
+    if not uri.startswith(_SQLITE) or uri.startswith(f"{_SQLITE}/") or uri == _SQLITE:
+        return uri
+    return f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).resolve()}"
+
+
+def probe(uri: str) -> None:
+    """Find out in seconds whether a store can be used; MLflow itself would try for minutes.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    way_out = "give another --trainer.logger.init_args.tracking_uri, or --trainer.logger false."
+    if uri.startswith(_SQLITE):
+        file = Path(uri.removeprefix(_SQLITE))
+        held = file if file.exists() else file.parent
+        if not os.access(held, os.W_OK):
+            raise ConfigError(f"The MLflow store {file} cannot be written: {way_out}")
+        return
+    if urllib.parse.urlsplit(uri).scheme not in ("http", "https"):
+        return
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_PROBE_SECONDS).close()
+    except urllib.error.HTTPError:
+        return  # it answers; whether it lets us in will be seen
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise ConfigError(
+            f"The MLflow server {uri} cannot be reached ({reason}): start it, {way_out}"
+        ) from error
+
+
+def _set_patience() -> None:
+    """Let a dead server cost seconds, and keep MLflow's first-use chatter off the screen."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # MLflow sets its loggers by this
+    for name in ("alembic", "lightning.pytorch.loggers.mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="mlflow")

@@ -1,0 +1,48 @@
+"""Predictions go to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class PredictionWriter(Callback):
+    """Writes what ``predict_step`` returns, one array a key, as an ``.npz`` file.
+
+    With several processes each writes its own rows, to ``NAME.rank0.npz`` and so on.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str = "predictions.npz") -> None:
+        self.path = Path(path)
+        self._parts: list[dict[str, torch.Tensor]] = []
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any
+    ) -> None:
+        """Keep a batch."""
+        self._parts.append({name: value.cpu() for name, value in outputs.items()})
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the file, whole or not at all, and say where."""
+        import numpy as np
+
+        arrays = {
+            name: torch.cat([part[name] for part in self._parts]).numpy() for name in self._parts[0]
+        }
+        self._parts = []
+        path = self.path
+        if trainer.world_size > 1:
+            path = path.with_suffix(f".rank{trainer.global_rank}{path.suffix}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}")
+        with open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+        temporary.replace(path)
+        rows = len(next(iter(arrays.values())))
+        print(f"predictions: {path} ({rows} rows: {', '.join(arrays)})")

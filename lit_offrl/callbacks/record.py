@@ -1,0 +1,98 @@
+"""What a run leaves behind beside its weights: config, figures, and all of it in MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from lit_offrl.callbacks.checkpoints import Checkpoints, run_folder
+from lit_offrl.callbacks.curves import Curves
+from lit_offrl.callbacks.lookup import find_callback
+from lit_offrl.callbacks.mlflow_run import MLflowRun
+from lit_offrl.figures import training_curves
+from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
+
+CONFIG_KEY = "config"
+MLFLOW_KEY = "mlflow"
+
+
+class RunRecord(SaveConfigCallback):
+    """Keeps the whole config in the checkpoint, the run's folder and MLflow; draws the figures.
+
+    MLflow cuts parameters at 250 characters, so ``config.yaml`` is the record of a run:
+    ``lit-offrl fit --config config.yaml`` repeats it.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
+        self.text = self.parser.dump(self.config, skip_none=False)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Lightning would save the config here, where the run's folder is not known yet."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the config."""
+        if trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the config to the run's folder and to MLflow."""
+        resumed = trainer.ckpt_path is not None
+        path = run_folder(trainer) / ("config-resumed.yaml" if resumed else "config.yaml")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.text)
+        data = yaml.safe_load(self.text).get("data") or {}
+        for run in _mlflow_runs(trainer):
+            run.log_hyperparams({"data": data})
+            run.log_files(path)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep what resuming needs: the config, and which MLflow run to go on with."""
+        ours = checkpoint.setdefault(CHECKPOINT_KEY, {})
+        ours[CONFIG_KEY] = self.text
+        if trainer.is_global_zero:
+            for run in _mlflow_runs(trainer):
+                ours[MLFLOW_KEY] = {"run_id": run.run_id, "tracking_uri": run.tracking_uri}
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the figures, and give MLflow the files of the run with its last checkpoint."""
+        checkpoints = find_callback(trainer, Checkpoints)
+        if checkpoints is not None:
+            checkpoints.save_now(trainer)
+        if not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        folder = run_folder(trainer)
+        self._draw(trainer, pl_module)
+        for run in _mlflow_runs(trainer):
+            run.log_files(folder / "figures", "figures")
+            for record in sorted(folder.glob("evaluation*.json")):
+                run.log_files(record)
+            if checkpoints is not None:
+                run.log_files(Path(checkpoints.last_model_path), "checkpoints")
+        print(f"run: {folder}")
+
+    def _draw(self, trainer: Trainer, module: LightningModule) -> None:
+        folder = run_folder(trainer) / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        curves = find_callback(trainer, Curves)
+        figures = {}
+        if curves is not None and curves.history:
+            figures["training_curves"] = training_curves(curves.history)
+        if isinstance(module, OfflineModule):
+            try:
+                figures |= module.figures()
+            except Exception as error:  # a drawing must not cost a trained run its other records
+                rank_zero_warn(f"{type(module).__name__}.figures() failed: {error}")
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{name}.png", dpi=120)
+
+
+def _mlflow_runs(trainer: Trainer) -> list[MLflowRun]:
+    return [logger for logger in trainer.loggers if isinstance(logger, MLflowRun)]

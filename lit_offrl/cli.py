@@ -1,0 +1,243 @@
+"""The Trainer's verbs: fit, validate, test, predict."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+import lit_offrl.datamodules
+import lit_offrl.modules  # so that a config may say `class_path: DVFModule`
+from lit_offrl.callbacks import (
+    Checkpoints,
+    Curves,
+    EvaluationDuringFit,
+    FiniteGuard,
+    GracefulStop,
+    Interrupted,
+    MLflowRun,
+    PredictionWriter,
+    RunRecord,
+)
+from lit_offrl.callbacks.checkpoints import run_name
+from lit_offrl.callbacks.progress import StepProgress
+from lit_offrl.cli_checkpoint import ResumeFrom, named_checkpoint
+from lit_offrl.cli_errors import OneLineArgumentParser, find_ours
+from lit_offrl.datasets.schema import DatasetSpec
+from lit_offrl.errors import ConfigError
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_steps": 100_000,
+    "val_check_interval": 5000,
+    "check_val_every_n_epoch": None,  # steps count, epochs do not
+    "log_every_n_steps": 100,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,  # our loaders shard their rows themselves
+}
+
+
+class OfflineCLI(LightningCLI):
+    """LightningCLI for one verb.
+
+    Differs from Lightning's in this: dimensions and seeds are linked; a checkpoint's options are
+    overridden by those given, never the other way round; what a run needs is there whatever a
+    config says about ``trainer.callbacks``; a mistake is one line.
+
+    Args:
+        argv: the verb and its options.
+    """
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self.verb = argv[0]
+        path = named_checkpoint(argv)
+        self.resume = None if path is None else ResumeFrom(path)
+        words = list(argv)
+        if self.resume is not None:
+            words[1:1] = ["--config", self.resume.layer(self.verb)]
+        fits = self.verb == "fit"
+        super().__init__(
+            lit_offrl.modules.OfflineModule,
+            lit_offrl.datamodules.OfflineDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=RunRecord if fits else None,
+            trainer_defaults={
+                **TRAINER_DEFAULTS,
+                "logger": _class(MLflowRun) if fits else False,
+                "callbacks": [FiniteGuard(), Curves(), GracefulStop()] if fits else [],
+            },
+            parser_class=OneLineArgumentParser,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            args=words,
+        )
+
+    # ---- parsing -------------------------------------------------------------------------------
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Only the verb at hand: each costs half a second to set up."""
+        return {self.verb: LightningCLI.subcommands()[self.verb]}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Name the program as the user does."""
+        kwargs.setdefault("prog", "lit-offrl")
+        return super().init_parser(**kwargs)
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """One seed for everything."""
+        parser.add_argument(
+            "--seed_everything",
+            type=int,
+            default=0,
+            help="Seed of the module, the data's order and split, and the global generators.",
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link what the module must know of the data; add the options of what is always there."""
+        for name, read in _FROM_SPEC.items():
+            target = f"model.init_args.{name}"
+            parser.link_arguments("data.spec", target, compute_fn=read, apply_on="instantiate")
+        for section in ("model", "data"):
+            target = f"{section}.init_args.seed"
+            parser.link_arguments(("seed_everything", section), target, compute_fn=one_seed)
+        if self.verb == "fit":
+            parser.add_lightning_class_args(EvaluationDuringFit, "evaluation")
+            parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        if self.verb == "predict":
+            parser.add_lightning_class_args(PredictionWriter, "predictions")
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.set_defaults({"return_predictions": False})  # they are in the file
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse without Lightning's warning about arguments that are also in ``sys.argv``."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """The checkpoint's options have been parsed already, below those given."""
+
+    # ---- building ------------------------------------------------------------------------------
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the Trainer around a module that fits the checkpoint."""
+        config = self._get(self.config_init, "trainer")
+        if self.resume is not None:
+            self._dump_config()
+            self.resume.require_fit(self.model, self.config_dump)
+            if self.verb == "fit":
+                _say_changes(self.resume.changes(self.config_dump))
+        if config.get("enable_checkpointing") is False:
+            self._parser(self.subcommand).callback_keys.remove("checkpoint")
+        callbacks = self.trainer_defaults["callbacks"]
+        if self.verb == "fit" and config.get("enable_progress_bar") is not False:
+            callbacks.append(StepProgress())
+        logger = config.get("logger")
+        if isinstance(logger, MLflowRun):
+            logger.name_run(run_name(self.model, self.datamodule.spec))
+            if self.resume is not None:
+                logger.go_on_with(self.resume.mlflow_run(logger.tracking_uri))
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError) as error:  # what it says is for the user
+            raise ConfigError(f"trainer: {error}") from error
+
+    def instantiate_classes(self) -> None:
+        """Build everything; jsonargparse wraps our errors into its own, so take them out."""
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            ours = find_ours(error)
+            if ours is None:
+                raise
+            raise ours from error
+
+
+def one_seed(seed_everything: int, section: Any) -> int:
+    """Return the seed of a section, which must not contradict the one for everything.
+
+    Raises:
+        ConfigError: it does.
+    """
+    given = {} if section is None else section.get("init_args") or {}
+    own = given.get("seed") or seed_everything
+    if own != seed_everything:
+        raise ConfigError(
+            f"seed {own} is given to a part and seed_everything is {seed_everything}: "
+            "give seed_everything alone."
+        )
+    return seed_everything
+
+
+def _spec_reader(name: str) -> Any:
+    def read(spec: DatasetSpec) -> Any:
+        return getattr(spec, name)
+
+    read.__name__ = name  # shown by --help
+    return read
+
+
+_FROM_SPEC = {
+    name: _spec_reader(name)
+    for name in ("observation_dim", "action_dim", "action_low", "action_high")
+}
+
+
+def _class(kind: type) -> dict[str, str]:
+    return {"class_path": f"{kind.__module__}.{kind.__name__}"}
+
+
+@rank_zero_only
+def _say_changes(changes: list[str]) -> None:
+    if changes:
+        print(f"lit-offrl: differs from the checkpoint's run: {'; '.join(changes)}")
+
+
+_NOISE = (
+    ".*Checkpoint directory .* exists and is not empty.*",  # that of a resumed run
+    ".*smaller than the logging interval.*",  # our logging does not look at epochs
+    ".*module\\(s\\) in eval mode at the start of training.*",  # averaged networks, on purpose
+    ".*You called `self.log.* but have no logger configured.*",  # validate prints a table
+    ".*callbacks used to create the checkpoint need to be provided.*",  # predict needs no curves
+    ".*LeafSpec.*deprecated.*",  # Lightning on torch 2.13
+)
+
+
+def _quiet() -> None:
+    """Keep what says nothing about the run off the screen."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a verb; return 0, or 128 + the number of the signal that stopped it.
+
+    Raises:
+        LitOffRLError: an option or the data cannot be used, or training met NaN.
+    """
+    _quiet()
+    try:
+        OfflineCLI(argv)
+    except Interrupted as stop:
+        if rank_zero_only.rank != 0:
+            return 0  # a failing child would make Lightning kill the first process as it saves
+        print(f"lit-offrl: {stop}", file=sys.stderr)
+        return int(stop.code or 0)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning swallows it
+            raise KeyboardInterrupt from None
+        raise
+    return 0

@@ -1,0 +1,102 @@
+"""A checkpoint on the command line: its config is the ground layer, files and flags go on top."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from lit_offrl.errors import ConfigError
+from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule, read_checkpoint
+
+_LAYER = ("seed_everything", "model", "data")
+_FIT_LAYER = (*_LAYER, "trainer", "checkpoint", "evaluation")
+_LINKED = ("observation_dim", "action_dim", "action_low", "action_high", "seed")
+
+
+def named_checkpoint(argv: Sequence[str]) -> str | None:
+    """Return the value of ``--ckpt_path`` among arguments."""
+    for position, word in enumerate(argv):
+        name, given, value = word.partition("=")
+        if name == "--ckpt_path":
+            return value if given else next(iter(argv[position + 1 :]), None)
+    return None
+
+
+class ResumeFrom:
+    """A checkpoint that a verb starts from.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ConfigError: it is missing or not one of this library's.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        checkpoint = read_checkpoint(path)
+        self.ours: dict[str, Any] = checkpoint[CHECKPOINT_KEY]
+        self.step: int = checkpoint["global_step"]
+        self._shapes = {name: tuple(v.shape) for name, v in checkpoint["state_dict"].items()}
+        self.config = self._config(checkpoint.get("hyper_parameters", {}))
+
+    def _config(self, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+        if "config" in self.ours:
+            return yaml.safe_load(self.ours["config"])
+        plain = {k: v for k, v in hyperparameters.items() if not k.startswith("_")}
+        return {
+            "seed_everything": plain.get("seed", 0),
+            "model": {
+                "class_path": self.ours["class_path"],
+                "init_args": {k: v for k, v in plain.items() if k not in _LINKED},
+            },
+        }
+
+    def layer(self, verb: str) -> str:
+        """Return the part of its config that a verb takes over, as YAML."""
+        keys = _FIT_LAYER if verb == "fit" else _LAYER
+        return yaml.safe_dump({k: v for k, v in self.config.items() if k in keys})
+
+    def mlflow_run(self, tracking_uri: str) -> str | None:
+        """Return the id of the MLflow run to go on with, if it is in this store."""
+        origin = self.ours.get("mlflow") or {}
+        return origin.get("run_id") if origin.get("tracking_uri") == tracking_uri else None
+
+    def changes(self, config: Mapping[str, Any]) -> list[str]:
+        """Name the options of module and data that differ from the checkpoint's."""
+        sections = [key for key in _LAYER if key in self.config]
+        before = _flat({key: self.config[key] for key in sections})
+        after = _flat({key: config.get(key) for key in sections})
+        return [
+            f"{name}: {before.get(name)} → {value}"
+            for name, value in after.items()
+            if name.rpartition(".")[2] not in _LINKED and value != before.get(name)
+        ]
+
+    def require_fit(self, module: OfflineModule, config: Mapping[str, Any]) -> None:
+        """Refuse a module that these weights cannot be loaded into.
+
+        Raises:
+            ConfigError: naming a weight and the options that differ.
+        """
+        shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+        if shapes == self._shapes:
+            return
+        name = next(n for n in {**shapes, **self._shapes} if shapes.get(n) != self._shapes.get(n))
+        changes = self.changes(config)
+        raise ConfigError(
+            f"{self.path} does not fit this module: '{name}' has shape {self._shapes.get(name)} "
+            f"there and {shapes.get(name)} here; "
+            + (f"options that differ: {'; '.join(changes)}." if changes else "give its options.")
+        )
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(config, Mapping):
+        return {prefix: config}
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found

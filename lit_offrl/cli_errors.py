@@ -1,0 +1,183 @@
+"""The parser of the Trainer's verbs: every complaint is one line that names the nearest option.
+
+jsonargparse reports a mistake inside a class as a tree of all that it tried. The line that matters
+is in there; this file finds it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lit_offrl.errors import ConfigError, LitOffRLError, nearest
+
+_KEY = re.compile(r'Parser key "([^"]+)"')
+_CLASS = re.compile(r"Problem with given class_path '([^']+)'")
+_UNKNOWN_PARAMETER = re.compile(r"(?:Option|Key) '([^']+)' is not accepted")
+_UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
+_UNKNOWN_OPTION = re.compile(r"(?:Subcommand|Group) '([^']+)' does not accept option '([^']+)'")
+_TYPES = re.compile(r"Subtypes: \[<class '([^']+)'>")
+_EXPECTED = re.compile(r"(Expected (?:a|an|one of) [^\n]*?)\. Got value: ([^\n]*)")
+_LITERAL = re.compile(r"typing\.Literal\[(.*?)\]")
+_VALUE = re.compile(r"Given value: (.+)\s*$")
+_ARTICLE = re.compile(r"^Expected an? ")
+_LENGTH = 300
+
+
+class OneLineArgumentParser(LightningArgumentParser):
+    """Raises ConfigError with one line where jsonargparse prints usage and a dump.
+
+    Options must be written out: an abbreviation that is unique today may name another option
+    tomorrow.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong.
+
+        Raises:
+            ConfigError: always, unless this is a parser within jsonargparse's own attempts.
+        """
+        if not self.exit_on_error:
+            super().error(message, ex)
+        if ex is not None and (ours := find_ours(ex)) is not None:
+            raise ours from None
+        parser = getattr(ex, "subcommand_parser", None) or self
+        raise ConfigError(explain(message, option_names(parser))) from None
+
+    def print_usage(self, file: Any = None) -> None:
+        """Nothing: an error is one line."""
+
+
+def find_ours(error: BaseException) -> LitOffRLError | None:
+    """Return the error of this library behind an error of jsonargparse's, if there is one."""
+    seen: list[BaseException | None] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, LitOffRLError):
+            return one
+        if one is not None and one not in seen:
+            seen.append(one)
+            waiting += [one.__context__, one.__cause__]
+    return None
+
+
+def option_names(parser: LightningArgumentParser) -> list[str]:
+    """Return all options of a parser and of its verbs, as keys: ``trainer.max_steps``."""
+    names = []
+    for action in parser._actions:
+        names += [o.removeprefix("--") for o in action.option_strings if o.startswith("--")]
+        for below in getattr(action, "_name_parser_map", {}).values():
+            names += option_names(below)
+    return names
+
+
+def explain(message: str, options: Iterable[str]) -> str:
+    """Make one line of jsonargparse's message.
+
+    Args:
+        message: what jsonargparse says.
+        options: the options that there are.
+    """
+    options = list(options)
+    if message.startswith("unrecognized arguments: "):
+        return _unknown_words(message.partition(": ")[2], options)
+    if found := _UNKNOWN_OPTION.search(message):
+        group, option = found.groups()
+        option = option if group in ("fit", "validate", "test", "predict") else f"{group}.{option}"
+        return f"there is no option '{option}'.{_nearest_option(option, options)}"
+    if found := _UNKNOWN_PARAMETER.search(message):
+        owner = [m for m in _CLASS.finditer(message) if m.start() < found.start()]
+        if owner:
+            path = owner[-1][1]
+            hint = nearest(found[1], _parameters(path))
+            return f"{path.rpartition('.')[2]} has no option '{found[1]}'.{hint}"
+        return f"there is no option '{found[1]}'.{_nearest_option(found[1], options)}"
+    if found := _UNKNOWN_CLASS.search(message):
+        bases = [m[1] for m in _TYPES.finditer(message) if m.start() < found.start()]
+        known = _subclasses(bases[-1]) if bases else []
+        hint = nearest(found[1], known) or (f" Known: {', '.join(known)}." if known else "")
+        return f"{_place(message, found.start())} there is no class '{found[1]}'.{hint}"
+    if found := _EXPECTED.search(message):
+        return _wrong_value(message, found.start(), found[1], found[2])
+    if (found := _VALUE.search(message)) and _LITERAL.search(message):
+        return _wrong_value(message, found.start(), message, found[1])
+    if message.startswith("the following arguments are required: "):
+        names = [name.partition(".")[2] for name in message.partition(": ")[2].split(", ")]
+        needed = " and ".join(f"--{name}" for name in names)
+        return f"{needed} must be given, by an option or in a --config file."
+    line = " ".join(message.split()).replace('Parser key "config": ', "--config: ")
+    return line if len(line) <= _LENGTH else f"{line[:_LENGTH]} …"
+
+
+def _unknown_words(words: str, options: list[str]) -> str:
+    for word in words.split():
+        if word.startswith("-"):
+            name = word.partition("=")[0].lstrip("-")
+            hint = _nearest_option(name, options).replace("'", "'--", 1)
+            return f"there is no option '--{name}'.{hint}"
+    return f"nothing is known to do with '{words}'; options begin with --."
+
+
+def _nearest_option(name: str, options: list[str]) -> str:
+    """Find the nearest option, or that of the first part of a dotted name."""
+    hint = nearest(name, options)
+    root = name.partition(".")[0]
+    if not hint or (root != name and f"'{root}" not in hint and root in _roots(options)):
+        hint = nearest(name, [o for o in options if o.startswith(f"{root}.")]) or hint
+    return hint or nearest(root, _roots(options))
+
+
+def _roots(options: Iterable[str]) -> list[str]:
+    return sorted({option.partition(".")[0] for option in options})
+
+
+def _wrong_value(message: str, end: int, expected: str, value: str) -> str:
+    place = _place(message, end)
+    literals = ",".join(found[1] for found in _LITERAL.finditer(expected)).split(",")
+    choices = list(dict.fromkeys(choice.strip().strip("'\"") for choice in literals))
+    if choices != [""]:
+        hint = nearest(value, choices)
+        return f"{place} '{value}' is none of {', '.join(choices)}.{hint}"
+    wanted = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", expected).replace("typing.", "")
+    return f"{place} '{value}' does not fit: {_ARTICLE.sub('expected ', wanted)}."
+
+
+def _place(message: str, end: int) -> str:
+    """Name the option that a part of the message is about: ``data.init_args.view:``."""
+    keys = [found[1] for found in _KEY.finditer(message, 0, end)]
+    return f"{'.init_args.'.join(keys)}:" if keys else ""
+
+
+def _find(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except (ImportError, ValueError):
+        return None
+
+
+def _parameters(class_path: str) -> list[str]:
+    kind = _find(class_path)
+    return [] if kind is None else list(inspect.signature(kind).parameters)
+
+
+def _subclasses(class_path: str) -> list[str]:
+    """Return names of the classes that may be given where ``class_path`` is asked for."""
+    kind = _find(class_path)
+    if not isinstance(kind, type):
+        return []
+    found, waiting = [], [kind]
+    while waiting:
+        below = waiting.pop().__subclasses__()
+        waiting += below
+        found += [one.__name__ for one in below if not inspect.isabstract(one)]
+    return sorted(set(found))

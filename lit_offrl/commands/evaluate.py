@@ -1,0 +1,194 @@
+"""``lit-offrl evaluate``: roll out a checkpoint's policy, score it, and record how."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.errors import ConfigError
+from lit_offrl.evaluation.evaluate import evaluate_module
+from lit_offrl.evaluation.record import EvaluationRecord
+from lit_offrl.modules.base import CHECKPOINT_KEY, load_module, read_checkpoint
+
+_POLICY = "--policy."
+
+
+def main(argv: Sequence[str]) -> int:
+    """Evaluate a checkpoint, print a table and write the record; return 0.
+
+    Raises:
+        LitOffRLError: an option, the checkpoint or the environment cannot be used.
+    """
+    rest, policy_options = split_policy_options(argv)
+    options = _parser().parse_args(rest)
+    device = _device(options.device)
+    if not options.ckpt_path.is_file():
+        raise ConfigError(
+            f"{options.ckpt_path}: no such checkpoint; give the path of a .ckpt file."
+        )
+    module = load_module(options.ckpt_path, device)
+    record = evaluate_module(
+        module,
+        episodes=options.episodes,
+        seed=options.seed,
+        num_envs=options.num_envs,
+        env_id=options.env,
+        max_episode_steps=options.max_episode_steps,
+        policy_options=policy_options,
+        gamma=options.gamma,
+        record_video=options.video,
+        video_size=options.video_size,
+        progress=sys.stderr.isatty(),
+        checkpoint=options.ckpt_path,
+        checkpoint_rule=_rule(options.ckpt_path),
+        command=shlex.join(["lit-offrl", "evaluate", *argv]),
+    )
+    Console().print(record.table())
+    path = record.save(options.output or _default_output(options, record))
+    print(f"record: {path}")
+    if options.video is not None:
+        print(f"video: {options.video}")
+    if options.mlflow:
+        _log_to_mlflow(options.ckpt_path, record, path, options.video)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="lit-offrl evaluate",
+        description="Roll out a checkpoint's policy, score it, and record how."
+        " The same command gives the same returns each time.",
+        epilog="--policy.OPTION VALUE sets an option of the module's policy.",
+    )
+    add = parser.add_argument
+    add("--ckpt_path", required=True, type=Path, metavar="FILE", help="a checkpoint of 'fit'")
+    add("--episodes", type=int, default=100, help="[100]")
+    add("--seed", type=int, default=0, help="each episode's own seed follows from it [0]")
+    add("--env", metavar="ID", help="a gymnasium id [the dataset's own environment]")
+    add("--num_envs", type=int, default=8, help="environments stepped together [8]")
+    add("--max_episode_steps", type=int, metavar="N", help="instead of the registered limit")
+    add("--gamma", type=float, help="record discounted returns too")
+    add("--video", type=Path, metavar="FILE.mp4", help="film the first episode")
+    add("--video_size", type=_size, metavar="WxH", help="pixels, e.g. 640x480")
+    add(
+        "--output",
+        type=Path,
+        metavar="FILE.json",
+        help="the record [evaluations/CHECKPOINT-ENV-seedSEED.json]",
+    )
+    add("--device", default="cpu", help="cpu, cuda, cuda:1, … [cpu]")
+    add(
+        "--mlflow",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="log to the MLflow run that the checkpoint came from, if any [yes]",
+    )
+    return parser  # fmt: skip
+
+
+def split_policy_options(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Take ``--policy.NAME value`` and ``--policy.NAME=value`` out of the arguments.
+
+    Values are read as JSON where they can be (numbers, true, null, lists), else as text.
+
+    Raises:
+        ConfigError: an option without a value.
+    """
+    rest, options = [], {}
+    words = iter(argv)
+    for word in words:
+        if not word.startswith(_POLICY):
+            rest.append(word)
+            continue
+        name, given, text = word.removeprefix(_POLICY).partition("=")
+        if not given:
+            text = next(words, "")
+            if not text or text.startswith("--"):
+                raise ConfigError(f"{_POLICY}{name} needs a value: {_POLICY}{name} VALUE.")
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return rest, options
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, height = (int(part) for part in text.split("x"))
+    if min(width, height) < 2 or width % 2 or height % 2:
+        raise ValueError  # the codec halves the colours' resolution
+    return width, height
+
+
+_size.__name__ = "even WIDTHxHEIGHT"  # argparse names the type in its message
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {name} cannot be used here: choose cpu.") from error
+    return device
+
+
+def _rule(path: Path) -> str:
+    return "last" if path.stem.startswith("last") else "named by the user"
+
+
+def _default_output(options: argparse.Namespace, record: EvaluationRecord) -> Path:
+    name = f"{options.ckpt_path.stem}-{record.env_id.replace('/', '-')}-seed{options.seed}.json"
+    return Path("evaluations") / name
+
+
+def _log_to_mlflow(
+    checkpoint: Path, record: EvaluationRecord, path: Path, video: Path | None
+) -> None:
+    """Add the figures and the files to the training's run; say so where that cannot be done."""
+    origin = read_checkpoint(checkpoint)[CHECKPOINT_KEY].get("mlflow")
+    if not origin:
+        return
+    run_id, uri = origin["run_id"], origin["tracking_uri"]
+    try:
+        database = uri.removeprefix("sqlite:///")
+        if database != uri and not Path(database).is_file():
+            raise FileNotFoundError(f"{database} is not here")  # MLflow would make an empty one
+        log_record(record, run_id, uri, files=[path] if video is None else [path, video])
+    except Exception as error:  # the record is written; a store that moved must not undo that
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        print(f"lit-offrl evaluate: not logged to MLflow run {run_id}: {first}", file=sys.stderr)
+    else:
+        print(f"MLflow run {run_id}: logged under evaluate/")
+
+
+def log_record(
+    record: EvaluationRecord, run_id: str, tracking_uri: str, *, files: Sequence[Path]
+) -> None:
+    """Log a record's figures as metrics ``evaluate/…`` and the files as artifacts ``evaluate``."""
+    # A server that does not answer is to be given up in seconds, not in MLflow's minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    from mlflow.entities import Metric  # seconds to import: only where there is a run
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=tracking_uri)
+    stamp = int(time.time() * 1000)
+    metrics = [
+        Metric(f"evaluate/{name}", value, stamp, 0)
+        for name, value in record.summary().items()
+        if math.isfinite(value)
+    ]
+    client.log_batch(run_id, metrics=metrics)
+    for file in files:
+        client.log_artifact(run_id, str(file), "evaluate")

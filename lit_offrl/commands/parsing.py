@@ -1,0 +1,64 @@
+"""An argparse parser whose every complaint is one line that names the nearest thing it knows."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from lit_offrl.errors import nearest
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says ``prog: what is wrong. Did you mean '--episodes'? (see prog --help)`` and exits with 2.
+
+    Subparsers made by ``add_subparsers().add_parser()`` are of this class too. Options must be
+    written out, since an abbreviation that is unique today may name another option tomorrow.
+
+    Args:
+        **options: those of ``argparse.ArgumentParser``; ``allow_abbrev`` is False unless given.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("allow_abbrev", False)
+        super().__init__(**options)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the one line on stderr and exit with 2."""
+        head, found, rest = message.partition("unrecognized arguments: ")
+        if found:
+            message = head + _unknown(rest, list(self.option_names()))
+        message = " ".join(message.split()).rstrip(".")
+        end = "" if message.endswith("?") else "."
+        self.exit(2, f"{self.prog}: {message}{end} (see {self.prog} --help)\n")
+
+    def option_names(self) -> Iterator[str]:
+        """Yield every option of this parser and of the subparsers below it."""
+        for action in self._actions:
+            yield from (name for name in action.option_strings if name.startswith("--"))
+            if isinstance(action, argparse._SubParsersAction):
+                for parser in action.choices.values():
+                    if isinstance(parser, OneLineParser):
+                        yield from parser.option_names()
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        # argparse's own message lists every choice but never says which one was probably meant.
+        if action.choices is None or value in action.choices:
+            return
+        choices = [str(choice) for choice in action.choices]
+        what = "verb" if isinstance(action, argparse._SubParsersAction) else "choice"
+        guess = nearest(str(value), choices)
+        known = ", ".join(choices)
+        raise argparse.ArgumentError(
+            None if what == "verb" else action,
+            f"unknown {what} '{value}' (known: {known}).{guess}",
+        )
+
+
+def _unknown(words: str, options: list[str]) -> str:
+    """Say which words are unknown, with the nearest option to the first that looks like one."""
+    for word in words.split():
+        if word.startswith("-"):
+            name = word.partition("=")[0]
+            return f"unknown option '{name}'.{nearest(name, options)}"
+    return f"unexpected argument '{words}'"

@@ -1,0 +1,198 @@
+"""Lightning's face on a dataset: a source of rows, a view of them, and who gets which."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+
+from lit_offrl.datamodules.loaders import FixedLoader, TrainLoader
+from lit_offrl.datasets.catalog import resolve
+from lit_offrl.datasets.sampler import RowOrder
+from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
+from lit_offrl.datasets.views import BoundView, Transitions, View
+from lit_offrl.errors import ConfigError
+from lit_offrl.randomness import ShardedGenerator, mix
+
+_SPLIT, _HELD_OUT = 0x5B17, 0x4E1D  # keep the streams of one seed apart
+_ROOM = 0.5  # of the device's free memory that data may take: the rest is for training
+
+
+class OfflineDataModule(LightningDataModule):
+    """Any dataset, by name or file, seen through a view.
+
+    ``spec`` is known at once, from the catalogue or the file's header, so that the command line can
+    give a module its dimensions; the rows are read in ``setup``.
+
+    Args:
+        dataset: a name of ``lit-offrl datasets list``, or a path.
+        view: how rows become batches; by default as the module asks for, else one-step transitions.
+        batch_size: B, rows a process takes in a step.
+        validation_fraction: share of the episodes that is held out, at least one if above 0.
+        validation_batches: so many batches a process in a validation at most, of rows spread over
+            all held-out episodes.
+        data_dir: where downloaded datasets are; ``$LIT_OFFRL_DATA`` or ``~/.lit_offrl/datasets``
+            by default.
+        env_id: the environment's gymnasium id, where the file is silent or wrong.
+        device: ``auto`` keeps data that fit on the training device, ``cpu`` in main memory.
+        seed: of the order of rows and of the choice of held-out episodes.
+
+    Raises:
+        DatasetError: there is no such dataset, or it cannot be used.
+        ConfigError: a number that cannot be.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        view: View | None = None,
+        *,
+        batch_size: int = 256,
+        validation_fraction: float = 0.1,
+        validation_batches: int | None = 20,
+        data_dir: str | None = None,
+        env_id: str | None = None,
+        device: Literal["auto", "cpu"] = "auto",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}: give at least 1.")
+        if not 0 <= validation_fraction < 1:
+            raise ConfigError(
+                f"validation_fraction is {validation_fraction}: give a share in [0, 1)."
+            )
+        if validation_batches is not None and validation_batches < 1:
+            raise ConfigError(
+                f"validation_batches is {validation_batches}: give at least 1, or null for all."
+            )
+        self.view = view
+        self.batch_size = batch_size
+        self.validation_fraction = validation_fraction
+        self.validation_batches = validation_batches
+        self.env_id = env_id
+        self.device = device
+        self.seed = seed
+        self._source = resolve(dataset, data_dir)
+        self.spec: DatasetSpec = self._source.header(env_id=env_id)
+        self.train_set: OfflineDataset | None = None
+        self.held_out: OfflineDataset | None = None
+        self._bound: dict[str, BoundView] = {}
+
+    # ---- what Lightning calls ------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Read the rows, check that the module can use them, and hold episodes out."""
+        if self.train_set is not None:
+            return
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        require = getattr(module, "required_columns", ())
+        dataset = self._source.read(require=require, env_id=self.env_id)
+        self.spec = dataset.spec
+        self.train_set, self.held_out = self._split(dataset)
+        if self.view is None:
+            self.view = module.view() if hasattr(module, "view") else Transitions()
+
+    def train_dataloader(self) -> TrainLoader:
+        """Batches in an order that is a pure function of (seed, step, rank, world size)."""
+        view = self._bind("train")
+        rank, world_size = self._place()
+        device = view.rows.device
+        order = RowOrder(len(view.rows), self.batch_size, self.seed, rank, world_size, device)
+        # Lightning steps at an epoch's end even where gradients are still to be accumulated: so an
+        # epoch has a whole number of steps.
+        accumulated = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        steps = max(1, len(view.rows) // (self.batch_size * world_size * accumulated))
+        return TrainLoader(view, order, steps * accumulated, self._batches_done)
+
+    def val_dataloader(self) -> FixedLoader | list[Any]:
+        """Held-out rows, the same each time; none if nothing is held out."""
+        return [] if self.held_out is None else self._fixed(self.validation_batches)
+
+    def test_dataloader(self) -> FixedLoader:
+        """All held-out rows; all rows if nothing is held out."""
+        return self._fixed(None)
+
+    def predict_dataloader(self) -> FixedLoader:
+        """All held-out rows; all rows if nothing is held out."""
+        return self._fixed(None)
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Move a batch, unless its rows live on the training device already."""
+        if batch.observations.device == device:
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    # ---- what modules ask for ------------------------------------------------------------------
+
+    def train_observations(self) -> np.ndarray:
+        """Observations (N, o) of the training episodes, for a normaliser's statistics."""
+        return self._rows("train").columns["observations"]
+
+    # ---- inside --------------------------------------------------------------------------------
+
+    def _split(self, dataset: OfflineDataset) -> tuple[OfflineDataset, OfflineDataset | None]:
+        episodes = len(dataset.episodes)
+        count = math.ceil(self.validation_fraction * episodes - 1e-9)
+        if count == 0:
+            return dataset, None
+        if count >= episodes:
+            raise ConfigError(
+                f"{self.spec.origin}: holding {count} of {episodes} episodes out leaves none to "
+                "train on: set validation_fraction to 0 or take more episodes."
+            )
+        order = np.random.default_rng(mix(self.seed, _SPLIT)).permutation(episodes)
+        held, kept = np.sort(order[:count]), np.sort(order[count:])
+        return dataset.take_episodes(kept), dataset.take_episodes(held)
+
+    def _rows(self, which: Literal["train", "held_out"]) -> OfflineDataset:
+        if self.train_set is None:
+            raise ConfigError("The dataset is not read yet: call setup('fit') first.")
+        held_out = which == "held_out" and self.held_out is not None
+        return self.held_out if held_out else self.train_set  # type: ignore[return-value]
+
+    def _bind(self, which: Literal["train", "held_out"]) -> BoundView:
+        if which not in self._bound:
+            dataset = self._rows(which)
+            assert self.view is not None  # setup has put one in
+            self._bound[which] = self.view.bind(dataset, self._device_for(dataset))
+        return self._bound[which]
+
+    def _fixed(self, max_batches: int | None) -> FixedLoader:
+        view = self._bind("held_out")
+        noise = ShardedGenerator(self.seed, _HELD_OUT)
+        uniforms = noise.uniform((len(view.rows), view.num_uniforms), torch.float64)
+        uniforms = uniforms.to(view.rows.device)
+        return FixedLoader(view, self.batch_size, uniforms, *self._place(), max_batches)
+
+    def _place(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
+    def _batches_done(self) -> int:
+        if self.trainer is None:
+            return 0
+        return self.trainer.global_step * self.trainer.accumulate_grad_batches
+
+    def _device_for(self, dataset: OfflineDataset) -> torch.device:
+        cpu = torch.device("cpu")
+        if self.trainer is None or self.device == "cpu":
+            return cpu
+        device = self.trainer.strategy.root_device
+        if device.type != "cuda":
+            return cpu
+        free, _ = torch.cuda.mem_get_info(device)
+        size = sum(column.nbytes for column in dataset.columns.values())
+        return device if size <= _ROOM * free else cpu
+
+
+def dataset_name(dataset: str | os.PathLike[str]) -> str:
+    """Return a short name for a dataset named by name or path."""
+    return os.path.splitext(os.path.basename(os.fspath(dataset)))[0]

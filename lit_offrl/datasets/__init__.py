@@ -1,0 +1,6 @@
+"""Files to arrays to batches; knows neither Lightning nor environments.
+
+``catalog`` finds and reads (``load_dataset``), ``schema`` is what is read (``OfflineDataset``),
+``views`` and ``sampler`` make batches of it and their order. Of these only the last two, and
+``normalizers``, import torch, so that ``lit-offrl datasets`` answers at once.
+"""

@@ -1,0 +1,118 @@
+"""What a dataset is like, and what in it is odd without being wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lit_offrl.datasets.schema import OfflineDataset
+
+
+@dataclass(frozen=True)
+class Report:
+    """What ``examine`` found: facts in a row each, and a sentence for each oddity."""
+
+    facts: dict[str, str]
+    warnings: tuple[str, ...]
+
+
+def examine(dataset: OfflineDataset) -> Report:
+    """Describe a dataset that has been read, and so is valid."""
+    return Report(dict(_facts(dataset)), tuple(_warnings(dataset)))
+
+
+def _facts(dataset: OfflineDataset) -> Iterator[tuple[str, str]]:
+    spec, lengths = dataset.spec, dataset.episode_lengths
+    terminated = int(dataset.episode_terminated.sum())
+    yield "rows", f"{len(dataset):,}"
+    yield (
+        "episodes",
+        f"{len(lengths):,}: {terminated:,} end in a terminal, "
+        f"{len(lengths) - terminated:,} in a timeout" + ", the last cut off" * dataset.cut_off,
+    )
+    yield "episode lengths", _spread(lengths, "{:,.0f}")
+    if "rewards" in dataset.columns:
+        returns = dataset.episode_returns()
+        yield "episode returns", _spread(returns, "{:,.2f}")
+        if spec.ref_min_score is not None and spec.ref_max_score is not None:
+            scale = 100 / (spec.ref_max_score - spec.ref_min_score)
+            yield "normalised scores", _spread((returns - spec.ref_min_score) * scale, "{:,.1f}")
+    for name, values in dataset.columns.items():
+        if values.dtype == np.bool_:
+            yield name, f"{int(values.sum()):,} of {len(values):,} rows"
+        else:
+            shape = " × ".join(f"{size:,}" for size in values.shape)
+            yield name, f"{shape}, {values.min():.4g} to {values.max():.4g}"
+
+
+def _spread(values: np.ndarray, form: str) -> str:
+    figures = zip(
+        ("mean", "min", "median", "max"),
+        (values.mean(), values.min(), np.median(values), values.max()),
+        strict=True,
+    )
+    return ", ".join(f"{name} {form.format(value)}" for name, value in figures)
+
+
+def _warnings(dataset: OfflineDataset) -> Iterator[str]:
+    columns, spec, episodes = dataset.columns, dataset.spec, dataset.episodes
+    for name in ("observations", "actions"):
+        if name in columns:
+            flat = np.flatnonzero(columns[name].min(0) == columns[name].max(0))
+            if len(flat):
+                which = ", ".join(map(str, flat))
+                yield f"column '{name}' is constant in dimensions {which}"
+    if "rewards" in columns and columns["rewards"].min() == columns["rewards"].max():
+        yield f"column 'rewards' is {columns['rewards'][0]:g} in every row"
+    if "actions" in columns and spec.action_low is not None and spec.action_high is not None:
+        low = np.array(spec.action_low, dtype=np.float32)
+        high = np.array(spec.action_high, dtype=np.float32)
+        outside = ((columns["actions"] < low) | (columns["actions"] > high)).any(axis=1)
+        if outside.any():
+            yield (
+                f"column 'actions' leaves its bounds in {int(outside.sum()):,} rows, first in row "
+                f"{int(np.argmax(outside)):,}"
+            )
+    same = int((columns["observations"][1:] == columns["observations"][:-1]).all(axis=1).sum())
+    if same:
+        yield f"{same:,} rows repeat the observation of the row before"
+    if "next_observations" in columns:
+        inner = np.ones(len(dataset), dtype=bool)
+        inner[episodes[:, 1] - 1] = False
+        rows = np.flatnonzero(inner)
+        differ = columns["next_observations"][rows] != columns["observations"][rows + 1]
+        broken = differ.any(axis=1)
+        if broken.any():
+            yield (
+                f"column 'next_observations' is not the observation of the following row in "
+                f"{int(broken.sum()):,} rows within episodes, first in row {rows[broken][0]:,}"
+            )
+    yield from _odd_ends(dataset)
+
+
+def _odd_ends(dataset: OfflineDataset) -> Iterator[str]:
+    lengths, terminated = dataset.episode_lengths, dataset.episode_terminated
+    limit = dataset.spec.max_episode_steps
+    if dataset.provenance.get("complete") == "False":
+        yield "the file says that its collection was interrupted"
+    if dataset.cut_off:
+        yield f"the last episode is cut off after {lengths[-1]:,} rows: read as a timeout"
+    if len(lengths) == 1:
+        yield "there is a single episode, so none can be held out"
+    if single := int((lengths == 1).sum()):
+        yield f"{single:,} episodes are a single row"
+    if limit is None:
+        return
+    if count := int((terminated & (lengths == limit)).sum()):
+        yield (
+            f"{count:,} episodes end in a terminal at exactly the limit of {limit:,} steps: "
+            "most likely timeouts, which cut no bootstrap"
+        )
+    if count := int((lengths > limit).sum()):
+        yield f"{count:,} episodes are longer than the limit of {limit:,} steps"
+    early = ~terminated & (lengths < limit)
+    early[-1] &= not dataset.cut_off
+    if count := int(early.sum()):
+        yield f"{count:,} episodes time out before the limit of {limit:,} steps"

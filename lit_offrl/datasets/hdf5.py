@@ -1,0 +1,264 @@
+"""Datasets from and to HDF5: D4RL's layout, and d4rl-pybullet's put right."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+
+from lit_offrl.datasets import pybullet
+from lit_offrl.datasets.columns import clean_columns
+from lit_offrl.datasets.environments import ENVIRONMENTS, EnvironmentFacts, env_id_from_name
+from lit_offrl.datasets.hdf5_file import Hdf5File
+from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
+from lit_offrl.errors import ConfigError, DatasetError, nearest
+
+Format = Literal["auto", "d4rl", "pybullet"]
+LAYOUT_ATTRIBUTE = "lit_offrl_layout"
+_LAYOUTS = ("d4rl", "pybullet")
+
+
+def read_hdf5(
+    path: str | os.PathLike[str],
+    *,
+    require: Sequence[str] = ("actions", "rewards"),
+    format: Format = "auto",
+    env_id: str | None = None,
+    name: str | None = None,
+) -> OfflineDataset:
+    """Read a file whole, check every value, and return it as episodes.
+
+    Args:
+        path: the file.
+        require: columns that must be there beside ``observations`` and the episodes' ends; others
+            are read where present.
+        format: ``d4rl``; ``pybullet`` (rewards shifted by one, no timeouts); or ``auto``: what the
+            file's attribute ``lit_offrl_layout`` says, else ``pybullet`` if the file has no
+            ``timeouts``, its ``terminals`` are (N, 1) and the action on every terminal row is
+            zero, else ``d4rl``.
+        env_id: the environment's gymnasium id, where the file does not say, or says it wrong.
+        name: the name the dataset goes by; the file's own unless given.
+
+    Raises:
+        DatasetError: one line with the file, the column and the row of the first thing wrong.
+        ConfigError: if the format is none of the three.
+    """
+    with Hdf5File(path) as file:
+        layout, spec = _header(file, tuple(require), format, env_id, name)
+        wanted = pybullet.COLUMNS if layout == "pybullet" else tuple(file.columns)
+        columns = {key: file.read(key) for key in wanted if key in file.columns}
+    with open(path, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if layout == "pybullet":
+        limit = spec.max_episode_steps or pybullet.STEP_LIMIT
+        columns = pybullet.to_transitions(columns, limit, str(path))
+    provenance = {key: str(value) for key, value in file.attributes.items()}
+    provenance[LAYOUT_ATTRIBUTE] = layout
+    return OfflineDataset(columns, replace(spec, sha256=digest), provenance)
+
+
+def read_header(
+    path: str | os.PathLike[str],
+    *,
+    require: Sequence[str] = (),
+    format: Format = "auto",
+    env_id: str | None = None,
+    name: str | None = None,
+) -> DatasetSpec:
+    """Read what a file says of itself; names, shapes and dtypes are checked, values are not.
+
+    The arguments and errors are those of ``read_hdf5``, and so is the spec, except that ``sha256``
+    is None.
+    """
+    with Hdf5File(path) as file:
+        return _header(file, tuple(require), format, env_id, name)[1]
+
+
+def write_hdf5(
+    path: str | os.PathLike[str],
+    columns: Mapping[str, np.ndarray],
+    attributes: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write columns in D4RL's layout, compressed; the file appears whole or not at all.
+
+    Args:
+        path: the file; missing folders are made, an existing file is replaced.
+        columns: as in ``OfflineDataset``.
+        attributes: provenance, and what readers look for: ``env_id``, ``max_episode_steps``,
+            ``action_low``, ``action_high``, ``ref_min_score``, ``ref_max_score``, ``ref_source``.
+            None is left out; what HDF5 has no type for is written as text.
+
+    Returns:
+        The path.
+
+    Raises:
+        DatasetError: if a column is wrong or the file cannot be written.
+    """
+    path = Path(path)
+    cleaned = clean_columns(columns, str(path))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(temporary, "w") as file:
+            for key, values in cleaned.items():
+                # Whole rows a chunk: h5py's own guess splits rows, and reads several times slower.
+                chunk = (min(len(values), 8192), *values.shape[1:])
+                file.create_dataset(
+                    key, data=values, chunks=chunk, compression="gzip", shuffle=True
+                )
+            for key, value in (attributes or {}).items():
+                if value is not None:
+                    plain = isinstance(value, str | int | float | np.ndarray | np.generic)
+                    numbers = isinstance(value, tuple | list) and len(value) > 0
+                    file.attrs[key] = value if plain or numbers else str(value)
+            file.attrs[LAYOUT_ATTRIBUTE] = "d4rl"
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())  # before the rename, lest a crash leave an empty file
+        temporary.replace(path)
+    except OSError as error:
+        raise DatasetError(
+            f"{path}: cannot be written ({error.strerror or error}): choose another place."
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _header(
+    file: Hdf5File, require: tuple[str, ...], format: str, env_id: str | None, name: str | None
+) -> tuple[str, DatasetSpec]:
+    file.check_columns(())
+    layout = _layout(file, format)
+    if layout == "pybullet":  # these two are made from the others
+        require = tuple(key for key in require if key not in ("next_observations", "timeouts"))
+        has = [key for key in pybullet.COLUMNS if key in file.columns] + ["next_observations"]
+    else:
+        has = list(file.columns)
+    file.check_columns(require)
+    where = str(file.path)
+    dims = {key: column.shape[1] for key, column in file.columns.items() if len(column.shape) == 2}
+    sizes = (dims["observations"], dims.get("actions", 0))
+    facts_id = env_id or _env_id(file, sizes)
+    facts = ENVIRONMENTS.get(facts_id or "")
+    if facts is not None:
+        _same_sizes(facts, sizes, where)
+    spec = DatasetSpec(
+        name=name or file.path.stem,
+        observation_dim=sizes[0],
+        action_dim=sizes[1],
+        env_id=facts_id,
+        origin=where,
+        columns=tuple(dict.fromkeys([*has, "terminals", "timeouts"])),
+        **_facts(file, facts, sizes[1]),
+    )
+    return layout, spec
+
+
+def _layout(file: Hdf5File, format: str) -> str:
+    if format in _LAYOUTS:
+        if format == "pybullet" and "terminals" not in file.columns:
+            raise DatasetError(
+                f"{file.path}: has no column 'terminals', which format 'pybullet' needs: "
+                "use format 'd4rl'."
+            )
+        return format
+    if format != "auto":
+        known = ("auto", *_LAYOUTS)
+        raise ConfigError(f"format '{format}': use one of {known}.{nearest(format, known)}")
+    stated = file.attributes.get(LAYOUT_ATTRIBUTE)
+    if stated in _LAYOUTS:
+        return str(stated)
+    if "timeouts" in file.columns or "terminals" not in file.columns:
+        return "d4rl"
+    if file.columns["terminals"].ndim != 2:
+        return "d4rl"
+    actions = file.read("actions") if "actions" in file.columns else None
+    found = pybullet.looks_like(file.read("terminals"), actions)
+    if found is None:
+        raise DatasetError(
+            f"{file.path}: without 'actions' nothing tells whether its rewards are shifted by one "
+            "as d4rl-pybullet's are: give format 'd4rl' or 'pybullet'."
+        )
+    return "pybullet" if found else "d4rl"
+
+
+def _env_id(file: Hdf5File, sizes: tuple[int, int]) -> str | None:
+    """Return the id in the file's attributes, or one guessed from its name that fits its sizes."""
+    words = str(file.attributes.get("env_id", "")).split()
+    if words:  # ids have no spaces, so what follows one is a remark, as "(regenerated)"
+        return words[0]
+    guess = env_id_from_name(file.path.name)
+    facts = ENVIRONMENTS.get(guess or "")
+    if facts is None or facts.observation_dim != sizes[0]:
+        return None
+    return guess if sizes[1] in (0, facts.action_dim) else None
+
+
+def _same_sizes(facts: EnvironmentFacts, sizes: tuple[int, int], where: str) -> None:
+    for column, found, expected in (
+        ("observations", sizes[0], facts.observation_dim),
+        ("actions", sizes[1], facts.action_dim),
+    ):
+        if found != expected and not (column == "actions" and found == 0):
+            raise DatasetError(
+                f"{where}: column '{column}' has {found} dimensions but {facts.env_id} has "
+                f"{expected}: give the env_id that the data are from."
+            )
+
+
+def _facts(file: Hdf5File, facts: EnvironmentFacts | None, action_dim: int) -> dict[str, Any]:
+    """Return bounds, step limit and references: the file's attributes go before what is known."""
+    given = file.attributes
+    low = _vector(file, "action_low", action_dim)
+    high = _vector(file, "action_high", action_dim)
+    if facts is not None and action_dim:
+        low = low or (-facts.action_bound,) * action_dim
+        high = high or (facts.action_bound,) * action_dim
+    steps = _number(file, "max_episode_steps")
+    if steps is None and facts is not None:
+        steps = facts.max_episode_steps
+    scores = _number(file, "ref_min_score"), _number(file, "ref_max_score")
+    source: str | None = None
+    if scores != (None, None):  # never one reference from each source
+        source = str(given.get("ref_source", "the file's attributes"))
+    elif facts is not None:
+        scores, source = (facts.ref_min_score, facts.ref_max_score), facts.ref_source
+    return {
+        "action_low": low,
+        "action_high": high,
+        "max_episode_steps": None if steps is None else int(steps),
+        "ref_min_score": scores[0],
+        "ref_max_score": scores[1],
+        "ref_source": source,
+    }
+
+
+def _number(file: Hdf5File, key: str) -> float | None:
+    value = file.attributes.get(key)
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise DatasetError(
+            f"{file.path}: attribute '{key}' is {value!r}: write it as a number."
+        ) from None
+
+
+def _vector(file: Hdf5File, key: str, size: int) -> tuple[float, ...] | None:
+    value = file.attributes.get(key)
+    if value is None or size == 0:
+        return None
+    values = value if isinstance(value, tuple) else (value,) * size
+    if isinstance(value, str) or len(values) != size:
+        raise DatasetError(
+            f"{file.path}: attribute '{key}' is {value!r}: write one number an action dimension "
+            f"({size})."
+        )
+    return tuple(float(number) for number in values)

@@ -1,0 +1,196 @@
+"""An HDF5 file from anywhere, opened so that every fault is one line and nothing leads out of it.
+
+Links to other files, arrays stored in other files and objects that would need unpickling are
+refused; symbolic links within the file too, since they may lead on to such a link.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from lit_offrl.datasets.columns import ALIASES, KINDS, NUMERIC, check_layout, need_ends
+from lit_offrl.errors import DatasetError, nearest
+
+# Where a column may stand in a file, beside under its own name.
+_OTHER_KEYS = {"goals": "infos/goal", **{column: alias for alias, column in ALIASES.items()}}
+
+
+class Hdf5File:
+    """A context manager over one file.
+
+    Attributes:
+        path: the file.
+        attributes: the file's own attributes, as str, numbers or tuples of numbers.
+        columns: the known columns that the file has.
+
+    Raises:
+        DatasetError: on entering, if the file is missing, no file, not HDF5, truncated or damaged;
+            if a column is a group, leads out of the file, or is misspelt.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.attributes: dict[str, Any] = {}
+        self.columns: dict[str, h5py.Dataset] = {}
+
+    def __enter__(self) -> Hdf5File:
+        self._file = _open(self.path)
+        try:
+            self.attributes = _plain_attributes(self._file)
+            for name in KINDS:
+                for key in (name, _OTHER_KEYS.get(name)):
+                    found = self._find(key) if key else None
+                    if found is not None:
+                        self.columns.setdefault(name, found)
+            self._refuse_misspelt()
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def check_columns(self, require: tuple[str, ...]) -> None:
+        """Check names, shapes and dtypes without reading a value.
+
+        Raises:
+            DatasetError: if one of ``require`` or ``observations``, or the episodes' ends,
+                is absent, or if a column is wrong.
+        """
+        for name in ("observations", *require):
+            if name not in self.columns:
+                keys = list(self._file)
+                raise DatasetError(
+                    f"{self.path}: has no column '{name}' (it has {', '.join(keys) or 'nothing'})."
+                    f"{nearest(name, keys) or ' Choose a file that has it.'}"
+                )
+        need_ends(self.columns, str(self.path))
+        rows = None
+        for name, column in self.columns.items():  # observations come first and set the length
+            shape = check_layout(name, column.shape or (), column.dtype, rows, str(self.path))
+            rows = shape[0] if rows is None else rows
+
+    def read(self, name: str) -> np.ndarray:
+        """Read a column as it is stored.
+
+        Raises:
+            DatasetError: if its bytes are damaged or do not fit into memory.
+        """
+        try:
+            return self.columns[name][()]
+        except MemoryError:
+            shape = self.columns[name].shape
+            raise DatasetError(
+                f"{self.path}: column '{name}' of shape {shape} does not fit into memory: "
+                "use a machine with more, or a smaller file."
+            ) from None
+        except (OSError, RuntimeError, ValueError, TypeError) as error:
+            raise DatasetError(
+                f"{self.path}: column '{name}' cannot be read ({_reason(error)}): the file is "
+                "damaged; collect or download it again."
+            ) from None
+
+    def _find(self, key: str) -> h5py.Dataset | None:
+        """Return the array under a key such as ``infos/goal``, following hard links alone."""
+        node: h5py.Group | h5py.Dataset = self._file
+        for part in key.split("/"):
+            if not isinstance(node, h5py.Group) or part not in node.keys():
+                return None
+            if not isinstance(node.get(part, getlink=True), h5py.HardLink):
+                raise DatasetError(
+                    f"{self.path}: '{key}' is a link, which is not followed: "
+                    "write a file that holds the column itself."
+                )
+            try:
+                node = node[part]
+            except (KeyError, OSError, RuntimeError) as error:
+                raise DatasetError(
+                    f"{self.path}: '{key}' cannot be opened ({_reason(error)}): the file is "
+                    "damaged; collect or download it again."
+                ) from None
+        if not isinstance(node, h5py.Dataset):
+            raise DatasetError(
+                f"{self.path}: '{key}' is a group, where an array is needed: "
+                "write the column itself under that name."
+            )
+        if node.is_virtual or node.external:
+            raise DatasetError(
+                f"{self.path}: column '{key}' keeps its values in another file, which is not "
+                "followed: write a file that holds the column itself."
+            )
+        return node
+
+    def _refuse_misspelt(self) -> None:
+        """Refuse ``timeout`` for ``timeouts``: read as absent, it would silently join episodes."""
+        unknown = [key for key in self._file if key not in KINDS and key not in ALIASES]
+        for name in KINDS:
+            if name not in self.columns:
+                near = difflib.get_close_matches(name, unknown, n=1, cutoff=0.85)
+                if near:
+                    raise DatasetError(
+                        f"{self.path}: has a column '{near[0]}', which is none of ours. "
+                        f"Did you mean '{name}'? Rename it in the file."
+                    )
+
+
+def _open(path: Path) -> h5py.File:
+    if path.is_dir():
+        raise DatasetError(f"{path}: is a directory: name an HDF5 file in it.")
+    if not path.exists():
+        raise DatasetError(f"{path}: no such file: check the path.{_beside(path)}")
+    try:
+        if path.stat().st_size == 0:
+            raise DatasetError(f"{path}: is an empty file: collect or download it again.")
+        with path.open("rb"):  # for a plain message where it may not be read
+            pass
+        if not h5py.is_hdf5(path):
+            raise DatasetError(f"{path}: is not an HDF5 file: choose a dataset in HDF5 format.")
+        return h5py.File(path, "r")
+    except OSError as error:
+        reason = _reason(error)
+        sizes = re.search(r"truncated file: eof = (\d+).*stored_eof = (\d+)", reason)
+        if sizes:
+            has, needs = (f"{int(size):,}" for size in sizes.groups())
+            reason = f"truncated, {has} of {needs} bytes"
+        raise DatasetError(
+            f"{path}: cannot be opened ({reason}): copy, collect or download it again."
+        ) from None
+
+
+def _beside(path: Path) -> str:
+    """Name the nearest file of the same folder."""
+    try:
+        return nearest(path.name, [p.name for p in path.parent.iterdir()])
+    except OSError:
+        return ""
+
+
+def _plain_attributes(file: h5py.File) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for key in file.attrs:
+        try:
+            value = file.attrs[key]
+        except (OSError, TypeError, ValueError, RuntimeError):
+            continue  # of a type that has no counterpart here: nothing that the readers use
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        if isinstance(value, np.ndarray) and value.ndim <= 1 and value.dtype.kind in NUMERIC:
+            value = value.item() if value.size == 1 and value.ndim == 0 else tuple(value.tolist())
+        elif isinstance(value, np.generic) and value.dtype.kind in NUMERIC:
+            value = value.item()
+        if isinstance(value, str | int | float | tuple):
+            plain[key] = value
+    return plain
+
+
+def _reason(error: BaseException) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()).strip("'\"") or type(error).__name__

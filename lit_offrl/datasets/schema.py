@@ -1,0 +1,237 @@
+"""``OfflineDataset``: frozen columns, episode bounds and what is known about where they come from.
+
+row          0   1   2   3   4   5   6   7
+terminals    .   .   T   .   .   .   .   .
+timeouts     .   .   .   .   .   T   .   x      x: set here, the file ends within an episode
+episodes     [0       3) [3       6) [6   8)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from lit_offrl.datasets.columns import clean_columns, need_ends
+from lit_offrl.errors import DatasetError, nearest
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """What is known of a dataset without its rows; plain types only.
+
+    Attributes:
+        name: the name it goes by in tables.
+        observation_dim: o.
+        action_dim: a, or 0 where the data have no actions.
+        action_low: lower bound of each action dimension (a,), if known.
+        action_high: upper bound of each action dimension (a,), if known.
+        env_id: gymnasium id of the environment, if known.
+        max_episode_steps: its step limit, if known.
+        ref_min_score: the episode return that scores 0, if known.
+        ref_max_score: the episode return that scores 100, if known.
+        ref_source: where the two references come from.
+        sha256: of the file, once it has been read whole.
+        origin: the file, or what else the rows come from; messages begin with it.
+        columns: the names of the columns.
+    """
+
+    name: str
+    observation_dim: int
+    action_dim: int = 0
+    action_low: tuple[float, ...] | None = None
+    action_high: tuple[float, ...] | None = None
+    env_id: str | None = None
+    max_episode_steps: int | None = None
+    ref_min_score: float | None = None
+    ref_max_score: float | None = None
+    ref_source: str | None = None
+    sha256: str | None = None
+    origin: str = "memory"
+    columns: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain types that JSON and ``torch.load(weights_only=True)`` take."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DatasetSpec:
+        """Undo ``to_dict``, also after a trip through JSON, which makes tuples lists.
+
+        Raises:
+            DatasetError: if a field is unknown or one without a default is missing.
+        """
+        known = [item.name for item in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise DatasetError(f"dataset spec: unknown field '{key}'.{nearest(key, known)}")
+        plain: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        try:
+            return cls(**plain)
+        except TypeError as error:
+            raise DatasetError(f"dataset spec: {error}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class OfflineDataset:
+    """Columns of equal length, split into episodes; checked once, here, and read-only ever after.
+
+    An episode ends at a row where ``terminals`` (the task ended: no reward ever follows) or
+    ``timeouts`` (only the recording ended) is True; where both are, it is terminal. Rows after the
+    last end are an episode that was cut off: its last row becomes a timeout. Of the two columns one
+    may be absent, and is then False everywhere.
+
+    Attributes:
+        columns: ``observations`` (N, o) and, where the data have them, ``actions`` (N, a),
+            ``rewards`` (N,), ``next_observations`` (N, o), ``goals`` (N, g), ``policy`` (N,), all
+            float32; ``reward_mask`` (N,) bool; always ``terminals`` and ``timeouts`` (N,) bool.
+        spec: dimensions, environment, references; its dimensions must be those of the columns.
+        provenance: how the data came to be, as text.
+        episodes: int64 (E, 2), each episode's rows [start, stop).
+        cut_off: whether the rows ended within an episode.
+
+    Raises:
+        DatasetError: naming file, column and row of the first thing wrong.
+    """
+
+    columns: Mapping[str, np.ndarray]
+    spec: DatasetSpec
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    episodes: np.ndarray = field(init=False)
+    cut_off: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        where = self.spec.origin
+        columns = clean_columns(self.columns, where)
+        columns, cut_off = _with_ends(columns, where)
+        for name, expected in (
+            ("observations", self.spec.observation_dim),
+            ("actions", self.spec.action_dim),
+        ):
+            found = columns[name].shape[1] if name in columns else 0
+            if found != expected:
+                raise DatasetError(
+                    f"{where}: column '{name}' has {found} dimensions where {expected} are "
+                    "expected: choose the data of the right environment."
+                )
+        for values in columns.values():
+            values.flags.writeable = False  # a view of our own: the caller's array stays as it is
+        ends = np.flatnonzero(columns["terminals"] | columns["timeouts"]) + 1
+        episodes = np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1).astype(np.int64)
+        episodes.flags.writeable = False
+        object.__setattr__(self, "columns", MappingProxyType(columns))
+        object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
+        object.__setattr__(self, "episodes", episodes)
+        object.__setattr__(self, "cut_off", cut_off)
+
+    @classmethod
+    def from_columns(
+        cls,
+        columns: Mapping[str, np.ndarray],
+        *,
+        name: str = "memory",
+        origin: str = "memory",
+        provenance: Mapping[str, str] | None = None,
+        **facts: Any,
+    ) -> OfflineDataset:
+        """Build a dataset whose spec takes its dimensions from the columns.
+
+        Args:
+            columns: as in the class.
+            name: the name it goes by.
+            origin: what messages begin with.
+            provenance: how the data came to be.
+            **facts: other fields of ``DatasetSpec``, such as ``env_id``.
+        """
+        cleaned = clean_columns(columns, origin)
+        names = tuple(dict.fromkeys([*cleaned, "terminals", "timeouts"]))
+        spec = DatasetSpec(
+            name=name,
+            origin=origin,
+            observation_dim=cleaned["observations"].shape[1],
+            action_dim=cleaned["actions"].shape[1] if "actions" in cleaned else 0,
+            columns=names,
+            **facts,
+        )
+        return cls(cleaned, spec, provenance or {})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Read-only mappings cannot be pickled, and processes are sent their dataset by pickle.
+        return OfflineDataset, (dict(self.columns), self.spec, dict(self.provenance))
+
+    def __len__(self) -> int:
+        return len(self.columns["observations"])
+
+    def column(self, name: str) -> np.ndarray:
+        """Return a column, or raise DatasetError with the nearest name."""
+        if name not in self.columns:
+            raise DatasetError(
+                f"{self.spec.origin}: has no column '{name}' "
+                f"(it has {', '.join(self.columns)}).{nearest(name, self.columns)}"
+            )
+        return self.columns[name]
+
+    @property
+    def episode_lengths(self) -> np.ndarray:
+        """Rows of each episode (E,), int64."""
+        return self.episodes[:, 1] - self.episodes[:, 0]
+
+    @property
+    def episode_terminated(self) -> np.ndarray:
+        """Whether each episode (E,) ended in a true terminal state."""
+        return self.columns["terminals"][self.episodes[:, 1] - 1]
+
+    def episode_returns(self) -> np.ndarray:
+        """Undiscounted return of each episode (E,), float64; unlabelled rewards count as 0.
+
+        Raises:
+            DatasetError: if the data have no rewards.
+        """
+        rewards = self.column("rewards").astype(np.float64)
+        if "reward_mask" in self.columns:
+            rewards *= self.columns["reward_mask"]
+        return np.add.reduceat(rewards, self.episodes[:, 0])
+
+    def take_episodes(self, index: Sequence[int] | np.ndarray) -> OfflineDataset:
+        """Return a dataset of the given episodes, in the given order.
+
+        Args:
+            index: episode numbers (K,), K ≥ 1.
+
+        Raises:
+            DatasetError: if an episode does not exist or none is asked for.
+        """
+        chosen = np.asarray(index, dtype=np.int64).reshape(-1)
+        count = len(self.episodes)
+        if len(chosen) == 0 or chosen.min() < 0 or chosen.max() >= count:
+            raise DatasetError(
+                f"{self.spec.origin}: cannot take these episodes: "
+                f"give at least one number from 0 to {count - 1}."
+            )
+        starts, lengths = self.episodes[chosen, 0], self.episode_lengths[chosen]
+        shifts = starts - (np.cumsum(lengths) - lengths)
+        rows = np.arange(lengths.sum()) + np.repeat(shifts, lengths)
+        return OfflineDataset(
+            {name: values[rows] for name, values in self.columns.items()},
+            self.spec,
+            self.provenance,
+        )
+
+
+def _with_ends(columns: dict[str, np.ndarray], where: str) -> tuple[dict[str, np.ndarray], bool]:
+    """Put both end columns in, neither overlapping, the last row an end; say if it was none."""
+    need_ends(columns, where)
+    never = np.zeros(len(columns["observations"]), dtype=np.bool_)
+    terminals = columns.get("terminals", never)
+    timeouts = columns.get("timeouts", never) & ~terminals
+    cut_off = not (terminals[-1] or timeouts[-1])
+    timeouts[-1] |= cut_off
+    return {name: values.view() for name, values in columns.items()} | {
+        "terminals": terminals.view(),
+        "timeouts": timeouts,
+    }, cut_off

@@ -1,0 +1,38 @@
+"""A small JSON file beside a downloaded one: what it was when it was verified."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def sidecar_path(path: Path) -> Path:
+    """Return ``FILE.hdf5.json`` for ``FILE.hdf5``."""
+    return path.with_name(path.name + ".json")
+
+
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """Return what is recorded of a file; empty where nothing readable is."""
+    try:
+        found = json.loads(sidecar_path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_sidecar(path: Path, values: Mapping[str, Any]) -> None:
+    """Record ``values``, with the file's size and time of change, in one step."""
+    stat = path.stat()
+    record = {**values, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    temporary = sidecar_path(path).with_suffix(f".{os.getpid()}.part")
+    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(sidecar_path(path))
+
+
+def is_as_recorded(path: Path) -> bool:
+    """Say whether size and time of change are still those recorded; the bytes are not read."""
+    record, stat = read_sidecar(path), path.stat()
+    return (record.get("size"), record.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns)

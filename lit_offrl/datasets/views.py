@@ -1,0 +1,256 @@
+"""Views: how rows become batches, by tensor indexing alone.
+
+A view is a small object for a config, ``FutureStates(gamma=0.99)``. Bound to a dataset and a device
+it holds the columns as tensors there, knows the valid rows, and turns row numbers and uniform
+random numbers into a NamedTuple. It draws nothing itself, so a batch is a pure function.
+
+    episode [start, stop), row t:   s_start … s_t, s_{t+1}, … s_{stop-1} | s_stop
+                                    history ──┘     └── future ──────────┘   └ next_observations
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lit_offrl.datasets.rows import Rows
+from lit_offrl.datasets.schema import OfflineDataset
+from lit_offrl.errors import ConfigError
+from lit_offrl.randomness import truncated_geometric
+
+
+class TransitionBatch(NamedTuple):
+    """One step each; at a true terminal whose next state is unknown that is the state itself."""
+
+    observations: Float[Tensor, "B o"]
+    actions: Float[Tensor, "B a"]
+    rewards: Float[Tensor, " B"]
+    next_observations: Float[Tensor, "B o"]
+    terminals: Bool[Tensor, " B"]
+
+
+class FutureStateBatch(NamedTuple):
+    """States with one later state of the same episode; what the data lack is None.
+
+    ``terminals`` says that s_{t+1} is terminal; ``future_absorbed`` that s_{t+Δt} lies at or past
+    the terminal state, in which case ``future_observations`` is zeros.
+    """
+
+    observations: Float[Tensor, "B o"]
+    actions: Float[Tensor, "B a"] | None
+    rewards: Float[Tensor, " B"] | None
+    reward_mask: Bool[Tensor, " B"] | None
+    next_observations: Float[Tensor, "B o"]
+    terminals: Bool[Tensor, " B"]
+    future_observations: Float[Tensor, "B o"]
+    future_absorbed: Bool[Tensor, " B"]
+    offsets: Int[Tensor, " B"]
+    policy: Float[Tensor, " B"] | None
+    history: Float[Tensor, "B k o"] | None
+    history_actions: Float[Tensor, "B k a"] | None
+    history_mask: Bool[Tensor, "B k"] | None
+    returns: Float[Tensor, " B"] | None
+
+
+class BoundView(Protocol):
+    """A view over one dataset on one device."""
+
+    rows: Tensor
+    """Row numbers (n,) int64 that may be asked for."""
+    num_uniforms: int
+    """How many uniform numbers a row takes."""
+
+    def batch(self, index: Tensor, uniforms: Tensor) -> NamedTuple:
+        """Make the batch of rows ``index`` (B,) from ``uniforms`` (B, num_uniforms) in [0, 1)."""
+        ...
+
+
+class View(ABC):
+    """What a config names; a class to inherit from, so that the class's short name finds it."""
+
+    @abstractmethod
+    def bind(self, dataset: OfflineDataset, device: torch.device | str = "cpu") -> BoundView:
+        """Put the columns on a device and find the valid rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class Transitions(View):
+    """One-step transitions (s, a, r, s', terminal).
+
+    Without ``next_observations`` the last row of an episode that ended in a timeout is left out,
+    since its next state is not in the data; that of one that ended in a true terminal stays, with
+    its own observation as the next one, which ``terminals`` masks.
+    """
+
+    def bind(self, dataset: OfflineDataset, device: torch.device | str = "cpu") -> BoundTransitions:
+        """Put the columns on a device.
+
+        Raises:
+            DatasetError: if the data have no actions or no rewards, or no valid row.
+        """
+        return BoundTransitions(dataset, device)
+
+
+class BoundTransitions:
+    """``Transitions`` over one dataset on one device."""
+
+    num_uniforms = 0
+
+    def __init__(self, dataset: OfflineDataset, device: torch.device | str) -> None:
+        for name in ("actions", "rewards"):
+            dataset.column(name)
+        self._rows = Rows(dataset, device)
+        self.rows = self._rows.with_next()
+
+    def batch(
+        self, index: Int[Tensor, " B"], uniforms: Float[Tensor, "B 0"] | None = None
+    ) -> TransitionBatch:
+        """Return the transitions that begin at rows ``index``, elements of ``self.rows``."""
+        rows = self._rows
+        stop = rows.stops[rows.episode[index]]
+        return TransitionBatch(
+            observations=rows.need("observations", index),
+            actions=rows.need("actions", index),
+            rewards=rows.need("rewards", index),
+            next_observations=rows.next_observations(index, stop),
+            terminals=rows.need("terminals", index),
+        )
+
+
+@dataclass(frozen=True)
+class FutureStates(View):
+    """A state with a later one, Δt ~ Geometric(1−γ) on {1, 2, …} steps ahead (DVF, Section 4).
+
+    Past a true terminal lies an absorbing state. Past a timeout nothing is known, so Δt follows
+    the distribution conditional on Δt ≤ D, with D the later states known: to the last row, one
+    more with ``next_observations``; rows with D = 0 are left out. The paper does not tell the two
+    ends apart: cutting Δt at a terminal would forget that nothing is earned after it.
+
+    Args:
+        gamma: discount in [0, 1).
+        max_offset: cuts Δt, again conditionally, to at most so many steps.
+        history: k, how many states before s_t come along, for a sequential policy representation.
+        terminals: ``absorbing``, or ``truncate`` to cut Δt at a terminal as at a timeout, which
+            forgets that nothing is earned after it.
+    """
+
+    gamma: float = 0.99
+    max_offset: int | None = None
+    history: int = 0
+    terminals: Literal["absorbing", "truncate"] = "absorbing"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gamma < 1:
+            raise ConfigError(f"FutureStates: gamma is {self.gamma}: give a number in [0, 1).")
+        if self.max_offset is not None and self.max_offset < 1:
+            raise ConfigError(f"FutureStates: max_offset is {self.max_offset}: give at least 1.")
+        if self.history < 0:
+            raise ConfigError(f"FutureStates: history is {self.history}: give 0 or more.")
+
+    def bind(
+        self, dataset: OfflineDataset, device: torch.device | str = "cpu"
+    ) -> BoundFutureStates:
+        """Put the columns on a device.
+
+        Raises:
+            DatasetError: if no row is valid.
+        """
+        return BoundFutureStates(self, dataset, device)
+
+
+class BoundFutureStates:
+    """``FutureStates`` over one dataset on one device."""
+
+    num_uniforms = 1
+
+    def __init__(
+        self, view: FutureStates, dataset: OfflineDataset, device: torch.device | str
+    ) -> None:
+        self.view = view
+        self._rows = Rows(dataset, device)
+        self._beyond = int("next_observations" in dataset.columns)
+        self._absorbing = view.terminals == "absorbing"
+        # The absorbing state as the next one is known, so the rule is Transitions' own.
+        self.rows = self._rows.with_next(past_terminals=self._absorbing)
+        self._returns = self._discounted_returns()
+
+    def batch(self, index: Int[Tensor, " B"], uniforms: Float[Tensor, "B 1"]) -> FutureStateBatch:
+        """Return rows ``index`` (elements of ``self.rows``), each with a state Δt later."""
+        rows = self._rows
+        episode = rows.episode[index]
+        stop = rows.stops[episode]
+        absorbing = rows.terminated[episode] & self._absorbing
+        offsets = self._offsets(uniforms[:, 0], stop - index, absorbing)
+        ahead = index + offsets
+        absorbed = absorbing & (ahead >= stop)
+        if self._beyond:  # s_{t+Δt} is what row t+Δt−1 led to, also after an episode's last row
+            future = rows.need("next_observations", torch.minimum(ahead, stop) - 1)
+        else:
+            future = rows.need("observations", torch.minimum(ahead, stop - 1))
+        history, history_actions, mask = self._history(index, rows.starts[episode])
+        return FutureStateBatch(
+            observations=rows.need("observations", index),
+            actions=rows.take("actions", index),
+            rewards=rows.take("rewards", index),
+            reward_mask=rows.take("reward_mask", index),
+            next_observations=rows.next_observations(index, stop),
+            terminals=rows.need("terminals", index),
+            future_observations=future.masked_fill(absorbed[:, None], 0.0),
+            future_absorbed=absorbed,
+            offsets=offsets,
+            policy=rows.take("policy", index),
+            history=history,
+            history_actions=history_actions,
+            history_mask=mask,
+            returns=None if self._returns is None else self._returns.index_select(0, index),
+        )
+
+    def _offsets(self, uniforms: Tensor, left: Tensor, absorbing: Tensor) -> Tensor:
+        limit = left.double() - (1 - self._beyond)
+        limit = limit.masked_fill(absorbing, math.inf)
+        if self.view.max_offset is not None:
+            limit = limit.clamp(max=self.view.max_offset)
+        return truncated_geometric(uniforms, self.view.gamma, limit)
+
+    def _history(
+        self, index: Tensor, start: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return states and actions of rows t−k … t−1, zeros and False before the episode."""
+        k = self.view.history
+        if k == 0:
+            return None, None, None
+        before = index[:, None] + torch.arange(-k, 0, device=index.device)
+        mask = before >= start[:, None]
+        flat, empty = before.clamp(min=0).flatten(), ~mask[..., None]
+
+        def gather(column: Tensor | None) -> Tensor | None:
+            return None if column is None else column.unflatten(0, mask.shape).masked_fill(empty, 0)
+
+        states, actions = self._rows.take("observations", flat), self._rows.take("actions", flat)
+        return gather(states), gather(actions), mask
+
+    def _discounted_returns(self) -> Tensor | None:
+        """Return Σ_i γ^i r_{t+i} to each row's episode's end, or None if any reward is unknown.
+
+        Sums of 1, 2, 4, … terms, each made of two of half its length: log₂ of the longest episode
+        passes over all rows, rather than one pass a step.
+        """
+        rows = self._rows
+        mask = rows.columns.get("reward_mask")
+        if "rewards" not in rows.columns or (mask is not None and not bool(mask.all())):
+            return None
+        sums = rows.columns["rewards"].double()
+        span, longest = 1, int((rows.stops - rows.starts).max())
+        while span < longest:
+            same = rows.episode[:-span] == rows.episode[span:]
+            later = torch.where(same, sums[span:], 0.0) * self.view.gamma**span
+            sums = torch.cat([sums[:-span] + later, sums[-span:]])
+            span *= 2
+        return sums.float()

@@ -1,0 +1,63 @@
+"""Diffusion: schedules, targets and losses, samplers and guidance, in PyTorch alone."""
+
+from lit_offrl.diffusion.denoiser import (
+    ConditionalDenoise,
+    Denoise,
+    Denoiser,
+    Encoded,
+    map_encoded,
+    repeat_encoded,
+)
+from lit_offrl.diffusion.draws import Generator, draw_normal, draw_times
+from lit_offrl.diffusion.guidance import classifier_free_guidance, classifier_guidance
+from lit_offrl.diffusion.samplers import (
+    DDIM,
+    DDPM,
+    SAMPLERS,
+    DPMSolverPP,
+    Sampler,
+    make_sampler,
+    time_grid,
+)
+from lit_offrl.diffusion.schedules import Schedule, ScheduleKind
+from lit_offrl.diffusion.targets import (
+    Prediction,
+    Weighting,
+    diffusion_loss,
+    loss_weight,
+    to_epsilon,
+    to_v,
+    to_x0,
+    training_target,
+)
+
+__all__ = [
+    "DDIM",
+    "DDPM",
+    "SAMPLERS",
+    "ConditionalDenoise",
+    "DPMSolverPP",
+    "Denoise",
+    "Denoiser",
+    "Encoded",
+    "Generator",
+    "Prediction",
+    "Sampler",
+    "Schedule",
+    "ScheduleKind",
+    "Weighting",
+    "classifier_free_guidance",
+    "classifier_guidance",
+    "diffusion_loss",
+    "draw_normal",
+    "draw_times",
+    "loss_weight",
+    "make_sampler",
+    "map_encoded",
+    "repeat_encoded",
+    "time_grid",
+    "to_epsilon",
+    "to_v",
+    "to_x0",
+    "training_target",
+]

@@ -1,0 +1,171 @@
+"""What a denoiser predicts, how predictions convert into each other, and the loss.
+
+With ``x_t = α x_0 + σ ε`` a denoiser may predict the noise ε (Ho et al. 2020), the data x_0, or the
+velocity ``v = α ε − σ x_0`` (Salimans & Ho 2022, section 4). Given x_t, any one gives the others.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lit_offrl.diffusion.denoiser import Denoise
+from lit_offrl.diffusion.draws import Generator, draw_normal, draw_times
+from lit_offrl.diffusion.schedules import Schedule
+from lit_offrl.errors import ConfigError, nearest
+
+Prediction = Literal["epsilon", "x0", "v"]
+Weighting = Literal["uniform", "min_snr"]
+Level = Float[Tensor, " B ..."] | float
+"""α_t or σ_t: one number for all rows, or (B, 1, …)."""
+
+PREDICTIONS = ("epsilon", "x0", "v")
+WEIGHTINGS = ("uniform", "min_snr")
+
+
+def to_x0(
+    output: Float[Tensor, " B *event"],
+    x_t: Float[Tensor, " B *event"],
+    alpha: Level,
+    sigma: Level,
+    prediction: Prediction,
+) -> Float[Tensor, " B *event"]:
+    """The data x_0 that a denoiser's ``output`` means at ``x_t``."""
+    match prediction:
+        case "epsilon":
+            return (x_t - sigma * output) / alpha
+        case "x0":
+            return output
+        case "v":
+            return alpha * x_t - sigma * output
+    raise _unknown("prediction", prediction, PREDICTIONS)
+
+
+def to_epsilon(
+    output: Float[Tensor, " B *event"],
+    x_t: Float[Tensor, " B *event"],
+    alpha: Level,
+    sigma: Level,
+    prediction: Prediction,
+) -> Float[Tensor, " B *event"]:
+    """The noise ε that a denoiser's ``output`` means at ``x_t``."""
+    match prediction:
+        case "epsilon":
+            return output
+        case "x0":
+            return (x_t - alpha * output) / sigma
+        case "v":
+            return sigma * x_t + alpha * output
+    raise _unknown("prediction", prediction, PREDICTIONS)
+
+
+def to_v(
+    output: Float[Tensor, " B *event"],
+    x_t: Float[Tensor, " B *event"],
+    alpha: Level,
+    sigma: Level,
+    prediction: Prediction,
+) -> Float[Tensor, " B *event"]:
+    """The velocity v that a denoiser's ``output`` means at ``x_t``."""
+    match prediction:
+        case "epsilon":
+            return (output - sigma * x_t) / alpha
+        case "x0":
+            return (alpha * x_t - output) / sigma
+        case "v":
+            return output
+    raise _unknown("prediction", prediction, PREDICTIONS)
+
+
+def training_target(
+    x0: Float[Tensor, " B *event"],
+    noise: Float[Tensor, " B *event"],
+    alpha: Level,
+    sigma: Level,
+    prediction: Prediction,
+) -> Float[Tensor, " B *event"]:
+    """What the denoiser should have said at ``α x0 + σ noise``."""
+    match prediction:
+        case "epsilon":
+            return noise
+        case "x0":
+            return x0
+        case "v":
+            return alpha * noise - sigma * x0
+    raise _unknown("prediction", prediction, PREDICTIONS)
+
+
+def loss_weight(
+    snr: Float[Tensor, " B"],
+    *,
+    prediction: Prediction,
+    weighting: Weighting = "uniform",
+    gamma: float | int = 5.0,
+) -> Float[Tensor, " B"]:
+    """Weight (B,) of the squared error of a prediction at signal-to-noise ratio ``snr`` (B,).
+
+    ``min_snr`` (Hang et al. 2023) weighs the error of x_0 by min(SNR, γ). The same
+    error seen as ε is SNR times, as v (SNR + 1) times as large, so the weight is divided by that
+    and the weighted loss is the same whatever is predicted.
+    """
+    match weighting:
+        case "uniform":
+            return torch.ones_like(snr)
+        case "min_snr":
+            weight = snr.clamp(max=gamma)
+        case _:
+            raise _unknown("weighting", weighting, WEIGHTINGS)
+    match prediction:
+        case "epsilon":
+            return weight / snr
+        case "x0":
+            return weight
+        case "v":
+            return weight / (snr + 1)
+    raise _unknown("prediction", prediction, PREDICTIONS)
+
+
+def diffusion_loss(
+    denoise: Denoise,
+    schedule: Schedule,
+    x0: Float[Tensor, " B *event"],
+    *,
+    generator: Generator = None,
+    prediction: Prediction = "epsilon",
+    weighting: Weighting = "uniform",
+    gamma: float | int = 5.0,
+) -> Float[Tensor, " B"]:
+    """Denoising loss (B,): weighted squared error at t uniform on 1 … T, mean over event dims.
+
+    Rows are left apart so that the caller can mask or weigh them. The error is taken in float32 at
+    least, whatever autocast makes the denoiser return.
+
+    Args:
+        denoise: maps x_t (B, …) and t (B,) int64 to a prediction (B, …).
+        schedule: the noise schedule, on the device of ``x0``.
+        x0: data (B, …), of any event shape.
+        generator: source of t and ε; t is drawn first.
+        prediction: what the denoiser predicts.
+        weighting: see `loss_weight`.
+        gamma: γ of Min-SNR-γ.
+    """
+    rows, device = x0.shape[0], x0.device
+    t = draw_times(rows, schedule.num_steps, generator, device=device)
+    noise = draw_normal(x0.shape, generator, device=device, dtype=x0.dtype)
+    output = denoise(schedule.q_sample(x0, t, noise), t)
+    alpha, sigma = schedule.alpha(t, x0.ndim), schedule.sigma(t, x0.ndim)
+    target = training_target(x0, noise, alpha, sigma, prediction)
+    dtype = torch.promote_types(target.dtype, torch.float32)
+    error = (output.to(dtype) - target.to(dtype)).square().reshape(rows, -1).mean(1)
+    weight = loss_weight(schedule.snr(t), prediction=prediction, weighting=weighting, gamma=gamma)
+    return weight * error
+
+
+def _unknown(what: str, word: str, candidates: tuple[str, ...]) -> ConfigError:
+    choices = ", ".join(candidates)
+    return ConfigError(
+        f"unknown {what} '{word}': choose from {choices}.{nearest(word, candidates)}"
+    )

@@ -1,0 +1,40 @@
+"""Errors that are shown as one line, without a traceback, and end with ``exit_code``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LitOffRLError(Exception):
+    """Something the user can put right; the message says what is wrong and what to do."""
+
+    exit_code = 2
+
+
+class DatasetError(LitOffRLError, ValueError):
+    """A dataset cannot be used; the message names file, column and row."""
+
+
+class DownloadError(LitOffRLError):
+    """A dataset could not be downloaded; the message names the way round."""
+
+
+class ConfigError(LitOffRLError, ValueError):
+    """An option, or a combination of options, cannot work."""
+
+
+class EvaluationError(LitOffRLError):
+    """A policy cannot be evaluated as asked."""
+
+
+class TrainingError(LitOffRLError):
+    """Training met a number that is not finite and stopped."""
+
+    exit_code = 3  # no mistake of the command's: a script may want to tell the two apart
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the candidate nearest to ``word``, or ``""``."""
+    found = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
+    return f" Did you mean '{found[0]}'?" if found else ""

@@ -1,0 +1,151 @@
+"""Gymnasium environments, made quietly and with errors that say what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+
+from lit_offrl.errors import EvaluationError, nearest
+
+_CHATTER = (b"argv[0]=", b"pybullet build time")
+_quiet_lock = threading.RLock()  # file descriptors belong to the whole process
+
+
+@contextlib.contextmanager
+def without_chatter() -> Iterator[None]:
+    """Keep PyBullet's own lines off the screen, and nothing but those.
+
+    PyBullet prints from C, below ``sys.stdout``, when it is imported and when an environment
+    connects. So both file descriptors are pointed at a scratch file for the duration, and whatever
+    else was written meanwhile (a warning, another thread's line) is passed on afterwards.
+    """
+    with _quiet_lock, contextlib.ExitStack() as stack:
+        _flush()
+        saved = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
+        scratch = {fd: stack.enter_context(tempfile.TemporaryFile()) for fd in saved}
+        for descriptor, file in scratch.items():
+            os.dup2(file.fileno(), descriptor)
+        try:
+            yield
+        finally:
+            _flush()  # C keeps lines in a buffer of its own when stdout is no terminal
+            for descriptor, original in saved.items():
+                os.dup2(original, descriptor)
+                os.close(original)
+                scratch[descriptor].seek(0)
+                for line in scratch[descriptor]:
+                    if not line.startswith(_CHATTER):
+                        os.write(descriptor, line)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    ctypes.CDLL(None).fflush(None)
+
+
+class QuietStart(gymnasium.Wrapper):
+    """Resets without PyBullet's chatter: its simulator starts at the first reset, not before."""
+
+    _started = False
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """Reset as the environment does."""
+        if self._started:
+            return self.env.reset(**options)
+        self._started = True
+        with without_chatter():
+            return self.env.reset(**options)
+
+
+def find_spec(env_id: str) -> Any:
+    """Return gymnasium's specification of ``env_id``, registering PyBullet's when needed.
+
+    Raises:
+        EvaluationError: no environment has that id; the nearest one is named.
+    """
+    if env_id not in gymnasium.registry and ":" not in env_id:
+        # The package only registers ids here; the simulator is loaded when one is made.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("pybullet_envs_gymnasium")
+    try:
+        return gymnasium.spec(env_id)
+    except (gymnasium.error.Error, ImportError) as error:
+        raise EvaluationError(
+            f"There is no environment '{env_id}'.{nearest(env_id, gymnasium.registry)}"
+            " Give the id of an installed gymnasium environment."
+        ) from error
+
+
+def make_env(
+    env_id: str,
+    *,
+    max_episode_steps: int | None = None,
+    render_mode: str | None = None,
+    render_size: tuple[int, int] | None = None,
+) -> gymnasium.Env:
+    """Make a fresh environment with continuous vectors as observations and actions.
+
+    A fresh object an episode is what makes roll-outs reproducible: PyBullet's ant does not reset to
+    the same state in a used one.
+
+    Args:
+        env_id: a gymnasium id.
+        max_episode_steps: the step limit; the registered one when None.
+        render_mode: ``"rgb_array"`` for videos.
+        render_size: (width, height) of its pictures in pixels, instead of the environment's own.
+
+    Raises:
+        EvaluationError: unknown id, missing package, or spaces other than one-dimensional boxes.
+    """
+    spec = find_spec(env_id)
+    try:
+        with without_chatter():
+            env = gymnasium.make(
+                spec,
+                max_episode_steps=max_episode_steps,
+                render_mode=render_mode,
+                disable_env_checker=True,  # it warns about others' environments at every episode
+            )
+    except (gymnasium.error.Error, ImportError) as error:
+        raise EvaluationError(
+            f"Environment '{env_id}' cannot be made: {str(error).splitlines()[0]}."
+            " Install the package that it needs."
+        ) from error
+    for role in ("observation", "action"):
+        space = getattr(env, f"{role}_space")
+        if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
+            env.close()
+            raise EvaluationError(
+                f"Environment '{env_id}' has the {role} space {space}; lit-offrl needs a"
+                " one-dimensional Box: choose an environment with continuous vectors."
+            )
+    if render_size is not None:
+        _set_render_size(env, render_size)
+    return QuietStart(env)
+
+
+def box(space: gymnasium.Space) -> gymnasium.spaces.Box:
+    """Return a space of an environment from :func:`make_env` as the box that it is."""
+    assert isinstance(space, gymnasium.spaces.Box)
+    return space
+
+
+def _set_render_size(env: gymnasium.Env, size: tuple[int, int]) -> None:
+    # No argument of gymnasium.make does this for all: PyBullet's and MuJoCo's differ.
+    for prefix in ("_render_", ""):
+        if hasattr(env.unwrapped, f"{prefix}width"):
+            for name, pixels in zip(("width", "height"), size, strict=True):
+                setattr(env.unwrapped, f"{prefix}{name}", pixels)
+            return
+    raise EvaluationError("This environment's pictures have one size: leave the size out.")

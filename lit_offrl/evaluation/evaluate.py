@@ -1,0 +1,199 @@
+"""From a trained module to an evaluation record: what the command and the callback share."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from lit_offrl.datasets.environments import ENVIRONMENTS
+from lit_offrl.errors import ConfigError, EvaluationError, LitOffRLError, nearest
+from lit_offrl.evaluation.envs import make_env
+from lit_offrl.evaluation.record import EvaluationRecord, config_sha256, file_sha256
+from lit_offrl.evaluation.rollouts import Rollouts, merge, rollout
+from lit_offrl.evaluation.scores import has_references, normalized_score
+from lit_offrl.randomness import mix
+
+if TYPE_CHECKING:
+    from lit_offrl.datasets.schema import DatasetSpec
+    from lit_offrl.modules.base import OfflineModule
+    from lit_offrl.policy import Policy
+
+
+def evaluate_module(
+    module: OfflineModule,
+    *,
+    episodes: int,
+    seed: int,
+    num_envs: int = 8,
+    env_id: str | None = None,
+    max_episode_steps: int | None = None,
+    policy_options: Mapping[str, Any] | None = None,
+    gamma: float | None = None,
+    record_video: str | Path | None = None,
+    video_size: tuple[int, int] | None = None,
+    progress: bool = False,
+    checkpoint: str | Path | None = None,
+    checkpoint_rule: str | None = None,
+    command: str | None = None,
+) -> EvaluationRecord:
+    """Roll out a module's policy and record what came of it.
+
+    Where ``torch.distributed`` runs, the processes share the episodes out, and all of them get the
+    record of all episodes; each must call this. Global generators are as before afterwards.
+
+    Args:
+        module: a trained method with its ``spec``.
+        episodes: how many, of all processes together.
+        seed: with an episode's number it gives the episode's own seed.
+        num_envs: environments stepped together.
+        env_id: where; the dataset's own environment when None.
+        max_episode_steps: instead of the environment's own step limit.
+        policy_options: options of ``module.policy``.
+        gamma: discount for discounted returns beside the plain ones.
+        record_video: an ``.mp4`` of the first episode.
+        video_size: its (width, height) in pixels.
+        progress: show a bar.
+        checkpoint: the file that the module came from.
+        checkpoint_rule: how that file was chosen.
+        command: the command line.
+
+    Raises:
+        EvaluationError: no environment is known or it does not fit, or the policy went wrong.
+        ConfigError: an option that the policy does not have.
+    """
+    options = dict(policy_options or {})
+    spec = _spec_for(module, env_id)
+    assert spec.env_id is not None  # _spec_for saw to it
+    share = (0, 1)
+    if dist.is_available() and dist.is_initialized():
+        share = (dist.get_rank(), dist.get_world_size())
+    outcome: Rollouts | LitOffRLError
+    try:
+        with _evaluating(module, seed):
+            outcome = rollout(
+                make_policy(module, options),
+                spec.env_id,
+                episodes=episodes,
+                seed=seed,
+                num_envs=num_envs,
+                max_episode_steps=max_episode_steps,
+                shard=share,
+                record_video=record_video,
+                video_size=video_size,
+                gamma=gamma,
+                progress=progress and share[0] == 0,
+            )
+    except LitOffRLError as error:
+        outcome = error
+    rollouts = _gather(outcome, share[1])
+    scores = normalized_score(rollouts.returns, spec) if has_references(spec) else None
+    hyperparameters = {k: v for k, v in module.hparams.items() if not k.startswith("_")}
+    return EvaluationRecord(
+        method=type(module).__name__,
+        env_id=spec.env_id,
+        max_episode_steps=max_episode_steps,
+        seed=seed,
+        num_envs=num_envs,
+        episodes=tuple(rollouts.episodes.tolist()),
+        seeds=tuple(rollouts.seeds.tolist()),
+        returns=tuple(rollouts.returns.tolist()),
+        discounted_returns=None if gamma is None else tuple(rollouts.discounted_returns.tolist()),
+        gamma=gamma,
+        lengths=tuple(rollouts.lengths.tolist()),
+        terminated=tuple(rollouts.terminated.tolist()),
+        clipped_steps=int(rollouts.clipped.sum()),
+        scores=None if scores is None else tuple(scores.tolist()),
+        dataset=spec.name,
+        dataset_sha256=spec.sha256,
+        ref_min_score=spec.ref_min_score,
+        ref_max_score=spec.ref_max_score,
+        ref_source=spec.ref_source,
+        checkpoint=str(checkpoint) if checkpoint else None,
+        checkpoint_sha256=file_sha256(checkpoint) if checkpoint else None,
+        checkpoint_rule=checkpoint_rule,
+        config_sha256=config_sha256(hyperparameters),
+        policy_options=options,
+        command=command,
+    )
+
+
+def _gather(outcome: Rollouts | LitOffRLError, world_size: int) -> Rollouts:
+    """Put all processes' episodes together; what one of them met is raised in every one."""
+    outcomes = [outcome] * world_size
+    if world_size > 1:  # also after an error: the others wait here
+        dist.all_gather_object(outcomes, outcome)
+    parts = []
+    for found in outcomes:
+        if isinstance(found, LitOffRLError):
+            raise found
+        parts.append(found)
+    return merge(parts)
+
+
+def make_policy(module: OfflineModule, options: Mapping[str, Any]) -> Policy:
+    """Make a module's policy.
+
+    Raises:
+        ConfigError: the policy has no such option; the nearest one is named.
+    """
+    known = list(inspect.signature(module.policy).parameters)
+    for name in options:
+        if name not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise ConfigError(
+                f"The policy of {type(module).__name__} has no option '{name}' ({has})."
+                f"{nearest(name, known)}"
+            )
+    return module.policy(**options)
+
+
+def _spec_for(module: OfflineModule, env_id: str | None) -> DatasetSpec:
+    """Return the spec with the environment asked for and the references that go with it."""
+    spec = module.spec
+    if spec is None:
+        raise EvaluationError("This module was never trained on a dataset, so it cannot act.")
+    if env_id is not None and env_id != spec.env_id:
+        facts = ENVIRONMENTS.get(env_id)  # a dataset's references hold for its environment only
+        spec = dataclasses.replace(
+            spec,
+            env_id=env_id,
+            ref_min_score=facts.ref_min_score if facts else None,
+            ref_max_score=facts.ref_max_score if facts else None,
+            ref_source=facts.ref_source if facts else None,
+        )
+    if spec.env_id is None:
+        raise EvaluationError(
+            f"Nothing says which environment the dataset '{spec.name}' is from: name it with --env."
+        )
+    env = make_env(spec.env_id)
+    found = (env.observation_space.shape, env.action_space.shape)
+    env.close()
+    expected = ((spec.observation_dim,), (spec.action_dim,))
+    if found != expected and spec.action_dim > 0:
+        raise EvaluationError(
+            f"Environment '{spec.env_id}' has observations and actions of shapes {found}, the"
+            f" module was trained for {expected}: evaluate it where its data came from."
+        )
+    return spec
+
+
+@contextmanager
+def _evaluating(module: OfflineModule, seed: int) -> Iterator[None]:
+    """Without gradients or dropout, and with global generators that depend on the seed alone."""
+    training = {part: part.training for part in module.modules()}
+    devices = [module.device] if module.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        torch.manual_seed(mix(seed))
+        module.eval()
+        try:
+            yield
+        finally:
+            for part, mode in training.items():
+                part.training = mode

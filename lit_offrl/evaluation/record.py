@@ -1,0 +1,217 @@
+"""The evaluation record: a score together with all that is needed to believe it."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from lit_offrl.errors import EvaluationError, nearest
+from lit_offrl.evaluation.statistics import bootstrap_interval, interquartile_mean, standard_error
+
+_PACKAGES = (
+    "lit-offrl",
+    "torch",
+    "lightning",
+    "numpy",
+    "gymnasium",
+    "pybullet",
+    "pybullet_envs_gymnasium",
+    "mujoco",
+    "gymnasium-robotics",
+    "stable-baselines3",
+    "h5py",
+)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the installed packages that results depend on."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def hardware() -> str:
+    """The machine, in words."""
+    where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
+    if torch.cuda.is_available():
+        where += f", {torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
+    return f"{where}, {torch.get_num_threads()} torch threads"
+
+
+def now() -> str:
+    """The time, UTC, in ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def config_sha256(config: Mapping[str, Any]) -> str:
+    """Return a hash of a configuration that does not depend on the order of its keys."""
+    text = json.dumps(config, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """One evaluation; plain types only, one entry an episode in the tuples.
+
+    Attributes:
+        method: the module's class.
+        dataset: name of the data that it was trained on.
+        dataset_sha256: of their file.
+        env_id: where it was evaluated.
+        max_episode_steps: step limit that differs from the environment's own, if any.
+        seed: of the evaluation.
+        num_envs: environments stepped together.
+        episodes: numbers of the episodes.
+        seeds: the environments' own seeds.
+        returns: undiscounted.
+        discounted_returns: if a discount was given.
+        gamma: that discount.
+        lengths: steps.
+        terminated: False where the step limit ended the episode.
+        clipped_steps: steps, of all, whose action had to be clipped to the action space.
+        scores: normalised, 0 to 100; None where the environment has no references.
+        ref_min_score: the return that scores 0.
+        ref_max_score: the return that scores 100.
+        ref_source: where the two come from.
+        checkpoint: path of the file, if there was one.
+        checkpoint_sha256: of that file.
+        checkpoint_rule: how the checkpoint was chosen, e.g. ``last``.
+        config_sha256: hash of the module's hyperparameters.
+        policy_options: options of ``module.policy``.
+        versions: of Python and packages.
+        hardware: the machine.
+        date: UTC.
+        command: the command line.
+    """
+
+    method: str
+    env_id: str
+    seed: int
+    num_envs: int
+    episodes: tuple[int, ...]
+    seeds: tuple[int, ...]
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    terminated: tuple[bool, ...]
+    clipped_steps: int
+    scores: tuple[float, ...] | None = None
+    discounted_returns: tuple[float, ...] | None = None
+    gamma: float | None = None
+    max_episode_steps: int | None = None
+    dataset: str | None = None
+    dataset_sha256: str | None = None
+    ref_min_score: float | None = None
+    ref_max_score: float | None = None
+    ref_source: str | None = None
+    checkpoint: str | None = None
+    checkpoint_sha256: str | None = None
+    checkpoint_rule: str | None = None
+    config_sha256: str | None = None
+    policy_options: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=package_versions)
+    hardware: str = field(default_factory=hardware)
+    date: str = field(default_factory=now)
+    command: str | None = None
+
+    def to_json(self) -> str:
+        """Return the record as JSON text."""
+        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> EvaluationRecord:
+        """Undo ``to_json``.
+
+        Raises:
+            EvaluationError: the text is no such record.
+        """
+        try:
+            values = dict(json.loads(text))
+            known = [item.name for item in fields(cls)]
+            for key in values:
+                if key not in known:
+                    raise EvaluationError(
+                        f"Evaluation record: unknown field '{key}'.{nearest(key, known)}"
+                    )
+            plain: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in values.items()
+            }
+            return cls(**plain)
+        except (TypeError, ValueError) as error:
+            raise EvaluationError(f"Not an evaluation record: {error}.") from error
+
+    def save(self, path: str | Path) -> Path:
+        """Write the record as a file, whole or not at all, and return its path."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(self.to_json())
+        temporary.replace(path)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> EvaluationRecord:
+        """Read a file written by ``save``.
+
+        Raises:
+            EvaluationError: there is no such file, or it is no such record.
+        """
+        try:
+            return cls.from_json(Path(path).read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise EvaluationError(f"{path}: cannot be read as a record: {error}.") from error
+
+    def summary(self) -> dict[str, float]:
+        """Return the figures that are worth a line each: of the scores, returns and lengths."""
+        figures = {}
+        for name, values in (("score", self.scores), ("return", self.returns)):
+            if values is not None:
+                array = np.array(values)
+                figures[f"{name}_mean"] = float(array.mean())
+                figures[f"{name}_std"] = float(array.std(ddof=1)) if len(array) > 1 else 0.0
+                figures[f"{name}_standard_error"] = standard_error(array)
+                figures[f"{name}_iqm"] = interquartile_mean(array)
+        figures["length_mean"] = float(np.mean(self.lengths))
+        figures["terminated_share"] = float(np.mean(self.terminated))
+        figures["clipped_share"] = self.clipped_steps / sum(self.lengths)
+        return figures
+
+    def table(self) -> Table:
+        """Return a table for the terminal: one row for scores, returns and lengths."""
+        title = f"{self.method} in {self.env_id}, {len(self.episodes)} episodes, seed {self.seed}"
+        table = Table(title=title)
+        for heading in ("", "mean", "± s.e.", "IQM", "95 % of IQM", "min", "max"):
+            table.add_column(heading, justify="right" if heading else "left")
+        rows = {"normalised score": self.scores, "return": self.returns, "length": self.lengths}
+        for name, values in rows.items():
+            if values is not None:
+                array = np.array(values, np.float64)
+                low, high = bootstrap_interval(array)
+                cells = [array.mean(), standard_error(array), interquartile_mean(array)]
+                numbers = [f"{cell:.1f}" for cell in (*cells, array.min(), array.max())]
+                table.add_row(name, *numbers[:3], f"{low:.1f} … {high:.1f}", *numbers[3:])
+        if self.scores is None:
+            table.caption = "No normalised score: this environment has no reference returns."
+        return table

@@ -1,0 +1,46 @@
+"""Training curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+_COLUMNS = 3
+
+
+def training_curves(history: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
+    """Draw each metric against the optimiser step, ``train/x`` and ``val/x`` in one panel.
+
+    Args:
+        history: (step, value) pairs by metric name.
+
+    Returns:
+        A figure with one panel a metric.
+    """
+    panels: dict[str, dict[str, Sequence[tuple[int, float]]]] = {}
+    for name, points in sorted(history.items()):
+        split, _, rest = name.partition("/")
+        shared = split in ("train", "val") and rest
+        panels.setdefault(rest if shared else name, {})[split if shared else name] = points
+    rows = max(1, math.ceil(len(panels) / _COLUMNS))
+    figure = Figure(figsize=(4.2 * _COLUMNS, 2.8 * rows), layout="constrained")
+    axes = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
+    for axis, (title, lines) in zip(axes, panels.items(), strict=False):
+        for label, points in lines.items():
+            steps, values = np.asarray(points, dtype=float).reshape(-1, 2).T
+            marker = "o" if len(steps) < 20 else None
+            axis.plot(steps, values, label=label, marker=marker, markersize=3, linewidth=1.2)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("optimiser step")
+        axis.grid(alpha=0.3)
+        positive = all(value > 0 for points in lines.values() for _, value in points)
+        if positive and "loss" in title:
+            axis.set_yscale("log")
+        if len(lines) > 1:
+            axis.legend(fontsize=8)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    return figure

@@ -1,0 +1,7 @@
+"""Methods, one a file."""
+
+from lit_offrl.modules.base import OfflineModule, load_module
+from lit_offrl.modules.bc import BCModule
+from lit_offrl.modules.dvf import DVFModule
+
+__all__ = ["BCModule", "DVFModule", "OfflineModule", "load_module"]

@@ -1,0 +1,263 @@
+"""What every method shares: one optimiser, reproducible noise, a checkpoint that can act alone."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from lit_offrl import __version__
+from lit_offrl.datasets.normalizers import MinMaxNormalizer
+from lit_offrl.datasets.schema import DatasetSpec
+from lit_offrl.errors import ConfigError
+from lit_offrl.policy import Policy
+from lit_offrl.randomness import ShardedGenerator
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CHECKPOINT_KEY = "lit_offrl"
+"""Where a checkpoint keeps the class, the dataset's spec and the library's version."""
+
+_VALIDATION_STREAM = 1
+
+
+class OfflineModule(LightningModule):
+    """A method: networks, losses, and a policy that acts on raw observations.
+
+    A subclass calls ``save_hyperparameters()``, builds its networks from plain numbers, and gives
+
+    * ``losses(batch)``: named scalar losses, which are summed for one backward pass;
+    * ``parameter_groups()``: the parameters of each network, which must not see each other's
+      gradients except through their own loss (detach keeps them apart);
+    * ``policy(**options)``: what acts;
+    * ``after_step()``, if it has target networks or averages.
+
+    All noise comes from ``self.noise``, made anew each step from (seed, step), so that a resumed
+    run draws what the unbroken one would have drawn, and two processes what one would have.
+
+    Args:
+        observation_dim: o, size of an observation.
+        learning_rate: Adam's rate.
+        seed: names the stream of all random numbers in training.
+    """
+
+    noise: ShardedGenerator
+
+    def __init__(self, observation_dim: int, learning_rate: float, seed: int) -> None:
+        super().__init__()
+        if observation_dim < 1:
+            raise ConfigError(f"observation_dim is {observation_dim}; give at least 1.")
+        self.learning_rate = learning_rate
+        self.seed = seed
+        self.spec: DatasetSpec | None = None
+        self.normalizer = MinMaxNormalizer(observation_dim)
+        self.noise = ShardedGenerator(seed)
+        self.latest_losses: dict[str, Tensor] = {}
+        """The losses of the step under way, for whoever has to name one that is not finite."""
+        self._info: dict[str, Tensor] = {}
+
+    # ---- what a method gives -------------------------------------------------------------------
+
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        """Named scalar losses of one batch; their sum is minimised."""
+        raise NotImplementedError(f"{type(self).__name__} must define losses().")
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Trained parameters by the network's name."""
+        raise NotImplementedError(f"{type(self).__name__} must define parameter_groups().")
+
+    def policy(self) -> Policy:
+        """What acts: raw observations in, environment actions out."""
+        raise NotImplementedError(f"{type(self).__name__} must define policy().")
+
+    def after_step(self) -> None:
+        """Called after each optimiser step: targets and averages move here."""
+
+    def figures(self) -> dict[str, Figure]:
+        """Figures about the trained method, by name; drawn once, when fitting ends."""
+        return {}
+
+    def info(self, name: str, value: Tensor) -> None:
+        """Log a scalar of this step beside the losses."""
+        self._info[name] = value.detach()
+
+    # ---- Lightning -----------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Take the spec, and for a first fit the normaliser's statistics, from the data."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is None:
+            return
+        if self.spec is None or stage == "fit":
+            self.spec = datamodule.spec
+        if stage == "fit" and not self.normalizer.fitted:
+            self.normalizer.fit(datamodule.train_observations())
+
+    def seed_noise(self, step: int, stream: int = 0) -> None:
+        """Make the noise of one step, the same for every number of processes."""
+        attached = self._trainer is not None
+        self.noise = ShardedGenerator(
+            self.seed,
+            stream,
+            step,
+            device=self.device,
+            rank=self.global_rank if attached else 0,
+            world_size=self.trainer.world_size if attached else 1,
+        )
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Sum the losses of one batch and log each."""
+        accumulated = self.trainer.accumulate_grad_batches
+        self.seed_noise(self.trainer.global_step * accumulated + batch_idx % accumulated)
+        losses = self._measure(batch, "train")
+        return torch.stack(list(losses.values())).sum()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log the losses on held-out episodes, each time with the same noise."""
+        self.seed_noise(batch_idx, _VALIDATION_STREAM)
+        self._measure(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Log the losses on held-out episodes."""
+        self.seed_noise(batch_idx, _VALIDATION_STREAM)
+        self._measure(batch, "test")
+
+    def _measure(self, batch: Any, prefix: str) -> dict[str, Tensor]:
+        self._info = {}
+        losses = self.losses(batch)
+        self.latest_losses = {name: loss.detach() for name, loss in losses.items()}
+        values = {f"{prefix}/loss/{name}": loss for name, loss in self.latest_losses.items()}
+        values |= {f"{prefix}/{name}": value for name, value in self._info.items()}
+        rows = batch.observations.shape[0]
+        # During fit the Curves callback takes them to the loggers, by optimiser step.
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        self.log_dict(values, batch_size=rows, sync_dist=prefix != "train", logger=not fitting)
+        return losses
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Actions of the policy for a batch's observations, (B, a)."""
+        acted = self.policy().act(batch.observations.cpu().numpy())
+        return {"observations": batch.observations.cpu(), "actions": torch.from_numpy(acted)}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """One Adam with a parameter group a network."""
+        groups = [
+            {"params": parameters, "name": name}
+            for name, parameters in self.parameter_groups().items()
+        ]
+        # fused: one kernel for all tensors, since small networks spend a third of a step on the
+        # rest; in float16 the gradients must be unscaled before they are clipped, which it cannot.
+        fused = self._trainer is None or self.trainer.precision != "16-mixed"
+        return torch.optim.Adam(groups, lr=self.learning_rate, fused=fused)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip; Lightning itself refuses for a fused optimiser in any mixed precision."""
+        if not gradient_clip_val:
+            return
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        if gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(trained, gradient_clip_val)
+        else:
+            nn.utils.clip_grad_norm_(trained, gradient_clip_val)
+
+    def on_train_start(self) -> None:
+        """Let this run's learning rate win over the one in a resumed optimiser's state."""
+        if not self.trainer.lr_scheduler_configs:
+            for optimizer in self.trainer.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = self.learning_rate
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then let targets follow."""
+        super().optimizer_step(*args, **kwargs)
+        self.after_step()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what it takes to act without the dataset."""
+        kind = type(self)
+        checkpoint[CHECKPOINT_KEY] = {
+            **checkpoint.get(CHECKPOINT_KEY, {}),
+            "class_path": f"{kind.__module__}.{kind.__qualname__}",
+            "spec": None if self.spec is None else self.spec.to_dict(),
+            "version": __version__,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the spec back."""
+        spec = checkpoint.get(CHECKPOINT_KEY, {}).get("spec")
+        self.spec = None if spec is None else DatasetSpec.from_dict(spec)
+
+
+def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a checkpoint of this library, never unpickling anything but tensors and plain types.
+
+    Raises:
+        ConfigError: the file is missing, is no checkpoint, or is not one of this library.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such checkpoint; give the path of a .ckpt file.")
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # torch raises many kinds, each for a broken or foreign file
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"{path}: not a readable checkpoint ({first[:120]}).") from error
+    if not isinstance(checkpoint, dict) or "class_path" not in checkpoint.get(CHECKPOINT_KEY, {}):
+        raise ConfigError(f"{path}: not a checkpoint written by lit-offrl; train one with 'fit'.")
+    return checkpoint
+
+
+def module_class(class_path: str) -> type[OfflineModule]:
+    """Find a method's class by its dotted path.
+
+    Raises:
+        ConfigError: there is no such class, or it is no OfflineModule.
+    """
+    package, _, name = class_path.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(package), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"The checkpoint's class {class_path} cannot be imported.") from error
+    if not (isinstance(kind, type) and issubclass(kind, OfflineModule)):
+        raise ConfigError(f"The checkpoint's class {class_path} is no OfflineModule.")
+    return kind
+
+
+def load_module(path: str | Path, map_location: str | torch.device = "cpu") -> OfflineModule:
+    """Rebuild a trained method from its checkpoint alone, ready to act.
+
+    Args:
+        path: a ``.ckpt`` file written by ``lit-offrl fit``.
+        map_location: where its tensors go.
+
+    Raises:
+        ConfigError: the file is missing, is no checkpoint of this library, or does not fit it.
+    """
+    checkpoint = read_checkpoint(path, map_location)
+    kind = module_class(checkpoint[CHECKPOINT_KEY]["class_path"])
+    arguments = {
+        key: value
+        for key, value in checkpoint.get("hyper_parameters", {}).items()
+        if not key.startswith("_")  # Lightning's own notes, such as _instantiator
+    }
+    try:
+        module = kind(**arguments)
+        module.on_load_checkpoint(checkpoint)
+        module.load_state_dict(checkpoint["state_dict"])
+    except (TypeError, RuntimeError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"{path}: does not fit {kind.__name__} of this version: {first}"
+        ) from error
+    return module.to(map_location).eval()

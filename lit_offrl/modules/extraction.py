@@ -1,0 +1,101 @@
+"""Policy extraction: a policy from a critic, through losses that move the actor alone.
+
+Each function returns the loss and what is worth logging. Observations are normalised, (B, o).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lit_offrl.nets import GaussianPolicy, symexp
+
+_LOG_WEIGHT_LIMIT = math.log(100.0)
+
+Loss = tuple[Tensor, dict[str, Tensor]]
+
+
+def frozen(net: nn.Module, observations: Tensor, actions: Tensor) -> Tensor:
+    """``net(s, a)`` (B,), through which gradients reach the actions but not the net."""
+    parameters = {name: value.detach() for name, value in net.named_parameters()}
+    joined = torch.cat([observations, actions], dim=-1)
+    return torch.func.functional_call(net, parameters, (joined,)).squeeze(-1)
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """Mean of a batch's values (B,) over the batches of all processes, without gradient.
+
+    A loss divided by its own process' mean would not average to that of one process with all rows.
+    """
+    mean = values.detach().mean()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(mean)
+        mean = mean / torch.distributed.get_world_size()
+    return mean
+
+
+def q_loss(
+    actor: GaussianPolicy,
+    q: nn.Module,
+    observations: Tensor,
+    actions: Tensor,
+    noise: Tensor,
+    bc_coefficient: float,
+    unit: float = 1.0,
+) -> Loss:
+    """KL(π ‖ exp Q / Z) of Eq. 10, divided by the batch's mean |Q|, plus behaviour cloning.
+
+    The KL is E[log π − Q] up to a constant, and E[log π] of this Gaussian is minus its entropy.
+
+    Args:
+        actor: π.
+        q: maps (s, a) to Q / ``unit``.
+        observations: normalised (B, o).
+        actions: the data's (B, a).
+        noise: standard normal (B, a), for one action sampled a row.
+        bc_coefficient: weight of the squared distance to the data's actions.
+        unit: of the critic's output, since only a Q in the reward's units weighs against log π.
+    """
+    mean = actor(observations)
+    distance = (mean - actions).square().sum(-1).mean()
+    values = frozen(q, observations, actor.perturb(mean, noise)) * unit
+    entropy = actor.entropy().sum()
+    scale = mean_over_processes(values.abs()).clamp_min(1e-6)
+    loss = bc_coefficient * distance - (values.mean() + entropy) / scale
+    return loss, {"squared_error": distance, "entropy": entropy, "q_mean": values.mean()}
+
+
+def awr_loss(
+    actor: GaussianPolicy,
+    q: nn.Module,
+    observations: Tensor,
+    actions: Tensor,
+    temperature: float,
+) -> Loss:
+    """Likelihood weighted by exp(β · A / mean |A|), A = Q(s, a) − Q(s, π(s)), cut at 100."""
+    with torch.no_grad():
+        mean = actor(observations)
+        advantage = frozen(q, observations, actions) - frozen(q, observations, mean)
+        exponent = temperature * advantage / mean_over_processes(advantage.abs()).clamp_min(1e-6)
+        weight = exponent.clamp_max(_LOG_WEIGHT_LIMIT).exp()
+    loss = -(weight * actor.log_prob(observations, actions)).mean()
+    return loss, {"weight_max": weight.max()}
+
+
+def reward_gradient_loss(
+    actor: GaussianPolicy,
+    reward: nn.Module,
+    observations: Tensor,
+    actions: Tensor,
+    bc_coefficient: float,
+) -> Loss:
+    """Ascent on r(s, π(s)) alone: Eq. 12 to the letter, where ∇_a Q = ∇_a r.
+
+    The diffusion model cannot move a policy that is extracted so.
+    """
+    mean = actor(observations)
+    distance = (mean - actions).square().sum(-1).mean()
+    paid = symexp(frozen(reward, observations, mean))
+    return bc_coefficient * distance - paid.mean(), {"squared_error": distance}

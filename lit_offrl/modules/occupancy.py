@@ -1,0 +1,161 @@
+"""A diffusion model of the discounted state occupancy: where a policy goes next."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lit_offrl.diffusion import Schedule, diffusion_loss, make_sampler
+from lit_offrl.errors import ConfigError
+from lit_offrl.nets import FutureCondition, PerceiverDenoiser, frozen_copy, polyak_update_
+from lit_offrl.randomness import ShardedGenerator
+
+History = tuple[Tensor, Tensor | None, Tensor]
+"""States (B, k, o), actions (B, k, a) or None, mask (B, k): what came before, oldest first."""
+
+
+class OccupancyModel(nn.Module):
+    """ρ(s' | s, Δt, φ(π)) by diffusion (seed paper DVF, section 3.3, Eq. 8).
+
+    States are normalised to [−1, 1] and carry one extra dimension that marks the absorbing state:
+    −1 for a state of the environment, +1 past a true terminal (all other dimensions are 0 there).
+    The paper does not say what happens at terminals; without the mark a policy that falls at once
+    would look as good as one that walks on.
+
+    Args:
+        observation_dim: o.
+        history_action_dim: a, where the history holds actions too; 0 where it does not.
+        policy_representation: φ(π): ``sequential``, ``scalar`` or ``none`` (section 3.1).
+        history: k, number of preceding states of the sequential representation.
+        denoiser: further options of :class:`~lit_offrl.nets.PerceiverDenoiser`.
+        schedule: noise schedule.
+        diffusion_steps: T.
+        prediction: what the denoiser predicts.
+        weighting: weight of the loss over diffusion times.
+        ema_rate: rate of the averaged denoiser that samples; 1 samples with the latest weights.
+        sampler: which sampler draws states.
+        sampling_steps: its number of steps, at most T.
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        history_action_dim: int = 0,
+        *,
+        policy_representation: str,
+        history: int,
+        denoiser: dict[str, int],
+        schedule: str,
+        diffusion_steps: int,
+        prediction: str,
+        weighting: str,
+        ema_rate: float,
+        sampler: str,
+        sampling_steps: int,
+    ) -> None:
+        super().__init__()
+        self.state_dim = observation_dim + 1
+        self.policy_representation = policy_representation
+        self.history = history
+        self.history_actions = history_action_dim > 0
+        self.prediction = prediction
+        self.weighting = weighting
+        self.ema_rate = ema_rate
+        self.schedule = Schedule(schedule, diffusion_steps)
+        self.denoiser = PerceiverDenoiser(
+            self.state_dim,
+            policy=policy_representation,
+            history=history,
+            action_dim=history_action_dim,
+            **denoiser,
+        )
+        self.average = frozen_copy(self.denoiser)
+        self.sampler = make_sampler(sampler, num_steps=sampling_steps, clip=1.0)
+
+    @staticmethod
+    def mark(states: Tensor, absorbed: Tensor | None = None) -> Tensor:
+        """Append the absorbing mark: (…, o) → (…, o + 1); absorbed states (…,) become zeros."""
+        if absorbed is None:
+            return torch.cat([states, -torch.ones_like(states[..., :1])], dim=-1)
+        flag = torch.where(absorbed, 1.0, -1.0).to(states.dtype)[..., None]
+        return torch.cat([states * (~absorbed)[..., None], flag], dim=-1)
+
+    def condition(
+        self,
+        observations: Tensor,
+        offsets: Tensor,
+        history: History | None,
+        policy: Tensor | None,
+    ) -> FutureCondition:
+        """Put together what a sample depends on, from normalised parts.
+
+        Args:
+            observations: s, (S, o).
+            offsets: Δt, (S, n).
+            history: needed by the sequential representation.
+            policy: needed by the scalar representation, (S,).
+
+        Raises:
+            ConfigError: what the representation needs is not there.
+        """
+        states, actions, mask = history if history is not None else (None, None, None)
+        sequential = self.policy_representation == "sequential"
+        if sequential and states is None:
+            raise ConfigError(
+                "policy_representation is 'sequential', but the batch has no history: set the "
+                f"view's history to {self.history}, or leave the view to the model."
+            )
+        if self.policy_representation == "scalar" and policy is None:
+            raise ConfigError(
+                "policy_representation is 'scalar', but the dataset has no 'policy' column; "
+                "use 'sequential' or 'none'."
+            )
+        return FutureCondition(
+            states=self.mark(observations),
+            offsets=offsets,
+            policy=policy if self.policy_representation == "scalar" else None,
+            history=self.mark(states) if sequential else None,
+            history_actions=actions if self.history_actions else None,
+            history_mask=mask if sequential else None,
+        )
+
+    def loss(
+        self, targets: Tensor, absorbed: Tensor, condition: FutureCondition, noise: ShardedGenerator
+    ) -> Tensor:
+        """Diffusion loss of each row (B,) for normalised targets (B, o)."""
+        encoded = self.denoiser.encode(condition)
+        return diffusion_loss(
+            lambda x, t: self.denoiser.denoise(x, t, encoded),
+            self.schedule,
+            self.mark(targets, absorbed),
+            generator=noise,
+            prediction=self.prediction,
+            weighting=self.weighting,
+        )
+
+    @torch.no_grad()
+    def sample(self, condition: FutureCondition, noise: ShardedGenerator) -> tuple[Tensor, Tensor]:
+        """Draw one state per offset.
+
+        Args:
+            condition: S states with offsets (S, n).
+            noise: where the numbers come from.
+
+        Returns:
+            Normalised states (S, n, o) and which of them are absorbed, bool (S, n).
+        """
+        states, samples = condition.offsets.shape
+        encoded = self.average.encode(condition)
+        drawn = self.sampler.sample(
+            lambda x, t: self.average.denoise(x, t, encoded),
+            self.schedule,
+            (states * samples, self.state_dim),
+            prediction=self.prediction,
+            generator=noise,
+            device=condition.states.device,
+        ).view(states, samples, self.state_dim)
+        return drawn[..., :-1], drawn[..., -1] > 0
+
+    def follow(self) -> None:
+        """Let the averaged denoiser follow the trained one."""
+        polyak_update_(self.average, self.denoiser, self.ema_rate)

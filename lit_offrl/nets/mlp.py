@@ -1,0 +1,103 @@
+"""Multi-layer perceptrons: plain, and densely connected as in DVF (Table 1)."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "mish": nn.Mish,
+    "tanh": nn.Tanh,
+    "elu": nn.ELU,
+}
+"""Activations by the name that options use."""
+
+
+def make_activation(name: str) -> nn.Module:
+    """Make an activation from its name.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {name!r}")
+    return ACTIVATIONS[name]()
+
+
+class MLP(nn.Sequential):
+    """Linear layers, each but the last followed by [LayerNorm,] activation [and dropout].
+
+    Args:
+        in_dim: size of an input.
+        hidden: widths of the hidden layers; empty makes one linear layer.
+        out_dim: size of an output.
+        activation: a name of `ACTIVATIONS`.
+        layer_norm: whether a LayerNorm stands between each hidden layer and its activation.
+        dropout: probability of dropping a hidden unit.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        hidden: Sequence[int],
+        out_dim: int,
+        activation: str = "relu",
+        layer_norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        layers: list[nn.Module] = []
+        for before, after in pairwise((in_dim, *hidden)):
+            layers.append(nn.Linear(before, after))
+            if layer_norm:
+                layers.append(nn.LayerNorm(after))
+            layers.append(make_activation(activation))
+            if dropout > 0:
+                layers.append(nn.Dropout(dropout))
+        super().__init__(*layers, nn.Linear((in_dim, *hidden)[-1], out_dim))
+
+    def forward(self, x: Float[Tensor, "*B in"]) -> Float[Tensor, "*B out"]:
+        """Map ``(…, in_dim)`` to ``(…, out_dim)``."""
+        return super().forward(x)
+
+
+class DenseNetMLP(nn.Module):
+    """An MLP in which every layer sees the input and the features of all layers before it.
+
+    Each hidden layer is linear → LayerNorm → activation. Source: DVF, Table 1 ("256 × 256 DenseNet
+    MLP", "LayerNorm in between all layers"); connections as in Huang et al. 2017.
+
+    Args:
+        in_dim: size of an input.
+        hidden: widths of the hidden layers.
+        out_dim: size of an output.
+        activation: a name of `ACTIVATIONS`.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        hidden: Sequence[int] = (256, 256),
+        out_dim: int = 1,
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        self.hidden = nn.ModuleList()
+        for width in hidden:
+            self.hidden.append(
+                nn.Sequential(
+                    nn.Linear(in_dim, width), nn.LayerNorm(width), make_activation(activation)
+                )
+            )
+            in_dim += width
+        self.out = nn.Linear(in_dim, out_dim)
+
+    def forward(self, x: Float[Tensor, "*B in"]) -> Float[Tensor, "*B out"]:
+        """Map ``(…, in_dim)`` to ``(…, out_dim)``."""
+        for layer in self.hidden:
+            x = torch.cat([x, layer(x)], dim=-1)
+        return self.out(x)

@@ -1,0 +1,263 @@
+"""DVF's denoiser: a Perceiver IO over the noisy state and its condition (DVF, appendix 7.1)."""
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, Num
+from torch import Tensor, nn
+
+from lit_offrl.nets.attention import CrossAttention, SelfAttention, own_block
+from lit_offrl.nets.embeddings import NumberEmbedding
+
+
+class FutureCondition(NamedTuple):
+    """What a future state is conditioned on, for S states and n samples of each.
+
+    States are normalised, D counts the flag of the absorbing state if there is one. Fields that the
+    denoiser's policy representation does not use may be None and are ignored.
+    """
+
+    states: Float[Tensor, "S D"]
+    """s_t."""
+    offsets: Num[Tensor, "S n"]
+    """Δt ≥ 1 in environment steps, one for each sample; n = 1 in training."""
+    policy: Num[Tensor, " S"] | None = None
+    """φ(π), scalar: the policy's index or its training step."""
+    history: Float[Tensor, "S k D"] | None = None
+    """φ(π), sequential: the k states before s_t, oldest first."""
+    history_actions: Float[Tensor, "S k a"] | None = None
+    """The actions taken in ``history``."""
+    history_mask: Bool[Tensor, "S k"] | None = None
+    """True where ``history`` holds a state; None if everywhere."""
+
+
+class Encoded(NamedTuple):
+    """A condition, projected to the keys and values of every block."""
+
+    condition: Float[Tensor, "S C blocks two_width"]
+    """Of s_t and φ(π): C tokens a state, shared by its n samples."""
+    offsets: Float[Tensor, "S n blocks two_width"]
+    """Of Δt: one token a sample."""
+    bias: Float[Tensor, "#groups #queries tokens"] | None
+    """−inf where a row's latents must not see a token: masked, or another row's (see `_grid`)."""
+
+
+class PerceiverDenoiser(nn.Module):
+    """Predict the noise (or x0, or v) in future states x_t given s_t, Δt and φ(π).
+
+    Every input is one token plus a learned encoding of its position: x_t, s_t, Δt, the diffusion
+    time, and φ(π) as one token (scalar) or one for each preceding state (sequential). Learned
+    latents attend to all tokens, then to themselves, in each of ``blocks`` pre-LN blocks; then a
+    query made of x_t and the diffusion time attends to the latents and is mapped to D numbers.
+
+    ``encode`` projects what depends on the condition alone to the keys and values of all blocks,
+    s_t and φ(π) once for a state, Δt once for a sample. ``denoise`` projects only x_t and the
+    diffusion time. Rows are state-major: row i * n + j is sample j of state i.
+
+    Source: DVF, section 3.3, Figure 1 and appendix 7.1; Jaegle et al. 2021 (Perceiver IO). Defaults
+    are the paper's where it gives them; the number of latents and the MLPs' ratio (here 1, as in
+    Perceiver IO) are not given. Here a state's 1×1 convolution is written as the linear map that
+    it is. ``width=64, blocks=2, latents=4`` suits a CPU: a training step at the paper's
+    size costs about two hundred times as much.
+
+    Args:
+        state_dim: D, the absorbing flag included.
+        width: channels of tokens and latents; even, divisible by both numbers of heads.
+        blocks: cross-attention + self-attention blocks, weights not shared.
+        cross_heads: heads of the attention from latents to tokens, and of the output's.
+        self_heads: heads of the attention among latents.
+        latents: number of latents.
+        mlp_ratio: hidden units of the MLPs after each attention, relative to ``width``.
+        policy: the representation φ(π): ``"none"``, ``"scalar"`` or ``"sequential"``.
+        history: the most preceding states that a sequential φ(π) may have.
+        action_dim: if not 0, a sequential φ(π) consists of state-action pairs.
+        max_offset_period: longest wavelength of Δt's embedding over 2π, in environment steps.
+        max_policy_period: the same for a scalar φ(π), in its own units.
+
+    Raises:
+        ValueError: if the sizes do not fit one another.
+    """
+
+    def __init__(
+        self,
+        state_dim: int,
+        *,
+        width: int = 256,
+        blocks: int = 8,
+        cross_heads: int = 4,
+        self_heads: int = 4,
+        latents: int = 64,
+        mlp_ratio: float = 1.0,
+        policy: Literal["none", "scalar", "sequential"] = "none",
+        history: int = 0,
+        action_dim: int = 0,
+        max_offset_period: float = 10_000.0,
+        max_policy_period: float = 1_000_000.0,
+    ) -> None:
+        super().__init__()
+        if width % 2 or width % cross_heads or width % self_heads:
+            raise ValueError(
+                f"width={width} must be even and divisible by cross_heads={cross_heads} and "
+                f"self_heads={self_heads}"
+            )
+        if (policy == "sequential") != (history > 0):
+            raise ValueError(
+                f"policy='sequential' needs history > 0, the others history=0; "
+                f"got policy={policy!r} with history={history}"
+            )
+        self.state_dim = state_dim
+        self.policy = policy
+        self.history = history
+
+        self.noisy_token = nn.Linear(state_dim, width)
+        self.state_token = nn.Linear(state_dim, width)
+        self.time_token = NumberEmbedding(width)
+        self.offset_token = NumberEmbedding(width, max_offset_period)
+        self.policy_token = (
+            NumberEmbedding(width, max_policy_period) if policy == "scalar" else None
+        )
+        self.action_token = (
+            nn.Linear(action_dim, width) if policy == "sequential" and action_dim else None
+        )
+        # Positions: x_t, time, Δt, s_t, then φ(π). A scale near the tokens', because the LayerNorm
+        # that follows would otherwise hide how large a state is; 0.3 learned faster than 1.
+        self.positions = nn.Parameter(0.3 * torch.randn(4 + (policy == "scalar") + history, width))
+        self.latents = nn.Parameter(0.3 * torch.randn(1, latents, width))
+        # One normalisation serves all blocks (what a block would scale, its projection can scale),
+        # so that one product makes the keys and values of all of them.
+        self.to_key_value = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, blocks * 2 * width),
+            nn.Unflatten(-1, (blocks, -1)),
+        )
+        self.cross_blocks = nn.ModuleList(
+            CrossAttention(width, cross_heads, mlp_ratio) for _ in range(blocks)
+        )
+        self.self_blocks = nn.ModuleList(
+            SelfAttention(width, self_heads, mlp_ratio) for _ in range(blocks)
+        )
+        self.latents_to_key_value = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width))
+        self.readout = CrossAttention(width, cross_heads, mlp_ratio)
+        last = nn.Linear(width, state_dim)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.out = nn.Sequential(nn.LayerNorm(width), last)
+
+    def encode(self, condition: FutureCondition) -> Encoded:
+        """Project a condition of S states with n samples each, once for all diffusion steps.
+
+        Masked entries of the history may hold anything, NaN too: they influence nothing.
+
+        Raises:
+            ValueError: if the condition lacks what the policy representation needs.
+        """
+        states, offsets = condition.states, condition.offsets
+        tokens = [(self.state_token(states) + self.positions[3]).unsqueeze(1)]
+        mask = None
+        if self.policy_token is not None:
+            if condition.policy is None:
+                raise ValueError("policy='scalar' needs a condition with `policy` (S,)")
+            tokens.append((self.policy_token(condition.policy) + self.positions[4]).unsqueeze(1))
+        elif self.policy == "sequential":
+            tokens.append(self._history_tokens(condition))
+            mask = condition.history_mask
+        offset_tokens = self.offset_token(offsets) + self.positions[2]
+        bias = self._token_bias(mask, sum(part.shape[1] for part in tokens), *offsets.shape)
+        return Encoded(
+            self.to_key_value(torch.cat(tokens, dim=1)), self.to_key_value(offset_tokens), bias
+        )
+
+    def _grid(self, states: int, samples: int) -> tuple[int, int, int]:
+        """How rows attend side by side: (sets of state tokens, groups a set, rows a group).
+
+        The rows of a group are samples of one state, whose tokens they share, or, with one sample
+        a state, several states. On CPU a group has up to 32 latents, elsewhere one row.
+        """
+        most = max(1, 32 // self.latents.shape[1]) if self.latents.device.type == "cpu" else 1
+        if samples > 1:
+            group = math.gcd(most, samples)
+            return states, samples // group, group
+        group = math.gcd(most, states)
+        return states // group, 1, group
+
+    def _token_bias(
+        self, mask: Bool[Tensor, "S k"] | None, per_state: int, states: int, samples: int
+    ) -> Float[Tensor, "#groups #queries tokens"] | None:
+        sets, groups, group = self._grid(states, samples)
+        if group == 1 and mask is None:
+            return None
+        device = self.latents.device
+        own = own_block(group, 1, 1, device)
+        shared = torch.zeros(group, per_state, device=device)
+        of_state = shared if samples > 1 else own_block(group, 1, per_state, device)
+        bias = torch.cat([of_state, own, own, own], dim=1).unsqueeze(0)  # Δt, x_t, time: own
+        if mask is not None:
+            hidden = torch.zeros(mask.shape, device=device).masked_fill(~mask, -torch.inf)
+            hidden = nn.functional.pad(hidden, (1, 0))  # s_t comes first and is never masked
+            hidden = hidden.reshape(sets, -1).repeat_interleave(groups, 0)
+            bias = bias + nn.functional.pad(hidden, (0, 3 * group)).unsqueeze(1)
+        return bias.repeat_interleave(self.latents.shape[1], 1) if group > 1 else bias
+
+    def _history_tokens(self, condition: FutureCondition) -> Float[Tensor, "S k width"]:
+        states, mask = condition.history, condition.history_mask
+        actions = condition.history_actions
+        if states is None or not 0 < states.shape[1] <= self.history:
+            raise ValueError(
+                f"policy='sequential' needs a condition with `history` (S, k, D), k from 1 to "
+                f"{self.history}; got {None if states is None else tuple(states.shape)}"
+            )
+        if mask is not None:
+            # A weight of 0 would not keep a NaN out.
+            states = states.where(mask.unsqueeze(-1), 0)
+        tokens = self.state_token(states)
+        if self.action_token is not None:
+            if actions is None:
+                raise ValueError("action_dim > 0 needs a condition with `history_actions`")
+            if mask is not None:
+                actions = actions.where(mask.unsqueeze(-1), 0)
+            tokens = tokens + self.action_token(actions)
+        # Counted from s_t backwards, so that a shorter history keeps its meaning.
+        return tokens + self.positions[-states.shape[1] :]
+
+    def denoise(
+        self, x_t: Float[Tensor, "B D"], t: Int[Tensor, " B"], encoded: Encoded
+    ) -> Float[Tensor, "B D"]:
+        """Predict from B = S * n noisy states at times t, row i * n + j for sample j of state i.
+
+        While sampling t is the same in all rows and is then embedded once. An expanded tensor
+        (``torch.tensor([t]).expand(rows)``) says so on any device for nothing; on CPU other tensors
+        are compared, on a GPU that would wait for the device.
+        """
+        sets, groups, group = self._grid(*encoded.offsets.shape[:2])
+        if t.stride(0) == 0 or (t.device.type == "cpu" and bool((t == t[0]).all())):
+            t = t[:1]
+        noisy = self.noisy_token(x_t) + self.positions[0]
+        time = self.time_token(t) + self.positions[1]
+        of_state = encoded.condition.reshape(sets, 1, -1, *encoded.condition.shape[2:])
+        tokens = [of_state.expand(-1, groups, -1, -1, -1)]
+        for own in (
+            encoded.offsets.flatten(0, 1),
+            self.to_key_value(noisy),
+            self.to_key_value(time),
+        ):
+            tokens.append(own.expand(len(x_t), -1, -1).unflatten(0, (sets, groups, group)))
+
+        latents = self.latents.repeat(1, group, 1)
+        count = self.latents.shape[1]
+        among, to_own = None, None
+        if group > 1:
+            among = own_block(group, count, count, x_t.device).unsqueeze(0)
+            to_own = among[:, ::count]
+        for index, (cross, mix) in enumerate(zip(self.cross_blocks, self.self_blocks, strict=True)):
+            key_value = torch.cat([part[..., index, :] for part in tokens], dim=2).flatten(0, 1)
+            latents = mix(cross(latents, key_value, encoded.bias), among)
+        query = (noisy + time).unflatten(0, (-1, group))
+        read = self.readout(query, self.latents_to_key_value(latents), to_own)
+        return self.out(read.flatten(0, 1))
+
+    def forward(
+        self, x_t: Float[Tensor, "B D"], t: Int[Tensor, " B"], condition: FutureCondition
+    ) -> Float[Tensor, "B D"]:
+        """``denoise(x_t, t, encode(condition))``: a training step's call."""
+        return self.denoise(x_t, t, self.encode(condition))

@@ -1,0 +1,94 @@
+"""Random numbers as pure functions of (seed, step, …), the same for one process and for many.
+
+Training draws nothing from global generators. Each step makes its numbers from a key, so a resumed
+run continues with the numbers that the unbroken run would have drawn, and nothing about generators
+has to be stored in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def mix(*keys: int) -> int:
+    """Hash integers into one 63-bit seed, the same on every machine and Python version."""
+    packed = b"".join(int(key).to_bytes(16, "little", signed=True) for key in keys)
+    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") >> 1
+
+
+class ShardedGenerator:
+    """Draws for the global batch and hands each rank its own block.
+
+    Every rank draws the same ``(world_size * B, …)`` numbers and keeps rows
+    ``rank * B … (rank + 1) * B``. So two processes with B rows each see what one process with 2 B
+    rows sees, at the price of drawing (not of computing with) the other ranks' numbers.
+
+    Args:
+        keys: integers that name the stream, for example ``(seed, step)``.
+        device: where the numbers are drawn.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        *keys: int,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.device = torch.device(device)
+        self.rank = rank
+        self.world_size = world_size
+        self._generator = torch.Generator(self.device).manual_seed(mix(*keys))
+
+    def _block(self, drawn: Tensor, rows: int) -> Tensor:
+        return drawn[self.rank * rows : (self.rank + 1) * rows]
+
+    def _global(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return (shape[0] * self.world_size, *shape[1:])
+
+    def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Standard normal numbers of ``shape``, whose first dimension counts this rank's rows."""
+        drawn = torch.randn(
+            self._global(shape), generator=self._generator, device=self.device, dtype=dtype
+        )
+        return self._block(drawn, shape[0])
+
+    def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Numbers in [0, 1) of ``shape``, whose first dimension counts this rank's rows."""
+        drawn = torch.rand(
+            self._global(shape), generator=self._generator, device=self.device, dtype=dtype
+        )
+        return self._block(drawn, shape[0])
+
+    def integers(self, low: int, high: int, shape: Sequence[int]) -> Tensor:
+        """Integers in [low, high) of ``shape``, whose first dimension counts this rank's rows."""
+        drawn = torch.randint(
+            low, high, self._global(shape), generator=self._generator, device=self.device
+        )
+        return self._block(drawn, shape[0])
+
+
+def truncated_geometric(uniforms: Tensor, gamma: float, limit: Tensor | float) -> Tensor:
+    """Offsets Δt in {1, 2, …} with P(Δt = k) ∝ γ^(k−1), conditional on Δt ≤ ``limit``.
+
+    Args:
+        uniforms: numbers in [0, 1), any shape; float64 keeps the tail of a γ near 1.
+        gamma: discount γ in [0, 1).
+        limit: largest offset: a number, ``math.inf``, or a tensor that broadcasts.
+
+    Returns:
+        int64 offsets of the shape of ``uniforms``: the distribution function
+        P(Δt ≤ k) = (1 − γ^k) / (1 − γ^limit), inverted.
+    """
+    limit = torch.as_tensor(limit, dtype=torch.float64, device=uniforms.device)
+    log_gamma = math.log(gamma) if gamma > 0 else -math.inf
+    # log1p and expm1 keep the digits that 1 − γ^limit loses where γ is near 1
+    steps = torch.log1p(uniforms.double() * torch.expm1(limit * log_gamma)) / log_gamma
+    return torch.minimum(steps.ceil().clamp(min=1.0), limit).long()

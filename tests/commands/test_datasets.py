@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from lit_offrl.commands.datasets import main
+from lit_offrl.datasets.catalog import CATALOG
+from lit_offrl.errors import ConfigError, DatasetError
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A data directory with one file of our own and one broken one."""
+    monkeypatch.setenv("LIT_OFFRL_DATA", str(tmp_path))
+    with h5py.File(tmp_path / "hopper-bullet-mine.hdf5", "w") as file:
+        file["observations"] = np.arange(60, dtype=np.float32).reshape(4, 15)
+        file["actions"] = np.full((4, 3), 2, np.float32)
+        file["rewards"] = np.ones(4, np.float32)
+        file["terminals"] = np.array([False, False, False, True])
+    (tmp_path / "text.hdf5").write_text("no dataset")
+    return tmp_path
+
+
+def test_list_shows_the_catalogue_and_what_is_on_disk(folder, capsys):
+    assert main(["list"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in CATALOG)
+    line = next(line for line in said.splitlines() if "hopper-bullet-mine" in line)
+    assert "HopperBulletEnv-v0" in line and str(folder) in line
+    assert "unreadable" in next(line for line in said.splitlines() if "text" in line)
+
+
+def test_list_filters_by_name(folder, capsys):
+    assert main(["list", "--filter", "Walker2d"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if "-bullet-" in line]
+    assert len(rows) == 3 and all("walker2d" in row for row in rows)
+    with pytest.raises(ConfigError, match=r"'wolker2d'.*Did you mean 'walker2d'"):
+        main(["list", "--filter", "wolker2d"])
+
+
+def test_info_tells_of_an_entry_and_of_a_file(folder, capsys):
+    assert main(["info", "ant-bullet-mixed-v0"]) == 0
+    said = capsys.readouterr().out
+    for expected in (
+        "AntBulletEnv-v0",
+        "28",
+        "373.705955",
+        "53,572",
+        "dropbox",
+        "lit-offrl collect",
+    ):
+        assert expected in said
+    assert main(["info", str(folder / "hopper-bullet-mine.hdf5")]) == 0
+    assert "HopperBulletEnv-v0" in capsys.readouterr().out
+
+
+def test_check_reads_every_value(folder, capsys):
+    assert main(["check", "hopper-bullet-mine"]) == 0
+    said = capsys.readouterr().out
+    assert "1: 1 end in a terminal" in said
+    assert "warning: column 'actions' leaves its bounds in 4 rows" in said
+    with h5py.File(folder / "hopper-bullet-mine.hdf5", "a") as file:
+        file["rewards"][2] = np.nan
+    with pytest.raises(DatasetError, match="'rewards' has NaN in row 2"):
+        main(["check", "hopper-bullet-mine"])
+    with pytest.raises(DatasetError, match=r"text.hdf5: is not an HDF5 file"):
+        main(["check", str(folder / "text.hdf5")])
+
+
+def test_download_of_what_is_on_disk_says_so(folder, capsys):
+    assert main(["download", "hopper-bullet-mine"]) == 0
+    assert "on disk already" in capsys.readouterr().out
+    with pytest.raises(DatasetError, match="Did you mean 'ant-bullet-mixed-v0'"):
+        main(["download", "ant-bulet-mixed-v0"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["lst"], "unknown verb 'lst' (known: list, info, check, download). Did you mean 'list'?"),
+        (["list", "--filtr", "x"], "unknown option '--filtr'. Did you mean '--filter'?"),
+        (["info"], "the following arguments are required: NAME|FILE."),
+    ],
+)
+def test_a_mistake_is_one_line(capsys, argv, expected):
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    said = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert said.count("\n") == 1 and expected in said
+
+
+def test_the_command_does_without_torch():
+    code = "import sys, lit_offrl.commands.datasets; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

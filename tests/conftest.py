@@ -1,0 +1,113 @@
+"""What all rooms' tests share: one thread, checked shapes, a small dataset, the command line."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small nets with more threads fall off a cliff
+
+from jaxtyping import install_import_hook
+
+# Before anything imports them: shapes in signatures are checked while tests run.
+install_import_hook(["lit_offrl.diffusion", "lit_offrl.nets"], "beartype.beartype")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def d4rl_file(tmp_path_factory):
+    """20 episodes × 30 steps that look like Pendulum's, in D4RL's layout; half end in a terminal."""
+    from lit_offrl.datasets.hdf5 import write_hdf5
+
+    random = np.random.default_rng(0)
+    episodes, steps = 20, 30
+    rows = episodes * steps
+    angle = np.cumsum(random.normal(0, 0.1, (episodes, steps)), axis=1).ravel()
+    ends = np.zeros(rows, bool)
+    ends[steps - 1 :: steps] = True
+    terminals = ends & (np.arange(rows) // steps % 2 == 0)
+    columns = {
+        "observations": np.stack([np.cos(angle), np.sin(angle), random.normal(size=rows)], 1),
+        "actions": random.uniform(-2, 2, (rows, 1)),
+        "rewards": -(angle**2),
+    }
+    path = tmp_path_factory.mktemp("data") / "pendulum.hdf5"
+    write_hdf5(
+        path,
+        {name: column.astype(np.float32) for name, column in columns.items()}
+        | {"terminals": terminals, "timeouts": ends & ~terminals},
+        {
+            "env_id": "Pendulum-v1",
+            "action_low": np.array([-2.0], np.float32),
+            "action_high": np.array([2.0], np.float32),
+            "max_episode_steps": 200,
+        },
+    )
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def command(d4rl_file, folder):
+    """Build arguments of a small, quiet fit of any module on the small dataset."""
+
+    def build(*options, module="BCModule", verb="fit"):
+        words = [verb, "--model", module, "--data", "PyBulletDataModule"]
+        words += ["--data.init_args.dataset", str(d4rl_file), "--trainer.accelerator", "cpu"]
+        words += ["--data.init_args.batch_size", "64", "--trainer.logger", "false"]
+        words += ["--trainer.enable_model_summary", "false"]
+        words += ["--trainer.enable_progress_bar", "false"]
+        if verb == "fit":
+            words += ["--trainer.max_steps", "6", "--evaluation.episodes", "0"]
+        if module == "BCModule":
+            words += ["--model.init_args.hidden", "[8]"]
+        return [*words, *options]
+
+    return build
+
+
+@pytest.fixture
+def lit(command):
+    """Run the command line in this process; returns the exit code."""
+    from lit_offrl.__main__ import main
+
+    def run(*options, **kwargs):
+        return main(command(*options, **kwargs))
+
+    return run
+
+
+def differences(one, other, path=""):
+    """Name the places where two nested structures of tensors and plain types differ."""
+    if isinstance(one, torch.Tensor):
+        return [] if torch.equal(one, other) else [path]
+    if isinstance(one, dict):
+        if one.keys() != other.keys():
+            return [f"{path}: keys {set(one) ^ set(other)}"]
+        return [x for key in one for x in differences(one[key], other[key], f"{path}/{key}")]
+    if isinstance(one, list | tuple):
+        if len(one) != len(other):
+            return [f"{path}: lengths {len(one)}, {len(other)}"]
+        pairs = enumerate(zip(one, other, strict=True))
+        return [x for i, pair in pairs for x in differences(*pair, f"{path}[{i}]")]
+    return [] if one == other else [f"{path}: {one} and {other}"]
+
+
+@pytest.fixture
+def same_state():
+    """Assert that two checkpoints hold the same weights, optimiser, curves and counters."""
+
+    def check(one, other):
+        parts = ("state_dict", "optimizer_states", "callbacks", "loops", "global_step", "epoch")
+        one, other = (torch.load(path, weights_only=True) for path in (one, other))
+        assert not differences({k: one[k] for k in parts}, {k: other[k] for k in parts})
+
+    return check

@@ -1,0 +1,219 @@
+"""Every broken file is refused in one line that names the file and what is wrong in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from lit_offrl.datasets.hdf5 import read_hdf5
+from lit_offrl.errors import DatasetError
+
+Columns = dict[str, np.ndarray]
+
+
+def changed(change: Callable[[Columns], object]) -> Callable[[Path, Columns], None]:
+    """Return a maker of a file whose columns were changed in place."""
+
+    def make(path: Path, columns: Columns) -> None:
+        change(columns)
+        with h5py.File(path, "w") as file:
+            for name, values in columns.items():
+                file[name] = values
+
+    return make
+
+
+def put(name: str, row: int, value: float) -> Callable[[Path, Columns], None]:
+    def change(columns: Columns) -> None:
+        columns[name] = columns[name].astype(np.float64)
+        columns[name][row, ...] = value
+
+    return changed(change)
+
+
+def rename(old: str, new: str) -> Callable[[Path, Columns], None]:
+    return changed(lambda columns: columns.update({new: columns.pop(old)}))
+
+
+def replace(name: str, values: object) -> Callable[[Path, Columns], None]:
+    return changed(lambda columns: columns.update({name: values}))
+
+
+def truncated(path: Path, columns: Columns) -> None:
+    changed(lambda _: None)(path, columns)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def flipped(path: Path, columns: Columns) -> None:
+    """Damage the compressed bytes of one column."""
+    with h5py.File(path, "w") as file:
+        for name, values in columns.items():
+            file.create_dataset(name, data=values, chunks=True, compression="gzip")
+        offset = file["observations"].id.get_chunk_info(0).byte_offset
+    content = bytearray(path.read_bytes())
+    content[offset : offset + 16] = b"\xff" * 16
+    path.write_bytes(bytes(content))
+
+
+def object_dtype(path: Path, columns: Columns) -> None:
+    del columns["rewards"]
+    changed(lambda _: None)(path, columns)
+    with h5py.File(path, "a") as file:
+        rows = len(columns["observations"])
+        file.create_dataset("rewards", data=["1.0"] * rows, dtype=h5py.string_dtype())
+
+
+def linked(link: object) -> Callable[[Path, Columns], None]:
+    def make(path: Path, columns: Columns) -> None:
+        with h5py.File(path.with_name("other.hdf5"), "w") as other:
+            other["rewards"] = columns.pop("rewards")
+        changed(lambda _: None)(path, columns)
+        with h5py.File(path, "a") as file:
+            file["rewards"] = link
+
+    return make
+
+
+def stored_outside(path: Path, columns: Columns) -> None:
+    rewards = columns.pop("rewards")
+    outside = path.with_name("rewards.bin")
+    outside.write_bytes(rewards.tobytes())
+    changed(lambda _: None)(path, columns)
+    with h5py.File(path, "a") as file:
+        file.create_dataset(
+            "rewards", rewards.shape, rewards.dtype, external=[(outside, 0, rewards.nbytes)]
+        )
+
+
+def virtual(path: Path, columns: Columns) -> None:
+    rewards = columns.pop("rewards")
+    with h5py.File(path.with_name("other.hdf5"), "w") as other:
+        other["rewards"] = rewards
+    changed(lambda _: None)(path, columns)
+    layout = h5py.VirtualLayout(rewards.shape, rewards.dtype)
+    layout[:] = h5py.VirtualSource("other.hdf5", "rewards", rewards.shape)
+    with h5py.File(path, "a") as file:
+        file.create_virtual_dataset("rewards", layout)
+
+
+def huge(path: Path, columns: Columns) -> None:
+    """Promise far more rows than any memory holds, in a file of some kilobytes."""
+    rows = 10**13
+    with h5py.File(path, "w") as file:
+        for name, values in columns.items():
+            shape = (rows, *values.shape[1:])
+            file.create_dataset(name, shape, values.dtype, chunks=(1024, *values.shape[1:]))
+
+
+def attribute(name: str, value: object) -> Callable[[Path, Columns], None]:
+    def make(path: Path, columns: Columns) -> None:
+        changed(lambda _: None)(path, columns)
+        with h5py.File(path, "a") as file:
+            file.attrs[name] = value
+
+    return make
+
+
+def no_ends(columns: Columns) -> None:
+    del columns["terminals"], columns["timeouts"]
+
+
+def shorten(columns: Columns) -> None:
+    columns["rewards"] = columns["rewards"][:-1]
+
+
+def one_row(columns: Columns) -> None:
+    columns.update({name: values[:1] for name, values in columns.items()})
+
+
+def no_rows(columns: Columns) -> None:
+    columns.update({name: values[:0] for name, values in columns.items()})
+
+
+BROKEN = {
+    "text": (lambda path, _: path.write_text("observations,actions\n"), "not an HDF5 file"),
+    "page": (lambda path, _: path.write_text("<!DOCTYPE html>"), "not an HDF5 file"),
+    "empty": (lambda path, _: path.write_bytes(b""), "empty file"),
+    "signature": (lambda path, _: path.write_bytes(b"\x89HDF\r\n\x1a\n"), "cannot be opened"),
+    "directory": (lambda path, _: path.mkdir(), "directory"),
+    "missing": (lambda path, _: path.with_name("brokem.hdf5").touch(), "mean 'brokem.hdf5'"),
+    "truncated": (truncated, "truncated, "),
+    "damaged": (flipped, "'observations' cannot be read"),
+    "no-groups": (lambda path, _: h5py.File(path, "w").close(), "no column 'observations'"),
+    "no-rewards": (changed(lambda c: c.pop("rewards")), "no column 'rewards'"),
+    "no-actions": (changed(lambda c: c.pop("actions")), "no column 'actions'"),
+    "misspelt-observations": (rename("observations", "observation"), "mean 'observations'"),
+    "misspelt-rewards": (rename("rewards", "reward"), "mean 'rewards'"),
+    "misspelt-timeouts": (rename("timeouts", "timeout"), "mean 'timeouts'"),
+    "no-ends": (changed(no_ends), "neither 'terminals' nor 'timeouts'"),
+    "nan": (put("observations", 3, np.nan), "'observations' has NaN in row 3"),
+    "nan-next": (put("next_observations", 4, np.nan), "'next_observations' has NaN in row 4"),
+    "infinite": (put("rewards", 2, -np.inf), "'rewards' has an infinite value in row 2"),
+    "too-large": (put("actions", 1, 1e300), "'actions' has an infinite value in row 1"),
+    "half-terminal": (put("terminals", 2, 0.5), "'terminals' has 0.5 in row 2"),
+    "nan-terminal": (put("terminals", 2, np.nan), "'terminals' has nan in row 2"),
+    "short": (changed(shorten), "'rewards' has 4 rows but 'observations' has 5"),
+    "one-row": (changed(one_row), "'observations' has 1 row:"),
+    "no-rows": (changed(no_rows), "'observations' has 0 rows:"),
+    "flat": (replace("observations", np.zeros(5)), "'observations' has shape (5,)"),
+    "images": (replace("observations", np.zeros((5, 2, 2))), "has shape (5, 2, 2)"),
+    "no-dimensions": (replace("observations", np.zeros((5, 0))), "has shape (5, 0)"),
+    "wide-rewards": (replace("rewards", np.zeros((5, 3))), "'rewards' has shape (5, 3)"),
+    "scalar": (replace("rewards", 1.0), "'rewards' has shape ()"),
+    "next-of-other-size": (replace("next_observations", np.zeros((5, 3))), "3 dimensions"),
+    "complex": (replace("actions", np.zeros((5, 2), complex)), "dtype complex128"),
+    "text-column": (replace("actions", np.full((5, 2), b"x")), "dtype |S1"),
+    "objects": (object_dtype, "'rewards' has dtype object"),
+    "group": (rename("rewards", "rewards/inner"), "'rewards' is a group"),
+    "external-link": (linked(h5py.ExternalLink("other.hdf5", "rewards")), "is a link"),
+    "soft-link": (linked(h5py.SoftLink("/actions")), "is a link"),
+    "dangling-link": (linked(h5py.SoftLink("/nowhere")), "is a link"),
+    "stored-outside": (stored_outside, "in another file"),
+    "virtual": (virtual, "in another file"),
+    "huge": (huge, "does not fit into memory"),
+    "bad-limit": (attribute("max_episode_steps", "many"), "'max_episode_steps' is 'many'"),
+    "bad-bounds": (attribute("action_low", [-1.0]), "'action_low' is (-1.0,)"),
+}
+
+
+def test_the_file_that_these_are_made_from_is_sound(tmp_path, columns_of):
+    changed(lambda _: None)(tmp_path / "x.hdf5", columns_of([3, 2], ["terminal", "timeout"]))
+    assert len(read_hdf5(tmp_path / "x.hdf5")) == 5
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_refused_in_one_line(tmp_path, columns_of, case):
+    make, expected = BROKEN[case]
+    path = tmp_path / "broken.hdf5"
+    make(path, columns_of([3, 2], ["terminal", "timeout"]))
+    begun = time.perf_counter()
+    with pytest.raises(DatasetError) as caught:
+        read_hdf5(path)
+    assert time.perf_counter() - begun < 2
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    assert expected in message
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("row", "column"), [(3, "observations"), (6, "rewards"), (7, "actions"), (2, "terminals")]
+)
+def test_rows_of_the_shifted_layout_are_named_as_the_file_counts_them(
+    tmp_path, raw, shifted, row, column
+):
+    shifted[column][row] = np.nan
+    with pytest.raises(DatasetError, match=f"column '{column}' has (NaN|nan) in row {row}"):
+        read_hdf5(raw(tmp_path / "x.hdf5", shifted), format="pybullet")
+
+
+def test_a_shifted_file_of_nothing_but_ends_is_refused(tmp_path, raw, shifted):
+    shifted["terminals"][:] = 1
+    with pytest.raises(DatasetError, match=r"x.hdf5: column 'terminals' ends nearly every row"):
+        read_hdf5(raw(tmp_path / "x.hdf5", shifted), format="pybullet")

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import numpy as np
+
+from lit_offrl.datasets.checks import examine
+from lit_offrl.datasets.schema import OfflineDataset
+
+
+def test_facts_of_a_sound_dataset(columns_of):
+    columns = columns_of([3, 5], ["terminal", "timeout"])
+    facts = {"ref_min_score": 0.0, "ref_max_score": 100.0, "max_episode_steps": 5}
+    report = examine(OfflineDataset.from_columns(columns, **facts))
+    assert report.warnings == ()
+    assert report.facts["rows"] == "8"
+    assert report.facts["episodes"] == "2: 1 end in a terminal, 1 in a timeout"
+    assert report.facts["episode lengths"] == "mean 4, min 3, median 4, max 5"
+    # 0+1+2 and 5·1000 + 0+1+2+3+4
+    assert report.facts["episode returns"].startswith("mean 2,506.50, min 3.00")
+    assert report.facts["normalised scores"].startswith("mean 2,506.5, min 3.0")
+    assert report.facts["terminals"] == "1 of 8 rows"
+    assert report.facts["observations"] == "8 × 2, 0 to 4"
+
+
+def test_oddities_are_named(columns_of):
+    columns = columns_of([4, 1, 6, 2, 1], ["terminal", "terminal", "timeout", "timeout", ""])
+    columns["observations"] = np.concatenate(
+        [columns["observations"], np.ones((14, 1), np.float32)], axis=1
+    )
+    columns["next_observations"] = np.roll(columns["observations"], -1, axis=0)
+    columns["next_observations"][6] += 1
+    columns["observations"][9] = columns["observations"][8]
+    columns["rewards"][:] = 2
+    spec = {"action_low": (-3.0, -4.0), "action_high": (0.0, 0.0), "max_episode_steps": 4}
+    given = {"complete": "False"}
+    report = examine(OfflineDataset.from_columns(columns, provenance=given, **spec))
+    said = "\n".join(report.warnings)
+    for expected in (
+        "'observations' is constant in dimensions 2",
+        "'rewards' is 2 in every row",
+        "'actions' leaves its bounds in 2 rows, first in row 10",
+        "1 rows repeat the observation",
+        "in 2 rows within episodes, first in row 6",
+        "collection was interrupted",
+        "the last episode is cut off after 1 rows",
+        "2 episodes are a single row",
+        "1 episodes end in a terminal at exactly the limit of 4 steps",
+        "1 episodes are longer than the limit",
+        "1 episodes time out before the limit",
+    ):
+        assert expected in said, expected
+    assert len(report.warnings) == 11
+
+
+def test_a_single_episode_is_named_and_no_limit_is_no_warning(columns_of):
+    columns = columns_of([9], ["timeout"])
+    del columns["rewards"], columns["actions"]
+    report = examine(OfflineDataset.from_columns(columns))
+    assert [w for w in report.warnings if "single episode" in w]
+    assert "episode returns" not in report.facts

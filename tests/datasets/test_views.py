@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from lit_offrl.datasets.schema import OfflineDataset
+from lit_offrl.datasets.views import FutureStates, Transitions
+from lit_offrl.errors import ConfigError, DatasetError
+
+# Observations are (episode, step), so that a row says where it comes from.
+LAYOUTS = st.lists(
+    st.tuples(st.integers(1, 9), st.sampled_from(["terminal", "timeout"])), min_size=1, max_size=8
+)
+
+
+def build(columns_of, layout, cut_off: bool, following: bool) -> OfflineDataset | None:
+    lengths, ends = [length for length, _ in layout], [end for _, end in layout]
+    if cut_off:
+        ends[-1] = ""
+    if sum(lengths) < 2:
+        return None
+    return OfflineDataset.from_columns(columns_of(lengths, ends, following=following))
+
+
+def all_rows(view, dataset, draws: int = 8):
+    """Return a batch that holds every valid row several times, and the rows' numbers."""
+    bound = view.bind(dataset)
+    index = bound.rows.repeat(draws)
+    uniforms = torch.rand(len(index), bound.num_uniforms, dtype=torch.float64)
+    return bound.batch(index, uniforms), index.numpy()
+
+
+relaxed = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+@relaxed
+@given(
+    layout=LAYOUTS,
+    cut_off=st.booleans(),
+    following=st.booleans(),
+    gamma=st.sampled_from([0.0, 0.5, 0.99, 0.99999]),
+    max_offset=st.sampled_from([None, 1, 3]),
+    history=st.integers(0, 4),
+    terminals=st.sampled_from(["absorbing", "truncate"]),
+)
+def test_no_future_batch_crosses_the_end_of_an_episode(
+    columns_of, layout, cut_off, following, gamma, max_offset, history, terminals
+):
+    data = build(columns_of, layout, cut_off, following)
+    if data is None:
+        return
+    view = FutureStates(gamma, max_offset, history, terminals)
+    lengths, terminated = data.episode_lengths, data.episode_terminated
+    ended = terminated  # in a true terminal, whatever the view makes of it
+    if terminals == "truncate":
+        terminated = np.zeros_like(terminated)
+    unusable = [] if following else data.episodes[~terminated, 1] - 1
+    if len(unusable) == len(data):
+        with pytest.raises(DatasetError, match="no row has a next state"):
+            view.bind(data)
+        return
+    batch, index = all_rows(view, data)
+    assert set(index) == set(range(len(data))) - set(unusable)
+
+    episode, step = batch.observations.long().numpy().T
+    np.testing.assert_array_equal(batch.observations, data.columns["observations"][index])
+    offsets, absorbed = batch.offsets.numpy(), batch.future_absorbed.numpy()
+    assert (offsets >= 1).all()
+    assert (offsets <= (max_offset or np.inf)).all()
+    if gamma == 0:
+        assert (offsets == 1).all()
+
+    # Absorbed exactly when at or past the end of an episode that ended in a true terminal.
+    past = step + offsets >= lengths[episode]
+    np.testing.assert_array_equal(absorbed, past & terminated[episode])
+    assert (batch.future_observations[batch.future_absorbed] == 0).all()
+    # Everything else is the same episode's state, Δt on, and one that the data hold.
+    future = batch.future_observations.numpy()[~absorbed]
+    expected = np.stack([episode, step + offsets], axis=1)[~absorbed]
+    np.testing.assert_array_equal(future, expected)
+    known = lengths[episode] - (0 if following else 1)
+    assert (step + offsets <= known)[~terminated[episode]].all()
+
+    np.testing.assert_array_equal(
+        batch.terminals, ended[episode] & (step + 1 == lengths[episode])
+    )
+    beyond = step + 1 if following else np.minimum(step + 1, lengths[episode] - 1)
+    np.testing.assert_array_equal(batch.next_observations, np.stack([episode, beyond], axis=1))
+    check_history(batch, episode, step, history)
+
+
+def check_history(batch, episode, step, k) -> None:
+    if k == 0:
+        assert batch.history is batch.history_actions is batch.history_mask is None
+        return
+    before = step[:, None] + np.arange(-k, 0)
+    there = before >= 0
+    np.testing.assert_array_equal(batch.history_mask, there)
+    expected = np.stack([np.broadcast_to(episode[:, None], before.shape), before], axis=-1)
+    expected = expected * there[..., None]
+    np.testing.assert_array_equal(batch.history, expected)
+    np.testing.assert_array_equal(batch.history_actions, -expected)
+
+
+@relaxed
+@given(layout=LAYOUTS, cut_off=st.booleans(), following=st.booleans())
+def test_no_transition_crosses_the_end_of_an_episode(columns_of, layout, cut_off, following):
+    data = build(columns_of, layout, cut_off, following)
+    if data is None or (not following and len(data) == (~data.episode_terminated).sum()):
+        return
+    batch, _ = all_rows(Transitions(), data, draws=1)
+    episode, step = batch.observations.long().numpy().T
+    last = step + 1 == data.episode_lengths[episode]
+    ends = data.episode_terminated[episode]
+    np.testing.assert_array_equal(batch.terminals, last & ends)
+    beyond = step + 1 if following else np.where(last, step, step + 1)
+    np.testing.assert_array_equal(batch.next_observations, np.stack([episode, beyond], axis=1))
+    np.testing.assert_array_equal(batch.rewards, 1000 * episode + step)
+    np.testing.assert_array_equal(batch.actions, -batch.observations.numpy())
+    if not following:
+        assert not (last & ~ends).any()
+
+
+@relaxed
+@given(layout=LAYOUTS, gamma=st.sampled_from([0.0, 0.9, 1 - 1e-9]))
+def test_returns_are_discounted_to_the_episodes_end(columns_of, layout, gamma):
+    data = build(columns_of, layout, cut_off=False, following=True)
+    if data is None:
+        return
+    bound = FutureStates(gamma).bind(data)
+    found = bound.batch(bound.rows, torch.zeros(len(bound.rows), 1)).returns
+    expected = np.zeros(len(data))
+    for start, stop in data.episodes:
+        running = 0.0
+        for row in range(stop - 1, start - 1, -1):
+            running = expected[row] = data.columns["rewards"][row] + gamma * running
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def offsets_of_first_row(data, view, draws: int = 40_000) -> np.ndarray:
+    bound = view.bind(data)
+    uniforms = torch.rand(draws, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return bound.batch(torch.zeros(draws, dtype=torch.int64), uniforms).offsets.numpy()
+
+
+@pytest.mark.parametrize(
+    ("end", "following", "max_offset", "known"),
+    [
+        ("terminal", True, None, None),  # absorbing: nothing cuts Δt
+        ("terminal", False, None, None),
+        ("terminal", True, 5, 5),
+        ("timeout", True, None, 20),
+        ("timeout", False, None, 19),
+        ("", False, None, 19),
+        ("timeout", True, 7, 7),
+        ("timeout", True, 70, 20),
+    ],
+)
+@pytest.mark.parametrize("gamma", [0.6, 0.95])
+def test_offsets_are_geometric_and_conditional_on_the_known_future(
+    columns_of, end, following, max_offset, known, gamma
+):
+    columns = columns_of([20], [end], following=following)
+    data = OfflineDataset.from_columns(columns)
+    offsets = offsets_of_first_row(data, FutureStates(gamma, max_offset))
+    bins = known or 120
+    steps = np.arange(1, bins + 1)
+    chance = (1 - gamma) * gamma ** (steps - 1)
+    counts = np.bincount(np.minimum(offsets, bins), minlength=bins + 1)[1:]
+    if known is None:
+        chance[-1] = gamma ** (bins - 1)  # the last bin takes the rest
+    else:
+        chance = chance / (1 - gamma**known)
+        assert offsets.max() <= known
+    # Rare bins go together, as the test's approximation wants at least five a bin.
+    rare = chance * len(offsets) < 5
+    if rare.any():
+        counts = np.append(counts[~rare], counts[rare].sum())
+        chance = np.append(chance[~rare], chance[rare].sum())
+    assert stats.chisquare(counts, chance / chance.sum() * len(offsets)).pvalue > 1e-3
+
+
+def test_discounts_near_one_keep_their_distribution(columns_of):
+    data = OfflineDataset.from_columns(columns_of([50], ["timeout"]))
+    offsets = offsets_of_first_row(data, FutureStates(1 - 1e-12))
+    counts = np.bincount(offsets, minlength=51)[1:]  # uniform on 1 … 50 in the limit
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_largest_and_smallest_uniforms_stay_within_bounds(columns_of):
+    data = OfflineDataset.from_columns(columns_of([30], ["timeout"]))
+    bound = FutureStates(0.9).bind(data)
+    edge = torch.tensor([[0.0], [np.nextafter(1.0, 0.0)]], dtype=torch.float64)
+    assert bound.batch(torch.tensor([0, 0]), edge).offsets.tolist() == [1, 30]
+    assert bound.batch(torch.tensor([29, 29]), edge).offsets.tolist() == [1, 1]
+
+
+def test_absent_columns_are_absent_from_the_batch(columns_of):
+    columns = columns_of([4], ["terminal"], actions=False)
+    del columns["rewards"]
+    data = OfflineDataset.from_columns(columns)
+    batch, _ = all_rows(FutureStates(history=2), data)
+    for name in ("actions", "rewards", "reward_mask", "policy", "history_actions", "returns"):
+        assert getattr(batch, name) is None, name
+    assert batch.history.shape[1:] == (2, 2)
+    with pytest.raises(DatasetError, match="no column 'actions'"):
+        Transitions().bind(data)
+
+
+def test_policy_and_reward_mask_come_along(columns_of):
+    columns = columns_of([2, 3], ["terminal", "timeout"])
+    columns["policy"] = np.array([7, 7, 8, 8, 8])
+    columns["labelled"] = np.array([1, 1, 0, 1, 1])
+    batch, index = all_rows(FutureStates(), OfflineDataset.from_columns(columns), draws=1)
+    assert batch.policy.tolist() == columns["policy"][index].tolist()
+    assert batch.reward_mask.tolist() == [True, True, False, True, True]
+    assert batch.returns is None  # not known where a reward is not
+
+
+def test_a_bound_view_shares_the_datasets_memory_and_is_a_pure_function(columns_of):
+    data = OfflineDataset.from_columns(columns_of([5, 5], ["terminal", "timeout"]))
+    bound = FutureStates(history=2).bind(data)
+    column = bound._rows.columns["observations"]
+    assert column.data_ptr() == data.columns["observations"].ctypes.data
+    uniforms = torch.rand(4, 1, dtype=torch.float64)
+    index = torch.tensor([0, 3, 5, 9])
+    once, twice = bound.batch(index, uniforms), bound.batch(index, uniforms)
+    for first, second in zip(once, twice, strict=True):
+        assert first is second is None or torch.equal(first, second)
+
+
+@pytest.mark.parametrize("wrong", [{"gamma": 1.0}, {"max_offset": 0}, {"history": -1}])
+def test_impossible_views_are_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        FutureStates(**wrong)

@@ -1,0 +1,63 @@
+import dataclasses
+import json
+
+import pytest
+from rich.console import Console
+
+from lit_offrl.errors import EvaluationError
+from lit_offrl.evaluation.record import EvaluationRecord, config_sha256, package_versions
+
+RECORD = EvaluationRecord(
+    method="BCModule",
+    env_id="HopperBulletEnv-v0",
+    seed=7,
+    num_envs=2,
+    episodes=(0, 1, 2, 3),
+    seeds=(2**31 - 1, 5, 6, 7),
+    returns=(0.1, 100.0, 200.0, 1e3 / 3),
+    lengths=(10, 20, 30, 40),
+    terminated=(True, True, True, False),
+    clipped_steps=5,
+    scores=(0.0, 10.0, 20.0, 70.0),
+    policy_options={"samples": 4},
+)
+
+
+def test_a_record_survives_json_and_a_file(tmp_path):
+    assert EvaluationRecord.from_json(RECORD.to_json()) == RECORD
+    path = RECORD.save(tmp_path / "new" / "record.json")
+    assert EvaluationRecord.load(path) == RECORD
+    assert [file.name for file in path.parent.iterdir()] == ["record.json"]  # no temporary left
+
+
+def test_what_is_no_record_is_refused(tmp_path):
+    unknown = json.dumps({**json.loads(RECORD.to_json()), "retruns": 1})
+    with pytest.raises(EvaluationError, match=r"'retruns'\. Did you mean 'returns'"):
+        EvaluationRecord.from_json(unknown)
+    for text in ("nonsense", "[]", "{}"):
+        with pytest.raises(EvaluationError, match="Not an evaluation record"):
+            EvaluationRecord.from_json(text)
+    with pytest.raises(EvaluationError, match="cannot be read"):
+        EvaluationRecord.load(tmp_path / "none.json")
+
+
+def test_the_summary():
+    summary = RECORD.summary()
+    assert summary["score_mean"] == 25 and summary["score_iqm"] == 15
+    assert summary["length_mean"] == 25 and summary["terminated_share"] == 0.75
+    assert summary["clipped_share"] == 0.05
+
+
+def test_the_table_says_when_there_is_no_score():
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))
+    console.print(RECORD.table())
+    console.print(dataclasses.replace(RECORD, scores=None).table())
+    with_scores, without = console.export_text().split("BCModule in HopperBulletEnv-v0")[1:]
+    assert "normalised score" in with_scores and "25.0" in with_scores
+    assert "No normalised score" in without and "25.0" in without  # the mean length
+
+
+def test_hashes_and_versions():
+    assert config_sha256({"a": 1, "b": [2]}) == config_sha256({"b": [2], "a": 1})
+    assert config_sha256({"a": 1}) != config_sha256({"a": 2})
+    assert {"python", "torch", "gymnasium", "lit-offrl"} <= set(package_versions())

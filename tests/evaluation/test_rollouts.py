@@ -1,0 +1,184 @@
+import subprocess
+import sys
+
+import gymnasium
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+
+from lit_offrl.errors import ConfigError, EvaluationError
+from lit_offrl.evaluation.rollouts import episode_seed, merge, rollout
+from lit_offrl.policy import Policy
+
+
+class Constant:
+    """Acts by a constant; counts the steps since each slot's reset."""
+
+    def __init__(self, value=0.5, size=1):
+        self.value, self.size = value, size
+        self.masks, self.batches, self.age = [], [], None
+
+    def reset(self, mask=None):
+        self.masks.append(mask.copy())
+        self.age = np.zeros(len(mask)) if self.age is None else np.where(mask, 0, self.age)
+
+    def act(self, observations):
+        self.batches.append(observations.copy())
+        self.age += 1
+        return np.full((len(observations), self.size), self.value, np.float32)
+
+
+def starts(count, seed):
+    """The counter's start in each episode, from the documented seed alone."""
+    generators = [np.random.default_rng(episode_seed(seed, i)) for i in range(count)]
+    return np.array([int(generator.integers(5)) for generator in generators])
+
+
+@pytest.mark.parametrize("num_envs", [1, 3, 8])
+def test_returns_and_lengths_are_those_worked_out_by_hand(num_envs):
+    found = rollout(Constant(), "Counter-v0", episodes=7, seed=3, num_envs=num_envs, gamma=0.9)
+    lengths = 3 + starts(7, 3)
+    assert len(set(lengths)) > 1  # else nothing is scheduled out of step
+    np.testing.assert_array_equal(found.episodes, np.arange(7))
+    np.testing.assert_array_equal(found.lengths, lengths)
+    np.testing.assert_array_equal(found.returns, 0.5 * lengths)
+    np.testing.assert_allclose(found.discounted_returns, 0.5 * (1 - 0.9**lengths) / 0.1)
+    assert found.terminated.all() and not found.clipped.any()
+
+
+def test_a_policy_is_reset_exactly_where_an_episode_begins():
+    policy = Constant()
+    assert isinstance(policy, Policy)
+    ages = []
+    act = policy.act
+    policy.act = lambda rows: (ages.append((policy.age.copy(), rows[:, 0].copy())), act(rows))[1]
+    rollout(policy, "Counter-v0", episodes=9, seed=0, num_envs=2)
+    for age, steps in ages[:-8]:  # before the last episodes nobody is idle
+        np.testing.assert_array_equal(age, steps)
+    assert sum(mask.sum() for mask in policy.masks) == 9
+
+
+def test_the_policy_always_acts_on_num_envs_rows():
+    policy = Constant()
+    rollout(policy, "Counter-v0", episodes=2, seed=0, num_envs=5)
+    assert {len(batch) for batch in policy.batches} == {5}
+
+
+def test_a_step_limit_is_no_terminal():
+    found = rollout(Constant(), "Endless-v0", episodes=2, seed=0)
+    assert found.lengths.tolist() == [7, 7] and not found.terminated.any()
+    found = rollout(Constant(), "Endless-v0", episodes=2, seed=0, max_episode_steps=4)
+    assert found.lengths.tolist() == [4, 4]
+
+
+def test_actions_are_clipped_and_counted():
+    found = rollout(Constant(3.0), "Endless-v0", episodes=1, seed=0)
+    assert found.returns.tolist() == [7.0] and found.clipped.tolist() == [7]
+
+
+def test_an_action_that_is_not_finite_names_step_and_episode():
+    policy = Constant()
+    act = policy.act
+    policy.act = lambda rows: act(rows) * np.where(rows[:, :1] == 2, np.nan, 1)
+    with pytest.raises(EvaluationError, match="step 2 of episode 0 is not finite"):
+        rollout(policy, "Endless-v0", episodes=2, seed=0)
+
+
+def test_actions_of_the_wrong_shape_are_refused():
+    with pytest.raises(EvaluationError, match=r"shape \(2, 3\)"):
+        rollout(Constant(size=3), "Endless-v0", episodes=2, seed=0, num_envs=2)
+
+
+@pytest.mark.parametrize("option", ["episodes", "num_envs"])
+def test_numbers_below_one_are_refused(option):
+    with pytest.raises(ConfigError, match=f"{option} is 0"):
+        rollout(Constant(), "Endless-v0", **{"episodes": 1, "seed": 0, option: 0})
+
+
+def test_shards_put_together_are_the_whole():
+    whole = rollout(Constant(), "Counter-v0", episodes=5, seed=1)
+    shards = [
+        rollout(Constant(), "Counter-v0", episodes=5, seed=1, shard=(rank, 7)) for rank in range(7)
+    ]
+    assert [len(shard) for shard in shards] == [1, 1, 1, 1, 1, 0, 0]
+    together = merge([*shards, shards[2]])  # one shard twice: each episode counts once
+    for name in ("episodes", "seeds", "returns", "lengths", "terminated", "clipped"):
+        np.testing.assert_array_equal(getattr(together, name), getattr(whole, name))
+
+
+def test_a_misspelt_environment_names_the_nearest():
+    with pytest.raises(EvaluationError, match="Did you mean 'HopperBulletEnv-v0'"):
+        rollout(Constant(), "HoperBulletEnv-v0", episodes=1, seed=0)
+
+
+def test_discrete_actions_are_refused():
+    with pytest.raises(EvaluationError, match="action space Discrete"):
+        rollout(Constant(), "CartPole-v1", episodes=1, seed=0)
+
+
+class Feedback:
+    """Acts by the observation, so that any difference in state shows in the return."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def reset(self, mask=None):
+        pass
+
+    def act(self, observations):
+        return np.tanh(3 * observations[:, : self.size]).astype(np.float32)
+
+
+@pytest.mark.parametrize(("env_id", "size"), [("HopperBulletEnv-v0", 3), ("AntBulletEnv-v0", 8)])
+def test_pybullet_repeats_whatever_ran_before(env_id, size):
+    options = {"episodes": 3, "seed": 5, "max_episode_steps": 30}
+    first = rollout(Feedback(size), env_id, num_envs=3, **options)
+    again = rollout(Feedback(size), env_id, num_envs=1, **options)
+    assert len(set(first.returns.tolist())) == 3
+    np.testing.assert_array_equal(first.returns, again.returns)
+
+
+def test_pybullet_keeps_quiet_and_others_may_speak():
+    script = (
+        "import os, numpy as np\n"
+        "from lit_offrl.evaluation.envs import make_env, without_chatter\n"
+        "print('before')\n"
+        "env = make_env('HopperBulletEnv-v0'); env.reset(seed=0)\n"
+        "env.step(np.zeros(3)); env.close()\n"
+        "with without_chatter():\n"
+        "    os.write(2, b'a warning\\n')\n"
+        "print('after')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("before\nafter\n", "a warning\n")
+
+
+def test_pybullet_is_not_loaded_for_other_environments():
+    script = (
+        "import sys\nfrom lit_offrl.evaluation.envs import make_env\n"
+        "make_env('Pendulum-v1').reset(seed=0)\n"
+        "assert not any('bullet' in name for name in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_first_episode_can_be_filmed(tmp_path):
+    path = tmp_path / "videos" / "first.mp4"
+    options = {"episodes": 2, "seed": 0, "max_episode_steps": 8, "num_envs": 2}
+    filmed = rollout(
+        Feedback(3), "HopperBulletEnv-v0", record_video=path, video_size=(160, 96), **options
+    )
+    with imageio.get_reader(path) as video:
+        pictures = np.array(list(video.iter_data()))
+    assert pictures.shape == (5, 96, 160, 3)  # the start, and every other of 8 steps
+    assert pictures.std() > 10  # something is to be seen
+    plain = rollout(Feedback(3), "HopperBulletEnv-v0", **options)
+    np.testing.assert_array_equal(filmed.returns, plain.returns)
+
+
+def test_every_environment_is_closed_when_the_policy_fails(monkeypatch):
+    closed = []
+    monkeypatch.setattr(gymnasium.Wrapper, "close", lambda self: closed.append(type(self).__name__))
+    with pytest.raises(EvaluationError):
+        rollout(Constant(np.nan), "Endless-v0", episodes=3, seed=0, num_envs=3)
+    assert closed.count("QuietStart") == 3

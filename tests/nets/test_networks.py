@@ -1,0 +1,226 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Independent, Normal
+
+from lit_offrl.nets import (
+    MLP,
+    DenseNetMLP,
+    DeterministicPolicy,
+    EnsembleMLP,
+    GaussianPolicy,
+    NumberEmbedding,
+    TwinCritic,
+    frozen_copy,
+    polyak_update_,
+    sinusoidal,
+    symexp,
+    symlog,
+)
+
+
+def test_sinusoidal_known_values():
+    got = sinusoidal(torch.tensor([0, 3]), 4, max_period=100.0)
+    # wavelengths 2π · (1, 100 ** 0.5)
+    want = [
+        [1.0, 1.0, 0.0, 0.0],
+        [math.cos(3), math.cos(0.3), math.sin(3), math.sin(0.3)],
+    ]
+    torch.testing.assert_close(got, torch.tensor(want))
+    assert sinusoidal(torch.zeros(2, 5), 8).shape == (2, 5, 8)
+    with pytest.raises(ValueError, match="even"):
+        sinusoidal(torch.zeros(2), 7)
+
+
+def test_sinusoidal_angles_stay_in_float32_whatever_the_precision():
+    steps = torch.tensor([1000, 1001])
+    exact = sinusoidal(steps.double(), 32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert sinusoidal(steps, 32).dtype == torch.float32
+        torch.testing.assert_close(sinusoidal(steps, 32).double(), exact, atol=2e-4, rtol=0)
+    half = NumberEmbedding(16).bfloat16()(steps)
+    assert half.dtype == torch.bfloat16 and half.shape == (2, 16)
+
+
+def test_symexp_inverts_symlog():
+    x = torch.cat([torch.linspace(-1e4, 1e4, 1001), torch.logspace(-6, 4, 50)])
+    torch.testing.assert_close(symexp(symlog(x)), x, rtol=2e-5, atol=1e-7)
+    torch.testing.assert_close(symlog(torch.tensor([math.e - 1, 0.0, 1 - math.e])),
+                               torch.tensor([1.0, 0.0, -1.0]))  # fmt: skip
+
+
+def test_symlog_has_gradient_one_at_zero():
+    x = torch.tensor([1e-4, -1e-4], requires_grad=True)
+    symlog(x).sum().backward()
+    torch.testing.assert_close(x.grad, torch.ones(2), atol=1e-3, rtol=0)
+
+
+def test_mlp_layers_in_order():
+    net = MLP(3, (8, 5), 2, activation="mish", layer_norm=True, dropout=0.1)
+    hidden = [nn.Linear, nn.LayerNorm, nn.Mish, nn.Dropout]
+    assert [type(m) for m in net] == [*hidden, *hidden, nn.Linear]
+    assert net(torch.randn(4, 6, 3)).shape == (4, 6, 2)
+    assert [type(m) for m in MLP(3, (), 2)] == [nn.Linear]
+    with pytest.raises(ValueError, match=r"relu.*'swich'"):
+        MLP(3, (8,), 2, activation="swich")
+
+
+def test_densenet_sees_the_input_and_all_earlier_features():
+    net = DenseNetMLP(5, (8, 6), 2)
+    linears = [m for m in net.modules() if isinstance(m, nn.Linear)]
+    assert [tuple(m.weight.shape) for m in linears] == [(8, 5), (6, 13), (2, 19)]
+    assert sum(isinstance(m, nn.LayerNorm) for m in net.modules()) == 2
+    x = torch.randn(7, 5)
+    first = torch.relu(net.hidden[0][1](linears[0](x)))
+    second = torch.relu(net.hidden[1][1](linears[1](torch.cat([x, first], -1))))
+    torch.testing.assert_close(net(x), linears[2](torch.cat([x, first, second], -1)))
+    assert sum(p.numel() for p in DenseNetMLP(10).parameters()) == (
+        (10 + 1) * 256 + (266 + 1) * 256 + 2 * 2 * 256 + (522 + 1)
+    )
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_ensemble_equals_separate_stacks(layer_norm):
+    torch.manual_seed(0)
+    ensemble = EnsembleMLP(3, 4, (16, 8), 2, layer_norm=layer_norm)
+    for p in ensemble.parameters():
+        nn.init.normal_(p)
+    x = torch.randn(5, 4)
+    together = ensemble(x)
+    assert together.shape == (3, 5, 2)
+    for i in range(3):
+        stack = MLP(4, (16, 8), 2, layer_norm=layer_norm)
+        layers = zip(
+            [m for m in stack if list(m.parameters())],
+            [m for m in ensemble.layers if list(m.parameters())],
+            strict=True,
+        )
+        with torch.no_grad():
+            for one, many in layers:
+                one.weight.copy_(many.weight[i].t() if many.weight.shape[1] > 1
+                                 else many.weight[i, 0])  # fmt: skip
+                one.bias.copy_(many.bias[i, 0])
+        torch.testing.assert_close(together[i], stack(x), atol=1e-4, rtol=1e-4)
+
+
+def test_ensemble_members_begin_apart_and_like_linear_layers():
+    torch.manual_seed(0)
+    layer = EnsembleMLP(2, 100, (400,), 1).layers[0]
+    assert (layer.weight[0] - layer.weight[1]).abs().mean() > 0.05
+    reference = nn.Linear(100, 400)
+    for tensor, like in ((layer.weight, reference.weight), (layer.bias, reference.bias)):
+        assert tensor.abs().max() <= 0.1 and like.abs().max() <= 0.1
+        torch.testing.assert_close(tensor.std(), like.std(), rtol=0.1, atol=0)
+
+
+def test_ensemble_members_do_not_share_gradients():
+    ensemble = EnsembleMLP(2, 3, (8,), 1, layer_norm=True)
+    ensemble(torch.randn(4, 3))[0].sum().backward()
+    assert all(p.grad[0].any() and not p.grad[1].any() for p in ensemble.parameters())
+
+
+def test_twin_critic_minimum():
+    critic = TwinCritic(3, 2, (8,))
+    s, a = torch.randn(64, 3), torch.randn(64, 2)
+    q = critic(s, a)
+    assert q.shape == (2, 64)
+    assert torch.equal(critic.minimum(s, a), torch.minimum(q[0], q[1]))
+    assert 0 < (q[0] < q[1]).sum() < 64
+
+
+def test_polyak_direction_value_and_buffers():
+    online, target = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    with torch.no_grad():
+        online.weight.fill_(10.0)
+        target.weight.fill_(2.0)
+        online.running_mean.fill_(7.0)
+    polyak_update_(target, online, 0.005)
+    # (1 − 0.005) · 2 + 0.005 · 10
+    torch.testing.assert_close(target.weight, nn.Parameter(torch.full((2,), 2.04)))
+    assert torch.equal(target.running_mean, torch.full((2,), 7.0))
+    assert torch.equal(online.weight, torch.full((2,), 10.0))
+    polyak_update_(target, online, 1.0)
+    assert torch.equal(target.weight, online.weight)
+    polyak_update_(target, nn.BatchNorm1d(2), 0.0)
+    assert torch.equal(target.weight, online.weight)
+
+
+def test_polyak_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="tau"):
+        polyak_update_(nn.Linear(1, 1), nn.Linear(1, 1), 1.5)
+    with pytest.raises(ValueError, match="2 parameters, online 1"):
+        polyak_update_(nn.Linear(1, 1), nn.Linear(1, 1, bias=False), 0.1)
+
+
+def test_frozen_copy_is_apart_and_has_no_gradients():
+    net = MLP(2, (4,), 1, dropout=0.5)
+    copy = frozen_copy(net)
+    x = torch.randn(3, 2)
+    assert torch.equal(copy(x), net.eval()(x))
+    assert not copy.training and not any(p.requires_grad for p in copy.parameters())
+    assert all(p.requires_grad for p in net.parameters())
+    with torch.no_grad():
+        net[0].weight += 1.0
+    assert not torch.equal(copy[0].weight, net[0].weight)
+
+
+BOUNDS = {"low": (-2.0, 0.0), "high": (2.0, 1.0)}
+
+
+@pytest.mark.parametrize("kind", [DeterministicPolicy, GaussianPolicy])
+def test_mean_action_fills_the_bounds(kind):
+    policy = kind(3, 2, hidden=(8,), **BOUNDS)
+    with torch.no_grad():
+        policy.net[-1].weight.mul_(1e6)
+    actions = policy(torch.randn(256, 3))
+    torch.testing.assert_close(actions.amin(0), torch.tensor([-2.0, 0.0]))
+    torch.testing.assert_close(actions.amax(0), torch.tensor([2.0, 1.0]))
+    with torch.no_grad():
+        policy.net[-1].weight.zero_()
+        policy.net[-1].bias.zero_()
+    torch.testing.assert_close(policy(torch.randn(1, 3)), torch.tensor([[0.0, 0.5]]))
+
+
+def test_gaussian_log_prob_and_entropy_against_torch():
+    policy = GaussianPolicy(3, 2, hidden=(8,), **BOUNDS)
+    with torch.no_grad():
+        policy.raw_log_std.copy_(torch.tensor([-1.0, 9.0]))  # the second is clamped to 2
+    s, a = torch.randn(16, 3), torch.rand(16, 2)
+    oracle = Normal(policy(s), torch.tensor([-1.0, 2.0]).exp())
+    torch.testing.assert_close(policy.log_prob(s, a), Independent(oracle, 1).log_prob(a))
+    torch.testing.assert_close(policy.entropy(), oracle.entropy()[0])
+
+
+def test_perturbed_actions_have_sigma_and_stay_inside():
+    policy = GaussianPolicy(3, 2, hidden=(8,), **BOUNDS)
+    with torch.no_grad():
+        policy.raw_log_std.fill_(math.log(0.1))
+    mean = torch.tensor([[0.5, 0.5]])
+    torch.testing.assert_close(
+        policy.perturb(mean, torch.tensor([[1.0, -2.0]])), torch.tensor([[0.6, 0.3]])
+    )
+    torch.testing.assert_close(
+        policy.perturb(mean, torch.tensor([[99.0, -99.0]])), torch.tensor([[2.0, 0.0]])
+    )
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {"low": (0.0,), "high": (1.0, 1.0)},
+        {"low": (0.0, 1.0), "high": (1.0, 1.0)},
+        {"low": (0.0, 0.0), "high": (1.0, float("inf"))},
+    ],
+)
+def test_bad_action_bounds_are_refused(bounds):
+    with pytest.raises(ValueError, match="2 finite numbers"):
+        DeterministicPolicy(3, 2, **bounds)
+
+
+def test_policies_keep_their_bounds_in_a_checkpoint():
+    trained, fresh = GaussianPolicy(3, 2, hidden=(8,), **BOUNDS), GaussianPolicy(3, 2, hidden=(8,))
+    fresh.load_state_dict(trained.state_dict())
+    s = torch.randn(4, 3)
+    assert torch.equal(fresh(s), trained(s))

@@ -1,0 +1,170 @@
+"""The command line: help, one-line errors, whose options win, what a run leaves behind."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lit_offrl.__main__ import COMMANDS, TRAINER_VERBS, main
+
+
+def only_line(capsys):
+    """Return the one line on stderr."""
+    errors = capsys.readouterr().err
+    assert errors.startswith("lit-offrl: error: ") and errors.count("\n") == 1
+    return errors
+
+
+# ---- help -----------------------------------------------------------------------------------------
+
+
+def test_help_lists_every_verb_at_once():
+    began = time.perf_counter()
+    shown = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "lit_offrl", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert time.perf_counter() - began < 2
+    for verb, line in {**TRAINER_VERBS, **COMMANDS}.items():
+        assert verb in shown.stdout and line in shown.stdout
+    assert not {"torch", "numpy", "lightning"} & {w.strip() for w in shown.stderr.split("|")}
+
+
+def test_version_and_misspelt_verb(capsys):
+    assert main(["--version"]) == 0
+    assert main(["fitt"]) == 2
+    assert "there is no verb 'fitt'. Did you mean 'fit'?" in only_line(capsys)
+
+
+def test_a_verbs_help_and_printed_config(lit, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--help"])
+    assert stop.value.code == 0 and "--checkpoint.every_n_train_steps" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        lit("--seed_everything", "7", "--print_config")
+    assert stop.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["model"]["class_path"] == "lit_offrl.modules.BCModule"
+    assert config["seed_everything"] == 7 and "seed" not in config["model"]["init_args"]
+
+
+# ---- mistakes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--modle BCModule", "no option '--modle'. Did you mean '--model'?"),
+        ("--model BCModul", "no class 'BCModul'. Did you mean 'BCModule'?"),
+        ("--model.hiden 3", "BCModule has no option 'hiden'. Did you mean 'hidden'?"),
+        ("--model.init_args.head gauss", "'gauss' is none of gaussian, deterministic. Did you"),
+        ("--data.init_args.batchsize 3", "no option 'batchsize'. Did you mean 'batch_size'?"),
+        ("--data.init_args.batch_size x", "batch_size: 'x' does not fit: expected int."),
+        ("--data.init_args.batch_size 0", "batch_size is 0: give at least 1."),
+        ("--data.init_args.view FutureStats", "Did you mean 'FutureStates'?"),
+        ("--data.init_args.view FutureStates --data.init_args.view.gamma 2", "gamma is 2"),
+        ("--data.init_args.dataset hopper-bullet-medum-v0", "mean 'hopper-bullet-medium-v0'?"),
+        ("--trainer.max_step 3", "Did you mean '--trainer.max_steps'?"),
+        ("--trainer.max_steps x", "trainer.max_steps: 'x' does not fit: expected int."),
+        ("--trainer.accelerator gpux", "invalid accelerator name"),
+        ("--trainer.precision bf17", "Did you mean 'bf16'?"),
+        ("--checkpoint.keep al", "'al' is none of last, all. Did you mean 'all'?"),
+        ("--ckpt_path nothing.ckpt", "nothing.ckpt: no such checkpoint"),
+        ("--config nothing.yaml", "File does not exist"),
+        ("--model.init_args.seed 3", "give seed_everything alone"),
+        ("word", "nothing is known to do with 'word'"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(lit, capsys, options, said):
+    assert lit(*options.split()) == 2
+    assert said in only_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{trainer: {max_step: 4}}", "no option 'trainer.max_step'. Did you mean 'trainer.max_st"),
+        ("{modle: {class_path: BCModule}}", "no option 'modle.class_path'. Did you mean 'model'?"),
+        ("{model: {class_path: BCModule, init_args: {hiden: [3]}}}", "Did you mean 'hidden'?"),
+        ("{model: [", "while parsing"),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_line(lit, capsys, text, said):
+    Path("wrong.yaml").write_text(text)
+    assert lit("--config", "wrong.yaml") == 2
+    assert said in only_line(capsys)
+
+
+def test_what_must_be_given(capsys):
+    assert main(["fit", "--model", "BCModule"]) == 2
+    assert "--data must be given" in only_line(capsys)
+
+
+def test_an_unreachable_tracking_server_is_an_error_within_seconds(lit, capsys):
+    began = time.perf_counter()
+    uri = "http://127.0.0.1:9"
+    logger = ("--trainer.logger", "MLflowRun", "--trainer.logger.init_args.tracking_uri", uri)
+    assert lit(*logger) == 2
+    assert f"The MLflow server {uri} cannot be reached" in only_line(capsys)
+    assert time.perf_counter() - began < 10
+
+
+# ---- whose options win ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(lit):
+    """A checkpoint of a deterministic BCModule trained with a learning rate of 0.001."""
+    options = ("--model.init_args.head", "deterministic", "--model.init_args.learning_rate", "1e-3")
+    assert lit(*options, "--seed_everything", "5", "--checkpoint.dirpath", "run") == 0
+    return "run/last.ckpt"
+
+
+def test_a_checkpoint_gives_the_options_that_are_not_given(trained, capsys):
+    assert main(["validate", "--ckpt_path", trained, "--trainer.accelerator", "cpu"]) == 0
+    shown = capsys.readouterr().out
+    # A deterministic head logs its squared error as its loss.
+    assert "val/loss/actor" in shown and "val/actor/squared_error" in shown
+
+
+def test_given_options_win_over_the_checkpoints(trained, capsys):
+    options = ("--model.init_args.learning_rate", "1e-4", "--trainer.max_steps", "8")
+    assert main(["fit", "--ckpt_path", trained, *options]) == 0
+    assert "learning_rate: 0.001 → 0.0001" in capsys.readouterr().out
+    checkpoint = torch.load(trained, weights_only=True)
+    assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == 1e-4
+    assert checkpoint["hyper_parameters"]["learning_rate"] == 1e-4
+    assert checkpoint["hyper_parameters"]["head"] == "deterministic"
+    assert checkpoint["hyper_parameters"]["seed"] == 5
+
+
+def test_options_that_the_weights_do_not_fit_are_refused(trained, capsys):
+    assert main(["fit", "--ckpt_path", trained, "--model.init_args.hidden", "[16]"]) == 2
+    said = only_line(capsys)
+    assert "does not fit this module" in said and "hidden: [8] → [16]" in said
+
+
+# ---- what a run leaves behind ---------------------------------------------------------------------
+
+
+def test_a_run_has_a_folder_of_its_own_and_its_config_repeats_it(lit, same_state):
+    assert lit() == 0
+    run = Path("checkpoints/BCModule-pendulum-seed0")
+    kept = {path.name for path in run.rglob("*") if path.is_file()}
+    assert kept == {"config.yaml", "last.ckpt", "training_curves.png"}
+    assert main(["fit", "--config", str(run / "config.yaml")]) == 0
+    same_state(run / "last.ckpt", f"{run}-2/last.ckpt")
+
+
+def test_callbacks_in_a_config_replace_none_that_must_be_there(lit):
+    own = "{class_path: EarlyStopping, init_args: {monitor: val/loss/actor}}"
+    Path("callbacks.yaml").write_text(f"{{trainer: {{callbacks: [{own}]}}}}")
+    assert lit("--config", "callbacks.yaml") == 0
+    state = torch.load("checkpoints/BCModule-pendulum-seed0/last.ckpt", weights_only=True)
+    assert {key[:6] for key in state["callbacks"]} == {"Curves", "EarlyS"}

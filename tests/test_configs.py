@@ -1,0 +1,58 @@
+"""Every file under configs/ through the real command line."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lit_offrl.__main__ import main
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+METHODS = {"bc_pybullet.yaml": "BCModule", "dvf_pybullet.yaml": "DVFModule"}
+# Two steps on four rows: enough to build and run everything at its real size.
+FEW = ("--trainer.max_steps", "2", "--data.init_args.batch_size", "4", "--trainer.logger", "false")
+FEW += ("--evaluation.episodes", "0", "--data.init_args.validation_batches", "1")
+QUIET = ("--trainer.enable_model_summary", "false", "--trainer.enable_progress_bar", "false")
+CPU = ("--trainer.accelerator", "cpu", "--trainer.devices", "1")
+
+
+@pytest.fixture
+def fit(folder, d4rl_file):
+    def run(*options):
+        words = ["fit"]
+        for name in (option for option in options if option.endswith(".yaml")):
+            words += ["--config", str(CONFIGS / name)]
+        words += ["--data.init_args.dataset", str(d4rl_file), *FEW, *QUIET, *CPU]
+        words += [option for option in options if not option.endswith(".yaml")]
+        assert main([*words, "--checkpoint.dirpath", "run"]) == 0
+        return torch.load("run/last.ckpt", weights_only=True)
+
+    return run
+
+
+def test_every_config_is_tested():
+    found = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
+    overlays = {"quick.yaml", *(f"trainer/{name}.yaml" for name in ("cpu", "gpu", "ddp", "slurm"))}
+    assert found == {*METHODS, *overlays}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_at_its_real_size(fit, name):
+    fewer = ("--model.init_args.num_samples", "1") if "dvf" in name else ()
+    checkpoint = fit(name, *fewer)
+    assert checkpoint["lit_offrl"]["class_path"].endswith(METHODS[name])
+    assert checkpoint["global_step"] == 2
+
+
+def test_the_quick_overlay_composes(fit):
+    quick = yaml.safe_load((CONFIGS / "quick.yaml").read_text())["model"]["init_args"]
+    used = fit("dvf_pybullet.yaml", "quick.yaml")["hyper_parameters"]
+    assert {name: used[name] for name in quick} == quick
+    assert used["_class_path"].endswith("DVFModule") and used["gamma"] == 0.99
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu", "ddp", "slurm"])
+def test_a_trainer_overlay_composes_and_builds(fit, name):
+    # On one CPU process: whether it then runs on many is test_ddp's to say.
+    fit("bc_pybullet.yaml", f"trainer/{name}.yaml", "--trainer.num_nodes", "1")
