@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -240,4 +241,6 @@ def main(argv: Sequence[str]) -> int:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning swallows it
             raise KeyboardInterrupt from None
         raise
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # Lightning leaves it to the interpreter's end
     return 0

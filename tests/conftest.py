@@ -50,9 +50,12 @@ def d4rl_file(tmp_path_factory):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty working directory."""
+    """An empty working directory; what strategies leave in the environment goes afterwards."""
+    before = dict(os.environ)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
 
 
 @pytest.fixture

@@ -17,6 +17,11 @@ QUIET = ("--trainer.enable_model_summary", "false", "--trainer.enable_progress_b
 CPU = ("--trainer.accelerator", "cpu", "--trainer.devices", "1")
 
 
+# What srun tells a task of a job with one.
+SLURM = {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "fit", "SLURM_PROCID": "0"}
+SLURM |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost"}
+
+
 @pytest.fixture
 def fit(folder, d4rl_file):
     def run(*options):
@@ -53,6 +58,8 @@ def test_the_quick_overlay_composes(fit):
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu", "ddp", "slurm"])
-def test_a_trainer_overlay_composes_and_builds(fit, name):
+def test_a_trainer_overlay_composes_and_builds(fit, name, monkeypatch):
+    for variable, value in SLURM.items() if name == "slurm" else ():
+        monkeypatch.setenv(variable, value)
     # On one CPU process: whether it then runs on many is test_ddp's to say.
     fit("bc_pybullet.yaml", f"trainer/{name}.yaml", "--trainer.num_nodes", "1")

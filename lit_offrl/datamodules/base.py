@@ -99,7 +99,7 @@ class OfflineDataModule(LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader:
         """Batches in an order that is a pure function of (seed, step, rank, world size)."""
-        view = self._bind("train")
+        view = self.train_view()
         rank, world_size = self._place()
         device = view.rows.device
         order = RowOrder(len(view.rows), self.batch_size, self.seed, rank, world_size, device)
@@ -134,6 +134,10 @@ class OfflineDataModule(LightningDataModule):
     def train_observations(self) -> np.ndarray:
         """Observations (N, o) of the training episodes, for a normaliser's statistics."""
         return self._rows("train").columns["observations"]
+
+    def train_view(self) -> BoundView:
+        """The training episodes through the view, for what a module computes once for all rows."""
+        return self._bind("train")
 
     # ---- inside --------------------------------------------------------------------------------
 

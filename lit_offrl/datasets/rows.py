@@ -56,7 +56,7 @@ class Rows:
         return self.need("observations", torch.minimum(index + 1, stop - 1))
 
     def with_next(self, past_terminals: bool = True) -> Tensor:
-        """Return the rows (n,) whose next state is known or, if ``past_terminals``, a true terminal.
+        """Return the rows (n,) whose next state is known or, if ``past_terminals``, terminal.
 
         Raises:
             DatasetError: if there is none.

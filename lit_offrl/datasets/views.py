@@ -39,7 +39,8 @@ class FutureStateBatch(NamedTuple):
     """States with one later state of the same episode; what the data lack is None.
 
     ``terminals`` says that s_{t+1} is terminal; ``future_absorbed`` that s_{t+Δt} lies at or past
-    the terminal state, in which case ``future_observations`` is zeros.
+    the terminal state, in which case ``future_observations`` is zeros. ``rows`` are the numbers of
+    the s_t in the dataset.
     """
 
     observations: Float[Tensor, "B o"]
@@ -56,6 +57,7 @@ class FutureStateBatch(NamedTuple):
     history_actions: Float[Tensor, "B k a"] | None
     history_mask: Bool[Tensor, "B k"] | None
     returns: Float[Tensor, " B"] | None
+    rows: Int[Tensor, " B"]
 
 
 class BoundView(Protocol):
@@ -210,6 +212,7 @@ class BoundFutureStates:
             history_actions=history_actions,
             history_mask=mask,
             returns=None if self._returns is None else self._returns.index_select(0, index),
+            rows=index,
         )
 
     def _offsets(self, uniforms: Tensor, left: Tensor, absorbing: Tensor) -> Tensor:

@@ -83,6 +83,10 @@ class OfflineModule(LightningModule):
         """Figures about the trained method, by name; drawn once, when fitting ends."""
         return {}
 
+    def idle_parameters(self) -> list[nn.Parameter]:
+        """Trained parameters that the losses of the step under way do not touch."""
+        return []
+
     def info(self, name: str, value: Tensor) -> None:
         """Log a scalar of this step beside the losses."""
         self._info[name] = value.detach()
@@ -115,8 +119,15 @@ class OfflineModule(LightningModule):
         """Sum the losses of one batch and log each."""
         accumulated = self.trainer.accumulate_grad_batches
         self.seed_noise(self.trainer.global_step * accumulated + batch_idx % accumulated)
-        losses = self._measure(batch, "train")
-        return torch.stack(list(losses.values())).sum()
+        total = torch.stack(list(self._measure(batch, "train").values())).sum()
+        idle = self.idle_parameters() if self.trainer.world_size > 1 else []
+        # DDP waits for a gradient of every parameter: zero here, and none for the optimiser below
+        return total + 0.0 * torch.stack([part.sum() for part in idle]).sum() if idle else total
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Keep Adam's momentum from moving what this step does not train."""
+        for parameter in self.idle_parameters():
+            parameter.grad = None
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the losses on held-out episodes, each time with the same noise."""

@@ -6,20 +6,27 @@ Source: Mazoure et al., "Value function estimation using conditional diffusion m
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lit_offrl.datasets.views import FutureStateBatch, FutureStates
 from lit_offrl.errors import ConfigError
+from lit_offrl.figures import value_against_return
 from lit_offrl.modules.base import OfflineModule, read_checkpoint
 from lit_offrl.modules.extraction import awr_loss, q_loss, reward_gradient_loss
-from lit_offrl.modules.occupancy import History, OccupancyModel
+from lit_offrl.modules.history import History
+from lit_offrl.modules.occupancy import OccupancyModel
 from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import DenseNetMLP, GaussianPolicy, symexp, symlog
 from lit_offrl.randomness import ShardedGenerator, truncated_geometric
+
+_CHAINS = 8192  # sampled at once when values are cached: bounds the memory
+_CACHE_STREAM, _CACHE_KEY = 2, "dvf_cached_values"
+_VALUE_BATCHES, _VALUE_SAMPLES = 2, 32  # for the comparison of values with returns in validation
 
 
 class DVFModule(OfflineModule):
@@ -77,7 +84,13 @@ class DVFModule(OfflineModule):
             cannot move the policy, kept to show just that.
         bc_coefficient: weight of the squared distance to the data's actions (q_net, reward_grad).
         awr_temperature: β of the weights exp(β · A / mean |A|), cut at 100.
-        warmup_steps: optimiser steps before Q and the actor begin, while ρ and r settle.
+        warmup_steps: optimiser steps in which ρ and r settle and the actor clones the behaviour
+            policy, before Q begins.
+        values: ``online`` samples V(s_{t+1}) for each batch anew (Algorithm 1); ``cached`` stops
+            training ρ and r after the warm-up and samples the values of all rows once, so that Q
+            and the actor learn from targets of n samples at the price of a table look-up.
+        refresh_steps: samples the cached values anew each so many steps, for the actor of that
+            time; never by default, which leaves them those of the behaviour policy.
         learning_rate: Adam's rate.
         seed: names the stream of all random numbers in training.
 
@@ -117,6 +130,8 @@ class DVFModule(OfflineModule):
         bc_coefficient: float = 0.1,
         awr_temperature: float = 3.0,
         warmup_steps: int = 0,
+        values: Literal["online", "cached"] = "online",
+        refresh_steps: int | None = None,
         learning_rate: float = 3e-4,
         seed: int = 0,
     ) -> None:
@@ -134,6 +149,13 @@ class DVFModule(OfflineModule):
             raise ConfigError(
                 "train is 'heads' without 'pretrained': name a checkpoint to build on."
             )
+        if values == "cached" and warmup_steps < 1:
+            raise ConfigError(
+                "values is 'cached' without warmup_steps: give the steps that ρ and r train before "
+                "values are sampled from them."
+            )
+        if refresh_steps is not None and refresh_steps < 1:
+            raise ConfigError(f"refresh_steps is {refresh_steps}; give at least 1, or null.")
         sequential = policy_representation == "sequential"
         if sequential and history < 1:
             raise ConfigError("policy_representation 'sequential' needs history of at least 1.")
@@ -151,6 +173,10 @@ class DVFModule(OfflineModule):
         self.bc_coefficient = bc_coefficient
         self.awr_temperature = awr_temperature
         self.warmup_steps = warmup_steps
+        self.values = values
+        self.refresh_steps = refresh_steps
+        self._cache: Tensor | None = None
+        self._seen_values: list[Tensor] = []
 
         self.occupancy = OccupancyModel(
             observation_dim,
@@ -174,24 +200,24 @@ class DVFModule(OfflineModule):
         )
         self.reward = DenseNetMLP(observation_dim + action_dim, hidden, 1)
         self.q = DenseNetMLP(observation_dim + action_dim, hidden, 1)
-        self.actor = (
+        self.actor: GaussianPolicy | None = (
             GaussianPolicy(
                 observation_dim,
                 action_dim,
                 hidden=hidden,
                 low=action_low,
                 high=action_high,
-                # past σ = 1 most actions are cut off at the bounds and the entropy is no longer that
-                # of the policy, so that Eq. 10 would let σ grow without end
+                # past σ = 1 most actions are cut off at the bounds and the entropy is no longer
+                # that of the policy, so that Eq. 10 would let σ grow without end
                 log_std_range=(-5.0, 0.0),
             )
             if action_dim
-            else nn.Identity()
+            else None
         )
         trained = set(self.parameter_groups())
-        for name in ("occupancy", "reward", "q", "actor"):
+        for name, part in self.named_children():
             if name not in trained:
-                getattr(self, name).requires_grad_(False)
+                part.requires_grad_(False)
 
     # ---- what it needs from the data -----------------------------------------------------------
 
@@ -243,30 +269,42 @@ class DVFModule(OfflineModule):
 
     # ---- losses --------------------------------------------------------------------------------
 
-    def losses(self, batch: FutureStateBatch) -> dict[str, Tensor]:
-        """Losses of the parts that are trained; Q and the actor wait for ``warmup_steps``."""
-        losses = {}
-        if self.train_part != "heads":
-            losses["occupancy"] = self.occupancy_loss(batch)
+    def trains(self) -> dict[str, Callable[[FutureStateBatch], Tensor]]:
+        """The losses of the step under way, by the name of the network that they train."""
+        warming = self._step() < self.warmup_steps
+        settled = self.values == "cached" and not warming
+        losses: dict[str, Callable[[FutureStateBatch], Tensor]] = {}
+        if self.train_part != "heads" and not settled:
+            losses["occupancy"] = self.occupancy_loss
         if self.train_part == "occupancy":
             return losses
-        losses["reward"] = self.reward_loss(batch)
-        if self._trainer is not None and self.trainer.global_step < self.warmup_steps:
-            # zero times each parameter, so that DDP finds every gradient it waits for
-            idle = [*self.q.parameters(), *self.actor.parameters()]
-            losses["waiting"] = torch.stack([p.sum() for p in idle]).sum() * 0.0
-            return losses
-        losses["q"] = self.q_loss(batch)
-        losses["actor"] = self.actor_loss(batch)
-        return losses
+        if not settled:
+            losses["reward"] = self.reward_loss
+        if warming:
+            return losses | {"actor": self.cloning_loss}
+        return losses | {"q": self.q_loss, "actor": self.actor_loss}
+
+    def losses(self, batch: FutureStateBatch) -> dict[str, Tensor]:
+        """Algorithm 1's losses, as far as the step under way has them."""
+        return {name: loss(batch) for name, loss in self.trains().items()}
+
+    def idle_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the networks that wait, or that are done."""
+        busy = self.trains()
+        groups = self.parameter_groups()
+        return [one for name, group in groups.items() if name not in busy for one in group]
+
+    def _step(self) -> int | float:
+        return math.inf if self._trainer is None else self.trainer.global_step
 
     def occupancy_loss(self, batch: FutureStateBatch) -> Tensor:
         """Eq. 8 on s_{t+Δt}, with the absorbing state past a true terminal."""
         observations, targets = self.normalizer.normalize(
             torch.stack([batch.observations, batch.future_observations])
         )
+        history = self._normalised(History.before(batch))
         condition = self.occupancy.condition(
-            observations, batch.offsets[:, None].float(), self._history(batch), batch.policy
+            observations, batch.offsets[:, None].float(), history, batch.policy
         )
         return self.occupancy.loss(targets, batch.future_absorbed, condition, self.noise).mean()
 
@@ -276,55 +314,93 @@ class DVFModule(OfflineModule):
         Rows without a label count in the mean with an error of zero: so two processes average to
         what one process computes, and Adam does not see the constant factor.
         """
-        predicted = self.reward(
-            torch.cat([self.normalizer.normalize(batch.observations), batch.actions], -1)
-        ).squeeze(-1)
-        error = (predicted - symlog(batch.rewards)).square()
+        actions, rewards = _labels(batch)
+        observations = self.normalizer.normalize(batch.observations)
+        predicted = self.reward(torch.cat([observations, actions], dim=-1)).squeeze(-1)
+        error = (predicted - symlog(rewards)).square()
         if batch.reward_mask is not None:
             error = torch.where(batch.reward_mask, error, 0.0)
         return error.mean()
 
     def q_loss(self, batch: FutureStateBatch) -> Tensor:
         """Regression of Q on r + γ (1 − terminal) V(s'), Eq. 11, in units of (1 − γ) Q."""
+        actions, rewards = _labels(batch)
         with torch.no_grad():
             observations = self.normalizer.normalize(batch.observations)
-            rewards = batch.rewards
             if batch.reward_mask is not None:
-                guess = self._reward(observations, batch.actions)
+                guess = self._reward(observations, actions)
                 rewards = torch.where(batch.reward_mask, rewards, guess)
-            values = self._value(
-                self.normalizer.normalize(batch.next_observations),
-                self._history(batch, after=True),
-                batch.policy,
-                self.noise,
-            )
-            values = torch.where(batch.terminals, 0.0, values)
+            if self.training and self._cache is not None:
+                values = self._cache[batch.rows]
+            else:
+                values = self._next_values(batch, self.noise)
             target = (1.0 - self.gamma) * (rewards + self.gamma * values)
-        predicted = self.q(torch.cat([observations, batch.actions], -1)).squeeze(-1)
+        predicted = self.q(torch.cat([observations, actions], dim=-1)).squeeze(-1)
         self.info("q/mean", predicted.mean() / (1.0 - self.gamma))
         self.info("q/target_mean", target.mean() / (1.0 - self.gamma))
         return (predicted - target).square().mean()
 
+    def _next_values(self, batch: FutureStateBatch, noise: ShardedGenerator) -> Tensor:
+        """V(s_{t+1}) (B,), 0 where it is terminal."""
+        history = History.before(batch)
+        if history is not None:
+            history = history.advanced(batch.observations, batch.actions)
+        values = self._value(
+            self.normalizer.normalize(batch.next_observations),
+            self._normalised(history),
+            batch.policy,
+            noise,
+        )
+        return torch.where(batch.terminals, 0.0, values)
+
+    def on_train_batch_start(self, batch: FutureStateBatch, batch_idx: int) -> None:
+        """Sample the values of all rows when ``values: cached`` is due."""
+        waited = self._step() - self.warmup_steps
+        first_of_step = batch_idx % self.trainer.accumulate_grad_batches == 0
+        if self.values == "online" or waited < 0 or not first_of_step:
+            return
+        again = self.refresh_steps is not None and waited % self.refresh_steps == 0
+        if self._cache is None or again:
+            self._cache = self._sample_cache()
+
+    @torch.no_grad()
+    def _sample_cache(self) -> Tensor:
+        """V(s_{t+1}) of every row of the training data, shared among the processes."""
+        view = self.trainer.datamodule.train_view()
+        cache = torch.zeros(int(view.rows.max()) + 1, device=self.device)
+        chunks = view.rows.split(max(1, _CHAINS // self.num_samples))
+        for number in range(self.global_rank, len(chunks), self.trainer.world_size):
+            index = chunks[number]
+            unused = torch.zeros(len(index), view.num_uniforms, device=index.device)
+            batch = self.transfer_batch_to_device(view.batch(index, unused), self.device, 0)
+            # no rank in the key: the values do not depend on who samples them
+            keys = (self.seed, _CACHE_STREAM, self.trainer.global_step, number)
+            noise = ShardedGenerator(*keys, device=self.device)
+            cache[index.to(self.device)] = self._next_values(batch, noise)
+        return self.trainer.strategy.reduce(cache, reduce_op="sum")
+
+    def cloning_loss(self, batch: FutureStateBatch) -> Tensor:
+        """Behaviour cloning by likelihood: during warm-up V is that of the behaviour policy."""
+        actions, _ = _labels(batch)
+        observations = self.normalizer.normalize(batch.observations)
+        return -self._acting().log_prob(observations, actions).mean()
+
     def actor_loss(self, batch: FutureStateBatch) -> Tensor:
         """Policy extraction by ``extraction``; no gradient reaches Q, r or ρ."""
+        actions, _ = _labels(batch)
+        actor = self._acting()
         observations = self.normalizer.normalize(batch.observations)
         if self.extraction == "awr":
-            loss, seen = awr_loss(
-                self.actor, self.q, observations, batch.actions, self.awr_temperature
-            )
+            loss, seen = awr_loss(actor, self.q, observations, actions, self.awr_temperature)
         elif self.extraction == "q_net":
+            noise = self.noise.normal(actions.shape)
+            unit = 1.0 / (1.0 - self.gamma)
             loss, seen = q_loss(
-                self.actor,
-                self.q,
-                observations,
-                batch.actions,
-                self.noise.normal(batch.actions.shape),
-                self.bc_coefficient,
-                unit=1.0 / (1.0 - self.gamma),
+                actor, self.q, observations, actions, noise, self.bc_coefficient, unit
             )
         else:
             loss, seen = reward_gradient_loss(
-                self.actor, self.reward, observations, batch.actions, self.bc_coefficient
+                actor, self.reward, observations, actions, self.bc_coefficient
             )
         for name, value in seen.items():
             self.info(f"actor/{name}", value)
@@ -332,8 +408,19 @@ class DVFModule(OfflineModule):
 
     def after_step(self) -> None:
         """Move the averaged denoiser."""
-        if self.train_part != "heads":
+        if "occupancy" in self.trains():
             self.occupancy.follow()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the cached values too, which a resumed run must not sample anew."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[_CACHE_KEY] = self._cache
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the cached values back."""
+        super().on_load_checkpoint(checkpoint)
+        cache = checkpoint.get(_CACHE_KEY)
+        self._cache = None if cache is None else cache.to(self.device)
 
     # ---- values --------------------------------------------------------------------------------
 
@@ -355,7 +442,7 @@ class DVFModule(OfflineModule):
 
         Args:
             observations: raw (B, o), on the module's device.
-            history: raw preceding states (B, k, o), their actions (B, k, a) or None, mask (B, k).
+            history: what came before, raw; needed by the sequential representation.
             policy: scalar representation (B,).
             steps_left: H, steps before a time limit (B,); endless by default.
             num_samples: n; the module's own by default.
@@ -366,7 +453,7 @@ class DVFModule(OfflineModule):
         """
         normalised = self.normalizer.normalize(observations)
         noise = ShardedGenerator(seed, device=self.device)
-        history = self._normalise_history(history)
+        history = self._normalised(history)
         return self._value(normalised, history, policy, noise, steps_left, num_samples)
 
     @torch.no_grad()
@@ -394,7 +481,7 @@ class DVFModule(OfflineModule):
         condition = self.occupancy.condition(
             self.normalizer.normalize(observations),
             offsets.float(),
-            self._normalise_history(history),
+            self._normalised(history),
             policy,
         )
         noise = ShardedGenerator(seed, device=self.device)
@@ -411,6 +498,7 @@ class DVFModule(OfflineModule):
         num_samples: int | None = None,
     ) -> Tensor:
         """:meth:`value` of normalised observations (B, o), with noise given."""
+        actor = self._acting()
         rows, samples = observations.shape[0], num_samples or self.num_samples
         limit = torch.full((rows, 1), float(self.max_offset or math.inf), device=self.device)
         horizon = limit.new_full((rows,), math.inf)
@@ -421,7 +509,7 @@ class DVFModule(OfflineModule):
         condition = self.occupancy.condition(observations, offsets.float(), history, policy)
         states, absorbed = self.occupancy.sample(condition, noise)
         everywhere = torch.cat([observations[:, None], states], dim=1)
-        paid = self._reward(everywhere, self.actor(everywhere))
+        paid = self._reward(everywhere, actor(everywhere))
         later = torch.where(absorbed, 0.0, paid[:, 1:]).mean(dim=1)
         weight = self.gamma * (1.0 - self.gamma**horizon) / (1.0 - self.gamma)
         return paid[:, 0] + weight * later
@@ -430,25 +518,44 @@ class DVFModule(OfflineModule):
         """r(s, a) in the reward's units, for normalised observations (…, o)."""
         return symexp(self.reward(torch.cat([observations, actions], dim=-1)).squeeze(-1).float())
 
-    def _history(self, batch: FutureStateBatch, after: bool = False) -> History | None:
-        """Normalised history of s_t, or with ``after`` of s_{t+1}, which ends with s_t."""
-        if not self.history or batch.history is None:
-            return None
-        states, actions, mask = batch.history, batch.history_actions, batch.history_mask
-        if after:
-            states = torch.cat([states[:, 1:], batch.observations[:, None]], dim=1)
-            mask = torch.cat([mask[:, 1:], torch.ones_like(mask[:, :1])], dim=1)
-            if actions is not None:
-                actions = torch.cat([actions[:, 1:], batch.actions[:, None]], dim=1)
-        return self._normalise_history((states, actions, mask))
+    def _normalised(self, history: History | None) -> History | None:
+        return None if history is None else history.normalised(self.normalizer)
 
-    def _normalise_history(self, history: History | None) -> History | None:
-        if history is None or not self.history:
-            return None
-        states, actions, mask = history
-        return self.normalizer.normalize(states), actions, mask
+    # ---- looking and acting --------------------------------------------------------------------
 
-    # ---- acting and looking --------------------------------------------------------------------
+    def on_validation_epoch_start(self) -> None:
+        """Forget the values of the last validation."""
+        self._seen_values = []
+
+    def validation_step(self, batch: FutureStateBatch, batch_idx: int) -> None:
+        """Losses, and for the first batches values beside the returns that the data earned."""
+        super().validation_step(batch, batch_idx)
+        if self.train_part == "occupancy" or batch.returns is None:
+            return
+        if batch_idx < _VALUE_BATCHES:
+            values = self.value(
+                batch.observations,
+                history=History.before(batch),
+                policy=batch.policy,
+                num_samples=_VALUE_SAMPLES,
+                seed=batch_idx,
+            )
+            self._seen_values.append(torch.stack([values, batch.returns]).float().cpu())
+
+    def on_validation_epoch_end(self) -> None:
+        """Log how values and returns of held-out states go together (this process's states)."""
+        if self._seen_values:
+            both = torch.cat(self._seen_values, dim=1)
+            if bool((both.std(dim=1) > 0).all()):
+                correlation = torch.corrcoef(both)[0, 1]
+                self.log("val/value_correlation", correlation, rank_zero_only=True)
+
+    def figures(self) -> dict[str, Figure]:
+        """Values against discounted returns, for the held-out states of the last validation."""
+        if not self._seen_values:
+            return {}
+        values, returns = torch.cat(self._seen_values, dim=1).numpy()
+        return {"value_against_return": value_against_return(values, returns, self.gamma)}
 
     def policy(self) -> NetworkPolicy:
         """Act by the actor's mean.
@@ -456,9 +563,24 @@ class DVFModule(OfflineModule):
         Raises:
             ConfigError: only the occupancy was trained, so there is nothing that acts.
         """
-        if self.train_part == "occupancy":
+        actor = self._acting()
+        return NetworkPolicy(lambda rows: actor(self.normalizer.normalize(rows)), self.device)
+
+    def _acting(self) -> GaussianPolicy:
+        if self.train_part == "occupancy" or self.actor is None:
             raise ConfigError(
                 "This DVFModule was pre-trained on states alone and has no policy yet; train the "
                 "rest with train 'heads' or 'all' and 'pretrained' set to this checkpoint."
             )
-        return NetworkPolicy(lambda rows: self.actor(self.normalizer.normalize(rows)), self.device)
+        return self.actor
+
+
+def _labels(batch: FutureStateBatch) -> tuple[Tensor, Tensor]:
+    """Actions (B, a) and rewards (B,), without which only the occupancy can be trained."""
+    if batch.actions is None or batch.rewards is None:
+        missing = "actions" if batch.actions is None else "rewards"
+        raise ConfigError(
+            f"the dataset has no column '{missing}'; "
+            "set train to 'occupancy' to pre-train on states alone."
+        )
+    return batch.actions, batch.rewards

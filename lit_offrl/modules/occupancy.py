@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
-from lit_offrl.diffusion import Schedule, diffusion_loss, make_sampler
+from lit_offrl.diffusion import Prediction, Schedule, Weighting, diffusion_loss, make_sampler
 from lit_offrl.errors import ConfigError
+from lit_offrl.modules.history import History
 from lit_offrl.nets import FutureCondition, PerceiverDenoiser, frozen_copy, polyak_update_
 from lit_offrl.randomness import ShardedGenerator
-
-History = tuple[Tensor, Tensor | None, Tensor]
-"""States (B, k, o), actions (B, k, a) or None, mask (B, k): what came before, oldest first."""
 
 
 class OccupancyModel(nn.Module):
@@ -42,13 +42,13 @@ class OccupancyModel(nn.Module):
         observation_dim: int,
         history_action_dim: int = 0,
         *,
-        policy_representation: str,
+        policy_representation: Literal["sequential", "scalar", "none"],
         history: int,
         denoiser: dict[str, int],
         schedule: str,
         diffusion_steps: int,
-        prediction: str,
-        weighting: str,
+        prediction: Prediction,
+        weighting: Weighting,
         ema_rate: float,
         sampler: str,
         sampling_steps: int,
@@ -58,8 +58,8 @@ class OccupancyModel(nn.Module):
         self.policy_representation = policy_representation
         self.history = history
         self.history_actions = history_action_dim > 0
-        self.prediction = prediction
-        self.weighting = weighting
+        self.prediction: Prediction = prediction
+        self.weighting: Weighting = weighting
         self.ema_rate = ema_rate
         self.schedule = Schedule(schedule, diffusion_steps)
         self.denoiser = PerceiverDenoiser(
@@ -98,9 +98,9 @@ class OccupancyModel(nn.Module):
         Raises:
             ConfigError: what the representation needs is not there.
         """
-        states, actions, mask = history if history is not None else (None, None, None)
-        sequential = self.policy_representation == "sequential"
-        if sequential and states is None:
+        if self.policy_representation != "sequential":
+            history = None
+        elif history is None:
             raise ConfigError(
                 "policy_representation is 'sequential', but the batch has no history: set the "
                 f"view's history to {self.history}, or leave the view to the model."
@@ -114,9 +114,9 @@ class OccupancyModel(nn.Module):
             states=self.mark(observations),
             offsets=offsets,
             policy=policy if self.policy_representation == "scalar" else None,
-            history=self.mark(states) if sequential else None,
-            history_actions=actions if self.history_actions else None,
-            history_mask=mask if sequential else None,
+            history=None if history is None else self.mark(history.states),
+            history_actions=history.actions if history and self.history_actions else None,
+            history_mask=None if history is None else history.mask,
         )
 
     def loss(

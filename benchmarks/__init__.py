@@ -1,0 +1,6 @@
+"""Speed, measured here and now: ``python -m benchmarks [loader|step|value]``.
+
+Each benchmark prints ratios between numbers of one run on one machine, since only those mean the
+same elsewhere. ``loader`` and ``value`` compare with the usual way, ``step`` with the machine's own
+matrix products.
+"""

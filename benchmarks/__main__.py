@@ -1,0 +1,169 @@
+"""Run the benchmarks and print what they found; see ``python -m benchmarks --help``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.loader import LoaderResult, run_loader
+from benchmarks.machine import describe
+from benchmarks.step import StepResult, run_steps
+from benchmarks.value import ValueResult, run_values
+
+NAMES = ("loader", "step", "value")
+
+
+def seconds(value: float) -> str:
+    """A time with three digits in the unit that suits it."""
+    if value >= 1:
+        return f"{value:,.3g} s" if value < 1000 else f"{value:,.0f} s"
+    return f"{value * 1e3:.3g} ms"
+
+
+def loader_table(results: Sequence[LoaderResult]) -> Table:
+    """One line a view and batch size."""
+    table = Table("view", "batch", "rows/s", "map-style DataLoader", "ratio", title="Loader")
+    for r in results:
+        table.add_row(
+            r.view,
+            f"{r.batch_size}",
+            f"{r.rows_per_second:,.0f}",
+            f"{r.map_style_rows_per_second:,.0f}",
+            f"{r.ratio:.1f} ×",
+        )
+    table.caption = "both in this process without workers; an epoch's permutation is not timed"
+    return table
+
+
+def step_table(result: StepResult) -> Table:
+    """One line a part of the step, and their sum."""
+    title = f"DVF training step, {result.size} size, batch {result.batch_size}, {result.precision}"
+    table = Table("part", "time", "of the step", "GFLOP", "GFLOP/s", "of the peak", title=title)
+
+    def add(name: str, taken: float, flops: float) -> None:
+        speed = flops / taken
+        table.add_row(
+            name,
+            seconds(taken),
+            f"{taken / result.seconds:.1%}",
+            f"{flops / 1e9:,.3g}",
+            f"{speed / 1e9:,.3g}",
+            f"{speed / result.peak:.1%}",
+        )
+
+    notes = [f"peak of matrix products here and now: {result.peak / 1e9:,.0f} GFLOP/s"]
+    for part in result.parts:
+        add(part.name, part.seconds, part.flops)
+        if part.measured_rows < result.batch_size:
+            notes.append(
+                f"{part.name} EXTRAPOLATED from {part.measured_rows} of {result.batch_size} rows"
+            )
+    table.add_section()
+    add("whole step", result.seconds, result.flops)
+    table.caption = "\n".join(notes)
+    return table
+
+
+def consumers_table(result: StepResult) -> Table:
+    """What the time of a step goes to."""
+    table = Table("operation", "of the time", title=f"Where a {result.size} step's time goes")
+    for name, share in result.consumers.items():
+        table.add_row(name, f"{share:.1%}")
+    table.caption = "PyTorch's profiler; each operation's own time"
+    return table
+
+
+def value_table(results: Sequence[ValueResult]) -> Table:
+    """One line a horizon, in both ways."""
+    title = f"One value estimate, n = {results[0].num_samples} samples, B = {results[0].states}"
+    table = Table(
+        "size", "Δt up to", "DVF", "calls", "autoregressive", "calls", "ratio", title=title
+    )
+    extrapolated = False
+    for r in results:
+        guessed = r.measured_steps < r.horizon
+        extrapolated |= guessed
+        table.add_row(
+            r.size,
+            f"{r.horizon}",
+            seconds(r.seconds),
+            f"{r.calls}",
+            seconds(r.autoregressive_seconds) + (" *" if guessed else ""),
+            f"{r.autoregressive_calls}" + (" *" if guessed else ""),
+            f"{r.ratio:,.0f} ×" + (" *" if guessed else ""),
+        )
+    table.caption = "calls: forward passes of the denoiser, each for all samples"
+    if extrapolated:
+        longest = max(r.measured_steps for r in results)
+        table.caption += f"\n* EXTRAPOLATED from {longest} steps; --full runs all of them"
+    return table
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    made.add_argument("which", nargs="?", choices=NAMES, help="one of them; all by default")
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    made.add_argument("--threads", type=int, default=1, help="of PyTorch on the CPU (1)")
+    made.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--quick-only", action="store_true", help="leave out the paper's size")
+    made.add_argument("--full", action="store_true", help="extrapolate nothing: takes an hour")
+    made.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run what is asked for, print tables and return the numbers."""
+    line = parser()
+    options = line.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        line.error("--device cuda: PyTorch sees no GPU here; leave --device out")
+    if options.threads < 1:
+        line.error("--threads: give at least 1")
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        line.error(f"--json: there is no folder {options.json.parent}")
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    console = Console()
+    numbers: dict[str, Any] = {"machine": describe(device)}
+    console.print(", ".join(f"{key} {value}" for key, value in numbers["machine"].items()))
+
+    if options.which in (None, "loader"):
+        loaders = run_loader(device=device, seed=options.seed)
+        numbers["loader"] = [asdict(r) for r in loaders]
+        console.print(loader_table(loaders))
+    if options.which in (None, "step"):
+        numbers["step"] = []
+        for step in run_steps(
+            device=device,
+            precision=options.precision,
+            seed=options.seed,
+            quick_only=options.quick_only,
+            full=options.full,
+        ):
+            numbers["step"].append(asdict(step))
+            console.print(step_table(step))
+            if step.consumers:
+                console.print(consumers_table(step))
+    if options.which in (None, "value"):
+        values = run_values(
+            device=device, seed=options.seed, quick_only=options.quick_only, full=options.full
+        )
+        numbers["value"] = [asdict(r) for r in values]
+        console.print(value_table(values))
+    if options.json is not None:
+        options.json.write_text(json.dumps(numbers, indent=2) + "\n")
+    return numbers
+
+
+if __name__ == "__main__":
+    main()

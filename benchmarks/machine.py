@@ -1,0 +1,94 @@
+"""The machine: what it is, how long something takes on it, how fast it multiplies matrices."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Timing(NamedTuple):
+    """Median seconds of a call and how many calls were timed."""
+
+    seconds: float
+    repeats: int
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Name the machine; its load too, since a busy one measures other people's work."""
+    info = Path("/proc/cpuinfo")
+    models = [
+        line.partition(":")[2].strip()
+        for line in (info.read_text().splitlines() if info.exists() else ())
+        if line.startswith("model name")
+    ]
+    cuda = device.type == "cuda"
+    return {
+        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if cuda else "cpu",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def clock(device: torch.device) -> float:
+    """Seconds, once everything that the device was told to do is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def measure(
+    runs: Sequence[Callable[[], object]],
+    device: torch.device,
+    *,
+    budget: float = 3.0,
+    most: int = 30,
+) -> list[Timing]:
+    """Time calls that the caller has warmed up: each once, then in turns while time is left.
+
+    In turns, so that a disturbance falls on all of them and their ratios stand.
+
+    Args:
+        runs: what to time.
+        device: where it computes.
+        budget: seconds for each, after which no further round begins.
+        most: rounds at most.
+    """
+    taken: list[list[float]] = [[] for _ in runs]
+    begin = clock(device)
+    while not taken[0] or (clock(device) - begin < budget * len(runs) and len(taken[0]) < most):
+        for run, times in zip(runs, taken, strict=True):
+            before = clock(device)
+            run()
+            times.append(clock(device) - before)
+    return [Timing(median(times), len(times)) for times in taken]
+
+
+def matrix_peak(device: torch.device, dtype: torch.dtype, *, budget: float = 1.5) -> float:
+    """FLOP/s of the fastest square matrix product, on this device with these threads.
+
+    The best size's best time, not the median: a peak is what other processes did not disturb.
+    """
+    best = 0.0
+    sizes = (4096, 8192) if device.type == "cuda" else (512, 1024, 2048)
+    for size in sizes:
+        left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        out = left @ right
+        spent = 0.0
+        while spent < budget / len(sizes):
+            begin = clock(device)
+            torch.mm(left, right, out=out)
+            taken = clock(device) - begin
+            spent += taken
+            best = max(best, 2 * size**3 / taken)
+    return best

@@ -1,0 +1,76 @@
+"""Made-up data of a hopper's sizes, and modules of the sizes that the configs have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+
+from lit_offrl.datasets.schema import OfflineDataset
+from lit_offrl.modules import DVFModule
+
+Size = Literal["quick", "paper"]
+
+OBSERVATION_DIM, ACTION_DIM = 15, 3
+"""Of ``HopperBulletEnv-v0``."""
+
+_CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+class Settings(NamedTuple):
+    """What the configs say about a size."""
+
+    module: dict[str, Any]
+    batch_size: int
+    gradient_clip: float
+
+
+def settings(size: Size) -> Settings:
+    """Read a size from the configs, so that the benchmark measures what users train."""
+    merged: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "trainer": {}}
+    for name in ("dvf_pybullet.yaml", *(("quick.yaml",) if size == "quick" else ())):
+        config = yaml.safe_load((_CONFIGS / name).read_text())
+        for part in ("model", "data"):
+            merged[part] |= config.get(part, {}).get("init_args", {})
+        merged["trainer"] |= config.get("trainer", {})
+    return Settings(
+        merged["model"], merged["data"]["batch_size"], merged["trainer"]["gradient_clip_val"]
+    )
+
+
+def make_dataset(rows: int, seed: int, longest: int = 1000) -> OfflineDataset:
+    """Episodes of 1 … ``longest`` steps, half of which end in a true terminal.
+
+    What the numbers are does not matter to the time it takes.
+    """
+    random = np.random.default_rng(seed)
+    lengths = random.integers(1, longest + 1, size=2 * rows // longest + 20)
+    ends = np.zeros(rows, dtype=bool)
+    stops = np.cumsum(lengths)
+    ends[stops[stops <= rows] - 1] = True
+    terminals = ends & (random.random(rows) < 0.5)
+    return OfflineDataset.from_columns(
+        {
+            "observations": random.standard_normal((rows, OBSERVATION_DIM), dtype=np.float32),
+            "actions": random.uniform(-1, 1, (rows, ACTION_DIM)).astype(np.float32),
+            "rewards": random.standard_normal(rows, dtype=np.float32),
+            "terminals": terminals,
+            "timeouts": ends & ~terminals,
+        },
+        name="made up",
+    )
+
+
+def make_module(
+    options: dict[str, Any], dataset: OfflineDataset, device: torch.device, seed: int
+) -> DVFModule:
+    """A DVFModule with random weights, ready to train on the dataset."""
+    torch.manual_seed(seed)
+    module = DVFModule(
+        OBSERVATION_DIM, ACTION_DIM, [-1.0] * ACTION_DIM, [1.0] * ACTION_DIM, **options
+    )
+    module.normalizer.fit(dataset.columns["observations"])
+    return module.to(device)

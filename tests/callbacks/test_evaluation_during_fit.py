@@ -1,0 +1,57 @@
+"""Roll-outs during a fit."""
+
+import pytest
+import torch
+
+from lit_offrl.evaluation.record import EvaluationRecord
+
+
+def test_evaluates_on_the_way_and_at_the_end_without_touching_training(lit, capsys, same_state):
+    often = ("--evaluation.episodes", "2", "--evaluation.every_n_steps", "2")
+    assert lit(*often, "--checkpoint.dirpath", "seen") == 0
+    shown = capsys.readouterr().out
+    assert shown.count("BCModule in Pendulum-v1, 2 episodes, seed 0") == 1
+    assert lit("--checkpoint.dirpath", "unseen") == 0
+
+    seen, unseen = (torch.load(f"{d}/last.ckpt", weights_only=True) for d in ("seen", "unseen"))
+    for name, value in unseen["state_dict"].items():
+        assert torch.equal(seen["state_dict"][name], value)
+    history = seen["callbacks"]["Curves"]["history"]["eval/return_mean"]
+    assert [step for step, _ in history] == [2, 4]  # that of step 6 comes after the checkpoint
+
+    record = EvaluationRecord.load("seen/evaluation.json")
+    assert record.episodes == (0, 1) and record.checkpoint_rule == "last"
+    assert record.checkpoint.endswith("seen/last.ckpt") and len(record.checkpoint_sha256) == 64
+    earlier = EvaluationRecord.load("seen/evaluation-step-4.json")
+    assert earlier.checkpoint is None and earlier.seeds == record.seeds
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"module": "DVFModule"}, "no evaluation: This DVFModule was pre-trained on states alone"),
+        ({}, "no evaluation: nothing says which environment the dataset is from"),
+    ],
+)
+def test_says_why_nothing_is_rolled_out(lit, d4rl_file, capsys, options, said, monkeypatch):
+    words = ["--evaluation.episodes", "1"]
+    if options:
+        small = "width 16 blocks 1 latents 4 history 1 diffusion_steps 4 sampling_steps 1".split()
+        for name, value in zip(small[::2], small[1::2], strict=True):
+            words += [f"--model.init_args.{name}", value]
+        words += ["--model.init_args.train", "occupancy"]
+    else:
+        import h5py
+
+        with h5py.File(d4rl_file) as old, h5py.File("anonymous.hdf5", "w") as new:
+            for column in old:
+                old.copy(column, new)
+        words += ["--data.init_args.dataset", "anonymous.hdf5"]
+    assert lit(*words, **options) == 0
+    assert said in capsys.readouterr().out
+
+
+def test_an_environment_that_cannot_be_made_is_found_before_training(lit, capsys):
+    assert lit("--evaluation.episodes", "1", "--data.init_args.env_id", "Pendulun-v1") == 2
+    errors = capsys.readouterr().err
+    assert "'Pendulun-v1'" in errors and "--evaluation.episodes 0" in errors

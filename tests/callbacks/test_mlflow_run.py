@@ -1,0 +1,86 @@
+"""What MLflow holds after a fit, and after one that was interrupted and resumed."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow.tracking import MlflowClient
+
+from lit_offrl.__main__ import main
+from lit_offrl.callbacks.mlflow_run import MLflowRun, absolute_uri, probe
+from lit_offrl.errors import ConfigError
+
+
+@pytest.fixture
+def fit(command):
+    """Run a fit with MLflow's default store; returns the exit code."""
+
+    def run(*options):
+        words = command("--trainer.log_every_n_steps", "2", *options)
+        position = words.index("--trainer.logger")
+        del words[position : position + 2]
+        return main(words)
+
+    return run
+
+
+def artifacts(client, run_id, folder=None):
+    found = set()
+    for item in client.list_artifacts(run_id, folder):
+        found |= artifacts(client, run_id, item.path) if item.is_dir else {item.path}
+    return found
+
+
+def test_a_run_and_its_resumption_are_one_run_that_holds_everything(fit, folder):
+    long = "--model.init_args.hidden=" + str([8] * 100)  # longer than MLflow keeps a parameter
+    options = (long, "--evaluation.episodes", "1", "--trainer.val_check_interval", "3")
+    assert fit(*options) == 0
+    path = "checkpoints/BCModule-pendulum-seed0/last.ckpt"
+    assert fit(*options, "--trainer.max_steps", "10", "--ckpt_path", path) == 0
+
+    assert (folder / "mlflow.db").is_file()
+    client = MlflowClient("sqlite:///mlflow.db")
+    experiment = client.get_experiment_by_name("lit-offrl")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "BCModule-pendulum-seed0" and run.info.status == "FINISHED"
+    assert run.data.params["learning_rate"] == "0.0003" and run.data.params["seed"] == "0"
+    assert run.data.params["data/init_args/batch_size"] == "64"
+    assert not [name for name in run.data.params if name.startswith("_")]
+
+    steps = [p.step for p in client.get_metric_history(run.info.run_id, "train/loss/actor")]
+    assert steps == [2, 4, 6, 8, 10]
+    assert "val/loss/actor" in run.data.metrics and "eval/return_mean" in run.data.metrics
+
+    assert artifacts(client, run.info.run_id) == {
+        "config.yaml",
+        "config-resumed.yaml",
+        "evaluation.json",
+        "figures/training_curves.png",
+        "checkpoints/last.ckpt",
+    }
+    config = client.download_artifacts(run.info.run_id, "config.yaml", str(folder))
+    hidden = yaml.safe_load(Path(config).read_text())["model"]["init_args"]["hidden"]
+    assert hidden == [8] * 100
+
+
+def test_a_store_that_cannot_be_used_is_said_at_once(folder):
+    with pytest.raises(ConfigError, match="cannot be written"):
+        probe("sqlite:////no/such/folder/mlflow.db")
+    with pytest.raises(ConfigError, match="cannot be reached"):
+        MLflowRun("http://127.0.0.1:9")
+    assert absolute_uri("sqlite:///mlflow.db") == f"sqlite:///{folder.resolve()}/mlflow.db"
+
+
+def test_metrics_that_could_not_be_sent_are_sent_later(folder, monkeypatch):
+    run = MLflowRun()
+    run.log_metrics({"loss": 1.0, "gap": float("nan")}, step=1)
+    client = run.experiment
+    send = client.log_batch
+    monkeypatch.setattr(client, "log_batch", lambda *args, **kwargs: 1 / 0)
+    with pytest.warns(UserWarning, match="tried again later: division by zero"):
+        run.save()
+    monkeypatch.setattr(client, "log_batch", send)
+    run.log_metrics({"loss": 0.5}, step=2)
+    run.finalize()
+    points = client.get_metric_history(run.run_id, "loss")
+    assert [(p.step, p.value) for p in points] == [(1, 1.0), (2, 0.5)]

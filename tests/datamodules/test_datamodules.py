@@ -1,0 +1,130 @@
+"""Which rows a datamodule hands out, to whom, in which order."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from lit_offrl.datamodules import OfflineDataModule, PyBulletDataModule
+from lit_offrl.datamodules.loaders import FixedLoader, TrainLoader
+from lit_offrl.datasets.sampler import RowOrder
+from lit_offrl.datasets.views import FutureStates, Transitions
+from lit_offrl.errors import ConfigError, DatasetError
+
+CLASSES = [OfflineDataModule, PyBulletDataModule]
+
+
+@pytest.fixture(params=CLASSES)
+def build(request, d4rl_file):
+    return lambda **options: request.param(str(d4rl_file), **options)
+
+
+class Identity:
+    """A bound view whose batches are the row numbers themselves."""
+
+    num_uniforms = 1
+
+    def __init__(self, count):
+        self.rows = torch.arange(count)
+
+    def batch(self, index, uniforms):
+        assert len(uniforms) == len(index)
+        return index
+
+
+def test_the_spec_is_known_before_anything_is_read(build):
+    data = build()
+    assert data.train_set is None
+    assert (data.spec.observation_dim, data.spec.action_dim) == (3, 1)
+    assert data.spec.action_low == (-2.0,) and data.spec.env_id == "Pendulum-v1"
+    with pytest.raises(ConfigError, match="call setup"):
+        data.train_observations()
+
+
+def test_whole_episodes_are_held_out_by_the_seed(build):
+    def held(**options):
+        data = build(**options)
+        data.setup("fit")
+        return data
+
+    data = held(validation_fraction=0.1)
+    assert (len(data.train_set.episodes), len(data.held_out.episodes)) == (18, 2)
+    assert data.train_observations().shape == (18 * 30, 3)
+    rows = np.concatenate([d.columns["observations"] for d in (data.train_set, data.held_out)])
+    assert len(np.unique(rows, axis=0)) == 600  # each row on one side
+    same, other = held(validation_fraction=0.1), held(validation_fraction=0.1, seed=1)
+    first = data.held_out.columns["observations"]
+    np.testing.assert_array_equal(first, same.held_out.columns["observations"])
+    assert not np.array_equal(first, other.held_out.columns["observations"])
+    assert len(held(validation_fraction=0.001).held_out.episodes) == 1  # at least one
+    assert held(validation_fraction=0).val_dataloader() == []
+    with pytest.raises(ConfigError, match="leaves none to train on"):
+        held(validation_fraction=0.99)
+
+
+@pytest.mark.parametrize("view", [None, Transitions(), FutureStates(gamma=0.9, history=2)])
+def test_batches_are_of_the_view(build, view):
+    data = build(view=view, batch_size=32)
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert batch.observations.shape == (32, 3)
+    assert hasattr(batch, "future_observations") == isinstance(view, FutureStates)
+    again = next(iter(data.train_dataloader()))
+    assert all(a is None or torch.equal(a, b) for a, b in zip(batch, again, strict=True))
+    held = list(data.val_dataloader())
+    assert sum(len(b.observations) for b in held) == len(data._bind("held_out").rows)
+    moved = data.transfer_batch_to_device(batch, torch.device("cpu"), 0)
+    assert moved is batch
+
+
+@pytest.mark.parametrize(("first", "left"), [(0, 5), (3, 2), (5, 5), (12, 3)])
+def test_training_goes_on_where_the_run_stands_when_the_first_batch_is_taken(first, left):
+    done = 0
+    order = RowOrder(50, 10, seed=3)
+    loader = TrainLoader(Identity(50), order, 5, lambda: done)
+    batches = iter(loader)
+    done = first  # known only after the iterator was made, as in Lightning
+    found = [batch.tolist() for batch in batches]
+    assert found == [order.rows(step).tolist() for step in range(first, first + left)]
+
+
+@pytest.mark.parametrize(("rows", "world"), [(23, 1), (23, 2), (64, 3), (9, 4)])
+def test_each_row_is_evaluated_once_over_all_processes(rows, world):
+    uniforms = torch.rand(rows, 1, dtype=torch.float64)
+    loaders = [FixedLoader(Identity(rows), 5, uniforms, rank, world) for rank in range(world)]
+    assert len({len(loader) for loader in loaders}) == 1  # none waits for another
+    batches = [batch for loader in loaders for batch in loader]
+    assert torch.cat(batches).tolist() == list(range(rows))
+    assert max(len(batch) for batch in batches) <= 5
+
+
+def test_a_short_validation_is_spread_over_all_rows():
+    loader = FixedLoader(Identity(1000), 10, torch.zeros(1000, 1), max_batches=2)
+    assert len(loader) == 2 and torch.cat(list(loader)).tolist() == list(range(0, 1000, 50))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"validation_fraction": 1.0}, "validation_fraction is 1.0"),
+        ({"validation_batches": 0}, "validation_batches is 0"),
+    ],
+)
+def test_numbers_that_cannot_be(build, options, said):
+    with pytest.raises(ConfigError, match=said):
+        build(**options)
+
+
+def test_columns_that_the_module_needs_must_be_there(lit, d4rl_file, capsys):
+    with h5py.File(d4rl_file) as old, h5py.File("unpaid.hdf5", "w") as new:
+        for column in set(old) - {"rewards"}:
+            old.copy(column, new)
+    data = ("--data.init_args.dataset", "unpaid.hdf5")
+    small = "width 16 blocks 1 latents 4 history 1 diffusion_steps 4 sampling_steps 1".split()
+    words = [f"--model.init_args.{n}={v}" for n, v in zip(small[::2], small[1::2], strict=True)]
+    assert lit(*data, *words, module="DVFModule") == 2
+    assert "rewards" in capsys.readouterr().err
+    assert lit(*data, *words, "--model.init_args.train=occupancy", module="DVFModule") == 0
+    with pytest.raises(DatasetError):
+        PyBulletDataModule("missing.hdf5")
