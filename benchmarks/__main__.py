@@ -59,7 +59,10 @@ def step_table(result: StepResult) -> Table:
             f"{speed / result.peak:.1%}",
         )
 
-    notes = [f"peak of matrix products here and now: {result.peak / 1e9:,.0f} GFLOP/s"]
+    notes = [
+        f"peak of square matrix products here and now: {result.peak / 1e9:,.0f} GFLOP/s;\n"
+        f"of one as narrow as the model's: {result.narrow_peak / 1e9:,.0f} GFLOP/s"
+    ]
     for part in result.parts:
         add(part.name, part.seconds, part.flops)
         if part.measured_rows < result.batch_size:

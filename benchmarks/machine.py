@@ -74,21 +74,31 @@ def measure(
     return [Timing(median(times), len(times)) for times in taken]
 
 
-def matrix_peak(device: torch.device, dtype: torch.dtype, *, budget: float = 1.5) -> float:
-    """FLOP/s of the fastest square matrix product, on this device with these threads.
+def product_speed(
+    rows: int,
+    inner: int,
+    columns: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    budget: float,
+) -> float:
+    """FLOP/s of a matrix product (rows × inner) (inner × columns).
 
-    The best size's best time, not the median: a peak is what other processes did not disturb.
+    Of the best time, not the median: a peak is what other processes did not disturb.
     """
-    best = 0.0
+    left = torch.randn(rows, inner, device=device).to(dtype)
+    right = torch.randn(inner, columns, device=device).to(dtype)
+    out = left @ right
+    fastest, end = float("inf"), clock(device) + budget
+    while (begin := clock(device)) < end:
+        torch.mm(left, right, out=out)
+        fastest = min(fastest, clock(device) - begin)
+    return 2 * rows * inner * columns / fastest
+
+
+def matrix_peak(device: torch.device, dtype: torch.dtype, *, budget: float = 1.5) -> float:
+    """FLOP/s of the fastest square matrix product, on this device with these threads."""
     sizes = (4096, 8192) if device.type == "cuda" else (512, 1024, 2048)
-    for size in sizes:
-        left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        out = left @ right
-        spent = 0.0
-        while spent < budget / len(sizes):
-            begin = clock(device)
-            torch.mm(left, right, out=out)
-            taken = clock(device) - begin
-            spent += taken
-            best = max(best, 2 * size**3 / taken)
-    return best
+    share = budget / len(sizes)
+    return max(product_speed(n, n, n, device, dtype, budget=share) for n in sizes)

@@ -80,8 +80,8 @@ def autoregressive_value(
     noise = ShardedGenerator(seed, device=module.device)
     states = module.normalizer.normalize(observations).repeat_interleave(num_samples, 0)
     if history is not None:
-        history = History(
-            *(None if x is None else x.repeat_interleave(num_samples, 0) for x in history)
+        history = History._make(
+            None if part is None else part.repeat_interleave(num_samples, 0) for part in history
         ).normalised(module.normalizer)
     alive = torch.ones(len(states), dtype=torch.bool, device=module.device)
     total, discount = paid(states), 1.0
@@ -163,34 +163,35 @@ def run_value(
             module, batch.observations, history, steps=steps, num_samples=num_samples, seed=seed
         )
 
-    results: list[ValueResult] = []
-    rolled(1)
-    seconds_a_step = calls_a_step = 0.0
-    steps = 0
+    calls = []
     for horizon in horizons:
         with counted(module) as once:
             direct(horizon)
-        taken = measure([partial(direct, horizon)], device, budget=budget)[0].seconds
-        if horizon <= longest or not results:
+        calls.append(once.calls)
+    timings = measure([partial(direct, horizon) for horizon in horizons], device, budget=budget)
+
+    results: list[ValueResult] = []
+    rolled(1)
+    steps = 0
+    for horizon, taken, once_calls in zip(horizons, timings, calls, strict=True):
+        if steps < min(horizon, longest):
             steps = min(horizon, longest)
             with counted(module) as each:
                 begin = clock(device)
                 rolled(steps)
-                seconds_a_step = (clock(device) - begin) / steps
-            calls_a_step = each.calls / steps
-        rollout = seconds_a_step * horizon
+                spent = clock(device) - begin
         results.append(
             ValueResult(
                 size,
                 states,
                 num_samples,
                 horizon,
-                taken,
-                once.calls,
-                rollout,
-                round(calls_a_step * horizon),
+                taken.seconds,
+                once_calls,
+                spent / steps * horizon,
+                each.calls // steps * horizon,
                 steps,
-                rollout / taken,
+                spent / steps * horizon / taken.seconds,
             )
         )
     return results

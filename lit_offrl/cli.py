@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -124,6 +125,7 @@ class OfflineCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse without Lightning's warning about arguments that are also in ``sys.argv``."""
+        assert isinstance(args, list)  # as given to the constructor
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
@@ -233,7 +235,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         OfflineCLI(argv)
     except Interrupted as stop:
-        if rank_zero_only.rank != 0:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
             return 0  # a failing child would make Lightning kill the first process as it saves
         print(f"lit-offrl: {stop}", file=sys.stderr)
         return int(stop.code or 0)

@@ -175,9 +175,10 @@ def _subclasses(class_path: str) -> list[str]:
     kind = _find(class_path)
     if not isinstance(kind, type):
         return []
-    found, waiting = [], [kind]
+    found: list[str] = []
+    waiting: list[type] = [kind]
     while waiting:
-        below = waiting.pop().__subclasses__()
+        below: list[type] = waiting.pop().__subclasses__()
         waiting += below
         found += [one.__name__ for one in below if not inspect.isabstract(one)]
     return sorted(set(found))

@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def d4rl_file(tmp_path_factory):
-    """20 episodes × 30 steps that look like Pendulum's, in D4RL's layout; half end in a terminal."""
+    """20 episodes × 30 steps that look like Pendulum's in D4RL's layout; half end terminally."""
     from lit_offrl.datasets.hdf5 import write_hdf5
 
     random = np.random.default_rng(0)

@@ -19,7 +19,7 @@ def only_line(capsys):
     return errors
 
 
-# ---- help -----------------------------------------------------------------------------------------
+# ---- help ----------
 
 
 def test_help_lists_every_verb_at_once():
@@ -54,7 +54,7 @@ def test_a_verbs_help_and_printed_config(lit, capsys):
     assert config["seed_everything"] == 7 and "seed" not in config["model"]["init_args"]
 
 
-# ---- mistakes -------------------------------------------------------------------------------------
+# ---- mistakes ----------
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_an_unreachable_tracking_server_is_an_error_within_seconds(lit, capsys):
     assert time.perf_counter() - began < 10
 
 
-# ---- whose options win ----------------------------------------------------------------------------
+# ---- whose options win ----------
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_options_that_the_weights_do_not_fit_are_refused(trained, capsys):
     assert "does not fit this module" in said and "hidden: [8] → [16]" in said
 
 
-# ---- what a run leaves behind ---------------------------------------------------------------------
+# ---- what a run leaves behind ----------
 
 
 def test_a_run_has_a_folder_of_its_own_and_its_config_repeats_it(lit, same_state):

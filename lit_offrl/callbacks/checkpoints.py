@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_offrl.callbacks.interruption import Interrupted
-from lit_offrl.callbacks.lookup import find_callback, validation_follows
+from lit_offrl.callbacks.lookup import find_callback, settings, validation_follows
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import ConfigError
 
@@ -56,7 +56,7 @@ class Checkpoints(ModelCheckpoint):
         """Find the run's folder."""
         if stage == "fit":
             if self.dirpath is None:
-                name = run_name(pl_module, getattr(trainer.datamodule, "spec", None))
+                name = run_name(pl_module, getattr(settings(trainer).datamodule, "spec", None))
                 self.dirpath = str(trainer.strategy.broadcast(_folder(trainer, name)))
             Path(self.dirpath).mkdir(parents=True, exist_ok=True)
             super().setup(trainer, pl_module, stage)
@@ -99,7 +99,7 @@ class Checkpoints(ModelCheckpoint):
     def save_now(self, trainer: Trainer) -> None:
         """Save, unless this step is saved already; all processes must call this."""
         self._due = False
-        if trainer.fast_dev_run or trainer.global_step == self._last_global_step_saved:
+        if settings(trainer).fast_dev_run or trainer.global_step == self._last_global_step_saved:
             return
         candidates = self._monitor_candidates(trainer)
         self._save_topk_checkpoint(trainer, candidates)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_offrl.callbacks.lookup import find_callback
+from lit_offrl.callbacks.lookup import find_callback, settings
 
 
 class Curves(Callback):
@@ -45,7 +45,7 @@ class Curves(Callback):
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """Take the metrics of training, if it is time."""
         step = trainer.global_step
-        due = step % max(1, trainer.log_every_n_steps) == 0 or step == trainer.max_steps
+        due = step % max(1, settings(trainer).log_every_n_steps) == 0 or step == trainer.max_steps
         if due and step > self._latest:
             self._latest = step
             self.record(trainer, _of(trainer, "train/"))

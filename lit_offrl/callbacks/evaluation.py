@@ -10,7 +10,7 @@ from rich.console import Console
 
 from lit_offrl.callbacks.checkpoints import Checkpoints, run_folder
 from lit_offrl.callbacks.curves import record_metrics
-from lit_offrl.callbacks.lookup import find_callback
+from lit_offrl.callbacks.lookup import find_callback, settings
 from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation.envs import make_env
 from lit_offrl.evaluation.evaluate import evaluate_module
@@ -63,7 +63,7 @@ class EvaluationDuringFit(Callback):
         """See whether there is anything to roll out, before hours are spent."""
         self._latest = trainer.global_step
         self._possible = False
-        if self.episodes == 0 or trainer.fast_dev_run:
+        if self.episodes == 0 or settings(trainer).fast_dev_run:
             return
         assert isinstance(pl_module, OfflineModule)
         spec = pl_module.spec
@@ -105,14 +105,15 @@ class EvaluationDuringFit(Callback):
             return None
         assert isinstance(module, OfflineModule)
         checkpoints = find_callback(trainer, Checkpoints)
-        final = name == "evaluation.json" and checkpoints is not None
+        saved = checkpoints.last_model_path if checkpoints is not None else ""
+        last = name == "evaluation.json" and bool(saved)
         record = evaluate_module(
             module,
             episodes=self.episodes,
             seed=self.seed,
             num_envs=self.num_envs,
-            checkpoint=checkpoints.last_model_path if final else None,
-            checkpoint_rule="last" if final else f"step {trainer.global_step}",
+            checkpoint=saved if last else None,
+            checkpoint_rule="last" if last else f"step {trainer.global_step}",
         )
         if trainer.is_global_zero:
             record.save(run_folder(trainer) / name)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lightning.pytorch import Callback, Trainer
 
 T = TypeVar("T", bound=Callback)
 
 
+def settings(trainer: Trainer) -> Any:
+    """Return the Trainer, untyped: parts of it set attributes that type checkers do not see."""
+    return trainer
+
+
 def find_callback(trainer: Trainer, kind: type[T]) -> T | None:
     """Return the Trainer's callback of a kind, if it has one."""
-    return next((c for c in trainer.callbacks if isinstance(c, kind)), None)
+    return next((c for c in settings(trainer).callbacks if isinstance(c, kind)), None)
 
 
 def validation_follows(trainer: Trainer) -> bool:

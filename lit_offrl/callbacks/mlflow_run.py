@@ -52,7 +52,7 @@ class MLflowRun(MLFlowLogger):
     ) -> None:
         uri = absolute_uri(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
         _set_patience()
-        if rank_zero_only.rank == 0:
+        if getattr(rank_zero_only, "rank", 0) == 0:  # the first process asks for all
             probe(uri)
         super().__init__(
             experiment_name=experiment_name,
@@ -114,7 +114,7 @@ class MLflowRun(MLFlowLogger):
         return client
 
     @rank_zero_only
-    def log_hyperparams(self, params: Mapping[str, Any] | Any) -> None:  # type: ignore[override]
+    def log_hyperparams(self, params: Mapping[str, Any] | Any) -> None:
         """Log parameters, without Lightning's own notes; a resumed run keeps those it has."""
         plain = {k: v for k, v in dict(params).items() if not str(k).startswith("_")}
         if self.resumed:

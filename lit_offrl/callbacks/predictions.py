@@ -32,7 +32,7 @@ class PredictionWriter(Callback):
         """Write the file, whole or not at all, and say where."""
         import numpy as np
 
-        arrays = {
+        arrays: dict[str, Any] = {
             name: torch.cat([part[name] for part in self._parts]).numpy() for name in self._parts[0]
         }
         self._parts = []

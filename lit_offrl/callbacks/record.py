@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_offrl.callbacks.checkpoints import Checkpoints, run_folder
 from lit_offrl.callbacks.curves import Curves
-from lit_offrl.callbacks.lookup import find_callback
+from lit_offrl.callbacks.lookup import find_callback, settings
 from lit_offrl.callbacks.mlflow_run import MLflowRun
 from lit_offrl.figures import training_curves
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
@@ -66,7 +66,7 @@ class RunRecord(SaveConfigCallback):
         checkpoints = find_callback(trainer, Checkpoints)
         if checkpoints is not None:
             checkpoints.save_now(trainer)
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if not trainer.is_global_zero or settings(trainer).fast_dev_run:
             return
         folder = run_folder(trainer)
         self._draw(trainer, pl_module)

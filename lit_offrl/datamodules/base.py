@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -95,7 +95,8 @@ class OfflineDataModule(LightningDataModule):
         self.spec = dataset.spec
         self.train_set, self.held_out = self._split(dataset)
         if self.view is None:
-            self.view = module.view() if hasattr(module, "view") else Transitions()
+            own: Callable[[], View] = getattr(module, "view", Transitions)
+            self.view = own()
 
     def train_dataloader(self) -> TrainLoader:
         """Batches in an order that is a pure function of (seed, step, rank, world size)."""
@@ -195,8 +196,3 @@ class OfflineDataModule(LightningDataModule):
         free, _ = torch.cuda.mem_get_info(device)
         size = sum(column.nbytes for column in dataset.columns.values())
         return device if size <= _ROOM * free else cpu
-
-
-def dataset_name(dataset: str | os.PathLike[str]) -> str:
-    """Return a short name for a dataset named by name or path."""
-    return os.path.splitext(os.path.basename(os.fspath(dataset)))[0]

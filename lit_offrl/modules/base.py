@@ -95,13 +95,17 @@ class OfflineModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Take the spec, and for a first fit the normaliser's statistics, from the data."""
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if datamodule is None:
+        if self.datamodule is None:
             return
         if self.spec is None or stage == "fit":
-            self.spec = datamodule.spec
+            self.spec = self.datamodule.spec
         if stage == "fit" and not self.normalizer.fitted:
-            self.normalizer.fit(datamodule.train_observations())
+            self.normalizer.fit(self.datamodule.train_observations())
+
+    @property
+    def datamodule(self) -> Any:
+        """The Trainer's datamodule; None without one."""
+        return getattr(self.trainer, "datamodule", None)
 
     def seed_noise(self, step: int, stream: int = 0) -> None:
         """Make the noise of one step, the same for every number of processes."""

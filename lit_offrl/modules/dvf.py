@@ -7,29 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lit_offrl.datasets.views import FutureStateBatch, FutureStates
 from lit_offrl.errors import ConfigError
-from lit_offrl.figures import value_against_return
-from lit_offrl.modules.base import OfflineModule, read_checkpoint
+from lit_offrl.modules.base import read_checkpoint
+from lit_offrl.modules.dvf_values import DiffusedValues
 from lit_offrl.modules.extraction import awr_loss, q_loss, reward_gradient_loss
 from lit_offrl.modules.history import History
 from lit_offrl.modules.occupancy import OccupancyModel
 from lit_offrl.modules.policies import NetworkPolicy
-from lit_offrl.nets import DenseNetMLP, GaussianPolicy, symexp, symlog
-from lit_offrl.randomness import ShardedGenerator, truncated_geometric
-
-_CHAINS = 8192  # sampled at once when values are cached: bounds the memory
-_CACHE_STREAM, _CACHE_KEY = 2, "dvf_cached_values"
-_VALUE_BATCHES, _VALUE_SAMPLES = 2, 32  # for the comparison of values with returns in validation
+from lit_offrl.nets import DenseNetMLP, GaussianPolicy, frozen_copy, polyak_update_, symlog
 
 
-class DVFModule(OfflineModule):
+class DVFModule(DiffusedValues):
     """A value from where the policy goes next and what is paid there; a policy from that value.
 
     Four networks, each trained by its own loss in one optimiser step (Algorithm 1):
@@ -84,6 +78,8 @@ class DVFModule(OfflineModule):
             cannot move the policy, kept to show just that.
         bc_coefficient: weight of the squared distance to the data's actions (q_net, reward_grad).
         awr_temperature: β of the weights exp(β · A / mean |A|), cut at 100.
+        actor_ema_rate: rate of the averaged actor, which acts and whose value is estimated: the
+            returns of the latest weights swing from one hundred steps to the next; 1 acts by them.
         warmup_steps: optimiser steps in which ρ and r settle and the actor clones the behaviour
             policy, before Q begins.
         values: ``online`` samples V(s_{t+1}) for each batch anew (Algorithm 1); ``cached`` stops
@@ -128,7 +124,8 @@ class DVFModule(OfflineModule):
         hidden: Sequence[int] = (256, 256),
         extraction: Literal["q_net", "awr", "reward_grad"] = "q_net",
         bc_coefficient: float = 0.1,
-        awr_temperature: float = 3.0,
+        awr_temperature: float = 1.0,
+        actor_ema_rate: float = 0.005,
         warmup_steps: int = 0,
         values: Literal["online", "cached"] = "online",
         refresh_steps: int | None = None,
@@ -173,6 +170,7 @@ class DVFModule(OfflineModule):
         self.bc_coefficient = bc_coefficient
         self.awr_temperature = awr_temperature
         self.warmup_steps = warmup_steps
+        self.actor_ema_rate = actor_ema_rate
         self.values = values
         self.refresh_steps = refresh_steps
         self._cache: Tensor | None = None
@@ -214,6 +212,7 @@ class DVFModule(OfflineModule):
             if action_dim
             else None
         )
+        self.acting = None if self.actor is None else frozen_copy(self.actor)
         trained = set(self.parameter_groups())
         for name, part in self.named_children():
             if name not in trained:
@@ -340,19 +339,6 @@ class DVFModule(OfflineModule):
         self.info("q/target_mean", target.mean() / (1.0 - self.gamma))
         return (predicted - target).square().mean()
 
-    def _next_values(self, batch: FutureStateBatch, noise: ShardedGenerator) -> Tensor:
-        """V(s_{t+1}) (B,), 0 where it is terminal."""
-        history = History.before(batch)
-        if history is not None:
-            history = history.advanced(batch.observations, batch.actions)
-        values = self._value(
-            self.normalizer.normalize(batch.next_observations),
-            self._normalised(history),
-            batch.policy,
-            noise,
-        )
-        return torch.where(batch.terminals, 0.0, values)
-
     def on_train_batch_start(self, batch: FutureStateBatch, batch_idx: int) -> None:
         """Sample the values of all rows when ``values: cached`` is due."""
         waited = self._step() - self.warmup_steps
@@ -363,32 +349,16 @@ class DVFModule(OfflineModule):
         if self._cache is None or again:
             self._cache = self._sample_cache()
 
-    @torch.no_grad()
-    def _sample_cache(self) -> Tensor:
-        """V(s_{t+1}) of every row of the training data, shared among the processes."""
-        view = self.trainer.datamodule.train_view()
-        cache = torch.zeros(int(view.rows.max()) + 1, device=self.device)
-        chunks = view.rows.split(max(1, _CHAINS // self.num_samples))
-        for number in range(self.global_rank, len(chunks), self.trainer.world_size):
-            index = chunks[number]
-            unused = torch.zeros(len(index), view.num_uniforms, device=index.device)
-            batch = self.transfer_batch_to_device(view.batch(index, unused), self.device, 0)
-            # no rank in the key: the values do not depend on who samples them
-            keys = (self.seed, _CACHE_STREAM, self.trainer.global_step, number)
-            noise = ShardedGenerator(*keys, device=self.device)
-            cache[index.to(self.device)] = self._next_values(batch, noise)
-        return self.trainer.strategy.reduce(cache, reduce_op="sum")
-
     def cloning_loss(self, batch: FutureStateBatch) -> Tensor:
         """Behaviour cloning by likelihood: during warm-up V is that of the behaviour policy."""
         actions, _ = _labels(batch)
         observations = self.normalizer.normalize(batch.observations)
-        return -self._acting().log_prob(observations, actions).mean()
+        return -self._trained_actor().log_prob(observations, actions).mean()
 
     def actor_loss(self, batch: FutureStateBatch) -> Tensor:
         """Policy extraction by ``extraction``; no gradient reaches Q, r or ρ."""
         actions, _ = _labels(batch)
-        actor = self._acting()
+        actor = self._trained_actor()
         observations = self.normalizer.normalize(batch.observations)
         if self.extraction == "awr":
             loss, seen = awr_loss(actor, self.q, observations, actions, self.awr_temperature)
@@ -407,172 +377,25 @@ class DVFModule(OfflineModule):
         return loss
 
     def after_step(self) -> None:
-        """Move the averaged denoiser."""
-        if "occupancy" in self.trains():
+        """Move the averages."""
+        busy = self.trains()
+        if "occupancy" in busy:
             self.occupancy.follow()
+        if "actor" in busy and self.acting is not None:
+            polyak_update_(self.acting, self._trained_actor(), self.actor_ema_rate)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the cached values too, which a resumed run must not sample anew."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint[_CACHE_KEY] = self._cache
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the cached values back."""
-        super().on_load_checkpoint(checkpoint)
-        cache = checkpoint.get(_CACHE_KEY)
-        self._cache = None if cache is None else cache.to(self.device)
-
-    # ---- values --------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def value(
-        self,
-        observations: Tensor,
-        *,
-        history: History | None = None,
-        policy: Tensor | None = None,
-        steps_left: Tensor | None = None,
-        num_samples: int | None = None,
-        seed: int = 0,
-    ) -> Tensor:
-        """V(s), the expected discounted return from s under the actor, in the reward's units.
-
-        V(s) = r(s, π(s)) + γ (1 − γ^H)/(1 − γ) · mean of r(s', π(s')) over s' ~ ρ(· | s, φ(π)),
-        with Δt cut off at H, and r = 0 in the absorbing state (Eq. 3).
-
-        Args:
-            observations: raw (B, o), on the module's device.
-            history: what came before, raw; needed by the sequential representation.
-            policy: scalar representation (B,).
-            steps_left: H, steps before a time limit (B,); endless by default.
-            num_samples: n; the module's own by default.
-            seed: names the noise; the same seed gives the same value.
-
-        Returns:
-            (B,) values.
-        """
-        normalised = self.normalizer.normalize(observations)
-        noise = ShardedGenerator(seed, device=self.device)
-        history = self._normalised(history)
-        return self._value(normalised, history, policy, noise, steps_left, num_samples)
-
-    @torch.no_grad()
-    def sample_future(
-        self,
-        observations: Tensor,
-        offsets: Tensor,
-        *,
-        history: History | None = None,
-        policy: Tensor | None = None,
-        seed: int = 0,
-    ) -> tuple[Tensor, Tensor]:
-        """Draw states Δt steps after the given ones.
-
-        Args:
-            observations: raw (B, o).
-            offsets: Δt, (B, n): one sample each.
-            history: as for :meth:`value`.
-            policy: scalar representation (B,).
-            seed: names the noise.
-
-        Returns:
-            Raw states (B, n, o) and which of them are absorbed, bool (B, n).
-        """
-        condition = self.occupancy.condition(
-            self.normalizer.normalize(observations),
-            offsets.float(),
-            self._normalised(history),
-            policy,
-        )
-        noise = ShardedGenerator(seed, device=self.device)
-        states, absorbed = self.occupancy.sample(condition, noise)
-        return self.normalizer.denormalize(states), absorbed
-
-    def _value(
-        self,
-        observations: Tensor,
-        history: History | None,
-        policy: Tensor | None,
-        noise: ShardedGenerator,
-        steps_left: Tensor | None = None,
-        num_samples: int | None = None,
-    ) -> Tensor:
-        """:meth:`value` of normalised observations (B, o), with noise given."""
-        actor = self._acting()
-        rows, samples = observations.shape[0], num_samples or self.num_samples
-        limit = torch.full((rows, 1), float(self.max_offset or math.inf), device=self.device)
-        horizon = limit.new_full((rows,), math.inf)
-        if steps_left is not None:
-            horizon = steps_left.to(limit)
-            limit = torch.minimum(limit, horizon.clamp_min(1.0)[:, None])
-        offsets = truncated_geometric(noise.uniform((rows, samples)), self.gamma, limit)
-        condition = self.occupancy.condition(observations, offsets.float(), history, policy)
-        states, absorbed = self.occupancy.sample(condition, noise)
-        everywhere = torch.cat([observations[:, None], states], dim=1)
-        paid = self._reward(everywhere, actor(everywhere))
-        later = torch.where(absorbed, 0.0, paid[:, 1:]).mean(dim=1)
-        weight = self.gamma * (1.0 - self.gamma**horizon) / (1.0 - self.gamma)
-        return paid[:, 0] + weight * later
-
-    def _reward(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """r(s, a) in the reward's units, for normalised observations (…, o)."""
-        return symexp(self.reward(torch.cat([observations, actions], dim=-1)).squeeze(-1).float())
-
-    def _normalised(self, history: History | None) -> History | None:
-        return None if history is None else history.normalised(self.normalizer)
-
-    # ---- looking and acting --------------------------------------------------------------------
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget the values of the last validation."""
-        self._seen_values = []
-
-    def validation_step(self, batch: FutureStateBatch, batch_idx: int) -> None:
-        """Losses, and for the first batches values beside the returns that the data earned."""
-        super().validation_step(batch, batch_idx)
-        if self.train_part == "occupancy" or batch.returns is None:
-            return
-        if batch_idx < _VALUE_BATCHES:
-            values = self.value(
-                batch.observations,
-                history=History.before(batch),
-                policy=batch.policy,
-                num_samples=_VALUE_SAMPLES,
-                seed=batch_idx,
-            )
-            self._seen_values.append(torch.stack([values, batch.returns]).float().cpu())
-
-    def on_validation_epoch_end(self) -> None:
-        """Log how values and returns of held-out states go together (this process's states)."""
-        if self._seen_values:
-            both = torch.cat(self._seen_values, dim=1)
-            if bool((both.std(dim=1) > 0).all()):
-                correlation = torch.corrcoef(both)[0, 1]
-                self.log("val/value_correlation", correlation, rank_zero_only=True)
-
-    def figures(self) -> dict[str, Figure]:
-        """Values against discounted returns, for the held-out states of the last validation."""
-        if not self._seen_values:
-            return {}
-        values, returns = torch.cat(self._seen_values, dim=1).numpy()
-        return {"value_against_return": value_against_return(values, returns, self.gamma)}
+    def _trained_actor(self) -> GaussianPolicy:
+        assert self.actor is not None  # without actions only the occupancy is trained
+        return self.actor
 
     def policy(self) -> NetworkPolicy:
-        """Act by the actor's mean.
+        """Act by the averaged actor's mean.
 
         Raises:
             ConfigError: only the occupancy was trained, so there is nothing that acts.
         """
         actor = self._acting()
         return NetworkPolicy(lambda rows: actor(self.normalizer.normalize(rows)), self.device)
-
-    def _acting(self) -> GaussianPolicy:
-        if self.train_part == "occupancy" or self.actor is None:
-            raise ConfigError(
-                "This DVFModule was pre-trained on states alone and has no policy yet; train the "
-                "rest with train 'heads' or 'all' and 'pretrained' set to this checkpoint."
-            )
-        return self.actor
 
 
 def _labels(batch: FutureStateBatch) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,222 @@
+"""Values from where a policy goes next and what is paid there: DVF's estimates and their use."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from lit_offrl.datasets.views import FutureStateBatch
+from lit_offrl.errors import ConfigError
+from lit_offrl.figures import value_against_return
+from lit_offrl.modules.base import OfflineModule
+from lit_offrl.modules.history import History
+from lit_offrl.modules.occupancy import OccupancyModel
+from lit_offrl.nets import GaussianPolicy, symexp
+from lit_offrl.randomness import ShardedGenerator, truncated_geometric
+
+_CHAINS = 8192  # sampled at once when values are cached: bounds the memory
+_CACHE_STREAM, _CACHE_KEY = 2, "dvf_cached_values"
+_VALUE_BATCHES, _VALUE_SAMPLES = 2, 32  # for the comparison of values with returns in validation
+
+
+class DiffusedValues(OfflineModule):
+    """The half of DVF that turns its networks into values; ``DVFModule`` trains them.
+
+    V(s) = r(s, π(s)) + γ (1 − γ^H)/(1 − γ) · mean of r(s', π(s')) over n samples
+    s' ~ ρ(· | s, φ(π)), and r = 0 in the absorbing state (paper: Eq. 3 and Algorithm 1, line 6,
+    which prints a sum and leaves r(s, π(s)) out; here the mean, since only it does not grow with
+    n). π is the averaged actor, the one that acts.
+    """
+
+    occupancy: OccupancyModel
+    reward: nn.Module
+    actor: GaussianPolicy | None
+    acting: GaussianPolicy | None
+    gamma: float
+    max_offset: int | None
+    num_samples: int
+    _cache: Tensor | None
+    _seen_values: list[Tensor]
+
+    @torch.no_grad()
+    def value(
+        self,
+        observations: Tensor,
+        *,
+        history: History | None = None,
+        policy: Tensor | None = None,
+        steps_left: Tensor | None = None,
+        num_samples: int | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """V(s), the expected discounted return from s under the actor, in the reward's units.
+
+        V(s) = r(s, π(s)) + γ (1 − γ^H)/(1 − γ) · mean of r(s', π(s')) over s' ~ ρ(· | s, φ(π)),
+        with Δt cut off at H, and r = 0 in the absorbing state (Eq. 3).
+
+        Args:
+            observations: raw (B, o), on the module's device.
+            history: what came before, raw; needed by the sequential representation.
+            policy: scalar representation (B,).
+            steps_left: H, steps before a time limit (B,); endless by default.
+            num_samples: n; the module's own by default.
+            seed: names the noise; the same seed gives the same value.
+
+        Returns:
+            (B,) values.
+        """
+        normalised = self.normalizer.normalize(observations)
+        noise = ShardedGenerator(seed, device=self.device)
+        history = self._normalised(history)
+        return self._value(normalised, history, policy, noise, steps_left, num_samples)
+
+    @torch.no_grad()
+    def sample_future(
+        self,
+        observations: Tensor,
+        offsets: Tensor,
+        *,
+        history: History | None = None,
+        policy: Tensor | None = None,
+        seed: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw states Δt steps after the given ones.
+
+        Args:
+            observations: raw (B, o).
+            offsets: Δt, (B, n): one sample each.
+            history: as for :meth:`value`.
+            policy: scalar representation (B,).
+            seed: names the noise.
+
+        Returns:
+            Raw states (B, n, o) and which of them are absorbed, bool (B, n).
+        """
+        condition = self.occupancy.condition(
+            self.normalizer.normalize(observations),
+            offsets.float(),
+            self._normalised(history),
+            policy,
+        )
+        noise = ShardedGenerator(seed, device=self.device)
+        states, absorbed = self.occupancy.sample(condition, noise)
+        return self.normalizer.denormalize(states), absorbed
+
+    def _value(
+        self,
+        observations: Tensor,
+        history: History | None,
+        policy: Tensor | None,
+        noise: ShardedGenerator,
+        steps_left: Tensor | None = None,
+        num_samples: int | None = None,
+    ) -> Tensor:
+        """:meth:`value` of normalised observations (B, o), with noise given."""
+        actor = self._acting()
+        rows, samples = observations.shape[0], num_samples or self.num_samples
+        limit = torch.full((rows, 1), float(self.max_offset or math.inf), device=self.device)
+        horizon = limit.new_full((rows,), math.inf)
+        if steps_left is not None:
+            horizon = steps_left.to(limit)
+            limit = torch.minimum(limit, horizon.clamp_min(1.0)[:, None])
+        offsets = truncated_geometric(noise.uniform((rows, samples)), self.gamma, limit)
+        condition = self.occupancy.condition(observations, offsets.float(), history, policy)
+        states, absorbed = self.occupancy.sample(condition, noise)
+        everywhere = torch.cat([observations[:, None], states], dim=1)
+        paid = self._reward(everywhere, actor(everywhere))
+        later = torch.where(absorbed, 0.0, paid[:, 1:]).mean(dim=1)
+        weight = self.gamma * (1.0 - self.gamma**horizon) / (1.0 - self.gamma)
+        return paid[:, 0] + weight * later
+
+    def _reward(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """r(s, a) in the reward's units, for normalised observations (…, o)."""
+        return symexp(self.reward(torch.cat([observations, actions], dim=-1)).squeeze(-1).float())
+
+    def _normalised(self, history: History | None) -> History | None:
+        return None if history is None else history.normalised(self.normalizer)
+
+    def _next_values(self, batch: FutureStateBatch, noise: ShardedGenerator) -> Tensor:
+        """V(s_{t+1}) (B,), 0 where it is terminal."""
+        history = History.before(batch)
+        if history is not None:
+            history = history.advanced(batch.observations, batch.actions)
+        values = self._value(
+            self.normalizer.normalize(batch.next_observations),
+            self._normalised(history),
+            batch.policy,
+            noise,
+        )
+        return torch.where(batch.terminals, 0.0, values)
+
+    @torch.no_grad()
+    def _sample_cache(self) -> Tensor:
+        """V(s_{t+1}) of every row of the training data, shared among the processes."""
+        view = self.datamodule.train_view()
+        cache = torch.zeros(int(view.rows.max()) + 1, device=self.device)
+        chunks = view.rows.split(max(1, _CHAINS // self.num_samples))
+        for number in range(self.global_rank, len(chunks), self.trainer.world_size):
+            index = chunks[number]
+            unused = torch.zeros(len(index), view.num_uniforms, device=index.device)
+            batch = self.transfer_batch_to_device(view.batch(index, unused), self.device, 0)
+            # no rank in the key: the values do not depend on who samples them
+            keys = (self.seed, _CACHE_STREAM, self.trainer.global_step, number)
+            noise = ShardedGenerator(*keys, device=self.device)
+            cache[index.to(self.device)] = self._next_values(batch, noise)
+        return self.trainer.strategy.reduce(cache, reduce_op="sum")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the cached values too, which a resumed run must not sample anew."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[_CACHE_KEY] = self._cache
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the cached values back."""
+        super().on_load_checkpoint(checkpoint)
+        cache = checkpoint.get(_CACHE_KEY)
+        self._cache = None if cache is None else cache.to(self.device)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the values of the last validation."""
+        self._seen_values = []
+
+    def validation_step(self, batch: FutureStateBatch, batch_idx: int) -> None:
+        """Losses, and for the first batches values beside the returns that the data earned."""
+        super().validation_step(batch, batch_idx)
+        if self.train_part == "occupancy" or batch.returns is None:
+            return
+        if batch_idx < _VALUE_BATCHES:
+            values = self.value(
+                batch.observations,
+                history=History.before(batch),
+                policy=batch.policy,
+                num_samples=_VALUE_SAMPLES,
+                seed=batch_idx,
+            )
+            self._seen_values.append(torch.stack([values, batch.returns]).float().cpu())
+
+    def on_validation_epoch_end(self) -> None:
+        """Log how values and returns of held-out states go together (this process's states)."""
+        if self._seen_values:
+            both = torch.cat(self._seen_values, dim=1)
+            if bool((both.std(dim=1) > 0).all()):
+                correlation = torch.corrcoef(both)[0, 1]
+                self.log("val/value_correlation", correlation, rank_zero_only=True)
+
+    def figures(self) -> dict[str, Figure]:
+        """Values against discounted returns, for the held-out states of the last validation."""
+        if not self._seen_values:
+            return {}
+        values, returns = torch.cat(self._seen_values, dim=1).numpy()
+        return {"value_against_return": value_against_return(values, returns, self.gamma)}
+
+    def _acting(self) -> GaussianPolicy:
+        if self.train_part == "occupancy" or self.acting is None:
+            raise ConfigError(
+                "This DVFModule was pre-trained on states alone and has no policy yet; train the "
+                "rest with train 'heads' or 'all' and 'pretrained' set to this checkpoint."
+            )
+        return self.acting

@@ -1,0 +1,186 @@
+"""The benchmarks at tiny sizes: what they count and compare is right, whatever the clock says."""
+
+import json
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import __main__ as command
+from benchmarks.loader import MapStyleFutureStates, MapStyleTransitions, run_loader
+from benchmarks.made_up import Settings, make_dataset, make_module, settings
+from benchmarks.step import PARTS, count_flops, run_step
+from benchmarks.value import autoregressive_value, counted, run_value
+from lit_offrl.datasets.views import FutureStates, Transitions
+
+CPU = torch.device("cpu")
+TINY = {"width": 16, "blocks": 1, "latents": 2, "history": 2, "hidden": [8], "num_samples": 3}
+SAMPLING_STEPS = 10
+
+
+def test_sizes_are_the_configs_own():
+    quick, paper = settings("quick"), settings("paper")
+    assert (paper.module["width"], paper.module["blocks"], paper.module["latents"]) == (256, 8, 64)
+    assert paper.batch_size == 128
+    assert quick.module["width"] < paper.module["width"]
+    assert quick.module["diffusion_steps"] == paper.module["diffusion_steps"]
+
+
+def same(one: NamedTuple, other: tuple[torch.Tensor, ...]) -> bool:
+    return all(
+        torch.equal(a, b.to(a.dtype) if isinstance(b, torch.Tensor) else torch.tensor(b))
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_both_loaders_hand_out_the_same_rows():
+    """A ratio of speeds means something only if the work is the same."""
+    dataset = make_dataset(200, seed=0, longest=12)
+    steps, future = Transitions(), FutureStates(gamma=0.9, history=3)
+    slow = MapStyleTransitions(dataset, steps)
+    bound = steps.bind(dataset)
+    batch = bound.batch(bound.rows)
+    for i in range(len(slow)):
+        assert same([part[i] for part in batch], slow[i])
+
+    slow = MapStyleFutureStates(dataset, future, seed=0)
+    bound = future.bind(dataset)
+    uniforms = np.random.default_rng(1).random(len(slow))
+    batch = bound.batch(bound.rows, torch.tensor(uniforms)[:, None])
+    fields = [
+        *("observations", "actions", "rewards", "next_observations", "terminals"),
+        *("future_observations", "future_absorbed", "offsets"),
+        *("history", "history_actions", "history_mask"),
+    ]
+    assert batch.future_absorbed.any() and not batch.history_mask.all()
+    for i, row in enumerate(bound.rows.tolist()):
+        assert same([getattr(batch, name)[i] for name in fields], slow.make(row, uniforms[i]))
+
+
+def test_loader_gives_a_ratio_for_each_view_and_batch_size():
+    results = run_loader(
+        device=CPU, rows=3000, batch_sizes=(8, 16), history=2, batches=10, budget=0.05
+    )
+    assert [(r.view.partition("(")[0], r.batch_size) for r in results] == [
+        *(("Transitions", 8), ("Transitions", 16)),
+        *(("FutureStates", 8), ("FutureStates", 16)),
+    ]
+    for r in results:
+        assert r.ratio == pytest.approx(r.rows_per_second / r.map_style_rows_per_second)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_step_is_the_sum_of_its_parts(precision):
+    result = run_step(
+        "tiny",
+        Settings(TINY, batch_size=8, gradient_clip=1.0),
+        device=CPU,
+        precision=precision,
+        rows=300,
+        budget=0.05,
+        profiled=precision == "32-true",
+    )
+    assert [part.name for part in result.parts] == [*PARTS, "optimiser"]
+    assert all(part.flops > 0 for part in result.parts[:-1])
+    assert result.seconds == pytest.approx(sum(part.seconds for part in result.parts))
+    assert result.share == pytest.approx(result.flops / result.seconds / result.peak)
+    assert 0 < result.share < 1
+    if result.consumers:
+        assert 0 < sum(result.consumers.values()) <= 1
+
+
+def test_q_loss_of_some_rows_is_scaled_to_the_batch():
+    plan, counts = Settings(TINY, batch_size=8, gradient_clip=1.0), {}
+    for rows in (None, 2):
+        result = run_step("tiny", plan, device=CPU, rows=300, q_rows=rows, budget=0.01)
+        q = next(part for part in result.parts if part.name == "q")
+        assert q.measured_rows == (rows or 8)
+        counts[rows] = q.flops
+    # linear but for what no row has of its own: the latents' first query, the embedded time
+    assert counts[2] == pytest.approx(counts[None], rel=0.2)
+
+
+def test_flops_of_known_products():
+    left, right = torch.ones(3, 5, requires_grad=True), torch.ones(5, 7, requires_grad=True)
+    assert count_flops(lambda: (left @ right).sum().backward()) == 3 * (2 * 3 * 5 * 7)
+    query = torch.ones(2, 4, 6, 8)  # two products of 6 × 8 by 8 × 6, for 2 · 4 heads
+    attend = torch.nn.functional.scaled_dot_product_attention
+    assert count_flops(lambda: attend(query, query, query)) == 2 * (2 * 4 * 6 * 6 * 8) * 2
+
+
+def test_calls_for_a_value_are_flat_for_dvf_and_grow_for_the_roll_out():
+    results = run_value(
+        "tiny", TINY, device=CPU, states=2, num_samples=3, horizons=(2, 4, 1000), longest=4,
+        budget=0.02,
+    )  # fmt: skip
+    assert [r.calls for r in results] == [SAMPLING_STEPS] * 3
+    assert [r.autoregressive_calls for r in results] == [h * SAMPLING_STEPS for h in (2, 4, 1000)]
+    assert [r.measured_steps for r in results] == [2, 4, 4]
+    for r in results:
+        assert r.ratio == pytest.approx(r.autoregressive_seconds / r.seconds)
+
+
+def test_value_calls_do_not_depend_on_the_horizon_and_roll_outs_do():
+    """Counted on real runs, with as many rows in each call."""
+    dataset = make_dataset(300, seed=0)
+    module = make_module(TINY | {"policy_representation": "none"}, dataset, CPU, seed=0)
+    states = torch.as_tensor(dataset.columns["observations"][:2])
+    for horizon in (10, 1000):
+        with counted(module) as seen:
+            value = module.value(states, steps_left=torch.full((2,), float(horizon)), num_samples=3)
+        assert value.shape == (2,)
+        assert (seen.calls, seen.rows) == (SAMPLING_STEPS, SAMPLING_STEPS * 2 * 3)
+    for steps in (10, 30):
+        with counted(module) as seen:
+            value = autoregressive_value(module, states, None, steps=steps, num_samples=3, seed=0)
+        assert value.shape == (2,)
+        assert (seen.calls, seen.rows) == (steps * SAMPLING_STEPS, steps * SAMPLING_STEPS * 2 * 3)
+
+
+def test_roll_out_without_steps_is_the_first_reward():
+    dataset = make_dataset(300, seed=0)
+    module = make_module(TINY | {"policy_representation": "none"}, dataset, CPU, seed=0)
+    states = torch.as_tensor(dataset.columns["observations"][:4])
+    rolled = autoregressive_value(module, states, None, steps=0, num_samples=3, seed=0)
+    sampled = module.value(states, steps_left=torch.zeros(4), num_samples=3)
+    torch.testing.assert_close(rolled, sampled)
+
+
+def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatch):
+    def tiny_loader(**options):
+        return run_loader(**options, rows=500, batch_sizes=(8,), batches=5, budget=0.02)
+
+    def tiny_step(**_):
+        plan = Settings(TINY, batch_size=8, gradient_clip=1.0)
+        yield run_step("tiny", plan, device=CPU, rows=300, q_rows=2, budget=0.01, profiled=True)
+
+    def tiny_value(**_):
+        return run_value("tiny", TINY, device=CPU, num_samples=2, longest=3, budget=0.01)
+
+    monkeypatch.setattr(command, "run_loader", tiny_loader)
+    monkeypatch.setattr(command, "run_steps", tiny_step)
+    monkeypatch.setattr(command, "run_values", tiny_value)
+    numbers = command.main(["--json", "numbers.json"])
+    assert json.loads((folder / "numbers.json").read_text()) == json.loads(json.dumps(numbers))
+    assert numbers.keys() == {"machine", "loader", "step", "value"}
+    assert numbers["machine"]["threads"] == torch.get_num_threads() == 1
+    printed = capsys.readouterr().out
+    for word in ("Loader", "training step", "time goes", "One value", "EXTRAPOLATED from 3 steps"):
+        assert word in printed
+    assert "EXTRAPOLATED from 2 of 8 rows" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--threads", "0"], "at least 1"),
+        (["--json", "nowhere/numbers.json"], "no folder"),
+        (["lodaer"], "invalid choice"),
+    ],
+)
+def test_wrong_options_are_refused(options, message, capsys, folder):
+    with pytest.raises(SystemExit) as error:
+        command.main(options)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
