@@ -4,3 +4,8 @@ Each benchmark prints ratios between numbers of one run on one machine, since on
 same elsewhere. ``loader`` and ``value`` compare with the usual way, ``step`` with the machine's own
 matrix products.
 """
+
+import os
+
+# Before torch is loaded: its profiler otherwise reports its own start and stop on stderr.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")

@@ -67,8 +67,15 @@ def step_table(result: StepResult) -> Table:
         add(part.name, part.seconds, part.flops)
         if part.measured_rows < result.batch_size:
             notes.append(
-                f"{part.name} EXTRAPOLATED from {part.measured_rows} of {result.batch_size} rows"
+                f"{part.name} EXTRAPOLATED from {part.measured_rows} of {result.batch_size} rows, "
+                "so its time is a lower bound"
             )
+    if result.warmup_seconds is not None and result.row_seconds is not None:
+        notes.append(
+            f"this config samples values once a row, {seconds(result.row_seconds)} each, not in "
+            f"each step:\na warm-up step takes {seconds(result.warmup_seconds)}, "
+            "one after the sampling less"
+        )
     table.add_section()
     add("whole step", result.seconds, result.flops)
     table.caption = "\n".join(notes)

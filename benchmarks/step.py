@@ -41,7 +41,11 @@ class StepPart:
 
 @dataclass(frozen=True)
 class StepResult:
-    """A training step; ``share`` is its FLOP/s over ``peak``."""
+    """A step of Algorithm 1, all losses in one; ``share`` is its FLOP/s over ``peak``.
+
+    A config with ``values: cached`` never takes it: then ``warmup_seconds`` is a step before the
+    values are sampled, and ``row_seconds`` the sampling of one row's; else both are None.
+    """
 
     size: str
     precision: str
@@ -53,6 +57,8 @@ class StepResult:
     share: float
     narrow_peak: float
     """FLOP/s of a product as narrow as the model's: all the batch's latents by width × width."""
+    warmup_seconds: float | None = None
+    row_seconds: float | None = None
     consumers: dict[str, float] = field(default_factory=dict)
     """Share of a step's time by operation, the largest first."""
 
@@ -78,8 +84,9 @@ def run_step(
         precision: as Lightning's.
         seed: of data, weights and noise.
         rows: rows of the made-up data.
-        q_rows: rows of the batch to time the Q loss with, whose time is linear in rows; all if
-            None. At the paper's size one Q loss takes minutes on a CPU.
+        q_rows: rows of the batch to time the Q loss with; all if None. At the paper's size one Q
+            loss takes minutes on a CPU. FLOPs are linear in rows, time is somewhat more than that,
+            as more rows at once fit the caches less: what is extrapolated is a lower bound.
         budget: seconds of each measurement.
         profiled: whether to say what the time goes to.
     """
@@ -91,7 +98,8 @@ def run_step(
         plan.batch_size * latents, width, width, device, dtype, budget=budget / 4
     )
     dataset = make_dataset(rows, seed)
-    module = make_module(plan.module, dataset, device, seed)
+    online = plan.module | {"values": "online", "warmup_steps": 0}
+    module = make_module(online, dataset, device, seed)
     batch = _draw(module, dataset, plan.batch_size, device, seed)
     optimizer = module.configure_optimizers()
     module.seed_noise(0)
@@ -129,17 +137,21 @@ def run_step(
         update()
 
     seconds, flops = sum(part.seconds for part in parts), sum(part.flops for part in parts)
+    q_seconds = next(part.seconds for part in parts if part.name == "q")
+    cached = plan.module.get("values") == "cached"
     return StepResult(
-        size,
-        precision,
-        plan.batch_size,
-        parts,
-        seconds,
-        flops,
-        peak,
-        flops / seconds / peak,
-        narrow,
-        time_consumers(whole, device) if profiled else {},
+        size=size,
+        precision=precision,
+        batch_size=plan.batch_size,
+        parts=parts,
+        seconds=seconds,
+        flops=flops,
+        peak=peak,
+        share=flops / seconds / peak,
+        narrow_peak=narrow,
+        warmup_seconds=seconds - q_seconds if cached else None,
+        row_seconds=q_seconds / plan.batch_size if cached else None,
+        consumers=time_consumers(whole, device) if profiled else {},
     )
 
 

@@ -16,7 +16,8 @@ from lit_offrl.datasets.views import FutureStates, Transitions
 
 CPU = torch.device("cpu")
 TINY = {"width": 16, "blocks": 1, "latents": 2, "history": 2, "hidden": [8], "num_samples": 3}
-SAMPLING_STEPS = 10
+SAMPLING_STEPS = 4
+TINY["sampling_steps"] = SAMPLING_STEPS
 
 
 def test_sizes_are_the_configs_own():
@@ -99,6 +100,19 @@ def test_q_loss_of_some_rows_is_scaled_to_the_batch():
         counts[rows] = q.flops
     # linear but for what no row has of its own: the latents' first query, the embedded time
     assert counts[2] == pytest.approx(counts[None], rel=0.2)
+
+
+def test_step_with_cached_values_says_what_its_steps_cost():
+    """The config's own steps are not Algorithm 1's: nothing is sampled in them."""
+    options = TINY | {"values": "cached", "warmup_steps": 5}
+    plan = Settings(options, batch_size=8, gradient_clip=1.0)
+    result = run_step("tiny", plan, device=CPU, rows=300, budget=0.01)
+    parts = {part.name: part.seconds for part in result.parts}
+    assert result.row_seconds == pytest.approx(parts["q"] / 8)
+    assert result.warmup_seconds == pytest.approx(sum(parts.values()) - parts["q"])
+    once = run_step("tiny", plan._replace(module=TINY), device=CPU, rows=300, budget=0.01)
+    assert once.row_seconds is None and once.warmup_seconds is None
+    assert once.flops == result.flops
 
 
 def test_flops_of_known_products():

@@ -15,7 +15,7 @@ from lit_offrl.datasets.catalog import resolve
 from lit_offrl.datasets.sampler import RowOrder
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.datasets.views import BoundView, Transitions, View
-from lit_offrl.errors import ConfigError
+from lit_offrl.errors import ConfigError, DatasetError
 from lit_offrl.randomness import ShardedGenerator, mix
 
 _SPLIT, _HELD_OUT = 0x5B17, 0x4E1D  # keep the streams of one seed apart
@@ -89,8 +89,14 @@ class OfflineDataModule(LightningDataModule):
         """Read the rows, check that the module can use them, and hold episodes out."""
         if self.train_set is not None:
             return
-        module = self.trainer.lightning_module if self.trainer is not None else None
+        module: Any = self.trainer.lightning_module if self.trainer is not None else None
         require = getattr(module, "required_columns", ())
+        missing = [name for name in require if name not in self.spec.columns]
+        if missing and self.spec.columns:  # a catalogue entry does not know them before it is read
+            raise DatasetError(
+                f"{self.spec.origin}: has no column '{missing[0]}', which {type(module).__name__} "
+                f"needs. {module.missing_columns_advice}"
+            )
         dataset = self._source.read(require=require, env_id=self.env_id)
         self.spec = dataset.spec
         self.train_set, self.held_out = self._split(dataset)
@@ -135,6 +141,12 @@ class OfflineDataModule(LightningDataModule):
     def train_observations(self) -> np.ndarray:
         """Observations (N, o) of the training episodes, for a normaliser's statistics."""
         return self._rows("train").columns["observations"]
+
+    def train_rewards(self) -> np.ndarray:
+        """Rewards of the labelled rows (n,) of the training episodes."""
+        dataset = self._rows("train")
+        rewards, labelled = dataset.column("rewards"), dataset.columns.get("reward_mask")
+        return rewards if labelled is None else rewards[labelled]
 
     def train_view(self) -> BoundView:
         """The training episodes through the view, for what a module computes once for all rows."""

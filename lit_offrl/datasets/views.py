@@ -26,11 +26,14 @@ from lit_offrl.randomness import truncated_geometric
 
 
 class TransitionBatch(NamedTuple):
-    """One step each; at a true terminal whose next state is unknown that is the state itself."""
+    """One step each; at a true terminal whose next state is unknown that is the state itself.
+
+    ``rewards`` is None where the data have none, which imitation does not need.
+    """
 
     observations: Float[Tensor, "B o"]
     actions: Float[Tensor, "B a"]
-    rewards: Float[Tensor, " B"]
+    rewards: Float[Tensor, " B"] | None
     next_observations: Float[Tensor, "B o"]
     terminals: Bool[Tensor, " B"]
 
@@ -95,7 +98,7 @@ class Transitions(View):
         """Put the columns on a device.
 
         Raises:
-            DatasetError: if the data have no actions or no rewards, or no valid row.
+            DatasetError: if the data have no actions, or no valid row.
         """
         return BoundTransitions(dataset, device)
 
@@ -106,8 +109,7 @@ class BoundTransitions:
     num_uniforms = 0
 
     def __init__(self, dataset: OfflineDataset, device: torch.device | str) -> None:
-        for name in ("actions", "rewards"):
-            dataset.column(name)
+        dataset.column("actions")
         self._rows = Rows(dataset, device)
         self.rows = self._rows.with_next()
 
@@ -120,7 +122,7 @@ class BoundTransitions:
         return TransitionBatch(
             observations=rows.need("observations", index),
             actions=rows.need("actions", index),
-            rewards=rows.need("rewards", index),
+            rewards=rows.take("rewards", index),
             next_observations=rows.next_observations(index, stop),
             terminals=rows.need("terminals", index),
         )

@@ -48,6 +48,7 @@ class OfflineModule(LightningModule):
     """
 
     noise: ShardedGenerator
+    missing_columns_advice: str = "Choose a dataset that has it."
 
     def __init__(self, observation_dim: int, learning_rate: float, seed: int) -> None:
         super().__init__()
@@ -67,6 +68,11 @@ class OfflineModule(LightningModule):
     def losses(self, batch: Any) -> dict[str, Tensor]:
         """Named scalar losses of one batch; their sum is minimised."""
         raise NotImplementedError(f"{type(self).__name__} must define losses().")
+
+    @property
+    def required_columns(self) -> tuple[str, ...]:
+        """Columns of the dataset without which the method cannot be trained."""
+        return ("actions", "rewards")
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Trained parameters by the network's name."""

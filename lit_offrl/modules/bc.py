@@ -55,6 +55,11 @@ class BCModule(OfflineModule):
             observation_dim, action_dim, hidden=hidden, low=action_low, high=action_high
         )
 
+    @property
+    def required_columns(self) -> tuple[str, ...]:
+        """Columns without which it cannot be trained; rewards are not among them."""
+        return ("actions",)
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The actor alone."""
         return {"actor": list(self.actor.parameters())}

@@ -39,6 +39,8 @@ class DVFModule(DiffusedValues):
     * V(s) is r(s, π(s)) plus γ/(1−γ) times the MEAN of r over samples; Algorithm 1 prints a sum
       and leaves the first reward out;
     * past a true terminal the state is absorbing and pays nothing (``terminals``);
+    * a predicted reward is held within the range of the data's: states that ρ draws lie off the
+      data at times, where symexp blows a regression's error up (here to −37 a step);
     * Q is predicted as Q·(1−γ), the reward's own scale, so that one learning rate fits every γ;
     * Eq. 10 is divided by the mean |Q| of the batch, without which no fixed behaviour-cloning
       coefficient means the same in two environments.
@@ -125,7 +127,7 @@ class DVFModule(DiffusedValues):
         extraction: Literal["q_net", "awr", "reward_grad"] = "q_net",
         bc_coefficient: float = 0.1,
         awr_temperature: float = 1.0,
-        actor_ema_rate: float = 0.005,
+        actor_ema_rate: float = 0.002,
         warmup_steps: int = 0,
         values: Literal["online", "cached"] = "online",
         refresh_steps: int | None = None,
@@ -156,6 +158,10 @@ class DVFModule(DiffusedValues):
         sequential = policy_representation == "sequential"
         if sequential and history < 1:
             raise ConfigError("policy_representation 'sequential' needs history of at least 1.")
+        if sequential and history_actions and action_dim < 1:
+            raise ConfigError(
+                "history_actions is true, but the dataset has no actions: set it to false."
+            )
         self.save_hyperparameters()
         self.train_part = train
         self.pretrained = pretrained
@@ -196,6 +202,7 @@ class DVFModule(DiffusedValues):
             sampler=sampler,
             sampling_steps=sampling_steps,
         )
+        self.register_buffer("reward_limits", torch.tensor([-math.inf, math.inf]))
         self.reward = DenseNetMLP(observation_dim + action_dim, hidden, 1)
         self.q = DenseNetMLP(observation_dim + action_dim, hidden, 1)
         self.actor: GaussianPolicy | None = (
@@ -220,11 +227,18 @@ class DVFModule(DiffusedValues):
 
     # ---- what it needs from the data -----------------------------------------------------------
 
+    missing_columns_advice = (
+        "Choose a dataset that has it, or set model.init_args.train to occupancy to pre-train on "
+        "states alone."
+    )
+
     @property
     def required_columns(self) -> tuple[str, ...]:
         """Columns without which this part cannot be trained."""
         policy = ("policy",) if self.policy_representation == "scalar" else ()
-        return policy if self.train_part == "occupancy" else ("actions", "rewards", *policy)
+        if self.train_part == "occupancy":
+            return ("actions",) if self.history_actions else policy
+        return ("actions", "rewards", *policy)
 
     def view(self) -> FutureStates:
         """Pairs (s_t, s_{t+Δt}) with the γ, the truncation and the history of this model."""
@@ -243,6 +257,11 @@ class DVFModule(DiffusedValues):
         if stage == "fit" and self.pretrained is not None and self.trainer.ckpt_path is None:
             self.load_occupancy(self.pretrained)
         super().setup(stage)
+        fresh = not bool(self.reward_limits.isfinite().all())
+        if stage == "fit" and self.train_part != "occupancy" and self.datamodule and fresh:
+            rewards = symlog(torch.from_numpy(self.datamodule.train_rewards().copy()))
+            if len(rewards):
+                self.reward_limits.copy_(torch.stack(rewards.aminmax()))
 
     def load_occupancy(self, path: str) -> None:
         """Take occupancy model and normaliser from another DVFModule's checkpoint.

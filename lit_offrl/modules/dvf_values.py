@@ -34,6 +34,7 @@ class DiffusedValues(OfflineModule):
 
     occupancy: OccupancyModel
     reward: nn.Module
+    reward_limits: Tensor
     actor: GaussianPolicy | None
     acting: GaussianPolicy | None
     gamma: float
@@ -133,8 +134,9 @@ class DiffusedValues(OfflineModule):
         return paid[:, 0] + weight * later
 
     def _reward(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """r(s, a) in the reward's units, for normalised observations (…, o)."""
-        return symexp(self.reward(torch.cat([observations, actions], dim=-1)).squeeze(-1).float())
+        """r(s, a) in the reward's units, within the data's range, for normalised (…, o)."""
+        predicted = self.reward(torch.cat([observations, actions], dim=-1)).squeeze(-1).float()
+        return symexp(predicted.clamp(self.reward_limits[0], self.reward_limits[1]))
 
     def _normalised(self, history: History | None) -> History | None:
         return None if history is None else history.normalised(self.normalizer)

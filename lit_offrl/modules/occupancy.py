@@ -105,6 +105,16 @@ class OccupancyModel(nn.Module):
                 "policy_representation is 'sequential', but the batch has no history: set the "
                 f"view's history to {self.history}, or leave the view to the model."
             )
+        elif history.states.shape[1] > self.history:
+            raise ConfigError(
+                f"the batch has a history of {history.states.shape[1]} states, the model one of "
+                f"{self.history}: set the view's history to that, or leave the view to the model."
+            )
+        elif self.history_actions and history.actions is None:
+            raise ConfigError(
+                "history_actions is true, but the history has no actions: give them, or train "
+                "with history_actions false."
+            )
         if self.policy_representation == "scalar" and policy is None:
             raise ConfigError(
                 "policy_representation is 'scalar', but the dataset has no 'policy' column; "

@@ -207,6 +207,10 @@ def test_absent_columns_are_absent_from_the_batch(columns_of):
     for name in ("actions", "rewards", "reward_mask", "policy", "history_actions", "returns"):
         assert getattr(batch, name) is None, name
     assert batch.history.shape[1:] == (2, 2)
+    columns["actions"] = -columns["observations"]
+    batch, index = all_rows(Transitions(), OfflineDataset.from_columns(columns), draws=1)
+    assert batch.rewards is None  # imitation needs none
+    np.testing.assert_array_equal(batch.actions, columns["actions"][index])
     with pytest.raises(DatasetError, match="no column 'actions'"):
         Transitions().bind(data)
 
