@@ -99,6 +99,6 @@ def product_speed(
 
 def matrix_peak(device: torch.device, dtype: torch.dtype, *, budget: float = 1.5) -> float:
     """FLOP/s of the fastest square matrix product, on this device with these threads."""
-    sizes = (4096, 8192) if device.type == "cuda" else (512, 1024, 2048)
+    sizes = (4096, 8192) if device.type == "cuda" else (512, 1024)
     share = budget / len(sizes)
     return max(product_speed(n, n, n, device, dtype, budget=share) for n in sizes)

@@ -253,15 +253,19 @@ class DVFModule(DiffusedValues):
         return heads if self.train_part == "heads" else groups | heads
 
     def setup(self, stage: str) -> None:
-        """Begin with a pre-trained occupancy model, unless a run is resumed."""
-        if stage == "fit" and self.pretrained is not None and self.trainer.ckpt_path is None:
-            self.load_occupancy(self.pretrained)
+        """Take what the data say: the normaliser's statistics and the rewards' range."""
         super().setup(stage)
         fresh = not bool(self.reward_limits.isfinite().all())
         if stage == "fit" and self.train_part != "occupancy" and self.datamodule and fresh:
             rewards = symlog(torch.from_numpy(self.datamodule.train_rewards().copy()))
             if len(rewards):
                 self.reward_limits.copy_(torch.stack(rewards.aminmax()))
+
+    def on_fit_start(self) -> None:
+        """Begin with a pre-trained occupancy model, unless a run is resumed."""
+        # Not in setup, where Lightning does not say yet whether it is going to resume.
+        if self.pretrained is not None and self.trainer.ckpt_path is None:
+            self.load_occupancy(self.pretrained)
 
     def load_occupancy(self, path: str) -> None:
         """Take occupancy model and normaliser from another DVFModule's checkpoint.
@@ -307,10 +311,13 @@ class DVFModule(DiffusedValues):
         return {name: loss(batch) for name, loss in self.trains().items()}
 
     def idle_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the networks that wait, or that are done."""
+        """Parameters of the networks that wait or that are done, and those their losses omit."""
         busy = self.trains()
         groups = self.parameter_groups()
-        return [one for name, group in groups.items() if name not in busy for one in group]
+        idle = [one for name, group in groups.items() if name not in busy for one in group]
+        if self.extraction == "reward_grad" and "q" in busy:
+            idle.append(self._trained_actor().raw_log_std)  # r is ascended at the mean alone
+        return idle
 
     def _step(self) -> int | float:
         return math.inf if self._trainer is None else self.trainer.global_step

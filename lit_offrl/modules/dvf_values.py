@@ -16,7 +16,7 @@ from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.history import History
 from lit_offrl.modules.occupancy import OccupancyModel
 from lit_offrl.nets import GaussianPolicy, symexp
-from lit_offrl.randomness import ShardedGenerator, truncated_geometric
+from lit_offrl.randomness import RepeatedGenerator, ShardedGenerator, truncated_geometric
 
 _CHAINS = 8192  # sampled at once when values are cached: bounds the memory
 _CACHE_STREAM, _CACHE_KEY = 2, "dvf_cached_values"
@@ -124,7 +124,10 @@ class DiffusedValues(OfflineModule):
         if steps_left is not None:
             horizon = steps_left.to(limit)
             limit = torch.minimum(limit, horizon.clamp_min(1.0)[:, None])
-        offsets = truncated_geometric(noise.uniform((rows, samples)), self.gamma, limit)
+        # stratified, one Δt from each n-th of its distribution: the same mean with less noise
+        slices = torch.arange(samples, device=self.device)
+        uniforms = (slices + noise.uniform((rows, samples))) / samples
+        offsets = truncated_geometric(uniforms, self.gamma, limit)
         condition = self.occupancy.condition(observations, offsets.float(), history, policy)
         states, absorbed = self.occupancy.sample(condition, noise)
         everywhere = torch.cat([observations[:, None], states], dim=1)
@@ -156,7 +159,11 @@ class DiffusedValues(OfflineModule):
 
     @torch.no_grad()
     def _sample_cache(self) -> Tensor:
-        """V(s_{t+1}) of every row of the training data, shared among the processes."""
+        """V(s_{t+1}) of every row of the training data, shared among the processes.
+
+        All rows share their n draws of Δt and of diffusion noise: what Q has to tell apart is which
+        action leads to the better s_{t+1}, a difference that independent samples would drown.
+        """
         view = self.datamodule.train_view()
         cache = torch.zeros(int(view.rows.max()) + 1, device=self.device)
         chunks = view.rows.split(max(1, _CHAINS // self.num_samples))
@@ -164,9 +171,8 @@ class DiffusedValues(OfflineModule):
             index = chunks[number]
             unused = torch.zeros(len(index), view.num_uniforms, device=index.device)
             batch = self.transfer_batch_to_device(view.batch(index, unused), self.device, 0)
-            # no rank in the key: the values do not depend on who samples them
-            keys = (self.seed, _CACHE_STREAM, self.trainer.global_step, number)
-            noise = ShardedGenerator(*keys, device=self.device)
+            keys = (self.seed, _CACHE_STREAM, self.trainer.global_step)
+            noise = RepeatedGenerator(*keys, copies=len(index), device=self.device)
             cache[index.to(self.device)] = self._next_values(batch, noise)
         return self.trainer.strategy.reduce(cache, reduce_op="sum")
 

@@ -1,0 +1,195 @@
+"""What every module shares: noise, checkpoints, what is refused when one is loaded."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from lit_offrl import __version__
+from lit_offrl.errors import ConfigError
+from lit_offrl.modules import BCModule, DVFModule, OfflineModule, load_module
+from lit_offrl.modules.base import CHECKPOINT_KEY, module_class
+
+
+class Trap:
+    """Runs a command when unpickled."""
+
+    def __init__(self, mark) -> None:
+        self.mark = str(mark)
+
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
+
+
+class Foreign(LightningModule):
+    """Someone else's module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch).sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.fixture
+def cloned(save):
+    """Checkpoint of a small BCModule."""
+    return save(BCModule(2, 1, (-1.0,), (1.0,), hidden=(4,)), 2)
+
+
+def refused(path) -> str:
+    """The one line that refuses a file."""
+    with pytest.raises(ConfigError) as caught:
+        load_module(path)
+    message = str(caught.value)
+    assert "\n" not in message and str(path) in message
+    return message
+
+
+def changed(path, **entries):
+    """Rewrite a checkpoint with other entries of this library's own."""
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint[CHECKPOINT_KEY] |= entries
+    torch.save(checkpoint, path)
+    return path
+
+
+# ---- what is no checkpoint ---------------------------------------------------------------------
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    assert "no such checkpoint" in refused(tmp_path / "missing.ckpt")
+    assert "no such checkpoint" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint\nat all\n", b"PK\x03\x04 cut off"])
+def test_files_of_another_kind_are_refused(tmp_path, content):
+    path = tmp_path / "other.ckpt"
+    path.write_bytes(content)
+    assert "not a readable checkpoint" in refused(path)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda what, path: path.write_bytes(what)])
+def test_code_in_a_file_is_never_run(tmp_path, write):
+    mark, path = tmp_path / "trapped", tmp_path / "trap.ckpt"
+    trap = {CHECKPOINT_KEY: {"class_path": "x"}, "state_dict": Trap(mark)}
+    write(trap if write is torch.save else pickle.dumps(trap), path)
+    assert "not a readable checkpoint" in refused(path)
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(trap))
+    assert mark.exists()  # the trap works
+
+
+def test_a_checkpoint_of_another_library_is_refused(tmp_path):
+    path = tmp_path / "foreign.ckpt"
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(
+        max_steps=1,
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        enable_model_summary=False,
+        **quiet,
+    )
+    trainer.fit(Foreign(), torch.utils.data.DataLoader(torch.ones(2, 1)))
+    trainer.save_checkpoint(path)
+    assert "not a checkpoint written by lit-offrl" in refused(path)
+    torch.save([1, 2], path)
+    assert "not a checkpoint written by lit-offrl" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("class_path", "said"),
+    [
+        ("torch.nn.Linear", "is no OfflineModule"),
+        ("lit_offrl.modules.load_module", "is no OfflineModule"),
+        ("lit_offrl.modules.Missing", "cannot be imported"),
+        ("no_such_package.Module", "cannot be imported"),
+        ("BCModule", "cannot be imported"),
+    ],
+)
+def test_a_class_that_is_no_module_is_refused(cloned, class_path, said):
+    with pytest.raises(ConfigError, match=f"{class_path} {said}"):
+        load_module(changed(cloned, class_path=class_path))
+    with pytest.raises(ConfigError, match=said):
+        module_class(class_path)
+
+
+def test_weights_that_do_not_fit_the_class_are_refused(cloned):
+    name = f"{DVFModule.__module__}.{DVFModule.__qualname__}"
+    assert "does not fit DVFModule" in refused(changed(cloned, class_path=name))
+
+
+# ---- what is one -------------------------------------------------------------------------------
+
+
+def test_a_trained_module_comes_back_as_it_was(tiny, save):
+    rows = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
+    for module in (tiny(), BCModule(2, 1, (-1.0,), (1.0,), hidden=(4,))):
+        path = save(module, 3)
+        loaded = load_module(path)
+        assert type(loaded) is type(module) and not loaded.training
+        assert loaded.spec == module.spec is not None
+        np.testing.assert_array_equal(loaded.policy().act(rows), module.policy().act(rows))
+        kept, state = loaded.state_dict(), module.state_dict()
+        assert kept.keys() == state.keys()
+        assert all(torch.equal(kept[key], state[key]) for key in state)
+        assert loaded.hparams == module.hparams
+        note = torch.load(path, weights_only=True)[CHECKPOINT_KEY]
+        assert note["version"] == __version__
+
+
+def test_a_normaliser_takes_the_datas_range_once(save, fit, columns):
+    module = BCModule(2, 1, hidden=(4,))
+    fit(module, 1)
+    observations = columns()["observations"]
+    np.testing.assert_array_equal(module.normalizer.low, observations.min(0))
+    np.testing.assert_array_equal(module.normalizer.high, observations.max(0))
+    fit(module, 1, scale=3.0)
+    np.testing.assert_array_equal(module.normalizer.high, observations.max(0))
+
+
+# ---- noise and optimiser -----------------------------------------------------------------------
+
+
+def test_noise_is_a_function_of_seed_and_step():
+    def draw(seed: int, *key: int) -> list[float]:
+        module = BCModule(2, 1, seed=seed)
+        torch.manual_seed(len(key))  # nothing else counts
+        module.seed_noise(*key)
+        return module.noise.normal((5,)).tolist()
+
+    first = draw(0, 7)
+    module = BCModule(2, 1, seed=0)
+    for step in (3, 7):
+        module.seed_noise(step)
+    assert module.noise.normal((5,)).tolist() == first == draw(0, 7)
+    others = [draw(0, 8), draw(1, 7), draw(0, 7, 1)]  # another step, seed, stream
+    assert len({tuple(numbers) for numbers in [first, *others]}) == 4
+
+
+def test_each_network_has_a_parameter_group(tiny):
+    module = tiny(learning_rate=0.02)
+    groups = module.configure_optimizers().param_groups
+    assert [group["name"] for group in groups] == ["occupancy", "reward", "q", "actor"]
+    assert {group["lr"] for group in groups} == {0.02}
+    trained = {id(p) for group in groups for p in group["params"]}
+    assert trained == {id(p) for p in module.parameters() if p.requires_grad}
+
+
+def test_what_a_method_must_give_is_said():
+    module = OfflineModule(2, 1e-3, 0)
+    for call in (lambda: module.losses(None), module.parameter_groups, module.policy):
+        with pytest.raises(NotImplementedError, match="OfflineModule must define"):
+            call()
+    assert module.figures() == {} and module.idle_parameters() == []
+    with pytest.raises(ConfigError, match="observation_dim is 0"):
+        OfflineModule(0, 1e-3, 0)
