@@ -10,12 +10,17 @@ from lit_offrl.evaluation.evaluate import evaluate_module
 from lit_offrl.modules import OfflineModule, load_module
 
 # Options that make a module small; ``lit`` trains it on Pendulum-like data of 20 short episodes.
-MODULES = {
-    "BCModule": "--model.init_args.hidden [8]",
-    "DVFModule": "--model.init_args.width 16 --model.init_args.blocks 1 --model.init_args.latents 4"
+# What follows a colon only tells two entries of one module apart.
+DVF = (
+    "--model.init_args.width 16 --model.init_args.blocks 1 --model.init_args.latents 4"
     " --model.init_args.hidden [16] --model.init_args.num_samples 2 --model.init_args.history 2"
     " --model.init_args.diffusion_steps 8 --model.init_args.sampling_steps 2"
-    " --trainer.gradient_clip_val 100",
+    " --trainer.gradient_clip_val 100"
+)
+MODULES = {
+    "BCModule": "--model.init_args.hidden [8]",
+    "DVFModule": DVF,
+    "DVFModule:cached": f"{DVF} --model.init_args.values cached --model.init_args.warmup_steps 2",
 }
 
 
@@ -25,10 +30,10 @@ def fit(request, lit):
 
     def run(name, *options):
         options = (*MODULES[request.param].split(), *options)
-        assert lit("--checkpoint.dirpath", name, *options, module=request.param) == 0
+        assert lit("--checkpoint.dirpath", name, *options, module=run.module) == 0
         return Path(name) / "last.ckpt"
 
-    run.module = request.param
+    run.module = request.param.partition(":")[0]
     return run
 
 

@@ -42,18 +42,23 @@ class Curves(Callback):
         """The step that the run begins at has been logged."""
         self._latest = trainer.global_step
 
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Take the metrics of training, if it is time."""
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Take the metrics of training, if it is time: those of this very step.
+
+        The Trainer's own dictionary also holds what an earlier step logged last, such as the loss
+        of a network that is trained no more.
+        """
         step = trainer.global_step
         due = step % max(1, settings(trainer).log_every_n_steps) == 0 or step == trainer.max_steps
         if due and step > self._latest:
             self._latest = step
-            self.record(trainer, _of(trainer, "train/"))
+            self.record(trainer, getattr(pl_module, "latest_metrics", {}))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the metrics of a validation during fit."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self.record(trainer, _of(trainer, "val/"))
+            metrics = trainer.callback_metrics.items()
+            self.record(trainer, {k: v for k, v in metrics if k.startswith("val/")})
 
     def state_dict(self) -> dict[str, Any]:
         """The history so far, in plain types."""
@@ -76,7 +81,3 @@ def record_metrics(trainer: Trainer, values: Mapping[str, Any]) -> None:
     curves = find_callback(trainer, Curves)
     if curves is not None:
         curves.record(trainer, values)
-
-
-def _of(trainer: Trainer, prefix: str) -> dict[str, Any]:
-    return {k: v for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}

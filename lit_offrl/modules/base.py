@@ -61,6 +61,8 @@ class OfflineModule(LightningModule):
         self.noise = ShardedGenerator(seed)
         self.latest_losses: dict[str, Tensor] = {}
         """The losses of the step under way, for whoever has to name one that is not finite."""
+        self.latest_metrics: dict[str, Tensor] = {}
+        """Losses and what ``info`` was told in the step under way, as they are logged."""
         self._info: dict[str, Tensor] = {}
 
     # ---- what a method gives -------------------------------------------------------------------
@@ -155,6 +157,7 @@ class OfflineModule(LightningModule):
         self.latest_losses = {name: loss.detach() for name, loss in losses.items()}
         values = {f"{prefix}/loss/{name}": loss for name, loss in self.latest_losses.items()}
         values |= {f"{prefix}/{name}": value for name, value in self._info.items()}
+        self.latest_metrics = values
         rows = batch.observations.shape[0]
         # During fit the Curves callback takes them to the loggers, by optimiser step.
         fitting = self.trainer.state.fn == TrainerFn.FITTING

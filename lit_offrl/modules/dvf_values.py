@@ -126,7 +126,8 @@ class DiffusedValues(OfflineModule):
             limit = torch.minimum(limit, horizon.clamp_min(1.0)[:, None])
         # stratified, one Δt from each n-th of its distribution: the same mean with less noise
         slices = torch.arange(samples, device=self.device)
-        uniforms = (slices + noise.uniform((rows, samples))) / samples
+        # (float64: in float32 the last slice rounds up to 1, an endless Δt)
+        uniforms = (slices + noise.uniform((rows, samples), torch.float64)) / samples
         offsets = truncated_geometric(uniforms, self.gamma, limit)
         condition = self.occupancy.condition(observations, offsets.float(), history, policy)
         states, absorbed = self.occupancy.sample(condition, noise)

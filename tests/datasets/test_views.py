@@ -85,9 +85,7 @@ def test_no_future_batch_crosses_the_end_of_an_episode(
     known = lengths[episode] - (0 if following else 1)
     assert (step + offsets <= known)[~terminated[episode]].all()
 
-    np.testing.assert_array_equal(
-        batch.terminals, ended[episode] & (step + 1 == lengths[episode])
-    )
+    np.testing.assert_array_equal(batch.terminals, ended[episode] & (step + 1 == lengths[episode]))
     beyond = step + 1 if following else np.minimum(step + 1, lengths[episode] - 1)
     np.testing.assert_array_equal(batch.next_observations, np.stack([episode, beyond], axis=1))
     check_history(batch, episode, step, history)

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from lit_offrl.errors import ConfigError
 from lit_offrl.modules import BCModule, load_module
 from lit_offrl.modules.history import History
-from lit_offrl.randomness import ShardedGenerator
+from lit_offrl.randomness import RepeatedGenerator
 
 WARMUP = 3
 
@@ -176,9 +176,9 @@ def test_cached_values_are_those_of_sampling_in_training(tiny, fit, monkeypatch)
     view = trainer.datamodule.train_view()
     chunks = view.rows.split(20)
     assert len(chunks) > 2
-    for number, rows in enumerate(chunks):
+    for rows in chunks:
         batch = view.batch(rows, torch.zeros(len(rows), 1))
-        noise = ShardedGenerator(module.seed, 2, WARMUP, number)
+        noise = RepeatedGenerator(module.seed, 2, WARMUP, copies=len(rows))
         expected = module._next_values(batch, noise)
         torch.testing.assert_close(module._cache[rows], expected)
         assert (module._cache[rows][batch.terminals] == 0).all()

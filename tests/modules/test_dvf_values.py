@@ -39,6 +39,16 @@ class Futures:
         return self.states, self.absorbed
 
 
+class Constant:
+    """Noise whose uniform numbers are all the same one."""
+
+    def __init__(self, number: float) -> None:
+        self.number = number
+
+    def uniform(self, shape, dtype=torch.float32):
+        return torch.full(shape, self.number, dtype=dtype)
+
+
 @pytest.fixture
 def known(tiny):
     """Build a module with r(s, a) = 10 s_0 + a in raw units, π(s) = s_1, and given futures."""
@@ -93,6 +103,18 @@ def test_offsets_are_geometric_up_to_the_longest(known, options, most):
         share = (offsets == k).double().mean()
         assert abs(share - (1 - GAMMA) * GAMMA ** (k - 1) / whole) < 0.012
     assert offsets.max() <= most
+
+
+def test_offsets_are_one_from_each_slice_of_their_distribution_and_never_endless(known):
+    """Also at the largest numbers that can be drawn, which must not round up to 1."""
+    module, samples = known(torch.zeros(1, 32, 2), gamma=0.99), 32
+    edges = 1 - 0.99 ** torch.arange(1, 3000, dtype=torch.float64)  # P(Δt ≤ k)
+    for drawn in (0.0, 0.5, 1 - 2**-24):
+        module._value(torch.zeros(1, 2), None, None, Constant(drawn), None, samples)
+        offsets = module.occupancy.sample.conditions[-1].offsets.squeeze(0)
+        slices = (torch.arange(samples, dtype=torch.float64) + drawn) / samples
+        expected = torch.searchsorted(edges, slices) + 1
+        assert torch.equal(offsets, expected.clamp_min(1).float())
 
 
 def test_a_discount_of_zero_leaves_the_first_reward(known):
