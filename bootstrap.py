@@ -92,7 +92,9 @@ def main(arguments: list[str]) -> None:
     if verb == "demo":
         say(f"running: lit-offrl {' '.join([*DEMO, *rest])}")
         run(PYTHON, "-m", "lit_offrl", *DEMO, *rest)
-        say("done; look at the run with: .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db")
+        say(
+            "done; look at the run with: .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db"
+        )
     elif verb == "test":
         say(f"running: pytest {' '.join(rest)}".rstrip())
         run(PYTHON, "-m", "pytest", *rest)
