@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -141,6 +142,9 @@ class OfflineCLI(LightningCLI):
             self.resume.require_fit(self.model, self.config_dump)
             if self.verb == "fit":
                 _say_changes(self.resume.changes(self.config_dump))
+                checkpoints = self._get(self.config_init, "checkpoint")
+                if checkpoints.dirpath is None:  # a resumed run stays in its folder
+                    checkpoints.dirpath = str(Path(self.resume.path).resolve().parent)
         if config.get("enable_checkpointing") is False:
             self._parser(self.subcommand).callback_keys.remove("checkpoint")
         callbacks = self.trainer_defaults["callbacks"]

@@ -137,3 +137,11 @@ def test_kill_9_and_sigterm_in_a_real_process(lit, command, same_state):
 
     assert lit(*LONG, "--ckpt_path", "cut/last.ckpt") == 0
     same_state("whole/last.ckpt", "cut/last.ckpt")
+
+
+def test_a_resumed_run_stays_in_its_folder(lit, folder):
+    assert lit("--trainer.max_steps", "2") == 0
+    (last,) = folder.rglob("last.ckpt")
+    assert lit("--trainer.max_steps", "4", "--ckpt_path", str(last)) == 0
+    assert list(folder.rglob("last.ckpt")) == [last]
+    assert (last.parent / "config-resumed.yaml").is_file()

@@ -131,8 +131,6 @@ def _folder(trainer: Trainer, name: str) -> str:
     """Find a run's folder, making it where it is new, so that no two runs take the same."""
     if not trainer.is_global_zero:
         return ""  # the first process decides for all
-    if trainer.ckpt_path:
-        return str(Path(trainer.ckpt_path).resolve().parent)
     root = Path(trainer.default_root_dir) / "checkpoints"
     number = 1
     while True:

@@ -279,7 +279,7 @@ def load_module(path: str | Path, map_location: str | torch.device = "cpu") -> O
         module = kind(**arguments)
         module.on_load_checkpoint(checkpoint)
         module.load_state_dict(checkpoint["state_dict"])
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, RuntimeError, KeyError) as error:
         first = " ".join(str(error).split())[:200]
         raise ConfigError(
             f"{path}: does not fit {kind.__name__} of this version: {first}"

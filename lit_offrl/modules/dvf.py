@@ -307,7 +307,16 @@ class DVFModule(DiffusedValues):
         return losses | {"q": self.q_loss, "actor": self.actor_loss}
 
     def losses(self, batch: FutureStateBatch) -> dict[str, Tensor]:
-        """Algorithm 1's losses, as far as the step under way has them."""
+        """Algorithm 1's losses, as far as the step under way has them.
+
+        Raises:
+            ConfigError: the view gives no pairs of a state and a later one.
+        """
+        if not isinstance(batch, FutureStateBatch):
+            raise ConfigError(
+                f"DVFModule trains on FutureStates, but the view gives a {type(batch).__name__}: "
+                "set data.init_args.view to FutureStates, or leave the view to the model."
+            )
         return {name: loss(batch) for name, loss in self.trains().items()}
 
     def idle_parameters(self) -> list[nn.Parameter]:

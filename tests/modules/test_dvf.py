@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_offrl.datasets.views import FutureStates
+from lit_offrl.datasets.views import FutureStates, TransitionBatch
 from lit_offrl.errors import ConfigError
 from lit_offrl.modules import DVFModule
 from lit_offrl.modules.history import History
@@ -260,3 +260,13 @@ def test_the_averaged_actor_acts_by_its_mean(tiny, awake):
     np.testing.assert_array_equal(acted, module.acting(normalised).numpy())
     assert not np.allclose(acted, module.actor(normalised).detach().numpy())
     assert acted.dtype == np.float32 and np.abs(acted).max() <= 1
+
+
+def test_another_view_is_refused():
+    module = DVFModule(
+        1, 1, (-1.0,), (1.0,), policy_representation="none", width=16, blocks=1, latents=2
+    )
+    state, number = torch.zeros(2, 1), torch.zeros(2)
+    batch = TransitionBatch(state, state, number, state, number.bool())
+    with pytest.raises(ConfigError, match="leave the view to the model"):
+        module.losses(batch)
