@@ -10,10 +10,12 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
@@ -23,6 +25,7 @@ from lit_offrl.errors import ConfigError
 DEFAULT_URI = "sqlite:///mlflow.db"
 _SQLITE = "sqlite:///"
 _PROBE_SECONDS = 3.0
+_LOCK_SECONDS = 60.0
 _HELD_BACK = 200  # metrics, and
 _FLUSH_SECONDS = 5.0  # seconds, after which they are sent
 
@@ -40,7 +43,7 @@ class MLflowRun(MLFlowLogger):
         tags: of the run.
 
     Raises:
-        ConfigError: the server does not answer, or the store's file cannot be written.
+        ConfigError: the server does not answer, or the store's file cannot be written or is locked.
     """
 
     def __init__(
@@ -54,12 +57,13 @@ class MLflowRun(MLFlowLogger):
         _set_patience()
         if getattr(rank_zero_only, "rank", 0) == 0:  # the first process asks for all
             probe(uri)
-        super().__init__(
-            experiment_name=experiment_name,
-            run_name=run_name,
-            tracking_uri=uri,
-            tags=tags,
-        )
+        with _alone(uri):
+            super().__init__(
+                experiment_name=experiment_name,
+                run_name=run_name,
+                tracking_uri=uri,
+                tags=tags,
+            )
         self._held: list[Any] = []
         self._flushed = time.monotonic()
         self.resumed = False
@@ -103,7 +107,8 @@ class MLflowRun(MLFlowLogger):
         from mlflow.exceptions import MlflowException
 
         try:
-            client = super().experiment
+            with _alone(self.tracking_uri):
+                client = super().experiment
             if self.resumed:
                 client.update_run(self._run_id, status="RUNNING")
         except (MlflowException, OSError) as error:
@@ -174,6 +179,29 @@ def absolute_uri(uri: str) -> str:
     if not uri.startswith(_SQLITE) or uri.startswith(f"{_SQLITE}/") or uri == _SQLITE:
         return uri
     return f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).resolve()}"
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Keep other processes away while a SQLite store's tables or its experiment are made.
+
+    MLflow makes both without a lock, so that of two runs begun at once the second would fail.
+
+    Raises:
+        ConfigError: another process keeps the lock for a minute.
+    """
+    if not uri.startswith(_SQLITE) or uri == _SQLITE:
+        yield
+        return
+    lock = f"{uri.removeprefix(_SQLITE)}.lock"
+    try:
+        with FileLock(lock, timeout=_LOCK_SECONDS):
+            yield
+    except Timeout as error:
+        raise ConfigError(
+            f"{lock} is held by another process since {_LOCK_SECONDS:.0f} seconds: wait for it or "
+            "end it; if there is none, remove the file."
+        ) from error
 
 
 def probe(uri: str) -> None:

@@ -1,9 +1,12 @@
 """What MLflow holds after a fit, and after one that was interrupted and resumed."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 from mlflow.tracking import MlflowClient
 
 from lit_offrl.__main__ import main
@@ -84,3 +87,35 @@ def test_metrics_that_could_not_be_sent_are_sent_later(folder, monkeypatch):
     run.finalize()
     points = client.get_metric_history(run.run_id, "loss")
     assert [(p.step, p.value) for p in points] == [(1, 1.0), (2, 0.5)]
+
+
+def test_runs_begun_at_once_share_a_new_store(tmp_path):
+    code = "import sys; from lit_offrl.callbacks.mlflow_run import MLflowRun as Run; "
+    code += "input(); print(Run('sqlite:///mlflow.db').experiment and 'made')"
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for run in runs:
+        assert run.stdin is not None
+        run.stdin.write("\n")
+        run.stdin.flush()
+    for run in runs:
+        out, err = run.communicate(timeout=120)
+        assert run.returncode == 0 and out.strip() == "made", err
+    names = [e.name for e in MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_experiments()]
+    assert sorted(names) == ["Default", "lit-offrl"]
+
+
+def test_a_store_held_by_another_process_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("lit_offrl.callbacks.mlflow_run._LOCK_SECONDS", 0.1)
+    store = tmp_path / "mlflow.db"
+    with FileLock(f"{store}.lock"), pytest.raises(ConfigError, match=r"mlflow\.db\.lock is held"):
+        MLflowRun(f"sqlite:///{store}")
