@@ -75,29 +75,6 @@ class ShardedGenerator:
         return self._block(drawn, shape[0])
 
 
-class RepeatedGenerator(ShardedGenerator):
-    """Common random numbers: draws once and hands the same numbers to each of ``copies`` states.
-
-    What is computed from them then differs between two states because the states differ, not
-    because their samples do.
-
-    Args:
-        keys: integers that name the stream.
-        copies: number of states; divides the first dimension of every shape asked for.
-        device: where the numbers are drawn.
-    """
-
-    def __init__(self, *keys: int, copies: int, device: torch.device | str = "cpu") -> None:
-        super().__init__(*keys, device=device)
-        self.copies = copies
-
-    def _global(self, shape: Sequence[int]) -> tuple[int, ...]:
-        return (shape[0] // self.copies, *shape[1:])
-
-    def _block(self, drawn: Tensor, rows: int) -> Tensor:
-        return drawn.repeat(self.copies, *(1 for _ in drawn.shape[1:]))
-
-
 def truncated_geometric(uniforms: Tensor, gamma: float, limit: Tensor | float) -> Tensor:
     """Offsets Δt in {1, 2, …} with P(Δt = k) ∝ γ^(k−1), conditional on Δt ≤ ``limit``.
 

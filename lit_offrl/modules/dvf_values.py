@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from lit_offrl.datasets.views import FutureStateBatch
 from lit_offrl.errors import ConfigError
@@ -16,7 +17,7 @@ from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.history import History
 from lit_offrl.modules.occupancy import OccupancyModel
 from lit_offrl.nets import GaussianPolicy, symexp
-from lit_offrl.randomness import RepeatedGenerator, ShardedGenerator, truncated_geometric
+from lit_offrl.randomness import ShardedGenerator, truncated_geometric
 
 _CHAINS = 8192  # sampled at once when values are cached: bounds the memory
 _CACHE_STREAM, _CACHE_KEY = 2, "dvf_cached_values"
@@ -162,18 +163,21 @@ class DiffusedValues(OfflineModule):
     def _sample_cache(self) -> Tensor:
         """V(s_{t+1}) of every row of the training data, shared among the processes.
 
-        All rows share their n draws of Δt and of diffusion noise: what Q has to tell apart is which
-        action leads to the better s_{t+1}, a difference that independent samples would drown.
+        Each row has draws of its own: Q averages their errors away over neighbouring rows, whereas
+        draws that all rows share would leave the same error in all of them.
         """
         view = self.datamodule.train_view()
         cache = torch.zeros(int(view.rows.max()) + 1, device=self.device)
         chunks = view.rows.split(max(1, _CHAINS // self.num_samples))
-        for number in range(self.global_rank, len(chunks), self.trainer.world_size):
+        step = self.trainer.global_step
+        quiet = not self.trainer.is_global_zero or self.trainer.progress_bar_callback is None
+        mine = range(self.global_rank, len(chunks), self.trainer.world_size)
+        for number in tqdm(mine, "values", unit="chunk", leave=False, disable=quiet):
             index = chunks[number]
             unused = torch.zeros(len(index), view.num_uniforms, device=index.device)
             batch = self.transfer_batch_to_device(view.batch(index, unused), self.device, 0)
-            keys = (self.seed, _CACHE_STREAM, self.trainer.global_step)
-            noise = RepeatedGenerator(*keys, copies=len(index), device=self.device)
+            keys = (self.seed, _CACHE_STREAM, step, number)  # the same for any number of processes
+            noise = ShardedGenerator(*keys, device=self.device)
             cache[index.to(self.device)] = self._next_values(batch, noise)
         return self.trainer.strategy.reduce(cache, reduce_op="sum")
 

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from lit_offrl.errors import ConfigError
 from lit_offrl.modules import BCModule, load_module
 from lit_offrl.modules.history import History
-from lit_offrl.randomness import RepeatedGenerator
+from lit_offrl.randomness import ShardedGenerator
 
 WARMUP = 3
 
@@ -176,9 +176,9 @@ def test_cached_values_are_those_of_sampling_in_training(tiny, fit, monkeypatch)
     view = trainer.datamodule.train_view()
     chunks = view.rows.split(20)
     assert len(chunks) > 2
-    for rows in chunks:
+    for number, rows in enumerate(chunks):
         batch = view.batch(rows, torch.zeros(len(rows), 1))
-        noise = RepeatedGenerator(module.seed, 2, WARMUP, copies=len(rows))
+        noise = ShardedGenerator(module.seed, 2, WARMUP, number)
         expected = module._next_values(batch, noise)
         torch.testing.assert_close(module._cache[rows], expected)
         assert (module._cache[rows][batch.terminals] == 0).all()
