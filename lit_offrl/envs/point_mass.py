@@ -98,6 +98,12 @@ class PointMass:
         self.qvel: np.ndarray = self._data.qvel
         self._ctrl: np.ndarray = self._data.ctrl
 
+    def state(self) -> tuple[float, float, float, float]:
+        """Return (x, y, vx, vy)."""
+        x, y = self.qpos.tolist()
+        vx, vy = self.qvel.tolist()
+        return x, y, vx, vy
+
     def step(self, action: np.ndarray) -> None:
         """Take one time step with the action (2,), of which only [−1, 1] counts.
 
