@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium
 
+import lit_offrl.envs  # noqa: F401 - registers the library's own ids
 from lit_offrl.errors import EvaluationError, nearest
 
 _CHATTER = (b"argv[0]=", b"pybullet build time")

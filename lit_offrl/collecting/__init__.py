@@ -1,0 +1,1 @@
+"""How datasets are made: one recipe a file, each with ``run`` and ``save``."""

@@ -1,0 +1,53 @@
+"""What the recipes of ``lit-offrl collect`` share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any, Protocol
+
+import gymnasium
+from tqdm import tqdm
+
+from lit_offrl.evaluation.envs import find_spec
+from lit_offrl.evaluation.record import now, package_versions
+
+
+class Collection(Protocol):
+    """One dataset in the making; what it has so far can be saved at any moment.
+
+    Attributes:
+        target_reached: whether a target return was reached; None where there was none.
+    """
+
+    target_reached: bool | None
+
+    def run(self) -> None:
+        """Collect until there is enough."""
+        ...
+
+    def save(self, command: str, *, complete: bool) -> int:
+        """Write what there is, if anything, and return the number of rows."""
+        ...
+
+
+def progress_bar(total: int, what: str) -> tqdm:
+    """A bar that counts environment steps."""
+    return tqdm(total=total, desc=what, unit="step", smoothing=0.02, dynamic_ncols=True)
+
+
+def origin(
+    options: argparse.Namespace, actions: gymnasium.spaces.Box, command: str
+) -> dict[str, Any]:
+    """Say how the rows came to be, as far as all recipes say it alike; None is to be left out."""
+    return {
+        "format": "d4rl",
+        "env_id": options.env,
+        "seed": options.seed,
+        "max_episode_steps": options.max_episode_steps or find_spec(options.env).max_episode_steps,
+        "action_low": actions.low,
+        "action_high": actions.high,
+        "versions": json.dumps(package_versions()),
+        "command": command,
+        "date": now(),
+    }

@@ -1,0 +1,189 @@
+"""Collecting mazes with waypoint planners: D4RL's maze2d data again, and several planners' data.
+
+    one run        start ──▶ goal A | ──▶ goal B | ──▶ goal C | ...      ``|`` is a timeout
+    fixed goals    start ─▶ goal 0 ... | start ─▶ goal 1 ... | start ─▶ goal 0 ... |
+
+The one run never resets: reaching a goal, or running out of time on the way to it, only brings the
+next goal, a random free cell (the one that it is in, too). With fixed goals every episode starts
+anywhere and lasts for the whole step limit, at the goal too; planners take turns, so an interrupted
+collection is balanced.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+from lit_offrl.collecting.base import origin, progress_bar
+from lit_offrl.datasets.hdf5 import write_hdf5
+from lit_offrl.envs.maze2d import Maze2dEnv, random_start, reached
+from lit_offrl.envs.planners import Waypoints, plan
+from lit_offrl.envs.point_mass import PointMass
+from lit_offrl.errors import ConfigError
+from lit_offrl.evaluation.envs import box, make_env
+from lit_offrl.randomness import mix
+
+_BLOCK = 1024  # steps between two updates of the bar
+
+
+class PlannedCollection:
+    """Rows of waypoint planners with normal noise on their actions, in one maze.
+
+    Its rewards are D4RL's: ``rewards[t]`` is 1 where ``observations[t]``, the state before the
+    action, is within 0.5 of the goal that the maze is scored at. The environment itself pays one
+    step later. ``infos/goal`` is where the planner of the row was going. Each observation is the
+    state that the action met; D4RL's has the row after each timeout repeat the row's own.
+
+    Args:
+        options: ``env``, ``steps``, ``noise``, ``goals`` (cells, or None for the one run),
+            ``seed``, ``max_episode_steps`` (of an episode, or of the way to one goal), ``output``
+            and ``next_observations``.
+
+    Raises:
+        ConfigError: the environment is no maze2d, or a goal is no free cell.
+        EvaluationError: there is no such environment, or MuJoCo is not installed.
+    """
+
+    target_reached: bool | None = None
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        env = make_env(options.env, max_episode_steps=options.max_episode_steps)
+        if not isinstance(env.unwrapped, Maze2dEnv):
+            raise ConfigError(
+                f"--planner waypoint: '{options.env}' is no maze2d environment: choose one, such as"
+                " lit_offrl/maze2d-umaze-v1, or give --kind."
+            )
+        self._env, self._maze = env.unwrapped, env.unwrapped.maze
+        self._limit: int | None = getattr(env.spec, "max_episode_steps", None)
+        if options.goals is not None:
+            for cell in options.goals:
+                self._maze.index(cell)
+            if self._limit is None:
+                raise ConfigError(f"'{options.env}' has no step limit: give --max_episode_steps.")
+        rows = options.steps
+        self._columns = {
+            "observations": np.empty((rows, 4), np.float32),
+            "actions": np.empty((rows, 2), np.float32),
+            "timeouts": np.zeros(rows, bool),
+            "next_observations": np.empty((rows, 4), np.float32),
+        }
+        self._point = PointMass(self._maze)
+        self._random = np.random.default_rng(mix(options.seed, 3))
+        self._segments: list[tuple[int, float, float, int]] = []  # first row, goal x, y, planner
+        self.count = 0
+        self.goals_reached = 0
+
+    def run(self) -> None:
+        """Collect until there is enough: one thread, and no environment around the simulation."""
+        noise = np.random.default_rng(mix(self.options.seed, 4))
+        with progress_bar(self.options.steps, "collecting") as bar:
+            self._start()
+            way, steps = self._next_way(), 0
+            while self.count < self.options.steps:
+                block = min(_BLOCK, self.options.steps - self.count)
+                shifts = self.options.noise * noise.standard_normal((_BLOCK, 2))[:block]
+                way, steps = self._steps(shifts.tolist(), way, steps)
+                bar.set_postfix_str(f"goals reached {self.goals_reached:,}", refresh=False)
+                bar.update(block)
+
+    def _steps(
+        self, shifts: list[list[float]], way: Waypoints, steps: int
+    ) -> tuple[Waypoints, int]:
+        """Take a step for each shift of the action; return the way under way and its steps.
+
+        The count goes up last, so an interruption at any moment leaves whole rows only.
+        """
+        observations, actions = self._columns["observations"], self._columns["actions"]
+        following, timeouts = self._columns["next_observations"], self._columns["timeouts"]
+        point, limit, fixed = self._point, self._limit, self.options.goals is not None
+        x, y, vx, vy = point.state()
+        for row, (shift_x, shift_y) in enumerate(shifts, self.count):
+            ax, ay, arrived = way.act(x, y, vx, vy)
+            ax, ay = ax + shift_x, ay + shift_y
+            observations[row] = x, y, vx, vy
+            actions[row] = min(max(ax, -1.0), 1.0), min(max(ay, -1.0), 1.0)
+            point.step(actions[row])  # float32 as it is stored, so that rows replay exactly
+            x, y, vx, vy = point.state()
+            following[row] = x, y, vx, vy
+            steps += 1
+            over = steps == limit or (arrived and not fixed)
+            timeouts[row] = over
+            self.count = row + 1
+            if over:
+                self.goals_reached += arrived
+                if fixed:
+                    self._start()
+                    x, y, vx, vy = point.state()
+                way, steps = self._next_way(), 0
+        return way, steps
+
+    def _start(self) -> None:
+        position, velocity = random_start(self._maze, self._random)
+        # as float32 it is stored whole, and all that follows can be replayed from the file
+        self._point.qpos[:] = position.astype(np.float32)
+        self._point.qvel[:] = velocity.astype(np.float32)
+
+    def _next_way(self) -> Waypoints:
+        fixed, planner = self.options.goals, 0
+        if fixed is None:
+            cell = self._maze.cells[self._random.integers(len(self._maze.cells))]
+            goal = cell + self._random.uniform(-0.1, 0.1, 2)
+        else:
+            planner = len(self._segments) % len(fixed)
+            cell = goal = np.array(fixed[planner])
+        self._segments.append((self.count, *goal.tolist(), planner))
+        return Waypoints(plan(self._maze, self._point.qpos, tuple(cell.tolist()), self._random))
+
+    def save(self, command: str, *, complete: bool) -> int:
+        """Write what there is, if anything, and return the number of rows."""
+        if self.count == 0:
+            return 0
+        columns = self.recorded()
+        if not self.options.next_observations:
+            del columns["next_observations"]
+        cut = not self._columns["timeouts"][self.count - 1]
+        ending = {
+            "complete": complete,
+            "last_episode_cut": bool(cut),
+            "environment_steps": self.count,
+            "rows": self.count,
+            "episodes": int(columns["timeouts"].sum()) - bool(cut),  # whole ones
+            "goals_reached": self.goals_reached,
+            "reward_mean": columns["rewards"].mean(),
+        }
+        write_hdf5(self.options.output, columns, {**ending, **self._origin(command)})
+        return self.count
+
+    def recorded(self) -> dict[str, np.ndarray]:
+        """Return the rows so far, the last of which ends an episode."""
+        columns = {name: column[: self.count].copy() for name, column in self._columns.items()}
+        columns["timeouts"][-1] = True
+        observations = columns["observations"]
+        if self._env.dense:
+            away = np.linalg.norm(observations[:, :2] - self._env.goal, axis=1)
+            columns["rewards"] = np.exp(-away).astype(np.float32)
+        else:
+            columns["rewards"] = reached(observations[:, :2], self._env.goal).astype(np.float32)
+        columns["terminals"] = np.zeros(self.count, bool)
+        segments = np.array(self._segments)
+        own = segments[np.searchsorted(segments[:, 0], np.arange(self.count), side="right") - 1]
+        columns["infos/goal"] = own[:, 1:3].astype(np.float32)
+        columns["infos/qpos"], columns["infos/qvel"] = observations[:, :2], observations[:, 2:]
+        if self.options.goals is not None:
+            columns["policy"] = own[:, 3].astype(np.float32)
+        return columns
+
+    def _origin(self, command: str) -> dict[str, Any]:
+        """Say how the rows came to be; None is left out of the file."""
+        goals = self.options.goals
+        fixed = None if goals is None else ",".join(f"({i},{j})" for i, j in goals)
+        return {
+            **origin(self.options, box(self._env.action_space), command),
+            "kind": "waypoint",
+            "algorithm": f"waypoint planner to {'random' if fixed is None else 'fixed'} cells",
+            "goals": fixed,
+            "noise": self.options.noise,
+        }

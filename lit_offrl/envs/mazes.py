@@ -1,0 +1,216 @@
+"""Mazes of unit cells: what is wall, what is free, and the shortest ways between free cells.
+
+A drawing has one text line a value of x and one character a value of y, ``#`` for wall::
+
+    x=0  #####
+    x=1  #...#        cell (1, 1) is the corner above on the left,
+    x=2  ###.#        cell (3, 1) the end of the other arm of the U
+    x=3  #...#
+    x=4  #####
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from lit_offrl.errors import ConfigError
+
+# Down, up, right, left in a drawing; of equally short ways the one that comes first here is taken.
+_MOVES = np.array([(1, 0), (-1, 0), (0, 1), (0, -1)])
+
+
+@dataclass(frozen=True)
+class Maze:
+    """A maze with the goal cell of its score and its step limit.
+
+    Attributes:
+        name: what errors call it.
+        drawing: its lines, all of one length, with walls all around.
+        goal: the cell (i, j) that scores are measured at.
+        max_episode_steps: the step limit.
+    """
+
+    name: str
+    drawing: tuple[str, ...]
+    goal: tuple[int, int]
+    max_episode_steps: int
+
+    def __post_init__(self) -> None:
+        if len({len(line) for line in self.drawing}) != 1 or set("".join(self.drawing)) - set("#."):
+            raise ConfigError(
+                f"maze '{self.name}': draw it in lines of one length, of '#' and '.' only."
+            )
+        free = self.free
+        if free[[0, -1]].any() or free[:, [0, -1]].any():
+            raise ConfigError(f"maze '{self.name}': has a hole in its outer wall: draw '#' there.")
+        self.index(self.goal)
+
+    @cached_property
+    def free(self) -> np.ndarray:
+        """Whether a cell is free (X, Y), bool."""
+        return np.array([[tile == "." for tile in line] for line in self.drawing])
+
+    @cached_property
+    def cells(self) -> np.ndarray:
+        """The K free cells (K, 2), int64, by x and then by y."""
+        return np.argwhere(self.free)
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """The row of each cell in ``cells`` (X, Y), int64; −1 in walls."""
+        numbers = np.full(self.free.shape, -1)
+        numbers[self.free] = np.arange(len(self.cells))
+        return numbers
+
+    def index(self, cell: tuple[int, int] | np.ndarray) -> int:
+        """Return the row of a free cell in ``cells``.
+
+        Raises:
+            ConfigError: the cell is wall, or outside.
+        """
+        i, j = (int(number) for number in cell)
+        inside = 0 <= i < self.free.shape[0] and 0 <= j < self.free.shape[1]
+        if not inside or not self.free[i, j]:
+            some = ", ".join(f"({a},{b})" for a, b in self.cells[:3].tolist())
+            raise ConfigError(
+                f"maze '{self.name}': cell ({i},{j}) is {'a wall' if inside else 'outside'}: choose"
+                f" a free one, such as {some}."
+            )
+        return int(self.numbers[i, j])
+
+    @cached_property
+    def _neighbours(self) -> np.ndarray:
+        """Row of the cell after each move (K, 4), int64; −1 where there is a wall."""
+        x, y = (self.cells[:, None] + _MOVES).transpose(2, 0, 1)
+        return self.numbers[x, y]
+
+    @cached_property
+    def distances(self) -> np.ndarray:
+        """Moves from free cell to free cell (K, K), int64; −1 where there is no way.
+
+        Breadth-first search from all cells at once.
+        """
+        size = len(self.cells)
+        distances = np.where(np.eye(size, dtype=bool), 0, -1)
+        joined = np.zeros((size, size), bool)
+        cell, move = np.nonzero(self._neighbours >= 0)
+        joined[cell, self._neighbours[cell, move]] = True
+        reached = np.eye(size, dtype=bool)
+        for moves in range(1, size):
+            fresh = (reached @ joined) & ~reached
+            if not fresh.any():
+                break
+            distances[fresh] = moves
+            reached |= fresh
+        return distances
+
+    @cached_property
+    def next_cells(self) -> np.ndarray:
+        """Row of the cell that comes next on a shortest way from cell to goal (K, K), int64.
+
+        ``next_cells[cell, goal]`` is the cell itself at the goal, −1 where there is no way.
+        """
+        size = len(self.cells)
+        table = np.where(np.eye(size, dtype=bool), np.arange(size)[:, None], -1)
+        for move in reversed(range(len(_MOVES))):  # the first move is written last, and stays
+            neighbour = self._neighbours[:, move]
+            beside = self.distances[neighbour]
+            nearer = (neighbour >= 0)[:, None] & (beside >= 0) & (beside == self.distances - 1)
+            table = np.where(nearer, neighbour[:, None], table)
+        return table
+
+    def path(self, start: tuple[int, int] | np.ndarray, goal: tuple[int, int]) -> np.ndarray:
+        """Return the cells after ``start`` on a shortest way to ``goal`` (L, 2), int64.
+
+        At the goal already, that is the goal alone.
+
+        Raises:
+            ConfigError: either is no free cell, or there is no way between them.
+        """
+        here, there = self.index(start), self.index(goal)
+        if self.distances[here, there] < 0:
+            raise ConfigError(f"maze '{self.name}': there is no way from {start} to {goal}.")
+        rows = [int(self.next_cells[here, there])]
+        while rows[-1] != there:
+            rows.append(int(self.next_cells[rows[-1], there]))
+        return self.cells[rows]
+
+
+def _maze(name: str, goal: tuple[int, int], steps: int, drawing: str) -> Maze:
+    return Maze(name, tuple(drawing.split()), goal, steps)
+
+
+# The layouts, goal cells and step limits of D4RL's maze2d (Fu et al., 2020).
+MAZE2D: dict[str, Maze] = {
+    maze.name: maze
+    for maze in (
+        _maze("open", (2, 3), 150, "####### #.....# #.....# #.....# #######"),
+        _maze("umaze", (1, 1), 300, "##### #...# ###.# #...# #####"),
+        _maze(
+            "medium",
+            (6, 6),
+            600,
+            """
+            ########
+            #..##..#
+            #..#...#
+            ##...###
+            #..#...#
+            #.#..#.#
+            #...#..#
+            ########
+            """,
+        ),
+        _maze(
+            "large",
+            (7, 9),
+            800,
+            """
+            ############
+            #....#.....#
+            #.##.#.#.#.#
+            #......#...#
+            #.####.###.#
+            #..#.#.....#
+            ##.#.#.#.###
+            #..#...#...#
+            ############
+            """,
+        ),
+        _maze("eval-umaze", (1, 3), 300, "##### #...# #.### #...# #####"),
+        _maze(
+            "eval-medium",
+            (1, 6),
+            600,
+            """
+            ########
+            #......#
+            #.#.##.#
+            #....#.#
+            ###..###
+            #......#
+            #..##..#
+            ########
+            """,
+        ),
+        _maze(
+            "eval-large",
+            (1, 9),
+            800,
+            """
+            ############
+            #..#...#...#
+            ##.###.#.#.#
+            #..#.#.....#
+            #.##.#..##.#
+            #......#...#
+            #.##.#.#.###
+            #....#.....#
+            ############
+            """,
+        ),
+    )
+}
