@@ -1,0 +1,8 @@
+"""Gymnasium environments that users cannot get elsewhere; importing this registers their ids.
+
+No simulator is imported before an environment is made.
+"""
+
+from lit_offrl.envs import antmaze
+
+antmaze.register()

@@ -1,0 +1,27 @@
+"""Packages of the optional extra ``mujoco``, imported where an environment is made, not before."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from lit_offrl.errors import EvaluationError
+
+INSTALL = "`pip install -e .[mujoco]`"
+
+
+def require(module: str, task: str) -> ModuleType:
+    """Import ``module`` (e.g. ``mujoco``) for the environment called ``task`` and return it.
+
+    Raises:
+        EvaluationError: it is not installed; the line says what to run.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0].replace("_", "-")
+        if package == "gymnasium":  # its MuJoCo environments are there; the simulator is not
+            package = "mujoco"
+        raise EvaluationError(
+            f"The environment {task} needs the package {package}: run {INSTALL}."
+        ) from error
