@@ -3,6 +3,7 @@
 No simulator is imported before an environment is made.
 """
 
-from lit_offrl.envs import antmaze
+from lit_offrl.envs import adroit, antmaze, kitchen, locomotion, random_walk
 
-antmaze.register()
+for _family in (adroit, antmaze, kitchen, locomotion, random_walk):
+    _family.register()

@@ -7,7 +7,7 @@ another time step (0.01 s) and other motors (±150 N·m): a policy for one does 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import numpy as np
 
 TORQUE = 30.0  # N·m, at actions of ±1
 LEGS = ((1, 1), (-1, 1), (-1, -1), (1, -1))  # signs of x and y: front, left, back, right
@@ -16,11 +16,11 @@ _THICKNESS = 0.08
 _MARGIN = 0.01
 
 
-def maze_xml(walls: Sequence[tuple[float, float]], cell: float, height: float) -> str:
+def maze_xml(walls: np.ndarray, cell: float, height: float) -> str:
     """Return the model of the ant at the origin among square walls.
 
     Args:
-        walls: centres (x, y) of the wall cells, in metres.
+        walls: centres (W, 2) of the wall cells, in metres.
         cell: edge of a cell in metres.
         height: of the walls in metres.
     """

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
+import sys
 from types import ModuleType
 
 from lit_offrl.errors import EvaluationError
 
 INSTALL = "`pip install -e .[mujoco]`"
+# gymnasium-robotics prints, when imported, that its Adroit rewards changed: ours are not its.
+_NOTICE = "AdroitHand"
 
 
 def require(module: str, task: str) -> ModuleType:
@@ -16,8 +21,10 @@ def require(module: str, task: str) -> ModuleType:
     Raises:
         EvaluationError: it is not installed; the line says what to run.
     """
+    said = io.StringIO()
     try:
-        return importlib.import_module(module)
+        with contextlib.redirect_stderr(said):
+            return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0].replace("_", "-")
         if package == "gymnasium":  # its MuJoCo environments are there; the simulator is not
@@ -25,3 +32,6 @@ def require(module: str, task: str) -> ModuleType:
         raise EvaluationError(
             f"The environment {task} needs the package {package}: run {INSTALL}."
         ) from error
+    finally:
+        lines = said.getvalue().splitlines(keepends=True)
+        sys.stderr.writelines(line for line in lines if not line.startswith(_NOTICE))

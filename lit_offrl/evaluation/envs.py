@@ -14,6 +14,8 @@ from typing import Any
 
 import gymnasium
 
+import lit_offrl.envs  # noqa: F401  registers their ids
+from lit_offrl.envs.extras import INSTALL
 from lit_offrl.errors import EvaluationError, nearest
 
 _CHATTER = (b"argv[0]=", b"pybullet build time")
@@ -109,6 +111,8 @@ def make_env(
         EvaluationError: unknown id, missing package, or spaces other than one-dimensional boxes.
     """
     spec = find_spec(env_id)
+    if render_mode is not None:
+        _choose_gl()
     try:
         with without_chatter():
             env = gymnasium.make(
@@ -118,10 +122,9 @@ def make_env(
                 disable_env_checker=True,  # it warns about others' environments at every episode
             )
     except (gymnasium.error.Error, ImportError) as error:
-        raise EvaluationError(
-            f"Environment '{env_id}' cannot be made: {str(error).splitlines()[0]}."
-            " Install the package that it needs."
-        ) from error
+        first = str(error).splitlines()[0].rstrip(".")
+        todo = f"run {INSTALL}" if "mujoco" in first.lower() else "install the package it needs"
+        raise EvaluationError(f"Environment '{env_id}' cannot be made: {first}: {todo}.") from error
     for role in ("observation", "action"):
         space = getattr(env, f"{role}_space")
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
@@ -139,6 +142,13 @@ def box(space: gymnasium.Space) -> gymnasium.spaces.Box:
     """Return a space of an environment from :func:`make_env` as the box that it is."""
     assert isinstance(space, gymnasium.spaces.Box)
     return space
+
+
+def _choose_gl() -> None:
+    """Have MuJoCo draw without a window where there is no screen, unless the user chose."""
+    screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if sys.platform.startswith("linux") and not screen:
+        os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 def _set_render_size(env: gymnasium.Env, size: tuple[int, int]) -> None:
