@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import ctypes.util
 import importlib
 import os
 import sys
@@ -15,8 +15,8 @@ from typing import Any
 import gymnasium
 
 import lit_offrl.envs  # noqa: F401  registers their ids
-from lit_offrl.envs.extras import INSTALL
-from lit_offrl.errors import EvaluationError, nearest
+from lit_offrl.envs.extras import GL_ADVICE, INSTALL, first_line
+from lit_offrl.errors import EvaluationError, LitOffRLError, nearest
 
 _CHATTER = (b"argv[0]=", b"pybullet build time")
 _quiet_lock = threading.RLock()  # file descriptors belong to the whole process
@@ -121,9 +121,16 @@ def make_env(
                 render_mode=render_mode,
                 disable_env_checker=True,  # it warns about others' environments at every episode
             )
-    except (gymnasium.error.Error, ImportError) as error:
-        first = str(error).splitlines()[0].rstrip(".")
-        todo = f"run {INSTALL}" if "mujoco" in first.lower() else "install the package it needs"
+    except LitOffRLError:
+        raise
+    except Exception as error:
+        first = first_line(error)
+        if isinstance(error, gymnasium.error.Error | ImportError):
+            todo = f"run {INSTALL}" if "mujoco" in first.lower() else "install the package it needs"
+        elif os.environ.get("MUJOCO_GL"):  # MuJoCo loads the OpenGL named there, with its errors
+            todo = GL_ADVICE
+        else:
+            raise
         raise EvaluationError(f"Environment '{env_id}' cannot be made: {first}: {todo}.") from error
     for role in ("observation", "action"):
         space = getattr(env, f"{role}_space")
@@ -147,7 +154,7 @@ def box(space: gymnasium.Space) -> gymnasium.spaces.Box:
 def _choose_gl() -> None:
     """Have MuJoCo draw without a window where there is no screen, unless the user chose."""
     screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if sys.platform.startswith("linux") and not screen:
+    if sys.platform.startswith("linux") and not screen and ctypes.util.find_library("EGL"):
         os.environ.setdefault("MUJOCO_GL", "egl")
 
 

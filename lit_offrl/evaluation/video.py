@@ -10,6 +10,7 @@ import gymnasium
 import imageio.v2 as imageio
 import numpy as np
 
+from lit_offrl.envs.extras import GL_ADVICE, first_line
 from lit_offrl.errors import EvaluationError
 
 _MAX_FPS = 30  # pictures cost far more than steps: PyBullet renders about 30 a second on a CPU
@@ -56,10 +57,9 @@ def _first_picture(env: gymnasium.Env) -> np.ndarray:
             return np.asarray(env.render())
     except Exception as error:
         name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-        first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        first = first_line(error)
         if isinstance(error, gymnasium.error.DependencyNotInstalled | ImportError):
             raise EvaluationError(f"{name} cannot be filmed: {first}.") from error
         raise EvaluationError(
-            f"{name} cannot be filmed, as OpenGL does not work here ({first}): install Debian's"
-            " libegl1 and set MUJOCO_GL=egl, or libosmesa6 and MUJOCO_GL=osmesa."
+            f"{name} cannot be filmed, as OpenGL does not work here ({first}): {GL_ADVICE}."
         ) from error

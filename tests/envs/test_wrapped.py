@@ -1,5 +1,7 @@
 """Locomotion, Adroit and kitchen: D4RL's sizes, limits, ends and rewards."""
 
+import os
+import subprocess
 import sys
 
 import gymnasium
@@ -149,3 +151,20 @@ def test_a_missing_package_is_one_line_that_names_the_extra(monkeypatch):
     for env_id in ("lit_offrl/door-v0", "lit_offrl/kitchen-mixed-v0"):
         with pytest.raises(EvaluationError, match=r"gymnasium-robotics: run .*\.\[mujoco\]"):
             make_env(env_id)
+
+
+def test_an_opengl_that_does_not_load_is_one_line():
+    code = "from lit_offrl.evaluation.envs import make_env; make_env('{}')"
+    for env_id, message in (
+        ("lit_offrl/door-v0", "door cannot be made: gymnasium_robotics"),
+        ("Hopper-v5", "Environment 'Hopper-v5' cannot be made"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(env_id)],
+            env={**os.environ, "MUJOCO_GL": "nonsense"},
+            capture_output=True,
+            text=True,
+        )
+        last = done.stderr.splitlines()[-1]
+        assert done.returncode and "EvaluationError" in last and message in last
+        assert "unset MUJOCO_GL" in last

@@ -75,6 +75,7 @@ def test_mujoco_draws_without_a_window_where_there_is_no_screen(monkeypatch, giv
     import os
 
     monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: f"lib{name}.so.1")
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"):
         monkeypatch.setenv(name, "")  # so that what is set below is undone afterwards
         monkeypatch.delenv(name)
