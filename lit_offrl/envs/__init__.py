@@ -3,7 +3,7 @@
 No simulator is imported before an environment is made.
 """
 
-from lit_offrl.envs import adroit, antmaze, kitchen, locomotion, random_walk
+from lit_offrl.envs import adroit, antmaze, kitchen, locomotion, mountain_car, random_walk
 
-for _family in (adroit, antmaze, kitchen, locomotion, random_walk):
+for _family in (adroit, antmaze, kitchen, locomotion, mountain_car, random_walk):
     _family.register()
