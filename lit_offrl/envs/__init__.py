@@ -1,8 +1,9 @@
-"""Environments that cannot be had elsewhere: D4RL's mazes on current MuJoCo, and planners.
+"""Gymnasium environments that users cannot get elsewhere; importing this registers their ids.
 
-Importing this registers their ids with gymnasium, and imports no simulator.
+No simulator is imported before an environment is made.
 """
 
-from lit_offrl.envs.maze2d import register_maze2d
+from lit_offrl.envs import adroit, antmaze, kitchen, locomotion, maze2d, mountain_car, random_walk
 
-register_maze2d()
+for _family in (adroit, antmaze, kitchen, locomotion, maze2d, mountain_car, random_walk):
+    _family.register()

@@ -146,7 +146,7 @@ def reached(positions: np.ndarray, goal: np.ndarray) -> np.ndarray:
     return np.linalg.norm(positions - goal, axis=-1) <= GOAL_RADIUS
 
 
-def register_maze2d() -> None:
+def register() -> None:
     """Register ``lit_offrl/maze2d-{name}-v1`` and ``lit_offrl/maze2d-{name}-dense-v1``, once."""
     for name, maze in MAZE2D.items():
         for ending, dense in (("", False), ("-dense", True)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import ctypes.util
 import importlib
 import os
 import sys
@@ -14,8 +14,9 @@ from typing import Any
 
 import gymnasium
 
-import lit_offrl.envs  # noqa: F401 - registers the library's own ids
-from lit_offrl.errors import EvaluationError, nearest
+import lit_offrl.envs  # noqa: F401  registers their ids
+from lit_offrl.envs.extras import GL_ADVICE, INSTALL, first_line
+from lit_offrl.errors import EvaluationError, LitOffRLError, nearest
 
 _CHATTER = (b"argv[0]=", b"pybullet build time")
 _quiet_lock = threading.RLock()  # file descriptors belong to the whole process
@@ -110,6 +111,8 @@ def make_env(
         EvaluationError: unknown id, missing package, or spaces other than one-dimensional boxes.
     """
     spec = find_spec(env_id)
+    if render_mode is not None:
+        _choose_gl()
     try:
         with without_chatter():
             env = gymnasium.make(
@@ -118,11 +121,17 @@ def make_env(
                 render_mode=render_mode,
                 disable_env_checker=True,  # it warns about others' environments at every episode
             )
-    except (gymnasium.error.Error, ImportError) as error:
-        raise EvaluationError(
-            f"Environment '{env_id}' cannot be made: {str(error).splitlines()[0]}."
-            " Install the package that it needs."
-        ) from error
+    except LitOffRLError:
+        raise
+    except Exception as error:
+        first = first_line(error)
+        if isinstance(error, gymnasium.error.Error | ImportError):
+            todo = f"run {INSTALL}" if "mujoco" in first.lower() else "install the package it needs"
+        elif os.environ.get("MUJOCO_GL"):  # MuJoCo loads the OpenGL named there, with its errors
+            todo = GL_ADVICE
+        else:
+            raise
+        raise EvaluationError(f"Environment '{env_id}' cannot be made: {first}: {todo}.") from error
     for role in ("observation", "action"):
         space = getattr(env, f"{role}_space")
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
@@ -140,6 +149,13 @@ def box(space: gymnasium.Space) -> gymnasium.spaces.Box:
     """Return a space of an environment from :func:`make_env` as the box that it is."""
     assert isinstance(space, gymnasium.spaces.Box)
     return space
+
+
+def _choose_gl() -> None:
+    """Have MuJoCo draw without a window where there is no screen, unless the user chose."""
+    screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if sys.platform.startswith("linux") and not screen and ctypes.util.find_library("EGL"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 def _set_render_size(env: gymnasium.Env, size: tuple[int, int]) -> None:

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from lit_offrl.datasets.environments import ENVIRONMENTS
+from lit_offrl.envs.differences import differences
 from lit_offrl.errors import ConfigError, EvaluationError, LitOffRLError, nearest
 from lit_offrl.evaluation.envs import make_env
 from lit_offrl.evaluation.record import EvaluationRecord, config_sha256, file_sha256
@@ -99,6 +100,7 @@ def evaluate_module(
         method=type(module).__name__,
         env_id=spec.env_id,
         max_episode_steps=max_episode_steps,
+        environment_differences=differences(spec.env_id),
         seed=seed,
         num_envs=num_envs,
         episodes=tuple(rollouts.episodes.tolist()),

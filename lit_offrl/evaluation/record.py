@@ -80,6 +80,7 @@ class EvaluationRecord:
         dataset: name of the data that it was trained on.
         dataset_sha256: of their file.
         env_id: where it was evaluated.
+        environment_differences: sentences on what differs there from D4RL's original.
         max_episode_steps: step limit that differs from the environment's own, if any.
         seed: of the evaluation.
         num_envs: environments stepped together.
@@ -120,6 +121,7 @@ class EvaluationRecord:
     discounted_returns: tuple[float, ...] | None = None
     gamma: float | None = None
     max_episode_steps: int | None = None
+    environment_differences: tuple[str, ...] = ()
     dataset: str | None = None
     dataset_sha256: str | None = None
     ref_min_score: float | None = None

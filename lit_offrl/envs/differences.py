@@ -1,0 +1,71 @@
+"""What differs from D4RL's original in each environment that stands for one: data for records.
+
+Each sentence goes into the evaluation record and the documentation. Facts of D4RL are those of its
+source (Farama-Foundation/D4RL, 2023); what has not been compared is said to be so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lit_offrl.envs import adroit, antmaze, kitchen, locomotion
+
+_SIMULATOR = "The simulator is the installed MuJoCo; D4RL's data and references were made with 2.0."
+_DRAWS = "Starts and goals have D4RL's distributions, not its random numbers."
+
+_ANTMAZE = (
+    _SIMULATOR,
+    _DRAWS,
+    "The dynamics were checked against runs of a re-creation of D4RL's ant (one step predicted to"
+    " 0.00002), not against D4RL's own files.",
+)
+_LOCOMOTION = (
+    _SIMULATOR,
+    "Model, reward and termination are those of gymnasium's -v4 environment; D4RL used gym's -v2.",
+)
+_MORE_LOCOMOTION: Mapping[str, tuple[str, ...]] = {
+    "hopper": (
+        "Uniformly random actions earn about 19 here; D4RL's reference minimum is -20.3, so they"
+        " score about 1.2.",
+    ),
+    "ant": (
+        "The 84 contact forces are 0, as MuJoCo 2.0 left them in D4RL's observations and rewards;"
+        " this was not compared with D4RL's files.",
+        "Uniformly random actions earn about -44 here, in episodes of about 130 steps; D4RL's"
+        " reference minimum, -325.6, is what 1000 steps of them would cost.",
+    ),
+}
+_ADROIT = (
+    _SIMULATOR,
+    "The model is gymnasium-robotics' copy of D4RL's; they were not compared line by line.",
+)
+_REWARD = (
+    "The reward is D4RL's, computed by lit-offrl: gymnasium-robotics 1.4.2 pays for the distance"
+    " between palm and object, for which D4RL charges.",
+)
+_KITCHEN = (
+    "The simulator is the installed MuJoCo and the model gymnasium-robotics', made anew for it;"
+    " D4RL used dm_control. That D4RL's demonstrations solve it has not been shown.",
+    "D4RL pays by the positions with the observation's noise; here the exact positions count.",
+    "The environment pays once for each element solved; D4RL's data pay the number of elements"
+    " solved at every step.",
+)
+
+DIFFERENCES: Mapping[str, tuple[str, ...]] = {
+    **{f"lit_offrl/antmaze-{task}-v2": _ANTMAZE for task in antmaze.TASKS},
+    **{
+        f"lit_offrl/{task}-v2": (*_LOCOMOTION, *_MORE_LOCOMOTION.get(task, ()))
+        for task in locomotion.TASKS
+    },
+    **{
+        f"lit_offrl/{task}-v0": _ADROIT if task == "pen" else _ADROIT + _REWARD
+        for task in adroit.TASKS
+    },
+    **{f"lit_offrl/kitchen-{task}-v0": _KITCHEN for task in kitchen.TASKS},
+}
+"""Environment id → sentences."""
+
+
+def differences(env_id: str) -> tuple[str, ...]:
+    """Return what differs from D4RL's original in ``env_id``; nothing where it stands for none."""
+    return DIFFERENCES.get(env_id, ())
