@@ -84,7 +84,6 @@ def _timeouts(
     columns: Mapping[str, np.ndarray], kind: str | None, step_limit: int | None
 ) -> tuple[np.ndarray, str] | None:
     """Return where episodes were cut, and the words for it; None where nothing tells."""
-    terminals = columns["terminals"]
     if kind == "maze2d":
         goals = columns.get("goals")
         if goals is None:
@@ -92,8 +91,9 @@ def _timeouts(
         timeouts = np.zeros(len(goals), dtype=np.bool_)
         timeouts[:-1] = (goals[1:] != goals[:-1]).any(axis=1)
         return timeouts, "timeouts put where the navigation goal changes"
-    if step_limit is None:
+    if step_limit is None or "terminals" not in columns:
         return None
+    terminals = columns["terminals"]
     ends = np.flatnonzero(terminals) + 1
     starts = np.concatenate([[0], ends])
     rows = np.arange(len(terminals))

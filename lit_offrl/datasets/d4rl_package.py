@@ -58,15 +58,12 @@ def read_d4rl(
     )
     file = Path(str(getattr(environment, "dataset_filepath", "")))
     digest = cache.sha256(file) if cache is not None and file.is_file() else None
-    bounds = entry.spec() if entry.action_dim is not None else None
     dataset = OfflineDataset.from_columns(
         columns,
         name=name,
         origin=where,
         provenance={"source": "the d4rl package", "file": file.name},
         env_id=entry.env_id,
-        action_low=bounds.action_low if bounds else None,
-        action_high=bounds.action_high if bounds else None,
         sha256=digest,
         handling=handling,
     )

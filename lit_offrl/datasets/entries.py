@@ -12,6 +12,7 @@ from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import DatasetError
 
 _FACTS = Path(__file__).with_name("catalog.json")
+_UNBOUNDED = ("carla", "flow")  # or not known to be bounded
 _COLUMNS = ("observations", "actions", "rewards", "terminals")
 
 
@@ -98,15 +99,12 @@ class CatalogEntry:
                 f"{self.name}: its sizes are not known before its file is on disk: "
                 f"run `lit-offrl datasets download {self.name}`."
             )
-        bounds = None if self.family in ("carla", "flow") else (1.0,) * self.action_dim
         made = ("next_observations", "timeouts") if self.format == "pybullet" else ("timeouts",)
         return self.complete(
             DatasetSpec(
                 name=self.name,
                 observation_dim=self.observation_dim,
                 action_dim=self.action_dim,
-                action_low=None if bounds is None else tuple(-bound for bound in bounds),
-                action_high=bounds,
                 env_id=self.env_id,
                 origin=self.url,
                 columns=(*_COLUMNS, *made),
@@ -114,11 +112,17 @@ class CatalogEntry:
         )
 
     def complete(self, spec: DatasetSpec) -> DatasetSpec:
-        """Return a file's spec with what the catalogue knows: limit, references, environment."""
+        """Return a file's spec with what the catalogue knows: bounds, limit, references."""
         if spec.env_id != self.env_id:
             return spec  # the user named another environment, for which none of this holds
+        low, high = spec.action_low, spec.action_high
+        if self.action_dim == spec.action_dim and self.family not in _UNBOUNDED:
+            low = low or (-1.0,) * spec.action_dim
+            high = high or (1.0,) * spec.action_dim
         return replace(
             spec,
+            action_low=low,
+            action_high=high,
             max_episode_steps=self.max_episode_steps or spec.max_episode_steps,
             ref_min_score=self.ref_min_score,
             ref_max_score=self.ref_max_score,

@@ -237,6 +237,11 @@ def _facts(file: Hdf5File, facts: EnvironmentFacts | None, action_dim: int) -> d
         low = low or (-facts.action_bound,) * action_dim
         high = high or (facts.action_bound,) * action_dim
     steps = _number(file, "max_episode_steps")
+    if steps is not None and not 1 <= steps < 2**31:  # NaN is neither
+        raise DatasetError(
+            f"{file.path}: attribute 'max_episode_steps' is {steps:g}: write the step limit, or "
+            "leave it out."
+        )
     if steps is None and facts is not None:
         steps = facts.max_episode_steps
     scores = _number(file, "ref_min_score"), _number(file, "ref_max_score")

@@ -50,8 +50,13 @@ class Hdf5File:
                     if found is not None:
                         self.columns.setdefault(name, found)
             self._refuse_misspelt()
-        except BaseException:
+        except BaseException as error:
             self._file.close()
+            if isinstance(error, OSError | RuntimeError | KeyError):  # h5py's, of broken trees
+                raise DatasetError(
+                    f"{self.path}: its columns cannot be listed ({_reason(error)}): the file is "
+                    "damaged; collect or download it again."
+                ) from None
             raise
         return self
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ class MinariSource:
                 "choose a dataset with continuous actions."
             )
         metadata = found.storage.metadata
-        environment = found.eval_env_spec or found.env_spec
+        env_id, limit = _environment(metadata)
         scores = metadata.get("ref_min_score"), metadata.get("ref_max_score")
         scored = None not in scores
         bounded = bool(np.isfinite(actions.low).all() and np.isfinite(actions.high).all())
@@ -79,8 +80,8 @@ class MinariSource:
             action_dim=actions.shape[0],
             action_low=tuple(map(float, actions.low)) if bounded else None,
             action_high=tuple(map(float, actions.high)) if bounded else None,
-            env_id=environment.id if environment is not None else None,
-            max_episode_steps=environment.max_episode_steps if environment is not None else None,
+            env_id=env_id,
+            max_episode_steps=limit,
             ref_min_score=float(scores[0]) if scored else None,
             ref_max_score=float(scores[1]) if scored else None,
             ref_source=f"Minari's metadata of {self.dataset_id}" if scored else None,
@@ -93,7 +94,7 @@ class MinariSource:
         return replace(
             spec,
             env_id=None,
-            no_env=f"{spec.env_id} gives dictionaries, of which {parts} were put behind each other",
+            no_env=f"{env_id} gives dictionaries, of which {parts} were put behind each other",
             handling=(f"observations: {parts}",),
         )
 
@@ -243,6 +244,15 @@ def _load(dataset_id: str) -> Any:
         raise DatasetError(
             f"{PREFIX}{dataset_id}: cannot be opened ({said}): download the dataset again."
         ) from None
+
+
+def _environment(metadata: Mapping[str, Any]) -> tuple[str | None, int | None]:
+    """Return id and step limit of the environment to evaluate in, else of that of the data."""
+    stated = metadata.get("eval_env_spec") or metadata.get("env_spec")
+    if not stated:
+        return None, None
+    facts = json.loads(stated)
+    return facts.get("id"), facts.get("max_episode_steps")
 
 
 def _size(space: spaces.Space, key: str, where: str) -> int:
