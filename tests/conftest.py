@@ -16,6 +16,14 @@ import torch  # noqa: E402
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def data_directory(tmp_path_factory):
+    """Datasets and cached columns go to a folder of the tests, never to the user's own."""
+    folder = tmp_path_factory.mktemp("datasets")
+    os.environ["LIT_OFFRL_DATA"] = str(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def d4rl_file(tmp_path_factory):
     """20 episodes × 30 steps that look like Pendulum's in D4RL's layout; half end terminally."""
@@ -62,8 +70,8 @@ def folder(tmp_path, monkeypatch):
 def command(d4rl_file, folder):
     """Build arguments of a small, quiet fit of any module on the small dataset."""
 
-    def build(*options, module="BCModule", verb="fit"):
-        words = [verb, "--model", module, "--data", "PyBulletDataModule"]
+    def build(*options, module="BCModule", verb="fit", data="PyBulletDataModule"):
+        words = [verb, "--model", module, "--data", data]
         words += ["--data.init_args.dataset", str(d4rl_file), "--trainer.accelerator", "cpu"]
         words += ["--data.init_args.batch_size", "64", "--trainer.logger", "false"]
         words += ["--trainer.enable_model_summary", "false"]

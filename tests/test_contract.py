@@ -22,18 +22,23 @@ MODULES = {
     "DVFModule": DVF,
     "DVFModule:cached": f"{DVF} --model.init_args.values cached --model.init_args.warmup_steps 2",
 }
+# Another datamodule than PyBulletDataModule, with one module of each view.
+DATA = {"BCModule": ("D4RLDataModule",), "DVFModule": ("D4RLDataModule",)}
+CASES = [(name, "PyBulletDataModule") for name in MODULES]
+CASES += [(name, data) for name, others in DATA.items() for data in others]
 
 
-@pytest.fixture(params=MODULES)
+@pytest.fixture(params=CASES, ids="-".join)
 def fit(request, lit):
     """Train the module under test; returns its last checkpoint."""
+    case, data = request.param
 
     def run(name, *options):
-        options = (*MODULES[request.param].split(), *options)
-        assert lit("--checkpoint.dirpath", name, *options, module=run.module) == 0
+        options = (*MODULES[case].split(), *options)
+        assert lit("--checkpoint.dirpath", name, *options, module=run.module, data=data) == 0
         return Path(name) / "last.ckpt"
 
-    run.module = request.param.partition(":")[0]
+    run.module = case.partition(":")[0]
     return run
 
 

@@ -1,10 +1,11 @@
-"""``lit-offrl datasets``: list, describe, check and download datasets."""
+"""``lit-offrl datasets``: list, describe, check, download datasets, and clear their cache."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
@@ -12,16 +13,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.catalog import (
-    CATALOG,
     DATA_DIR_VARIABLE,
     Source,
     bundled,
+    default_cache_dir,
     default_data_dir,
     resolve,
 )
 from lit_offrl.datasets.checks import examine
 from lit_offrl.datasets.download import download
+from lit_offrl.datasets.entries import CATALOG, CatalogEntry
 from lit_offrl.datasets.sidecar import read_sidecar
 from lit_offrl.errors import ConfigError, DatasetError, nearest
 
@@ -32,29 +35,54 @@ def _console() -> Console:
 
 
 def _list(options: argparse.Namespace) -> int:
-    """Print the names there are, and which are on disk."""
+    """Print the names there are, a table a family, and which are on disk."""
     folder = options.data_dir or default_data_dir()
-    own = sorted(path.stem for path in folder.glob("*.hdf5") if path.stem not in CATALOG)
+    files = [CATALOG[name].file.removesuffix(".hdf5") for name in CATALOG]
+    taken = {*CATALOG, *files}
+    own = sorted(path.stem for path in folder.glob("*.hdf5") if path.stem not in taken)
     known = [*CATALOG, *bundled(), *own]
-    names = [name for name in known if options.filter.lower() in name.lower()]
-    if not names:
+    wanted = [text.lower() for text in (options.text, options.filter) if text]
+    sources = [resolve(name, folder) for name in known if _fits(name, wanted)]
+    if not sources:
         parts = [*known, *(part for name in known for part in name.split("-"))]
-        hint = nearest(options.filter, parts)
-        raise ConfigError(f"no dataset has '{options.filter}' in its name.{hint}")
-    table = Table("name", "environment", "rows", "mean return", "where")
-    for name in names:
-        source = resolve(name, folder)
+        raise ConfigError(f"no dataset has '{wanted[0]}' in its name.{nearest(wanted[0], parts)}")
+    if options.on_disk:
+        sources = [source for source in sources if source.on_disk]
+    if not sources:
+        print(f"none of these is on disk in {folder}: `lit-offrl datasets download NAME`")
+    for family, group in groupby(sources, _family):
+        _console().print(_table(family, list(group)))
+    return 0
+
+
+def _fits(name: str, wanted: list[str]) -> bool:
+    family = CATALOG[name].family if name in CATALOG else ""
+    return all(text in name.lower() or text == family for text in wanted)
+
+
+def _family(source: Source) -> str:
+    if source.entry is not None:
+        return source.entry.family
+    return "bundled" if source.bundled else "own files"
+
+
+def _table(family: str, sources: list[Source]) -> Table:
+    table = Table("name", "environment", "rows", "mean return", "where", title=family)
+    table.title_justify = "left"
+    for source in sources:
         entry = source.entry
         where = str(source.path) if source.on_disk else "to be downloaded"
+        if entry is not None and (entry.refusal or entry.warning):
+            where += " (refused: see info)" if entry.refusal else " (see info)"
+        mean = entry.mean_return if entry is not None else None
         table.add_row(
-            name,
-            entry.env_id if entry else _env_id(source),
-            f"{entry.rows:,}" if entry else "",
-            f"{entry.mean_return:,.2f}" if entry else "",
+            source.name,
+            (entry.env_id or "none: see info") if entry else _env_id(source),
+            f"{entry.rows:,}" if entry and entry.rows else "",
+            "" if mean is None else f"{mean:,.2f}",
             "bundled" if source.bundled else escape(where),
         )
-    _console().print(table)
-    return 0
+    return table
 
 
 def _env_id(source: Source) -> str:
@@ -68,36 +96,56 @@ def _env_id(source: Source) -> str:
 def _info(options: argparse.Namespace) -> int:
     """Print what is known of one dataset without reading its rows."""
     source = resolve(options.dataset, options.data_dir)
-    spec = source.header()
-    rows = {key: _text(value) for key, value in spec.to_dict().items() if value is not None}
-    if source.entry is not None:
-        entry = source.entry
-        rows |= {
-            "rows (published)": f"{entry.rows:,}",
-            "episode return (published)": f"{entry.mean_return:,.2f} ± {entry.std_return:,.2f}, "
-            f"{entry.min_return:,.2f} to {entry.max_return:,.2f}",
-            "url": entry.url,
-            "an equivalent": entry.collect_command,
-        }
+    entry = source.entry
+    unknown = entry is not None and not source.on_disk and entry.action_dim is None
+    rows = {"sizes": "not known before the file is on disk"} if unknown else _spec_rows(source)
+    if entry is not None:
+        rows |= _published(entry)
     rows["on disk"] = str(source.path) if source.on_disk else "no"
     if digest := read_sidecar(source.path).get("sha256"):
         rows["sha256 when downloaded"] = digest
-    _print_facts(spec.name, rows)
+    _print_facts(source.name, rows)
     return 0
+
+
+def _spec_rows(source: Source) -> dict[str, str]:
+    facts = source.header().to_dict()
+    return {key: _text(value) for key, value in facts.items() if value not in (None, ())}
+
+
+def _published(entry: CatalogEntry) -> dict[str, str]:
+    rows = {"family": entry.family, "url": entry.url}
+    if entry.rows is not None:
+        rows["rows (published)"] = f"{entry.rows:,}"
+    if entry.mean_return is not None:
+        rows["episode return (published)"] = (
+            f"{entry.mean_return:,.2f} ± {entry.std_return:,.2f}, "
+            f"{entry.min_return:,.2f} to {entry.max_return:,.2f}"
+        )
+    named = {
+        "an equivalent": entry.collect_command,
+        "no environment": entry.no_env,
+        "refused": entry.refusal,
+        "warning": entry.warning,
+    }
+    return rows | {key: text for key, text in named.items() if text is not None}
 
 
 def _check(options: argparse.Namespace) -> int:
     """Read a file whole and print what is in it and what is odd about it."""
     source = resolve(options.dataset, options.data_dir)
-    dataset = source.read(require=())
+    dataset = source.read(require=(), accept_faults=True)
     report = examine(dataset)
     rows = {"file": str(source.path), "layout": dataset.provenance["lit_offrl_layout"]}
     rows |= {"environment": dataset.spec.env_id or "unknown", **report.facts}
     rows["sha256"] = str(dataset.spec.sha256)
     _print_facts(dataset.spec.name, rows)
-    for warning in report.warnings:
+    entry = source.entry
+    known = [text for text in (entry.refusal, entry.warning) if text] if entry else []
+    warnings = [*known, *dataset.spec.handling, *report.warnings]
+    for warning in warnings:
         print(f"warning: {warning}")
-    print(f"{source.path}: readable, {len(report.warnings)} warnings")
+    print(f"{source.path}: readable, {len(warnings)} warnings")
     return 0
 
 
@@ -108,6 +156,21 @@ def _download(options: argparse.Namespace) -> int:
         print(f"{source.name}: is on disk already: {source.path}")
         return 0
     print(download(source.entry, options.data_dir, force=options.force))
+    return 0
+
+
+def _cache(options: argparse.Namespace) -> int:
+    """List the cached columns, or remove them."""
+    cache = ColumnCache(default_cache_dir(options.data_dir))
+    if options.action == "clear":
+        print(f"{cache.folder}: {cache.clear()} entries removed")
+        return 0
+    table = Table("name", "rows", "MB", "read from", title=escape(str(cache.folder)))
+    table.title_justify = "left"
+    for entry in cache.entries():
+        size = f"{entry['bytes'] / 1e6:,.1f}"
+        table.add_row(entry["name"], f"{entry['rows']:,}", size, escape(entry["origin"]))
+    _console().print(table)
     return 0
 
 
@@ -131,7 +194,10 @@ def _parser() -> OneLineParser:
     parser = OneLineParser(prog="lit-offrl datasets", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     listing = verbs.add_parser("list", help="every name, and what is on disk")
-    listing.add_argument("--filter", default="", metavar="TEXT", help="names with TEXT in them")
+    words = "names with TEXT in them, or a family"
+    listing.add_argument("text", nargs="?", default="", metavar="TEXT", help=words)
+    listing.add_argument("--filter", default="", metavar="TEXT", help="the same")
+    listing.add_argument("--on-disk", action="store_true", help="only what is on disk")
     listing.set_defaults(run=_list)
     info = verbs.add_parser("info", help="dimensions, environment, references, columns")
     info.set_defaults(run=_info)
@@ -140,10 +206,13 @@ def _parser() -> OneLineParser:
     fetch = verbs.add_parser("download", help="bring a dataset of the catalogue to disk")
     fetch.add_argument("--force", action="store_true", help="replace the file that is there")
     fetch.set_defaults(run=_download)
+    cache = verbs.add_parser("cache", help="list or clear the columns that are kept on disk")
+    cache.add_argument("action", choices=("list", "clear"), nargs="?", default="list")
+    cache.set_defaults(run=_cache)
     for verb in (info, check, fetch):
         verb.add_argument("dataset", metavar="NAME" if verb is fetch else "NAME|FILE")
     where = f"where downloads are [${DATA_DIR_VARIABLE}, else ~/.lit_offrl/datasets]"
-    for verb in (listing, info, check, fetch):
+    for verb in (listing, info, check, fetch, cache):
         verb.add_argument("--data_dir", type=Path, metavar="DIR", help=where)
     return parser
 

@@ -1,6 +1,7 @@
 """Datasets as Lightning's data modules."""
 
 from lit_offrl.datamodules.base import OfflineDataModule
+from lit_offrl.datamodules.d4rl import D4RLDataModule
 from lit_offrl.datamodules.pybullet import PyBulletDataModule
 
-__all__ = ["OfflineDataModule", "PyBulletDataModule"]
+__all__ = ["D4RLDataModule", "OfflineDataModule", "PyBulletDataModule"]

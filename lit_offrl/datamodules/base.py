@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -77,17 +78,19 @@ class OfflineDataModule(LightningDataModule):
         self.env_id = env_id
         self.device = device
         self.seed = seed
-        self._source = resolve(dataset, data_dir)
-        self.spec: DatasetSpec = self._source.header(env_id=env_id)
-        self.train_set: OfflineDataset | None = None
-        self.held_out: OfflineDataset | None = None
+        self.data_dir = data_dir
+        self.spec: DatasetSpec = self._open(dataset)
+        self.dataset: OfflineDataset | None = None
+        """All episodes, held out or not."""
+        self._episodes: dict[str, np.ndarray] = {}
+        self._whole: BoundView | None = None
         self._bound: dict[str, BoundView] = {}
 
     # ---- what Lightning calls ------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
         """Read the rows, check that the module can use them, and hold episodes out."""
-        if self.train_set is not None:
+        if self.dataset is not None:
             return
         module: Any = self.trainer.lightning_module if self.trainer is not None else None
         require = getattr(module, "required_columns", ())
@@ -97,9 +100,10 @@ class OfflineDataModule(LightningDataModule):
                 f"{self.spec.origin}: has no column '{missing[0]}', which {type(module).__name__} "
                 f"needs. {module.missing_columns_advice}"
             )
-        dataset = self._source.read(require=require, env_id=self.env_id)
+        dataset = self._read(require)
         self.spec = dataset.spec
-        self.train_set, self.held_out = self._split(dataset)
+        self._episodes = self._split(dataset)
+        self.dataset = dataset
         if self.view is None:
             own: Callable[[], View] = getattr(module, "view", Transitions)
             self.view = own()
@@ -118,7 +122,7 @@ class OfflineDataModule(LightningDataModule):
 
     def val_dataloader(self) -> FixedLoader | list[Any]:
         """Held-out rows, the same each time; none if nothing is held out."""
-        return [] if self.held_out is None else self._fixed(self.validation_batches)
+        return self._fixed(self.validation_batches) if "held_out" in self._episodes else []
 
     def test_dataloader(self) -> FixedLoader:
         """All held-out rows; all rows if nothing is held out."""
@@ -138,15 +142,28 @@ class OfflineDataModule(LightningDataModule):
 
     # ---- what modules ask for ------------------------------------------------------------------
 
+    @property
+    def train_set(self) -> OfflineDataset | None:
+        """The training episodes as a dataset of their own, copied; None before setup."""
+        return self._copy("train")
+
+    @property
+    def held_out(self) -> OfflineDataset | None:
+        """The held-out episodes as a dataset of their own, copied; None if nothing is held out."""
+        return self._copy("held_out")
+
     def train_observations(self) -> np.ndarray:
         """Observations (N, o) of the training episodes, for a normaliser's statistics."""
-        return self._rows("train").columns["observations"]
+        return self._train_column("observations")
 
     def train_rewards(self) -> np.ndarray:
         """Rewards of the labelled rows (n,) of the training episodes."""
-        dataset = self._rows("train")
-        rewards, labelled = dataset.column("rewards"), dataset.columns.get("reward_mask")
-        return rewards if labelled is None else rewards[labelled]
+        dataset = self._ready()
+        dataset.column("rewards")
+        rewards = self._train_column("rewards")
+        if "reward_mask" not in dataset.columns:
+            return rewards
+        return rewards[self._train_column("reward_mask")]
 
     def train_view(self) -> BoundView:
         """The training episodes through the view, for what a module computes once for all rows."""
@@ -154,31 +171,71 @@ class OfflineDataModule(LightningDataModule):
 
     # ---- inside --------------------------------------------------------------------------------
 
-    def _split(self, dataset: OfflineDataset) -> tuple[OfflineDataset, OfflineDataset | None]:
+    def _open(self, dataset: str) -> DatasetSpec:
+        """Find the dataset and return its spec, without its rows."""
+        self._source = resolve(dataset, self.data_dir)
+        return self._source.header(env_id=self.env_id)
+
+    def _read(self, require: Sequence[str]) -> OfflineDataset:
+        """Return the rows, with at least these columns."""
+        return self._source.read(require=require, env_id=self.env_id)
+
+    def _split(self, dataset: OfflineDataset) -> dict[str, np.ndarray]:
+        """Return the numbers of the training episodes and, if there are any, the held-out ones."""
         episodes = len(dataset.episodes)
         count = math.ceil(self.validation_fraction * episodes - 1e-9)
         if count == 0:
-            return dataset, None
+            return {"train": np.arange(episodes)}
         if count >= episodes:
             raise ConfigError(
                 f"{self.spec.origin}: holding {count} of {episodes} episodes out leaves none to "
                 "train on: set validation_fraction to 0 or take more episodes."
             )
         order = np.random.default_rng(mix(self.seed, _SPLIT)).permutation(episodes)
-        held, kept = np.sort(order[:count]), np.sort(order[count:])
-        return dataset.take_episodes(kept), dataset.take_episodes(held)
+        return {"train": np.sort(order[count:]), "held_out": np.sort(order[:count])}
 
-    def _rows(self, which: Literal["train", "held_out"]) -> OfflineDataset:
-        if self.train_set is None:
+    def _ready(self) -> OfflineDataset:
+        if self.dataset is None:
             raise ConfigError("The dataset is not read yet: call setup('fit') first.")
-        held_out = which == "held_out" and self.held_out is not None
-        return self.held_out if held_out else self.train_set  # type: ignore[return-value]
+        return self.dataset
+
+    def _copy(self, which: str) -> OfflineDataset | None:
+        if self.dataset is None or which not in self._episodes:
+            return None
+        if "held_out" not in self._episodes:
+            return self.dataset
+        return self.dataset.take_episodes(self._episodes[which])
+
+    def _mask(self, which: str) -> np.ndarray:
+        """Return which rows (N,) are of these episodes."""
+        dataset = self._ready()
+        chosen = np.zeros(len(dataset.episodes), dtype=np.bool_)
+        chosen[self._episodes[which]] = True
+        return np.repeat(chosen, dataset.episode_lengths)
+
+    def _train_column(self, name: str) -> np.ndarray:
+        values = self._ready().columns[name]
+        return values[self._mask("train")] if "held_out" in self._episodes else values
 
     def _bind(self, which: Literal["train", "held_out"]) -> BoundView:
+        """Return a view of some episodes; both share the columns, which are bound once."""
+        dataset = self._ready()
+        if which not in self._episodes:
+            which = "train"
         if which not in self._bound:
-            dataset = self._rows(which)
             assert self.view is not None  # setup has put one in
-            self._bound[which] = self.view.bind(dataset, self._device_for(dataset))
+            if self._whole is None:
+                self._whole = self.view.bind(dataset, self._device_for(dataset))
+            bound = copy.copy(self._whole)
+            if "held_out" in self._episodes:
+                mask = torch.from_numpy(self._mask(which)).to(bound.rows.device)
+                bound.rows = bound.rows[mask[bound.rows]]
+            if len(bound.rows) == 0:
+                raise DatasetError(
+                    f"{self.spec.origin}: the {which.replace('_', ' ')} episodes have no row that "
+                    "the view can use: change validation_fraction or the seed."
+                )
+            self._bound[which] = bound
         return self._bound[which]
 
     def _fixed(self, max_batches: int | None) -> FixedLoader:

@@ -1,14 +1,16 @@
-"""Names of datasets: d4rl-pybullet's twelve, the bundled ones, and files."""
+"""Names of datasets: those of the catalogue, the bundled ones, and files."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.datasets.environments import ENVIRONMENTS
+from lit_offrl.datasets.cache import ColumnCache
+from lit_offrl.datasets.entries import CATALOG, CatalogEntry
+from lit_offrl.datasets.environments import env_id_from_name
 from lit_offrl.datasets.hdf5 import Format, read_hdf5, read_header
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.datasets.sidecar import read_sidecar
@@ -17,109 +19,6 @@ from lit_offrl.errors import DatasetError, nearest
 DATA_DIR_VARIABLE = "LIT_OFFRL_DATA"
 _BUNDLED_DIR = Path(__file__).with_name("bundled")
 _SUFFIXES = (".hdf5", ".h5")
-
-
-@dataclass(frozen=True)
-class CatalogEntry:
-    """A published dataset: where it is, what it holds, what its authors say of its returns.
-
-    Attributes:
-        name: its name here and in d4rl-pybullet.
-        url: of the HDF5 file.
-        env_id: gymnasium id of its environment, a key of ``ENVIRONMENTS``.
-        rows: as published; the file's extra rows at the episodes' ends included.
-        kind: ``random``, ``medium`` or ``mixed``.
-        mean_return: published, as are the next three.
-        std_return: spread over episodes.
-        min_return: of the worst episode.
-        max_return: of the best episode.
-        format: the file's layout.
-    """
-
-    name: str
-    url: str
-    env_id: str
-    rows: int
-    kind: str
-    mean_return: float
-    std_return: float
-    min_return: float
-    max_return: float
-    format: Format = "pybullet"
-
-    @property
-    def regenerated_name(self) -> str:
-        """The name of an equivalent made here: never that of the original."""
-        return self.name.removesuffix("-v0") + "-regenerated"
-
-    @property
-    def collect_command(self) -> str:
-        """The command that makes an equivalent."""
-        # `mixed` ends by itself, when training reaches the return at which the original ended.
-        steps = "" if self.kind == "mixed" else f" --steps {self.rows}"
-        return (
-            f"lit-offrl collect --env {self.env_id} --kind {self.kind}{steps} "
-            f"--output {self.regenerated_name}.hdf5"
-        )
-
-    def spec(self) -> DatasetSpec:
-        """Return what is known before the file is on disk."""
-        facts = ENVIRONMENTS[self.env_id]
-        return DatasetSpec(
-            name=self.name,
-            observation_dim=facts.observation_dim,
-            action_dim=facts.action_dim,
-            action_low=(-facts.action_bound,) * facts.action_dim,
-            action_high=(facts.action_bound,) * facts.action_dim,
-            env_id=self.env_id,
-            max_episode_steps=facts.max_episode_steps,
-            ref_min_score=facts.ref_min_score,
-            ref_max_score=facts.ref_max_score,
-            ref_source=facts.ref_source,
-            origin=self.url,
-            columns=(
-                *("observations", "actions", "rewards", "terminals"),
-                *("next_observations", "timeouts"),
-            ),
-        )
-
-
-def _entries() -> dict[str, CatalogEntry]:
-    # (env, kind, key of the file's address, rows, mean, std, min, max), from d4rl-pybullet's README
-    published = """
-    Hopper      random bino8ojd7iq4p4d 1000000    18.64    3.04    -8.58   53.21
-    Hopper      medium w22kgzldn6eng7j 1000000  1078.36  325.52   220.23 1238.9569
-    Hopper      mixed  xv3p0h7dzgxt8xb   59345   139.08  147.62     9.15 1019.94
-    HalfCheetah random jnvpb1hp60zt2ak 1000000 -1304.49   99.30 -1518.58 -945.29
-    HalfCheetah medium v4xgssp1w968a9l 1000000   787.35  104.31  -522.57  844.91
-    HalfCheetah mixed  scj1rqun963aw90  178178   453.12  498.19 -1428.22  801.02
-    Walker2D    random 1gwcfl2nmx6878m 1000000    14.98    2.94     5.73   66.90
-    Walker2D    medium v0f2kz48b1hw6or 1000000  1106.68  417.79    16.00 1394.38
-    Walker2D    mixed  i4u2ii0d85iblou   89772   181.51  277.71     9.45 1363.94
-    Ant         random 2xpmh4wk2m7i8xh 1000000    10.35    0.31     9.82   13.04
-    Ant         medium 6n79kwd94xthr1t 1000000   570.80  104.82    70.87  816.79
-    Ant         mixed  pmy3dzab35g4whk   53572   255.40  196.22   -32.74  609.66
-    """
-    entries = {}
-    for line in published.strip().splitlines():
-        env, kind, key, rows, mean, std, low, high = line.split()
-        name = f"{env.lower()}-bullet-{kind}-v0"
-        url = f"https://www.dropbox.com/s/{key}/{name}.hdf5?dl=1"
-        entries[name] = CatalogEntry(
-            name,
-            url,
-            f"{env}BulletEnv-v0",
-            int(rows),
-            kind,
-            float(mean),
-            float(std),
-            float(low),
-            float(high),
-        )
-    return entries
-
-
-CATALOG: Mapping[str, CatalogEntry] = _entries()
 
 
 @dataclass(frozen=True)
@@ -149,15 +48,24 @@ class Source:
         require: Sequence[str] = (),
         format: Format = "auto",
         env_id: str | None = None,
+        sparse_windows: bool = False,
+        cache: ColumnCache | None = None,
     ) -> DatasetSpec:
-        """Return the spec, from the catalogue where the file is yet to be downloaded.
+        """Return the spec: from the cache, else the file, else (not on disk) the catalogue.
 
         Raises:
             DatasetError: as ``read_header``.
         """
         if self.entry is not None and not self.on_disk:
             return self.entry.spec()
-        return read_header(self.path, require=require, **self._options(format, env_id))
+        options = self._options(format, env_id)
+        digest = cache.sha256(self.path, compute=False) if cache and self.on_disk else None
+        if cache is not None and digest is not None:
+            found = cache.find(digest, self._key(options, sparse_windows))
+            if found is not None:
+                return self._complete(found).spec
+        header = read_header(self.path, require=require, name=self.name, **options)
+        return header if self.entry is None else self.entry.complete(header)
 
     def read(
         self,
@@ -165,32 +73,86 @@ class Source:
         require: Sequence[str] = ("actions", "rewards"),
         format: Format = "auto",
         env_id: str | None = None,
+        sparse_windows: bool = False,
+        accept_faults: bool = False,
+        cache: ColumnCache | None = None,
     ) -> OfflineDataset:
-        """Read the file; see ``read_hdf5``.
+        """Read the file, see ``read_hdf5``, or what the cache has of it.
+
+        Args:
+            require: columns that must be there.
+            format: the file's layout.
+            env_id: the environment's gymnasium id, where the file is silent or wrong.
+            sparse_windows: whether runs end with their first paid row, see ``d4rl.put_right``.
+            accept_faults: read data that the catalogue refuses.
+            cache: where columns are kept; None reads the file.
 
         Raises:
-            DatasetError: as ``read_hdf5``; if a catalogue entry is not on disk, or is no longer
-                the file that was downloaded.
+            DatasetError: as ``read_hdf5``; if a catalogue entry is not on disk, is no longer the
+                file that was downloaded, or is refused.
         """
+        if self.entry is not None and self.entry.refusal and not accept_faults:
+            raise DatasetError(f"{self.name}: is refused: {self.entry.refusal}.")
         if self.entry is not None and not self.on_disk:
             raise DatasetError(
                 f"{self.name}: is not on disk ({self.path}): "
                 f"run `lit-offrl datasets download {self.name}`."
             )
-        dataset = read_hdf5(self.path, require=require, **self._options(format, env_id))
-        recorded = read_sidecar(self.path).get("sha256") if self.entry is not None else None
-        if recorded not in (None, dataset.spec.sha256):
-            raise DatasetError(
-                f"{self.path}: has changed since it was downloaded (sha256 {dataset.spec.sha256} "
-                f"now, {recorded} then): run `lit-offrl datasets download {self.name} --force`."
+        options = self._options(format, env_id)
+
+        def make() -> OfflineDataset:
+            dataset = read_hdf5(
+                self.path,
+                require=() if cache else require,  # what is cached serves every method
+                name=self.name,
+                task=self.entry.name if self.entry is not None else None,
+                sparse_windows=sparse_windows,
+                **options,
             )
-        return dataset
+            self._same_as_downloaded(dataset.spec.sha256)
+            return dataset
+
+        if cache is None:
+            dataset = make()
+        else:
+            # The header first: what it refuses need not be hashed.
+            known = cache.sha256(self.path, compute=False) if self.on_disk else None
+            if known is None:
+                read_header(self.path, require=require, name=self.name, **options)
+            digest = cache.sha256(self.path)
+            assert digest is not None  # computed
+            self._same_as_downloaded(digest)
+            dataset = cache.fetch(digest, self._key(options, sparse_windows), make)
+        for name in require:
+            if name not in dataset.columns:
+                raise DatasetError(
+                    f"{self.path}: has no column '{name}' (it has {', '.join(dataset.columns)})."
+                    f"{nearest(name, dataset.columns) or ' Choose a file that has it.'}"
+                )
+        return self._complete(dataset)
 
     def _options(self, format: Format, env_id: str | None) -> dict[str, Any]:
-        if self.entry is not None:
-            format = self.entry.format if format == "auto" else format
-            env_id = env_id or self.entry.env_id
-        return {"format": format, "env_id": env_id, "name": self.name}
+        if self.entry is None:
+            return {"format": format, "env_id": env_id}
+        format = self.entry.format if format == "auto" else format
+        return {"format": format, "env_id": env_id or self.entry.env_id}
+
+    def _key(self, options: Mapping[str, Any], sparse_windows: bool) -> dict[str, Any]:
+        # A file's name may tell its environment, and so how it is read.
+        task = env_id_from_name(self.path.name) if self.entry is None else self.entry.name
+        return {**options, "sparse_windows": sparse_windows, "task": task}
+
+    def _complete(self, dataset: OfflineDataset) -> OfflineDataset:
+        spec = replace(dataset.spec, name=self.name, origin=str(self.path))
+        return dataset.with_spec(spec if self.entry is None else self.entry.complete(spec))
+
+    def _same_as_downloaded(self, digest: str | None) -> None:
+        recorded = read_sidecar(self.path).get("sha256") if self.entry is not None else None
+        if recorded not in (None, digest):
+            raise DatasetError(
+                f"{self.path}: has changed since it was downloaded (sha256 {digest} now, "
+                f"{recorded} then): run `lit-offrl datasets download {self.name} --force`."
+            )
 
 
 def bundled() -> dict[str, Path]:
@@ -202,6 +164,11 @@ def default_data_dir() -> Path:
     """Return ``$LIT_OFFRL_DATA``, or ``~/.lit_offrl/datasets``."""
     chosen = os.environ.get(DATA_DIR_VARIABLE)
     return Path(chosen).expanduser() if chosen else Path.home() / ".lit_offrl" / "datasets"
+
+
+def default_cache_dir(data_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Return the folder ``cache`` in the data directory."""
+    return (default_data_dir() if data_dir is None else Path(data_dir).expanduser()) / "cache"
 
 
 def resolve(
@@ -223,7 +190,9 @@ def resolve(
     folder = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
     packaged = bundled()
     if text in CATALOG:
-        return Source(text, folder / f"{text}.hdf5", entry=CATALOG[text])
+        entry = CATALOG[text]
+        path, published = folder / f"{text}.hdf5", folder / entry.file
+        return Source(text, path if path.exists() else _existing(published) or path, entry=entry)
     if text in packaged:
         return Source(text, packaged[text], bundled=True)
     path = Path(text).expanduser()
@@ -241,6 +210,11 @@ def resolve(
     raise DatasetError(f"'{text}' is neither the name of a dataset nor a file.{hint}")
 
 
+def _existing(path: Path) -> Path | None:
+    """A file that was fetched by hand, under the name it was published with."""
+    return path if path.is_file() else None
+
+
 def load_dataset(
     name_or_path: str | os.PathLike[str],
     *,
@@ -248,10 +222,13 @@ def load_dataset(
     format: Format = "auto",
     env_id: str | None = None,
     data_dir: str | os.PathLike[str] | None = None,
+    accept_faults: bool = False,
 ) -> OfflineDataset:
-    """Find a dataset and read it: ``resolve(...).read(...)``.
+    """Find a dataset and read it: ``resolve(...).read(...)``, without a cache.
 
     Raises:
         DatasetError: as those two.
     """
-    return resolve(name_or_path, data_dir).read(require=require, format=format, env_id=env_id)
+    return resolve(name_or_path, data_dir).read(
+        require=require, format=format, env_id=env_id, accept_faults=accept_faults
+    )

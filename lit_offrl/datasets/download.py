@@ -98,10 +98,11 @@ def download(
 
 
 def _advice(entry: CatalogEntry, cause: str) -> str:
-    return (
-        f"{entry.name} could not be downloaded from {urllib.parse.urlsplit(entry.url).netloc}: "
-        f"{cause}. An equivalent, under a name of its own, is made by `{entry.collect_command}`"
-    )
+    host = urllib.parse.urlsplit(entry.url).netloc
+    said = f"{entry.name} could not be downloaded from {host}: {cause}."
+    if entry.collect_command is None:
+        return f"{said} Fetch {entry.url} elsewhere and put it there as {entry.name}.hdf5"
+    return f"{said} An equivalent, under a name of its own, is made by `{entry.collect_command}`"
 
 
 def _verified_before(path: Path, entry: CatalogEntry) -> bool:

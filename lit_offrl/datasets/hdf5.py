@@ -12,9 +12,9 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
-from lit_offrl.datasets import pybullet
+from lit_offrl.datasets import d4rl, pybullet
 from lit_offrl.datasets.columns import clean_columns
-from lit_offrl.datasets.environments import ENVIRONMENTS, EnvironmentFacts, env_id_from_name
+from lit_offrl.datasets.environments import ENVIRONMENTS, OWN, EnvironmentFacts, env_id_from_name
 from lit_offrl.datasets.hdf5_file import Hdf5File
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.errors import ConfigError, DatasetError, nearest
@@ -31,6 +31,8 @@ def read_hdf5(
     format: Format = "auto",
     env_id: str | None = None,
     name: str | None = None,
+    task: str | None = None,
+    sparse_windows: bool = False,
 ) -> OfflineDataset:
     """Read a file whole, check every value, and return it as episodes.
 
@@ -44,6 +46,9 @@ def read_hdf5(
             zero, else ``d4rl``.
         env_id: the environment's gymnasium id, where the file does not say, or says it wrong.
         name: the name the dataset goes by; the file's own unless given.
+        task: whose conventions hold in layout ``d4rl`` (see ``d4rl.put_right``), where that is not
+            what the environment's id tells.
+        sparse_windows: whether runs end with their first paid row (see ``d4rl.put_right``).
 
     Raises:
         DatasetError: one line with the file, the column and the row of the first thing wrong.
@@ -55,12 +60,22 @@ def read_hdf5(
         columns = {key: file.read(key) for key in wanted if key in file.columns}
     with open(path, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    handling: tuple[str, ...] = ()
     if layout == "pybullet":
         limit = spec.max_episode_steps or pybullet.STEP_LIMIT
         columns = pybullet.to_transitions(columns, limit, str(path))
+    else:
+        own = spec.env_id if (spec.env_id or "").startswith(OWN) else None
+        columns, handling = d4rl.put_right(
+            columns,
+            task or own,
+            spec.max_episode_steps,
+            str(path),
+            sparse_windows=sparse_windows,
+        )
     provenance = {key: str(value) for key, value in file.attributes.items()}
     provenance[LAYOUT_ATTRIBUTE] = layout
-    return OfflineDataset(columns, replace(spec, sha256=digest), provenance)
+    return OfflineDataset(columns, replace(spec, sha256=digest, handling=handling), provenance)
 
 
 def read_header(
@@ -74,7 +89,7 @@ def read_header(
     """Read what a file says of itself; names, shapes and dtypes are checked, values are not.
 
     The arguments and errors are those of ``read_hdf5``, and so is the spec, except that ``sha256``
-    is None.
+    is None and ``handling`` empty.
     """
     with Hdf5File(path) as file:
         return _header(file, tuple(require), format, env_id, name)[1]
@@ -192,7 +207,8 @@ def _env_id(file: Hdf5File, sizes: tuple[int, int]) -> str | None:
     """Return the id in the file's attributes, or one guessed from its name that fits its sizes."""
     words = str(file.attributes.get("env_id", "")).split()
     if words:  # ids have no spaces, so what follows one is a remark, as "(regenerated)"
-        return words[0]
+        own = OWN + words[0]  # D4RL's name of a task that has an environment here
+        return own if own in ENVIRONMENTS else words[0]
     guess = env_id_from_name(file.path.name)
     facts = ENVIRONMENTS.get(guess or "")
     if facts is None or facts.observation_dim != sizes[0]:
@@ -221,6 +237,11 @@ def _facts(file: Hdf5File, facts: EnvironmentFacts | None, action_dim: int) -> d
         low = low or (-facts.action_bound,) * action_dim
         high = high or (facts.action_bound,) * action_dim
     steps = _number(file, "max_episode_steps")
+    if steps is not None and not 1 <= steps < 2**31:  # NaN is neither
+        raise DatasetError(
+            f"{file.path}: attribute 'max_episode_steps' is {steps:g}: write the step limit, or "
+            "leave it out."
+        )
     if steps is None and facts is not None:
         steps = facts.max_episode_steps
     scores = _number(file, "ref_min_score"), _number(file, "ref_max_score")

@@ -50,8 +50,13 @@ class Hdf5File:
                     if found is not None:
                         self.columns.setdefault(name, found)
             self._refuse_misspelt()
-        except BaseException:
+        except BaseException as error:
             self._file.close()
+            if isinstance(error, OSError | RuntimeError | KeyError):  # h5py's, of broken trees
+                raise DatasetError(
+                    f"{self.path}: its columns cannot be listed ({_reason(error)}): the file is "
+                    "damaged; collect or download it again."
+                ) from None
             raise
         return self
 
@@ -77,6 +82,9 @@ class Hdf5File:
         for name, column in self.columns.items():  # observations come first and set the length
             shape = check_layout(name, column.shape or (), column.dtype, rows, str(self.path))
             rows = shape[0] if rows is None else rows
+            # Asked for and not left to fail: Linux hands out memory that it does not have.
+            if column.size * column.dtype.itemsize > _memory():
+                raise DatasetError(self._too_large(name))
 
     def read(self, name: str) -> np.ndarray:
         """Read a column as it is stored.
@@ -87,16 +95,18 @@ class Hdf5File:
         try:
             return self.columns[name][()]
         except MemoryError:
-            shape = self.columns[name].shape
-            raise DatasetError(
-                f"{self.path}: column '{name}' of shape {shape} does not fit into memory: "
-                "use a machine with more, or a smaller file."
-            ) from None
+            raise DatasetError(self._too_large(name)) from None
         except (OSError, RuntimeError, ValueError, TypeError) as error:
             raise DatasetError(
                 f"{self.path}: column '{name}' cannot be read ({_reason(error)}): the file is "
                 "damaged; collect or download it again."
             ) from None
+
+    def _too_large(self, name: str) -> str:
+        return (
+            f"{self.path}: column '{name}' of shape {self.columns[name].shape} does not fit into "
+            "memory: use a machine with more, or a smaller file."
+        )
 
     def _find(self, key: str) -> h5py.Dataset | None:
         """Return the array under a key such as ``infos/goal``, following hard links alone."""
@@ -139,6 +149,11 @@ class Hdf5File:
                         f"{self.path}: has a column '{near[0]}', which is none of ours. "
                         f"Did you mean '{name}'? Rename it in the file."
                     )
+
+
+def _memory() -> int:
+    """Return the machine's main memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _open(path: Path) -> h5py.File:

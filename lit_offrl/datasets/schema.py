@@ -9,13 +9,13 @@ episodes     [0       3) [3       6) [6   8)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from lit_offrl.datasets.columns import clean_columns, need_ends
+from lit_offrl.datasets.columns import clean_column, clean_columns, need_ends
 from lit_offrl.errors import DatasetError, nearest
 
 
@@ -37,6 +37,8 @@ class DatasetSpec:
         sha256: of the file, once it has been read whole.
         origin: the file, or what else the rows come from; messages begin with it.
         columns: the names of the columns.
+        no_env: why its policies cannot be evaluated, where no environment can be had.
+        handling: what was done to the file's rows on reading, a sentence each; stands with scores.
     """
 
     name: str
@@ -52,6 +54,8 @@ class DatasetSpec:
     sha256: str | None = None
     origin: str = "memory"
     columns: tuple[str, ...] = ()
+    no_env: str | None = None
+    handling: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types that JSON and ``torch.load(weights_only=True)`` take."""
@@ -159,6 +163,41 @@ class OfflineDataset:
             **facts,
         )
         return cls(cleaned, spec, provenance or {})
+
+    @classmethod
+    def from_checked(
+        cls,
+        columns: Mapping[str, np.ndarray],
+        spec: DatasetSpec,
+        provenance: Mapping[str, str],
+        episodes: np.ndarray,
+        cut_off: bool,
+    ) -> OfflineDataset:
+        """Put together again what has been a dataset before, without looking at its values."""
+        dataset = object.__new__(cls)
+        for values in (*columns.values(), episodes):
+            values.flags.writeable = False
+        object.__setattr__(dataset, "columns", MappingProxyType(dict(columns)))
+        object.__setattr__(dataset, "spec", spec)
+        object.__setattr__(dataset, "provenance", MappingProxyType(dict(provenance)))
+        object.__setattr__(dataset, "episodes", episodes)
+        object.__setattr__(dataset, "cut_off", cut_off)
+        return dataset
+
+    def with_spec(self, spec: DatasetSpec) -> OfflineDataset:
+        """Return the same rows under another spec, of the same dimensions."""
+        return self.from_checked(self.columns, spec, self.provenance, self.episodes, self.cut_off)
+
+    def with_rewards(self, rewards: np.ndarray, handling: str) -> OfflineDataset:
+        """Return the same rows with other rewards (N,), and what was done to them in the spec.
+
+        Raises:
+            DatasetError: if a reward is not finite.
+        """
+        columns = dict(self.columns)
+        columns["rewards"] = clean_column("rewards", rewards, len(self), self.spec.origin).view()
+        spec = replace(self.spec, handling=(*self.spec.handling, handling))
+        return self.from_checked(columns, spec, self.provenance, self.episodes, self.cut_off)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Read-only mappings cannot be pickled, and processes are sent their dataset by pickle.

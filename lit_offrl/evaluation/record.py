@@ -79,6 +79,7 @@ class EvaluationRecord:
         method: the module's class.
         dataset: name of the data that it was trained on.
         dataset_sha256: of their file.
+        dataset_handling: what was done to the file's rows and rewards, a sentence each.
         env_id: where it was evaluated.
         environment_differences: sentences on what differs there from D4RL's original.
         max_episode_steps: step limit that differs from the environment's own, if any.
@@ -124,6 +125,7 @@ class EvaluationRecord:
     environment_differences: tuple[str, ...] = ()
     dataset: str | None = None
     dataset_sha256: str | None = None
+    dataset_handling: tuple[str, ...] = ()
     ref_min_score: float | None = None
     ref_max_score: float | None = None
     ref_source: str | None = None
@@ -214,6 +216,8 @@ class EvaluationRecord:
                 cells = [array.mean(), standard_error(array), interquartile_mean(array)]
                 numbers = [f"{cell:.1f}" for cell in (*cells, array.min(), array.max())]
                 table.add_row(name, *numbers[:3], f"{low:.1f} … {high:.1f}", *numbers[3:])
+        remarks = [f"{self.dataset}: {sentence}." for sentence in self.dataset_handling]
         if self.scores is None:
-            table.caption = "No normalised score: this environment has no reference returns."
+            remarks.append("No normalised score: this environment has no reference returns.")
+        table.caption = "\n".join(remarks) or None
         return table

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lit_offrl.commands.datasets import main
-from lit_offrl.datasets.catalog import CATALOG
+from lit_offrl.datasets.cache import ColumnCache
+from lit_offrl.datasets.catalog import CATALOG, resolve
 from lit_offrl.errors import ConfigError, DatasetError
 
 
@@ -40,6 +41,51 @@ def test_list_filters_by_name(folder, capsys):
     assert len(rows) == 3 and all("walker2d" in row for row in rows)
     with pytest.raises(ConfigError, match=r"'wolker2d'.*Did you mean 'walker2d'"):
         main(["list", "--filter", "wolker2d"])
+
+
+def test_list_groups_by_family_and_filters_by_it(folder, capsys):
+    assert main(["list", "maze2d"]) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines()[0].strip() == "maze2d" and "hopper" not in said
+    assert said.count("-v1 ") >= 12 and "lit_offrl/maze2d-large-v1" in said
+    assert main(["list", "antmaze"]) == 0
+    said = capsys.readouterr().out
+    line = next(line for line in said.splitlines() if " antmaze-umaze-v0 " in line)
+    assert "refused" in line
+    assert main(["list", "locomotion"]) == 0
+    assert "hopper-medium-replay-v2" in capsys.readouterr().out
+
+
+def test_list_of_what_is_on_disk(folder, capsys):
+    (folder / "kitchen-mixed-v0.hdf5").write_text("whatever it is")
+    assert main(["list", "--on-disk"]) == 0
+    said = capsys.readouterr().out
+    assert "kitchen-mixed-v0" in said and "hopper-bullet-mine" in said
+    assert "kitchen-partial-v0" not in said
+    assert main(["list", "adroit", "--on-disk"]) == 0
+    assert "none of these is on disk" in capsys.readouterr().out
+
+
+def test_info_says_why_there_is_no_environment_and_what_is_wrong(folder, capsys):
+    for name, said in (
+        ("carla-lane-v0", "no CARLA simulator"),
+        ("flow-ring-random-v0", "sizes"),
+        ("antmaze-umaze-v0", "refused"),
+        ("maze2d-large-v1", "--planner waypoint --steps 4000000"),
+    ):
+        assert main(["info", name]) == 0
+        assert said in capsys.readouterr().out
+
+
+def test_the_cache_is_listed_and_cleared(folder, capsys):
+    source = resolve("hopper-bullet-mine", folder)
+    source.read(cache=ColumnCache(folder / "cache"))
+    assert main(["cache"]) == 0
+    said = capsys.readouterr().out
+    assert "hopper-bullet-mine" in said and str(folder / "cache") in said
+    assert main(["cache", "clear"]) == 0
+    assert "1 entries removed" in capsys.readouterr().out
+    assert ColumnCache(folder / "cache").entries() == []
 
 
 def test_info_tells_of_an_entry_and_of_a_file(folder, capsys):
@@ -81,7 +127,10 @@ def test_download_of_what_is_on_disk_says_so(folder, capsys):
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["lst"], "unknown verb 'lst' (known: list, info, check, download). Did you mean 'list'?"),
+        (
+            ["lst"],
+            "unknown verb 'lst' (known: list, info, check, download, cache). Did you mean 'list'?",
+        ),
         (["list", "--filtr", "x"], "unknown option '--filtr'. Did you mean '--filter'?"),
         (["info"], "the following arguments are required: NAME|FILE."),
     ],

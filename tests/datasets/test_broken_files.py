@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import h5py
 import numpy as np
 import pytest
 
+from lit_offrl.datasets.cache import ColumnCache
+from lit_offrl.datasets.catalog import Source
 from lit_offrl.datasets.hdf5 import read_hdf5
 from lit_offrl.errors import DatasetError
 
@@ -111,6 +115,50 @@ def huge(path: Path, columns: Columns) -> None:
             file.create_dataset(name, shape, values.dtype, chunks=(1024, *values.shape[1:]))
 
 
+def sparse(path: Path, columns: Columns) -> None:
+    """Promise 10¹² rows in one piece of which nothing is written: numpy would get the memory."""
+    with h5py.File(path, "w") as file:
+        for name, values in columns.items():
+            file.create_dataset(name, (10**12, *values.shape[1:]), values.dtype)
+
+
+def zipped(path: Path, columns: Columns) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("observations.npy", columns["observations"].tobytes())
+
+
+def unreadable(path: Path, columns: Columns) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may read every file")
+    changed(lambda _: None)(path, columns)
+    path.chmod(0)
+
+
+def looped(path: Path, _: Columns) -> None:
+    path.symlink_to(path.name)
+
+
+def bytes_changed(path: Path, columns: Columns) -> None:
+    """Overwrite the start of the tree that lists the columns."""
+    changed(lambda _: None)(path, columns)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"TREE")
+    content[start : start + 64] = b"\x00" * 64
+    path.write_bytes(bytes(content))
+
+
+def compound(path: Path, columns: Columns) -> None:
+    pairs = np.zeros(len(columns.pop("rewards")), [("paid", "f4"), ("at", "i4")])
+    changed(lambda c: c.update(rewards=pairs))(path, columns)
+
+
+def without_space(path: Path, columns: Columns) -> None:
+    del columns["rewards"]
+    changed(lambda _: None)(path, columns)
+    with h5py.File(path, "a") as file:
+        file["rewards"] = h5py.Empty("f4")
+
+
 def attribute(name: str, value: object) -> Callable[[Path, Columns], None]:
     def make(path: Path, columns: Columns) -> None:
         changed(lambda _: None)(path, columns)
@@ -177,6 +225,23 @@ BROKEN = {
     "stored-outside": (stored_outside, "in another file"),
     "virtual": (virtual, "in another file"),
     "huge": (huge, "does not fit into memory"),
+    "sparse": (sparse, "does not fit into memory"),
+    "zip": (zipped, "not an HDF5 file"),
+    "unreadable": (unreadable, "cannot be opened (Permission denied)"),
+    "link-to-itself": (looped, "broken.hdf5"),
+    "bytes-changed": (bytes_changed, "its columns cannot be listed"),
+    "compound": (compound, "'rewards' has dtype [('paid'"),
+    "no-dataspace": (without_space, "'rewards' has shape ()"),
+    "terminal-of-two": (put("terminals", 2, 2.0), "'terminals' has 2.0 in row 2"),
+    "negative-timeout": (put("timeouts", 1, -1.0), "'timeouts' has -1.0 in row 1"),
+    "nan-action": (put("actions", 0, np.nan), "'actions' has NaN in row 0"),
+    "infinite-observation": (put("observations", 4, np.inf), "infinite value in row 4"),
+    "long-terminals": (replace("terminals", np.zeros(6, bool)), "'terminals' has 6 rows but"),
+    "no-observations": (changed(lambda c: c.pop("observations")), "no column 'observations'"),
+    "timeouts-of-text": (replace("timeouts", np.full(5, b"no")), "'timeouts' has dtype |S2"),
+    "goals-flat": (replace("infos/goal", np.zeros(5)), "'goals' has shape (5,)"),
+    "negative-limit": (attribute("max_episode_steps", -5), "'max_episode_steps' is -5"),
+    "limit-of-nan": (attribute("max_episode_steps", np.nan), "'max_episode_steps' is nan"),
     "bad-limit": (attribute("max_episode_steps", "many"), "'max_episode_steps' is 'many'"),
     "bad-bounds": (attribute("action_low", [-1.0]), "'action_low' is (-1.0,)"),
 }
@@ -193,13 +258,21 @@ def test_a_broken_file_is_refused_in_one_line(tmp_path, columns_of, case):
     path = tmp_path / "broken.hdf5"
     make(path, columns_of([3, 2], ["terminal", "timeout"]))
     begun = time.perf_counter()
-    with pytest.raises(DatasetError) as caught:
-        read_hdf5(path)
+    cache = ColumnCache(tmp_path / "cache")
+    readers = (read_hdf5, lambda path: Source("x", path).read(cache=cache))
+    for read in (*readers, readers[1]):  # the cached one twice: it knows the file's hash by then
+        with pytest.raises(DatasetError) as caught:
+            read(path)
+        message = str(caught.value)
+        assert message.startswith(f"{path}: ") and "\n" not in message
+        assert expected in message
+        assert caught.value.__suppress_context__ or caught.value.__context__ is None
     assert time.perf_counter() - begun < 2
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ") and "\n" not in message
-    assert expected in message
-    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    assert cache.entries() == [] and not list(cache.folder.glob("*/*.npy"))
+
+
+def test_there_are_enough_of_them():
+    assert len(BROKEN) >= 40
 
 
 @pytest.mark.parametrize(

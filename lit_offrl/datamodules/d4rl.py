@@ -1,0 +1,157 @@
+"""The tasks of D4RL, from wherever their rows can be had."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from lit_offrl.datamodules.base import OfflineDataModule
+from lit_offrl.datasets.cache import ColumnCache
+from lit_offrl.datasets.catalog import default_cache_dir, resolve
+from lit_offrl.datasets.d4rl_package import read_d4rl
+from lit_offrl.datasets.entries import CATALOG
+from lit_offrl.datasets.minari import PREFIX, minari_source
+from lit_offrl.datasets.rewards import Rewards, handle_rewards
+from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
+from lit_offrl.datasets.views import View
+from lit_offrl.errors import ConfigError
+
+_PACKAGE = "d4rl:"
+
+
+class D4RLDataModule(OfflineDataModule):
+    """D4RL's datasets, Minari's, or any HDF5 file in their layout.
+
+    The first start reads and checks the file and keeps its columns as memory-mapped arrays, which
+    all processes of a host share; later starts read those. What is done to rows and rewards stands
+    with every score.
+
+    Args:
+        dataset: a name of ``lit-offrl datasets list``; a path; ``minari:ID``, through the package
+            minari; or ``d4rl:NAME``, through the package d4rl, which is not cached.
+        view: as in the base class.
+        rewards: ``as_recorded``; ``minus_one`` (AntMaze), ``centred`` (AntMaze), ``return_range``
+            (locomotion), ``differences`` (kitchen), ``sparse_windows`` (AntMaze, maze2d): see
+            ``handle_rewards`` and ``d4rl.put_right``. The policy is always scored on the
+            environment's own rewards.
+        minari_observations: of Minari's dictionary observations, the parts to put behind each
+            other, such as ``[observation, desired_goal]``.
+        accept_faults: use data that the catalogue refuses.
+        cache: keep columns on disk; without it every process reads the file.
+        cache_dir: where; the folder ``cache`` in ``data_dir`` by default.
+        batch_size: B, rows a process takes in a step.
+        validation_fraction: share of the episodes that is held out.
+        validation_batches: so many batches a process in a validation at most.
+        data_dir: where downloaded datasets are.
+        env_id: the environment's gymnasium id, where the file is silent or wrong.
+        device: ``auto`` keeps data that fit on the training device, ``cpu`` in main memory.
+        seed: of the order of rows and of the choice of held-out episodes.
+
+    Raises:
+        DatasetError: there is no such dataset, or it cannot be used.
+        ConfigError: an option that cannot be, or does not go with the dataset.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        view: View | None = None,
+        *,
+        rewards: Rewards = "as_recorded",
+        minari_observations: list[str] | None = None,
+        accept_faults: bool = False,
+        cache: bool = True,
+        cache_dir: str | None = None,
+        batch_size: int = 256,
+        validation_fraction: float = 0.1,
+        validation_batches: int | None = 20,
+        data_dir: str | None = None,
+        env_id: str | None = None,
+        device: Literal["auto", "cpu"] = "auto",
+        seed: int = 0,
+    ) -> None:
+        self.rewards = rewards
+        self.minari_observations = minari_observations
+        self.accept_faults = accept_faults
+        folder = Path(cache_dir).expanduser() if cache_dir else default_cache_dir(data_dir)
+        self.cache = ColumnCache(folder) if cache else None
+        super().__init__(
+            dataset,
+            view,
+            batch_size=batch_size,
+            validation_fraction=validation_fraction,
+            validation_batches=validation_batches,
+            data_dir=data_dir,
+            env_id=env_id,
+            device=device,
+            seed=seed,
+        )
+
+    def setup(self, stage: str) -> None:
+        """Read the rows as the base class does, and say what was done to them."""
+        before = self.dataset
+        super().setup(stage)
+        if before is None:
+            for sentence in self.spec.handling:
+                _say(f"{self.spec.name}: {sentence}")
+
+    def _open(self, dataset: str) -> DatasetSpec:
+        self._name = dataset
+        minari, package = dataset.startswith(PREFIX), dataset.startswith(_PACKAGE)
+        if self.minari_observations is not None and not minari:
+            raise ConfigError(f"{dataset}: minari_observations goes with minari:ID alone.")
+        if (minari or package) and self.env_id is not None:
+            raise ConfigError(f"{dataset}: env_id goes with files alone: leave it out.")
+        if minari:
+            if self._sparse:
+                raise ConfigError(
+                    f"{dataset}: rewards 'sparse_windows' is for D4RL's antmaze and maze2d: "
+                    "leave the option out."
+                )
+            self._minari = minari_source(dataset.removeprefix(PREFIX), self.minari_observations)
+            return self._minari.header()
+        if package:
+            self._packaged: OfflineDataset | None = self._from_package()
+            return self._packaged.spec
+        self._source = resolve(dataset, self.data_dir)
+        if self._source.entry is not None and self._source.entry.warning:
+            _say(f"{dataset}: {self._source.entry.warning}")
+        return self._source.header(
+            env_id=self.env_id, sparse_windows=self._sparse, cache=self.cache
+        )
+
+    def _read(self, require: Sequence[str]) -> OfflineDataset:
+        if self._name.startswith(PREFIX):
+            rows = self._minari.read(self.cache)
+        elif self._name.startswith(_PACKAGE):
+            rows = self._packaged or self._from_package()
+            self._packaged = None  # its copy of the rows, which may be other ones from here on
+        else:
+            rows = self._source.read(
+                require=require,
+                env_id=self.env_id,
+                sparse_windows=self._sparse,
+                accept_faults=self.accept_faults,
+                cache=self.cache,
+            )
+        return handle_rewards(rows, self.rewards)
+
+    @property
+    def _sparse(self) -> bool:
+        return self.rewards == "sparse_windows"
+
+    def _from_package(self) -> OfflineDataset:
+        name = self._name.removeprefix(_PACKAGE)
+        if name in CATALOG and (warning := CATALOG[name].warning):
+            _say(f"{name}: {warning}")
+        return read_d4rl(
+            name, sparse_windows=self._sparse, accept_faults=self.accept_faults, cache=self.cache
+        )
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(f"lit-offrl: {line}")

@@ -1,0 +1,225 @@
+"""Columns on disk as memory-mapped arrays: read and checked once a file, shared by all processes.
+
+FOLDER/index/PATH-HASH.json       size, times and sha256 of a file: it is hashed once
+FOLDER/SHA256-OPTIONS/*.npy       one file a column, and the episodes' bounds
+FOLDER/SHA256-OPTIONS/entry.json  spec, provenance, and size and time of each .npy; written last
+FOLDER/SHA256-OPTIONS.lock        held while an entry is made, so that a second process waits
+
+An entry is made under another name and moved into place, so it is whole or absent. One whose files
+are not as its ``entry.json`` says is made anew. What a file is refused for leaves no entry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
+from lit_offrl.errors import DatasetError
+
+READER_VERSION = 1
+"""Raised when the same file would be read into other columns than before."""
+
+_ENTRY, _EPISODES = "entry.json", "_episodes"
+
+
+class ColumnCache:
+    """The cached columns in one folder.
+
+    Args:
+        folder: made when it is first written to.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    def sha256(self, path: Path, *, compute: bool = True) -> str | None:
+        """Return a file's hash, from the index where the file is as it was when it was hashed.
+
+        Args:
+            path: the file.
+            compute: hash the file where the index does not know it; else None is returned.
+
+        Raises:
+            DatasetError: if the file cannot be read, or the index not be written.
+        """
+        try:
+            identity = _identity(path)
+            note = self._note(path)
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                known = json.loads(note.read_text(encoding="utf-8"))
+                if known["identity"] == identity:
+                    return str(known["sha256"])
+            if not compute:
+                return None
+            with path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            if _identity(path) != identity:
+                raise DatasetError(f"{path}: changed while it was read: try again.")
+        except OSError as error:
+            raise DatasetError(
+                f"{path}: cannot be read ({error.strerror or error}): check the file."
+            ) from None
+        record = {"path": str(path.absolute()), "identity": identity, "sha256": digest}
+        with self._writing():
+            note.parent.mkdir(parents=True, exist_ok=True)
+            temporary = note.with_suffix(f".{os.getpid()}.part")
+            temporary.write_text(json.dumps(record), encoding="utf-8")
+            temporary.replace(note)
+        return digest
+
+    def find(self, sha256: str, options: Mapping[str, Any]) -> OfflineDataset | None:
+        """Return an entry's dataset with its columns memory-mapped; None if there is none.
+
+        Args:
+            sha256: of the file.
+            options: of the reader, as far as columns or spec depend on them; plain types.
+        """
+        return _load(self._entry(sha256, options))
+
+    def fetch(
+        self, sha256: str, options: Mapping[str, Any], make: Callable[[], OfflineDataset]
+    ) -> OfflineDataset:
+        """Return an entry's dataset, which ``make`` reads where it is missing or damaged.
+
+        Args:
+            sha256: of the file.
+            options: as in ``find``.
+            make: reads the dataset; what it raises goes through, and leaves no entry.
+
+        Raises:
+            DatasetError: if the folder cannot be written.
+        """
+        entry = self._entry(sha256, options)
+        found = _load(entry)
+        if found is not None:
+            return found
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = entry.with_name(entry.name + ".lock").open("w")
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            found = _load(entry)  # another process may have made it meanwhile
+            if found is not None:
+                return found
+            dataset = make()
+            if dataset.spec.sha256 != sha256:
+                raise DatasetError(f"{dataset.spec.origin}: changed while it was read: try again.")
+            with self._writing():
+                _save(dataset, entry)
+        found = _load(entry)
+        if found is None:
+            raise DatasetError(f"{entry}: was removed or damaged while it was made: try again.")
+        return found
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Return of each entry its ``name``, ``origin``, ``rows``, ``bytes`` and ``path``."""
+        listed = []
+        for path in sorted(self.folder.glob(f"[!.]*/{_ENTRY}")):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # made anew if used
+                record = json.loads(path.read_text(encoding="utf-8"))
+                facts = {key: record["spec"][key] for key in ("name", "origin")}
+                size = sum(size for size, _ in record["files"].values())
+                listed.append({**facts, "rows": record["rows"], "bytes": size, "path": path.parent})
+        return listed
+
+    def clear(self) -> int:
+        """Remove what this class put there, and return how many entries there were.
+
+        Running processes keep what they have.
+        """
+        entries = list(self.folder.glob(f"[!.]*/{_ENTRY}"))
+        with self._writing():
+            for path in entries:
+                shutil.rmtree(path.parent)
+            for left in self.folder.glob(".*.part"):  # of processes that were killed
+                shutil.rmtree(left)
+            for lock in self.folder.glob("*.lock"):
+                lock.unlink()
+            shutil.rmtree(self.folder / "index", ignore_errors=True)
+        return len(entries)
+
+    def _entry(self, sha256: str, options: Mapping[str, Any]) -> Path:
+        text = json.dumps({"reader": READER_VERSION, **options}, sort_keys=True)
+        return self.folder / f"{sha256}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    def _note(self, path: Path) -> Path:
+        name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]
+        return self.folder / "index" / f"{name}.json"
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DatasetError(
+                f"{self.folder}: the column cache cannot be written ({error.strerror or error}): "
+                "name another folder with cache_dir, or set cache to false."
+            ) from None
+
+
+def _identity(path: Path) -> list[int]:
+    # The time of the inode's change too, which no program can set back.
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def _save(dataset: OfflineDataset, entry: Path) -> None:
+    temporary = entry.with_name(f".{entry.name}.{os.getpid()}.part")
+    try:
+        temporary.mkdir()
+        arrays = {**dataset.columns, _EPISODES: dataset.episodes}
+        for name, values in arrays.items():
+            with (temporary / f"{name}.npy").open("wb") as stream:
+                np.save(stream, values)
+                stream.flush()
+                os.fsync(stream.fileno())  # before the rename, lest a crash leave empty files
+        record = {
+            "spec": dataset.spec.to_dict(),
+            "provenance": dict(dataset.provenance),
+            "cut_off": dataset.cut_off,
+            "rows": len(dataset),
+            "columns": list(dataset.columns),
+            "files": {name: _state(temporary / f"{name}.npy") for name in arrays},
+        }
+        (temporary / _ENTRY).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        if entry.exists():  # damaged; who has it open keeps what it has
+            shutil.rmtree(entry)
+        temporary.replace(entry)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _load(entry: Path) -> OfflineDataset | None:
+    """Return what an entry holds; None where it is missing or not as it was written."""
+    try:
+        record = json.loads((entry / _ENTRY).read_text(encoding="utf-8"))
+        arrays = {}
+        for name, state in record["files"].items():
+            if _state(entry / f"{name}.npy") != state:
+                return None
+            mapped = np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            arrays[name] = np.asarray(mapped)
+        columns = {name: arrays[name] for name in record["columns"]}
+        if any(len(values) != record["rows"] for values in columns.values()):
+            return None
+        spec = DatasetSpec.from_dict(record["spec"])
+        return OfflineDataset.from_checked(
+            columns, spec, record["provenance"], arrays[_EPISODES], bool(record["cut_off"])
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
+        return None
+
+
+def _state(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]

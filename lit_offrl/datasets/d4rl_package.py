@@ -1,0 +1,87 @@
+"""Datasets through the ``d4rl`` package, where it is installed: raw rows, read as its files are.
+
+The package is no requirement: its files are read directly, with the same result.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_offrl.datasets import d4rl
+from lit_offrl.datasets.cache import ColumnCache
+from lit_offrl.datasets.columns import ALIASES, KINDS
+from lit_offrl.datasets.entries import CATALOG
+from lit_offrl.datasets.schema import OfflineDataset
+from lit_offrl.errors import ConfigError, DatasetError, nearest
+
+
+def read_d4rl(
+    name: str,
+    *,
+    sparse_windows: bool = False,
+    accept_faults: bool = False,
+    cache: ColumnCache | None = None,
+) -> OfflineDataset:
+    """Read a dataset with ``gym.make(name).get_dataset()``, which downloads it if need be.
+
+    Args:
+        name: a D4RL name of the catalogue, such as ``hopper-medium-v2``.
+        sparse_windows: see ``d4rl.put_right``.
+        accept_faults: read data that the catalogue refuses.
+        cache: keeps the hash of the package's file, if given.
+
+    Raises:
+        ConfigError: the package is not installed or cannot be used.
+        DatasetError: there is no such dataset, or its rows cannot be used.
+    """
+    entry = CATALOG.get(name)
+    if entry is None or entry.format != "d4rl":
+        names = [key for key, known in CATALOG.items() if known.format == "d4rl"]
+        raise DatasetError(f"d4rl:{name}: is no dataset of D4RL.{nearest(name, names)}")
+    if entry.refusal and not accept_faults:
+        raise DatasetError(f"{name}: is refused: {entry.refusal}.")
+    where = f"d4rl:{name}"
+    environment = _make(name)
+    try:
+        raw = environment.get_dataset()
+    except Exception as error:  # of many kinds: the network's, HDF5's, the package's assertions
+        raise DatasetError(f"{where}: the package cannot read it ({_line(error)}).") from error
+    columns = {key: np.asarray(raw[key]) for key in (*KINDS, *ALIASES) if key in raw}
+    if "goals" not in columns and "infos/goal" in raw:
+        columns["goals"] = np.asarray(raw["infos/goal"])
+    columns, handling = d4rl.put_right(
+        columns, name, entry.max_episode_steps, where, sparse_windows=sparse_windows
+    )
+    file = Path(str(getattr(environment, "dataset_filepath", "")))
+    digest = cache.sha256(file) if cache is not None and file.is_file() else None
+    dataset = OfflineDataset.from_columns(
+        columns,
+        name=name,
+        origin=where,
+        provenance={"source": "the d4rl package", "file": file.name},
+        env_id=entry.env_id,
+        sha256=digest,
+        handling=handling,
+    )
+    return dataset.with_spec(entry.complete(dataset.spec))
+
+
+def _make(name: str) -> Any:
+    try:
+        gym = importlib.import_module("gym")
+        importlib.import_module("d4rl")
+        return gym.make(name).unwrapped
+    except Exception as error:  # its imports fail in many ways, of which ImportError is one
+        raise ConfigError(
+            f"d4rl:{name}: the package d4rl cannot be used here ({_line(error)}): it needs Python "
+            f"< 3.11, gym < 0.24 and mujoco_py. Its file is read without it: "
+            f"`lit-offrl datasets download {name}`, and give '{name}' alone."
+        ) from error
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

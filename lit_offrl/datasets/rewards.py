@@ -1,0 +1,115 @@
+"""What a method's authors did to a task's rewards: options, each told beside the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
+
+import numpy as np
+
+from lit_offrl.datasets.d4rl import family
+from lit_offrl.datasets.schema import OfflineDataset
+from lit_offrl.errors import ConfigError, DatasetError
+
+Rewards = Literal[
+    "as_recorded", "minus_one", "centred", "return_range", "differences", "sparse_windows"
+]
+_NAMES: tuple[str, ...] = get_args(Rewards)
+_ELEMENTS = 4  # of the kitchen
+
+
+def handle_rewards(dataset: OfflineDataset, rewards: Rewards) -> OfflineDataset:
+    """Return a dataset whose rewards are what a method trains on; scores are not touched.
+
+    Args:
+        dataset: as read.
+        rewards: ``as_recorded``;
+            ``minus_one``: r − 1, for rewards of 0 and 1 (IQL on AntMaze);
+            ``centred``: 4 · (r − 0.5), likewise (CQL, Diffusion-QL on AntMaze);
+            ``return_range``: r · 1000 / (largest − smallest episode return), over all episodes (IQL
+            on locomotion);
+            ``differences``: +1 when the largest count of solved elements so far rises, for the
+            kitchen, whose data hold the count in every row where its environment pays once (an
+            element solved while another is undone leaves the count, and so pays nothing);
+            ``sparse_windows``: what ``d4rl.put_right`` does on reading, so nothing is left to do.
+
+    Raises:
+        ConfigError: there is no such option, or the data are of another kind than it is for.
+        DatasetError: the data have no rewards, or rewards that it is not for.
+    """
+    if rewards not in _NAMES:
+        raise ConfigError(f"rewards is {rewards!r}: use one of {', '.join(_NAMES)}.")
+    if rewards in ("as_recorded", "sparse_windows"):
+        return dataset
+    dataset.column("rewards")
+    return _HANDLERS[rewards](dataset)
+
+
+def _minus_one(dataset: OfflineDataset) -> OfflineDataset:
+    return dataset.with_rewards(_of_zero_and_one(dataset, "minus_one") - 1, "rewards: r - 1")
+
+
+def _centred(dataset: OfflineDataset) -> OfflineDataset:
+    values = _of_zero_and_one(dataset, "centred")
+    return dataset.with_rewards(4 * (values - 0.5), "rewards: 4 (r - 0.5)")
+
+
+def _return_range(dataset: OfflineDataset) -> OfflineDataset:
+    returns = dataset.episode_returns()
+    spread = float(returns.max() - returns.min())
+    if spread == 0:
+        raise DatasetError(
+            f"{dataset.spec.origin}: column 'rewards' gives every episode the return "
+            f"{returns[0]:g}, so rewards 'return_range' cannot scale it: use 'as_recorded'."
+        )
+    scaled = dataset.columns["rewards"] * np.float32(1000 / spread)
+    words = f"rewards: r * 1000 / {spread:.6g}, the range of the {len(returns):,} episode returns"
+    return dataset.with_rewards(scaled, words)
+
+
+def _differences(dataset: OfflineDataset) -> OfflineDataset:
+    _of_families(dataset, "differences", ("kitchen",))
+    counts = dataset.columns["rewards"].astype(np.float64)
+    bad = (counts < 0) | (counts > _ELEMENTS) | (counts != np.round(counts))
+    _refuse(dataset, bad, "differences", f"counts from 0 to {_ELEMENTS}")
+    # The largest so far within each episode: later episodes are lifted above all earlier ones.
+    lift = np.repeat(np.arange(len(dataset.episodes)), dataset.episode_lengths) * (_ELEMENTS + 1.0)
+    largest = np.maximum.accumulate(counts + lift) - lift
+    paid = np.diff(largest, prepend=0.0)
+    starts = dataset.episodes[:, 0]
+    paid[starts] = largest[starts]
+    return dataset.with_rewards(paid, "rewards: 1 for each rise of the count of solved elements")
+
+
+def _of_families(dataset: OfflineDataset, option: str, families: tuple[str, ...]) -> None:
+    found = {family(dataset.spec.env_id), family(dataset.spec.name)}
+    if not found & set(families):
+        raise ConfigError(
+            f"{dataset.spec.origin}: rewards '{option}' is for {' and '.join(families)}, and this "
+            f"dataset is of '{dataset.spec.env_id or dataset.spec.name}': leave the option out."
+        )
+
+
+def _of_zero_and_one(dataset: OfflineDataset, option: str) -> np.ndarray:
+    """Return the rewards (N,) in float64, which must be 0 or 1."""
+    values = dataset.columns["rewards"].astype(np.float64)
+    _refuse(dataset, (values != 0) & (values != 1), option, "0 and 1 alone")
+    return values
+
+
+def _refuse(dataset: OfflineDataset, bad: np.ndarray, option: str, wanted: str) -> None:
+    if bad.any():
+        row = int(np.argmax(bad))
+        value = dataset.columns["rewards"][row]
+        raise DatasetError(
+            f"{dataset.spec.origin}: column 'rewards' has {value:g} in row {row:,} as read, and "
+            f"rewards '{option}' is for {wanted}: use 'as_recorded'."
+        )
+
+
+_HANDLERS: Mapping[str, Callable[[OfflineDataset], OfflineDataset]] = {
+    "minus_one": _minus_one,
+    "centred": _centred,
+    "return_range": _return_range,
+    "differences": _differences,
+}
