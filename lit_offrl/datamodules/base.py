@@ -12,7 +12,8 @@ from lightning.pytorch import LightningDataModule
 
 from lit_offrl.datamodules.loaders import FixedLoader, TrainLoader
 from lit_offrl.datasets.catalog import resolve
-from lit_offrl.datasets.sampler import RowOrder
+from lit_offrl.datasets.priorities import Priorities, PrioritizedOrder
+from lit_offrl.datasets.sampler import Order, RowOrder
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.datasets.views import BoundView, Transitions, View
 from lit_offrl.errors import ConfigError, DatasetError
@@ -81,6 +82,8 @@ class OfflineDataModule(LightningDataModule):
         self.spec: DatasetSpec = self._source.header(env_id=env_id)
         self.train_set: OfflineDataset | None = None
         self.held_out: OfflineDataset | None = None
+        self.row_order: Order | None = None
+        self._order_state: dict[str, Any] = {}
         self._bound: dict[str, BoundView] = {}
 
     # ---- what Lightning calls ------------------------------------------------------------------
@@ -89,7 +92,7 @@ class OfflineDataModule(LightningDataModule):
         """Read the rows, check that the module can use them, and hold episodes out."""
         if self.train_set is not None:
             return
-        module: Any = self.trainer.lightning_module if self.trainer is not None else None
+        module = self._module()
         require = getattr(module, "required_columns", ())
         missing = [name for name in require if name not in self.spec.columns]
         if missing and self.spec.columns:  # a catalogue entry does not know them before it is read
@@ -97,23 +100,31 @@ class OfflineDataModule(LightningDataModule):
                 f"{self.spec.origin}: has no column '{missing[0]}', which {type(module).__name__} "
                 f"needs. {module.missing_columns_advice}"
             )
-        dataset = self._source.read(require=require, env_id=self.env_id)
-        self.spec = dataset.spec
-        self.train_set, self.held_out = self._split(dataset)
         if self.view is None:
             own: Callable[[], View] = getattr(module, "view", Transitions)
             self.view = own()
+        dataset = self._source.read(require=require, env_id=self.env_id)
+        dataset = self.view.prepare(dataset)
+        self.spec = dataset.spec
+        self.train_set, self.held_out = self._split(dataset)
 
     def train_dataloader(self) -> TrainLoader:
-        """Batches in an order that is a pure function of (seed, step, rank, world size)."""
+        """Batches in an order that is a pure function of (seed, step, rank, world size).
+
+        Where the module has ``priorities``, rows are drawn by those, which it updates through
+        ``datamodule.row_order.update``.
+        """
         view = self.train_view()
         rank, world_size = self._place()
-        device = view.rows.device
-        order = RowOrder(len(view.rows), self.batch_size, self.seed, rank, world_size, device)
+        place = (view.spans, self.batch_size, self.seed, rank, world_size, view.device)
+        priorities: Priorities | None = getattr(self._module(), "priorities", None)
+        order = RowOrder(*place) if priorities is None else PrioritizedOrder(*place, priorities)
+        order.load_state_dict(self._order_state)
+        self.row_order, self._order_state = order, {}
         # Lightning steps at an epoch's end even where gradients are still to be accumulated: so an
         # epoch has a whole number of steps.
         accumulated = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
-        steps = max(1, len(view.rows) // (self.batch_size * world_size * accumulated))
+        steps = max(1, len(view.spans) // (self.batch_size * world_size * accumulated))
         return TrainLoader(view, order, steps * accumulated, self._batches_done)
 
     def val_dataloader(self) -> FixedLoader | list[Any]:
@@ -136,6 +147,14 @@ class OfflineDataModule(LightningDataModule):
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the order of rows needs to go on, beside the step's number."""
+        return {} if self.row_order is None else self.row_order.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the order's state until there is an order."""
+        self._order_state = state_dict
+
     # ---- what modules ask for ------------------------------------------------------------------
 
     def train_observations(self) -> np.ndarray:
@@ -153,6 +172,9 @@ class OfflineDataModule(LightningDataModule):
         return self._bind("train")
 
     # ---- inside --------------------------------------------------------------------------------
+
+    def _module(self) -> Any:
+        return None if self.trainer is None else self.trainer.lightning_module
 
     def _split(self, dataset: OfflineDataset) -> tuple[OfflineDataset, OfflineDataset | None]:
         episodes = len(dataset.episodes)
@@ -184,8 +206,8 @@ class OfflineDataModule(LightningDataModule):
     def _fixed(self, max_batches: int | None) -> FixedLoader:
         view = self._bind("held_out")
         noise = ShardedGenerator(self.seed, _HELD_OUT)
-        uniforms = noise.uniform((len(view.rows), view.num_uniforms), torch.float64)
-        uniforms = uniforms.to(view.rows.device)
+        uniforms = noise.uniform((len(view.spans), view.num_uniforms), torch.float64)
+        uniforms = uniforms.to(view.device)
         return FixedLoader(view, self.batch_size, uniforms, *self._place(), max_batches)
 
     def _place(self) -> tuple[int, int]:
