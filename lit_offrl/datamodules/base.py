@@ -13,7 +13,9 @@ from lightning.pytorch import LightningDataModule
 
 from lit_offrl.datamodules.loaders import FixedLoader, TrainLoader
 from lit_offrl.datasets.catalog import resolve
-from lit_offrl.datasets.sampler import RowOrder
+from lit_offrl.datasets.priorities import Priorities, PrioritizedOrder
+from lit_offrl.datasets.rows import Spans
+from lit_offrl.datasets.sampler import Order, RowOrder
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.datasets.views import BoundView, Transitions, View
 from lit_offrl.errors import ConfigError, DatasetError
@@ -82,6 +84,8 @@ class OfflineDataModule(LightningDataModule):
         self.spec: DatasetSpec = self._open(dataset)
         self.dataset: OfflineDataset | None = None
         """All episodes, held out or not."""
+        self.row_order: Order | None = None
+        self._order_state: dict[str, Any] = {}
         self._episodes: dict[str, np.ndarray] = {}
         self._whole: BoundView | None = None
         self._bound: dict[str, BoundView] = {}
@@ -92,7 +96,7 @@ class OfflineDataModule(LightningDataModule):
         """Read the rows, check that the module can use them, and hold episodes out."""
         if self.dataset is not None:
             return
-        module: Any = self.trainer.lightning_module if self.trainer is not None else None
+        module = self._module()
         require = getattr(module, "required_columns", ())
         missing = [name for name in require if name not in self.spec.columns]
         if missing and self.spec.columns:  # a catalogue entry does not know them before it is read
@@ -100,24 +104,31 @@ class OfflineDataModule(LightningDataModule):
                 f"{self.spec.origin}: has no column '{missing[0]}', which {type(module).__name__} "
                 f"needs. {module.missing_columns_advice}"
             )
-        dataset = self._read(require)
-        self.spec = dataset.spec
-        self._episodes = self._split(dataset)
-        self.dataset = dataset
         if self.view is None:
             own: Callable[[], View] = getattr(module, "view", Transitions)
             self.view = own()
+        dataset = self.view.prepare(self._read(require))
+        self.spec = dataset.spec
+        self._episodes = self._split(dataset)
+        self.dataset = dataset
 
     def train_dataloader(self) -> TrainLoader:
-        """Batches in an order that is a pure function of (seed, step, rank, world size)."""
+        """Batches in an order that is a pure function of (seed, step, rank, world size).
+
+        Where the module has ``priorities``, rows are drawn by those, which it updates through
+        ``datamodule.row_order.update``.
+        """
         view = self.train_view()
         rank, world_size = self._place()
-        device = view.rows.device
-        order = RowOrder(len(view.rows), self.batch_size, self.seed, rank, world_size, device)
+        place = (view.spans, self.batch_size, self.seed, rank, world_size, view.device)
+        priorities: Priorities | None = getattr(self._module(), "priorities", None)
+        order = RowOrder(*place) if priorities is None else PrioritizedOrder(*place, priorities)
+        order.load_state_dict(self._order_state)
+        self.row_order, self._order_state = order, {}
         # Lightning steps at an epoch's end even where gradients are still to be accumulated: so an
         # epoch has a whole number of steps.
         accumulated = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
-        steps = max(1, len(view.rows) // (self.batch_size * world_size * accumulated))
+        steps = max(1, len(view.spans) // (self.batch_size * world_size * accumulated))
         return TrainLoader(view, order, steps * accumulated, self._batches_done)
 
     def val_dataloader(self) -> FixedLoader | list[Any]:
@@ -139,6 +150,14 @@ class OfflineDataModule(LightningDataModule):
         if batch.observations.device == device:
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the order of rows needs to go on, beside the step's number."""
+        return {} if self.row_order is None else self.row_order.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the order's state until there is an order."""
+        self._order_state = state_dict
 
     # ---- what modules ask for ------------------------------------------------------------------
 
@@ -170,6 +189,9 @@ class OfflineDataModule(LightningDataModule):
         return self._bind("train")
 
     # ---- inside --------------------------------------------------------------------------------
+
+    def _module(self) -> Any:
+        return None if self.trainer is None else self.trainer.lightning_module
 
     def _open(self, dataset: str) -> DatasetSpec:
         """Find the dataset and return its spec, without its rows."""
@@ -206,16 +228,13 @@ class OfflineDataModule(LightningDataModule):
             return self.dataset
         return self.dataset.take_episodes(self._episodes[which])
 
-    def _mask(self, which: str) -> np.ndarray:
-        """Return which rows (N,) are of these episodes."""
-        dataset = self._ready()
-        chosen = np.zeros(len(dataset.episodes), dtype=np.bool_)
-        chosen[self._episodes[which]] = True
-        return np.repeat(chosen, dataset.episode_lengths)
-
     def _train_column(self, name: str) -> np.ndarray:
-        values = self._ready().columns[name]
-        return values[self._mask("train")] if "held_out" in self._episodes else values
+        dataset = self._ready()
+        if "held_out" not in self._episodes:
+            return dataset.columns[name]
+        chosen = np.zeros(len(dataset.episodes), dtype=np.bool_)
+        chosen[self._episodes["train"]] = True
+        return dataset.columns[name][np.repeat(chosen, dataset.episode_lengths)]
 
     def _bind(self, which: Literal["train", "held_out"]) -> BoundView:
         """Return a view of some episodes; both share the columns, which are bound once."""
@@ -228,9 +247,9 @@ class OfflineDataModule(LightningDataModule):
                 self._whole = self.view.bind(dataset, self._device_for(dataset))
             bound = copy.copy(self._whole)
             if "held_out" in self._episodes:
-                mask = torch.from_numpy(self._mask(which)).to(bound.rows.device)
-                bound.rows = bound.rows[mask[bound.rows]]
-            if len(bound.rows) == 0:
+                bounds = torch.from_numpy(dataset.episodes[self._episodes[which]])
+                bound.spans = bound.spans.within(Spans(bounds[:, 0], bounds[:, 1]))
+            if len(bound.spans) == 0:
                 raise DatasetError(
                     f"{self.spec.origin}: the {which.replace('_', ' ')} episodes have no row that "
                     "the view can use: change validation_fraction or the seed."
@@ -241,8 +260,8 @@ class OfflineDataModule(LightningDataModule):
     def _fixed(self, max_batches: int | None) -> FixedLoader:
         view = self._bind("held_out")
         noise = ShardedGenerator(self.seed, _HELD_OUT)
-        uniforms = noise.uniform((len(view.rows), view.num_uniforms), torch.float64)
-        uniforms = uniforms.to(view.rows.device)
+        uniforms = noise.uniform((len(view.spans), view.num_uniforms), torch.float64)
+        uniforms = uniforms.to(view.device)
         return FixedLoader(view, self.batch_size, uniforms, *self._place(), max_batches)
 
     def _place(self) -> tuple[int, int]:

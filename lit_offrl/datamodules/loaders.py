@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_offrl.datasets.sampler import RowOrder
+from lit_offrl.datasets.sampler import Order
 from lit_offrl.datasets.views import BoundView
+from lit_offrl.errors import ConfigError
 
 
 class TrainLoader:
@@ -25,13 +26,14 @@ class TrainLoader:
 
     Args:
         view: makes batches from rows.
-        order: which rows a step takes, and its random numbers.
+        order: which of the view's rows a step takes, and its random numbers. Where it weighs rows,
+            batches carry the weights in their field ``weights``.
         length: batches in an epoch.
         batches_done: tells how many batches the run has trained on so far.
     """
 
     def __init__(
-        self, view: BoundView, order: RowOrder, length: int, batches_done: Callable[[], int]
+        self, view: BoundView, order: Order, length: int, batches_done: Callable[[], int]
     ) -> None:
         self._view = view
         self._order = order
@@ -46,8 +48,9 @@ class TrainLoader:
         # first batch (a generator's body runs at its first ``next``), not here.
         first = self._batches_done()
         for step in range(first, first + self._length - first % self._length):
-            index = self._view.rows[self._order.rows(step)]
-            yield self._view.batch(index, self._order.uniforms(step, self._view.num_uniforms))
+            index, weights = self._order.draw(step)
+            batch = self._view.batch(index, self._order.uniforms(step, self._view.num_uniforms))
+            yield batch if weights is None else _weighted(batch, weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing to keep; that there is this method tells Lightning that resuming is exact."""
@@ -55,6 +58,15 @@ class TrainLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to take back."""
+
+
+def _weighted(batch: Any, weights: Tensor) -> Any:
+    if "weights" not in batch._fields:
+        raise ConfigError(
+            f"a {type(batch).__name__} has no field for importance weights: rows can be drawn by "
+            "priority with the view Snippets alone."
+        )
+    return batch._replace(weights=weights)
 
 
 class FixedLoader:
@@ -81,23 +93,23 @@ class FixedLoader:
         world_size: int = 1,
         max_batches: int | None = None,
     ) -> None:
-        total = len(view.rows)
+        total = len(view.spans)
         taken = total
         if max_batches is not None:
             taken = min(total, max_batches * batch_size * world_size)
         chosen = np.arange(taken) * total // taken
         share = np.array_split(chosen, world_size)
         batches = max(1, -(-len(share[0]) // batch_size))  # the first share is the longest
-        self._positions = [
-            torch.from_numpy(part).to(view.rows.device)
-            for part in np.array_split(share[rank], batches)
+        positions = torch.from_numpy(share[rank])
+        self._parts = [
+            (uniforms[at.to(uniforms.device)], view.spans.at(at).to(view.device))
+            for at in positions.tensor_split(batches)
         ]
         self._view = view
-        self._uniforms = uniforms
 
     def __len__(self) -> int:
-        return len(self._positions)
+        return len(self._parts)
 
     def __iter__(self) -> Iterator[Any]:
-        for positions in self._positions:
-            yield self._view.batch(self._view.rows[positions], self._uniforms[positions])
+        for uniforms, index in self._parts:
+            yield self._view.batch(index, uniforms)

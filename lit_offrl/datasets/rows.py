@@ -1,8 +1,9 @@
-"""The columns of a dataset as tensors on one device, with the bounds of each row's episode."""
+"""The columns of a dataset as tensors on one device, its episodes' bounds, and ranges of rows."""
 
 from __future__ import annotations
 
 import warnings
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -19,12 +20,67 @@ def as_tensor(values: np.ndarray, device: torch.device | str) -> Tensor:
         return torch.from_numpy(values).to(device)
 
 
+class Spans:
+    """Row numbers as ranges, in rising order: a few numbers an episode instead of one a row.
+
+    Args:
+        starts: first row of each range (E,), int64 on the CPU, rising.
+        stops: the row after each range's last (E,); at or before ``starts`` for none.
+    """
+
+    def __init__(self, starts: Tensor, stops: Tensor) -> None:
+        some = stops > starts
+        starts, stops = starts[some], stops[some]
+        joined = starts[1:] == stops[:-1]  # ranges that touch are one
+        self._starts = torch.cat([starts[:1], starts[1:][~joined]])
+        self._stops = torch.cat([stops[:-1][~joined], stops[-1:]])
+        self._lengths = self._stops - self._starts
+        self._ends = self._lengths.cumsum(0)
+        self._shifts = self._starts - (self._ends - self._lengths)
+        self._count = int(self._lengths.sum())
+
+    @classmethod
+    def first(cls, count: int) -> Spans:
+        """Return rows 0 … count−1."""
+        return cls(torch.tensor([0]), torch.tensor([count]))
+
+    @property
+    def stop(self) -> int:
+        """The number after the last row's."""
+        return int(self._stops[-1])
+
+    def __len__(self) -> int:
+        return self._count
+
+    def at(self, positions: Tensor) -> Tensor:
+        """Return the rows at positions (B,) in [0, len), on the CPU: int64."""
+        if len(self._starts) == 1:
+            return positions + self._shifts
+        return positions + self._shifts[torch.searchsorted(self._ends, positions, right=True)]
+
+    def within(self, others: Spans) -> Spans:
+        """Return the rows that are in both."""
+        bounds = [part for one in (self, others) for part in (one._starts, one._stops)]
+        cuts = torch.cat(bounds).unique()
+        inside = self._hold(cuts[:-1]) & others._hold(cuts[:-1])
+        return Spans(cuts[:-1][inside], cuts[1:][inside])
+
+    def _hold(self, rows: Tensor) -> Tensor:
+        if not len(self):
+            return torch.zeros_like(rows, dtype=torch.bool)
+        span = torch.searchsorted(self._starts, rows, right=True) - 1
+        return (span >= 0) & (rows < self._stops[span.clamp(min=0)])
+
+    def all(self) -> Tensor:
+        """Return every row (n,), int64."""
+        return torch.arange(self._count) + self._shifts.repeat_interleave(self._lengths)
+
+
 class Rows:
     """What the views over one dataset on one device share.
 
     Attributes:
         columns: by name, on the device; on the CPU they share the dataset's memory.
-        episode: the episode of each row (N,), int32.
         starts: first row of each episode (E,), int64.
         stops: the row after each episode's last (E,), int64.
         terminated: whether each episode (E,) ended in a true terminal.
@@ -36,9 +92,16 @@ class Rows:
         episodes = as_tensor(dataset.episodes, device)
         self.starts, self.stops = episodes[:, 0].contiguous(), episodes[:, 1].contiguous()
         self.terminated = self.columns["terminals"][self.stops - 1]
-        # An int32 a row, rather than two int64 bounds, keeps memory near that of the columns.
-        ids = torch.arange(len(episodes), dtype=torch.int32, device=self.starts.device)
-        self.episode = ids.repeat_interleave(self.stops - self.starts)
+        self.device = self.starts.device
+
+    @cached_property
+    def episode(self) -> Tensor:
+        """The episode of each row (N,), int32; made when first asked for.
+
+        An int32 a row, rather than two int64 bounds, keeps memory near that of the columns.
+        """
+        ids = torch.arange(len(self.starts), dtype=torch.int32, device=self.device)
+        return ids.repeat_interleave(self.stops - self.starts)
 
     def take(self, name: str, index: Tensor) -> Tensor | None:
         """Return rows ``index`` of a column, or None where the data lack it."""
@@ -49,26 +112,25 @@ class Rows:
         """Return rows ``index`` of a column that is there."""
         return self.columns[name].index_select(0, index)
 
-    def next_observations(self, index: Tensor, stop: Tensor) -> Tensor:
-        """Return s_{t+1}; where only the episode's end lies ahead and it is unknown, s_t."""
+    def next_observations(self, index: Tensor) -> Tensor:
+        """Return s_{t+1} of rows of ``with_next``; where it is terminal and unknown, s_t."""
         if "next_observations" in self.columns:
             return self.need("next_observations", index)
-        return self.need("observations", torch.minimum(index + 1, stop - 1))
+        return self.need("observations", index + ~self.need("terminals", index))
 
-    def with_next(self, past_terminals: bool = True) -> Tensor:
-        """Return the rows (n,) whose next state is known or, if ``past_terminals``, terminal.
+    def with_next(self, past_terminals: bool = True) -> Spans:
+        """Return the rows whose next state is known or, if ``past_terminals``, terminal.
 
         Raises:
             DatasetError: if there is none.
         """
-        count = len(self.columns["observations"])
-        valid = torch.ones(count, dtype=torch.bool, device=self.starts.device)
+        stops = self.stops
         if "next_observations" not in self.columns:
-            unknown = ~self.terminated if past_terminals else torch.ones_like(self.terminated)
-            valid[self.stops[unknown] - 1] = False
-        if not valid.any():
+            stops = stops - (~(self.terminated & past_terminals)).long()
+        spans = Spans(self.starts.cpu(), stops.cpu())
+        if len(spans) == 0:
             raise DatasetError(
                 f"{self._origin}: no row has a next state, as every episode is a single row and "
                 "ends in a timeout: record longer ones, or the column 'next_observations'."
             )
-        return valid.nonzero().squeeze(1)
+        return spans

@@ -6,26 +6,37 @@ step     [ rank 0 | rank 1 ][ rank 0 | rank 1 ] …                   B rows a r
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lit_offrl.datasets.rows import Spans
 from lit_offrl.errors import ConfigError
 from lit_offrl.randomness import ShardedGenerator, mix
 
 # Keep the two streams of one seed apart.
 _ORDER, _UNIFORMS = 0x0DE2, 0x0001F
+_CHUNK = 1 << 16  # rows looked up at once, so that nothing of int64 is as long as the data
 
 
-class RowOrder:
+class Draw(NamedTuple):
+    """A rank's rows of a step, and their importance weights where they are not drawn equally."""
+
+    rows: Int[Tensor, " B"]
+    weights: Float[Tensor, " B"] | None
+
+
+class Order(ABC):
     """Which rows, and which random numbers, each step trains on.
 
-    Every row comes once an epoch, in an order that depends on the seed and the epoch alone. All
-    processes of a run cut the same stream: the blocks of the ranks, one after the other, are the
-    batch of a single process with ``world_size * batch_size`` rows.
+    All processes of a run cut the same stream: the blocks of the ranks, one after the other, are
+    the batch of a single process with ``world_size * batch_size`` rows.
 
     Args:
-        num_rows: n, rows in an epoch.
+        spans: the rows to take, such as a bound view's; a number n for 0 … n−1.
         batch_size: B, rows a rank takes in a step.
         seed: of the order.
         rank: this process.
@@ -39,38 +50,31 @@ class RowOrder:
 
     def __init__(
         self,
-        num_rows: int,
+        spans: Spans | int,
         batch_size: int,
         seed: int,
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
+        num_rows = spans if isinstance(spans, int) else len(spans)
         if num_rows < 1 or batch_size < 1:
             raise ConfigError(
                 f"batches of {batch_size} rows out of {num_rows}: both must be at least 1."
             )
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank {rank} is not one of {world_size} processes.")
+        self.spans = Spans.first(spans) if isinstance(spans, int) else spans
         self.num_rows = num_rows
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
         self.device = torch.device(device)
-        self._permutations: dict[int, Tensor] = {}
 
-    def rows(self, step: int) -> Int[Tensor, " B"]:
-        """Return this rank's rows of a step: int64 positions in [0, num_rows)."""
-        begin = (step * self.world_size + self.rank) * self.batch_size
-        end = begin + self.batch_size
-        pieces = []
-        while begin < end:
-            epoch, position = divmod(begin, self.num_rows)
-            taken = min(end - begin, self.num_rows - position)
-            pieces.append(self._permutation(epoch)[position : position + taken])
-            begin += taken
-        return torch.cat(pieces)
+    @abstractmethod
+    def draw(self, step: int) -> Draw:
+        """Return this rank's rows (B,) of a step, int64 on the device, and their weights."""
 
     def uniforms(self, step: int, count: int) -> Float[Tensor, "B k"]:
         """Return float64 numbers (B, count) in [0, 1) for this rank's rows of a step.
@@ -78,16 +82,62 @@ class RowOrder:
         Float64, since a float32 uniform has 2²⁴ values and would coarsen the tail of a geometric
         distribution with γ near 1.
         """
+        if count == 0:
+            return torch.empty(self.batch_size, 0, dtype=torch.float64, device=self.device)
         generator = ShardedGenerator(
             self.seed, _UNIFORMS, step, rank=self.rank, world_size=self.world_size
         )
         return generator.uniform((self.batch_size, count), torch.float64).to(self.device)
 
-    def _permutation(self, epoch: int) -> Tensor:
-        if epoch not in self._permutations:
-            if len(self._permutations) > 1:  # a batch may straddle two epochs, seldom more
-                self._permutations.clear()
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside the step's number: nothing, unless an order says so."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the state back."""
+        del state  # of an order that has none
+
+
+class RowOrder(Order):
+    """Every row once an epoch, in an order that depends on the seed and the epoch alone."""
+
+    def __init__(
+        self,
+        spans: Spans | int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(spans, batch_size, seed, rank, world_size, device)
+        self._shuffled: dict[int, Tensor] = {}
+
+    def draw(self, step: int) -> Draw:
+        """Return this rank's rows (B,) of a step, int64 on the device; all weigh the same."""
+        return Draw(self.rows(step), None)
+
+    def rows(self, step: int) -> Int[Tensor, " B"]:
+        """Return this rank's rows of a step, int64 on the device."""
+        begin = (step * self.world_size + self.rank) * self.batch_size
+        end = begin + self.batch_size
+        pieces = []
+        while begin < end:
+            epoch, position = divmod(begin, self.num_rows)
+            taken = min(end - begin, self.num_rows - position)
+            pieces.append(self._epoch(epoch)[position : position + taken].long())
+            begin += taken
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _epoch(self, epoch: int) -> Tensor:
+        """Return an epoch's rows in order, int32 where that holds them."""
+        if epoch not in self._shuffled:
+            self._shuffled.clear()
             generator = torch.Generator().manual_seed(mix(self.seed, _ORDER, epoch))
-            order = torch.randperm(self.num_rows, generator=generator)
-            self._permutations[epoch] = order.to(self.device)
-        return self._permutations[epoch]
+            # The numbers of the permutation do not depend on the type.
+            dtype = torch.int32 if self.spans.stop < 2**31 else torch.int64
+            order = torch.randperm(self.num_rows, generator=generator, dtype=dtype)
+            for part in order.split(_CHUNK):
+                part.copy_(self.spans.at(part.long()))
+            self._shuffled[epoch] = order.to(self.device)
+        return self._shuffled[epoch]

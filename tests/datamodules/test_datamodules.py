@@ -4,11 +4,21 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import LightningModule, Trainer
 
 from lit_offrl.datamodules import OfflineDataModule, PyBulletDataModule
 from lit_offrl.datamodules.loaders import FixedLoader, TrainLoader
+from lit_offrl.datasets.labels import save_labels
+from lit_offrl.datasets.priorities import Linear, Priorities, PrioritizedOrder
+from lit_offrl.datasets.rows import Spans
 from lit_offrl.datasets.sampler import RowOrder
-from lit_offrl.datasets.views import FutureStates, Transitions
+from lit_offrl.datasets.views import (
+    AdvantageLabelled,
+    BoundView,
+    FutureStates,
+    Snippets,
+    Transitions,
+)
 from lit_offrl.errors import ConfigError, DatasetError
 
 CLASSES = [OfflineDataModule, PyBulletDataModule]
@@ -19,13 +29,14 @@ def build(request, d4rl_file):
     return lambda **options: request.param(str(d4rl_file), **options)
 
 
-class Identity:
+class Identity(BoundView):
     """A bound view whose batches are the row numbers themselves."""
 
     num_uniforms = 1
+    device = torch.device("cpu")
 
     def __init__(self, count):
-        self.rows = torch.arange(count)
+        self.spans = Spans.first(count)
 
     def batch(self, index, uniforms):
         assert len(uniforms) == len(index)
@@ -128,3 +139,73 @@ def test_columns_that_the_module_needs_must_be_there(lit, d4rl_file, capsys):
     assert lit(*data, *words, "--model.init_args.train=occupancy", module="DVFModule") == 0
     with pytest.raises(DatasetError):
         PyBulletDataModule("missing.hdf5")
+
+
+class Prioritised(LightningModule):
+    """Trains nothing: sets each row's priority, and notes what it is given."""
+
+    priorities = Priorities(beta=Linear(0.5, 1.0, steps=10))
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen = []
+
+    def view(self):
+        return Snippets(3)
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append((batch.rows, batch.weights))
+        priorities = (batch.rows % 7 + 0.1 * self.global_step).float()
+        self.trainer.datamodule.row_order.update(batch.rows, priorities)
+        return self.weight * batch.weights.sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def fit(module, build, folder, steps, checkpoint=None):
+    trainer = Trainer(
+        max_steps=steps, accelerator="cpu", logger=False, default_root_dir=folder,
+        enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
+        limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(module, build(batch_size=100), ckpt_path=checkpoint, weights_only=True)
+    trainer.save_checkpoint(folder / f"{steps}.ckpt")
+    return module.seen
+
+
+def test_a_module_draws_by_the_priorities_that_it_sets_and_resumes_exactly(build, folder):
+    """5 batches an epoch, 3 epochs: no batch is made before the update of the one before."""
+    whole = fit(Prioritised(), build, folder, 13)
+    assert any((weights != 1).any() for _, weights in whole)
+    fit(Prioritised(), build, folder, 7)
+    resumed = fit(Prioritised(), build, folder, 13, folder / "7.ckpt")
+    assert len(resumed) == 6
+    for one, other in zip(resumed, whole[7:], strict=True):
+        assert all(map(torch.equal, one, other))
+    # Batches are what the order draws after the updates of all steps before.
+    data = build(batch_size=100, view=Snippets(3))
+    data.setup("fit")
+    order = PrioritizedOrder(data.train_view().spans, 100, 0, settings=Prioritised.priorities)
+    for step, (rows, weights) in enumerate(whole):
+        assert all(map(torch.equal, (rows, weights), order.draw(step)))
+        order.update(rows, (rows % 7 + 0.1 * step).float())
+
+
+def test_views_without_room_for_weights_cannot_be_drawn_by_priority(build):
+    data = build(view=Transitions())
+    data.setup("fit")
+    order = PrioritizedOrder(data.train_view().spans, 8, seed=0)
+    with pytest.raises(ConfigError, match="TransitionBatch has no field for importance weights"):
+        next(iter(TrainLoader(data.train_view(), order, 5, lambda: 0)))
+
+
+def test_labels_of_the_whole_dataset_reach_the_held_out_rows_too(build, tmp_path):
+    whole = build()._source.read()
+    path = tmp_path / "labels.npz"
+    save_labels(path, whole.columns["rewards"] - 2, whole, "critic")
+    data = build(view=AdvantageLabelled(str(path)), validation_fraction=0.3)
+    data.setup("fit")
+    for batch in (next(iter(data.train_dataloader())), *data.val_dataloader()):
+        assert torch.equal(batch.advantages, batch.rewards - 2)

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lit_offrl.datasets.rows import Spans
 from lit_offrl.datasets.sampler import RowOrder
 from lit_offrl.errors import ConfigError
 
@@ -42,6 +43,25 @@ def test_any_step_is_the_same_whatever_came_before(rows, batch, seed, step):
         assert torch.equal(fresh.rows(resumed), index)
         assert torch.equal(fresh.uniforms(resumed, 2), uniforms)
     assert torch.equal(run.rows(step), before[0][0])  # back again, past the cache
+
+
+@quick
+@given(pairs=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), min_size=1, max_size=9))
+def test_spans_are_the_rows_of_their_ranges(pairs):
+    starts, stops, at = [], [], 0
+    for gap, length in pairs:
+        starts.append(at + gap)
+        stops.append(at + gap + length)
+        at = stops[-1]
+    spans = Spans(torch.tensor(starts), torch.tensor(stops))
+    rows = [row for start, stop in zip(starts, stops, strict=True) for row in range(start, stop)]
+    assert len(spans) == len(rows) and spans.all().tolist() == rows
+    if rows:
+        assert spans.stop == rows[-1] + 1
+        assert spans.at(torch.arange(len(rows)).flip(0)).tolist() == rows[::-1]
+        order = RowOrder(spans, len(rows), seed=0)
+        positions = RowOrder(len(rows), len(rows), seed=0).rows(0)
+        assert torch.equal(order.rows(0), spans.all()[positions])
 
 
 def test_epochs_seeds_and_streams_differ():

@@ -109,13 +109,13 @@ def trained(request) -> tuple[DVFModule, bool]:
     noise_key = itertools.count()
 
     def train(steps: int, losses, rows: int, rate: float) -> None:
-        order = RowOrder(len(view.rows), rows, seed=0)
+        order = RowOrder(view.spans, rows, seed=0)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, rate, total_steps=steps, pct_start=0.2
         )
         for step in range(steps):
             module.seed_noise(next(noise_key))
-            batch = view.batch(view.rows[order.rows(step)], order.uniforms(step, view.num_uniforms))
+            batch = view.batch(order.rows(step), order.uniforms(step, view.num_uniforms))
             torch.stack([loss(batch) for loss in losses]).sum().backward()
             optimizer.step()
             optimizer.zero_grad()

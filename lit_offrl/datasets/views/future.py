@@ -1,19 +1,14 @@
-"""Views: how rows become batches, by tensor indexing alone.
+"""``FutureStates``: a state with a later one of its episode.
 
-A view is a small object for a config, ``FutureStates(gamma=0.99)``. Bound to a dataset and a device
-it holds the columns as tensors there, knows the valid rows, and turns row numbers and uniform
-random numbers into a NamedTuple. It draws nothing itself, so a batch is a pure function.
-
-    episode [start, stop), row t:   s_start … s_t, s_{t+1}, … s_{stop-1} | s_stop
-                                    history ──┘     └── future ──────────┘   └ next_observations
+episode [start, stop), row t:   s_start … s_t, s_{t+1}, … s_{stop-1} | s_stop
+                                history ──┘     └── future ──────────┘   └ next_observations
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,21 +16,9 @@ from torch import Tensor
 
 from lit_offrl.datasets.rows import Rows
 from lit_offrl.datasets.schema import OfflineDataset
+from lit_offrl.datasets.views.base import BoundView, View
 from lit_offrl.errors import ConfigError
 from lit_offrl.randomness import truncated_geometric
-
-
-class TransitionBatch(NamedTuple):
-    """One step each; at a true terminal whose next state is unknown that is the state itself.
-
-    ``rewards`` is None where the data have none, which imitation does not need.
-    """
-
-    observations: Float[Tensor, "B o"]
-    actions: Float[Tensor, "B a"]
-    rewards: Float[Tensor, " B"] | None
-    next_observations: Float[Tensor, "B o"]
-    terminals: Bool[Tensor, " B"]
 
 
 class FutureStateBatch(NamedTuple):
@@ -61,71 +44,6 @@ class FutureStateBatch(NamedTuple):
     history_mask: Bool[Tensor, "B k"] | None
     returns: Float[Tensor, " B"] | None
     rows: Int[Tensor, " B"]
-
-
-class BoundView(Protocol):
-    """A view over one dataset on one device."""
-
-    rows: Tensor
-    """Row numbers (n,) int64 that may be asked for."""
-    num_uniforms: int
-    """How many uniform numbers a row takes."""
-
-    def batch(self, index: Tensor, uniforms: Tensor) -> NamedTuple:
-        """Make the batch of rows ``index`` (B,) from ``uniforms`` (B, num_uniforms) in [0, 1)."""
-        ...
-
-
-class View(ABC):
-    """What a config names; a class to inherit from, so that the class's short name finds it."""
-
-    @abstractmethod
-    def bind(self, dataset: OfflineDataset, device: torch.device | str = "cpu") -> BoundView:
-        """Put the columns on a device and find the valid rows."""
-        ...
-
-
-@dataclass(frozen=True)
-class Transitions(View):
-    """One-step transitions (s, a, r, s', terminal).
-
-    Without ``next_observations`` the last row of an episode that ended in a timeout is left out,
-    since its next state is not in the data; that of one that ended in a true terminal stays, with
-    its own observation as the next one, which ``terminals`` masks.
-    """
-
-    def bind(self, dataset: OfflineDataset, device: torch.device | str = "cpu") -> BoundTransitions:
-        """Put the columns on a device.
-
-        Raises:
-            DatasetError: if the data have no actions, or no valid row.
-        """
-        return BoundTransitions(dataset, device)
-
-
-class BoundTransitions:
-    """``Transitions`` over one dataset on one device."""
-
-    num_uniforms = 0
-
-    def __init__(self, dataset: OfflineDataset, device: torch.device | str) -> None:
-        dataset.column("actions")
-        self._rows = Rows(dataset, device)
-        self.rows = self._rows.with_next()
-
-    def batch(
-        self, index: Int[Tensor, " B"], uniforms: Float[Tensor, "B 0"] | None = None
-    ) -> TransitionBatch:
-        """Return the transitions that begin at rows ``index``, elements of ``self.rows``."""
-        rows = self._rows
-        stop = rows.stops[rows.episode[index]]
-        return TransitionBatch(
-            observations=rows.need("observations", index),
-            actions=rows.need("actions", index),
-            rewards=rows.take("rewards", index),
-            next_observations=rows.next_observations(index, stop),
-            terminals=rows.need("terminals", index),
-        )
 
 
 @dataclass(frozen=True)
@@ -169,7 +87,7 @@ class FutureStates(View):
         return BoundFutureStates(self, dataset, device)
 
 
-class BoundFutureStates:
+class BoundFutureStates(BoundView):
     """``FutureStates`` over one dataset on one device."""
 
     num_uniforms = 1
@@ -179,10 +97,11 @@ class BoundFutureStates:
     ) -> None:
         self.view = view
         self._rows = Rows(dataset, device)
+        self.device = self._rows.device
         self._beyond = int("next_observations" in dataset.columns)
         self._absorbing = view.terminals == "absorbing"
         # The absorbing state as the next one is known, so the rule is Transitions' own.
-        self.rows = self._rows.with_next(past_terminals=self._absorbing)
+        self.spans = self._rows.with_next(past_terminals=self._absorbing)
         self._returns = self._discounted_returns()
 
     def batch(self, index: Int[Tensor, " B"], uniforms: Float[Tensor, "B 1"]) -> FutureStateBatch:
@@ -204,7 +123,7 @@ class BoundFutureStates:
             actions=rows.take("actions", index),
             rewards=rows.take("rewards", index),
             reward_mask=rows.take("reward_mask", index),
-            next_observations=rows.next_observations(index, stop),
+            next_observations=rows.next_observations(index),
             terminals=rows.need("terminals", index),
             future_observations=future.masked_fill(absorbed[:, None], 0.0),
             future_absorbed=absorbed,

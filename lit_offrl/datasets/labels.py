@@ -1,0 +1,130 @@
+"""Labels of a dataset's rows, stored beside it: advantages that frozen critics gave them.
+
+The file is an ``.npz`` of float32 ``advantages`` (N,), the dataset's sha256 and the critic's hash,
+so that labels can never meet other rows than they were made for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
+from lit_offrl.errors import DatasetError
+
+COLUMN = "advantages"
+"""The labels' column in a dataset, and their key in the file."""
+_KEYS = (COLUMN, "dataset_sha256", "critic_hash")
+
+
+def critic_hash(state: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of a critic's ``state_dict()``: of names, dtypes, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        values = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())  # bfloat16 too
+    return digest.hexdigest()
+
+
+def labels_path(spec: DatasetSpec, critic: str) -> Path:
+    """Return where the labels of a critic's hash belong: ``FILE.hdf5.CRITIC.npz`` for a file."""
+    return Path(f"{spec.origin}.{critic[:12]}.npz")
+
+
+def save_labels(path: Path, advantages: np.ndarray, dataset: OfflineDataset, critic: str) -> None:
+    """Store a label for each row of a whole dataset, in one step.
+
+    Args:
+        path: the file, by custom ``labels_path``.
+        advantages: A(s, a) of each row (N,), in the dataset's order.
+        dataset: whole, as read from its file.
+        critic: the critic's hash.
+
+    Raises:
+        DatasetError: if the dataset has no sha256, or a label is missing or not finite.
+    """
+    sha256 = _sha256(dataset)
+    labels = _checked(np.asarray(advantages), len(dataset), f"{path}: cannot be written")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with temporary.open("wb") as file:
+        np.savez(
+            file,
+            advantages=labels,
+            dataset_sha256=np.asarray(sha256),
+            critic_hash=np.asarray(critic),
+        )
+    temporary.replace(path)
+
+
+def load_labels(path: Path, dataset: OfflineDataset, critic: str | None = None) -> np.ndarray:
+    """Return the labels (N,), float32, of a whole dataset.
+
+    Args:
+        path: the file.
+        dataset: whose labels they must be.
+        critic: hash of the critic that must have made them; any if None.
+
+    Raises:
+        DatasetError: if the file is missing or broken, or the labels are of other data, of another
+            critic, of another number, or not finite.
+    """
+    sha256 = _sha256(dataset)
+    if not path.is_file():
+        raise DatasetError(
+            f"{path}: no such file of labels: compute the advantages of "
+            f"{dataset.spec.origin} first."
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            labels, found, maker = (file[key] for key in _KEYS)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError,
+            zipfile.BadZipFile) as error:  # fmt: skip
+        raise DatasetError(
+            f"{path}: is no file of labels ({' '.join(str(error).split())}): compute them again."
+        ) from None
+    if str(found) != sha256:
+        raise DatasetError(
+            f"{path}: holds labels of another dataset (sha256 {str(found)[:12]}…) than "
+            f"{dataset.spec.origin} (sha256 {sha256[:12]}…): compute them again for this one."
+        )
+    if critic is not None and str(maker) != critic:
+        raise DatasetError(
+            f"{path}: holds labels of another critic ({str(maker)[:12]}…) than asked for "
+            f"({critic[:12]}…): compute them again, or correct the option 'critic'."
+        )
+    return _checked(labels, len(dataset), f"{path}: cannot be used")
+
+
+def _sha256(dataset: OfflineDataset) -> str:
+    if dataset.spec.sha256 is None:
+        raise DatasetError(
+            f"{dataset.spec.origin}: has no sha256, so no labels can belong to it: write the "
+            "dataset to a file and read it from there."
+        )
+    return dataset.spec.sha256
+
+
+def _checked(labels: np.ndarray, rows: int, what: str) -> np.ndarray:
+    if labels.shape != (rows,) or labels.dtype.kind not in "fiu":
+        raise DatasetError(
+            f"{what}: 'advantages' are {labels.dtype} of shape {labels.shape}, where numbers of "
+            f"shape ({rows},) are needed: one for each row of the whole dataset."
+        )
+    with np.errstate(over="ignore"):  # too large for float32 shows up as infinite below
+        labels = labels.astype(np.float32)
+    finite = np.isfinite(labels)
+    if not finite.all():
+        raise DatasetError(
+            f"{what}: 'advantages' has {labels[~finite][0]} in row {int(np.argmin(finite)):,} "
+            f"({int((~finite).sum()):,} bad values in all): check the critic."
+        )
+    return labels

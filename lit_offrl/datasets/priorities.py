@@ -1,0 +1,224 @@
+"""Rows drawn in proportion to priorities that training sets (Schaul et al. 2016, Section 3.3).
+
+P(i) = p_i^α / Σ_j p_j^α        w_i = (n · P(i))^−β / max over the step's rows
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lit_offrl.datasets.rows import Spans
+from lit_offrl.datasets.sampler import Draw, Order
+from lit_offrl.datasets.sum_tree import SumTree
+from lit_offrl.errors import ConfigError
+from lit_offrl.randomness import ShardedGenerator
+
+_STRATA = 0x57A7  # keeps the stream of one seed apart
+_ABSENT = -1.0  # the priority of a row that is not in the order
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A number that goes from ``start`` to ``end`` in ``steps`` steps, and stays there.
+
+    Args:
+        start: at step 0.
+        end: from step ``steps`` on.
+        steps: ≥ 1.
+        every: it changes only every so many steps, ≥ 1.
+    """
+
+    start: float
+    end: float
+    steps: int
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.every < 1:
+            raise ConfigError(
+                f"Linear: steps is {self.steps} and every {self.every}: both must be at least 1."
+            )
+
+    def at(self, step: int) -> float:
+        """Return the number at a step."""
+        share = min(1.0, step // self.every * self.every / self.steps)
+        return self.start + (self.end - self.start) * share
+
+
+@dataclass(frozen=True)
+class Priorities:
+    """How priorities are used; the defaults are LDCQ's (β 0.3 → 1 by 0.03 every 3000 steps).
+
+    Args:
+        alpha: how far priorities matter, 0 for not at all; where it changes, all rows' weights are
+            computed anew: choose a large ``every``.
+        beta: how far importance weights undo that, 1 for wholly.
+    """
+
+    alpha: Linear | float = 0.7
+    beta: Linear | float = Linear(0.3, 1.0, steps=70_000, every=3000)
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "beta"):
+            value = getattr(self, name)
+            ends = (value.start, value.end) if isinstance(value, Linear) else (value,)
+            if not all(0 <= end < float("inf") for end in ends):
+                raise ConfigError(f"Priorities: {name} is {value}: give numbers of at least 0.")
+
+
+class PrioritizedOrder(Order):
+    """Rows drawn in proportion to p^α, one from each of equal shares of the sum (stratified).
+
+    A step's rows are a function of (seed, step, rank, world size) and of the priorities, which are
+    1 at first. Each process holds them all: so every process makes the updates of all, and then
+    they stay equal, as do the rows that they cut into blocks.
+
+    Args:
+        spans: the rows to take, such as a bound view's; a number n for 0 … n−1.
+        batch_size: B, rows a rank takes in a step.
+        seed: of the draws.
+        rank: this process.
+        world_size: number of processes.
+        device: where priorities are held and rows and numbers are wanted. Uniform numbers are drawn
+            on the CPU, but sums are rounded as the device does.
+        settings: the exponents.
+
+    Raises:
+        ConfigError: if there are no rows, the batch is empty or the rank does not exist.
+    """
+
+    def __init__(
+        self,
+        spans: Spans | int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+        settings: Priorities | None = None,
+    ) -> None:
+        super().__init__(spans, batch_size, seed, rank, world_size, device)
+        self.settings = settings or Priorities()
+        self._priorities = torch.full((self.spans.stop,), _ABSENT, device=self.device)
+        self._priorities[self.spans.all().to(self.device)] = 1.0
+        self._largest = torch.ones((), device=self.device)
+        self._alpha = _value(self.settings.alpha, 0)
+        self._tree = SumTree(self._weigh(self._priorities))
+        self._all_zero: bool | None = False  # None: not known since the last update
+
+    @property
+    def priorities(self) -> Float[Tensor, " N"]:
+        """p of each row of the dataset up to the last, float32; −1 for one not in the order."""
+        return self._priorities
+
+    def draw(self, step: int) -> Draw:
+        """Return this rank's rows (B,) of a step and their importance weights (B,), float32.
+
+        Raises:
+            ConfigError: if no row has a priority above 0.
+        """
+        if (alpha := _value(self.settings.alpha, step)) != self._alpha:
+            self._alpha = alpha
+            self._tree = SumTree(self._weigh(self._priorities))
+        self._need_some()
+        # Of all ranks' rows, since the largest weight is theirs in common.
+        count = self.batch_size * self.world_size
+        drawn = ShardedGenerator(self.seed, _STRATA, step).uniform((count,), torch.float64)
+        shares = ((torch.arange(count) + drawn) / count).to(self.device)
+        rows = self._tree.find(shares)
+        chance = self._tree.weights.index_select(0, rows) / self._tree.total
+        weights = (self.num_rows * chance) ** -_value(self.settings.beta, step)
+        mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+        return Draw(rows[mine], (weights[mine] / weights.max()).float())
+
+    def update(self, rows: Int[Tensor, " B"], priorities: Float[Tensor, " B"]) -> None:
+        """Set priorities, such as absolute TD errors; of several for one row the largest holds.
+
+        Args:
+            rows: numbers in the dataset, as batches carry them; those of all processes.
+            priorities: finite and ≥ 0; a row of priority 0 is not drawn again until it is raised.
+
+        Raises:
+            ConfigError: if a priority is below 0 or not finite, or a row is not in the order;
+                nothing is changed then.
+        """
+        rows, values = rows.to(self.device), priorities.detach().to(self.device).float()
+        if rows.shape != values.shape or rows.ndim != 1:
+            raise ConfigError(
+                f"priorities of shape {tuple(values.shape)} for rows of shape "
+                f"{tuple(rows.shape)}: give one number a row."
+            )
+        if len(rows) == 0:
+            return
+        inside = (rows >= 0) & (rows < len(self._priorities))
+        known = self._priorities.index_select(0, rows.where(inside, 0)) != _ABSENT
+        good = inside & known & (values >= 0) & values.isfinite()
+        if not bool(good.all()):
+            at = int(good.long().argmin())
+            raise ConfigError(
+                f"row {int(rows[at]):,} cannot have the priority {float(values[at])}: priorities "
+                "are finite numbers of at least 0, for rows that the order holds."
+            )
+        # As in the tree: first 0, then the largest.
+        self._priorities[rows] = 0.0
+        self._priorities.scatter_reduce_(0, rows, values, "amax")
+        self._largest = torch.maximum(self._largest, values.max())
+        self._tree.set(rows, self._weigh(values))
+        self._all_zero = None
+
+    def renew(self, rows: Int[Tensor, " B"]) -> None:
+        """Give rows whose content is new the largest priority ever set, so that they come soon."""
+        self.update(rows, self._largest.expand(len(rows)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Priorities and weights of all rows, so that a resumed run draws the very same rows."""
+        return {
+            "priorities": self._priorities.cpu().clone(),
+            "largest": self._largest.cpu().clone(),
+            "alpha": self._alpha,
+            # Not p^α anew: a power may be rounded otherwise in another place of a tensor.
+            "weights": self._tree.weights.cpu().clone(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the state back.
+
+        Raises:
+            ConfigError: if it is of another number of rows.
+        """
+        if not state:  # of a run's beginning
+            return
+        found, here = len(state["priorities"]), len(self._priorities)
+        if found != here:
+            raise ConfigError(
+                f"the priorities are of {found:,} rows, but the data have {here:,}: resume with "
+                "the data, view and split of the first run."
+            )
+        self._priorities = state["priorities"].to(self.device, copy=True)
+        self._largest = state["largest"].to(self.device, copy=True)
+        self._alpha = state["alpha"]
+        self._tree = SumTree(state["weights"].to(self.device))
+        self._all_zero = None
+
+    def _weigh(self, priorities: Tensor) -> Tensor:
+        """Return p^α, float64; 0 for p = 0 whatever α, and for a row not in the order."""
+        values = priorities.double()
+        return torch.where(values > 0, values.clamp(min=0) ** self._alpha, 0.0)
+
+    def _need_some(self) -> None:
+        if self._all_zero is None:
+            self._all_zero = not bool(self._tree.total > 0)
+        if self._all_zero:
+            raise ConfigError(
+                "no row has a priority above 0, so none can be drawn: add a small number to "
+                "the priorities."
+            )
+
+
+def _value(exponent: Linear | float, step: int) -> float:
+    return exponent.at(step) if isinstance(exponent, Linear) else exponent

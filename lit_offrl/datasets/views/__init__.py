@@ -1,0 +1,29 @@
+"""Views: how rows become batches, by tensor indexing alone.
+
+A view is a small object for a config, ``FutureStates(gamma=0.99)``. Bound to a dataset and a device
+it holds the columns as tensors there, knows the valid rows, and turns row numbers and uniform
+random numbers into a NamedTuple. It draws nothing itself, so a batch is a pure function.
+
+``Transitions`` makes single steps, ``AdvantageLabelled`` those with stored advantages,
+``FutureStates`` states with a later one, ``Snippets`` windows of H steps. No batch holds rows of
+two episodes in one of its entries.
+"""
+
+from lit_offrl.datasets.views.base import BoundView, View
+from lit_offrl.datasets.views.future import FutureStateBatch, FutureStates
+from lit_offrl.datasets.views.labelled import AdvantageBatch, AdvantageLabelled
+from lit_offrl.datasets.views.snippets import SnippetBatch, Snippets
+from lit_offrl.datasets.views.transitions import TransitionBatch, Transitions
+
+__all__ = [
+    "AdvantageBatch",
+    "AdvantageLabelled",
+    "BoundView",
+    "FutureStateBatch",
+    "FutureStates",
+    "SnippetBatch",
+    "Snippets",
+    "TransitionBatch",
+    "Transitions",
+    "View",
+]

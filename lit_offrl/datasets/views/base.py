@@ -1,0 +1,49 @@
+"""What a view is, for a config and once it is bound to a dataset."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_offrl.datasets.rows import Spans
+from lit_offrl.datasets.schema import OfflineDataset
+
+
+class BoundView(ABC):
+    """A view over one dataset on one device."""
+
+    spans: Spans
+    """Rows that may be asked for, as ranges."""
+    device: torch.device
+    """Where the columns are."""
+    num_uniforms = 0
+    """How many uniform numbers a row takes."""
+
+    @property
+    def rows(self) -> Tensor:
+        """Row numbers (n,) int64 that may be asked for, on the device; made at each call."""
+        return self.spans.all().to(self.device)
+
+    @abstractmethod
+    def batch(self, index: Tensor, uniforms: Tensor) -> Any:
+        """Make the batch, a NamedTuple, of rows ``index`` (B,), int64 on the device.
+
+        Args:
+            index: elements of ``rows``.
+            uniforms: float64 (B, num_uniforms) in [0, 1).
+        """
+
+
+class View(ABC):
+    """What a config names; a class to inherit from, so that the class's short name finds it."""
+
+    def prepare(self, dataset: OfflineDataset) -> OfflineDataset:
+        """Add to a whole dataset what the view needs, before episodes are taken from it."""
+        return dataset
+
+    @abstractmethod
+    def bind(self, dataset: OfflineDataset, device: torch.device | str = "cpu") -> BoundView:
+        """Put the columns on a device and find the valid rows."""

@@ -1,0 +1,85 @@
+"""``AdvantageLabelled``: one step each, with an advantage computed beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lit_offrl.datasets.labels import COLUMN, load_labels
+from lit_offrl.datasets.schema import OfflineDataset
+from lit_offrl.datasets.views.base import BoundView, View
+from lit_offrl.datasets.views.transitions import BoundTransitions
+
+
+class AdvantageBatch(NamedTuple):
+    """A ``TransitionBatch`` and, from frozen critics, the advantage A(s, a) of each step.
+
+    ``rows`` are the steps' numbers in the dataset.
+    """
+
+    observations: Float[Tensor, "B o"]
+    actions: Float[Tensor, "B a"]
+    rewards: Float[Tensor, " B"] | None
+    next_observations: Float[Tensor, "B o"]
+    terminals: Bool[Tensor, " B"]
+    advantages: Float[Tensor, " B"]
+    rows: Int[Tensor, " B"]
+
+
+@dataclass(frozen=True)
+class AdvantageLabelled(View):
+    """The steps of ``Transitions`` with the advantages that ``save_labels`` stored (ACD, Eq. 3).
+
+    Args:
+        labels: the file of advantages, made for this dataset.
+        critic: hash of the critic that must have made them (``critic_hash``); any if None.
+    """
+
+    labels: str
+    critic: str | None = None
+
+    def prepare(self, dataset: OfflineDataset) -> OfflineDataset:
+        """Add the labels to the whole dataset as a column.
+
+        Raises:
+            DatasetError: if the file is missing or broken, or the labels are of other data, of
+                another critic, of another number, or not finite.
+        """
+        labels = load_labels(Path(self.labels), dataset, critic=self.critic)
+        spec = replace(dataset.spec, columns=(*dataset.spec.columns, COLUMN))
+        return OfflineDataset({**dataset.columns, COLUMN: labels}, spec, dataset.provenance)
+
+    def bind(
+        self, dataset: OfflineDataset, device: torch.device | str = "cpu"
+    ) -> BoundAdvantageLabelled:
+        """Put the columns on a device; a dataset that is not prepared must be whole.
+
+        Raises:
+            DatasetError: as ``prepare``; if the data have no actions, or no valid row.
+        """
+        if COLUMN not in dataset.columns:
+            dataset = self.prepare(dataset)
+        return BoundAdvantageLabelled(dataset, device)
+
+
+class BoundAdvantageLabelled(BoundView):
+    """``AdvantageLabelled`` over one dataset on one device."""
+
+    def __init__(self, dataset: OfflineDataset, device: torch.device | str) -> None:
+        self._steps = BoundTransitions(dataset, device)
+        self.device, self.spans = self._steps.device, self._steps.spans
+
+    def batch(
+        self, index: Int[Tensor, " B"], uniforms: Float[Tensor, "B 0"] | None = None
+    ) -> AdvantageBatch:
+        """Return the transitions that begin at rows ``index``, elements of ``self.rows``."""
+        return AdvantageBatch(
+            *self._steps.batch(index),
+            advantages=self._steps.column(COLUMN, index),
+            rows=index,
+        )

@@ -1,0 +1,206 @@
+"""``Snippets``: windows of H steps.
+
+episode [start, stop), H = 4:   s_start … s_t  s_{t+1} s_{t+2} s_{t+3} | s_{t+4} …
+                                window ───┘────────────────────────┘     └ the state after it
+cut short by its end:           s_t  s_{t+1}  0  0                       mask 1 1 0 0
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from lit_offrl.datasets.rows import Rows, Spans
+from lit_offrl.datasets.schema import OfflineDataset
+from lit_offrl.datasets.views.base import BoundView, View
+from lit_offrl.errors import ConfigError, DatasetError
+
+
+class SnippetBatch(NamedTuple):
+    """Windows of H steps that begin at rows t; what the data lack is None.
+
+    With n real steps (``mask``), the target of a value function over windows is
+    ``returns + discounts * ~terminals * V(next_observations)``.
+
+    Attributes:
+        observations: s_t … s_{t+n−1}, then zeros.
+        actions: a_t … a_{t+n−1}, then zeros.
+        returns: Σ_{i<n} γ^i r_{t+i}; None where any reward of the data is unknown.
+        next_observations: s_{t+n}, the state after the window; at a true terminal whose next state
+            is unknown, s_{t+n−1}.
+        terminals: whether the window ended in a true terminal: no bootstrap.
+        discounts: γ^n.
+        mask: which of the H steps are real.
+        goals: of the window's first row.
+        weights: importance weights, where rows are drawn by priority.
+        rows: the numbers t in the dataset.
+    """
+
+    observations: Float[Tensor, "B H o"]
+    actions: Float[Tensor, "B H a"]
+    returns: Float[Tensor, " B"] | None
+    next_observations: Float[Tensor, "B o"]
+    terminals: Bool[Tensor, " B"]
+    discounts: Float[Tensor, " B"]
+    mask: Bool[Tensor, "B H"]
+    goals: Float[Tensor, "B g"] | None
+    weights: Float[Tensor, " B"] | None
+    rows: Int[Tensor, " B"]
+
+
+@dataclass(frozen=True)
+class Snippets(View):
+    """Windows of H steps of one episode, one for each row that one can begin at (LDCQ, Section 4).
+
+    A window may lack steps where its episode ends. Cut short by a true terminal it is complete
+    knowledge, and often the only one of a goal's reward; cut short by a timeout it says nothing of
+    the H steps that a skill takes. So the first are kept, padded and masked, and the second left
+    out (paper: silent). A window whose next state is not in the data ends one row earlier, which is
+    the last row of an episode that timed out in data without ``next_observations``.
+
+    Args:
+        horizon: H ≥ 1, steps of a window.
+        gamma: discount within the window, in [0, 1].
+        partial: which windows of fewer than H steps are kept: those that end in a ``terminal``,
+            ``all`` of at least one step, or ``none``.
+    """
+
+    horizon: int = 30
+    gamma: float = 0.995
+    partial: Literal["terminal", "all", "none"] = "terminal"
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1:
+            raise ConfigError(f"Snippets: horizon is {self.horizon}: give at least 1.")
+        if not 0 <= self.gamma <= 1:
+            raise ConfigError(f"Snippets: gamma is {self.gamma}: give a number in [0, 1].")
+        if self.partial not in ("terminal", "all", "none"):
+            raise ConfigError(
+                f"Snippets: partial is '{self.partial}': give 'terminal', 'all' or 'none'."
+            )
+
+    def bind(self, dataset: OfflineDataset, device: torch.device | str = "cpu") -> BoundSnippets:
+        """Put the columns on a device.
+
+        Raises:
+            DatasetError: if the data have no actions, or no window fits.
+        """
+        return BoundSnippets(self, dataset, device)
+
+
+class BoundSnippets(BoundView):
+    """``Snippets`` over one dataset on one device."""
+
+    def __init__(self, view: Snippets, dataset: OfflineDataset, device: torch.device | str) -> None:
+        dataset.column("actions")
+        self.view = view
+        self._rows = rows = Rows(dataset, device)
+        self.device = rows.device
+        # An episode's windows end before its limit: what follows their last row is known.
+        known = rows.terminated | ("next_observations" in rows.columns)
+        self._limits = rows.stops - (~known).long()
+        self.spans = self._find_spans(dataset.spec.origin)
+        last = int(self.spans.at(torch.tensor([len(self.spans) - 1])))
+
+        mask = rows.columns.get("reward_mask")
+        with_returns = "rewards" in rows.columns and (mask is None or bool(mask.all()))
+        names = ("observations", "actions", *["rewards"] * with_returns)
+        self._windows = {k: Windows(rows.columns[k], view.horizon, last) for k in names}
+        self._steps = torch.arange(view.horizon, device=self.device)
+        self._powers = view.gamma ** torch.arange(view.horizon + 1, dtype=torch.float64)
+        self._powers = self._powers.float().to(self.device)
+
+    def batch(
+        self, index: Int[Tensor, " B"], uniforms: Float[Tensor, "B 0"] | None = None
+    ) -> SnippetBatch:
+        """Return the windows that begin at rows ``index``, elements of ``self.rows``."""
+        rows, horizon = self._rows, self.view.horizon
+        windows = {name: column.at(index) for name, column in self._windows.items()}
+        if self._all_full:
+            final = index + (horizon - 1)
+            mask = self._steps.new_ones((), dtype=torch.bool).expand(len(index), horizon)
+            discounts = self._powers[-1].expand(len(index))
+        else:
+            # Limits rise, and a window begins before its own episode's.
+            limits = self._limits[torch.searchsorted(self._limits, index, right=True)]
+            count = (limits - index).clamp(max=horizon)
+            final = index + count - 1
+            mask = self._steps < count[:, None]
+            discounts = self._powers.index_select(0, count)
+            windows = {
+                name: part.masked_fill(~mask.view(*mask.shape, *[1] * (part.ndim - 2)), 0)
+                for name, part in windows.items()
+            }
+        rewards = windows.get("rewards")
+        return SnippetBatch(
+            observations=windows["observations"],
+            actions=windows["actions"],
+            # Of the batch rather than of all rows beforehand: a float32 a row would be a tenth of
+            # maze2d's columns, and the sum of a batch takes microseconds.
+            returns=None if rewards is None else (rewards * self._powers[:-1]).sum(1),
+            next_observations=rows.next_observations(final),
+            terminals=rows.need("terminals", final),
+            discounts=discounts,
+            mask=mask,
+            goals=rows.take("goals", index),
+            weights=None,
+            rows=index,
+        )
+
+    def _find_spans(self, origin: str) -> Spans:
+        rows, view = self._rows, self.view
+        full = self._limits - (view.horizon - 1)
+        partial = {"terminal": rows.terminated, "all": True, "none": False}[view.partial]
+        stops = torch.where(torch.as_tensor(partial, device=self.device), self._limits, full)
+        spans = Spans(rows.starts.cpu(), stops.cpu())
+        if len(spans) == 0:
+            longest = int((self._limits - rows.starts).max())
+            raise DatasetError(
+                f"{origin}: no window of {view.horizon} steps fits, as no episode has more than "
+                f"{longest} steps with a known next state: choose a smaller horizon, or "
+                "partial 'all'."
+            )
+        self._all_full = bool((torch.minimum(stops, full) == stops)[stops > rows.starts].all())
+        return spans
+
+
+class Windows:
+    """The H rows from any row of a column on, as overlapping views of its memory: no copies.
+
+    Rows near the column's end have fewer than H behind them: their windows come from a copy of
+    those rows, with zeros after them.
+
+    Args:
+        column: (N,) or (N, d), contiguous.
+        horizon: H.
+        last: the last row that a window begins at.
+    """
+
+    def __init__(self, column: Tensor, horizon: int, last: int) -> None:
+        self._shape = (horizon, *column.shape[1:])
+        self._cut = max(0, len(column) - horizon + 1)  # from here on windows need the zeros
+        self._body = self._overlapping(column, self._cut)
+        self._tail: Tensor | None = None
+        if last >= self._cut:
+            rest = column[self._cut :]
+            padded = torch.cat([rest, rest.new_zeros(horizon - 1, *rest.shape[1:])])
+            self._tail = self._overlapping(padded, len(rest))
+
+    def at(self, index: Tensor) -> Tensor:
+        """Return windows (B, H) or (B, H, d) that begin at rows ``index`` (B,)."""
+        if self._tail is None:
+            return self._body.index_select(0, index).unflatten(1, self._shape)
+        late = self._tail.index_select(0, (index - self._cut).clamp(min=0))
+        if self._cut == 0:
+            return late.unflatten(1, self._shape)
+        early = self._body.index_select(0, index.clamp(max=self._cut - 1))
+        # No branch on whether any row is late: on a GPU it would wait for the answer.
+        return torch.where((index >= self._cut)[:, None], late, early).unflatten(1, self._shape)
+
+    def _overlapping(self, column: Tensor, count: int) -> Tensor:
+        width = column[:1].numel()
+        return column.as_strided((count, self._shape[0] * width), (width, 1))
