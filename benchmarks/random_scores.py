@@ -40,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("env_ids", nargs="*", metavar="ID", help="[every one of lit-offrl]")
     parser.add_argument("--episodes", type=int, default=20, help="[20]")
     options = parser.parse_args(argv)
-    table = Table("environment", "random return", "steps", "D4RL's minimum", "score")
+    table = Table()
+    for heading in ("environment", "random return", "steps", "D4RL's minimum", "score"):
+        table.add_column(heading, overflow="fold")
     for env_id in options.env_ids or own:
         returns, lengths = random_returns(env_id, options.episodes)
         facts, mean = ENVIRONMENTS[env_id], float(returns.mean())
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{mean:.2f} ± {standard_error(returns):.2f}",
             f"{lengths.mean():.0f}",
             f"{low:.2f}",
-            f"{100 * (mean - low) / (high - low):.1f}",
+            f"{round(100 * (mean - low) / (high - low), 1) + 0.0:.1f}",  # never -0.0
         )
     table.caption = f"{options.episodes} episodes each, mean ± standard error"
     Console().print(table)

@@ -49,7 +49,7 @@ class MountainCarEnv(Continuous_MountainCarEnv):
         self.render_mode = render_mode
         self.width, self.height = 480, 320
 
-    def render(self) -> np.ndarray:  # type: ignore[override]
+    def render(self) -> np.ndarray:
         """Return a picture (height, width, 3), uint8: the valley, the flag and the car."""
         left, right = self.min_position, self.max_position
         extent = (right - left, (right - left) * self.height / self.width)

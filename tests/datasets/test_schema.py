@@ -98,8 +98,8 @@ def test_spec_survives_json_and_names_unknown_fields(columns_of):
     columns = columns_of([3], ["terminal"])
     spec = OfflineDataset.from_columns(columns, env_id="E-v0", action_low=(-1.0, -1.0)).spec
     assert DatasetSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
-    with pytest.raises(DatasetError, match=r"'env'.*Did you mean 'env_id'"):
-        DatasetSpec.from_dict({**spec.to_dict(), "env": "E-v0"})
+    with pytest.raises(DatasetError, match=r"'envid'.*Did you mean 'env_id'"):
+        DatasetSpec.from_dict({**spec.to_dict(), "envid": "E-v0"})
     with pytest.raises(DatasetError, match="observation_dim"):
         DatasetSpec.from_dict({"name": "x"})
 
