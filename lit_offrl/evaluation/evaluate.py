@@ -172,8 +172,8 @@ def _spec_for(module: OfflineModule, env_id: str | None) -> DatasetSpec:
         )
     if spec.env_id is None and spec.why_no_env is not None:
         raise EvaluationError(
-            f"A policy for '{spec.name}' cannot be evaluated: {spec.why_no_env}. Another environment "
-            "of the same sizes may be named with --env."
+            f"A policy for '{spec.name}' cannot be evaluated: {spec.why_no_env}. "
+            "Another environment of the same sizes may be named with --env."
         )
     if spec.env_id is None:
         raise EvaluationError(
