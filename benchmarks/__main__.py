@@ -15,10 +15,11 @@ from rich.table import Table
 
 from benchmarks.loader import LoaderResult, run_loader
 from benchmarks.machine import describe
+from benchmarks.start import StartResult, run_starts
 from benchmarks.step import StepResult, run_steps
 from benchmarks.value import ValueResult, run_values
 
-NAMES = ("loader", "step", "value")
+NAMES = ("loader", "step", "value", "start")
 
 
 def seconds(value: float) -> str:
@@ -117,6 +118,16 @@ def value_table(results: Sequence[ValueResult]) -> Table:
     return table
 
 
+def start_table(results: Sequence[StartResult]) -> Table:
+    """One line a dataset's shape."""
+    table = Table("shape of", "rows", "first start", "later starts", "imports", title="Start")
+    for r in results:
+        first, later = seconds(r.first_seconds), seconds(r.later_seconds)
+        table.add_row(r.name, f"{r.rows:,}", first, later, seconds(r.import_seconds))
+    table.caption = "processes of their own, until the first batch is made; imports apart"
+    return table
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -170,6 +181,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         )
         numbers["value"] = [asdict(r) for r in values]
         console.print(value_table(values))
+    if options.which in (None, "start"):
+        starts = list(run_starts(threads=options.threads, seed=options.seed))
+        numbers["start"] = [asdict(r) for r in starts]
+        console.print(start_table(starts))
     if options.json is not None:
         options.json.write_text(json.dumps(numbers, indent=2) + "\n")
     return numbers

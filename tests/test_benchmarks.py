@@ -1,6 +1,10 @@
 """The benchmarks at tiny sizes: what they count and compare is right, whatever the clock says."""
 
+import contextlib
+import io
 import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +14,7 @@ import torch
 from benchmarks import __main__ as command
 from benchmarks.loader import MapStyleFutureStates, MapStyleTransitions, run_loader
 from benchmarks.made_up import Settings, make_dataset, make_module, settings
+from benchmarks.start import SHAPES, StartResult, run_starts
 from benchmarks.step import PARTS, count_flops, run_step
 from benchmarks.value import autoregressive_value, counted, run_value
 from lit_offrl.datasets.views import FutureStates, Transitions
@@ -172,17 +177,39 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
     def tiny_value(**_):
         return run_value("tiny", TINY, device=CPU, num_samples=2, longest=3, budget=0.01)
 
+    def no_start(**_):
+        yield StartResult("maze2d-large-v1", 1000, 2.0, 0.5, 9.0)
+
+    monkeypatch.setattr(command, "run_starts", no_start)
     monkeypatch.setattr(command, "run_loader", tiny_loader)
     monkeypatch.setattr(command, "run_steps", tiny_step)
     monkeypatch.setattr(command, "run_values", tiny_value)
     numbers = command.main(["--json", "numbers.json"])
     assert json.loads((folder / "numbers.json").read_text()) == json.loads(json.dumps(numbers))
-    assert numbers.keys() == {"machine", "loader", "step", "value"}
+    assert numbers.keys() == {"machine", "loader", "step", "value", "start"}
     assert numbers["machine"]["threads"] == torch.get_num_threads() == 1
     printed = capsys.readouterr().out
     for word in ("Loader", "training step", "time goes", "One value", "EXTRAPOLATED from 3 steps"):
         assert word in printed
     assert "EXTRAPOLATED from 2 of 8 rows" in printed
+
+
+def test_a_start_is_measured_in_the_shape_of_each_dataset(monkeypatch):
+    starts = []
+
+    def in_this_process(words, **_):
+        """As a process of its own, without its imports."""
+        monkeypatch.setattr("sys.argv", ["-c", *words[3:]])
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            exec(words[2], {})
+        starts.append((words[3], len(list(Path(words[4]).glob("cache/*/entry.json")))))
+        return SimpleNamespace(stdout=said.getvalue())
+
+    monkeypatch.setattr("benchmarks.start.subprocess.run", in_this_process)
+    results = list(run_starts(rows=3000))
+    assert [r.name for r in results] == list(SHAPES) and all(r.rows == 3000 for r in results)
+    assert all(min(r.first_seconds, r.later_seconds, r.import_seconds) > 0 for r in results)
+    assert starts == [(name, 1) for name in SHAPES for _ in range(4)]  # one entry, made once
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,7 @@ MODULES = {
     "DVFModule": DVF,
     "DVFModule:cached": f"{DVF} --model.init_args.values cached --model.init_args.warmup_steps 2",
 }
-# Another datamodule than PyBulletDataModule, with one module of each view.
-DATA = {"BCModule": ("D4RLDataModule",), "DVFModule": ("D4RLDataModule",)}
-CASES = [(name, "PyBulletDataModule") for name in MODULES]
-CASES += [(name, data) for name, others in DATA.items() for data in others]
+CASES = [(name, "PyBulletDataModule") for name in MODULES] + [("BCModule", "D4RLDataModule")]
 
 
 @pytest.fixture(params=CASES, ids="-".join)

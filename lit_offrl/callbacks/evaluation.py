@@ -67,8 +67,8 @@ class EvaluationDuringFit(Callback):
             return
         assert isinstance(pl_module, OfflineModule)
         spec = pl_module.spec
-        if spec is not None and spec.env_id is None and spec.no_env is not None:
-            _say(f"no evaluation: {spec.no_env}.")
+        if spec is not None and spec.env_id is None and spec.why_no_env is not None:
+            _say(f"no evaluation: {spec.why_no_env}.")
             return
         if spec is None or spec.env_id is None:
             _say("no evaluation: nothing says which environment the dataset is from; --data."

@@ -124,7 +124,7 @@ def _published(entry: CatalogEntry) -> dict[str, str]:
         )
     named = {
         "an equivalent": entry.collect_command,
-        "no environment": entry.no_env,
+        "no environment": entry.why_no_env,
         "refused": entry.refusal,
         "warning": entry.warning,
     }

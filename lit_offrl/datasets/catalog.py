@@ -63,9 +63,9 @@ class Source:
         if cache is not None and digest is not None:
             found = cache.find(digest, self._key(options, sparse_windows))
             if found is not None:
-                return self._complete(found).spec
+                return self._complete(found.spec, env_id)
         header = read_header(self.path, require=require, name=self.name, **options)
-        return header if self.entry is None else self.entry.complete(header)
+        return self._complete(header, env_id)
 
     def read(
         self,
@@ -129,7 +129,7 @@ class Source:
                     f"{self.path}: has no column '{name}' (it has {', '.join(dataset.columns)})."
                     f"{nearest(name, dataset.columns) or ' Choose a file that has it.'}"
                 )
-        return self._complete(dataset)
+        return dataset.with_spec(self._complete(dataset.spec, env_id))
 
     def _options(self, format: Format, env_id: str | None) -> dict[str, Any]:
         if self.entry is None:
@@ -142,9 +142,13 @@ class Source:
         task = env_id_from_name(self.path.name) if self.entry is None else self.entry.name
         return {**options, "sparse_windows": sparse_windows, "task": task}
 
-    def _complete(self, dataset: OfflineDataset) -> OfflineDataset:
-        spec = replace(dataset.spec, name=self.name, origin=str(self.path))
-        return dataset.with_spec(spec if self.entry is None else self.entry.complete(spec))
+    def _complete(self, spec: DatasetSpec, env_id: str | None) -> DatasetSpec:
+        """Put in what goes by this source and not by the file's bytes."""
+        spec = replace(spec, name=self.name, origin=str(self.path))
+        if self.entry is None:
+            return spec
+        # The catalogue knows the environment, or that there is none, better than the file's name.
+        return self.entry.complete(replace(spec, env_id=env_id or self.entry.env_id))
 
     def _same_as_downloaded(self, digest: str | None) -> None:
         recorded = read_sidecar(self.path).get("sha256") if self.entry is not None else None

@@ -25,8 +25,8 @@ class CatalogEntry:
         url: of the HDF5 file.
         family: which data have the same shape and conventions, e.g. ``maze2d``.
         env_id: gymnasium id of its environment, a key of ``ENVIRONMENTS``; None where there is
-            none, in which case ``no_env`` says why.
-        no_env: why its policies cannot be evaluated here.
+            none, in which case ``why_no_env`` says why.
+        why_no_env: why its policies cannot be evaluated here.
         observation_dim: o, where it is known before the file is on disk.
         action_dim: a, likewise.
         max_episode_steps: the step limit, if there is one.
@@ -48,7 +48,7 @@ class CatalogEntry:
     url: str
     family: str
     env_id: str | None = None
-    no_env: str | None = None
+    why_no_env: str | None = None
     observation_dim: int | None = None
     action_dim: int | None = None
     max_episode_steps: int | None = None
@@ -127,7 +127,7 @@ class CatalogEntry:
             ref_min_score=self.ref_min_score,
             ref_max_score=self.ref_max_score,
             ref_source=self.ref_source,
-            no_env=self.no_env,
+            why_no_env=self.why_no_env,
         )
 
 

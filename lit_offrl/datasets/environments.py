@@ -93,7 +93,8 @@ _BULLET_TASKS = {
 
 
 _OWN_NAMES = (
-    (r"maze2d-(open|umaze|medium|large)(?!-dense)(?!-v0)", "maze2d-{}-v1"),
+    # -v0 was published without a version in its files' names
+    (r"maze2d-(open|umaze|medium|large)(?!-dense|-v0|-sparse\.)", "maze2d-{}-v1"),
     (r"antmaze-(umaze-diverse|umaze|(?:medium|large)-(?:play|diverse))", "antmaze-{}-v2"),
     (r"kitchen-(complete|partial|mixed)", "kitchen-{}-v0"),
     (r"(pen|hammer|door|relocate)-(?:human|cloned|expert)", "{}-v0"),

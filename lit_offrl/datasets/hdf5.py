@@ -75,7 +75,14 @@ def read_hdf5(
         )
     provenance = {key: str(value) for key, value in file.attributes.items()}
     provenance[LAYOUT_ATTRIBUTE] = layout
-    return OfflineDataset(columns, replace(spec, sha256=digest, handling=handling), provenance)
+    spec = replace(spec, sha256=digest, handling=handling)
+    dataset = OfflineDataset(columns, spec, provenance)
+    if "next_observations" not in dataset.columns and len(dataset.episodes) == len(dataset):
+        raise DatasetError(
+            f"{path}: its 'terminals' and 'timeouts' end every row, from row 0 on, so that no row "
+            "has a next one: write them True on each episode's last row alone."
+        )
+    return dataset
 
 
 def read_header(

@@ -94,7 +94,7 @@ class MinariSource:
         return replace(
             spec,
             env_id=None,
-            no_env=f"{env_id} gives dictionaries, of which {parts} were put behind each other",
+            why_no_env=f"{env_id} gives dictionaries, of which {parts} were put behind each other",
             handling=(f"observations: {parts}",),
         )
 

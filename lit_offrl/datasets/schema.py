@@ -37,7 +37,7 @@ class DatasetSpec:
         sha256: of the file, once it has been read whole.
         origin: the file, or what else the rows come from; messages begin with it.
         columns: the names of the columns.
-        no_env: why its policies cannot be evaluated, where no environment can be had.
+        why_no_env: why its policies cannot be evaluated, where no environment can be had.
         handling: what was done to the file's rows on reading, a sentence each; stands with scores.
     """
 
@@ -54,7 +54,7 @@ class DatasetSpec:
     sha256: str | None = None
     origin: str = "memory"
     columns: tuple[str, ...] = ()
-    no_env: str | None = None
+    why_no_env: str | None = None
     handling: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:

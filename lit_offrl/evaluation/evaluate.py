@@ -167,15 +167,15 @@ def _spec_for(module: OfflineModule, env_id: str | None) -> DatasetSpec:
         spec = dataclasses.replace(
             spec,
             env_id=env_id,
-            no_env=None,
+            why_no_env=None,
             ref_min_score=facts.ref_min_score if facts else None,
             ref_max_score=facts.ref_max_score if facts else None,
             ref_source=facts.ref_source if facts else None,
         )
-    if spec.env_id is None and spec.no_env is not None:
+    if spec.env_id is None and spec.why_no_env is not None:
         raise EvaluationError(
-            f"A policy for '{spec.name}' cannot be evaluated: {spec.no_env}. Another environment "
-            "of the same sizes may be named with --env."
+            f"A policy for '{spec.name}' cannot be evaluated: {spec.why_no_env}. "
+            "Another environment of the same sizes may be named with --env."
         )
     if spec.env_id is None:
         raise EvaluationError(

@@ -9,7 +9,9 @@ import torch
 
 from lit_offrl.datamodules import D4RLDataModule
 from lit_offrl.datasets.views import FutureStates
-from lit_offrl.errors import ConfigError, DatasetError
+from lit_offrl.errors import ConfigError, DatasetError, EvaluationError
+from lit_offrl.evaluation.evaluate import evaluate_module
+from lit_offrl.modules import load_module
 
 
 @pytest.fixture
@@ -193,3 +195,26 @@ def test_minari_goes_through_the_same_door(tmp_path, monkeypatch):
     assert data.spec.name == "minari:made/box-v0" and len(data.dataset) == 50
     assert next(iter(data.train_dataloader())).next_observations.shape == (4, 2)
     assert isinstance(data.dataset.columns["rewards"].base, np.memmap)
+
+
+def test_what_is_done_to_rewards_stands_with_the_score(lit, capsys):
+    from lit_offrl.evaluation.record import EvaluationRecord
+
+    options = ("--data.init_args.rewards", "return_range", "--evaluation.episodes", "1")
+    assert lit(*options, "--checkpoint.dirpath", "run", data="D4RLDataModule") == 0
+    (said,) = EvaluationRecord.load("run/evaluation.json").dataset_handling
+    assert said.startswith("rewards: r * 1000 / ")
+    table = capsys.readouterr().out.split("BCModule in Pendulum-v1")[1]
+    assert "rewards: r * 1000 /" in table
+    assert load_module("run/last.ckpt").spec.handling == (said,)
+
+
+def test_of_a_task_without_a_simulator_it_is_said_that_there_is_none(lit, tmp_path, write, capsys):
+    write("flow-ring-random-v0", 5, 2)
+    data = ("--data.init_args.dataset", "flow-ring-random-v0", "--data.init_args.data_dir")
+    options = (*data, str(tmp_path), "--evaluation.episodes", "1", "--checkpoint.dirpath", "run")
+    assert lit(*options, data="D4RLDataModule") == 0
+    assert "no evaluation: no Flow (SUMO) simulator can be had" in capsys.readouterr().out
+    module = load_module("run/last.ckpt")
+    with pytest.raises(EvaluationError, match=r"flow-ring-random-v0' cannot .*simulator.*--env"):
+        evaluate_module(module, episodes=1, seed=0)

@@ -180,6 +180,11 @@ def one_row(columns: Columns) -> None:
     columns.update({name: values[:1] for name, values in columns.items()})
 
 
+def one_step(columns: Columns) -> None:
+    del columns["next_observations"]
+    columns["timeouts"] = ~columns["terminals"]
+
+
 def no_rows(columns: Columns) -> None:
     columns.update({name: values[:0] for name, values in columns.items()})
 
@@ -225,6 +230,7 @@ BROKEN = {
     "stored-outside": (stored_outside, "in another file"),
     "virtual": (virtual, "in another file"),
     "huge": (huge, "does not fit into memory"),
+    "one-step-episodes": (changed(one_step), "'timeouts' end every row"),
     "sparse": (sparse, "does not fit into memory"),
     "zip": (zipped, "not an HDF5 file"),
     "unreadable": (unreadable, "cannot be opened (Permission denied)"),

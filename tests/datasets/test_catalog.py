@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,7 +44,9 @@ def test_all_of_d4rl_is_there():
     assert len(CATALOG) == 173 + 12
     for name, entry in CATALOG.items():
         assert entry.name == name and entry.file.endswith(".hdf5")
-        assert (entry.env_id is None) == (entry.no_env is not None)  # an environment, or a reason
+        assert (entry.env_id is None) == (
+            entry.why_no_env is not None
+        )  # an environment, or a reason
         assert (entry.ref_min_score is None) == (entry.ref_max_score is None)
         assert entry.ref_min_score is None or entry.ref_min_score < entry.ref_max_score
     files = [entry.file for entry in CATALOG.values()]
@@ -75,6 +78,8 @@ def test_references_of_an_environment_are_those_of_its_data():
         ("maze2d-large-dense-v1", None),
         ("maze2d-eval-large-v1", None),
         ("maze2d-umaze-v0", None),
+        ("maze2d-umaze-sparse", None),
+        ("maze2d-umaze-sparse-v1", "lit_offrl/maze2d-umaze-v1"),
         ("antmaze-umaze-diverse-v2", "lit_offrl/antmaze-umaze-diverse-v2"),
         ("antmaze-umaze-v2", "lit_offrl/antmaze-umaze-v2"),
         ("antmaze-medium-diverse", "lit_offrl/antmaze-medium-diverse-v2"),
@@ -108,7 +113,7 @@ def test_data_known_to_be_bad_are_refused_or_warned_of(tmp_path):
 def test_what_is_known_of_an_entry_without_a_simulator(tmp_path):
     spec = resolve("carla-lane-v0", tmp_path).header()
     assert (spec.observation_dim, spec.env_id) == (48 * 48 * 3, None)
-    assert "simulator" in spec.no_env
+    assert "simulator" in spec.why_no_env
     with pytest.raises(DatasetError, match=r"sizes are not known .* download flow-ring-random-v0"):
         resolve("flow-ring-random-v0", tmp_path).header()
 
@@ -123,6 +128,7 @@ def test_a_file_fetched_by_hand_may_keep_its_published_name(tmp_path, raw, colum
     data = source.read()
     assert source.on_disk and data.spec.name == "hopper-medium-v2"
     assert (data.spec.ref_max_score, data.spec.max_episode_steps) == (3234.3, 1000)
+    assert source.header() == replace(data.spec, sha256=None)
     other = source.read(env_id="Hopper-v5").spec  # for which D4RL's references do not hold
     assert (other.env_id, other.ref_max_score) == ("Hopper-v5", None)
 
@@ -153,6 +159,16 @@ def test_an_entry_on_disk_is_read_as_the_catalogue_says(tmp_path, raw, shifted):
     raw(path, columns)
     with pytest.raises(DatasetError, match="has changed since it was downloaded"):
         load_dataset("hopper-bullet-mixed-v0", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("file", ["maze2d-umaze-v0", "maze2d-umaze-sparse"])
+def test_data_without_an_environment_get_none_by_their_files_name(tmp_path, raw, columns_of, file):
+    columns = columns_of([3, 2], ["timeout", "timeout"], following=False)
+    columns |= {"observations": np.zeros((5, 4)), "actions": np.zeros((5, 2))}
+    raw(tmp_path / f"{file}.hdf5", columns)
+    spec = resolve("maze2d-umaze-v0", tmp_path).read().spec
+    assert (spec.env_id, spec.ref_max_score, spec.max_episode_steps) == (None, 62.6, 150)
+    assert "-v1" in spec.why_no_env and spec.action_high == (1, 1)
 
 
 def test_files_are_found_by_path_and_by_name(tmp_path, columns_of, monkeypatch):

@@ -55,7 +55,7 @@ def same(one, other):
     np.testing.assert_array_equal(one.episodes, other.episodes)
     for field in ("name", "env_id", "max_episode_steps", "ref_min_score", "ref_max_score"):
         assert getattr(one.spec, field) == getattr(other.spec, field)
-    for field in ("handling", "action_low", "action_high", "no_env"):
+    for field in ("handling", "action_low", "action_high", "why_no_env"):
         assert getattr(one.spec, field) == getattr(other.spec, field)
 
 

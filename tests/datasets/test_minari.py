@@ -97,7 +97,7 @@ def test_of_dictionaries_it_must_be_said_which_parts(folder):
     data = both.read()
     assert data.columns["observations"][4].tolist() == [1, 1, 5, 5] and "goals" not in data.columns
     assert data.spec.handling == ("observations: observation + desired_goal",)
-    assert data.spec.env_id is None and "dictionaries" in data.spec.no_env
+    assert data.spec.env_id is None and "dictionaries" in data.spec.why_no_env
     assert both.header().observation_dim == 4
     make("made/box-v0", BOX)
     with pytest.raises(ConfigError, match="no dictionary: leave minari_observations out"):

@@ -57,6 +57,17 @@ def test_the_table_says_when_there_is_no_score():
     assert "No normalised score" in without and "25.0" in without  # the mean length
 
 
+def test_what_was_done_to_the_data_stands_with_the_score():
+    handled = dataclasses.replace(RECORD, dataset="x-v2", dataset_handling=("rewards: r - 1",))
+    assert EvaluationRecord.from_json(handled.to_json()) == handled
+    earlier = json.loads(RECORD.to_json())
+    del earlier["dataset_handling"]  # a record of a version that did not know it
+    assert EvaluationRecord.from_json(json.dumps(earlier)) == RECORD
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))
+    console.print(handled.table())
+    assert "x-v2: rewards: r - 1." in console.export_text()
+
+
 def test_hashes_and_versions():
     assert config_sha256({"a": 1, "b": [2]}) == config_sha256({"b": [2], "a": 1})
     assert config_sha256({"a": 1}) != config_sha256({"a": 2})
