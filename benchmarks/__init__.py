@@ -1,8 +1,8 @@
-"""Speed, measured here and now: ``python -m benchmarks [loader|step|value]``.
+"""Speed, measured here and now: ``python -m benchmarks [loader|priority|step|value]``.
 
 Each benchmark prints ratios between numbers of one run on one machine, since only those mean the
-same elsewhere. ``loader`` and ``value`` compare with the usual way, ``step`` with the machine's own
-matrix products.
+same elsewhere. All but ``step``, which has the machine's own matrix products beside it,
+compare with the usual way.
 """
 
 import os

@@ -15,11 +15,14 @@ from rich.table import Table
 
 from benchmarks.loader import LoaderResult, run_loader
 from benchmarks.machine import describe
+from benchmarks.peer import HOW_TO
+from benchmarks.priority import PriorityResult, run_priority
 from benchmarks.start import StartResult, run_starts
 from benchmarks.step import StepResult, run_steps
 from benchmarks.value import ValueResult, run_values
+from lit_offrl.errors import ConfigError
 
-NAMES = ("loader", "step", "value", "start")
+NAMES = ("loader", "priority", "step", "value", "start")
 
 
 def seconds(value: float) -> str:
@@ -31,16 +34,42 @@ def seconds(value: float) -> str:
 
 def loader_table(results: Sequence[LoaderResult]) -> Table:
     """One line a view and batch size."""
-    table = Table("view", "batch", "rows/s", "map-style DataLoader", "ratio", title="Loader")
+    beside = any(r.d3rlpy_ratio is not None for r in results)
+    heads = ["data", "view", "batch", "rows/s", "map-style DataLoader", "ratio"]
+    heads += ["d3rlpy", "ratio"] * beside
+    table = Table(*heads, "memory", title="Loader")
     for r in results:
+        peer = ["", ""]
+        if r.d3rlpy_rows_per_second is not None:
+            peer = [f"{r.d3rlpy_rows_per_second:,.0f}", f"{r.d3rlpy_ratio:.0f} ×"]
         table.add_row(
+            r.data,
             r.view,
             f"{r.batch_size}",
             f"{r.rows_per_second:,.0f}",
             f"{r.map_style_rows_per_second:,.0f}",
             f"{r.ratio:.1f} ×",
+            *peer * beside,
+            f"{r.memory_ratio:.2f} ×",
         )
-    table.caption = "both in this process without workers; an epoch's permutation is not timed"
+    table.caption = "both in this process without workers; an epoch's permutation is not timed\n"
+    table.caption += "memory: the columns and all that view and order hold beside them, in columns"
+    if not beside:
+        table.caption += f"\nfor d3rlpy's sampler beside them: {HOW_TO}"
+    return table
+
+
+def priority_table(result: PriorityResult) -> Table:
+    """Draw and update of a batch."""
+    title = f"Prioritised sampling of {result.items:,} rows, batch {result.batch_size}"
+    table = Table("draw", "update", "torch.multinomial", "ratio", title=title)
+    table.add_row(
+        seconds(result.draw_seconds),
+        seconds(result.update_seconds),
+        seconds(result.multinomial_seconds),
+        f"{result.ratio:.0f} ×",
+    )
+    table.caption = "a draw with importance weights beside one of multinomial, which has none"
     return table
 
 
@@ -138,6 +167,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--quick-only", action="store_true", help="leave out the paper's size")
     made.add_argument("--full", action="store_true", help="extrapolate nothing: takes an hour")
+    made.add_argument(
+        "--peer-python", type=Path, metavar="PATH", help=f"times d3rlpy, too; make it by: {HOW_TO}"
+    )
     made.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
     return made
 
@@ -152,6 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         line.error("--threads: give at least 1")
     if options.json is not None and not options.json.absolute().parent.is_dir():
         line.error(f"--json: there is no folder {options.json.parent}")
+    if options.peer_python is not None and not options.peer_python.is_file():
+        line.error(f"--peer-python: there is no {options.peer_python}; make it by: {HOW_TO}")
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     console = Console()
@@ -159,9 +193,16 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     console.print(", ".join(f"{key} {value}" for key, value in numbers["machine"].items()))
 
     if options.which in (None, "loader"):
-        loaders = run_loader(device=device, seed=options.seed)
+        try:
+            loaders = run_loader(device=device, seed=options.seed, peer_python=options.peer_python)
+        except ConfigError as error:  # the peer's environment
+            line.error(str(error))
         numbers["loader"] = [asdict(r) for r in loaders]
         console.print(loader_table(loaders))
+    if options.which in (None, "priority"):
+        priority = run_priority(device=device, seed=options.seed)
+        numbers["priority"] = asdict(priority)
+        console.print(priority_table(priority))
     if options.which in (None, "step"):
         numbers["step"] = []
         for step in run_steps(

@@ -1,113 +1,56 @@
-"""Rows a second of the tensor-indexed views, beside PyTorch's map-style DataLoader."""
+"""Rows a second of the tensor-indexed views, beside PyTorch's map-style DataLoader and d3rlpy."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.machine import measure
-from benchmarks.made_up import make_dataset
+from benchmarks.machine import find_tensors, held_bytes, measure
+from benchmarks.made_up import make_dataset, make_maze
+from benchmarks.map_style import MapStyleFutureStates, MapStyleSnippets, MapStyleTransitions
+from benchmarks.peer import d3rlpy_speeds
 from lit_offrl.datamodules.loaders import TrainLoader
 from lit_offrl.datasets.sampler import RowOrder
 from lit_offrl.datasets.schema import OfflineDataset
-from lit_offrl.datasets.views import FutureStates, Transitions, View
-
-
-class MapStyleTransitions(Dataset[tuple[Tensor, ...]]):
-    """The rows of ``Transitions`` one at a time, as a map-style dataset hands them out."""
-
-    def __init__(self, dataset: OfflineDataset, view: Transitions) -> None:
-        self.rows = view.bind(dataset).rows.numpy()
-        names = ("observations", "actions", "rewards", "terminals")
-        self.columns = {name: torch.tensor(dataset.columns[name]) for name in names}
-        self.stops = np.repeat(dataset.episodes[:, 1], dataset.episode_lengths)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, position: int) -> tuple[Tensor, ...]:
-        row, columns = self.rows[position], self.columns
-        return (
-            columns["observations"][row],
-            columns["actions"][row],
-            columns["rewards"][row],
-            columns["observations"][min(row + 1, self.stops[row] - 1)],
-            columns["terminals"][row],
-        )
-
-
-class MapStyleFutureStates(Dataset[tuple[Tensor, ...]]):
-    """The rows of ``FutureStates`` one at a time, without the discounted returns."""
-
-    def __init__(self, dataset: OfflineDataset, view: FutureStates, seed: int) -> None:
-        self.steps = MapStyleTransitions(dataset, Transitions())
-        self.rows = view.bind(dataset).rows.numpy()
-        self.starts = np.repeat(dataset.episodes[:, 0], dataset.episode_lengths)
-        self.terminated = np.repeat(dataset.episode_terminated, dataset.episode_lengths)
-        self.log_gamma, self.history = math.log(view.gamma), view.history
-        self.random = np.random.default_rng(seed)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, position: int) -> tuple[Tensor, ...]:
-        return self.make(self.rows[position], self.random.random())
-
-    def make(self, row: int, uniform: float) -> tuple[Tensor, ...]:
-        """One row of a FutureStateBatch: the six tensors of a transition in the batch's order,
-        then future state, absorbed, Δt, history, its actions and mask.
-        """
-        steps = self.steps
-        states, actions = steps.columns["observations"], steps.columns["actions"]
-        start, stop = self.starts[row], steps.stops[row]
-        limit = math.inf if self.terminated[row] else float(stop - 1 - row)
-        drawn = math.log1p(uniform * math.expm1(limit * self.log_gamma)) / self.log_gamma
-        ahead = int(min(max(math.ceil(drawn), 1), limit))
-        absorbed = bool(self.terminated[row]) and row + ahead >= stop
-        future = torch.zeros_like(states[0]) if absorbed else states[row + ahead]
-        first = max(start, row - self.history)
-        missing = self.history - (row - first)
-        mask = torch.ones(self.history, dtype=torch.bool)
-        mask[:missing] = False
-        return (
-            states[row],
-            actions[row],
-            steps.columns["rewards"][row],
-            states[min(row + 1, stop - 1)],
-            steps.columns["terminals"][row],
-            future,
-            torch.tensor(absorbed),
-            torch.tensor(ahead),
-            torch.cat([states.new_zeros(missing, states.shape[1]), states[first:row]]),
-            torch.cat([actions.new_zeros(missing, actions.shape[1]), actions[first:row]]),
-            mask,
-        )
+from lit_offrl.datasets.views import FutureStates, Snippets, Transitions, View
 
 
 @dataclass(frozen=True)
 class LoaderResult:
-    """Rows a second of a view, of the map-style loader, and how many times faster the view is."""
+    """Rows a second of a view, of the map-style loader, and how many times faster the view is.
 
+    ``memory_ratio`` counts the columns and all that view and order hold beside them, an epoch's
+    order among it, in columns. d3rlpy's numbers are None where it was not asked for or has no
+    counterpart.
+    """
+
+    data: str
     view: str
     batch_size: int
     rows_per_second: float
     map_style_rows_per_second: float
     ratio: float
+    memory_ratio: float
+    d3rlpy_rows_per_second: float | None = None
+    d3rlpy_ratio: float | None = None
 
 
 class _Candidate(NamedTuple):
+    data: str
+    dataset: OfflineDataset
     name: str
     view: View
     map_style: Dataset[tuple[Tensor, ...]]
+    peer_window: int | None = None
+    """Steps of what d3rlpy samples: 0 for a transition; None where it is not asked."""
 
 
 def run_loader(
@@ -117,8 +60,10 @@ def run_loader(
     rows: int = 1_000_000,
     batch_sizes: Sequence[int] = (128, 256),
     history: int = 8,
+    horizon: int = 30,
     batches: int = 200,
     budget: float = 1.5,
+    peer_python: Path | None = None,
 ) -> list[LoaderResult]:
     """Draw shuffled batches in both ways from the same rows, in this process.
 
@@ -131,34 +76,60 @@ def run_loader(
         rows: rows of the dataset.
         batch_sizes: rows of a batch, one measurement each.
         history: preceding states of ``FutureStates``.
+        horizon: steps of ``Snippets``.
         batches: timed at once; the map-style loader makes a tenth.
         budget: seconds of each measurement.
+        peer_python: the Python of an environment with d3rlpy, which samples from the same rows.
     """
-    dataset = make_dataset(rows, seed)
-    steps, future = Transitions(), FutureStates(history=history)
+    hopper, maze = make_dataset(rows, seed), make_maze(rows, seed)
+    steps, future, snippets = Transitions(), FutureStates(history=history), Snippets(horizon)
+    slow_future = MapStyleFutureStates(hopper, future, seed)
     candidates = (
-        _Candidate("Transitions", steps, MapStyleTransitions(dataset, steps)),
+        _Candidate("hopper", hopper, "Transitions", steps, MapStyleTransitions(hopper, steps)),
+        _Candidate("hopper", hopper, f"FutureStates(history={history})", future, slow_future),
+        _Candidate("maze2d", maze, "Transitions", steps, MapStyleTransitions(maze, steps), 0),
         _Candidate(
-            f"FutureStates(history={history})",
-            future,
-            MapStyleFutureStates(dataset, future, seed),
+            *("maze2d", maze, f"Snippets({horizon})", snippets),
+            *(MapStyleSnippets(maze, snippets), horizon),
         ),
     )
-    results = []
-    for name, view, map_style in candidates:
-        bound = view.bind(dataset, device)
+    results: list[LoaderResult] = []
+    jobs: dict[tuple[int, int], int] = {}  # of d3rlpy: which result they stand beside
+    for candidate in candidates:
+        bound = candidate.view.bind(candidate.dataset, device)
         for size in batch_sizes:
-            order = RowOrder(len(bound.rows), size, seed, device=device)
+            order = RowOrder(bound.spans, size, seed, device=device)
             ours = iter(TrainLoader(bound, order, 1 << 40, lambda: 0))
-            theirs = _endless(map_style, size, device)
+            theirs = _endless(candidate.map_style, size, device)
             fewer = max(1, batches // 10)
             draws = [partial(_draw, ours, batches), partial(_draw, theirs, fewer)]
             for source in (ours, theirs):
                 next(source)  # makes the permutation
             fast, slow = measure(draws, device, budget=budget)
             speed, other = batches * size / fast.seconds, fewer * size / slow.seconds
-            results.append(LoaderResult(name, size, speed, other, speed / other))
+            if candidate.peer_window is not None:
+                jobs[candidate.peer_window, size] = len(results)
+            results.append(
+                LoaderResult(
+                    *(candidate.data, candidate.name, size, speed, other, speed / other),
+                    _memory_ratio(candidate.dataset, bound, order),
+                )
+            )
+    if peer_python is not None:
+        speeds = d3rlpy_speeds(peer_python, maze, list(jobs), budget=budget)
+        for place, speed in zip(jobs.values(), speeds, strict=True):
+            ours_speed = results[place].rows_per_second
+            results[place] = replace(
+                results[place], d3rlpy_rows_per_second=speed, d3rlpy_ratio=ours_speed / speed
+            )
     return results
+
+
+def _memory_ratio(dataset: OfflineDataset, *held: object) -> float:
+    columns = sum(column.nbytes for column in dataset.columns.values())
+    extra = held_bytes(held, beside=dataset.columns.values())
+    on_cpu = not any(tensor.is_cuda for tensor in find_tensors(held))
+    return (columns * on_cpu + extra) / columns
 
 
 def _endless(rows: Dataset[Any], batch_size: int, device: torch.device) -> Iterator[list[Tensor]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 
@@ -102,3 +103,34 @@ def matrix_peak(device: torch.device, dtype: torch.dtype, *, budget: float = 1.5
     sizes = (4096, 8192) if device.type == "cuda" else (512, 1024)
     share = budget / len(sizes)
     return max(product_speed(n, n, n, device, dtype, budget=share) for n in sizes)
+
+
+def find_tensors(held: object) -> list[torch.Tensor]:
+    """Every tensor in an object's attributes, containers and their objects, each once."""
+    found: dict[int, torch.Tensor] = {}
+    seen: set[int] = set()
+    todo = [held]
+    while todo:
+        item = todo.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, torch.Tensor):
+            found[id(item)] = item
+        elif isinstance(item, Mapping):
+            todo += item.values()
+        elif isinstance(item, list | tuple):
+            todo += item
+        elif type(item).__module__.startswith("lit_offrl"):
+            todo += vars(item).values()
+    return list(found.values())
+
+
+def held_bytes(held: object, beside: Iterable[np.ndarray] = ()) -> int:
+    """Bytes of the memory of all tensors in an object, but for memory that ``beside`` shares."""
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for tensor in find_tensors(held)
+    }
+    shared = {array.ctypes.data for array in beside}
+    return sum(size for address, size in storages.items() if address not in shared)

@@ -64,6 +64,27 @@ def make_dataset(rows: int, seed: int, longest: int = 1000) -> OfflineDataset:
     )
 
 
+def make_maze(rows: int, seed: int, longest: int = 400) -> OfflineDataset:
+    """maze2d's sizes: 4 numbers a state, 2 an action, a goal, timeouts alone.
+
+    What the numbers are does not matter to the time it takes.
+    """
+    random = np.random.default_rng(seed)
+    timeouts = np.zeros(rows, dtype=bool)
+    stops = np.cumsum(random.integers(1, longest + 1, size=2 * rows // longest + 20))
+    timeouts[stops[stops <= rows] - 1] = True
+    return OfflineDataset.from_columns(
+        {
+            "observations": random.standard_normal((rows, 4), dtype=np.float32),
+            "actions": random.uniform(-1, 1, (rows, 2)).astype(np.float32),
+            "rewards": (random.random(rows) < 0.05).astype(np.float32),
+            "goals": random.standard_normal((rows, 2), dtype=np.float32),
+            "timeouts": timeouts,
+        },
+        name="made up",
+    )
+
+
 def make_module(
     options: dict[str, Any], dataset: OfflineDataset, device: torch.device, seed: int
 ) -> DVFModule:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -12,12 +13,18 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks.loader import MapStyleFutureStates, MapStyleTransitions, run_loader
-from benchmarks.made_up import Settings, make_dataset, make_module, settings
+from benchmarks.loader import run_loader
+from benchmarks.machine import held_bytes
+from benchmarks.made_up import Settings, make_dataset, make_maze, make_module, settings
+from benchmarks.map_style import MapStyleFutureStates, MapStyleSnippets, MapStyleTransitions
+from benchmarks.peer import d3rlpy_speeds
+from benchmarks.priority import run_priority
 from benchmarks.start import SHAPES, StartResult, run_starts
 from benchmarks.step import PARTS, count_flops, run_step
 from benchmarks.value import autoregressive_value, counted, run_value
-from lit_offrl.datasets.views import FutureStates, Transitions
+from lit_offrl.datasets.sampler import RowOrder
+from lit_offrl.datasets.views import FutureStates, Snippets, Transitions
+from lit_offrl.errors import ConfigError
 
 CPU = torch.device("cpu")
 TINY = {"width": 16, "blocks": 1, "latents": 2, "history": 2, "hidden": [8], "num_samples": 3}
@@ -63,17 +70,72 @@ def test_both_loaders_hand_out_the_same_rows():
     for i, row in enumerate(bound.rows.tolist()):
         assert same([getattr(batch, name)[i] for name in fields], slow.make(row, uniforms[i]))
 
+    maze, snippets = make_maze(200, seed=0, longest=30), Snippets(7)
+    slow, bound = MapStyleSnippets(maze, snippets), snippets.bind(maze)
+    batch = bound.batch(bound.rows)
+    assert len(slow) == len(bound.rows) > 50
+    for i in range(len(slow)):
+        for one, other in zip([part[i] for part in batch if part is not None], slow[i]):
+            torch.testing.assert_close(one, other)
+
 
 def test_loader_gives_a_ratio_for_each_view_and_batch_size():
     results = run_loader(
         device=CPU, rows=3000, batch_sizes=(8, 16), history=2, batches=10, budget=0.05
     )
-    assert [(r.view.partition("(")[0], r.batch_size) for r in results] == [
-        *(("Transitions", 8), ("Transitions", 16)),
-        *(("FutureStates", 8), ("FutureStates", 16)),
+    assert [(r.data, r.view.partition("(")[0], r.batch_size) for r in results] == [
+        (data, view, size)
+        for data, view in [
+            *(("hopper", "Transitions"), ("hopper", "FutureStates")),
+            *(("maze2d", "Transitions"), ("maze2d", "Snippets")),
+        ]
+        for size in (8, 16)
     ]
     for r in results:
         assert r.ratio == pytest.approx(r.rows_per_second / r.map_style_rows_per_second)
+        assert r.d3rlpy_ratio is None
+
+
+def test_a_million_rows_take_little_more_memory_than_their_columns():
+    """Windows and an epoch's order included: the issue's bound is 1.2."""
+    maze = make_maze(50_000, seed=0)
+    columns = sum(column.nbytes for column in maze.columns.values())
+    assert columns == 50_000 * (4 * (4 + 2 + 1 + 2) + 2)
+    for view in (Transitions(), Snippets(30)):
+        bound = view.bind(maze)
+        order = RowOrder(bound.spans, 8, seed=0)
+        before = held_bytes((bound, order), beside=maze.columns.values())
+        bound.batch(order.rows(0))
+        after = held_bytes((bound, order), beside=maze.columns.values())
+        assert after - before == 4 * len(bound.spans)  # an int32 a row
+        assert after < 0.2 * columns
+
+
+def test_d3rlpys_numbers_stand_beside_those_of_the_same_view(tmp_path):
+    """With another script in its place: the real one needs d3rlpy."""
+    script = tmp_path / "peer.py"
+    script.write_text(
+        "import json, sys, numpy\n"
+        "columns, out, budget, *jobs = sys.argv[1:]\n"
+        "rows = len(numpy.load(columns)['timeouts'])\n"
+        "numbers = [job.split(',') for job in jobs]\n"
+        "open(out, 'w').write(json.dumps([rows + int(w) + int(b) for w, b in numbers]))\n"
+    )
+    maze, python = make_maze(200, seed=0), Path(sys.executable)
+    jobs = [(0, 128), (30, 256)]
+    assert d3rlpy_speeds(python, maze, jobs, budget=0.1, script=script) == [328, 486]
+    script.write_text("raise SystemExit('No module named d3rlpy')")
+    with pytest.raises(ConfigError, match=r"No module named d3rlpy\. Make it by: python3 -m venv"):
+        d3rlpy_speeds(python, maze, jobs, budget=0.1, script=script)
+    with pytest.raises(ConfigError, match="nowhere"):
+        d3rlpy_speeds(Path("nowhere"), maze, jobs, budget=0.1)
+
+
+def test_priorities_are_timed_beside_a_draw_that_sums_them_all():
+    result = run_priority(device=CPU, items=500, batch_size=8, repeats=2, budget=0.02)
+    assert (result.items, result.batch_size) == (500, 8)
+    assert result.ratio == pytest.approx(result.multinomial_seconds / result.draw_seconds)
+    assert result.update_seconds > 0
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -181,15 +243,27 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
         yield StartResult("maze2d-large-v1", 1000, 2.0, 0.5, 9.0)
 
     monkeypatch.setattr(command, "run_starts", no_start)
+
+    def tiny_priority(**options):
+        return run_priority(**options, items=100, batch_size=8, repeats=2, budget=0.01)
+
     monkeypatch.setattr(command, "run_loader", tiny_loader)
+    monkeypatch.setattr(command, "run_priority", tiny_priority)
     monkeypatch.setattr(command, "run_steps", tiny_step)
     monkeypatch.setattr(command, "run_values", tiny_value)
     numbers = command.main(["--json", "numbers.json"])
     assert json.loads((folder / "numbers.json").read_text()) == json.loads(json.dumps(numbers))
-    assert numbers.keys() == {"machine", "loader", "step", "value", "start"}
+    assert numbers.keys() == {"machine", "loader", "priority", "step", "value", "start"}
     assert numbers["machine"]["threads"] == torch.get_num_threads() == 1
     printed = capsys.readouterr().out
-    for word in ("Loader", "training step", "time goes", "One value", "EXTRAPOLATED from 3 steps"):
+    for word in (
+        "Loader",
+        "Prioritised sampling of 100",
+        "training step",
+        "time goes",
+        "One value",
+        "EXTRAPOLATED from 3 steps",
+    ):
         assert word in printed
     assert "EXTRAPOLATED from 2 of 8 rows" in printed
 
@@ -217,6 +291,7 @@ def test_a_start_is_measured_in_the_shape_of_each_dataset(monkeypatch):
     [
         (["--threads", "0"], "at least 1"),
         (["--json", "nowhere/numbers.json"], "no folder"),
+        (["--peer-python", "nowhere/python"], "there is no nowhere/python; make it by: python3"),
         (["lodaer"], "invalid choice"),
     ],
 )

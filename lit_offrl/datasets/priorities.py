@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lit_offrl.datasets.block_sums import BlockSums, set_largest
 from lit_offrl.datasets.rows import Spans
 from lit_offrl.datasets.sampler import Draw, Order
-from lit_offrl.datasets.sum_tree import SumTree
 from lit_offrl.errors import ConfigError
 from lit_offrl.randomness import ShardedGenerator
 
@@ -108,7 +108,7 @@ class PrioritizedOrder(Order):
         self._priorities[self.spans.all().to(self.device)] = 1.0
         self._largest = torch.ones((), device=self.device)
         self._alpha = _value(self.settings.alpha, 0)
-        self._tree = SumTree(self._weigh(self._priorities))
+        self._sums = BlockSums(self._weigh(self._priorities))
         self._all_zero: bool | None = False  # None: not known since the last update
 
     @property
@@ -124,14 +124,13 @@ class PrioritizedOrder(Order):
         """
         if (alpha := _value(self.settings.alpha, step)) != self._alpha:
             self._alpha = alpha
-            self._tree = SumTree(self._weigh(self._priorities))
+            self._sums = BlockSums(self._weigh(self._priorities))
         self._need_some()
         # Of all ranks' rows, since the largest weight is theirs in common.
         count = self.batch_size * self.world_size
         drawn = ShardedGenerator(self.seed, _STRATA, step).uniform((count,), torch.float64)
         shares = ((torch.arange(count) + drawn) / count).to(self.device)
-        rows = self._tree.find(shares)
-        chance = self._tree.weights.index_select(0, rows) / self._tree.total
+        rows, chance = self._sums.find(shares)
         weights = (self.num_rows * chance) ** -_value(self.settings.beta, step)
         mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         return Draw(rows[mine], (weights[mine] / weights.max()).float())
@@ -164,11 +163,9 @@ class PrioritizedOrder(Order):
                 f"row {int(rows[at]):,} cannot have the priority {float(values[at])}: priorities "
                 "are finite numbers of at least 0, for rows that the order holds."
             )
-        # As in the tree: first 0, then the largest.
-        self._priorities[rows] = 0.0
-        self._priorities.scatter_reduce_(0, rows, values, "amax")
+        set_largest(self._priorities, rows, values)
         self._largest = torch.maximum(self._largest, values.max())
-        self._tree.set(rows, self._weigh(values))
+        self._sums.set(rows, self._weigh(values))
         self._all_zero = None
 
     def renew(self, rows: Int[Tensor, " B"]) -> None:
@@ -182,7 +179,7 @@ class PrioritizedOrder(Order):
             "largest": self._largest.cpu().clone(),
             "alpha": self._alpha,
             # Not p^α anew: a power may be rounded otherwise in another place of a tensor.
-            "weights": self._tree.weights.cpu().clone(),
+            "weights": self._sums.weights.cpu().clone(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -202,7 +199,7 @@ class PrioritizedOrder(Order):
         self._priorities = state["priorities"].to(self.device, copy=True)
         self._largest = state["largest"].to(self.device, copy=True)
         self._alpha = state["alpha"]
-        self._tree = SumTree(state["weights"].to(self.device))
+        self._sums = BlockSums(state["weights"].to(self.device))
         self._all_zero = None
 
     def _weigh(self, priorities: Tensor) -> Tensor:
@@ -212,7 +209,7 @@ class PrioritizedOrder(Order):
 
     def _need_some(self) -> None:
         if self._all_zero is None:
-            self._all_zero = not bool(self._tree.total > 0)
+            self._all_zero = not bool(self._sums.total > 0)
         if self._all_zero:
             raise ConfigError(
                 "no row has a priority above 0, so none can be drawn: add a small number to "

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from lit_offrl.datasets.block_sums import BLOCK, BlockSums
 from lit_offrl.datasets.priorities import Linear, Priorities, PrioritizedOrder
 from lit_offrl.datasets.rows import Spans
-from lit_offrl.datasets.sum_tree import FAN, SumTree
 from lit_offrl.errors import ConfigError
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -20,53 +20,53 @@ def random(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# ---- the tree ---------------------------------------------------------------------------
+# ---- the sums ---------------------------------------------------------------------------
 
 
 @quick
 @given(
-    weights=st.lists(st.sampled_from([0.0, 0.1, 1.0, 3.5]), min_size=1, max_size=3 * FAN),
+    weights=st.lists(st.sampled_from([0.0, 0.1, 1.0, 3.5]), min_size=1, max_size=3 * BLOCK),
     share=st.floats(0, 1, exclude_max=True),
 )
 def test_found_is_where_a_running_sum_passes_the_share(weights, share):
-    tree = SumTree(torch.tensor(weights, dtype=torch.float64))
-    found = int(tree.find(torch.tensor([share], dtype=torch.float64)))
-    sums = np.cumsum(weights)
-    assert float(tree.total) == pytest.approx(sums[-1])
+    sums_of = BlockSums(torch.tensor(weights, dtype=torch.float64))
+    found, chance = map(float, sums_of.find(torch.tensor([share], dtype=torch.float64)))
+    found, sums = int(found), np.cumsum(weights)
+    assert float(sums_of.total) == pytest.approx(sums[-1])
     if sums[-1] > 0:
         assert weights[found] > 0
+        assert chance == pytest.approx(weights[found] / sums[-1])
         before = sums[found] - weights[found]
         near = 1e-12 * sums[-1]
         assert before - near <= share * sums[-1] <= sums[found] + near
 
 
-@pytest.mark.parametrize("size", [1, FAN, FAN + 1, FAN**2, FAN**2 + 1, 40_000])
+@pytest.mark.parametrize("size", [1, BLOCK, BLOCK + 1, BLOCK**2, 40_000])
 def test_sums_are_exact_after_many_updates(size):
-    """Not only near: the tree is, bit for bit, the one that its weights would give afresh."""
+    """Not only near: bit for bit those that the weights would give afresh."""
     generator = random()
-    tree = SumTree(torch.rand(size, generator=generator, dtype=torch.float64))
-    plain = tree.weights.clone()
+    sums_of = BlockSums(torch.rand(size, generator=generator, dtype=torch.float64))
+    plain = sums_of.weights.clone()
     for _ in range(300):
         index = torch.randint(size, (64,), generator=generator)
         weights = torch.rand(64, generator=generator, dtype=torch.float64) ** 8 * 1e6
-        tree.set(index, weights)
+        sums_of.set(index, weights)
         plain[index] = 0.0
         for at, weight in zip(index.tolist(), weights.tolist(), strict=True):
             plain[at] = max(float(plain[at]), weight)
-    assert torch.equal(tree.weights, plain)
-    fresh = SumTree(plain)
-    for level, other in zip(tree._levels, fresh._levels, strict=True):
-        assert torch.equal(level, other)
-    assert float(tree.total) == pytest.approx(float(plain.sum()), rel=1e-14)
+    assert torch.equal(sums_of.weights, plain)
+    fresh = BlockSums(plain)
+    assert torch.equal(sums_of._blocks, fresh._blocks)
+    assert float(sums_of.total) == pytest.approx(float(plain.sum()), rel=1e-14)
 
 
 def test_shares_at_the_ends_never_fall_on_nothing():
     weights = torch.zeros(5000, dtype=torch.float64)
     weights[[17, 4000]] = torch.tensor([1e-300, 1.0], dtype=torch.float64)
-    ends = torch.tensor([0.0, np.nextafter(1.0, 0.0)], dtype=torch.float64)
-    assert SumTree(weights).find(ends).tolist() == [17, 4000]
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    assert BlockSums(weights).find(ends)[0].tolist() == [17, 4000]
     weights[17] = 0.0
-    assert SumTree(weights).find(ends).tolist() == [4000, 4000]
+    assert BlockSums(weights).find(ends)[0].tolist() == [4000, 4000]
 
 
 # ---- the order --------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_of_duplicates_the_largest_holds_and_new_rows_get_the_largest_ever():
     assert order.priorities[5] == 0.5
     order.renew(torch.tensor([8, 9, 9]))
     assert order.priorities[[8, 9]].tolist() == [7.0, 7.0]
-    assert float(order._tree.total) == pytest.approx(0.5 + 0.25 + 14.0 + 6.0)
+    assert float(order._sums.total) == pytest.approx(0.5 + 0.25 + 14.0 + 6.0)
 
 
 @quick
