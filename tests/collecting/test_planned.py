@@ -183,7 +183,7 @@ def test_a_signal_leaves_whole_rows(tmp_path, monkeypatch, capsys, number):
     ("env", "more", "said"),
     [
         ("Pendulum-v1", [], "no maze2d environment: choose one"),
-        ("umaze", ["--goals", "(2,1)"], r"cell \(2,1\) is a wall: choose a free one"),
+        ("umaze", ["--goals", "(2,1)"], r"cell \(2,1\) is a wall or outside: choose a free one"),
         ("umaze", ["--thin", "2"], "--thin is for --kind"),
         ("umaze", ["--train_steps", "2"], "--train_steps is for --kind"),
         ("umaze", ["--noise", "nan"], "--noise nan: give a number from 0"),
