@@ -15,6 +15,7 @@ from rich.table import Table
 
 from benchmarks.loader import LoaderResult, run_loader
 from benchmarks.machine import describe
+from benchmarks.maze import MazeScore, MazeSpeed, run_scores, run_speed
 from benchmarks.peer import HOW_TO
 from benchmarks.priority import PriorityResult, run_priority
 from benchmarks.start import StartResult, run_starts
@@ -22,7 +23,7 @@ from benchmarks.step import StepResult, run_steps
 from benchmarks.value import ValueResult, run_values
 from lit_offrl.errors import ConfigError
 
-NAMES = ("loader", "priority", "step", "value", "start")
+NAMES = ("loader", "priority", "step", "value", "start", "maze")
 
 
 def seconds(value: float) -> str:
@@ -157,6 +158,30 @@ def start_table(results: Sequence[StartResult]) -> Table:
     return table
 
 
+def maze_tables(speed: MazeSpeed, scores: Sequence[MazeScore]) -> tuple[Table, Table]:
+    """The speed of collecting, and one line a maze and policy."""
+    table = Table("maze", "collecting", "through gymnasium", "ratio", title="Collecting maze2d")
+    table.add_row(
+        speed.maze,
+        f"{speed.steps_per_second:,.0f} steps/s",
+        f"{speed.gymnasium_steps_per_second:,.0f} steps/s",
+        f"{speed.ratio:.1f} ×",
+    )
+    title = f"maze2d, {scores[0].episodes} episodes each"
+    returns = Table("maze", "policy", "return", "D4RL's reference", "score", title=title)
+    for r in scores:
+        returns.add_row(
+            *(r.maze, r.policy, f"{r.mean_return:.1f}", f"{r.reference:.1f}"),
+            f"{r.score:.1f} ± {r.error:.1f}",
+        )
+    returns.caption = (
+        "±: standard error. The script behind D4RL's maxima\n"
+        "plans once and later drives straight at the goal;\n"
+        "a true planner scores far above 100."
+    )
+    return table, returns
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -226,6 +251,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         starts = list(run_starts(threads=options.threads, seed=options.seed))
         numbers["start"] = [asdict(r) for r in starts]
         console.print(start_table(starts))
+    if options.which in (None, "maze"):
+        speed, scores = run_speed(seed=options.seed), run_scores(seed=options.seed)
+        numbers["maze"] = {"speed": asdict(speed), "scores": [asdict(r) for r in scores]}
+        for table in maze_tables(speed, scores):
+            console.print(table)
     if options.json is not None:
         options.json.write_text(json.dumps(numbers, indent=2) + "\n")
     return numbers

@@ -17,6 +17,7 @@ from benchmarks.loader import run_loader
 from benchmarks.machine import held_bytes
 from benchmarks.made_up import Settings, make_dataset, make_maze, make_module, settings
 from benchmarks.map_style import MapStyleFutureStates, MapStyleSnippets, MapStyleTransitions
+from benchmarks.maze import run_scores, run_speed
 from benchmarks.peer import d3rlpy_speeds
 from benchmarks.priority import run_priority
 from benchmarks.start import SHAPES, StartResult, run_starts
@@ -228,6 +229,14 @@ def test_roll_out_without_steps_is_the_first_reward():
     torch.testing.assert_close(rolled, sampled)
 
 
+def test_maze_scores_are_against_d4rls_references():
+    results = run_scores(mazes=("umaze",), episodes=5)
+    assert [r.policy for r in results] == ["random", "planner", "planned once"]
+    for r in results:
+        assert r.score == pytest.approx(100 * (r.mean_return - 23.85) / (161.86 - 23.85))
+    assert results[1].mean_return > results[0].mean_return
+
+
 def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatch):
     def tiny_loader(**options):
         return run_loader(**options, rows=500, batch_sizes=(8,), batches=5, budget=0.02)
@@ -247,13 +256,22 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
     def tiny_priority(**options):
         return run_priority(**options, items=100, batch_size=8, repeats=2, budget=0.01)
 
+    def tiny_speed(**_):
+        return run_speed(maze="umaze", steps=300, budget=0.01)
+
+    def tiny_scores(**_):
+        return run_scores(mazes=("umaze",), episodes=1)
+
+    monkeypatch.setattr(command, "run_speed", tiny_speed)
+    monkeypatch.setattr(command, "run_scores", tiny_scores)
     monkeypatch.setattr(command, "run_loader", tiny_loader)
     monkeypatch.setattr(command, "run_priority", tiny_priority)
     monkeypatch.setattr(command, "run_steps", tiny_step)
     monkeypatch.setattr(command, "run_values", tiny_value)
     numbers = command.main(["--json", "numbers.json"])
     assert json.loads((folder / "numbers.json").read_text()) == json.loads(json.dumps(numbers))
-    assert numbers.keys() == {"machine", "loader", "priority", "step", "value", "start"}
+    keys = {"machine", "loader", "priority", "step", "value", "start", "maze"}
+    assert numbers.keys() == keys
     assert numbers["machine"]["threads"] == torch.get_num_threads() == 1
     printed = capsys.readouterr().out
     for word in (
@@ -262,9 +280,11 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
         "training step",
         "time goes",
         "One value",
-        "EXTRAPOLATED from 3 steps",
+        "Collecting maze2d",
+        "plans once",
     ):
         assert word in printed
+    assert "EXTRAPOLATED from 3 steps" in printed
     assert "EXTRAPOLATED from 2 of 8 rows" in printed
 
 

@@ -42,7 +42,8 @@ class PlannedCollection:
             and ``next_observations``.
 
     Raises:
-        ConfigError: the environment is no maze2d, or a goal is no free cell.
+        ConfigError: the environment is no maze2d, its cells are not all connected, or a goal is no
+            free cell.
         EvaluationError: there is no such environment, or MuJoCo is not installed.
     """
 
@@ -57,6 +58,10 @@ class PlannedCollection:
                 " lit_offrl/maze2d-umaze-v1, or give --kind."
             )
         self._env, self._maze = env.unwrapped, env.unwrapped.maze
+        if (self._maze.distances < 0).any():  # found now, not after an hour of rows
+            raise ConfigError(
+                f"maze '{self._maze.name}': has cells without a way between them: join them."
+            )
         self._limit: int | None = getattr(env.spec, "max_episode_steps", None)
         if options.goals is not None:
             for cell in options.goals:

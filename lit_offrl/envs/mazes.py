@@ -65,6 +65,12 @@ class Maze:
         numbers[self.free] = np.arange(len(self.cells))
         return numbers
 
+    def has(self, cell: tuple[int, int]) -> bool:
+        """Whether a cell is inside and free."""
+        i, j = cell
+        inside = 0 <= i < self.free.shape[0] and 0 <= j < self.free.shape[1]
+        return inside and bool(self.free[i, j])
+
     def index(self, cell: tuple[int, int] | np.ndarray) -> int:
         """Return the row of a free cell in ``cells``.
 
@@ -72,12 +78,11 @@ class Maze:
             ConfigError: the cell is wall, or outside.
         """
         i, j = (int(number) for number in cell)
-        inside = 0 <= i < self.free.shape[0] and 0 <= j < self.free.shape[1]
-        if not inside or not self.free[i, j]:
+        if not self.has((i, j)):
             some = ", ".join(f"({a},{b})" for a, b in self.cells[:3].tolist())
             raise ConfigError(
-                f"maze '{self.name}': cell ({i},{j}) is {'a wall' if inside else 'outside'}: choose"
-                f" a free one, such as {some}."
+                f"maze '{self.name}': cell ({i},{j}) is a wall or outside: choose a free one, such"
+                f" as {some}."
             )
         return int(self.numbers[i, j])
 

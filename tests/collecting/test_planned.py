@@ -10,7 +10,7 @@ import pytest
 from lit_offrl.commands.collect import main
 from lit_offrl.datasets.hdf5 import read_hdf5
 from lit_offrl.envs.maze2d import Maze2dEnv
-from lit_offrl.envs.mazes import MAZE2D
+from lit_offrl.envs.mazes import MAZE2D, Maze
 from lit_offrl.envs.point_mass import PointMass
 from lit_offrl.errors import ConfigError, EvaluationError
 
@@ -183,7 +183,7 @@ def test_a_signal_leaves_whole_rows(tmp_path, monkeypatch, capsys, number):
     ("env", "more", "said"),
     [
         ("Pendulum-v1", [], "no maze2d environment: choose one"),
-        ("umaze", ["--goals", "(2,1)"], r"cell \(2,1\) is a wall: choose a free one"),
+        ("umaze", ["--goals", "(2,1)"], r"cell \(2,1\) is a wall or outside: choose a free one"),
         ("umaze", ["--thin", "2"], "--thin is for --kind"),
         ("umaze", ["--train_steps", "2"], "--train_steps is for --kind"),
         ("umaze", ["--noise", "nan"], "--noise nan: give a number from 0"),
@@ -217,6 +217,16 @@ def test_options_that_exclude_each_other(tmp_path, capsys, argv, said):
         main(
             [*"--env Pendulum-v1 --kind random --goals (1,1) --output".split(), str(tmp_path / "a")]
         )
+
+
+def test_mazes_in_parts_are_refused_at_once(tmp_path):
+    parts = Maze("parts", ("#####", "#.#.#", "#####"), (1, 1), 10)
+    gymnasium.register("Parts-v0", Maze2dEnv, max_episode_steps=10, kwargs={"maze": parts})
+    try:
+        with pytest.raises(ConfigError, match="maze 'parts': has cells without a way between them"):
+            collect(tmp_path / "a", "Parts-v0", 100)
+    finally:
+        del gymnasium.registry["Parts-v0"]
 
 
 def test_fixed_goals_need_a_step_limit(tmp_path):

@@ -99,6 +99,14 @@ def test_scores_are_a_true_planners_and_the_original_scripts():
     assert 110 < once.mean() < 200 and once.min() == 0
 
 
+def test_idle_rows_of_roll_outs_disturb_nobody():
+    few = rollout(WaypointPlanner(U), "lit_offrl/maze2d-umaze-v1", episodes=2, seed=0, num_envs=6)
+    assert len(few) == 2 and (few.returns > 50).all()
+    policy = WaypointPlanner(U)
+    actions = policy.act(np.array([[0.0, 0, 0, 0], [99, 1, 0, 0], [1, 1, 0, 0]]))
+    np.testing.assert_array_equal(actions, [[1, 1], [-1, 0], [0, 0]])
+
+
 def test_walls_are_no_goals():
     with pytest.raises(ConfigError, match=r"cell \(2,1\) is a wall"):
         WaypointPlanner(U, (2, 1))
