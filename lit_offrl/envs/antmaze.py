@@ -1,8 +1,8 @@
 """AntMaze: D4RL's ant in a maze of 4 m cells, paid once within 0.5 m of the goal.
 
-    row 1   R . # # . .        x = 4 m · (column − 1), y = 4 m · (row − 1): the start R is (0, 0)
-    row 2   . . # . . .        the goal is drawn anew at each reset, up and right of the centre of
-    ...         ...    G        the cell G: by U(0, 1) + U(0, 0.5) m in x and in y, as in D4RL's -v2
+    line 1   R . # # . .       x = 4 m · (column − 1), y = 4 m · (line − 1): the start R is (0, 0)
+    line 2   . . # . . .       the goal is drawn anew at each reset, up and right of the centre of
+    ...         ...    G       the cell G: by U(0, 1) + U(0, 0.5) m in x and in y, as in D4RL's -v2
 
 Fu et al., D4RL (2020), section 5; layouts, start and goal as in its ``locomotion/maze_env.py``.
 """
@@ -18,6 +18,7 @@ import numpy as np
 from lit_offrl.envs.ant_model import maze_xml
 from lit_offrl.envs.drawing import Canvas
 from lit_offrl.envs.extras import require
+from lit_offrl.envs.mazes import MAZE2D
 from lit_offrl.errors import ConfigError, nearest
 
 CELL = 4.0  # metres
@@ -26,37 +27,8 @@ _WALL_HEIGHT = 2.0
 _FRAME_SKIP = 5  # of 0.02 s
 _START_NOISE = 0.1
 
-# '#' wall, 'R' the start, 'G' the goal's cell; the outermost ring is wall
-MAZES: Mapping[str, tuple[str, ...]] = {
-    "umaze": (
-        "#####",
-        "#R..#",
-        "###.#",
-        "#G..#",
-        "#####",
-    ),
-    "medium": (
-        "########",
-        "#R.##..#",
-        "#..#...#",
-        "##...###",
-        "#..#...#",
-        "#.#..#.#",
-        "#...#.G#",
-        "########",
-    ),
-    "large": (
-        "############",
-        "#R...#.....#",
-        "#.##.#.#.#.#",
-        "#......#...#",
-        "#.####.###.#",
-        "#..#.#.....#",
-        "##.#.#.#.###",
-        "#..#...#.G.#",
-        "############",
-    ),
-}
+GOALS: Mapping[str, tuple[int, int]] = {"umaze": (3, 1), "medium": (6, 6), "large": (7, 9)}
+"""Line and column of the goal's cell in the maze of that name; the walls are maze2d's."""
 TASKS: Mapping[str, int] = {  # task → step limit; play and diverse differ in their data only
     "umaze": 700,
     "umaze-diverse": 700,
@@ -79,7 +51,7 @@ def register() -> None:
 
 
 class AntMazeEnv(gymnasium.Env):
-    """The ant in one of ``MAZES``.
+    """The ant in one of the mazes of ``GOALS``.
 
     Observations (29,): qpos (15: x, y, z, quaternion, joints) and qvel (14). Actions (8,) in ±1 are
     torques of ±30 N·m, held for 0.1 s. ``info`` has ``goal`` (2,) and ``success``.
@@ -87,7 +59,7 @@ class AntMazeEnv(gymnasium.Env):
     ``reset(options={"position": (x, y), "goal": (x, y)})`` starts elsewhere, or fixes the goal.
 
     Args:
-        maze: a key of ``MAZES``.
+        maze: a key of ``GOALS``.
         goal: (x, y) of all episodes instead of a draw for each.
         ends_at_goal: terminate there, as D4RL's evaluation does; False to collect data.
         render_mode: ``"rgb_array"`` for pictures from above, made without GL.
@@ -107,17 +79,19 @@ class AntMazeEnv(gymnasium.Env):
         ends_at_goal: bool = True,
         render_mode: str | None = None,
     ) -> None:
-        if maze not in MAZES:
-            raise ConfigError(f"AntMaze has no maze '{maze}'.{nearest(maze, MAZES)}")
+        if maze not in GOALS:
+            raise ConfigError(f"AntMaze has no maze '{maze}'.{nearest(maze, GOALS)}")
         if render_mode not in (None, "rgb_array"):
             raise ConfigError(f"AntMaze has no render mode '{render_mode}': use rgb_array.")
         self._mujoco: Any = require("mujoco", "AntMaze")
-        self.maze = MAZES[maze]
+        self.maze = MAZE2D[maze]
+        self._walls = centres(np.argwhere(~self.maze.free))
+        self._goal_cell = centres(np.array(GOALS[maze]))
         self.fixed_goal = None if goal is None else _point(goal, "goal")
         self.ends_at_goal = ends_at_goal
         self.render_mode = render_mode
         self.width, self.height = 480, 480
-        xml = maze_xml(cells(self.maze, "#"), CELL, _WALL_HEIGHT)
+        xml = maze_xml(self._walls, CELL, _WALL_HEIGHT)
         self.model = self._mujoco.MjModel.from_xml_string(xml)
         self.data = self._mujoco.MjData(self.model)
         self._torque = self.model.actuator_ctrlrange[:, 1]
@@ -138,7 +112,7 @@ class AntMazeEnv(gymnasium.Env):
             raise ConfigError(f"AntMaze: reset has no option {sorted(options)}: position, goal.")
         noise = self.np_random.uniform(-_START_NOISE, _START_NOISE, self.model.nq)
         velocity = self.np_random.normal(0, _START_NOISE, self.model.nv)
-        drawn = cells(self.maze, "G")[0] + self.np_random.uniform(0, [[1.0], [0.5]], (2, 2)).sum(0)
+        drawn = self._goal_cell + self.np_random.uniform(0, [[1.0], [0.5]], (2, 2)).sum(0)
         self.goal = drawn if goal is None else _point(goal, "goal")
         qpos = self.model.qpos0 + noise
         qpos[:2] += _point(position, "position")
@@ -161,10 +135,10 @@ class AntMazeEnv(gymnasium.Env):
 
     def render(self) -> np.ndarray:
         """Return a picture (height, width, 3), uint8, from above."""
-        rows, columns = len(self.maze), len(self.maze[0])
-        extent = (CELL * columns, CELL * rows)
+        lines, columns = self.maze.free.shape
+        extent = (CELL * columns, CELL * lines)
         canvas = Canvas((self.width, self.height), (-1.5 * CELL, -1.5 * CELL), extent)
-        for wall in cells(self.maze, "#"):
+        for wall in self._walls:
             canvas.rectangle(wall - CELL / 2, wall + CELL / 2, (96, 108, 122))
         canvas.disc(self.goal, GOAL_RADIUS, (58, 166, 85))
         for name in self._geom_names():
@@ -187,10 +161,9 @@ class AntMazeEnv(gymnasium.Env):
         return {"goal": self.goal.copy(), "success": gap <= GOAL_RADIUS}
 
 
-def cells(maze: tuple[str, ...], kind: str) -> np.ndarray:
-    """Return the centres (K, 2) in metres of the cells marked ``kind``."""
-    found = [(x, y) for y, row in enumerate(maze) for x, mark in enumerate(row) if mark == kind]
-    return CELL * (np.array(found, float).reshape(-1, 2) - 1)
+def centres(cells: np.ndarray) -> np.ndarray:
+    """Return the centres (..., 2), (x, y) in metres, of cells (..., 2), (line, column)."""
+    return CELL * (cells[..., ::-1] - 1.0)
 
 
 def _point(value: Any, what: str) -> np.ndarray:

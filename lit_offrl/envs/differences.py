@@ -13,6 +13,12 @@ from lit_offrl.envs import adroit, antmaze, kitchen, locomotion
 _SIMULATOR = "The simulator is the installed MuJoCo; D4RL's data and references were made with 2.0."
 _DRAWS = "Starts and goals have D4RL's distributions, not its random numbers."
 
+_MAZE2D = (
+    _SIMULATOR,
+    _DRAWS,
+    "MuJoCo's solver starts cold at each step, so that a state and an action alone give the next"
+    " state; D4RL's starts from the step before.",
+)
 _ANTMAZE = (
     _SIMULATOR,
     _DRAWS,
@@ -52,6 +58,7 @@ _KITCHEN = (
 )
 
 DIFFERENCES: Mapping[str, tuple[str, ...]] = {
+    **{f"lit_offrl/maze2d-{maze}-v1": _MAZE2D for maze in ("open", "umaze", "medium", "large")},
     **{f"lit_offrl/antmaze-{task}-v2": _ANTMAZE for task in antmaze.TASKS},
     **{
         f"lit_offrl/{task}-v2": (*_LOCOMOTION, *_MORE_LOCOMOTION.get(task, ()))

@@ -11,12 +11,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from lit_offrl.envs.maze_pictures import MazePicture
+from lit_offrl.envs.drawing import Canvas
 from lit_offrl.envs.mazes import MAZE2D, Maze
 from lit_offrl.envs.point_mass import CELL_OFFSET, RADIUS, TIME_STEP, PointMass, cell_of
 from lit_offrl.errors import ConfigError, nearest
 
 GOAL_RADIUS = 0.5
+_WALL, _RING, _GOAL, _POINT = (92, 76, 64), (214, 228, 208), (196, 72, 66), (44, 92, 178)
 _RESET_OPTIONS = ("goal", "location")
 
 
@@ -40,7 +41,7 @@ class Maze2dEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     Raises:
         ConfigError: no maze has that name.
-        DependencyNotInstalled: MuJoCo is not installed.
+        EvaluationError: MuJoCo is not installed.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / TIME_STEP)}  # noqa: RUF012
@@ -62,7 +63,6 @@ class Maze2dEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.goal = np.array(maze.goal, np.float64)
         self._point = PointMass(maze)
-        self._picture: tuple[tuple[int, int], MazePicture] | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -108,14 +108,23 @@ class Maze2dEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._point.qvel[:] = qvel
 
     def render(self) -> np.ndarray | None:
-        """Return a picture from above (height, width, 3), uint8; None without a render mode."""
+        """Return a picture (height, width, 3), uint8, from above, x down and y to the right.
+
+        None without a render mode.
+        """
         if self.render_mode is None:
             return None
-        size = (self.width, self.height)
-        if self._picture is None or self._picture[0] != size:
-            self._picture = size, MazePicture(self.maze, size, CELL_OFFSET)
-        draw = self._picture[1].draw
-        return draw(self._point.qpos, self.goal, goal_radius=GOAL_RADIUS, radius=RADIUS)
+        lines, columns = self.maze.free.shape
+        edge = CELL_OFFSET - 0.5
+        # the canvas has its second axis upwards: a place is drawn at (y, −x)
+        canvas = Canvas((self.width, self.height), (edge, -edge - lines), (columns, lines))
+        for x, y in np.argwhere(~self.maze.free) + edge:
+            canvas.rectangle(np.array([y, -x - 1]), np.array([y + 1, -x]), _WALL)
+        turned = np.array([[0, 1], [-1, 0]])
+        canvas.disc(turned @ self.goal, GOAL_RADIUS, _RING)
+        canvas.disc(turned @ self.goal, 1.5 * RADIUS, _GOAL)
+        canvas.disc(turned @ self._point.qpos, 1.5 * RADIUS, _POINT)  # its own size is a pixel
+        return canvas.pixels
 
     def _observe(self) -> tuple[np.ndarray, dict[str, Any]]:
         observation = np.concatenate([self._point.qpos, self._point.qvel])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lit_offrl.envs.extras import require
 from lit_offrl.envs.mazes import Maze
 
 if TYPE_CHECKING:
@@ -48,21 +50,8 @@ _XML = """
 _WALL = '<geom type="box" size="0.5 0.5 0.2" pos="{:.1f} {:.1f} 0" conaffinity="1"/>'
 
 
-def require_mujoco() -> Any:
-    """Import MuJoCo, which is no requirement of the package.
-
-    Raises:
-        DependencyNotInstalled: it is not there; the message says what to install.
-    """
-    try:
-        import mujoco
-    except ImportError as error:
-        from gymnasium.error import DependencyNotInstalled
-
-        raise DependencyNotInstalled(
-            "the package mujoco is not installed: pip install -e .[mujoco]"
-        ) from error
-    return mujoco
+def _mujoco() -> ModuleType:
+    return require("mujoco", "maze2d")
 
 
 @lru_cache(maxsize=16)
@@ -75,7 +64,7 @@ def _model(maze: Maze) -> mujoco.MjModel:
         radius=RADIUS,
         walls="\n    ".join(_WALL.format(x, y) for x, y in middles.tolist()),
     )
-    return require_mujoco().MjModel.from_xml_string(xml)
+    return _mujoco().MjModel.from_xml_string(xml)
 
 
 class PointMass:
@@ -86,11 +75,11 @@ class PointMass:
         qvel: velocity (2,), float64, likewise.
 
     Raises:
-        DependencyNotInstalled: MuJoCo is not installed.
+        EvaluationError: MuJoCo is not installed.
     """
 
     def __init__(self, maze: Maze) -> None:
-        mujoco = require_mujoco()
+        mujoco = _mujoco()
         self._model = _model(maze)
         self._data = mujoco.MjData(self._model)
         self._step = mujoco.mj_step

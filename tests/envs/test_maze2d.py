@@ -175,6 +175,6 @@ def test_importing_needs_no_mujoco_and_making_says_what_to_install(monkeypatch):
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     monkeypatch.setitem(sys.modules, "mujoco", None)
     with pytest.raises(
-        EvaluationError, match=r"mujoco is not installed: pip install -e .\[mujoco\]"
+        EvaluationError, match=r"maze2d needs the package mujoco: run `pip install -e .\[mujoco\]`"
     ):
         make_env("lit_offrl/maze2d-umaze-v1")
