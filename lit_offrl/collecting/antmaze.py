@@ -6,7 +6,7 @@
 
     umaze      from the evaluation's start to its goal
     play       from any free cell to one of the goal cells marked in D4RL's maze for collecting
-    diverse    from any free cell to any
+    diverse    from any free cell to any other or the same
 
 At every step the next cell on a shortest way, its centre shifted by U(0, 1) m drawn anew, is the
 waypoint, and in the goal's cell the goal itself. The policy sees the ant without x and y (27) and
@@ -97,10 +97,8 @@ class AntMazeCollection:
     def run(self) -> None:
         """Collect until there is enough; the ants of a round are simulated in threads."""
         seed = self.options.seed
-        self._random, noise = (
-            np.random.default_rng(mix(seed, 3)),
-            np.random.default_rng(mix(seed, 4)),
-        )
+        self._random = np.random.default_rng(mix(seed, 3))
+        noise = np.random.default_rng(mix(seed, 4))
         self._env.reset(seed=mix(seed, 5) % 2**31)
         threads = min(LANES, os.cpu_count() or 1)
         with (
@@ -123,9 +121,8 @@ class AntMazeCollection:
                         raise FloatingPointError("the policy gave an action that is not finite")
                     actions += self.options.noise * noise.standard_normal(actions.shape)
                     actions = np.clip(actions, -1, 1).astype(np.float32)  # replayed as stored
-                    following = np.concatenate(
-                        list(pool.map(_steps, ants, _shares(actions, threads)))
-                    )
+                    parts = pool.map(_steps, ants, _shares(actions, threads))
+                    following = np.concatenate(list(parts))
                     going = step < self._planned[runs]
                     rows = (runs * self.run_rows + step)[going]
                     self._columns["observations"][rows] = states[going]
