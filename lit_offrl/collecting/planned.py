@@ -55,7 +55,7 @@ class PlannedCollection:
         if not isinstance(env.unwrapped, Maze2dEnv):
             raise ConfigError(
                 f"--planner waypoint: '{options.env}' is no maze2d environment: choose one, such as"
-                " lit_offrl/maze2d-umaze-v1, or give --kind."
+                " lit_offrl/maze2d-umaze-v1, or give --kind, or for AntMaze --policy."
             )
         self._env, self._maze = env.unwrapped, env.unwrapped.maze
         if (self._maze.distances < 0).any():  # found now, not after an hour of rows

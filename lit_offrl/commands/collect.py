@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from lit_offrl.collecting.agents import TARGET_RETURNS, AgentCollection
+from lit_offrl.collecting.antmaze import AntMazeCollection
 from lit_offrl.collecting.base import Collection
 from lit_offrl.collecting.planned import PlannedCollection
 from lit_offrl.commands.parsing import OneLineParser
@@ -66,11 +67,15 @@ def _parser() -> argparse.ArgumentParser:
   medium   the deterministic actor as it was when one episode reached the target return
   expert   the deterministic actor after --train_steps steps
 
-planners (lit_offrl/maze2d-*):
+planners (lit_offrl/maze2d-*, and lit_offrl/antmaze-* with --policy):
   waypoint the recipe of D4RL's maze2d data: one run to one random cell after another, in which
            timeouts say that a goal was reached or given up, and rewards[t] is of observations[t].
            D4RL's noise is --noise 0.5. With --goals, episodes of the whole step limit instead,
-           each to one of the goals in turn; the column 'policy' says to which
+           each to one of the goals in turn; the column 'policy' says to which.
+           AntMaze: runs of 1,001 rows in which a policy walks the ant to one waypoint after
+           another; D4RL's noise is --noise 0.2. The policy is a checkpoint, or an .npz of an MLP
+           with the layers w0 (29, h), b0, w1, b1, ... (the last 8 wide, or 16 with log std) and
+           optionally log_std, observation_mean, observation_std and activation (relu, tanh, elu)
 
 The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 for walker2d
 (PyBullet); give --target_return for other environments. An interrupted run keeps its rows.""",
@@ -80,6 +85,7 @@ The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 
     acts = parser.add_mutually_exclusive_group(required=True)
     acts.add_argument("--kind", choices=KINDS)
     acts.add_argument("--planner", choices=PLANNERS)
+    add("--policy", type=Path, metavar="FILE", help="of AntMaze's planner: what walks the ant")
     add("--output", required=True, type=Path, metavar="FILE.hdf5", help="what to write")
     add("--steps", type=_positive, default=1_000_000, help="steps recorded at most [1000000]")
     add("--seed", type=int, default=0, help="of SAC, the environment and all noise [0]")
@@ -121,6 +127,8 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError(f"--noise {options.noise:g}: give a number from 0 upwards.")
     if options.goals is not None and options.planner is None:
         raise ConfigError("--goals are of planners: give --planner waypoint, or leave them out.")
+    if options.policy is not None and options.planner is None:
+        raise ConfigError("--policy is of planners: give --planner waypoint, or leave it out.")
     for name, default in _OF_KINDS.items():
         if getattr(options, name) is None:
             setattr(options, name, default)
@@ -133,6 +141,12 @@ def _check(options: argparse.Namespace) -> None:
                 f"'{options.env}' has no usual level at which {options.kind} stops: give"
                 " --target_return (inf for none)."
             )
+
+
+def _collection(options: argparse.Namespace) -> Collection:
+    if options.policy is not None:
+        return AntMazeCollection(options)
+    return PlannedCollection(options) if options.planner else AgentCollection(options)
 
 
 def _ignore_signals() -> None:
@@ -166,8 +180,7 @@ def main(argv: Sequence[str]) -> int:
     """
     options = _parser().parse_args(argv)
     _check(options)
-    collection: Collection
-    collection = PlannedCollection(options) if options.planner else AgentCollection(options)
+    collection = _collection(options)
     code, why = 0, ""
     with _signals():
         try:

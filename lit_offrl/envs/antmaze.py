@@ -112,7 +112,7 @@ class AntMazeEnv(gymnasium.Env):
             raise ConfigError(f"AntMaze: reset has no option {sorted(options)}: position, goal.")
         noise = self.np_random.uniform(-_START_NOISE, _START_NOISE, self.model.nq)
         velocity = self.np_random.normal(0, _START_NOISE, self.model.nv)
-        drawn = self._goal_cell + self.np_random.uniform(0, [[1.0], [0.5]], (2, 2)).sum(0)
+        drawn = draw_goal(self._goal_cell, self.np_random)
         self.goal = drawn if goal is None else _point(goal, "goal")
         qpos = self.model.qpos0 + noise
         qpos[:2] += _point(position, "position")
@@ -121,17 +121,29 @@ class AntMazeEnv(gymnasium.Env):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Hold the torques for 0.1 s; reward 1 where that ends within 0.5 m of the goal."""
-        self.data.ctrl[:] = np.clip(action, -1.0, 1.0) * self._torque
-        self._mujoco.mj_step(self.model, self.data, nstep=_FRAME_SKIP)
+        self.advance(self.data, action)
         info = self._info()
         reached = info["success"]
         return self._observation(), float(reached), reached and self.ends_at_goal, False, info
+
+    def new_data(self) -> Any:
+        """Return the simulator's memory for one more ant in this maze."""
+        return self._mujoco.MjData(self.model)
+
+    def advance(self, data: Any, action: np.ndarray) -> None:
+        """Hold the torques for 0.1 s in ``data``; different ones can be advanced in threads."""
+        data.ctrl[:] = np.clip(action, -1.0, 1.0) * self._torque
+        self._mujoco.mj_step(self.model, data, nstep=_FRAME_SKIP)
+
+    def forward(self, data: Any) -> None:
+        """Compute what follows from the positions and velocities in ``data``."""
+        self._mujoco.mj_forward(self.model, data)
 
     def set_state(self, qpos: np.ndarray, qvel: np.ndarray) -> None:
         """Continue from the positions (15,) and velocities (14,)."""
         self._mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:], self.data.qvel[:] = qpos, qvel
-        self._mujoco.mj_forward(self.model, self.data)
+        self.forward(self.data)
 
     def render(self) -> np.ndarray:
         """Return a picture (height, width, 3), uint8, from above."""
@@ -164,6 +176,11 @@ class AntMazeEnv(gymnasium.Env):
 def centres(cells: np.ndarray) -> np.ndarray:
     """Return the centres (..., 2), (x, y) in metres, of cells (..., 2), (line, column)."""
     return CELL * (cells[..., ::-1] - 1.0)
+
+
+def draw_goal(centre: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Draw a goal (2,), (x, y) in metres, near the centre (2,) of its cell."""
+    return centre + random.uniform(0, [[1.0], [0.5]], (2, 2)).sum(0)
 
 
 def _point(value: Any, what: str) -> np.ndarray:
