@@ -10,19 +10,25 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
 from lit_offrl.collecting.agents import TARGET_RETURNS, AgentCollection
 from lit_offrl.collecting.base import Collection
+from lit_offrl.collecting.graded import GradedCollection
 from lit_offrl.collecting.planned import PlannedCollection
+from lit_offrl.collecting.steps import StepsCollection
 from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.errors import ConfigError, LitOffRLError
 from lit_offrl.evaluation.envs import find_spec
 
 KINDS = ("random", "mixed", "medium", "expert")
-PLANNERS = ("waypoint",)
+PLANNERS: dict[str, Callable[[argparse.Namespace], Collection]] = {
+    "waypoint": PlannedCollection,
+    "graded": GradedCollection,
+    "steps": StepsCollection,
+}
 # What only the agents of --kind have, by what it is where it was not given.
 _OF_KINDS = {"thin": 1, "target_return": None, "train_steps": 200_000}
 
@@ -66,11 +72,14 @@ def _parser() -> argparse.ArgumentParser:
   medium   the deterministic actor as it was when one episode reached the target return
   expert   the deterministic actor after --train_steps steps
 
-planners (lit_offrl/maze2d-*):
-  waypoint the recipe of D4RL's maze2d data: one run to one random cell after another, in which
-           timeouts say that a goal was reached or given up, and rewards[t] is of observations[t].
-           D4RL's noise is --noise 0.5. With --goals, episodes of the whole step limit instead,
-           each to one of the goals in turn; the column 'policy' says to which
+planners:
+  waypoint lit_offrl/maze2d-*: the recipe of D4RL's maze2d data: one run to one random cell after
+           another, in which timeouts say that a goal was reached or given up, and rewards[t] is of
+           observations[t]. D4RL's noise is --noise 0.5. With --goals, episodes of the whole step
+           limit instead, each to one of the goals in turn; the column 'policy' says to which
+  graded   lit_offrl/mountain-car-v0: --policies controllers from random to good, an episode each in
+           turn; the column 'policy' says whose, and the file what each earned
+  steps    lit_offrl/random-walk-v0: the recipe of LDCQ, steps of random sign and 0.8 to 1 long
 
 The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 for walker2d
 (PyBullet); give --target_return for other environments. An interrupted run keeps its rows.""",
@@ -79,7 +88,7 @@ The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 
     add("--env", required=True, metavar="ID", help="a gymnasium id, e.g. HopperBulletEnv-v0")
     acts = parser.add_mutually_exclusive_group(required=True)
     acts.add_argument("--kind", choices=KINDS)
-    acts.add_argument("--planner", choices=PLANNERS)
+    acts.add_argument("--planner", choices=tuple(PLANNERS))
     add("--output", required=True, type=Path, metavar="FILE.hdf5", help="what to write")
     add("--steps", type=_positive, default=1_000_000, help="steps recorded at most [1000000]")
     add("--seed", type=int, default=0, help="of SAC, the environment and all noise [0]")
@@ -93,7 +102,13 @@ The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 
         help="normal noise on planners and on the actor of medium and expert, in half-ranges of the"
         " action [0]",
     )
-    add("--goals", type=_cells, metavar="CELLS", help="of planners: '(1,1),(7,9)' [random cells]")
+    add(
+        "--goals",
+        type=_cells,
+        metavar="CELLS",
+        help="of waypoint: '(1,1),(7,9)' [random cells]",
+    )
+    add("--policies", type=_positive, metavar="K", help="of graded: how many [10]")
     add("--thin", type=_positive, metavar="K", help="write every K-th episode only [1]")
     add("--max_episode_steps", type=_positive, metavar="N", help="instead of the registered limit")
     add(
@@ -119,8 +134,9 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError(f"{options.output} cannot be written: choose another --output.")
     if not (math.isfinite(options.noise) and options.noise >= 0):
         raise ConfigError(f"--noise {options.noise:g}: give a number from 0 upwards.")
-    if options.goals is not None and options.planner is None:
-        raise ConfigError("--goals are of planners: give --planner waypoint, or leave them out.")
+    for name, planner in (("goals", "waypoint"), ("policies", "graded")):
+        if getattr(options, name) is not None and options.planner != planner:
+            raise ConfigError(f"--{name} are of --planner {planner}: choose it, or leave them out.")
     for name, default in _OF_KINDS.items():
         if getattr(options, name) is None:
             setattr(options, name, default)
@@ -167,7 +183,10 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     _check(options)
     collection: Collection
-    collection = PlannedCollection(options) if options.planner else AgentCollection(options)
+    if options.planner:
+        collection = PLANNERS[options.planner](options)
+    else:
+        collection = AgentCollection(options)
     code, why = 0, ""
     with _signals():
         try:
