@@ -114,13 +114,13 @@ class GradedCollection(BatchedCollection):
         return position, np.where((position == left) & (velocity < 0), np.float32(0), velocity)
 
     def _facts(self, columns: dict[str, np.ndarray], cut: bool) -> dict[str, Any]:
-        returns, starts = episode_returns(columns), columns["policy"]
         ends = columns["terminals"] | columns["timeouts"]
-        grade, arrived = starts[ends].astype(int), columns["terminals"][ends]
+        grade, arrived = columns["policy"][ends].astype(int), columns["terminals"][ends]
+        returns = episode_returns(columns)
         whole = slice(None, -1 if cut else None)
         number = len(self.skills)
         episodes = np.bincount(grade[whole], minlength=number)
-        with np.errstate(invalid="ignore"):  # NaN is said of a grade without a whole episode
+        with np.errstate(invalid="ignore"):  # NaN for a grade without a whole episode
             mean = np.bincount(grade[whole], returns[whole], number) / episodes
             success = np.bincount(grade[whole], arrived[whole], number) / episodes
         return {
