@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 import numpy as np
 
-from lit_offrl.collecting.base import origin, progress_bar
+from lit_offrl.collecting.base import origin, progress_bar, return_summary
 from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.envs import box, make_env
-from lit_offrl.evaluation.recorder import Enough, Recorder, episode_returns
+from lit_offrl.evaluation.recorder import Enough, Recorder
 from lit_offrl.randomness import mix
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ TARGET_RETURNS = {
     "AntBulletEnv-v0": 600.0,
     "Walker2DBulletEnv-v0": 1300.0,
 }
-QUANTILES = {"min": 0, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9, "max": 1}
 
 
 def _act(recorder: Recorder, choose: Callable[[np.ndarray], np.ndarray], seed: int) -> None:
@@ -127,16 +126,12 @@ class AgentCollection:
         columns, cut = self.recorder.recorded(chosen.thin)
         if not chosen.next_observations:
             del columns["next_observations"]
-        returns = episode_returns(columns)
-        returns = returns[:-1] if cut and len(returns) > 1 else returns
         ending = {
             "complete": complete,
             "last_episode_cut": cut,
             "environment_steps": self.recorder.count,
             "rows": len(columns["rewards"]),
-            "episodes": len(returns),
-            "return_mean": returns.mean(),
-            **{f"return_{name}": np.quantile(returns, q) for name, q in QUANTILES.items()},
+            **return_summary(columns, cut),
         }
         write_hdf5(chosen.output, columns, {**ending, **self._origin(command)})
         return len(columns["rewards"])

@@ -7,10 +7,14 @@ import json
 from typing import Any, Protocol
 
 import gymnasium
+import numpy as np
 from tqdm import tqdm
 
 from lit_offrl.evaluation.envs import find_spec
 from lit_offrl.evaluation.record import now, package_versions
+from lit_offrl.evaluation.recorder import episode_returns
+
+QUANTILES = {"min": 0, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9, "max": 1}
 
 
 class Collection(Protocol):
@@ -50,4 +54,15 @@ def origin(
         "versions": json.dumps(package_versions()),
         "command": command,
         "date": now(),
+    }
+
+
+def return_summary(columns: dict[str, np.ndarray], cut: bool) -> dict[str, Any]:
+    """Say how the episodes went, without the last where it was ``cut`` and is not the only one."""
+    returns = episode_returns(columns)
+    returns = returns[:-1] if cut and len(returns) > 1 else returns
+    return {
+        "episodes": len(returns),
+        "return_mean": returns.mean(),
+        **{f"return_{name}": np.quantile(returns, q) for name, q in QUANTILES.items()},
     }

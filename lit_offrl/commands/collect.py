@@ -10,20 +10,27 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
 from lit_offrl.collecting.agents import TARGET_RETURNS, AgentCollection
 from lit_offrl.collecting.antmaze import AntMazeCollection
 from lit_offrl.collecting.base import Collection
+from lit_offrl.collecting.graded import GradedCollection
 from lit_offrl.collecting.planned import PlannedCollection
+from lit_offrl.collecting.steps import StepsCollection
 from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.errors import ConfigError, LitOffRLError
 from lit_offrl.evaluation.envs import find_spec
 
 KINDS = ("random", "mixed", "medium", "expert")
-PLANNERS = ("waypoint",)
+PLANNERS: dict[str, Callable[[argparse.Namespace], Collection]] = {
+    "waypoint": PlannedCollection,
+    "graded": GradedCollection,
+    "steps": StepsCollection,
+}
+_OF_PLANNERS = {"goals": "waypoint", "policy": "waypoint", "policies": "graded"}
 # What only the agents of --kind have, by what it is where it was not given.
 _OF_KINDS = {"thin": 1, "target_return": None, "train_steps": 200_000}
 
@@ -67,15 +74,19 @@ def _parser() -> argparse.ArgumentParser:
   medium   the deterministic actor as it was when one episode reached the target return
   expert   the deterministic actor after --train_steps steps
 
-planners (lit_offrl/maze2d-*, and lit_offrl/antmaze-* with --policy):
-  waypoint the recipe of D4RL's maze2d data: one run to one random cell after another, in which
-           timeouts say that a goal was reached or given up, and rewards[t] is of observations[t].
-           D4RL's noise is --noise 0.5. With --goals, episodes of the whole step limit instead,
-           each to one of the goals in turn; the column 'policy' says to which.
-           AntMaze: runs of 1,001 rows in which a policy walks the ant to one waypoint after
-           another; D4RL's noise is --noise 0.2. The policy is a checkpoint, or an .npz of an MLP
-           with the layers w0 (29, h), b0, w1, b1, ... (the last 8 wide, or 16 with log std) and
-           optionally log_std, observation_mean, observation_std and activation (relu, tanh, elu)
+planners:
+  waypoint lit_offrl/maze2d-*: the recipe of D4RL's maze2d data: one run to one random cell after
+           another, in which timeouts say that a goal was reached or given up, and rewards[t] is of
+           observations[t]. D4RL's noise is --noise 0.5. With --goals, episodes of the whole step
+           limit instead, each to one of the goals in turn; the column 'policy' says to which.
+           lit_offrl/antmaze-* with --policy: runs of 1,001 rows in which a policy walks the ant to
+           one waypoint after another; D4RL's noise is --noise 0.2. The policy is a checkpoint, or
+           an .npz of an MLP with the layers w0 (29, h), b0, w1, b1, ... (the last 8 wide, or 16
+           with log std) and optionally log_std, observation_mean, observation_std and activation
+           (relu, tanh, elu)
+  graded   lit_offrl/mountain-car-v0: --policies controllers from random to good, an episode each in
+           turn; the column 'policy' says whose, and the file what each earned
+  steps    lit_offrl/random-walk-v0: the recipe of LDCQ, steps of random sign and 0.8 to 1 long
 
 The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 for walker2d
 (PyBullet); give --target_return for other environments. An interrupted run keeps its rows.""",
@@ -84,7 +95,7 @@ The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 
     add("--env", required=True, metavar="ID", help="a gymnasium id, e.g. HopperBulletEnv-v0")
     acts = parser.add_mutually_exclusive_group(required=True)
     acts.add_argument("--kind", choices=KINDS)
-    acts.add_argument("--planner", choices=PLANNERS)
+    acts.add_argument("--planner", choices=tuple(PLANNERS))
     add("--policy", type=Path, metavar="FILE", help="of AntMaze's planner: what walks the ant")
     add("--output", required=True, type=Path, metavar="FILE.hdf5", help="what to write")
     add("--steps", type=_positive, default=1_000_000, help="steps recorded at most [1000000]")
@@ -99,7 +110,13 @@ The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 
         help="normal noise on planners and on the actor of medium and expert, in half-ranges of the"
         " action [0]",
     )
-    add("--goals", type=_cells, metavar="CELLS", help="of planners: '(1,1),(7,9)' [random cells]")
+    add(
+        "--goals",
+        type=_cells,
+        metavar="CELLS",
+        help="of waypoint: '(1,1),(7,9)' [random cells]",
+    )
+    add("--policies", type=_positive, metavar="K", help="of graded: how many [10]")
     add("--thin", type=_positive, metavar="K", help="write every K-th episode only [1]")
     add("--max_episode_steps", type=_positive, metavar="N", help="instead of the registered limit")
     add(
@@ -125,10 +142,9 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError(f"{options.output} cannot be written: choose another --output.")
     if not (math.isfinite(options.noise) and options.noise >= 0):
         raise ConfigError(f"--noise {options.noise:g}: give a number from 0 upwards.")
-    if options.goals is not None and options.planner is None:
-        raise ConfigError("--goals are of planners: give --planner waypoint, or leave them out.")
-    if options.policy is not None and options.planner is None:
-        raise ConfigError("--policy is of planners: give --planner waypoint, or leave it out.")
+    for name, planner in _OF_PLANNERS.items():
+        if getattr(options, name) is not None and options.planner != planner:
+            raise ConfigError(f"--{name} is of --planner {planner}: choose that, or leave it out.")
     for name, default in _OF_KINDS.items():
         if getattr(options, name) is None:
             setattr(options, name, default)
@@ -146,7 +162,7 @@ def _check(options: argparse.Namespace) -> None:
 def _collection(options: argparse.Namespace) -> Collection:
     if options.policy is not None:
         return AntMazeCollection(options)
-    return PlannedCollection(options) if options.planner else AgentCollection(options)
+    return PLANNERS[options.planner](options) if options.planner else AgentCollection(options)
 
 
 def _ignore_signals() -> None:

@@ -331,5 +331,5 @@ def test_policies_and_environments_that_do_not_go_together(policy, tmp_path):
         main([*output, maze2d, "--planner", "waypoint", "--policy", str(policy)])
     with pytest.raises(ConfigError, match="for AntMaze --policy"):
         main([*output, ant, "--planner", "waypoint"])
-    with pytest.raises(ConfigError, match="--policy is of planners"):
+    with pytest.raises(ConfigError, match="--policy is of --planner waypoint"):
         main([*output, ant, "--kind", "random", "--policy", str(policy)])

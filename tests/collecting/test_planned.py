@@ -213,7 +213,7 @@ def test_options_that_exclude_each_other(tmp_path, capsys, argv, said):
     with pytest.raises(SystemExit) as stop:
         main(["--env", "lit_offrl/maze2d-umaze-v1", "--output", str(tmp_path / "a"), *argv])
     assert stop.value.code == 2 and said in capsys.readouterr().err
-    with pytest.raises(ConfigError, match="--goals are of planners"):
+    with pytest.raises(ConfigError, match="--goals is of --planner waypoint"):
         main(
             [*"--env Pendulum-v1 --kind random --goals (1,1) --output".split(), str(tmp_path / "a")]
         )
