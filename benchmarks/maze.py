@@ -12,14 +12,14 @@ import torch
 
 from benchmarks.machine import measure
 from lit_offrl.collecting.planned import PlannedCollection
+from lit_offrl.datasets.environments import ENVIRONMENTS
 from lit_offrl.envs.mazes import MAZE2D
 from lit_offrl.envs.planners import WaypointPlanner
 from lit_offrl.evaluation.envs import make_env
 from lit_offrl.evaluation.rollouts import rollout
 from lit_offrl.policy import Policy
 
-# Returns that score 0 and 100: d4rl/infos.py, maze2d-*-v1.
-REFERENCES = {"umaze": (23.85, 161.86), "medium": (13.13, 277.39), "large": (6.7, 273.99)}
+MAZES = ("umaze", "medium", "large")
 
 
 class RandomPolicy:
@@ -85,19 +85,20 @@ def run_speed(
 
 
 def run_scores(
-    *, mazes: Sequence[str] = tuple(REFERENCES), episodes: int = 100, seed: int = 0
+    *, mazes: Sequence[str] = MAZES, episodes: int = 100, seed: int = 0
 ) -> list[MazeScore]:
     """Score random actions, the planner, and the planner as the references' own script used it."""
     results = []
     for name in mazes:
-        low, high = REFERENCES[name]
+        env_id = f"lit_offrl/maze2d-{name}-v1"
+        facts = ENVIRONMENTS[env_id]
+        low, high = facts.ref_min_score, facts.ref_max_score
         policies: dict[str, tuple[Policy, int, float]] = {  # policy, environments, its reference
             "random": (RandomPolicy(seed), 20, low),
             "planner": (WaypointPlanner(MAZE2D[name], seed=seed), 20, high),
             "planned once": (WaypointPlanner(MAZE2D[name], seed=seed, replan=False), 1, high),
         }
         for label, (policy, num_envs, reference) in policies.items():
-            env_id = f"lit_offrl/maze2d-{name}-v1"
             returns = rollout(
                 policy, env_id, episodes=episodes, seed=seed, num_envs=num_envs
             ).returns

@@ -7,6 +7,7 @@ environments to the last bit all the same.
 from __future__ import annotations
 
 import argparse
+from abc import ABC, abstractmethod
 from typing import Any
 
 import gymnasium
@@ -21,7 +22,7 @@ from lit_offrl.randomness import mix
 BATCH = 2**18  # rows simulated at once, at most, where one round of episodes has no more
 
 
-class BatchedCollection:
+class BatchedCollection(ABC):
     """Rows of whole episodes, made in batches; what graded controllers and random steps share.
 
     A batch under way is lost when interrupted: a fraction of a second's work.
@@ -68,9 +69,9 @@ class BatchedCollection:
                 self.count += len(part["rewards"])
                 bar.update(len(part["rewards"]))
 
+    @abstractmethod
     def _batch(self) -> dict[str, np.ndarray]:
         """Return the columns of further whole episodes, one after another."""
-        raise NotImplementedError
 
     def recorded(self) -> tuple[dict[str, np.ndarray], bool]:
         """Return the rows so far, the last of which ends an episode, and whether it was cut."""
@@ -100,6 +101,6 @@ class BatchedCollection:
         write_hdf5(self.options.output, columns, ending)
         return rows
 
+    @abstractmethod
     def _facts(self, columns: dict[str, np.ndarray], cut: bool) -> dict[str, Any]:
         """Say what only this recipe has to say; None is left out of the file."""
-        raise NotImplementedError

@@ -12,7 +12,6 @@ are not as its ``entry.json`` says is made anew. What a file is refused for leav
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.errors import DatasetError
@@ -105,9 +105,9 @@ class ColumnCache:
             return found
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = entry.with_name(entry.name + ".lock").open("w")
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock = FileLock(f"{entry}.lock")
+            lock.acquire()
+        try:
             found = _load(entry)  # another process may have made it meanwhile
             if found is not None:
                 return found
@@ -116,6 +116,8 @@ class ColumnCache:
                 raise DatasetError(f"{dataset.spec.origin}: changed while it was read: try again.")
             with self._writing():
                 _save(dataset, entry)
+        finally:
+            lock.release()
         found = _load(entry)
         if found is None:
             raise DatasetError(f"{entry}: was removed or damaged while it was made: try again.")
