@@ -134,3 +134,21 @@ class Rows:
                 "ends in a timeout: record longer ones, or the column 'next_observations'."
             )
         return spans
+
+    def discounted_returns(self, gamma: float) -> Tensor | None:
+        """Return Σ_i γ^i r_{t+i} to each row's episode's end, or None if any reward is unknown.
+
+        Sums of 1, 2, 4, … terms, each made of two of half its length: log₂ of the longest episode
+        passes over all rows, rather than one pass a step.
+        """
+        mask = self.columns.get("reward_mask")
+        if "rewards" not in self.columns or (mask is not None and not bool(mask.all())):
+            return None
+        sums = self.columns["rewards"].double()
+        span, longest = 1, int((self.stops - self.starts).max())
+        while span < longest:
+            same = self.episode[:-span] == self.episode[span:]
+            later = torch.where(same, sums[span:], 0.0) * gamma**span
+            sums = torch.cat([sums[:-span] + later, sums[-span:]])
+            span *= 2
+        return sums.float()

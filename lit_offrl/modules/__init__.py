@@ -1,7 +1,26 @@
 """Methods, one a file."""
 
+from lit_offrl.modules.acd import ACDModule
+from lit_offrl.modules.acg import ACGModule
+from lit_offrl.modules.awr import AWRModule
 from lit_offrl.modules.base import OfflineModule, load_module
 from lit_offrl.modules.bc import BCModule
+from lit_offrl.modules.diffusion_bc import DiffusionBCModule
+from lit_offrl.modules.dql import DQLModule
 from lit_offrl.modules.dvf import DVFModule
+from lit_offrl.modules.idql import IDQLModule
+from lit_offrl.modules.iql import IQLModule
 
-__all__ = ["BCModule", "DVFModule", "OfflineModule", "load_module"]
+__all__ = [
+    "ACDModule",
+    "ACGModule",
+    "AWRModule",
+    "BCModule",
+    "DQLModule",
+    "DVFModule",
+    "DiffusionBCModule",
+    "IDQLModule",
+    "IQLModule",
+    "OfflineModule",
+    "load_module",
+]

@@ -15,6 +15,7 @@ from lit_offrl import __version__
 from lit_offrl.datasets.normalizers import MinMaxNormalizer
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import ConfigError
+from lit_offrl.nets import Dropout
 from lit_offrl.policy import Policy
 from lit_offrl.randomness import ShardedGenerator
 
@@ -95,6 +96,14 @@ class OfflineModule(LightningModule):
         """Trained parameters that the losses of the step under way do not touch."""
         return []
 
+    def learning_rate_of(self, network: str, step: int) -> float:
+        """Rate of a parameter group at an optimiser step: a function of the step alone."""
+        return self.learning_rate
+
+    def weight_decay_of(self, network: str) -> float:
+        """AdamW's decay of a parameter group's weights; none by default."""
+        return 0.0
+
     def info(self, name: str, value: Tensor) -> None:
         """Log a scalar of this step beside the losses."""
         self._info[name] = value.detach()
@@ -126,6 +135,9 @@ class OfflineModule(LightningModule):
             rank=self.global_rank if attached else 0,
             world_size=self.trainer.world_size if attached else 1,
         )
+        for part in self.modules():
+            if isinstance(part, Dropout):
+                part.noise = self.noise
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Sum the losses of one batch and log each."""
@@ -170,15 +182,15 @@ class OfflineModule(LightningModule):
         return {"observations": batch.observations.cpu(), "actions": torch.from_numpy(acted)}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One Adam with a parameter group a network."""
+        """One AdamW with a parameter group a network; without decay of weights it is Adam."""
         groups = [
-            {"params": parameters, "name": name}
+            {"params": parameters, "name": name, "weight_decay": self.weight_decay_of(name)}
             for name, parameters in self.parameter_groups().items()
         ]
         # fused: one kernel for all tensors, since small networks spend a third of a step on the
         # rest; in float16 the gradients must be unscaled before they are clipped, which it cannot.
         fused = self._trainer is None or self.trainer.precision != "16-mixed"
-        return torch.optim.Adam(groups, lr=self.learning_rate, fused=fused)
+        return torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=0.0, fused=fused)
 
     def configure_gradient_clipping(
         self,
@@ -195,15 +207,10 @@ class OfflineModule(LightningModule):
         else:
             nn.utils.clip_grad_norm_(trained, gradient_clip_val)
 
-    def on_train_start(self) -> None:
-        """Let this run's learning rate win over the one in a resumed optimiser's state."""
-        if not self.trainer.lr_scheduler_configs:
-            for optimizer in self.trainer.optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = self.learning_rate
-
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then let targets follow."""
+        """Step at this run's rates, which so win over a resumed optimiser's; targets follow."""
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self.learning_rate_of(group["name"], self.trainer.global_step)
         super().optimizer_step(*args, **kwargs)
         self.after_step()
 

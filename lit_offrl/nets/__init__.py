@@ -1,23 +1,28 @@
 """Networks: pure PyTorch, no Lightning, no knowledge of datasets or diffusion."""
 
+from lit_offrl.nets.advantages import AdvantageEncoding
 from lit_offrl.nets.averages import frozen_copy, polyak_update_
 from lit_offrl.nets.critics import EnsembleMLP, TwinCritic
 from lit_offrl.nets.embeddings import NumberEmbedding, sinusoidal
-from lit_offrl.nets.mlp import MLP, DenseNetMLP
+from lit_offrl.nets.mlp import MLP, DenseNetMLP, Dropout
 from lit_offrl.nets.perceiver import Encoded, FutureCondition, PerceiverDenoiser
 from lit_offrl.nets.policies import DeterministicPolicy, GaussianPolicy
+from lit_offrl.nets.resnet import ResNetDenoiser
 from lit_offrl.nets.symlog import symexp, symlog
 
 __all__ = [
     "MLP",
+    "AdvantageEncoding",
     "DenseNetMLP",
     "DeterministicPolicy",
+    "Dropout",
     "Encoded",
     "EnsembleMLP",
     "FutureCondition",
     "GaussianPolicy",
     "NumberEmbedding",
     "PerceiverDenoiser",
+    "ResNetDenoiser",
     "TwinCritic",
     "frozen_copy",
     "polyak_update_",

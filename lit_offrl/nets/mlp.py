@@ -4,8 +4,11 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from lit_offrl.randomness import ShardedGenerator
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -27,6 +30,36 @@ def make_activation(name: str) -> nn.Module:
     if name not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {name!r}")
     return ACTIVATIONS[name]()
+
+
+class Dropout(nn.Module):
+    """Dropout whose masks come from the noise of the training step, like all other noise.
+
+    torch's own draws from the global generator, which a resumed run would have to restore and two
+    processes could not share.
+
+    Args:
+        probability: of dropping a unit.
+
+    Attributes:
+        noise: where masks come from in training; the global generator if None.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        if not 0.0 <= probability < 1.0:
+            raise ValueError(f"dropout must lie in [0, 1); got {probability}")
+        self.probability = probability
+        self.noise: ShardedGenerator | None = None
+
+    def forward(self, x: Float[Tensor, "*B dim"]) -> Float[Tensor, "*B dim"]:
+        """Zero units of ``(…, dim)`` and scale the others; nothing in eval mode."""
+        if not self.training or self.probability == 0.0:
+            return x
+        if self.noise is None:
+            return F.dropout(x, self.probability)
+        kept = self.noise.uniform(x.shape) >= self.probability
+        return x * (kept / (1.0 - self.probability)).to(x.dtype)
 
 
 class MLP(nn.Sequential):
@@ -57,7 +90,7 @@ class MLP(nn.Sequential):
                 layers.append(nn.LayerNorm(after))
             layers.append(make_activation(activation))
             if dropout > 0:
-                layers.append(nn.Dropout(dropout))
+                layers.append(Dropout(dropout))
         super().__init__(*layers, nn.Linear((in_dim, *hidden)[-1], out_dim))
 
     def forward(self, x: Float[Tensor, "*B in"]) -> Float[Tensor, "*B out"]:

@@ -102,7 +102,7 @@ class BoundFutureStates(BoundView):
         self._absorbing = view.terminals == "absorbing"
         # The absorbing state as the next one is known, so the rule is Transitions' own.
         self.spans = self._rows.with_next(past_terminals=self._absorbing)
-        self._returns = self._discounted_returns()
+        self._returns = self._rows.discounted_returns(view.gamma)
 
     def batch(self, index: Int[Tensor, " B"], uniforms: Float[Tensor, "B 1"]) -> FutureStateBatch:
         """Return rows ``index`` (elements of ``self.rows``), each with a state Δt later."""
@@ -159,22 +159,3 @@ class BoundFutureStates(BoundView):
 
         states, actions = self._rows.take("observations", flat), self._rows.take("actions", flat)
         return gather(states), gather(actions), mask
-
-    def _discounted_returns(self) -> Tensor | None:
-        """Return Σ_i γ^i r_{t+i} to each row's episode's end, or None if any reward is unknown.
-
-        Sums of 1, 2, 4, … terms, each made of two of half its length: log₂ of the longest episode
-        passes over all rows, rather than one pass a step.
-        """
-        rows = self._rows
-        mask = rows.columns.get("reward_mask")
-        if "rewards" not in rows.columns or (mask is not None and not bool(mask.all())):
-            return None
-        sums = rows.columns["rewards"].double()
-        span, longest = 1, int((rows.stops - rows.starts).max())
-        while span < longest:
-            same = rows.episode[:-span] == rows.episode[span:]
-            later = torch.where(same, sums[span:], 0.0) * self.view.gamma**span
-            sums = torch.cat([sums[:-span] + later, sums[-span:]])
-            span *= 2
-        return sums.float()

@@ -79,7 +79,7 @@ class BoundAdvantageLabelled(BoundView):
     ) -> AdvantageBatch:
         """Return the transitions that begin at rows ``index``, elements of ``self.rows``."""
         return AdvantageBatch(
-            *self._steps.batch(index),
+            *self._steps.batch(index)[:5],
             advantages=self._steps.column(COLUMN, index),
             rows=index,
         )

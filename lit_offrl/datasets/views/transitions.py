@@ -12,12 +12,14 @@ from torch import Tensor
 from lit_offrl.datasets.rows import Rows
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views.base import BoundView, View
+from lit_offrl.errors import ConfigError, DatasetError
 
 
 class TransitionBatch(NamedTuple):
     """One step each; at a true terminal whose next state is unknown that is the state itself.
 
-    ``rewards`` is None where the data have none, which imitation does not need.
+    ``rewards`` is None where the data have none, which imitation does not need; ``returns``, the
+    discounted ones to the episode's end, where the view does not ask for them.
     """
 
     observations: Float[Tensor, "B o"]
@@ -25,6 +27,7 @@ class TransitionBatch(NamedTuple):
     rewards: Float[Tensor, " B"] | None
     next_observations: Float[Tensor, "B o"]
     terminals: Bool[Tensor, " B"]
+    returns: Float[Tensor, " B"] | None = None
 
 
 @dataclass(frozen=True)
@@ -34,23 +37,44 @@ class Transitions(View):
     Without ``next_observations`` the last row of an episode that ended in a timeout is left out,
     since its next state is not in the data; that of one that ended in a true terminal stays, with
     its own observation as the next one, which ``terminals`` masks.
+
+    Args:
+        returns: discount in [0, 1] of the ``returns`` that come along; none by default.
     """
+
+    returns: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.returns is not None and not 0 <= self.returns <= 1:
+            raise ConfigError(f"Transitions: returns is {self.returns}: give a discount in [0, 1].")
 
     def bind(self, dataset: OfflineDataset, device: torch.device | str = "cpu") -> BoundTransitions:
         """Put the columns on a device.
 
         Raises:
-            DatasetError: if the data have no actions, or no valid row.
+            DatasetError: if the data have no actions, no valid row, or, where returns are asked
+                for, not all rewards.
         """
-        return BoundTransitions(dataset, device)
+        return BoundTransitions(dataset, device, self.returns)
 
 
 class BoundTransitions(BoundView):
     """``Transitions`` over one dataset on one device."""
 
-    def __init__(self, dataset: OfflineDataset, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        dataset: OfflineDataset,
+        device: torch.device | str,
+        returns: float | None = None,
+    ) -> None:
         dataset.column("actions")
         self._rows = Rows(dataset, device)
+        self._returns = None if returns is None else self._rows.discounted_returns(returns)
+        if returns is not None and self._returns is None:
+            raise DatasetError(
+                f"{dataset.spec.origin}: Transitions was asked for returns, which need the reward "
+                "of every row: take a dataset that has them, or leave 'returns' out."
+            )
         self.device = self._rows.device
         self.spans = self._rows.with_next()
 
@@ -65,6 +89,7 @@ class BoundTransitions(BoundView):
             rewards=rows.take("rewards", index),
             next_observations=rows.next_observations(index),
             terminals=rows.need("terminals", index),
+            returns=None if self._returns is None else self._returns.index_select(0, index),
         )
 
     def column(self, name: str, index: Int[Tensor, " B"]) -> Tensor:

@@ -1,0 +1,269 @@
+"""Advantage-conditioned diffusion (ACD): imitate under advantages, act at advantage zero.
+
+Source: "Advantage-conditioned diffusion: offline RL via generalization" (anonymous submission).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lit_offrl.datasets.views import AdvantageBatch, TransitionBatch, Transitions, View
+from lit_offrl.errors import ConfigError, nearest
+from lit_offrl.modules.base import CHECKPOINT_KEY
+from lit_offrl.modules.critic_guided import CriticGuidedModule, Decay
+from lit_offrl.modules.diffusion_actor import DiffusionActor
+from lit_offrl.modules.expectile import best_of
+from lit_offrl.modules.frozen_critics import LabelledBy, load_critics
+from lit_offrl.modules.policies import NetworkPolicy
+from lit_offrl.nets import AdvantageEncoding
+
+ActMode = Literal["acd", "acd_f"]
+_MODES = ("acd", "acd_f")
+
+
+class ACDModule(CriticGuidedModule):
+    """A diffusion policy conditioned on IQL's advantages, acting at A = 0 (sections 4.2 to 4.4).
+
+    The advantage is hidden with probability ``drop_probability``, the state never, so that one
+    network is the conditional and the unconditional model. Sampling is guided by
+    ε = (1 + ω) ε(A) − ω ε(∅) (Eq. 4): ω = −1 is the unconditional model, 0 the conditional one.
+
+    Departures from the paper: its Eq. 2 prints 1/α where 1/√α is right; advantages are those of
+    the target critics' minimum, as IQL has them; the posterior variance is the sampler's option.
+
+    Args:
+        observation_dim: o, size of an observation; linked from the data.
+        action_dim: a, size of an action; linked from the data.
+        action_low: lower bounds (a,); linked from the data.
+        action_high: upper bounds (a,); linked from the data.
+        gamma: discount γ.
+        expectile: τ of V: 0.7 for locomotion, 0.9 for AntMaze.
+        act_mode: ``acd`` acts by one sample; ``acd_f`` by the best of ``num_samples`` by the
+            target critics (section 4.4).
+        omega: ω of the guidance.
+        drop_probability: p with which an advantage is hidden in training.
+        num_samples: N of acd_f.
+        representation: how A is given to the network (Table 3).
+        advantage_scale: divides A before it is given.
+        bins: number of one_hot bins, odd.
+        bin_width: of a bin.
+        guidance: ``classifier_free``, or ``classifier``: the unconditional model pushed along
+            ∇_a Q by ``omega`` (end of section 4.3).
+        labels: ``joint`` labels each batch by the critics of that step (Algorithm 1);
+            ``precomputed`` takes frozen critics and labels all rows once (Eq. 3).
+        critic: checkpoint of an IQLModule, or any method with its critics, for precomputed labels.
+        polyak_rate: of the target critics.
+        hidden: widths of the critics' MLPs.
+        layer_norm: LayerNorm in the critics.
+        width: of the denoiser.
+        blocks: its residual blocks.
+        dropout: in its blocks.
+        schedule: noise schedule.
+        diffusion_steps: T.
+        sampler: which sampler draws actions.
+        sampling_steps: its number of steps; all T if None.
+        actor_ema_rate: rate of the averaged denoiser, which acts.
+        normalize: scale observations to the data's range [−1, 1].
+        learning_rate: Adam's rate.
+        weight_decay: of the actor's weights (AdamW).
+        decay: of the actor's rate: constant, or by a cosine to 0 at ``trainer.max_steps``.
+        seed: names the stream of all random numbers in training.
+
+    Raises:
+        ConfigError: the data have no actions, options contradict each other, or a number is out of
+            its range.
+    """
+
+    actor: DiffusionActor
+    encoding: AdvantageEncoding
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        action_low: Sequence[float] | None = None,
+        action_high: Sequence[float] | None = None,
+        *,
+        gamma: float = 0.99,
+        expectile: float = 0.7,
+        act_mode: ActMode = "acd",
+        omega: float = 3.0,
+        drop_probability: float = 0.1,
+        num_samples: int = 64,
+        representation: Literal["raw", "one_hot", "sinusoidal", "learned"] = "raw",
+        advantage_scale: float = 1.0,
+        bins: int = 41,
+        bin_width: float = 0.25,
+        guidance: Literal["classifier_free", "classifier"] = "classifier_free",
+        labels: Literal["joint", "precomputed"] = "joint",
+        critic: str | None = None,
+        polyak_rate: float = 0.005,
+        hidden: Sequence[int] = (256, 256),
+        layer_norm: bool = False,
+        width: int = 256,
+        blocks: int = 3,
+        dropout: float = 0.1,
+        schedule: Literal["vp", "cosine", "linear"] = "vp",
+        diffusion_steps: int = 5,
+        sampler: Literal["ddpm", "ddim", "dpm++"] = "ddpm",
+        sampling_steps: int | None = None,
+        actor_ema_rate: float = 0.001,
+        normalize: bool = False,
+        learning_rate: float = 3e-4,
+        weight_decay: float = 1e-4,
+        decay: Decay = "constant",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            observation_dim,
+            action_dim,
+            gamma=gamma,
+            expectile=expectile,
+            polyak_rate=polyak_rate,
+            hidden=hidden,
+            layer_norm=layer_norm,
+            normalize=normalize,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            decay=decay,
+            seed=seed,
+        )
+        if not 0.0 <= drop_probability <= 1.0:
+            raise ConfigError(f"drop_probability is {drop_probability}; give a number in [0, 1].")
+        if (labels == "precomputed") != (critic is not None):
+            raise ConfigError(
+                f"labels is '{labels}' and critic is {critic}: precomputed labels need a critic's "
+                "checkpoint, joint ones train their own."
+            )
+        self.save_hyperparameters()
+        self.act_mode, self.omega, self.num_samples = act_mode, omega, num_samples
+        self.drop_probability, self.guidance = drop_probability, guidance
+        self.frozen_from = critic
+        self.encoding = AdvantageEncoding(
+            representation, scale=advantage_scale, bins=bins, bin_width=bin_width
+        )
+        self.actor = DiffusionActor(
+            observation_dim + self.encoding.dim,
+            action_dim,
+            action_low,
+            action_high,
+            width=width,
+            blocks=blocks,
+            dropout=dropout,
+            schedule=schedule,
+            diffusion_steps=diffusion_steps,
+            sampler=sampler,
+            sampling_steps=sampling_steps,
+            ema_rate=actor_ema_rate,
+        )
+        if critic is not None:
+            self.critics.requires_grad_(False)
+
+    # ---- training ------------------------------------------------------------------------------
+
+    def view(self) -> View:
+        """``Transitions``; with precomputed labels those of the frozen critics beside them."""
+        if self.frozen_from is None:
+            return Transitions()
+        load_critics(self, self.frozen_from)
+        return LabelledBy(self)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The actor with the advantage's encoding, and the critics unless they are frozen."""
+        groups = super().parameter_groups()
+        groups["actor"] += list(self.encoding.parameters())
+        return groups if self.frozen_from is None else {"actor": groups["actor"]}
+
+    def losses(self, batch: TransitionBatch | AdvantageBatch) -> dict[str, Tensor]:
+        """The actor's loss and, unless labels are precomputed, the critics'.
+
+        Raises:
+            ConfigError: the view does not give what ``labels`` asks for.
+        """
+        if self.frozen_from is None:
+            return super().losses(batch)
+        if not isinstance(batch, AdvantageBatch):
+            raise ConfigError(
+                f"labels is 'precomputed', but the view gives a {type(batch).__name__}: leave the "
+                "view to the model, or set it to AdvantageLabelled."
+            )
+        observations = self.observe(batch.observations)
+        return {"actor": self.actor_loss(observations, batch.actions, batch.advantages)}
+
+    def actor_loss(self, observations: Tensor, actions: Tensor, advantages: Tensor) -> Tensor:
+        """Denoising loss with the advantage hidden at random, the state never."""
+        given = self.noise.uniform(advantages.shape) >= self.drop_probability
+        condition = torch.cat([observations, self.encoding(advantages, given)], dim=-1)
+        return self.actor.loss(condition, actions, self.noise).mean()
+
+    def after_step(self) -> None:
+        """Move the averages; frozen critics stay."""
+        if self.frozen_from is None:
+            super().after_step()
+        else:
+            self.actor.follow()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the frozen critics' checkpoint too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[CHECKPOINT_KEY]["critic"] = self.frozen_from
+
+    # ---- acting --------------------------------------------------------------------------------
+
+    def policy(
+        self,
+        act_mode: ActMode | None = None,
+        omega: float | None = None,
+        num_samples: int | None = None,
+        advantage: float = 0.0,
+    ) -> NetworkPolicy:
+        """Act by samples at one advantage; what is not given is as trained.
+
+        Args:
+            act_mode: ``acd`` or ``acd_f``.
+            omega: ω.
+            num_samples: N of acd_f.
+            advantage: A, 0 being that of an optimal action.
+
+        Raises:
+            ConfigError: unknown mode, or N below 1.
+        """
+        mode = self.act_mode if act_mode is None else act_mode
+        if mode not in _MODES:
+            raise ConfigError(
+                f"act_mode is '{mode}': choose from {', '.join(_MODES)}.{nearest(mode, _MODES)}"
+            )
+        number = self.num_samples if num_samples is None else num_samples
+        if number < 1:
+            raise ConfigError(f"num_samples is {number}; give at least 1.")
+        strength = self.omega if omega is None else omega
+
+        def act(rows: Tensor) -> Tensor:
+            if mode == "acd":
+                return self.sample_actions(rows, 1, strength, advantage).squeeze(1)
+            candidates = self.sample_actions(rows, number, strength, advantage)
+            return best_of(self.critics.target, self.observe(rows), candidates)
+
+        return NetworkPolicy(act, self.device)
+
+    def sample_actions(
+        self, observations: Tensor, number: int, omega: float, advantage: float = 0.0
+    ) -> Tensor:
+        """Draw actions (S, number, a) for raw observations (S, o) under Eq. 4."""
+        seen = self.observe(observations)
+        asked = torch.full((len(seen),), float(advantage), device=seen.device)
+        given = torch.cat([seen, self.encoding(asked)], dim=-1)
+        absent = torch.cat([seen, self.encoding.absent(len(seen), seen)], dim=-1)
+        if self.guidance == "classifier":
+            rows = seen.repeat_interleave(number, dim=0)
+            return self.actor.sample(
+                absent,
+                number=number,
+                log_density=lambda actions: self.critics.target.minimum(rows, actions),
+                density_scale=omega,
+            )
+        return self.actor.sample(given, number=number, absent=absent, guidance=1.0 + omega)

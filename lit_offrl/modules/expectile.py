@@ -1,0 +1,131 @@
+"""Implicit Q-learning's critics: values within the data, without ever asking for other actions.
+
+Source: Kostrikov et al. 2022 (IQL), section 4.2; in ACD (seed paper) section 3.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lit_offrl.errors import ConfigError
+from lit_offrl.nets import MLP, TwinCritic, frozen_copy, polyak_update_
+
+
+def expectile_loss(error: Tensor, expectile: float) -> Tensor:
+    """|τ − 1(u < 0)| · u² of each error u = target − prediction, (B,) to (B,)."""
+    weight = torch.where(error < 0, 1.0 - expectile, expectile)
+    return weight * error.square()
+
+
+class ExpectileCritics(nn.Module):
+    """Q_1, Q_2 with slow targets, and V as an expectile of them over the data's actions.
+
+    V(s) is regressed on min_j Q̄_j(s, a) by the expectile loss, Q on r + γ (1 − terminal) V(s').
+    Only a true terminal cuts the bootstrap, never a timeout. τ = 0.5 gives the behaviour policy's
+    own values; τ → 1 the best that the data's actions allow.
+
+    Args:
+        observation_dim: o.
+        action_dim: a.
+        gamma: discount γ.
+        expectile: τ in (0, 1).
+        polyak_rate: share of the online critics that the targets take over each step.
+        hidden: widths of the MLPs.
+        layer_norm: LayerNorm before each activation.
+
+    Raises:
+        ConfigError: a number out of its range.
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        *,
+        gamma: float,
+        expectile: float,
+        polyak_rate: float,
+        hidden: Sequence[int],
+        layer_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= gamma < 1.0:
+            raise ConfigError(f"gamma is {gamma}: give 0 <= gamma < 1.")
+        if not 0.0 < expectile < 1.0:
+            raise ConfigError(f"expectile is {expectile}: give 0 < expectile < 1.")
+        if not 0.0 < polyak_rate <= 1.0:
+            raise ConfigError(f"polyak_rate is {polyak_rate}: give 0 < polyak_rate <= 1.")
+        self.gamma, self.expectile, self.polyak_rate = gamma, expectile, polyak_rate
+        self.q = TwinCritic(observation_dim, action_dim, hidden, layer_norm)
+        self.target = frozen_copy(self.q)
+        self.v = MLP(observation_dim, hidden, 1, layer_norm=layer_norm)
+
+    def losses(
+        self,
+        observations: Tensor,
+        actions: Tensor,
+        rewards: Tensor,
+        next_observations: Tensor,
+        terminals: Tensor,
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Losses ``value`` and ``critic`` of a batch, and its advantages (B,) without gradient."""
+        with torch.no_grad():
+            pessimistic = self.target.minimum(observations, actions)
+            later = self.v(next_observations).squeeze(-1)
+            goal = rewards + self.gamma * torch.where(terminals, 0.0, later)
+        values = self.v(observations).squeeze(-1)
+        error = pessimistic - values
+        # the sum over the ensemble: each critic has a mean squared error of its own
+        critic = (self.q(observations, actions) - goal).square().mean(dim=1).sum()
+        losses = {"value": expectile_loss(error, self.expectile).mean(), "critic": critic}
+        return losses, error.detach()
+
+    @torch.no_grad()
+    def advantages(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """A(s, a) = min_j Q̄_j(s, a) − V(s) by the target critics, (B,)."""
+        return self.target.minimum(observations, actions) - self.v(observations).squeeze(-1)
+
+    def follow(self) -> None:
+        """Let the targets follow the online critics."""
+        polyak_update_(self.target, self.q, self.polyak_rate)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The networks that are trained."""
+        return {"critic": list(self.q.parameters()), "value": list(self.v.parameters())}
+
+
+Pick = Literal["max", "softmax"]
+
+
+@torch.no_grad()
+def best_of(
+    critic: TwinCritic,
+    observations: Tensor,
+    candidates: Tensor,
+    pick: Pick = "max",
+    temperature: float = 1.0,
+) -> Tensor:
+    """Choose one action a state by the pessimistic value of candidates.
+
+    Args:
+        critic: whose minimum over members counts.
+        observations: (E, o).
+        candidates: (E, N, a).
+        pick: ``max`` takes the best one, ``softmax`` draws with probability ∝ exp(Q / temperature).
+        temperature: of the softmax.
+
+    Returns:
+        Actions (E, a).
+    """
+    states, number, _ = candidates.shape
+    rows = observations.repeat_interleave(number, dim=0)
+    values = critic.minimum(rows, candidates.flatten(0, 1)).view(states, number)
+    if pick == "max":
+        chosen = values.argmax(dim=1)
+    else:
+        chosen = torch.softmax(values / temperature, dim=1).multinomial(1).squeeze(1)
+    return candidates[torch.arange(states, device=chosen.device), chosen]
