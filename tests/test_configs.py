@@ -10,6 +10,7 @@ from lit_offrl.__main__ import main
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 METHODS = {"bc_pybullet.yaml": "BCModule", "dvf_pybullet.yaml": "DVFModule"}
+METHODS |= {"cql_pybullet.yaml": "CQLModule", "cql_d4rl.yaml": "CQLModule"}
 METHODS |= {"bc_d4rl.yaml": "BCModule", "dvf_maze2d.yaml": "DVFModule"}
 # Two steps on four rows: enough to build and run everything at its real size.
 FEW = ("--trainer.max_steps", "2", "--data.init_args.batch_size", "4", "--trainer.logger", "false")

@@ -1,11 +1,11 @@
 """Networks: pure PyTorch, no Lightning, no knowledge of datasets or diffusion."""
 
 from lit_offrl.nets.averages import frozen_copy, polyak_update_
-from lit_offrl.nets.critics import EnsembleMLP, TwinCritic
+from lit_offrl.nets.critics import EnsembleDenseNetMLP, EnsembleMLP, TwinCritic
 from lit_offrl.nets.embeddings import NumberEmbedding, sinusoidal
 from lit_offrl.nets.mlp import MLP, DenseNetMLP
 from lit_offrl.nets.perceiver import Encoded, FutureCondition, PerceiverDenoiser
-from lit_offrl.nets.policies import DeterministicPolicy, GaussianPolicy
+from lit_offrl.nets.policies import DeterministicPolicy, GaussianPolicy, TanhGaussianPolicy
 from lit_offrl.nets.symlog import symexp, symlog
 
 __all__ = [
@@ -13,11 +13,13 @@ __all__ = [
     "DenseNetMLP",
     "DeterministicPolicy",
     "Encoded",
+    "EnsembleDenseNetMLP",
     "EnsembleMLP",
     "FutureCondition",
     "GaussianPolicy",
     "NumberEmbedding",
     "PerceiverDenoiser",
+    "TanhGaussianPolicy",
     "TwinCritic",
     "frozen_copy",
     "polyak_update_",
