@@ -180,11 +180,13 @@ class CQLModule(OfflineModule):
         self.info("q/target_mean", target.mean())
         return {
             "critic": (seen - target).square().mean(dim=1).sum(),
-            **self._conservative(values[..., 1:], densities, seen),
-            **self._actor(states, actions, drawn[:, 0], density[:, 0]),
+            **self.conservative_losses(values[..., 1:], densities, seen),
+            **self.actor_losses(states, actions, drawn[:, 0], density[:, 0]),
         }
 
-    def _conservative(self, values: Tensor, densities: Tensor, seen: Tensor) -> dict[str, Tensor]:
+    def conservative_losses(
+        self, values: Tensor, densities: Tensor, seen: Tensor
+    ) -> dict[str, Tensor]:
         """``conservative``, both critics' gaps; ``lagrange``, which moves the multiplier.
 
         Args:
@@ -207,7 +209,7 @@ class CQLModule(OfflineModule):
             "lagrange": -multiplier * excess.detach(),
         }
 
-    def _actor(
+    def actor_losses(
         self, states: Tensor, actions: Tensor, drawn: Tensor, density: Tensor
     ) -> dict[str, Tensor]:
         """``actor``, and where α is tuned ``temperature``.
