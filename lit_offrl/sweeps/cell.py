@@ -9,7 +9,7 @@ import re
 import sys
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class CellFolder:
     sweep: str
     tracking_uri: str
     evaluate: Mapping[str, Any]
-    program: tuple[str, ...] = PROGRAM
+    program: tuple[str, ...] = field(default_factory=lambda: PROGRAM)
 
     # ---- files ---------------------------------------------------------------------------------
 

@@ -33,12 +33,8 @@ def is_plain(value: Any) -> bool:
 
 def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the leaves of nested mappings and lists with their paths, ``options.gamma``."""
-    inner: Any = ()
-    if isinstance(tree, dict):
-        inner = tree.items()
-    elif isinstance(tree, list):
-        inner = enumerate(tree)
-    if not inner:
+    if not isinstance(tree, dict | list) or not tree:
         yield prefix, tree
-    for key, value in inner:
+        return
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
         yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))

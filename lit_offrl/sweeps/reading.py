@@ -67,7 +67,7 @@ class Reader:
 
     def datasets(self, given: Any) -> list[Part]:
         """Read a list of names and files, or label: name, or label: {dataset, config, options}."""
-        if isinstance(given, list):
+        if isinstance(given, list) and given:
             names = [self._text("datasets", name) for name in given]
             given = {_label(name): {"dataset": name} for name in names}
             if len(given) < len(names):

@@ -6,11 +6,13 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from lit_offrl.sweeps.cell import CellFolder, State
+from lit_offrl.sweeps.work import HELD
 
 
 class Board:
@@ -51,6 +53,8 @@ class Board:
         if state == State.DONE:
             score = folder.score()
             text = "done" if score is None else f"{score:.1f}"
+        elif self.reasons.get(folder.cell.name) == HELD:
+            text = "elsewhere"
         else:
             text = str(state) if state != State.NEW else "·"
         if state == State.FAILED:
@@ -71,8 +75,8 @@ class Board:
             return "evaluates"
         return folder.steps() or "starts"
 
-    def table(self) -> Table:
-        """A row for all that is the same but the seed, a column a seed."""
+    def table(self) -> Group:
+        """A row for all that is the same but the seed, a column a seed; a line below."""
         seeds = sorted({folder.cell.seed for folder in self._folders})
         rows: dict[tuple[str, ...], dict[int, CellFolder]] = {}
         for folder in self._folders:
@@ -92,8 +96,8 @@ class Board:
             mean = f"{statistics.fmean(scores):.1f}" if scores else ""
             mean += f" ({len(scores)})" if 0 < len(scores) < len(cells) else ""
             table.add_row(*map(escape, (*words, *texts, mean)))
-        table.caption = f"{done} of {len(self._folders)} cells done; mean scores of evaluations"
-        return table
+        line = f"{done} of {len(self._folders)} cells done; numbers are mean scores"
+        return Group(table, Text(line))
 
 
 def _is_number(text: str) -> bool:
