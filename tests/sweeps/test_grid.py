@@ -169,6 +169,25 @@ def test_leaves():
     }
 
 
+@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_file_under_sweeps(path, capsys, folder):
+    from lit_offrl.__main__ import main
+    from lit_offrl.datasets.catalog import bundled
+    from lit_offrl.datasets.entries import CATALOG
+
+    cells = read_sweep(path).cells
+    assert main(["sweep", "--config", str(path), "--dry_run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 * len(cells)
+    for labels, fit, evaluate in zip(lines[::3], lines[1::3], lines[2::3], strict=True):
+        assert labels.startswith("# ") and fit.startswith("lit-offrl fit --config ")
+        assert evaluate.startswith("lit-offrl evaluate --ckpt_path ")
+    names = {cell.options["data.init_args.dataset"] for cell in cells}
+    assert names <= {*CATALOG, *bundled()}
+    methods, seeds = ({cell.labels[key] for cell in cells} for key in ("method", "seed"))
+    assert len(cells) == len(methods) * len(names) * len(seeds)
+
+
 def test_every_key_of_evaluate_is_an_option_of_the_command():
     from lit_offrl.commands.evaluate import _parser
     from lit_offrl.sweeps.reading import EVALUATE_KEYS
