@@ -70,7 +70,8 @@ class Children:
             with self._lock:
                 if self.stopping:
                     return None
-                file.write(f"$ {shlex.join(words)}\n".encode())
+                before = "\n" if file.tell() else ""  # a killed command has left its line open
+                file.write(f"{before}$ {shlex.join(words)}\n".encode())
                 file.flush()
                 process = subprocess.Popen(
                     words,
