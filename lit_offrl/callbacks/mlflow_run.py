@@ -21,9 +21,8 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from lit_offrl.errors import ConfigError
+from lit_offrl.mlflow_store import DEFAULT_URI, SQLITE, absolute_uri, default_uri
 
-DEFAULT_URI = "sqlite:///mlflow.db"
-_SQLITE = "sqlite:///"
 _PROBE_SECONDS = 3.0
 _LOCK_SECONDS = 60.0
 _HELD_BACK = 200  # metrics, and
@@ -53,7 +52,7 @@ class MLflowRun(MLFlowLogger):
         run_name: str | None = None,
         tags: dict[str, str] | None = None,
     ) -> None:
-        uri = absolute_uri(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
+        uri = absolute_uri(tracking_uri or default_uri())
         _set_patience()
         if getattr(rank_zero_only, "rank", 0) == 0:  # the first process asks for all
             probe(uri)
@@ -174,13 +173,6 @@ class MLflowRun(MLFlowLogger):
             super().finalize(status)
 
 
-def absolute_uri(uri: str) -> str:
-    """Make the path of a SQLite store absolute, so that it names the same store from anywhere."""
-    if not uri.startswith(_SQLITE) or uri.startswith(f"{_SQLITE}/") or uri == _SQLITE:
-        return uri
-    return f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).resolve()}"
-
-
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
     """Keep other processes away while a SQLite store's tables or its experiment are made.
@@ -190,10 +182,10 @@ def _alone(uri: str) -> Iterator[None]:
     Raises:
         ConfigError: another process keeps the lock for a minute.
     """
-    if not uri.startswith(_SQLITE) or uri == _SQLITE:
+    if not uri.startswith(SQLITE) or uri == SQLITE:
         yield
         return
-    lock = f"{uri.removeprefix(_SQLITE)}.lock"
+    lock = f"{uri.removeprefix(SQLITE)}.lock"
     try:
         with FileLock(lock, timeout=_LOCK_SECONDS):
             yield
@@ -211,8 +203,8 @@ def probe(uri: str) -> None:
         ConfigError: it cannot.
     """
     way_out = "give another --trainer.logger.init_args.tracking_uri, or --trainer.logger false."
-    if uri.startswith(_SQLITE):
-        file = Path(uri.removeprefix(_SQLITE))
+    if uri.startswith(SQLITE):
+        file = Path(uri.removeprefix(SQLITE))
         held = file if file.exists() else file.parent
         if not os.access(held, os.W_OK):
             raise ConfigError(f"The MLflow store {file} cannot be written: {way_out}")

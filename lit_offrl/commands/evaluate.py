@@ -26,7 +26,10 @@ _POLICY = "--policy."
 
 
 def main(argv: Sequence[str]) -> int:
-    """Evaluate a checkpoint, print a table and write the record; return 0.
+    """Evaluate a checkpoint, print a table and write the record.
+
+    Returns:
+        0, or 1 where ``--mlflow`` asked for what MLflow then did not take.
 
     Raises:
         LitOffRLError: an option, the checkpoint or the environment cannot be used.
@@ -60,9 +63,10 @@ def main(argv: Sequence[str]) -> int:
     print(f"record: {path}")
     if options.video is not None:
         print(f"video: {options.video}")
-    if options.mlflow:
-        _log_to_mlflow(options.ckpt_path, record, path, options.video)
-    return 0
+    if options.mlflow is False:
+        return 0
+    logged = _log_to_mlflow(options.ckpt_path, record, path, options.video)
+    return int(options.mlflow is True and not logged)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,8 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--mlflow",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="log to the MLflow run that the checkpoint came from, if any [yes]",
+        help="log to the MLflow run that the checkpoint came from, if any [yes]; asked for, to fail"
+        " at it is an error",
     )
     return parser  # fmt: skip
 
@@ -154,11 +158,11 @@ def _default_output(options: argparse.Namespace, record: EvaluationRecord) -> Pa
 
 def _log_to_mlflow(
     checkpoint: Path, record: EvaluationRecord, path: Path, video: Path | None
-) -> None:
-    """Add the figures and the files to the training's run; say so where that cannot be done."""
+) -> bool:
+    """Add the figures and the files to the training's run, if any; say so where that fails."""
     origin = read_checkpoint(checkpoint)[CHECKPOINT_KEY].get("mlflow")
     if not origin:
-        return
+        return True
     run_id, uri = origin["run_id"], origin["tracking_uri"]
     try:
         database = uri.removeprefix("sqlite:///")
@@ -168,8 +172,9 @@ def _log_to_mlflow(
     except Exception as error:  # the record is written; a store that moved must not undo that
         first = (str(error).splitlines() or [type(error).__name__])[0]
         print(f"lit-offrl evaluate: not logged to MLflow run {run_id}: {first}", file=sys.stderr)
-    else:
-        print(f"MLflow run {run_id}: logged under evaluate/")
+        return False
+    print(f"MLflow run {run_id}: logged under evaluate/")
+    return True
 
 
 def log_record(
