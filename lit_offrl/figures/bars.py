@@ -49,16 +49,18 @@ def score_bars(
     Returns:
         The figure; intervals that would dwarf the bars are cut, with an arrow.
     """
-    size = _IN_A_ROW if share else 1
+    lines = math.ceil(len(datasets) / _IN_A_ROW)
+    size = math.ceil(len(datasets) / lines) if share else 1
     groups = [datasets[first : first + size] for first in range(0, len(datasets), size)]
     columns = 1 if share else min(3, len(groups))
     rows = math.ceil(len(groups) / columns)
-    wide = min(size, len(datasets)) * (0.5 + 0.42 * len(methods)) * columns
+    wide = size * (0.5 + 0.42 * len(methods)) * columns
     figure = Figure(figsize=(max(5.6, 1.4 + wide), 0.5 + 3.3 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=share).ravel()
     colour = colours(methods)
     for axis, group in zip(axes, groups, strict=False):
         _draw(axis, group, methods, bars, data, colour)
+        axis.set_xlim(-0.6, size - 0.4)  # bars of one width, also in a row that is not full
     for axis in axes[len(groups) :]:
         axis.set_axis_off()
     for axis in axes[::columns]:
@@ -68,10 +70,13 @@ def score_bars(
         own = [bar for key, bar in bars.items() if key[0] in group] if not share else shown
         _limit(axis, own, [data[name] for name in group if name in data])
     handles: list[Patch | Line2D] = [Patch(color=colour[name], label=name) for name in methods]
-    handles.append(Line2D([], [], color="0.25", marker="o", ls="", ms=3.5, label="a run"))
+    dot = {"marker": "o", "ls": "", "ms": 4, "mfc": "white", "mec": "0.25"}
+    handles.append(Line2D([], [], label="a run", **dot))  # type: ignore[arg-type]
+    if any(math.isfinite(bar.low) for bar in bars.values()):
+        handles.append(Line2D([], [], color="0.15", lw=1.5, label="95 % interval of the mean"))
     if any(name in data for name in datasets):
         handles.append(Line2D([], [], color="black", ls=(0, (4, 2)), lw=1.4, label="data"))
-    count = min(6, len(handles))
+    count = min(max(3, round(figure.get_figwidth() / 1.9)), len(handles))
     figure.legend(handles=handles, frameon=False, loc="outside upper center", ncols=count)
     return figure
 
@@ -94,7 +99,7 @@ def _draw(
                 continue
             axis.bar(x, bar.value, 0.9 * width, color=colour[method], alpha=0.85, zorder=2)
             if math.isfinite(bar.low):
-                axis.vlines(x, bar.low, bar.high, color="0.15", lw=1.3, zorder=3)
+                axis.vlines(x, bar.low, bar.high, color="0.15", lw=1.5, zorder=3)
             spots = x + width * 0.22 * np.linspace(-1, 1, len(bar.runs)) * (len(bar.runs) > 1)
             axis.scatter(spots, bar.runs, s=13, color="white", edgecolors="0.25", lw=0.8, zorder=4)
         if dataset in data:
@@ -106,7 +111,6 @@ def _draw(
     axis.axhline(0, color="0.3", lw=0.8)
     axis.set_xticks(range(len(datasets)), [_folded(name) for name in datasets], fontsize=9)
     axis.tick_params(axis="x", length=0)
-    axis.set_xlim(-0.6, len(datasets) - 0.4)
     axis.grid(axis="y", alpha=0.25, zorder=0)
     axis.spines[["top", "right", "bottom"]].set_visible(False)
 

@@ -53,9 +53,9 @@ def performance_profiles(
     axis.set_ylim(-0.01, 1.02)
     axis.set_xlabel(f"{label} τ")
     axis.set_ylabel("share of runs above τ")
-    axis.yaxis.set_major_formatter("{x:.0%}")
     axis.yaxis.set_ticks(np.linspace(0, 1, 5), [f"{share:.0%}" for share in np.linspace(0, 1, 5)])
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, loc="upper right")
+    count = min(4, len(profiles) + bool(data))
+    figure.legend(frameon=False, loc="outside upper center", ncols=count)
     return figure

@@ -1,7 +1,9 @@
 """The intervals cover what they say, where the kept table says that they do."""
 
 import pytest
+from rich.console import Console
 
+from benchmarks.__main__ import coverage_table
 from benchmarks.coverage import DATASETS, HOLDS, SEEDS, SHAPES, run_coverage
 from lit_offrl.evaluation.coverage import coverage, simulated
 
@@ -28,3 +30,12 @@ def test_every_setting_is_kept_and_the_nearest_below_is_found():
     seeds, datasets, shares = coverage("mean", 6, 11)
     assert (seeds, datasets) == (5, 8) and list(shares) == list(SHAPES)
     assert coverage("IQM", 100, 100)[:2] == (max(SEEDS), max(DATASETS))
+
+
+def test_the_benchmarks_table_marks_what_does_not_hold():
+    results = list(run_coverage(statistics=("mean",), seeds=(3,), datasets=(1,), resamples=100))
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))
+    console.print(coverage_table(results))
+    (line,) = [line for line in console.export_text().splitlines() if "│ mean" in line]
+    assert line.count("%") == 3
+    assert "*" in line.split("│")[-2] and "*" not in line.split("│")[4]  # skewed, and normal
