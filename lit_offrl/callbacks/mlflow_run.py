@@ -53,7 +53,7 @@ class MLflowRun(MLFlowLogger):
         tags: dict[str, str] | None = None,
     ) -> None:
         uri = absolute_uri(tracking_uri or default_uri())
-        _set_patience()
+        set_patience()
         if getattr(rank_zero_only, "rank", 0) == 0:  # the first process asks for all
             probe(uri)
         with _alone(uri):
@@ -141,6 +141,12 @@ class MLflowRun(MLFlowLogger):
             self.save()
 
     @rank_zero_only
+    def log_once(self, metrics: Mapping[str, float]) -> None:
+        """Log facts of the whole run at step 0; a resumed run keeps those it has."""
+        known = self.experiment.get_run(self.run_id).data.metrics if self.resumed else {}
+        self.log_metrics({name: value for name, value in metrics.items() if name not in known}, 0)
+
+    @rank_zero_only
     def save(self) -> None:
         """Send what is held back."""
         self._flushed = time.monotonic()
@@ -196,13 +202,15 @@ def _alone(uri: str) -> Iterator[None]:
         ) from error
 
 
-def probe(uri: str) -> None:
+_WAY_OUT = "give another --trainer.logger.init_args.tracking_uri, or --trainer.logger false."
+
+
+def probe(uri: str, way_out: str = _WAY_OUT) -> None:
     """Find out in seconds whether a store can be used; MLflow itself would try for minutes.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: it cannot; the line ends with ``way_out``.
     """
-    way_out = "give another --trainer.logger.init_args.tracking_uri, or --trainer.logger false."
     if uri.startswith(SQLITE):
         file = Path(uri.removeprefix(SQLITE))
         held = file if file.exists() else file.parent
@@ -222,7 +230,7 @@ def probe(uri: str) -> None:
         ) from error
 
 
-def _set_patience() -> None:
+def set_patience() -> None:
     """Let a dead server cost seconds, and keep MLflow's first-use chatter off the screen."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")

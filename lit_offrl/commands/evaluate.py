@@ -56,6 +56,7 @@ def main(argv: Sequence[str]) -> int:
         progress=sys.stderr.isatty(),
         checkpoint=options.ckpt_path,
         checkpoint_rule=_rule(options.ckpt_path),
+        training_steps=read_checkpoint(options.ckpt_path).get("global_step"),
         command=shlex.join(["lit-offrl", "evaluate", *argv]),
     )
     Console().print(record.table())

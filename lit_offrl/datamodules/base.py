@@ -171,6 +171,11 @@ class OfflineDataModule(LightningDataModule):
         """The held-out episodes as a dataset of their own, copied; None if nothing is held out."""
         return self._copy("held_out")
 
+    @property
+    def recorded(self) -> OfflineDataset | None:
+        """All episodes with the rewards that the environment paid; None before setup."""
+        return self.dataset
+
     def train_observations(self) -> np.ndarray:
         """Observations (N, o) of the training episodes, for a normaliser's statistics."""
         return self._train_column("observations")

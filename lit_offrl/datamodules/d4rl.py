@@ -137,7 +137,15 @@ class D4RLDataModule(OfflineDataModule):
                 accept_faults=self.accept_faults,
                 cache=self.cache,
             )
-        return handle_rewards(rows, self.rewards)
+        handled = handle_rewards(rows, self.rewards)
+        # `differences` restores what the environment pays; the others serve training alone.
+        self._recorded = handled if self.rewards == "differences" else rows
+        return handled
+
+    @property
+    def recorded(self) -> OfflineDataset | None:
+        """All episodes with the rewards that the environment paid; None before setup."""
+        return None if self.dataset is None else self._recorded
 
     @property
     def _sparse(self) -> bool:

@@ -33,8 +33,8 @@ def _facts(dataset: OfflineDataset) -> Iterator[tuple[str, str]]:
         f"{len(lengths) - terminated:,} in a timeout" + ", the last cut off" * dataset.cut_off,
     )
     yield "episode lengths", _spread(lengths, "{:,.0f}")
-    if "rewards" in dataset.columns:
-        returns = dataset.episode_returns()
+    returns = dataset.complete_returns() if "rewards" in dataset.columns else np.empty(0)
+    if len(returns):
         yield "episode returns", _spread(returns, "{:,.2f}")
         if spec.ref_min_score is not None and spec.ref_max_score is not None:
             scale = 100 / (spec.ref_max_score - spec.ref_min_score)

@@ -1,6 +1,15 @@
 """Figures: data in, a matplotlib ``Figure`` out; nothing is shown or saved here."""
 
+from lit_offrl.figures.bars import Bar, score_bars
 from lit_offrl.figures.curves import training_curves
+from lit_offrl.figures.profiles import Profile, performance_profiles
 from lit_offrl.figures.values import value_against_return
 
-__all__ = ["training_curves", "value_against_return"]
+__all__ = [
+    "Bar",
+    "Profile",
+    "performance_profiles",
+    "score_bars",
+    "training_curves",
+    "value_against_return",
+]

@@ -21,6 +21,15 @@ def test_facts_of_a_sound_dataset(columns_of):
     assert report.facts["observations"] == "8 × 2, 0 to 4"
 
 
+def test_an_episode_that_is_cut_off_has_no_return(columns_of):
+    dataset = OfflineDataset.from_columns(columns_of([3, 5], ["terminal", ""]))
+    assert dataset.cut_off and dataset.complete_returns().tolist() == [3]
+    assert examine(dataset).facts["episode returns"].startswith("mean 3.00, min 3.00")
+    alone = OfflineDataset.from_columns(columns_of([3], [""]))
+    assert len(alone.complete_returns()) == 0
+    assert "episode returns" not in examine(alone).facts
+
+
 def test_oddities_are_named(columns_of):
     columns = columns_of([4, 1, 6, 2, 1], ["terminal", "terminal", "timeout", "timeout", ""])
     columns["observations"] = np.concatenate(
