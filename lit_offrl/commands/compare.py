@@ -180,14 +180,15 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
         if all((name, method) in comparison.cells for name in datasets)
     }
     if whole and (comparison.scored or len(datasets) == 1):
-        values = np.concatenate([values for strata in whole.values() for values in strata])
+        data = {name: value for name, value in comparison.data.items() if name in datasets}
+        parts = [values for strata in whole.values() for values in strata]
+        values = np.concatenate([*parts, list(data.values())])
         room = 0.05 * (float(np.ptp(values)) or 1.0)
         thresholds = np.linspace(values.min() - room, values.max() + room, 400)
         profiles = {
             method: Profile(*performance_profile(strata, thresholds))
             for method, strata in whole.items()
         }
-        data = {name: value for name, value in comparison.data.items() if name in datasets}
         figures["performance_profiles"] = performance_profiles(
             thresholds, profiles, label=label, data=data
         )

@@ -17,6 +17,8 @@ from lit_offrl.figures.palette import colours
 _IN_A_ROW = 6  # datasets that share an axis
 _GROUP = 0.8  # of the distance between groups is taken by bars
 
+_WIDEST = 0.35  # of one bar, in the same unit
+
 
 class Bar(NamedTuple):
     """A bar's height, the ends of its interval (NaN for none), and the runs behind it (K,)."""
@@ -89,7 +91,7 @@ def _draw(
     data: Mapping[str, float],
     colour: Mapping[str, str],
 ) -> None:
-    width = _GROUP / len(methods)
+    width = min(_GROUP / len(methods), _WIDEST)
     for place, dataset in enumerate(datasets):
         for order, method in enumerate(methods):
             x = place + (order - (len(methods) - 1) / 2) * width
@@ -103,7 +105,7 @@ def _draw(
             spots = x + width * 0.22 * np.linspace(-1, 1, len(bar.runs)) * (len(bar.runs) > 1)
             axis.scatter(spots, bar.runs, s=13, color="white", edgecolors="0.25", lw=0.8, zorder=4)
         if dataset in data:
-            reach = _GROUP / 2 + 0.03
+            reach = width * len(methods) / 2 + 0.03
             axis.hlines(
                 data[dataset], place - reach, place + reach, color="black", ls=(0, (4, 2)), lw=1.4,
                 zorder=3.5,

@@ -32,7 +32,7 @@ def performance_profiles(
         thresholds: τ (T,), ascending.
         profiles: by method.
         label: of the horizontal axis.
-        data: the mean over each dataset's own episodes, ticked below the curves.
+        data: the mean over each dataset's own episodes, ticked on the axis.
 
     Returns:
         The figure: a curve that lies above another's everywhere is better everywhere.
@@ -44,10 +44,7 @@ def performance_profiles(
         axis.fill_between(thresholds, low, high, step="post", color=colour, alpha=0.18, lw=0)
         axis.step(thresholds, share, where="post", color=colour, lw=2, label=name)
     if data:
-        axis.plot(
-            list(data.values()), np.zeros(len(data)), ls="", marker="|", ms=14, mew=1.6,
-            color="black", label="data's mean", clip_on=False,
-        )  # fmt: skip
+        axis.vlines(list(data.values()), 0, 0.06, color="black", lw=1.8, label="data's mean")
     axis.axhline(0.5, color="0.6", lw=0.8, ls=":", zorder=0)
     axis.set_xlim(thresholds[0], thresholds[-1])
     axis.set_ylim(-0.01, 1.02)

@@ -22,9 +22,7 @@ SCORES = {
 
 @pytest.fixture
 def run(made_record):
-    def make(
-        method, dataset, seed, score, /, source=None, params=None, data=None, tags=(), **facts
-    ):
+    def make(method, dataset, seed, score, /, source=None, **facts):
         tags = {"lit_offrl.method": method, **facts.pop("tags", {})}
         params, data = facts.pop("params", None), facts.pop("data", None)
         record = made_record(score, seed, dataset=dataset, **facts)
