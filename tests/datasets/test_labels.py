@@ -48,7 +48,7 @@ def test_rows_of_no_single_file_have_no_place_for_labels_beside_it(data):
 
 def test_labels_that_cannot_be_written_are_one_line(data):
     path = Path(data.spec.origin) / "labels.npz"  # in a file, not in a folder
-    with pytest.raises(DatasetError, match="labels.npz: cannot be written"):
+    with pytest.raises(DatasetError, match=r"labels\.npz: cannot be written"):
         save_labels(path, labels_of(data), data, CRITIC)
 
 
