@@ -66,3 +66,19 @@ def test_a_single_episode_is_named_and_no_limit_is_no_warning(columns_of):
     report = examine(OfflineDataset.from_columns(columns))
     assert [w for w in report.warnings if "single episode" in w]
     assert "episode returns" not in report.facts
+
+
+def test_what_recipes_do_on_purpose_is_no_warning(columns_of):
+    columns = columns_of([5, 5, 2], ["timeout", "timeout", "timeout"])
+    facts = {"max_episode_steps": 5, "provenance": {"last_episode_cut": "True"}}
+    report = examine(OfflineDataset.from_columns(columns, **facts))
+    assert report.warnings == () and report.facts["episodes"].endswith(", the last cut off")
+    # Runs of 1,001 rows for a limit of 1,000, and timeouts that say that a goal was reached.
+    columns = columns_of([6, 2, 6], ["timeout", "timeout", "timeout"])
+    for env_id in ("lit_offrl/antmaze-medium-play-v2", "lit_offrl/maze2d-large-v1"):
+        facts = {"max_episode_steps": 5, "env_id": env_id, "handling": ("some rows left out",)}
+        report = examine(OfflineDataset.from_columns(columns, **facts))
+        assert report.warnings == ()
+        assert report.facts["done on reading"] == "some rows left out"
+    report = examine(OfflineDataset.from_columns(columns, max_episode_steps=5, env_id="Some-v0"))
+    assert len(report.warnings) == 2
