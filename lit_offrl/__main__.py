@@ -21,6 +21,7 @@ TRAINER_VERBS = {
 }
 COMMANDS = {
     "evaluate": "roll a checkpoint's policy out in its environment and score it",
+    "ope": "value policies that were not trained on from logged data alone",
     "datasets": "list, describe, check and download datasets",
     "collect": "make a dataset from an environment",
 }
