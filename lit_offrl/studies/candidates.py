@@ -21,7 +21,7 @@ from lit_offrl.nets import GaussianPolicy
 from lit_offrl.randomness import ShardedGenerator, mix
 
 _CLONE, _CLONE_ROWS = 0xC10E, 0xC10F  # keep the streams of one seed apart
-_HIDDEN, _STEPS, _ROWS, _RATE = (64, 64), 500, 256, 1e-3  # of a clone: seconds, not a study
+_HIDDEN, _STEPS, _ROWS, _RATE = (64, 64), 500, 256, 3e-3  # of a clone: seconds, not a study
 
 Draw = Callable[[Tensor, ShardedGenerator], Tensor]
 """Draws actions (…, a), within the bounds, in raw observations (…, o)."""
@@ -122,6 +122,8 @@ def _clone(policy: float, dataset: OfflineDataset, module: OfflineModule, seed: 
     net.to(module.device)
     with torch.no_grad():
         states = module.normalizer.normalize(states)
+        # the spread of all actions bounds that in one state; from σ = 1 Adam takes long to go there
+        net.raw_log_std.copy_(actions.std(dim=0).clamp_min(1e-3).log())
     optimizer = torch.optim.Adam(net.parameters(), lr=_RATE, fused=True)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
     order = RowOrder(len(states), _ROWS, mix(seed, _CLONE_ROWS), device=module.device)

@@ -60,7 +60,7 @@ def test_no_batch_holds_a_row_of_them(several, kind, held, fraction, seed):
 
 
 def test_they_stand_in_the_spec_that_records_take_over(several):
-    data = ready(D4RLDataModule, several, hold_out_policies=[1, 0.1], rewards="minus_one")
+    data = ready(D4RLDataModule, several, hold_out_policies=[1, 0.1], rewards="return_range")
     assert data.spec.handling[-1] == "episodes of the policies 1, 0.1 were held out"
     assert len(data.spec.handling) == 2 and data.spec == data.dataset.spec
 

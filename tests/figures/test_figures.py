@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from lit_offrl.figures import training_curves, value_against_return
+from lit_offrl.figures import estimates_against_truth, training_curves, value_against_return
 
 
 def render(figure) -> None:
@@ -89,3 +89,16 @@ def test_values_that_do_not_vary_have_no_correlation(both, recwarn):
     assert "correlation nan" in figure.axes[0].get_title()
     render(figure)
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
+def test_estimates_stand_over_the_truth_and_unknown_truths_are_left_out():
+    truth, errors = np.array([1.0, np.nan, 3.0]), np.array([0.1, np.nan, np.nan])
+    estimates = {"DVF": np.array([2.0, 5.0, 2.5]), "FQE": np.array([1.0, 1.0, 1.0])}
+    figure = estimates_against_truth(["1", "4", "6"], truth, errors, estimates, 0.9)
+    render(figure)
+    panels = shown(figure)
+    assert list(panels) == ["DVF", "FQE"]
+    assert points(panels["DVF"].get_lines()[0]) == [(1.0, 2.0), (3.0, 2.5)]
+    assert [text.get_text() for text in panels["FQE"].texts] == ["1", "6"]
+    nothing = estimates_against_truth(["1"], truth[1:2], errors[1:2], {"DVF": truth[:1]}, 0.9)
+    render(nothing)

