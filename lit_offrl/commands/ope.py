@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     console = Console()
     console.print(record.table())
     for line in record.lines():
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
     files = _write(record, options.output or Path("ope") / _name(options))
     for kind, path in files.items():
         print(f"{kind}: {path}")
@@ -157,10 +157,12 @@ def _evaluate(
         found["fqe"], trace = ope.fqe_values(
             module, train_set, candidates, starts, settings=settings, seed=seed, progress=shown
         )
-    seen = np.isin(np.float32([one.policy for one in candidates]), train_set.columns["policy"])
+    seen = np.isin(
+        np.array([one.policy for one in candidates], np.float32), train_set.columns["policy"]
+    )
     values = []
     for row, one in enumerate(candidates):
-        estimates = {name: number(each.values[row]) for name, each in found.items()}
+        estimates: dict[str, Any] = {name: number(each.values[row]) for name, each in found.items()}
         estimates |= {f"{name}_error": number(each.errors[row]) for name, each in found.items()}
         values.append(
             CandidateValue(

@@ -161,13 +161,13 @@ def _loaded(path: Path, module: OfflineModule) -> Draw:
             f"{path}: the policy of {type(other).__name__} remembers earlier steps, which sampled "
             "states do not have: take a checkpoint whose policy acts on the state alone."
         )
-    bounds = [None if b is None else np.asarray(b) for b in (own.action_low, own.action_high)]
+    low, high = own.action_low, own.action_high
 
     def draw(observations: Tensor, noise: ShardedGenerator) -> Tensor:
         flat = observations.reshape(-1, observations.shape[-1]).cpu().numpy()
         taken = policy.act(flat)
-        if bounds[0] is not None and bounds[1] is not None:
-            taken = np.clip(taken, *bounds).astype(np.float32)
+        if low is not None and high is not None:
+            taken = np.clip(taken, low, high).astype(np.float32)
         return torch.from_numpy(taken).to(observations.device).unflatten(0, observations.shape[:-1])
 
     return draw
