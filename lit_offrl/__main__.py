@@ -22,6 +22,7 @@ TRAINER_VERBS = {
 COMMANDS = {
     "evaluate": "roll a checkpoint's policy out in its environment and score it",
     "compare": "scores of runs by method and dataset, with intervals and protocol",
+    "ope": "value policies that were not trained on from logged data alone",
     "datasets": "list, describe, check and download datasets",
     "collect": "make a dataset from an environment",
     "sweep": "train and evaluate a grid of methods, datasets and seeds",

@@ -1,7 +1,10 @@
 """Every file under configs/ through the real command line."""
 
+import shutil
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -11,7 +14,9 @@ from lit_offrl.__main__ import main
 CONFIGS = Path(__file__).parent.parent / "configs"
 METHODS = {"bc_pybullet.yaml": "BCModule", "dvf_pybullet.yaml": "DVFModule"}
 METHODS |= {"cql_pybullet.yaml": "CQLModule", "cql_d4rl.yaml": "CQLModule"}
+METHODS |= {"dvf_ope_mountain_car.yaml": "DVFModule"}
 METHODS |= {"bc_d4rl.yaml": "BCModule", "dvf_maze2d.yaml": "DVFModule"}
+OF_SEVERAL = {"dvf_ope_mountain_car.yaml"}  # need the column `policy`
 # Two steps on four rows: enough to build and run everything at its real size.
 FEW = ("--trainer.max_steps", "2", "--data.init_args.batch_size", "4", "--trainer.logger", "false")
 FEW += ("--evaluation.episodes", "0", "--data.init_args.validation_batches", "1")
@@ -24,13 +29,24 @@ SLURM = {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "fit", "SLU
 SLURM |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost"}
 
 
+@pytest.fixture(scope="module")
+def several_file(d4rl_file, tmp_path_factory):
+    """The small dataset, each of its 20 episodes of a policy of its own."""
+    path = tmp_path_factory.mktemp("several") / "several.hdf5"
+    shutil.copy(d4rl_file, path)
+    with h5py.File(path, "a") as file:
+        file["policy"] = np.repeat(np.arange(20, dtype=np.float32), 30)
+    return path
+
+
 @pytest.fixture
-def fit(folder, d4rl_file):
+def fit(folder, d4rl_file, several_file):
     def run(*options):
+        data = several_file if options[0] in OF_SEVERAL else d4rl_file
         words = ["fit"]
         for name in (option for option in options if option.endswith(".yaml")):
             words += ["--config", str(CONFIGS / name)]
-        words += ["--data.init_args.dataset", str(d4rl_file), *FEW, *QUIET, *CPU]
+        words += ["--data.init_args.dataset", str(data), *FEW, *QUIET, *CPU]
         words += [option for option in options if not option.endswith(".yaml")]
         assert main([*words, "--checkpoint.dirpath", "run"]) == 0
         return torch.load("run/last.ckpt", weights_only=True)

@@ -2,12 +2,14 @@
 
 from lit_offrl.figures.bars import Bar, score_bars
 from lit_offrl.figures.curves import training_curves
+from lit_offrl.figures.ope import estimates_against_truth
 from lit_offrl.figures.profiles import Profile, performance_profiles
 from lit_offrl.figures.values import value_against_return
 
 __all__ = [
     "Bar",
     "Profile",
+    "estimates_against_truth",
     "performance_profiles",
     "score_bars",
     "training_curves",

@@ -65,7 +65,7 @@ class EnsembleLayerNorm(nn.Module):
 
 
 class EnsembleMLP(nn.Module):
-    """``size`` independent MLPs on the same input.
+    """``size`` independent MLPs, on the same rows or each on its own.
 
     Args:
         size: number of members.
@@ -96,8 +96,8 @@ class EnsembleMLP(nn.Module):
         layers.append(EnsembleLinear(size, (in_dim, *hidden)[-1], out_dim))
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, x: Float[Tensor, "B in"]) -> Float[Tensor, "size B out"]:
-        """Map ``(B, in_dim)`` to every member's output, ``(size, B, out_dim)``."""
+    def forward(self, x: Float[Tensor, "*size B in"]) -> Float[Tensor, "members B out"]:
+        """Map ``(B, in_dim)``, or ``(size, B, in_dim)``, to ``(size, B, out_dim)``."""
         return self.layers(x.expand(self.size, -1, -1))
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from lit_offrl.figures import (
     Bar,
     Profile,
+    estimates_against_truth,
     performance_profiles,
     score_bars,
     training_curves,
@@ -147,3 +148,16 @@ def test_profiles_hold_their_shares():
     band, ticks = axis.collections
     assert [x for (x, _), _ in ticks.get_segments()] == [1.5] and band.get_alpha() < 1
     render(figure)
+
+
+def test_estimates_stand_over_the_truth_and_unknown_truths_are_left_out():
+    truth, errors = np.array([1.0, np.nan, 3.0]), np.array([0.1, np.nan, np.nan])
+    estimates = {"DVF": np.array([2.0, 5.0, 2.5]), "FQE": np.array([1.0, 1.0, 1.0])}
+    figure = estimates_against_truth(["1", "4", "6"], truth, errors, estimates, 0.9)
+    render(figure)
+    panels = shown(figure)
+    assert list(panels) == ["DVF", "FQE"]
+    assert points(panels["DVF"].get_lines()[0]) == [(1.0, 2.0), (3.0, 2.5)]
+    assert [text.get_text() for text in panels["FQE"].texts] == ["1", "6"]
+    nothing = estimates_against_truth(["1"], truth[1:2], errors[1:2], {"DVF": truth[:1]}, 0.9)
+    render(nothing)
