@@ -21,6 +21,7 @@ TRAINER_VERBS = {
 }
 COMMANDS = {
     "evaluate": "roll a checkpoint's policy out in its environment and score it",
+    "figures": "draw a paper's figure, with its numbers, from a checkpoint",
     "datasets": "list, describe, check and download datasets",
     "collect": "make a dataset from an environment",
 }
