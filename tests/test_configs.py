@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -11,6 +13,9 @@ from lit_offrl.__main__ import main
 CONFIGS = Path(__file__).parent.parent / "configs"
 METHODS = {"bc_pybullet.yaml": "BCModule", "dvf_pybullet.yaml": "DVFModule"}
 METHODS |= {"bc_d4rl.yaml": "BCModule", "dvf_maze2d.yaml": "DVFModule"}
+# Those whose data must have a column 'policy'.
+OF_POLICIES = {name: "DVFModule" for name in ("dvf_mountain_car.yaml", "dvf_maze2d_policies.yaml")}
+METHODS |= OF_POLICIES
 # Two steps on four rows: enough to build and run everything at its real size.
 FEW = ("--trainer.max_steps", "2", "--data.init_args.batch_size", "4", "--trainer.logger", "false")
 FEW += ("--evaluation.episodes", "0", "--data.init_args.validation_batches", "1")
@@ -29,7 +34,13 @@ def fit(folder, d4rl_file):
         words = ["fit"]
         for name in (option for option in options if option.endswith(".yaml")):
             words += ["--config", str(CONFIGS / name)]
-        words += ["--data.init_args.dataset", str(d4rl_file), *FEW, *QUIET, *CPU]
+        data = d4rl_file
+        if OF_POLICIES.keys() & set(options):
+            data = folder / "policies.hdf5"
+            data.write_bytes(d4rl_file.read_bytes())
+            with h5py.File(data, "a") as file:
+                file["policy"] = np.repeat([0, 1] * 10, 30).astype(np.float32)
+        words += ["--data.init_args.dataset", str(data), *FEW, *QUIET, *CPU]
         words += [option for option in options if not option.endswith(".yaml")]
         assert main([*words, "--checkpoint.dirpath", "run"]) == 0
         return torch.load("run/last.ckpt", weights_only=True)
