@@ -136,7 +136,7 @@ def _mark(axis: Axes, numbers: Mapping[str, Any], policy: int | None = None) -> 
     """Mark the start by a ring, and the goals, or one policy's, by stars."""
     x, y = numbers["start"]
     axis.plot(y, x, "o", markerfacecolor="none", markeredgecolor="black", markersize=10)
-    for number, (x, y) in enumerate(numbers.get("goals") or ()):
+    for number, (x, y) in enumerate(numbers.get("goals", ())):
         if policy is None or number == policy:
             colour = POLICY_COLOURS[number % len(POLICY_COLOURS)] if policy is None else "#d62728"
             axis.plot(y, x, "*", color=colour, markeredgecolor="black", markersize=12, mew=0.7)

@@ -57,6 +57,7 @@ def maze_file(tmp_path):
         "observations": np.concatenate([place, 0 * place], 1),
         "actions": np.zeros((len(step), 2)),
         "rewards": np.zeros(len(step)),
+        "infos/goal": fine[4 * policy],
     }
     columns = {name: column.astype(np.float32) for name, column in columns.items()}
     columns |= {"timeouts": ends, "terminals": 0 * ends > 0, "policy": policy.astype(np.float32)}
