@@ -45,7 +45,7 @@ def maze2d_policies(numbers: Mapping[str, Any]) -> Figure:
     panels, rows = numbers["panels"], numbers["by_policy"]
     free = np.asarray(numbers["free"], bool)
     width = 2.6 * free.shape[1] / free.shape[0]
-    figure = Figure(figsize=(width * len(rows) + 1.1, 6.5), layout="constrained")
+    figure = Figure(figsize=(width * len(rows) + 1.1, 6.0), layout="constrained")
     axes = figure.subplots(2, len(rows), squeeze=False)
     longest = max(max(panel["offset"]) for parts in panels.values() for panel in parts)
     colours = LogNorm(1, longest)
@@ -62,7 +62,7 @@ def maze2d_policies(numbers: Mapping[str, Any]) -> Figure:
                 axis.set_xlabel(
                     f"distance to the data {row['distance']:.3f}\n"
                     f"(data to data {row['floor']:.3f}, nearest policy {row['ceiling']:.2f})",
-                    fontsize=9,
+                    fontsize=8,
                 )
         axes[line][0].set_ylabel(_SOURCES[source], fontsize=11)
     bar = figure.colorbar(dots, ax=axes, shrink=0.6, pad=0.02)

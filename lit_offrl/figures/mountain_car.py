@@ -62,7 +62,11 @@ def _development(axis: Axes, numbers: Mapping[str, Any], colours: np.ndarray) ->
         axis.plot(steps, (line - low) / span, "o-", color=colour, markersize=3, linewidth=1.2)
         axis.axhline((earned - low) / span, color=colour, linestyle="--", linewidth=0.8, alpha=0.8)
     ranks = [row["correlations"]["return_value"]["spearman"] for row in numbers["by_step"]]
-    known = [(step, rank) for step, rank in zip(steps, ranks, strict=True) if rank is not None and rank == rank]
+    known = [
+        (step, rank)
+        for step, rank in zip(steps, ranks, strict=True)
+        if rank is not None and rank == rank
+    ]
     if known:
         beside = axis.twinx()
         beside.plot(*zip(*known, strict=True), color="#d62728", linewidth=1.6)

@@ -58,8 +58,7 @@ def run(options: argparse.Namespace) -> Study:
             raise ConfigError(f"--{name} {getattr(options, name)}: give at least 1.")
     paths = checkpoints_in(options.ckpt_path)
     last = paths[max(paths)]
-    load = {"representation": "scalar", "values": True}
-    module = load_dvf(last, options.device, **load)
+    module = load_dvf(last, options.device, representation="scalar", values=True)
     data = load_data(options.data, last, ("policy", "rewards"))
     if data.spec.env_id not in _ENVIRONMENTS:
         raise ConfigError(
@@ -70,7 +69,7 @@ def run(options: argparse.Namespace) -> Study:
     sizes = {"starts": options.starts, "samples": options.samples, "seed": options.seed}
     by_step = []
     for step, path in sorted(paths.items()):
-        now = load_dvf(path, options.device, **load)
+        now = load_dvf(path, options.device, representation="scalar", values=True)
         by_step.append({"step": step, **measure(now, truth, **sizes, along=path == last)})
     final = by_step[-1]
     metrics = {
@@ -203,7 +202,7 @@ def _values(
     module: DVFModule, states: np.ndarray, policy: float, samples: int, seed: int
 ) -> np.ndarray:
     """V(s; φ) of states (M, o), in parts of bounded memory: (M,)."""
-    parts = []
+    parts: list[torch.Tensor] = []
     for part in np.array_split(states, -(-len(states) * samples // _CHAINS)):
         rows = torch.from_numpy(part).to(module.device)
         phi = torch.full((len(rows),), float(policy), device=module.device)
@@ -216,7 +215,7 @@ def _rewards(
     module: DVFModule, states: np.ndarray, policy: float, samples: int, seed: int
 ) -> np.ndarray:
     """Mean of r(s', π(s')) over s' ~ ρ(· | s, φ), nothing past a terminal: (M,)."""
-    parts = []
+    parts: list[torch.Tensor] = []
     for part in np.array_split(states, -(-len(states) * samples // _CHAINS)):
         rows = torch.from_numpy(part).to(module.device)
         phi = torch.full((len(rows),), float(policy), device=module.device)

@@ -24,7 +24,8 @@ def run(options: argparse.Namespace) -> Study:
         ConfigError: it keeps none.
     """
     saved = read_checkpoint(options.ckpt_path).get("callbacks", {})
-    history = next((state["history"] for state in saved.values() if "history" in state), {})
+    kept = [state["history"] for state in saved.values() if "history" in state]
+    history = kept[0] if kept else None
     if not history:
         raise ConfigError(
             f"{options.ckpt_path}: keeps no curves: give one of 'lit-offrl fit' that was written "

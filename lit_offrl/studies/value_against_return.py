@@ -56,8 +56,12 @@ def run(options: argparse.Namespace) -> Study:
             raise DatasetError(f"{data.spec.origin}: some rewards are unlabelled: choose others.")
         history = History.before(batch)
         if history is not None:
-            moved = [part if part is None else part.to(module.device) for part in history]
-            history = History(*moved)
+            taken = history.actions
+            history = History(
+                history.states.to(module.device),
+                None if taken is None else taken.to(module.device),
+                history.mask.to(module.device),
+            )
         phi = None if batch.policy is None else batch.policy.to(module.device)
         states = batch.observations.to(module.device)
         keyed = mix(options.seed, 9, number)
