@@ -14,9 +14,10 @@ from lit_offrl.__main__ import main
 CONFIGS = Path(__file__).parent.parent / "configs"
 METHODS = {"bc_pybullet.yaml": "BCModule", "dvf_pybullet.yaml": "DVFModule"}
 METHODS |= {"cql_pybullet.yaml": "CQLModule", "cql_d4rl.yaml": "CQLModule"}
-METHODS |= {"dvf_ope_mountain_car.yaml": "DVFModule"}
 METHODS |= {"bc_d4rl.yaml": "BCModule", "dvf_maze2d.yaml": "DVFModule"}
-OF_SEVERAL = {"dvf_ope_mountain_car.yaml"}  # need the column `policy`
+# Those whose data must have a column 'policy'.
+OF_POLICIES = ("dvf_ope_mountain_car.yaml", "dvf_mountain_car.yaml", "dvf_maze2d_policies.yaml")
+METHODS |= dict.fromkeys(OF_POLICIES, "DVFModule")
 # Two steps on four rows: enough to build and run everything at its real size.
 FEW = ("--trainer.max_steps", "2", "--data.init_args.batch_size", "4", "--trainer.logger", "false")
 FEW += ("--evaluation.episodes", "0", "--data.init_args.validation_batches", "1")
@@ -42,7 +43,7 @@ def several_file(d4rl_file, tmp_path_factory):
 @pytest.fixture
 def fit(folder, d4rl_file, several_file):
     def run(*options):
-        data = several_file if options[0] in OF_SEVERAL else d4rl_file
+        data = several_file if options[0] in OF_POLICIES else d4rl_file
         words = ["fit"]
         for name in (option for option in options if option.endswith(".yaml")):
             words += ["--config", str(CONFIGS / name)]

@@ -30,7 +30,7 @@ PLANNERS: dict[str, Callable[[argparse.Namespace], Collection]] = {
     "graded": GradedCollection,
     "steps": StepsCollection,
 }
-_OF_PLANNERS = {"goals": "waypoint", "policy": "waypoint", "policies": "graded"}
+_OF_PLANNERS = {name: "waypoint" for name in ("goals", "start", "policy")} | {"policies": "graded"}
 # What only the agents of --kind have, by what it is where it was not given.
 _OF_KINDS = {"thin": 1, "target_return": None, "train_steps": 200_000}
 
@@ -58,8 +58,14 @@ def _cells(text: str) -> list[tuple[int, int]]:
     return [(int(i), int(j)) for i, j in re.findall(r"(\d+),(\d+)", text)]
 
 
+def _cell(text: str) -> tuple[int, int]:
+    (cell,) = _cells(text)
+    return cell
+
+
 _positive.__name__ = "positive integer"  # argparse names the type in its message
 _cells.__name__ = "list of cells, as '(1,1),(7,9)',"
+_cell.__name__ = "cell, as '(3,1)',"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,7 +84,8 @@ planners:
   waypoint lit_offrl/maze2d-*: the recipe of D4RL's maze2d data: one run to one random cell after
            another, in which timeouts say that a goal was reached or given up, and rewards[t] is of
            observations[t]. D4RL's noise is --noise 0.5. With --goals, episodes of the whole step
-           limit instead, each to one of the goals in turn; the column 'policy' says to which.
+           limit instead, each to one of the goals in turn, from a random cell or from --start;
+           the column 'policy' says to which.
            lit_offrl/antmaze-* with --policy: runs of 1,001 rows in which a policy walks the ant to
            one waypoint after another; D4RL's noise is --noise 0.2. The policy is a checkpoint, or
            an .npz of an MLP with the layers w0 (29, h), b0, w1, b1, ... (the last 8 wide, or 16
@@ -116,6 +123,7 @@ The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 
         metavar="CELLS",
         help="of waypoint: '(1,1),(7,9)' [random cells]",
     )
+    add("--start", type=_cell, metavar="CELL", help="with --goals: '(3,1)' [a random cell each]")
     add("--policies", type=_positive, metavar="K", help="of graded: how many [10]")
     add("--thin", type=_positive, metavar="K", help="write every K-th episode only [1]")
     add("--max_episode_steps", type=_positive, metavar="N", help="instead of the registered limit")
@@ -145,6 +153,8 @@ def _check(options: argparse.Namespace) -> None:
     for name, planner in _OF_PLANNERS.items():
         if getattr(options, name) is not None and options.planner != planner:
             raise ConfigError(f"--{name} is of --planner {planner}: choose that, or leave it out.")
+    if options.start is not None and options.goals is None:
+        raise ConfigError("--start is for episodes with fixed goals: give --goals too.")
     for name, default in _OF_KINDS.items():
         if getattr(options, name) is None:
             setattr(options, name, default)

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import os
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
+from lit_offrl.commands.mlflow_origin import log_to_origin
 from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.device import device
 from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.evaluate import evaluate_module
 from lit_offrl.evaluation.record import EvaluationRecord
-from lit_offrl.modules.base import CHECKPOINT_KEY, load_module, read_checkpoint
+from lit_offrl.modules.base import load_module, read_checkpoint
 
 _POLICY = "--policy."
 
@@ -36,12 +34,11 @@ def main(argv: Sequence[str]) -> int:
     """
     rest, policy_options = split_policy_options(argv)
     options = _parser().parse_args(rest)
-    device = _device(options.device)
     if not options.ckpt_path.is_file():
         raise ConfigError(
             f"{options.ckpt_path}: no such checkpoint; give the path of a .ckpt file."
         )
-    module = load_module(options.ckpt_path, device)
+    module = load_module(options.ckpt_path, options.device)
     record = evaluate_module(
         module,
         episodes=options.episodes,
@@ -66,7 +63,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"video: {options.video}")
     if options.mlflow is False:
         return 0
-    logged = _log_to_mlflow(options.ckpt_path, record, path, options.video)
+    files = [path] if options.video is None else [path, options.video]
+    logged = log_to_origin(options.ckpt_path, "evaluate", "evaluate", record.summary(), files)
     return int(options.mlflow is True and not logged)
 
 
@@ -93,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.json",
         help="the record [evaluations/CHECKPOINT-ENV-seedSEED.json]",
     )
-    add("--device", default="cpu", help="cpu, cuda, cuda:1, … [cpu]")
+    add("--device", type=device, default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:1, … [cpu]")
     add(
         "--mlflow",
         action=argparse.BooleanOptionalAction,
@@ -139,15 +137,6 @@ def _size(text: str) -> tuple[int, int]:
 _size.__name__ = "even WIDTHxHEIGHT"  # argparse names the type in its message
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {name} cannot be used here: choose cpu.") from error
-    return device
-
-
 def _rule(path: Path) -> str:
     return "last" if path.stem.startswith("last") else "named by the user"
 
@@ -155,46 +144,3 @@ def _rule(path: Path) -> str:
 def _default_output(options: argparse.Namespace, record: EvaluationRecord) -> Path:
     name = f"{options.ckpt_path.stem}-{record.env_id.replace('/', '-')}-seed{options.seed}.json"
     return Path("evaluations") / name
-
-
-def _log_to_mlflow(
-    checkpoint: Path, record: EvaluationRecord, path: Path, video: Path | None
-) -> bool:
-    """Add the figures and the files to the training's run, if any; say so where that fails."""
-    origin = read_checkpoint(checkpoint)[CHECKPOINT_KEY].get("mlflow")
-    if not origin:
-        return True
-    run_id, uri = origin["run_id"], origin["tracking_uri"]
-    try:
-        database = uri.removeprefix("sqlite:///")
-        if database != uri and not Path(database).is_file():
-            raise FileNotFoundError(f"{database} is not here")  # MLflow would make an empty one
-        log_record(record, run_id, uri, files=[path] if video is None else [path, video])
-    except Exception as error:  # the record is written; a store that moved must not undo that
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        print(f"lit-offrl evaluate: not logged to MLflow run {run_id}: {first}", file=sys.stderr)
-        return False
-    print(f"MLflow run {run_id}: logged under evaluate/")
-    return True
-
-
-def log_record(
-    record: EvaluationRecord, run_id: str, tracking_uri: str, *, files: Sequence[Path]
-) -> None:
-    """Log a record's figures as metrics ``evaluate/…`` and the files as artifacts ``evaluate``."""
-    # A server that does not answer is to be given up in seconds, not in MLflow's minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    from mlflow.entities import Metric  # seconds to import: only where there is a run
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri=tracking_uri)
-    stamp = int(time.time() * 1000)
-    metrics = [
-        Metric(f"evaluate/{name}", value, stamp, 0)
-        for name, value in record.summary().items()
-        if math.isfinite(value)
-    ]
-    client.log_batch(run_id, metrics=metrics)
-    for file in files:
-        client.log_artifact(run_id, str(file), "evaluate")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ import numpy as np
 import yaml
 from rich.console import Console
 
-from lit_offrl.commands.evaluate import _device
+from lit_offrl.commands.mlflow_origin import log_to_origin
 from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.datamodules import OfflineDataModule
+from lit_offrl.device import device
 from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.record import file_sha256
 from lit_offrl.figures import estimates_against_truth
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     """
     options = _parser().parse_args(argv)
     checkpoint = read_checkpoint(options.ckpt_path)[CHECKPOINT_KEY]
-    module = load_module(options.ckpt_path, _device(options.device))
+    module = load_module(options.ckpt_path, options.device)
     if not isinstance(module, DVFModule):
         raise ConfigError(
             f"{options.ckpt_path}: is a {type(module).__name__}, and DVF's values are wanted: give "
@@ -62,8 +62,8 @@ def main(argv: Sequence[str]) -> int:
     files = _write(record, options.output or Path("ope") / _name(options))
     for kind, path in files.items():
         print(f"{kind}: {path}")
-    if options.mlflow and checkpoint.get("mlflow"):
-        _log_to_mlflow(checkpoint["mlflow"], record.metrics(), files.values())
+    if options.mlflow:
+        log_to_origin(options.ckpt_path, "ope", "ope", record.metrics(), [*files.values()])
     return 0
 
 
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--episodes", type=int, default=100, metavar="N", help="of each roll-out [100]")
     add("--seed", type=int, default=0, help="of clones, nets and noise [0]")
-    add("--device", default="cpu", help="cpu, cuda, cuda:1, … [cpu]")
+    add("--device", type=device, default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:1, … [cpu]")
     add("--output", type=Path, metavar="DIR", help="[ope/RUN-CHECKPOINT-seedSEED]")
     add(
         "--mlflow",
@@ -225,28 +225,3 @@ def _write(record: OPERecord, folder: Path) -> dict[str, Path]:
     )
     figure.savefig(files["figure"], dpi=120)
     return files
-
-
-def _log_to_mlflow(
-    origin: Mapping[str, str], metrics: Mapping[str, float], files: Iterable[Path]
-) -> None:
-    """Add numbers and files to the training's run under ``ope``; say so where that cannot be."""
-    run_id, uri = origin["run_id"], origin["tracking_uri"]
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    try:
-        database = uri.removeprefix("sqlite:///")
-        if database != uri and not Path(database).is_file():
-            raise FileNotFoundError(f"{database} is not here")  # MLflow would make an empty one
-        from mlflow.tracking import MlflowClient  # seconds to import: only where there is a run
-
-        client = MlflowClient(tracking_uri=uri)
-        for name, value in metrics.items():
-            client.log_metric(run_id, f"ope/{name}", value)
-        for file in files:
-            client.log_artifact(run_id, str(file), "ope")
-    except Exception as error:  # the record is written; a store that moved must not undo that
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        print(f"lit-offrl ope: not logged to MLflow run {run_id}: {first}", file=sys.stderr)
-    else:
-        print(f"MLflow run {run_id}: logged under ope/")

@@ -116,6 +116,12 @@ class DiffusedValues(OfflineModule):
         states, absorbed = self.occupancy.sample(condition, noise)
         return self.normalizer.denormalize(states), absorbed
 
+    @torch.no_grad()
+    def predicted_reward(self, observations: Tensor) -> Tensor:
+        """r(s, π(s)) in the reward's units (…), for raw observations (…, o)."""
+        normalised = self.normalizer.normalize(observations)
+        return self._reward(normalised, self._acting()(normalised))
+
     def _value(
         self,
         observations: Tensor,

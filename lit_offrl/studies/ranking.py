@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.stats import spearmanr
+
+from lit_offrl.studies.correlations import correlations
 
 
 def rank_summary(truth: np.ndarray, estimates: np.ndarray) -> dict[str, float]:
@@ -24,11 +25,10 @@ def rank_summary(truth: np.ndarray, estimates: np.ndarray) -> dict[str, float]:
     if len(truth) == 0:
         names = ("spearman", "regret_at_1", "regret_at_1_share", "mean_absolute_error")
         return dict.fromkeys(names, math.nan)
-    varied = np.ptp(truth) > 0 and np.ptp(estimates) > 0  # scipy warns of what does not
     chosen = truth[estimates == estimates.max()]
     regret = truth.max() - chosen.mean()
     return {
-        "spearman": float(spearmanr(truth, estimates).statistic) if varied else math.nan,
+        "spearman": correlations(truth, estimates)["spearman"],
         "regret_at_1": float(regret),
         "regret_at_1_share": float(regret / np.ptp(truth)) if np.ptp(truth) > 0 else math.nan,
         "mean_absolute_error": float(np.abs(truth - estimates).mean()),

@@ -85,7 +85,7 @@ def test_values_stand_over_returns_with_their_correlation():
     drawn = axis.collections[0].get_offsets()
     np.testing.assert_array_equal(drawn, np.stack([returns, values], axis=1))
     correlation = np.corrcoef(values, returns)[0, 1]
-    assert axis.get_title() == f"4 held-out states, correlation {correlation:.2f}"
+    assert axis.get_title() == f"4 states, correlation {correlation:.2f}"
     assert "γ = 0.95" in axis.get_xlabel() and axis.get_ylabel() == "DVF value"
     diagonal = axis.get_lines()[0]
     assert diagonal.get_slope() == 1.0 and diagonal.get_xy1() == (1.0, 1.0)
