@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 CHECKPOINT_KEY = "lit_offrl"
 """Where a checkpoint keeps the class, the dataset's spec and the library's version."""
 
+Decay = Literal["constant", "cosine"]
 _VALIDATION_STREAM = 1
 
 
@@ -45,16 +47,22 @@ class OfflineModule(LightningModule):
         observation_dim: o, size of an observation.
         learning_rate: Adam's rate.
         seed: names the stream of all random numbers in training.
+        decay: of the rate: ``constant``, or ``cosine`` to 0 at ``trainer.max_steps``.
     """
 
     noise: ShardedGenerator
     missing_columns_advice: str = "Choose a dataset that has it."
 
-    def __init__(self, observation_dim: int, learning_rate: float, seed: int) -> None:
+    def __init__(
+        self, observation_dim: int, learning_rate: float, seed: int, decay: Decay = "constant"
+    ) -> None:
         super().__init__()
         if observation_dim < 1:
             raise ConfigError(f"observation_dim is {observation_dim}; give at least 1.")
+        if decay not in ("constant", "cosine"):
+            raise ConfigError(f"decay is '{decay}'; choose constant or cosine.")
         self.learning_rate = learning_rate
+        self.decay = decay
         self.seed = seed
         self.spec: DatasetSpec | None = None
         self.normalizer = MinMaxNormalizer(observation_dim)
@@ -94,6 +102,23 @@ class OfflineModule(LightningModule):
     def idle_parameters(self) -> list[nn.Parameter]:
         """Trained parameters that the losses of the step under way do not touch."""
         return []
+
+    def learning_rate_of(self, network: str, step: int) -> float:
+        """Rate of a parameter group at an optimiser step: a function of the step alone.
+
+        Raises:
+            ConfigError: the rate is to decay, and the Trainer has no last step.
+        """
+        if self.decay == "constant":
+            return self.learning_rate
+        last = self.trainer.max_steps
+        if last < 1:
+            raise ConfigError(f"decay is '{self.decay}', which needs a positive trainer.max_steps.")
+        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / last)))
+
+    def weight_decay_of(self, network: str) -> float:
+        """AdamW's decay of a parameter group's weights; none by default."""
+        return 0.0
 
     def info(self, name: str, value: Tensor) -> None:
         """Log a scalar of this step beside the losses."""
@@ -170,15 +195,15 @@ class OfflineModule(LightningModule):
         return {"observations": batch.observations.cpu(), "actions": torch.from_numpy(acted)}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One Adam with a parameter group a network."""
+        """One AdamW with a parameter group a network; without decay of weights it is Adam."""
         groups = [
-            {"params": parameters, "name": name}
+            {"params": parameters, "name": name, "weight_decay": self.weight_decay_of(name)}
             for name, parameters in self.parameter_groups().items()
         ]
         # fused: one kernel for all tensors, since small networks spend a third of a step on the
         # rest; in float16 the gradients must be unscaled before they are clipped, which it cannot.
         fused = self._trainer is None or self.trainer.precision != "16-mixed"
-        return torch.optim.Adam(groups, lr=self.learning_rate, fused=fused)
+        return torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=0.0, fused=fused)
 
     def configure_gradient_clipping(
         self,
@@ -195,15 +220,10 @@ class OfflineModule(LightningModule):
         else:
             nn.utils.clip_grad_norm_(trained, gradient_clip_val)
 
-    def on_train_start(self) -> None:
-        """Let this run's learning rate win over the one in a resumed optimiser's state."""
-        if not self.trainer.lr_scheduler_configs:
-            for optimizer in self.trainer.optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = self.learning_rate
-
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then let targets follow."""
+        """Step at this run's rates, which so win over a resumed optimiser's; targets follow."""
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self.learning_rate_of(group["name"], self.trainer.global_step)
         super().optimizer_step(*args, **kwargs)
         self.after_step()
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lit_offrl.datasets.views import FutureStateBatch, FutureStates
 from lit_offrl.errors import ConfigError
-from lit_offrl.modules.base import read_checkpoint
+from lit_offrl.modules.base import Decay, read_checkpoint
 from lit_offrl.modules.dvf_values import DiffusedValues
 from lit_offrl.modules.extraction import awr_loss, q_loss, reward_gradient_loss
 from lit_offrl.modules.history import History
@@ -90,6 +90,8 @@ class DVFModule(DiffusedValues):
         refresh_steps: samples the cached values anew each so many steps, for the actor of that
             time; never by default, which leaves them those of the behaviour policy.
         learning_rate: Adam's rate.
+        decay: of the rate: ``constant``, or ``cosine`` to 0 at ``trainer.max_steps``, without which
+            small constant errors of r wander, each worth γ/(1−γ) times as much in V.
         seed: names the stream of all random numbers in training.
 
     Raises:
@@ -132,9 +134,10 @@ class DVFModule(DiffusedValues):
         values: Literal["online", "cached"] = "online",
         refresh_steps: int | None = None,
         learning_rate: float = 3e-4,
+        decay: Decay = "constant",
         seed: int = 0,
     ) -> None:
-        super().__init__(observation_dim, learning_rate, seed)
+        super().__init__(observation_dim, learning_rate, seed, decay)
         if not 0.0 <= gamma < 1.0:
             raise ConfigError(f"gamma is {gamma}; the occupancy needs 0 <= gamma < 1.")
         if num_samples < 1:
