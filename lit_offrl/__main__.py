@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "roll a checkpoint's policy out in its environment and score it",
     "datasets": "list, describe, check and download datasets",
     "collect": "make a dataset from an environment",
+    "online": "collect with the current policy, fit on all data so far, and again",
 }
 
 
