@@ -11,6 +11,8 @@ from lit_offrl.__main__ import main
 CONFIGS = Path(__file__).parent.parent / "configs"
 METHODS = {"bc_pybullet.yaml": "BCModule", "dvf_pybullet.yaml": "DVFModule"}
 METHODS |= {"bc_d4rl.yaml": "BCModule", "dvf_maze2d.yaml": "DVFModule"}
+# Their data have a column 'policy': they are for `lit-offrl online`, which makes it.
+ONLINE = {"dvf_online_pendulum.yaml": "DVFModule"}
 # Two steps on four rows: enough to build and run everything at its real size.
 FEW = ("--trainer.max_steps", "2", "--data.init_args.batch_size", "4", "--trainer.logger", "false")
 FEW += ("--evaluation.episodes", "0", "--data.init_args.validation_batches", "1")
@@ -40,7 +42,7 @@ def fit(folder, d4rl_file):
 def test_every_config_is_tested():
     found = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
     overlays = {"quick.yaml", *(f"trainer/{name}.yaml" for name in ("cpu", "gpu", "ddp", "slurm"))}
-    assert found == {*METHODS, *overlays}
+    assert found == {*METHODS, *ONLINE, *overlays}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -48,6 +50,17 @@ def test_a_method_at_its_real_size(fit, name):
     fewer = ("--model.init_args.num_samples", "1") if "dvf" in name else ()
     checkpoint = fit(name, *fewer)
     assert checkpoint["lit_offrl"]["class_path"].endswith(METHODS[name])
+    assert checkpoint["global_step"] == 2
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_a_round_of_the_online_mode_at_its_real_size(folder, name):
+    words = ["online", "--config", str(CONFIGS / name), "--env", "Pendulum-v1", "--output", "run"]
+    words += ["--rounds", "1", "--steps_per_round", "8", "--episodes", "1", "--num_envs", "1"]
+    few = ("--trainer.max_steps", "2", "--model.init_args.warmup_steps", "1")
+    assert main([*words, *few, "--trainer.logger", "false", *QUIET]) == 0
+    checkpoint = torch.load("run/round-0/last.ckpt", weights_only=True)
+    assert checkpoint["lit_offrl"]["class_path"].endswith(ONLINE[name])
     assert checkpoint["global_step"] == 2
 
 

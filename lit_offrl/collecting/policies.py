@@ -66,7 +66,9 @@ class _Episode:
             else:
                 half = (self._high - self._low) / 2
                 self._held = self._noise * half * self._random.standard_normal(shape)
-        taken = self._held if action is None else np.clip(action + self._held, self._low, self._high)
+        taken = (
+            self._held if action is None else np.clip(action + self._held, self._low, self._high)
+        )
         return taken.astype(np.float32)
 
     def step(self, action: np.ndarray) -> None:
@@ -156,7 +158,9 @@ class PolicyCollection:
             if not any(slots):
                 return
             if observations is None:
-                observations = np.zeros((len(slots), len(self._episodes[0].observation)), np.float32)
+                observations = np.zeros(
+                    (len(slots), len(self._episodes[0].observation)), np.float32
+                )
             for slot, episode in enumerate(slots):
                 if episode is not None:
                     observations[slot] = episode.observation
@@ -219,7 +223,9 @@ class PolicyCollection:
         checkpoint = self.options.policy
         return {
             "kind": "random" if checkpoint is None else "policy",
-            "algorithm": "uniform random actions" if checkpoint is None else "a checkpoint's policy",
+            "algorithm": "uniform random actions"
+            if checkpoint is None
+            else "a checkpoint's policy",
             "policy": None if checkpoint is None else str(checkpoint),
             "noise": None if checkpoint is None else self.options.noise,
             "hold": self.options.hold,

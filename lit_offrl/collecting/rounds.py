@@ -11,6 +11,9 @@ al., section 3.1).
 from __future__ import annotations
 
 import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,47 @@ from lit_offrl.collecting.base import origin
 from lit_offrl.collecting.policies import PolicyCollection
 from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.datasets.hdf5_file import Hdf5File
-from lit_offrl.errors import EvaluationError
+from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.randomness import mix
 
 _OF_ENVIRONMENT = ("env_id", "max_episode_steps", "action_low", "action_high", "hold", "seed")
+
+STATE = "online.json"
+"""The file of a folder that says which rounds are finished, and with which options."""
+
+
+def read_state(folder: Path, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the finished rounds of a folder, which is made where there is none.
+
+    Raises:
+        ConfigError: the folder cannot be used, or was begun with other ``options``.
+    """
+    path = folder / STATE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write_state(folder, options, [])
+        state = json.loads(path.read_text())
+        before, rounds = dict(state["options"]), list(state["rounds"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        first = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{path}: cannot be used ({first}): give another --output.") from error
+    for name, value in options.items():
+        if before.get(name) != value:
+            raise ConfigError(
+                f"{folder} was begun with --{name} {before.get(name)}, not {value}: give that, or"
+                " another --output."
+            )
+    return rounds
+
+
+def write_state(
+    folder: Path, options: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write the state, whole or not at all."""
+    temporary = folder / f".{STATE}.{os.getpid()}"
+    temporary.write_text(json.dumps({"options": options, "rounds": rounds}, indent=2) + "\n")
+    temporary.replace(folder / STATE)
 
 
 def round_file(folder: Path, number: int) -> Path:

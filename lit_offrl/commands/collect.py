@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
            --steps or --train_steps steps, whichever are fewer
   medium   the deterministic actor as it was when one episode reached the target return
   expert   the deterministic actor after --train_steps steps
-  policy   the policy of the checkpoint --policy, of any method, with --noise that lasts --hold steps
+  policy   the policy of the checkpoint --policy, of any method; its --noise lasts --hold steps
 
 planners:
   waypoint lit_offrl/maze2d-*: the recipe of D4RL's maze2d data: one run to one random cell after
@@ -115,8 +115,8 @@ The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 
         type=float,
         default=0.0,
         metavar="SIGMA",
-        help="normal noise on planners, policies and the actor of medium and expert, in half-ranges of the"
-        " action [0]",
+        help="normal noise on planners, policies and the actor of medium and expert, in half-ranges"
+        " of the action [0]",
     )
     add("--hold", type=float, metavar="N", help="of policy: steps that noise lasts in the mean [1]")
     add("--num_envs", type=_positive, metavar="E", help="of policy: stepped together [8]")

@@ -4,15 +4,14 @@
     round 1   checkpoint 0   ─▶ rows, policy 1 ─▶ fit on rounds 0 to 1 ─▶ checkpoint 1 ─▶ score
     round 2   checkpoint 1   ─▶ …
 
-DVF's online mode (Mazoure et al., section 3.3, item 4). Each fit begins with new weights: the
-normaliser's range, the rewards' range and the values sampled for all rows must be those of the data
-that grew, and a policy that is as good as its data does not carry old mistakes on.
+DVF's online mode (Mazoure et al., section 3.3, item 4). Each fit begins with new weights, since the
+range of states, the range of rewards and the values sampled for all rows must be those of the data
+that grew.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import shlex
@@ -22,12 +21,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lit_offrl.collecting.rounds import STATE, collect_round, grow, read_state, write_state
 from lit_offrl.commands.collect import _positive
 from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.envs import find_spec
 
-STATE = "online.json"
 _KEPT = ("env", "steps_per_round", "noise", "hold", "seed", "max_episode_steps", "episodes",
          "evaluation_seed")  # fmt: skip
 _OURS = {
@@ -52,7 +51,8 @@ def main(argv: Sequence[str]) -> int:
     _check(options, fit)
     command = shlex.join(["lit-offrl", "online", *argv])
     folder: Path = options.output
-    rounds = _begin(folder, options)
+    settings = {name: getattr(options, name) for name in _KEPT}
+    rounds = read_state(folder, settings)
     for number in range(len(rounds), options.rounds):
         code = _round(number, rounds, options, fit, command)
         if code:
@@ -69,8 +69,8 @@ def _parser() -> OneLineParser:
         usage="lit-offrl online --env ID --output DIR [--rounds K ...] [options of 'fit']",
         description="Collect with the current policy, fit on all data so far, and again.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="""All other options are those of 'lit-offrl fit', e.g. --config FILE; the module has to tell
-policies apart by a scalar (DVFModule with policy_representation scalar).
+        epilog="""All other options are those of 'lit-offrl fit', e.g. --config FILE; the module has
+to tell policies apart by a scalar (DVFModule with policy_representation scalar).
 
 DIR holds for each round its rows (round-K.hdf5), its fit (round-K/) and its evaluation; all
 rounds' rows in one file; online.json, curve.png. The same command goes on where it was stopped;
@@ -102,41 +102,6 @@ def _check(options: argparse.Namespace, fit: Sequence[str]) -> None:
             raise ConfigError(f"{word.partition('=')[0]} is not for online: {why}.")
 
 
-def _begin(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the rounds that are finished, having seen that they were run with these options."""
-    given = {name: getattr(options, name) for name in _KEPT}
-    path = folder / STATE
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            state = json.loads(path.read_text())
-            before, rounds = state["options"], state["rounds"]
-        else:
-            before, rounds = given, []
-            _write_state(folder, given, rounds)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        first = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"{path}: cannot be used ({first}): give another --output.") from error
-    for name, value in given.items():
-        if before.get(name) != value:
-            raise ConfigError(
-                f"{folder} was begun with --{name} {before.get(name)}, not {value}: give that, or"
-                " another --output."
-            )
-    return rounds
-
-
-def _write_state(folder: Path, options: Mapping[str, Any], rounds: Sequence[Any]) -> None:
-    _replace(folder / STATE, json.dumps({"options": options, "rounds": rounds}, indent=2) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
 def _round(
     number: int,
     rounds: list[dict[str, Any]],
@@ -145,8 +110,6 @@ def _round(
     command: str,
 ) -> int:
     """Run what is missing of a round and add it to ``rounds``; return fit's exit code."""
-    from lit_offrl.collecting.rounds import collect_round, grow
-
     folder: Path = options.output
     before = folder / f"round-{number - 1}" / "last.ckpt" if number else None
     collected = collect_round(folder, number, options, before, command)
@@ -169,7 +132,7 @@ def _round(
         }
     )
     _draw(folder, rounds)
-    _write_state(folder, {name: getattr(options, name) for name in _KEPT}, rounds)
+    write_state(folder, {name: getattr(options, name) for name in _KEPT}, rounds)
     _log_to_mlflow(own, record, rounds, folder)
     last = rounds[-1]
     print(f"round {number}: {last['environment_steps']:,} steps, return "

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from lit_offrl.figures import training_curves, value_against_return
+from lit_offrl.figures import improvement_curve, training_curves, value_against_return
 
 
 def render(figure) -> None:
@@ -89,3 +89,20 @@ def test_values_that_do_not_vary_have_no_correlation(both, recwarn):
     assert "correlation nan" in figure.axes[0].get_title()
     render(figure)
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
+def test_the_improvement_curve_shows_policy_and_data_by_environment_steps():
+    rounds = [
+        {
+            "environment_steps": 100 * (number + 1),
+            "return_mean": 10.0 * number,
+            "return_standard_error": 1.0,
+            "collected_return_mean": 5.0 * number,
+        }
+        for number in range(3)
+    ]
+    figure = improvement_curve(rounds, "car")
+    render(figure)
+    policy, data = shown(figure)["car"].lines
+    assert points(policy) == [(100.0, 0.0), (200.0, 10.0), (300.0, 20.0)]
+    assert points(data) == [(100.0, 0.0), (200.0, 5.0), (300.0, 10.0)]

@@ -144,5 +144,5 @@ def test_a_fit_finds_the_latest_policy_in_its_data(tiny, fit):
 
 @pytest.mark.parametrize("representation", ["sequential", "none"])
 def test_only_scalar_policies_have_a_latest(tiny, representation):
-    with pytest.raises(ConfigError, match="value_policy is 'latest'.*set policy_representation"):
+    with pytest.raises(ConfigError, match=r"value_policy is 'latest'.*set policy_representation"):
         tiny(policy_representation=representation, value_policy="latest")
