@@ -12,12 +12,14 @@ that grew.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import shlex
+import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,13 +160,25 @@ def _fit(own: Path, dataset: Path, options: argparse.Namespace, fit: Sequence[st
     checkpoint = own / "last.ckpt"
     if checkpoint.is_file():
         words += ["--ckpt_path", str(checkpoint)]
-    code = cli.main(words, RoundCLI)
+    with _handlers_kept():
+        code = cli.main(words, RoundCLI)
     if code == 0 and not checkpoint.is_file():
         raise ConfigError(
             f"{checkpoint}: the fit wrote no checkpoint: leave trainer.enable_checkpointing and"
             " trainer.fast_dev_run alone."
         )
     return code
+
+
+@contextlib.contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Put signal handlers back: a Trainer leaves its own, which would swallow the next SIGTERM."""
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 def _require_scalar(module: Any) -> None:

@@ -65,7 +65,9 @@ def state(folder: str) -> dict:
 
 
 def test_rounds_and_a_killed_run_that_goes_on(run, same_state, monkeypatch, capsys):
+    handlers = [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)]
     assert run("whole") == 0
+    assert handlers == [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)]
     one, two = state("whole")["rounds"]
     assert [one["round"], two["round"]] == [0, 1]
     assert [one["environment_steps"], two["environment_steps"]] == [90, 180]
