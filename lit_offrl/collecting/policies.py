@@ -51,7 +51,7 @@ class _Episode:
         self._low, self._high = space.low, space.high
         self._noise, self._hold, self._is_random = options.noise, options.hold, random
         self._random = np.random.default_rng(mix(options.seed, number, _NOISE))
-        self._held: np.ndarray | None = None
+        self._held: Any = None  # what was drawn last, (a,)
         observation, _ = self._env.reset(seed=mix(options.seed, number) % 2**31)
         self.observation = np.asarray(observation, np.float32)
         self.rows: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
@@ -66,10 +66,9 @@ class _Episode:
             else:
                 half = (self._high - self._low) / 2
                 self._held = self._noise * half * self._random.standard_normal(shape)
-        taken = (
-            self._held if action is None else np.clip(action + self._held, self._low, self._high)
-        )
-        return taken.astype(np.float32)
+        if action is None:
+            return self._held.astype(np.float32)
+        return np.clip(action + self._held, self._low, self._high).astype(np.float32)
 
     def step(self, action: np.ndarray) -> None:
         """Take one step and keep it."""
@@ -114,7 +113,7 @@ class PolicyCollection:
             raise ConfigError(f"--hold {options.hold:g}: give the steps that noise lasts, from 1.")
         env = make_env(options.env, max_episode_steps=options.max_episode_steps)
         self.action_space = box(env.action_space)
-        sizes = (*box(env.observation_space).shape, *self.action_space.shape)
+        sizes = (box(env.observation_space).shape[0], self.action_space.shape[0])
         env.close()
         if not np.isfinite([self.action_space.low, self.action_space.high]).all():
             raise ConfigError(
@@ -133,7 +132,8 @@ class PolicyCollection:
         An episode begins if those under way may leave steps over, were all as long as they can be:
         so there is never much more than is wanted, and only the last episode is cut.
         """
-        chosen, slots = self.options, [None] * self.options.num_envs
+        chosen = self.options
+        slots: list[_Episode | None] = [None] * chosen.num_envs
         with progress_bar(chosen.steps, "collecting") as bar:
             try:
                 self._run(slots, bar)
@@ -152,8 +152,8 @@ class PolicyCollection:
                 going = sum(one is not None for one in slots)
                 if episode is None and finished + going * self._limit < self.options.steps:
                     number = len(self._episodes)
-                    slots[slot] = _Episode(number, self.options, self._policy is None)
-                    self._episodes.append(slots[slot])
+                    slots[slot] = begins = _Episode(number, self.options, self._policy is None)
+                    self._episodes.append(begins)
                     begun[slot] = True
             if not any(slots):
                 return
