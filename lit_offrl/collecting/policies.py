@@ -73,7 +73,7 @@ class _Episode:
     def step(self, action: np.ndarray) -> None:
         """Take one step and keep it."""
         following, reward, terminated, truncated, _ = self._env.step(action)
-        if not (np.isfinite(reward) and np.isfinite(following).all()):
+        if not (np.isfinite(float(reward)) and np.isfinite(following).all()):
             raise FloatingPointError("the environment gave a NaN or infinity")
         after = np.array(following, np.float32)
         row = (self.observation, action, reward, terminated, truncated and not terminated, after)
