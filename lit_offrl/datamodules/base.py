@@ -199,6 +199,11 @@ class OfflineDataModule(LightningDataModule):
             return rewards
         return rewards[self._train_column("reward_mask")]
 
+    def train_policies(self) -> np.ndarray:
+        """Column ``policy`` (N,) of the training episodes: which policy took each step."""
+        self._ready().column("policy")
+        return self._train_column("policy")
+
     def train_view(self) -> BoundView:
         """The training episodes through the view, for what a module computes once for all rows."""
         return self._bind("train")

@@ -2,6 +2,7 @@
 
 from lit_offrl.figures.bars import Bar, score_bars
 from lit_offrl.figures.curves import training_curves
+from lit_offrl.figures.online import improvement_curve
 from lit_offrl.figures.ope import estimates_against_truth
 from lit_offrl.figures.profiles import Profile, performance_profiles
 from lit_offrl.figures.values import value_against_return
@@ -10,6 +11,7 @@ __all__ = [
     "Bar",
     "Profile",
     "estimates_against_truth",
+    "improvement_curve",
     "performance_profiles",
     "score_bars",
     "training_curves",

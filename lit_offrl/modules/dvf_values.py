@@ -42,6 +42,8 @@ class DiffusedValues(OfflineModule):
     gamma: float
     max_offset: int | None
     num_samples: int
+    latest_policy: float | None
+    """The φ that V(s_{t+1}) is asked with in training; None asks with that of each row."""
     _cache: Tensor | None
     _seen_values: list[Tensor]
 
@@ -166,14 +168,17 @@ class DiffusedValues(OfflineModule):
         return None if history is None else history.normalised(self.normalizer)
 
     def _next_values(self, batch: FutureStateBatch, noise: ShardedGenerator) -> Tensor:
-        """V(s_{t+1}) (B,), 0 where it is terminal."""
+        """V(s_{t+1}) (B,) of each row's policy or the latest one, 0 where it is terminal."""
+        policy = batch.policy
+        if self.latest_policy is not None and policy is not None:
+            policy = torch.full_like(policy, self.latest_policy)
         history = History.before(batch)
         if history is not None:
             history = history.advanced(batch.observations, batch.actions)
         values = self._value(
             self.normalizer.normalize(batch.next_observations),
             self._normalised(history),
-            batch.policy,
+            policy,
             noise,
         )
         return torch.where(batch.terminals, 0.0, values)

@@ -13,6 +13,7 @@ from lit_offrl.figures import (
     Bar,
     Profile,
     estimates_against_truth,
+    improvement_curve,
     performance_profiles,
     score_bars,
     training_curves,
@@ -161,3 +162,20 @@ def test_estimates_stand_over_the_truth_and_unknown_truths_are_left_out():
     assert [text.get_text() for text in panels["FQE"].texts] == ["1", "6"]
     nothing = estimates_against_truth(["1"], truth[1:2], errors[1:2], {"DVF": truth[:1]}, 0.9)
     render(nothing)
+
+
+def test_the_improvement_curve_shows_policy_and_data_by_environment_steps():
+    rounds = [
+        {
+            "environment_steps": 100 * (number + 1),
+            "return_mean": 10.0 * number,
+            "return_standard_error": 1.0,
+            "collected_return_mean": 5.0 * number,
+        }
+        for number in range(3)
+    ]
+    figure = improvement_curve(rounds, "car")
+    render(figure)
+    policy, data = shown(figure)["car"].lines
+    assert points(policy) == [(100.0, 0.0), (200.0, 10.0), (300.0, 20.0)]
+    assert points(data) == [(100.0, 0.0), (200.0, 5.0), (300.0, 10.0)]
