@@ -21,8 +21,13 @@ TRAINER_VERBS = {
 }
 COMMANDS = {
     "evaluate": "roll a checkpoint's policy out in its environment and score it",
+    "compare": "scores of runs by method and dataset, with intervals and protocol",
+    "ope": "value policies that were not trained on from logged data alone",
+    "figures": "draw a paper's figure, with its numbers, from a checkpoint",
     "datasets": "list, describe, check and download datasets",
     "collect": "make a dataset from an environment",
+    "sweep": "train and evaluate a grid of methods, datasets and seeds",
+    "online": "collect with the current policy, fit on all data so far, and again",
 }
 
 

@@ -229,8 +229,8 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run a verb; return 0, or 128 + the number of the signal that stopped it.
+def main(argv: Sequence[str], kind: type[OfflineCLI] = OfflineCLI) -> int:
+    """Run a verb by a command line of some kind; return 0, or 128 + the signal that stopped it.
 
     Raises:
         LitOffRLError: an option or the data cannot be used, or training met NaN.
@@ -241,7 +241,7 @@ def main(argv: Sequence[str]) -> int:
         # their threads wait for each other: measured, a fifth of the steps a second
         torch.set_num_threads(1)
     try:
-        OfflineCLI(argv)
+        kind(argv)
     except Interrupted as stop:
         if os.environ.get("LOCAL_RANK", "0") != "0":
             return 0  # a failing child would make Lightning kill the first process as it saves

@@ -96,6 +96,40 @@ def lit(command):
     return run
 
 
+@pytest.fixture(scope="session")
+def made_record():
+    """Build an evaluation record with a given mean score: 2 episodes, 5 below and 5 above it."""
+    from lit_offrl.evaluation.record import EvaluationRecord
+
+    def build(score, seed, /, **changes):
+        scores = (score - 5.0, score + 5.0)
+        facts = {
+            "method": "BCModule",
+            "env_id": "HopperBulletEnv-v0",
+            "seed": 0,
+            "num_envs": 2,
+            "episodes": (0, 1),
+            "seeds": (11, 12),
+            "returns": tuple(10 * each for each in scores),
+            "lengths": (3, 4),
+            "terminated": (True, False),
+            "clipped_steps": 0,
+            "scores": scores,
+            "dataset": "hopper",
+            "dataset_sha256": "ab" * 32,
+            "ref_min_score": 0.0,
+            "ref_max_score": 1000.0,
+            "checkpoint_rule": "last",
+            "training_seed": seed,
+            "training_steps": 500,
+            "versions": {"python": "3.11", "torch": "2.13"},
+            "date": "2026-01-01T00:00:00+00:00",
+        }
+        return EvaluationRecord(**{**facts, **changes})
+
+    return build
+
+
 def differences(one, other, path=""):
     """Name the places where two nested structures of tensors and plain types differ."""
     if isinstance(one, torch.Tensor):

@@ -1,7 +1,10 @@
 """Every file under configs/ through the real command line."""
 
+import shutil
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -10,7 +13,13 @@ from lit_offrl.__main__ import main
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 METHODS = {"bc_pybullet.yaml": "BCModule", "dvf_pybullet.yaml": "DVFModule"}
+METHODS |= {"cql_pybullet.yaml": "CQLModule", "cql_d4rl.yaml": "CQLModule"}
 METHODS |= {"bc_d4rl.yaml": "BCModule", "dvf_maze2d.yaml": "DVFModule"}
+# Those whose data must have a column 'policy'.
+OF_POLICIES = ("dvf_ope_mountain_car.yaml", "dvf_mountain_car.yaml", "dvf_maze2d_policies.yaml")
+METHODS |= dict.fromkeys(OF_POLICIES, "DVFModule")
+# Their data have a column 'policy': they are for `lit-offrl online`, which makes it.
+ONLINE = {"dvf_online_pendulum.yaml": "DVFModule"}
 # Two steps on four rows: enough to build and run everything at its real size.
 FEW = ("--trainer.max_steps", "2", "--data.init_args.batch_size", "4", "--trainer.logger", "false")
 FEW += ("--evaluation.episodes", "0", "--data.init_args.validation_batches", "1")
@@ -23,13 +32,24 @@ SLURM = {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "fit", "SLU
 SLURM |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost"}
 
 
+@pytest.fixture(scope="module")
+def several_file(d4rl_file, tmp_path_factory):
+    """The small dataset, each of its 20 episodes of a policy of its own."""
+    path = tmp_path_factory.mktemp("several") / "several.hdf5"
+    shutil.copy(d4rl_file, path)
+    with h5py.File(path, "a") as file:
+        file["policy"] = np.repeat(np.arange(20, dtype=np.float32), 30)
+    return path
+
+
 @pytest.fixture
-def fit(folder, d4rl_file):
+def fit(folder, d4rl_file, several_file):
     def run(*options):
+        data = several_file if options[0] in OF_POLICIES else d4rl_file
         words = ["fit"]
         for name in (option for option in options if option.endswith(".yaml")):
             words += ["--config", str(CONFIGS / name)]
-        words += ["--data.init_args.dataset", str(d4rl_file), *FEW, *QUIET, *CPU]
+        words += ["--data.init_args.dataset", str(data), *FEW, *QUIET, *CPU]
         words += [option for option in options if not option.endswith(".yaml")]
         assert main([*words, "--checkpoint.dirpath", "run"]) == 0
         return torch.load("run/last.ckpt", weights_only=True)
@@ -40,7 +60,7 @@ def fit(folder, d4rl_file):
 def test_every_config_is_tested():
     found = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
     overlays = {"quick.yaml", *(f"trainer/{name}.yaml" for name in ("cpu", "gpu", "ddp", "slurm"))}
-    assert found == {*METHODS, *overlays}
+    assert found == {*METHODS, *ONLINE, *overlays}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -48,6 +68,17 @@ def test_a_method_at_its_real_size(fit, name):
     fewer = ("--model.init_args.num_samples", "1") if "dvf" in name else ()
     checkpoint = fit(name, *fewer)
     assert checkpoint["lit_offrl"]["class_path"].endswith(METHODS[name])
+    assert checkpoint["global_step"] == 2
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_a_round_of_the_online_mode_at_its_real_size(folder, name):
+    words = ["online", "--config", str(CONFIGS / name), "--env", "Pendulum-v1", "--output", "run"]
+    words += ["--rounds", "1", "--steps_per_round", "8", "--episodes", "1", "--num_envs", "1"]
+    few = ("--trainer.max_steps", "2", "--model.init_args.warmup_steps", "1")
+    assert main([*words, *few, "--trainer.logger", "false", *QUIET]) == 0
+    checkpoint = torch.load("run/round-0/last.ckpt", weights_only=True)
+    assert checkpoint["lit_offrl"]["class_path"].endswith(ONLINE[name])
     assert checkpoint["global_step"] == 2
 
 

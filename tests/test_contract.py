@@ -19,10 +19,12 @@ DVF = (
 )
 MODULES = {
     "BCModule": "--model.init_args.hidden [8]",
+    "CQLModule": "--model.init_args.hidden [8,8] --model.init_args.num_actions 3",
     "DVFModule": DVF,
     "DVFModule:cached": f"{DVF} --model.init_args.values cached --model.init_args.warmup_steps 2",
 }
-CASES = [(name, "PyBulletDataModule") for name in MODULES] + [("BCModule", "D4RLDataModule")]
+CASES = [(name, "PyBulletDataModule") for name in MODULES]
+CASES += [(name, "D4RLDataModule") for name in ("BCModule", "CQLModule")]
 
 
 @pytest.fixture(params=CASES, ids="-".join)

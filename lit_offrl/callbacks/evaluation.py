@@ -117,6 +117,7 @@ class EvaluationDuringFit(Callback):
             num_envs=self.num_envs,
             checkpoint=saved if last else None,
             checkpoint_rule="last" if last else f"step {trainer.global_step}",
+            training_steps=trainer.global_step,
         )
         if trainer.is_global_zero:
             record.save(run_folder(trainer) / name)

@@ -21,9 +21,8 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from lit_offrl.errors import ConfigError
+from lit_offrl.mlflow_store import DEFAULT_URI, SQLITE, absolute_uri, default_uri
 
-DEFAULT_URI = "sqlite:///mlflow.db"
-_SQLITE = "sqlite:///"
 _PROBE_SECONDS = 3.0
 _LOCK_SECONDS = 60.0
 _HELD_BACK = 200  # metrics, and
@@ -53,8 +52,8 @@ class MLflowRun(MLFlowLogger):
         run_name: str | None = None,
         tags: dict[str, str] | None = None,
     ) -> None:
-        uri = absolute_uri(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
-        _set_patience()
+        uri = absolute_uri(tracking_uri or default_uri())
+        set_patience()
         if getattr(rank_zero_only, "rank", 0) == 0:  # the first process asks for all
             probe(uri)
         with _alone(uri):
@@ -142,6 +141,12 @@ class MLflowRun(MLFlowLogger):
             self.save()
 
     @rank_zero_only
+    def log_once(self, metrics: Mapping[str, float]) -> None:
+        """Log facts of the whole run at step 0; a resumed run keeps those it has."""
+        known = self.experiment.get_run(self.run_id).data.metrics if self.resumed else {}
+        self.log_metrics({name: value for name, value in metrics.items() if name not in known}, 0)
+
+    @rank_zero_only
     def save(self) -> None:
         """Send what is held back."""
         self._flushed = time.monotonic()
@@ -174,13 +179,6 @@ class MLflowRun(MLFlowLogger):
             super().finalize(status)
 
 
-def absolute_uri(uri: str) -> str:
-    """Make the path of a SQLite store absolute, so that it names the same store from anywhere."""
-    if not uri.startswith(_SQLITE) or uri.startswith(f"{_SQLITE}/") or uri == _SQLITE:
-        return uri
-    return f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).resolve()}"
-
-
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
     """Keep other processes away while a SQLite store's tables or its experiment are made.
@@ -190,10 +188,10 @@ def _alone(uri: str) -> Iterator[None]:
     Raises:
         ConfigError: another process keeps the lock for a minute.
     """
-    if not uri.startswith(_SQLITE) or uri == _SQLITE:
+    if not uri.startswith(SQLITE) or uri == SQLITE:
         yield
         return
-    lock = f"{uri.removeprefix(_SQLITE)}.lock"
+    lock = f"{uri.removeprefix(SQLITE)}.lock"
     try:
         with FileLock(lock, timeout=_LOCK_SECONDS):
             yield
@@ -204,15 +202,17 @@ def _alone(uri: str) -> Iterator[None]:
         ) from error
 
 
-def probe(uri: str) -> None:
+_WAY_OUT = "give another --trainer.logger.init_args.tracking_uri, or --trainer.logger false."
+
+
+def probe(uri: str, way_out: str = _WAY_OUT) -> None:
     """Find out in seconds whether a store can be used; MLflow itself would try for minutes.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: it cannot; the line ends with ``way_out``.
     """
-    way_out = "give another --trainer.logger.init_args.tracking_uri, or --trainer.logger false."
-    if uri.startswith(_SQLITE):
-        file = Path(uri.removeprefix(_SQLITE))
+    if uri.startswith(SQLITE):
+        file = Path(uri.removeprefix(SQLITE))
         held = file if file.exists() else file.parent
         if not os.access(held, os.W_OK):
             raise ConfigError(f"The MLflow store {file} cannot be written: {way_out}")
@@ -230,7 +230,7 @@ def probe(uri: str) -> None:
         ) from error
 
 
-def _set_patience() -> None:
+def set_patience() -> None:
     """Let a dead server cost seconds, and keep MLflow's first-use chatter off the screen."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")

@@ -14,6 +14,7 @@ from lit_offrl.callbacks.checkpoints import Checkpoints, run_folder
 from lit_offrl.callbacks.curves import Curves
 from lit_offrl.callbacks.lookup import find_callback, settings
 from lit_offrl.callbacks.mlflow_run import MLflowRun
+from lit_offrl.evaluation.scores import has_references, normalized_score
 from lit_offrl.figures import training_curves
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
 
@@ -49,6 +50,7 @@ class RunRecord(SaveConfigCallback):
         data = yaml.safe_load(self.text).get("data") or {}
         for run in _mlflow_runs(trainer):
             run.log_hyperparams({"data": data})
+            run.log_once(data_figures(trainer))
             run.log_files(path)
 
     def on_save_checkpoint(
@@ -92,6 +94,24 @@ class RunRecord(SaveConfigCallback):
                 rank_zero_warn(f"{type(module).__name__}.figures() failed: {error}")
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png", dpi=120)
+
+
+def data_figures(trainer: Trainer) -> dict[str, float]:
+    """Return what the data's own episodes earned, held out or not, for tables beside policies.
+
+    Episodes that the file's end cuts off do not count. Empty where the data have no rewards, or
+    not all of them.
+    """
+    data = getattr(settings(trainer).datamodule, "recorded", None)
+    if data is None or "rewards" not in data.columns or "reward_mask" in data.columns:
+        return {}
+    returns = data.complete_returns()
+    if len(returns) == 0:
+        return {}
+    figures = {"data/episodes": float(len(returns)), "data/return_mean": float(returns.mean())}
+    if has_references(data.spec):
+        figures["data/score_mean"] = float(normalized_score(returns, data.spec).mean())
+    return figures
 
 
 def _mlflow_runs(trainer: Trainer) -> list[MLflowRun]:

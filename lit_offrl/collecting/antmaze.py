@@ -79,6 +79,8 @@ class AntMazeCollection:
         middle = centres(np.array(GOALS[self._maze.name])) + 0.75  # of U(0, 1) + U(0, 0.5)
         self.evaluation_goal = middle if env.fixed_goal is None else env.fixed_goal
         self._policy = load_goal_policy(options.policy, mix(options.seed, 6))
+        # Now, since the file may be another one, or gone, when the rows are written.
+        self._policy_sha256 = hashlib.sha256(options.policy.read_bytes()).hexdigest()
         self.run_rows = options.max_episode_steps or RUN_ROWS
         rows, runs = options.steps, -(-options.steps // self.run_rows)
         self._planned = np.full(runs, self.run_rows)  # rows of each run
@@ -206,13 +208,12 @@ class AntMazeCollection:
 
     def _origin(self, command: str) -> dict[str, Any]:
         """Say how the rows came to be; None is left out of the file."""
-        digest = hashlib.sha256(self.options.policy.read_bytes()).hexdigest()
         return {
             **origin(self.options, box(self._env.action_space), command),
             "kind": "waypoint",
             "algorithm": f"waypoints for a goal-reaching policy, starts and goals: {self.kind}",
             "policy_file": self.options.policy.name,
-            "policy_sha256": digest,
+            "policy_sha256": self._policy_sha256,
             "evaluation_goal": self.evaluation_goal,
             "run_rows": self.run_rows,
             "noise": self.options.noise,

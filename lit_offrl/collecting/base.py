@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any, Protocol
 
 import gymnasium
@@ -36,8 +37,16 @@ class Collection(Protocol):
 
 
 def progress_bar(total: int, what: str) -> tqdm:
-    """A bar that counts environment steps."""
-    return tqdm(total=total, desc=what, unit="step", smoothing=0.02, dynamic_ncols=True)
+    """A bar that counts environment steps; in a log, a line every half minute."""
+    on_terminal = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        desc=what,
+        unit="step",
+        smoothing=0.02,
+        dynamic_ncols=on_terminal,
+        mininterval=0.5 if on_terminal else 30.0,
+    )
 
 
 def origin(

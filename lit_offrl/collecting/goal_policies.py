@@ -13,13 +13,12 @@ The action is tanh(mean + σ · normal); without a log σ it is tanh(mean).
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from lit_offrl.datasets.files import UNREADABLE_NPZ
 from lit_offrl.errors import ConfigError, LitOffRLError, nearest
 from lit_offrl.policy import Policy
 
@@ -30,11 +29,6 @@ ACTIVATIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
 }
 _LOG_STD = (-20.0, 2.0)  # bounds usual for soft actor-critic, lest an odd state give σ = inf
-# What numpy and zipfile raise of files that are damaged, no archives, or hold objects.
-_UNREADABLE = (
-    *(OSError, ValueError, TypeError, EOFError, NotImplementedError, RuntimeError),
-    *(zipfile.BadZipFile, zlib.error),
-)
 _OPTIONAL = ("log_std", "observation_mean", "observation_std", "activation")
 
 
@@ -175,7 +169,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             for key in file.files:
                 arrays[key] = file[key]
-    except _UNREADABLE as error:
+    except UNREADABLE_NPZ as error:
         first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ConfigError(
             f"--policy {path}: {key} cannot be read ({first}): write it with numpy.savez."

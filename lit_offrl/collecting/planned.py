@@ -5,8 +5,8 @@
 
 The one run never resets: reaching a goal, or running out of time on the way to it, only brings the
 next goal, a random free cell (the one that it is in, too). With fixed goals every episode starts
-anywhere and lasts for the whole step limit, at the goal too; planners take turns, so an interrupted
-collection is balanced.
+anywhere, or in one given cell, and lasts for the whole step limit, at the goal too; planners take
+turns, so an interrupted collection is balanced.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class PlannedCollection:
 
     Args:
         options: ``env``, ``steps``, ``noise``, ``goals`` (cells, or None for the one run),
-            ``seed``, ``max_episode_steps`` (of an episode, or of the way to one goal), ``output``
-            and ``next_observations``.
+            ``start`` (a cell, or None for any), ``seed``, ``max_episode_steps`` (of an episode, or
+            of the way to one goal), ``output`` and ``next_observations``.
 
     Raises:
-        ConfigError: the environment is no maze2d, its cells are not all connected, or a goal is no
-            free cell.
+        ConfigError: the environment is no maze2d, its cells are not all connected, or a goal or the
+            start is no free cell.
         EvaluationError: there is no such environment, or MuJoCo is not installed.
     """
 
@@ -63,6 +63,8 @@ class PlannedCollection:
                 f"maze '{self._maze.name}': has cells without a way between them: join them."
             )
         self._limit: int | None = getattr(env.spec, "max_episode_steps", None)
+        if options.start is not None:
+            self._maze.index(options.start)
         if options.goals is not None:
             for cell in options.goals:
                 self._maze.index(cell)
@@ -126,7 +128,7 @@ class PlannedCollection:
         return way, steps
 
     def _start(self) -> None:
-        position, velocity = random_start(self._maze, self._random)
+        position, velocity = random_start(self._maze, self._random, self.options.start)
         # as float32 it is stored whole, and all that follows can be replayed from the file
         self._point.qpos[:] = position.astype(np.float32)
         self._point.qvel[:] = velocity.astype(np.float32)
@@ -190,5 +192,6 @@ class PlannedCollection:
             "kind": "waypoint",
             "algorithm": f"waypoint planner to {'random' if fixed is None else 'fixed'} cells",
             "goals": fixed,
+            "start": None if self.options.start is None else "({},{})".format(*self.options.start),
             "noise": self.options.noise,
         }

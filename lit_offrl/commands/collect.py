@@ -19,20 +19,22 @@ from lit_offrl.collecting.antmaze import AntMazeCollection
 from lit_offrl.collecting.base import Collection
 from lit_offrl.collecting.graded import GradedCollection
 from lit_offrl.collecting.planned import PlannedCollection
+from lit_offrl.collecting.policies import PolicyCollection
 from lit_offrl.collecting.steps import StepsCollection
 from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.errors import ConfigError, LitOffRLError
 from lit_offrl.evaluation.envs import find_spec
 
-KINDS = ("random", "mixed", "medium", "expert")
+KINDS = ("random", "mixed", "medium", "expert", "policy")
 PLANNERS: dict[str, Callable[[argparse.Namespace], Collection]] = {
     "waypoint": PlannedCollection,
     "graded": GradedCollection,
     "steps": StepsCollection,
 }
-_OF_PLANNERS = {"goals": "waypoint", "policy": "waypoint", "policies": "graded"}
+_OF_PLANNERS = {"goals": "waypoint", "start": "waypoint", "policies": "graded"}
 # What only the agents of --kind have, by what it is where it was not given.
 _OF_KINDS = {"thin": 1, "target_return": None, "train_steps": 200_000}
+_OF_POLICIES = {"hold": 1.0, "num_envs": 8}
 
 
 class Interrupted(BaseException):
@@ -58,8 +60,14 @@ def _cells(text: str) -> list[tuple[int, int]]:
     return [(int(i), int(j)) for i, j in re.findall(r"(\d+),(\d+)", text)]
 
 
+def _cell(text: str) -> tuple[int, int]:
+    (cell,) = _cells(text)
+    return cell
+
+
 _positive.__name__ = "positive integer"  # argparse names the type in its message
 _cells.__name__ = "list of cells, as '(1,1),(7,9)',"
+_cell.__name__ = "cell, as '(3,1)',"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,12 +81,14 @@ def _parser() -> argparse.ArgumentParser:
            --steps or --train_steps steps, whichever are fewer
   medium   the deterministic actor as it was when one episode reached the target return
   expert   the deterministic actor after --train_steps steps
+  policy   the policy of the checkpoint --policy, of any method; its --noise lasts --hold steps
 
 planners:
   waypoint lit_offrl/maze2d-*: the recipe of D4RL's maze2d data: one run to one random cell after
            another, in which timeouts say that a goal was reached or given up, and rewards[t] is of
            observations[t]. D4RL's noise is --noise 0.5. With --goals, episodes of the whole step
-           limit instead, each to one of the goals in turn; the column 'policy' says to which.
+           limit instead, each to one of the goals in turn, from a random cell or from --start;
+           the column 'policy' says to which.
            lit_offrl/antmaze-* with --policy: runs of 1,001 rows in which a policy walks the ant to
            one waypoint after another; D4RL's noise is --noise 0.2. The policy is a checkpoint, or
            an .npz of an MLP with the layers w0 (29, h), b0, w1, b1, ... (the last 8 wide, or 16
@@ -96,7 +106,12 @@ The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 
     acts = parser.add_mutually_exclusive_group(required=True)
     acts.add_argument("--kind", choices=KINDS)
     acts.add_argument("--planner", choices=tuple(PLANNERS))
-    add("--policy", type=Path, metavar="FILE", help="of AntMaze's planner: what walks the ant")
+    add(
+        "--policy",
+        type=Path,
+        metavar="FILE",
+        help="the checkpoint of --kind policy; of AntMaze's planner: what walks the ant",
+    )
     add("--output", required=True, type=Path, metavar="FILE.hdf5", help="what to write")
     add("--steps", type=_positive, default=1_000_000, help="steps recorded at most [1000000]")
     add("--seed", type=int, default=0, help="of SAC, the environment and all noise [0]")
@@ -107,15 +122,18 @@ The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 
         type=float,
         default=0.0,
         metavar="SIGMA",
-        help="normal noise on planners and on the actor of medium and expert, in half-ranges of the"
-        " action [0]",
+        help="normal noise on planners, policies and the actor of medium and expert, in half-ranges"
+        " of the action [0]",
     )
+    add("--hold", type=float, metavar="N", help="of policy: steps that noise lasts in the mean [1]")
+    add("--num_envs", type=_positive, metavar="E", help="of policy: stepped together [8]")
     add(
         "--goals",
         type=_cells,
         metavar="CELLS",
         help="of waypoint: '(1,1),(7,9)' [random cells]",
     )
+    add("--start", type=_cell, metavar="CELL", help="with --goals: '(3,1)' [a random cell each]")
     add("--policies", type=_positive, metavar="K", help="of graded: how many [10]")
     add("--thin", type=_positive, metavar="K", help="write every K-th episode only [1]")
     add("--max_episode_steps", type=_positive, metavar="N", help="instead of the registered limit")
@@ -145,11 +163,16 @@ def _check(options: argparse.Namespace) -> None:
     for name, planner in _OF_PLANNERS.items():
         if getattr(options, name) is not None and options.planner != planner:
             raise ConfigError(f"--{name} is of --planner {planner}: choose that, or leave it out.")
+    if options.start is not None and options.goals is None:
+        raise ConfigError("--start is for episodes with fixed goals: give --goals too.")
+    _check_policy(options)
     for name, default in _OF_KINDS.items():
         if getattr(options, name) is None:
             setattr(options, name, default)
         elif options.planner is not None:
             raise ConfigError(f"--{name} is for --kind, which --planner replaces: leave it out.")
+        elif options.kind == "policy":
+            raise ConfigError(f"--{name} is for agents: --kind policy has none, leave it out.")
     if options.kind in ("mixed", "medium") and options.target_return is None:
         options.target_return = TARGET_RETURNS.get(options.env)
         if options.target_return is None:
@@ -159,7 +182,24 @@ def _check(options: argparse.Namespace) -> None:
             )
 
 
+def _check_policy(options: argparse.Namespace) -> None:
+    wanted = options.kind == "policy"
+    if wanted and options.policy is None:
+        raise ConfigError("--kind policy needs --policy FILE, a checkpoint of 'fit'.")
+    if options.policy is not None and not wanted and options.planner != "waypoint":
+        raise ConfigError(
+            "--policy is of --planner waypoint and of --kind policy: choose one, or leave it out."
+        )
+    for name, default in _OF_POLICIES.items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+        elif not wanted:
+            raise ConfigError(f"--{name} is of --kind policy: choose that, or leave it out.")
+
+
 def _collection(options: argparse.Namespace) -> Collection:
+    if options.kind == "policy":
+        return PolicyCollection(options)
     if options.policy is not None:
         return AntMazeCollection(options)
     return PLANNERS[options.planner](options) if options.planner else AgentCollection(options)

@@ -142,10 +142,10 @@ def _check(options: argparse.Namespace) -> int:
     _print_facts(dataset.spec.name, rows)
     entry = source.entry
     known = [text for text in (entry.refusal, entry.warning) if text] if entry else []
-    warnings = [*known, *dataset.spec.handling, *report.warnings]
+    warnings = [*known, *report.warnings]
     for warning in warnings:
         print(f"warning: {warning}")
-    print(f"{source.path}: readable, {len(warnings)} warnings")
+    print(f"{source.path}: readable, {len(warnings)} warning{'s' * (len(warnings) != 1)}")
     return 0
 
 

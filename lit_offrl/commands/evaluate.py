@@ -4,41 +4,41 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import os
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
+from lit_offrl.commands.mlflow_origin import log_to_origin
 from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.device import device
 from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.evaluate import evaluate_module
 from lit_offrl.evaluation.record import EvaluationRecord
-from lit_offrl.modules.base import CHECKPOINT_KEY, load_module, read_checkpoint
+from lit_offrl.modules.base import load_module, read_checkpoint
 
 _POLICY = "--policy."
 
 
 def main(argv: Sequence[str]) -> int:
-    """Evaluate a checkpoint, print a table and write the record; return 0.
+    """Evaluate a checkpoint, print a table and write the record.
+
+    Returns:
+        0, or 1 where ``--mlflow`` asked for what MLflow then did not take.
 
     Raises:
         LitOffRLError: an option, the checkpoint or the environment cannot be used.
     """
     rest, policy_options = split_policy_options(argv)
     options = _parser().parse_args(rest)
-    device = _device(options.device)
     if not options.ckpt_path.is_file():
         raise ConfigError(
             f"{options.ckpt_path}: no such checkpoint; give the path of a .ckpt file."
         )
-    module = load_module(options.ckpt_path, device)
+    module = load_module(options.ckpt_path, options.device)
     record = evaluate_module(
         module,
         episodes=options.episodes,
@@ -53,6 +53,7 @@ def main(argv: Sequence[str]) -> int:
         progress=sys.stderr.isatty(),
         checkpoint=options.ckpt_path,
         checkpoint_rule=_rule(options.ckpt_path),
+        training_steps=read_checkpoint(options.ckpt_path).get("global_step"),
         command=shlex.join(["lit-offrl", "evaluate", *argv]),
     )
     Console().print(record.table())
@@ -60,9 +61,11 @@ def main(argv: Sequence[str]) -> int:
     print(f"record: {path}")
     if options.video is not None:
         print(f"video: {options.video}")
-    if options.mlflow:
-        _log_to_mlflow(options.ckpt_path, record, path, options.video)
-    return 0
+    if options.mlflow is False:
+        return 0
+    files = [path] if options.video is None else [path, options.video]
+    logged = log_to_origin(options.ckpt_path, "evaluate", "evaluate", record.summary(), files)
+    return int(options.mlflow is True and not logged)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,12 +91,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.json",
         help="the record [evaluations/CHECKPOINT-ENV-seedSEED.json]",
     )
-    add("--device", default="cpu", help="cpu, cuda, cuda:1, … [cpu]")
+    add("--device", type=device, default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:1, … [cpu]")
     add(
         "--mlflow",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="log to the MLflow run that the checkpoint came from, if any [yes]",
+        help="log to the MLflow run that the checkpoint came from, if any [yes]; asked for, to fail"
+        " at it is an error",
     )
     return parser  # fmt: skip
 
@@ -134,15 +137,6 @@ def _size(text: str) -> tuple[int, int]:
 _size.__name__ = "even WIDTHxHEIGHT"  # argparse names the type in its message
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {name} cannot be used here: choose cpu.") from error
-    return device
-
-
 def _rule(path: Path) -> str:
     return "last" if path.stem.startswith("last") else "named by the user"
 
@@ -150,45 +144,3 @@ def _rule(path: Path) -> str:
 def _default_output(options: argparse.Namespace, record: EvaluationRecord) -> Path:
     name = f"{options.ckpt_path.stem}-{record.env_id.replace('/', '-')}-seed{options.seed}.json"
     return Path("evaluations") / name
-
-
-def _log_to_mlflow(
-    checkpoint: Path, record: EvaluationRecord, path: Path, video: Path | None
-) -> None:
-    """Add the figures and the files to the training's run; say so where that cannot be done."""
-    origin = read_checkpoint(checkpoint)[CHECKPOINT_KEY].get("mlflow")
-    if not origin:
-        return
-    run_id, uri = origin["run_id"], origin["tracking_uri"]
-    try:
-        database = uri.removeprefix("sqlite:///")
-        if database != uri and not Path(database).is_file():
-            raise FileNotFoundError(f"{database} is not here")  # MLflow would make an empty one
-        log_record(record, run_id, uri, files=[path] if video is None else [path, video])
-    except Exception as error:  # the record is written; a store that moved must not undo that
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        print(f"lit-offrl evaluate: not logged to MLflow run {run_id}: {first}", file=sys.stderr)
-    else:
-        print(f"MLflow run {run_id}: logged under evaluate/")
-
-
-def log_record(
-    record: EvaluationRecord, run_id: str, tracking_uri: str, *, files: Sequence[Path]
-) -> None:
-    """Log a record's figures as metrics ``evaluate/…`` and the files as artifacts ``evaluate``."""
-    # A server that does not answer is to be given up in seconds, not in MLflow's minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    from mlflow.entities import Metric  # seconds to import: only where there is a run
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri=tracking_uri)
-    stamp = int(time.time() * 1000)
-    metrics = [
-        Metric(f"evaluate/{name}", value, stamp, 0)
-        for name, value in record.summary().items()
-        if math.isfinite(value)
-    ]
-    client.log_batch(run_id, metrics=metrics)
-    for file in files:
-        client.log_artifact(run_id, str(file), "evaluate")

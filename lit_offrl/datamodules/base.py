@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from lightning.pytorch import LightningDataModule
 
 from lit_offrl.datamodules.loaders import FixedLoader, TrainLoader
 from lit_offrl.datasets.catalog import resolve
+from lit_offrl.datasets.policies import episodes_of_policies
 from lit_offrl.datasets.priorities import Priorities, PrioritizedOrder
 from lit_offrl.datasets.rows import Spans
 from lit_offrl.datasets.sampler import Order, RowOrder
@@ -43,6 +45,8 @@ class OfflineDataModule(LightningDataModule):
         env_id: the environment's gymnasium id, where the file is silent or wrong.
         device: ``auto`` keeps data that fit on the training device, ``cpu`` in main memory.
         seed: of the order of rows and of the choice of held-out episodes.
+        hold_out_policies: values of the column ``policy`` whose episodes are in no training and no
+            validation batch, so that they can be evaluated as policies never seen.
 
     Raises:
         DatasetError: there is no such dataset, or it cannot be used.
@@ -61,6 +65,7 @@ class OfflineDataModule(LightningDataModule):
         env_id: str | None = None,
         device: Literal["auto", "cpu"] = "auto",
         seed: int = 0,
+        hold_out_policies: Sequence[float] = (),
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -80,6 +85,7 @@ class OfflineDataModule(LightningDataModule):
         self.env_id = env_id
         self.device = device
         self.seed = seed
+        self.hold_out_policies = tuple(float(value) for value in hold_out_policies)
         self.data_dir = data_dir
         self.spec: DatasetSpec = self._open(dataset)
         self.dataset: OfflineDataset | None = None
@@ -108,8 +114,12 @@ class OfflineDataModule(LightningDataModule):
             own: Callable[[], View] = getattr(module, "view", Transitions)
             self.view = own()
         dataset = self.view.prepare(self._read(require))
-        self.spec = dataset.spec
         self._episodes = self._split(dataset)
+        if self.hold_out_policies:
+            values = ", ".join(f"{value:g}" for value in self.hold_out_policies)
+            said = (*dataset.spec.handling, f"episodes of the policies {values} were held out")
+            dataset = dataset.with_spec(replace(dataset.spec, handling=said))
+        self.spec = dataset.spec
         self.dataset = dataset
 
     def train_dataloader(self) -> TrainLoader:
@@ -171,6 +181,11 @@ class OfflineDataModule(LightningDataModule):
         """The held-out episodes as a dataset of their own, copied; None if nothing is held out."""
         return self._copy("held_out")
 
+    @property
+    def recorded(self) -> OfflineDataset | None:
+        """All episodes with the rewards that the environment paid; None before setup."""
+        return self.dataset
+
     def train_observations(self) -> np.ndarray:
         """Observations (N, o) of the training episodes, for a normaliser's statistics."""
         return self._train_column("observations")
@@ -183,6 +198,11 @@ class OfflineDataModule(LightningDataModule):
         if "reward_mask" not in dataset.columns:
             return rewards
         return rewards[self._train_column("reward_mask")]
+
+    def train_policies(self) -> np.ndarray:
+        """Column ``policy`` (N,) of the training episodes: which policy took each step."""
+        self._ready().column("policy")
+        return self._train_column("policy")
 
     def train_view(self) -> BoundView:
         """The training episodes through the view, for what a module computes once for all rows."""
@@ -203,18 +223,33 @@ class OfflineDataModule(LightningDataModule):
         return self._source.read(require=require, env_id=self.env_id)
 
     def _split(self, dataset: OfflineDataset) -> dict[str, np.ndarray]:
-        """Return the numbers of the training episodes and, if there are any, the held-out ones."""
-        episodes = len(dataset.episodes)
+        """Return the numbers of the training episodes and, if there are any, the held-out ones.
+
+        Those of policies held out are in neither.
+        """
+        kept = np.arange(len(dataset.episodes))
+        if self.hold_out_policies:
+            kept = kept[~episodes_of_policies(dataset, self.hold_out_policies)]
+        episodes = len(kept)
+        if episodes == 0:
+            raise ConfigError(
+                f"{self.spec.origin}: hold_out_policies names every policy of the data, which "
+                "leaves none to train on: name fewer."
+            )
         count = math.ceil(self.validation_fraction * episodes - 1e-9)
         if count == 0:
-            return {"train": np.arange(episodes)}
+            return {"train": kept}
         if count >= episodes:
             raise ConfigError(
                 f"{self.spec.origin}: holding {count} of {episodes} episodes out leaves none to "
                 "train on: set validation_fraction to 0 or take more episodes."
             )
         order = np.random.default_rng(mix(self.seed, _SPLIT)).permutation(episodes)
-        return {"train": np.sort(order[count:]), "held_out": np.sort(order[:count])}
+        return {"train": kept[np.sort(order[count:])], "held_out": kept[np.sort(order[:count])]}
+
+    def _takes_all(self) -> bool:
+        """Whether every episode is a training episode."""
+        return len(self._episodes["train"]) == len(self._ready().episodes)
 
     def _ready(self) -> OfflineDataset:
         if self.dataset is None:
@@ -224,13 +259,13 @@ class OfflineDataModule(LightningDataModule):
     def _copy(self, which: str) -> OfflineDataset | None:
         if self.dataset is None or which not in self._episodes:
             return None
-        if "held_out" not in self._episodes:
+        if self._takes_all():
             return self.dataset
         return self.dataset.take_episodes(self._episodes[which])
 
     def _train_column(self, name: str) -> np.ndarray:
         dataset = self._ready()
-        if "held_out" not in self._episodes:
+        if self._takes_all():
             return dataset.columns[name]
         chosen = np.zeros(len(dataset.episodes), dtype=np.bool_)
         chosen[self._episodes["train"]] = True
@@ -246,7 +281,7 @@ class OfflineDataModule(LightningDataModule):
             if self._whole is None:
                 self._whole = self.view.bind(dataset, self._device_for(dataset))
             bound = copy.copy(self._whole)
-            if "held_out" in self._episodes:
+            if not self._takes_all():
                 bounds = torch.from_numpy(dataset.episodes[self._episodes[which]])
                 bound.spans = bound.spans.within(Spans(bounds[:, 0], bounds[:, 1]))
             if len(bound.spans) == 0:

@@ -49,6 +49,8 @@ class D4RLDataModule(OfflineDataModule):
         env_id: the environment's gymnasium id, where the file is silent or wrong.
         device: ``auto`` keeps data that fit on the training device, ``cpu`` in main memory.
         seed: of the order of rows and of the choice of held-out episodes.
+        hold_out_policies: values of the column ``policy`` that are in no batch, as in the base
+            class.
 
     Raises:
         DatasetError: there is no such dataset, or it cannot be used.
@@ -72,6 +74,7 @@ class D4RLDataModule(OfflineDataModule):
         env_id: str | None = None,
         device: Literal["auto", "cpu"] = "auto",
         seed: int = 0,
+        hold_out_policies: Sequence[float] = (),
     ) -> None:
         self.rewards = rewards
         self.minari_observations = minari_observations
@@ -88,6 +91,7 @@ class D4RLDataModule(OfflineDataModule):
             env_id=env_id,
             device=device,
             seed=seed,
+            hold_out_policies=hold_out_policies,
         )
 
     def setup(self, stage: str) -> None:
@@ -137,7 +141,15 @@ class D4RLDataModule(OfflineDataModule):
                 accept_faults=self.accept_faults,
                 cache=self.cache,
             )
-        return handle_rewards(rows, self.rewards)
+        handled = handle_rewards(rows, self.rewards)
+        # `differences` restores what the environment pays; the others serve training alone.
+        self._recorded = handled if self.rewards == "differences" else rows
+        return handled
+
+    @property
+    def recorded(self) -> OfflineDataset | None:
+        """All episodes with the rewards that the environment paid; None before setup."""
+        return None if self.dataset is None else self._recorded
 
     @property
     def _sparse(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from lit_offrl.datamodules.base import OfflineDataModule
@@ -22,6 +23,8 @@ class PyBulletDataModule(OfflineDataModule):
         env_id: the environment's gymnasium id, where the file is silent or wrong.
         device: ``auto`` keeps data that fit on the training device, ``cpu`` in main memory.
         seed: of the order of rows and of the choice of held-out episodes.
+        hold_out_policies: values of the column ``policy`` that are in no batch, as in the base
+            class.
 
     Raises:
         DatasetError: there is no such dataset, or it cannot be used.
@@ -40,6 +43,7 @@ class PyBulletDataModule(OfflineDataModule):
         env_id: str | None = None,
         device: Literal["auto", "cpu"] = "auto",
         seed: int = 0,
+        hold_out_policies: Sequence[float] = (),
     ) -> None:
         super().__init__(
             dataset,
@@ -51,4 +55,5 @@ class PyBulletDataModule(OfflineDataModule):
             env_id=env_id,
             device=device,
             seed=seed,
+            hold_out_policies=hold_out_policies,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lit_offrl.datasets.d4rl import family
 from lit_offrl.datasets.schema import OfflineDataset
 
 
@@ -30,11 +31,13 @@ def _facts(dataset: OfflineDataset) -> Iterator[tuple[str, str]]:
     yield (
         "episodes",
         f"{len(lengths):,}: {terminated:,} end in a terminal, "
-        f"{len(lengths) - terminated:,} in a timeout" + ", the last cut off" * dataset.cut_off,
+        f"{len(lengths) - terminated:,} in a timeout" + ", the last cut off" * _cut(dataset),
     )
+    if spec.handling:
+        yield "done on reading", "; ".join(spec.handling)
     yield "episode lengths", _spread(lengths, "{:,.0f}")
-    if "rewards" in dataset.columns:
-        returns = dataset.episode_returns()
+    returns = dataset.complete_returns() if "rewards" in dataset.columns else np.empty(0)
+    if len(returns):
         yield "episode returns", _spread(returns, "{:,.2f}")
         if spec.ref_min_score is not None and spec.ref_max_score is not None:
             scale = 100 / (spec.ref_max_score - spec.ref_min_score)
@@ -92,6 +95,11 @@ def _warnings(dataset: OfflineDataset) -> Iterator[str]:
     yield from _odd_ends(dataset)
 
 
+def _cut(dataset: OfflineDataset) -> bool:
+    """Say whether the last episode was cut, by the file or, as it says, by its collection."""
+    return dataset.cut_off or dataset.provenance.get("last_episode_cut") == "True"
+
+
 def _odd_ends(dataset: OfflineDataset) -> Iterator[str]:
     lengths, terminated = dataset.episode_lengths, dataset.episode_terminated
     limit = dataset.spec.max_episode_steps
@@ -103,7 +111,8 @@ def _odd_ends(dataset: OfflineDataset) -> Iterator[str]:
         yield "there is a single episode, so none can be held out"
     if single := int((lengths == 1).sum()):
         yield f"{single:,} episodes are a single row"
-    if limit is None:
+    # D4RL's mazes end episodes by rules of their own: at goals, or after runs of 1,001 rows.
+    if limit is None or family(dataset.spec.env_id or dataset.spec.name) in ("maze2d", "antmaze"):
         return
     if count := int((terminated & (lengths == limit)).sum()):
         yield (
@@ -113,6 +122,6 @@ def _odd_ends(dataset: OfflineDataset) -> Iterator[str]:
     if count := int((lengths > limit).sum()):
         yield f"{count:,} episodes are longer than the limit of {limit:,} steps"
     early = ~terminated & (lengths < limit)
-    early[-1] &= not dataset.cut_off
+    early[-1] &= not _cut(dataset)
     if count := int(early.sum()):
         yield f"{count:,} episodes time out before the limit of {limit:,} steps"

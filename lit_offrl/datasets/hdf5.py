@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ import numpy as np
 from lit_offrl.datasets import d4rl, pybullet
 from lit_offrl.datasets.columns import clean_columns
 from lit_offrl.datasets.environments import ENVIRONMENTS, OWN, EnvironmentFacts, env_id_from_name
+from lit_offrl.datasets.files import write_whole
 from lit_offrl.datasets.hdf5_file import Hdf5File
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.errors import ConfigError, DatasetError, nearest
@@ -124,31 +126,20 @@ def write_hdf5(
     """
     path = Path(path)
     cleaned = clean_columns(columns, str(path))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(temporary, "w") as file:
-            for key, values in cleaned.items():
-                # Whole rows a chunk: h5py's own guess splits rows, and reads several times slower.
-                chunk = (min(len(values), 8192), *values.shape[1:])
-                file.create_dataset(
-                    key, data=values, chunks=chunk, compression="gzip", shuffle=True
-                )
-            for key, value in (attributes or {}).items():
-                if value is not None:
-                    plain = isinstance(value, str | int | float | np.ndarray | np.generic)
-                    numbers = isinstance(value, tuple | list) and len(value) > 0
-                    file.attrs[key] = value if plain or numbers else str(value)
-            file.attrs[LAYOUT_ATTRIBUTE] = "d4rl"
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())  # before the rename, lest a crash leave an empty file
-        temporary.replace(path)
-    except OSError as error:
-        raise DatasetError(
-            f"{path}: cannot be written ({error.strerror or error}): choose another place."
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    # Made in memory: where a disk is full, HDF5 crashes the process instead of raising.
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        for key, values in cleaned.items():
+            # Whole rows a chunk: h5py's own guess splits rows, and reads several times slower.
+            chunk = (min(len(values), 8192), *values.shape[1:])
+            file.create_dataset(key, data=values, chunks=chunk, compression="gzip", shuffle=True)
+        for key, value in (attributes or {}).items():
+            if value is not None:
+                plain = isinstance(value, str | int | float | np.ndarray | np.generic)
+                numbers = isinstance(value, tuple | list) and len(value) > 0
+                file.attrs[key] = value if plain or numbers else str(value)
+        file.attrs[LAYOUT_ATTRIBUTE] = "d4rl"
+    write_whole(path, image.getbuffer())
     return path
 
 

@@ -7,8 +7,7 @@ so that labels can never meet other rows than they were made for.
 from __future__ import annotations
 
 import hashlib
-import os
-import zipfile
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_offrl.datasets.files import UNREADABLE_NPZ, write_whole
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.errors import DatasetError
 
@@ -35,7 +35,15 @@ def critic_hash(state: Mapping[str, Tensor]) -> str:
 
 
 def labels_path(spec: DatasetSpec, critic: str) -> Path:
-    """Return where the labels of a critic's hash belong: ``FILE.hdf5.CRITIC.npz`` for a file."""
+    """Return where the labels of a critic's hash belong: ``FILE.hdf5.CRITIC.npz``.
+
+    Raises:
+        DatasetError: the rows are of no single file, as Minari's are not.
+    """
+    if not Path(spec.origin).is_file():
+        raise DatasetError(
+            f"{spec.origin}: is no file that labels could lie beside: name their file yourself."
+        )
     return Path(f"{spec.origin}.{critic[:12]}.npz")
 
 
@@ -49,20 +57,19 @@ def save_labels(path: Path, advantages: np.ndarray, dataset: OfflineDataset, cri
         critic: the critic's hash.
 
     Raises:
-        DatasetError: if the dataset has no sha256, or a label is missing or not finite.
+        DatasetError: if the dataset has no sha256, a label is missing or not finite, or the file
+            cannot be written.
     """
     sha256 = _sha256(dataset)
     labels = _checked(np.asarray(advantages), len(dataset), f"{path}: cannot be written")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with temporary.open("wb") as file:
-        np.savez(
-            file,
-            advantages=labels,
-            dataset_sha256=np.asarray(sha256),
-            critic_hash=np.asarray(critic),
-        )
-    temporary.replace(path)
+    image = io.BytesIO()
+    np.savez(
+        image,
+        advantages=labels,
+        dataset_sha256=np.asarray(sha256),
+        critic_hash=np.asarray(critic),
+    )
+    write_whole(path, image.getbuffer())
 
 
 def load_labels(path: Path, dataset: OfflineDataset, critic: str | None = None) -> np.ndarray:
@@ -86,8 +93,7 @@ def load_labels(path: Path, dataset: OfflineDataset, critic: str | None = None) 
     try:
         with np.load(path, allow_pickle=False) as file:
             labels, found, maker = (file[key] for key in _KEYS)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError,
-            zipfile.BadZipFile) as error:  # fmt: skip
+    except UNREADABLE_NPZ as error:
         raise DatasetError(
             f"{path}: is no file of labels ({' '.join(str(error).split())}): compute them again."
         ) from None

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 from gymnasium import spaces
 
@@ -68,7 +69,7 @@ class MinariSource:
                 "choose a dataset with continuous actions."
             )
         metadata = found.storage.metadata
-        env_id, limit = _environment(metadata)
+        env_id, limit, why_no_env = _environment(metadata)
         scores = metadata.get("ref_min_score"), metadata.get("ref_max_score")
         scored = None not in scores
         bounded = bool(np.isfinite(actions.low).all() and np.isfinite(actions.high).all())
@@ -87,6 +88,7 @@ class MinariSource:
             ref_source=f"Minari's metadata of {self.dataset_id}" if scored else None,
             origin=where,
             columns=tuple(columns),
+            why_no_env=why_no_env,
         )
         if self.observations is None:
             return spec
@@ -94,7 +96,8 @@ class MinariSource:
         return replace(
             spec,
             env_id=None,
-            why_no_env=f"{env_id} gives dictionaries, of which {parts} were put behind each other",
+            why_no_env="its environment gives dictionaries, of which"
+            f" {parts} were put behind each other",
             handling=(f"observations: {parts}",),
         )
 
@@ -246,13 +249,24 @@ def _load(dataset_id: str) -> Any:
         ) from None
 
 
-def _environment(metadata: Mapping[str, Any]) -> tuple[str | None, int | None]:
-    """Return id and step limit of the environment to evaluate in, else of that of the data."""
+def _environment(metadata: Mapping[str, Any]) -> tuple[str | None, int | None, str | None]:
+    """Return id and step limit of the environment to evaluate in, else of that of the data.
+
+    An id names it only where it was made with the options that gymnasium registers with the id;
+    else there is no id, and the third is the reason.
+    """
     stated = metadata.get("eval_env_spec") or metadata.get("env_spec")
     if not stated:
-        return None, None
-    facts = json.loads(stated)
-    return facts.get("id"), facts.get("max_episode_steps")
+        return None, None, None
+    facts = json.loads(stated)  # minari has read it, so it is sound
+    env_id, limit = facts.get("id"), facts.get("max_episode_steps")
+    options = facts.get("kwargs") or {}
+    usual = gymnasium.registry[env_id].kwargs if env_id in gymnasium.registry else {}
+    other = [name for name in options if name not in usual or options[name] != usual[name]]
+    other += ["additional_wrappers"] if facts.get("additional_wrappers") else []
+    if not other:
+        return env_id, limit, None
+    return None, limit, f"its {env_id} was made with options of its own ({', '.join(other)})"
 
 
 def _size(space: spaces.Space, key: str, where: str) -> int:

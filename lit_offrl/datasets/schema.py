@@ -236,6 +236,14 @@ class OfflineDataset:
             rewards *= self.columns["reward_mask"]
         return np.add.reduceat(rewards, self.episodes[:, 0])
 
+    def complete_returns(self) -> np.ndarray:
+        """Return of each episode that the rows' end does not cut off, as ``episode_returns``.
+
+        Raises:
+            DatasetError: if the data have no rewards.
+        """
+        return self.episode_returns()[: len(self.episodes) - self.cut_off]
+
     def take_episodes(self, index: Sequence[int] | np.ndarray) -> OfflineDataset:
         """Return a dataset of the given episodes, in the given order.
 

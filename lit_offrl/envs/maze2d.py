@@ -144,10 +144,13 @@ class Maze2dEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return place
 
 
-def random_start(maze: Maze, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a position (2,) in any free cell and a velocity (2,), as D4RL's resets do."""
-    cell = maze.cells[random.integers(len(maze.cells))]
-    return cell + random.uniform(-0.1, 0.1, 2), 0.1 * random.standard_normal(2)
+def random_start(
+    maze: Maze, random: np.random.Generator, cell: tuple[int, int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a position (2,) in a cell, or any free one, and a velocity (2,), as D4RL's resets do."""
+    if cell is None:
+        cell = maze.cells[random.integers(len(maze.cells))]
+    return np.array(cell) + random.uniform(-0.1, 0.1, 2), 0.1 * random.standard_normal(2)
 
 
 def reached(positions: np.ndarray, goal: np.ndarray) -> np.ndarray:

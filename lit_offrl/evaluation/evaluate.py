@@ -42,6 +42,7 @@ def evaluate_module(
     progress: bool = False,
     checkpoint: str | Path | None = None,
     checkpoint_rule: str | None = None,
+    training_steps: int | None = None,
     command: str | None = None,
 ) -> EvaluationRecord:
     """Roll out a module's policy and record what came of it.
@@ -63,6 +64,7 @@ def evaluate_module(
         progress: show a bar.
         checkpoint: the file that the module came from.
         checkpoint_rule: how that file was chosen.
+        training_steps: optimiser steps that the module has had.
         command: the command line.
 
     Raises:
@@ -122,6 +124,8 @@ def evaluate_module(
         checkpoint_sha256=file_sha256(checkpoint) if checkpoint else None,
         checkpoint_rule=checkpoint_rule,
         config_sha256=config_sha256(hyperparameters),
+        training_seed=module.seed,
+        training_steps=training_steps,
         policy_options=options,
         command=command,
     )

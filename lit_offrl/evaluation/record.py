@@ -83,6 +83,8 @@ class EvaluationRecord:
         env_id: where it was evaluated.
         environment_differences: sentences on what differs there from D4RL's original.
         max_episode_steps: step limit that differs from the environment's own, if any.
+        training_seed: of the training.
+        training_steps: optimiser steps that the weights have had.
         seed: of the evaluation.
         num_envs: environments stepped together.
         episodes: numbers of the episodes.
@@ -133,6 +135,8 @@ class EvaluationRecord:
     checkpoint_sha256: str | None = None
     checkpoint_rule: str | None = None
     config_sha256: str | None = None
+    training_seed: int | None = None
+    training_steps: int | None = None
     policy_options: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=package_versions)
     hardware: str = field(default_factory=hardware)
@@ -215,7 +219,8 @@ class EvaluationRecord:
                 low, high = bootstrap_interval(array)
                 cells = [array.mean(), standard_error(array), interquartile_mean(array)]
                 numbers = [f"{cell:.1f}" for cell in (*cells, array.min(), array.max())]
-                table.add_row(name, *numbers[:3], f"{low:.1f} … {high:.1f}", *numbers[3:])
+                interval = f"{low:.1f} … {high:.1f}" if len(array) > 1 else "–"
+                table.add_row(name, *numbers[:3], interval, *numbers[3:])
         remarks = [f"{self.dataset}: {sentence}." for sentence in self.dataset_handling]
         if self.scores is None:
             remarks.append("No normalised score: this environment has no reference returns.")

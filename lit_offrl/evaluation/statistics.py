@@ -1,11 +1,21 @@
-"""Summaries of episode returns or scores."""
+"""Summaries of episode returns or scores, with intervals that hold for few values.
+
+The unit that is resampled is one value: a run within a dataset where runs are compared, an episode
+where one run is described.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+
+Statistic = Callable[..., Any]
+"""Takes strata (..., K_m), K_m of each, and ``axis``; returns (...)."""
+
+_HELD = 20_000_000  # numbers that one batch of resamples may have
 
 
 def standard_error(values: np.ndarray) -> float:
@@ -15,25 +25,138 @@ def standard_error(values: np.ndarray) -> float:
     return float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
-def interquartile_mean(values: np.ndarray) -> float:
-    """Mean of the middle half of values (K,), K ≥ 1 (Agarwal et al., 2021, section 4.3).
+def interquartile_mean(*strata: np.ndarray, axis: int = -1) -> Any:
+    """Mean of the middle half of all values together (Agarwal et al., 2021, section 4.3).
 
-    A quarter of the values, rounded down, is left out at each end.
+    A quarter of the values, rounded down, is left out at each end: of fewer than four none is.
+
+    Args:
+        strata: values (..., K_m), at least one in all.
+        axis: along which they lie.
     """
-    cut = len(values) // 4
-    return float(np.sort(values)[cut : len(values) - cut].mean())
+    values = np.sort(np.concatenate(strata, axis=axis), axis=axis)
+    count = values.shape[axis]
+    cut = count // 4
+    return np.take(values, range(cut, count - cut), axis=axis).mean(axis=axis)
+
+
+def mean(*strata: np.ndarray, axis: int = -1) -> Any:
+    """Mean over strata (..., K_m) of their means: each dataset counts alike."""
+    return sum(values.mean(axis=axis) for values in strata) / len(strata)
+
+
+def stratified_interval(
+    strata: Sequence[np.ndarray],
+    statistic: Statistic,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Interval of a statistic of strata, such as the scores of runs by dataset; repeatable.
+
+    The statistic ± t · its standard error over resamples within each stratum (scipy's bootstrap of
+    several samples). Two corrections make this hold for three to five values, where percentiles of
+    resamples cover the truth in 75 to 88 % of cases instead of 95 %: values are moved away from
+    their stratum's mean by √(K/(K−1)), without which resamples vary too little, and t has the
+    degrees of freedom of the strata's variances (Satterthwaite, 1946), K − 1 for one stratum. For a
+    mean of one stratum this is Student's interval. ``python -m benchmarks coverage`` simulates
+    how often it covers the truth.
+
+    Args:
+        strata: values (..., K_m) of each stratum; leading dimensions are problems of their own.
+        statistic: :func:`mean`, :func:`interquartile_mean` or the like.
+        level: share of cases that the interval is to cover.
+        resamples: how many.
+        seed: of the resamples.
+
+    Returns:
+        Its ends (...), NaN where a stratum has fewer than two values.
+    """
+    from scipy import stats  # half a second to import: only where there is an interval
+
+    strata = [np.asarray(values, np.float64) for values in strata]
+    estimate = np.asarray(statistic(*strata, axis=-1))
+    sizes = np.array([values.shape[-1] for values in strata])
+    if sizes.min() < 2:
+        return np.full_like(estimate, math.nan), np.full_like(estimate, math.nan)
+    spread = [_spread(values) for values in strata]
+    error = stats.bootstrap(
+        spread,
+        statistic,
+        n_resamples=resamples,
+        batch=max(1, _HELD // sum(values.size for values in strata)),
+        vectorized=True,
+        axis=-1,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).standard_error
+    variances = np.stack([values.var(axis=-1, ddof=1) / values.shape[-1] for values in strata])
+    shares = variances / np.maximum(variances.sum(axis=0), np.finfo(np.float64).tiny)
+    weights = (shares**2 / (sizes - 1).reshape(-1, *[1] * (shares.ndim - 1))).sum(axis=0)
+    freedom = 1 / np.maximum(weights, 1 / sizes.sum())  # all equal: no width, whatever t is
+    reach = stats.t.ppf((1 + level) / 2, freedom) * error
+    return estimate - reach, estimate + reach
+
+
+def _spread(values: np.ndarray) -> np.ndarray:
+    count, centre = values.shape[-1], values.mean(axis=-1, keepdims=True)
+    return centre + math.sqrt(count / (count - 1)) * (values - centre)
 
 
 def bootstrap_interval(
     values: np.ndarray,
-    statistic: Callable[[np.ndarray], float] = interquartile_mean,
+    statistic: Statistic = interquartile_mean,
     *,
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a statistic of values (K,), K ≥ 1; the same each time."""
-    draws = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    spread = [statistic(values[draw]) for draw in draws]
-    low, high = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2])
+    """:func:`stratified_interval` of one stratum of values (K,); NaN for fewer than two."""
+    low, high = stratified_interval(
+        [values], statistic, level=level, resamples=resamples, seed=seed
+    )
     return float(low), float(high)
+
+
+def performance_profile(
+    strata: Sequence[np.ndarray],
+    thresholds: np.ndarray,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Share of values above each threshold (T,), each stratum counting alike, with its band.
+
+    The band is a percentile bootstrap of each threshold by itself, as in Agarwal et al. (2021,
+    section 4.2), so that it stays within 0 and 1; of fewer than about ten values it is too narrow.
+
+    Args:
+        strata: values (K_m,) of each stratum.
+        thresholds: (T,).
+        level: of the band.
+        resamples: how many.
+        seed: of the resamples.
+
+    Returns:
+        Share, lower and upper end, (T,) each; the ends are NaN where a stratum has a single value.
+    """
+    from scipy import stats
+
+    above = [(values > thresholds[:, None]).astype(np.float64) for values in strata]
+    share = mean(*above)
+    if min(map(len, strata)) < 2:
+        return share, np.full_like(share, math.nan), np.full_like(share, math.nan)
+    interval = stats.bootstrap(
+        above,
+        mean,
+        n_resamples=resamples,
+        batch=max(1, _HELD // sum(values.size for values in above)),
+        vectorized=True,
+        axis=-1,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return share, interval.low, interval.high

@@ -1,7 +1,21 @@
 """Figures: data in, a matplotlib ``Figure`` out; nothing is shown or saved here."""
 
 from lit_offrl.figures.advantages import advantage_histogram
+from lit_offrl.figures.bars import Bar, score_bars
 from lit_offrl.figures.curves import training_curves
+from lit_offrl.figures.online import improvement_curve
+from lit_offrl.figures.ope import estimates_against_truth
+from lit_offrl.figures.profiles import Profile, performance_profiles
 from lit_offrl.figures.values import value_against_return
 
-__all__ = ["advantage_histogram", "training_curves", "value_against_return"]
+__all__ = [
+    "Bar",
+    "Profile",
+    "advantage_histogram",
+    "estimates_against_truth",
+    "improvement_curve",
+    "performance_profiles",
+    "score_bars",
+    "training_curves",
+    "value_against_return",
+]

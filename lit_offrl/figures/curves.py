@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -44,3 +45,8 @@ def training_curves(history: Mapping[str, Sequence[tuple[int, float]]]) -> Figur
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     return figure
+
+
+def from_numbers(numbers: Mapping[str, Any]) -> Figure:
+    """Draw the numbers of ``studies.training_curves``."""
+    return training_curves(numbers["history"])

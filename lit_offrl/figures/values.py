@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
 
 
 def value_against_return(values: np.ndarray, returns: np.ndarray, gamma: float) -> Figure:
-    """Scatter estimated values over discounted returns of the same held-out states.
+    """Scatter estimated values over discounted returns of the same states.
 
     Args:
         values: estimates (N,).
@@ -25,8 +28,15 @@ def value_against_return(values: np.ndarray, returns: np.ndarray, gamma: float) 
     axis.axline((both.min(), both.min()), slope=1.0, color="0.5", linewidth=1, linestyle="--")
     spread = values.std() * returns.std()
     correlation = np.corrcoef(values, returns)[0, 1] if spread > 0 else float("nan")
-    axis.set_title(f"{len(values)} held-out states, correlation {correlation:.2f}", fontsize=10)
+    axis.set_title(f"{len(values)} states, correlation {correlation:.2f}", fontsize=10)
     axis.set_xlabel(f"discounted return in the data (γ = {gamma:g})")
     axis.set_ylabel("DVF value")
     axis.grid(alpha=0.3)
     return figure
+
+
+def from_numbers(numbers: Mapping[str, Any]) -> Figure:
+    """Draw the numbers of ``studies.value_against_return``."""
+    return value_against_return(
+        np.asarray(numbers["values"]), np.asarray(numbers["returns"]), numbers["gamma"]
+    )

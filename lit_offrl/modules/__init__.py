@@ -5,6 +5,7 @@ from lit_offrl.modules.acg import ACGModule
 from lit_offrl.modules.awr import AWRModule
 from lit_offrl.modules.base import OfflineModule, load_module
 from lit_offrl.modules.bc import BCModule
+from lit_offrl.modules.cql import CQLModule
 from lit_offrl.modules.diffusion_bc import DiffusionBCModule
 from lit_offrl.modules.dql import DQLModule
 from lit_offrl.modules.dvf import DVFModule
@@ -16,6 +17,7 @@ __all__ = [
     "ACGModule",
     "AWRModule",
     "BCModule",
+    "CQLModule",
     "DQLModule",
     "DVFModule",
     "DiffusionBCModule",

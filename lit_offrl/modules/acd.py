@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from lit_offrl.datasets.views import AdvantageBatch, TransitionBatch, Transitions, View
 from lit_offrl.errors import ConfigError, nearest
-from lit_offrl.modules.base import CHECKPOINT_KEY
-from lit_offrl.modules.critic_guided import CriticGuidedModule, Decay
+from lit_offrl.modules.base import CHECKPOINT_KEY, Decay
+from lit_offrl.modules.critic_guided import CriticGuidedModule
 from lit_offrl.modules.diffusion_actor import DiffusionActor
 from lit_offrl.modules.expectile import best_of
 from lit_offrl.modules.frozen_critics import LabelledBy, load_critics

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_offrl.modules.critic_guided import CriticGuidedModule, Decay
+from lit_offrl.modules.base import Decay
+from lit_offrl.modules.critic_guided import CriticGuidedModule
 from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import AdvantageEncoding, GaussianPolicy
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lit_offrl.datasets.views import TransitionBatch, Transitions
 from lit_offrl.errors import ConfigError
-from lit_offrl.modules.critic_guided import Decay
+from lit_offrl.modules.base import Decay
 from lit_offrl.modules.iql import IQLModule
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 CHECKPOINT_KEY = "lit_offrl"
 """Where a checkpoint keeps the class, the dataset's spec and the library's version."""
 
+Decay = Literal["constant", "cosine"]
 _VALIDATION_STREAM = 1
 
 
@@ -46,16 +48,22 @@ class OfflineModule(LightningModule):
         observation_dim: o, size of an observation.
         learning_rate: Adam's rate.
         seed: names the stream of all random numbers in training.
+        decay: of the rate: ``constant``, or ``cosine`` to 0 at ``trainer.max_steps``.
     """
 
     noise: ShardedGenerator
     missing_columns_advice: str = "Choose a dataset that has it."
 
-    def __init__(self, observation_dim: int, learning_rate: float, seed: int) -> None:
+    def __init__(
+        self, observation_dim: int, learning_rate: float, seed: int, decay: Decay = "constant"
+    ) -> None:
         super().__init__()
         if observation_dim < 1:
             raise ConfigError(f"observation_dim is {observation_dim}; give at least 1.")
+        if decay not in ("constant", "cosine"):
+            raise ConfigError(f"decay is '{decay}'; choose constant or cosine.")
         self.learning_rate = learning_rate
+        self.decay = decay
         self.seed = seed
         self.spec: DatasetSpec | None = None
         self.normalizer = MinMaxNormalizer(observation_dim)
@@ -97,8 +105,17 @@ class OfflineModule(LightningModule):
         return []
 
     def learning_rate_of(self, network: str, step: int) -> float:
-        """Rate of a parameter group at an optimiser step: a function of the step alone."""
-        return self.learning_rate
+        """Rate of a parameter group at an optimiser step: a function of the step alone.
+
+        Raises:
+            ConfigError: the rate is to decay, and the Trainer has no last step.
+        """
+        if self.decay == "constant":
+            return self.learning_rate
+        last = self.trainer.max_steps
+        if last < 1:
+            raise ConfigError(f"decay is '{self.decay}', which needs a positive trainer.max_steps.")
+        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / last)))
 
     def weight_decay_of(self, network: str) -> float:
         """AdamW's decay of a parameter group's weights; none by default."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +11,12 @@ from torch import Tensor, nn
 from lit_offrl.datasets.views import AdvantageBatch, TransitionBatch
 from lit_offrl.errors import ConfigError
 from lit_offrl.figures import advantage_histogram
-from lit_offrl.modules.base import OfflineModule
+from lit_offrl.modules.base import Decay, OfflineModule
 from lit_offrl.modules.diffusion_actor import DiffusionActor
 from lit_offrl.modules.expectile import ExpectileCritics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Decay = Literal["constant", "cosine"]
 
 
 class ActorModule(OfflineModule):
@@ -52,14 +49,12 @@ class ActorModule(OfflineModule):
         decay: Decay,
         seed: int,
     ) -> None:
-        super().__init__(observation_dim, learning_rate, seed)
+        super().__init__(observation_dim, learning_rate, seed, decay)
         if action_dim < 1:
             raise ConfigError(
                 f"{type(self).__name__} needs a dataset with actions; this one has none."
             )
-        if decay not in ("constant", "cosine"):
-            raise ConfigError(f"decay is '{decay}': choose constant or cosine.")
-        self.normalize, self.weight_decay, self.decay = normalize, weight_decay, decay
+        self.normalize, self.weight_decay = normalize, weight_decay
 
     def observe(self, observations: Tensor) -> Tensor:
         """Observations as the networks see them."""
@@ -75,12 +70,7 @@ class ActorModule(OfflineModule):
 
     def learning_rate_of(self, network: str, step: int) -> float:
         """The actor's rate may decay; the critics' does not."""
-        if network != "actor" or self.decay == "constant":
-            return self.learning_rate
-        if self.trainer.max_steps < 1:
-            raise ConfigError("decay is 'cosine', which needs a positive trainer.max_steps.")
-        done = min(1.0, step / self.trainer.max_steps)
-        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+        return super().learning_rate_of(network, step) if network == "actor" else self.learning_rate
 
     def weight_decay_of(self, network: str) -> float:
         """Only the actor's weights decay."""

@@ -8,7 +8,8 @@ from typing import Literal
 from torch import Tensor
 
 from lit_offrl.datasets.views import TransitionBatch
-from lit_offrl.modules.critic_guided import ActorModule, Decay
+from lit_offrl.modules.base import Decay
+from lit_offrl.modules.critic_guided import ActorModule
 from lit_offrl.modules.diffusion_actor import DiffusionActor
 from lit_offrl.modules.policies import NetworkPolicy
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.errors import ConfigError
-from lit_offrl.modules.critic_guided import ActorModule, Decay
+from lit_offrl.modules.base import Decay
+from lit_offrl.modules.critic_guided import ActorModule
 from lit_offrl.modules.diffusion_actor import DiffusionActor
 from lit_offrl.modules.expectile import best_of
 from lit_offrl.modules.extraction import mean_over_processes
@@ -138,9 +139,8 @@ class DQLModule(ActorModule):
     def _goal(self, batch: TransitionBatch) -> Tensor:
         later = self.observe(batch.next_observations)
         number = self.backup_samples
-        drawn = self.actor.sample(later, number=number, noise=self.noise).flatten(0, 1)
-        values = self.target(later.repeat_interleave(number, dim=0), drawn)
-        best = values.view(len(values), -1, number).amax(dim=2).amin(dim=0)
+        drawn = self.actor.sample(later, number=number, noise=self.noise)
+        best = self.target.many(later, drawn).amax(dim=2).amin(dim=0)
         assert batch.rewards is not None
         return batch.rewards + self.gamma * torch.where(batch.terminals, 0.0, best)
 
@@ -151,8 +151,7 @@ class DQLModule(ActorModule):
         ).squeeze(1)
         # One critic climbs, the other one scales, so that no unit of reward is preferred. The
         # paper draws which by a coin; here the two take turns by row.
-        parameters = {name: value.detach() for name, value in self.q.named_parameters()}
-        values = torch.func.functional_call(self.q, parameters, (observations, drawn))
+        values = self.q.frozen(observations, drawn)
         turn = torch.arange(len(drawn), device=drawn.device) % 2
         climbed = values.gather(0, turn[None]).squeeze(0)
         scale = mean_over_processes(values.gather(0, 1 - turn[None]).abs()).clamp_min(1e-6)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lit_offrl.datasets.views import FutureStateBatch, FutureStates
 from lit_offrl.errors import ConfigError
-from lit_offrl.modules.base import read_checkpoint
+from lit_offrl.modules.base import Decay, read_checkpoint
 from lit_offrl.modules.dvf_values import DiffusedValues
 from lit_offrl.modules.extraction import awr_loss, q_loss, reward_gradient_loss
 from lit_offrl.modules.history import History
@@ -62,6 +62,11 @@ class DVFModule(DiffusedValues):
             ``policy`` column) or ``none``.
         history: number of preceding states of the sequential representation.
         history_actions: whether their actions belong to it too.
+        value_policy: whose value Q is regressed on, and the actor begins with, where φ is scalar:
+            ``own``, the policy that each row was collected by; or ``latest``, the policy of the
+            largest index in the training data whatever row s_{t+1} is from, as the online mode
+            needs it (section 3.3, item 4): the rows of older policies then teach ρ where states
+            lead, but their values are those of the newest, not of a mixture.
         width: width of the Perceiver IO.
         blocks: its number of blocks.
         heads: its heads, in cross- and in self-attention.
@@ -90,6 +95,8 @@ class DVFModule(DiffusedValues):
         refresh_steps: samples the cached values anew each so many steps, for the actor of that
             time; never by default, which leaves them those of the behaviour policy.
         learning_rate: Adam's rate.
+        decay: of the rate: ``constant``, or ``cosine`` to 0 at ``trainer.max_steps``, without which
+            small constant errors of r wander, each worth γ/(1−γ) times as much in V.
         seed: names the stream of all random numbers in training.
 
     Raises:
@@ -111,6 +118,7 @@ class DVFModule(DiffusedValues):
         policy_representation: Literal["sequential", "scalar", "none"] = "sequential",
         history: int = 8,
         history_actions: bool = False,
+        value_policy: Literal["own", "latest"] = "own",
         width: int = 256,
         blocks: int = 8,
         heads: int = 4,
@@ -132,9 +140,10 @@ class DVFModule(DiffusedValues):
         values: Literal["online", "cached"] = "online",
         refresh_steps: int | None = None,
         learning_rate: float = 3e-4,
+        decay: Decay = "constant",
         seed: int = 0,
     ) -> None:
-        super().__init__(observation_dim, learning_rate, seed)
+        super().__init__(observation_dim, learning_rate, seed, decay)
         if not 0.0 <= gamma < 1.0:
             raise ConfigError(f"gamma is {gamma}; the occupancy needs 0 <= gamma < 1.")
         if num_samples < 1:
@@ -162,6 +171,12 @@ class DVFModule(DiffusedValues):
             raise ConfigError(
                 "history_actions is true, but the dataset has no actions: set it to false."
             )
+        if value_policy == "latest" and policy_representation != "scalar":
+            raise ConfigError(
+                f"value_policy is 'latest' and policy_representation '{policy_representation}': "
+                "only scalar policies have a latest one; set policy_representation to 'scalar', or "
+                "value_policy to 'own'."
+            )
         self.save_hyperparameters()
         self.train_part = train
         self.pretrained = pretrained
@@ -171,6 +186,8 @@ class DVFModule(DiffusedValues):
         self.policy_representation = policy_representation
         self.history = history if sequential else 0
         self.history_actions = sequential and history_actions
+        self.value_policy = value_policy
+        self.latest_policy = None
         self.num_samples = num_samples
         self.extraction = extraction
         self.bc_coefficient = bc_coefficient
@@ -253,8 +270,10 @@ class DVFModule(DiffusedValues):
         return heads if self.train_part == "heads" else groups | heads
 
     def setup(self, stage: str) -> None:
-        """Take what the data say: the normaliser's statistics and the rewards' range."""
+        """Take what the data say: normaliser's statistics, rewards' range, latest policy."""
         super().setup(stage)
+        if self.value_policy == "latest" and self.datamodule is not None:
+            self.latest_policy = float(self.datamodule.train_policies().max())
         fresh = not bool(self.reward_limits.isfinite().all())
         if stage == "fit" and self.train_part != "occupancy" and self.datamodule and fresh:
             rewards = symlog(torch.from_numpy(self.datamodule.train_rewards().copy()))
@@ -385,10 +404,16 @@ class DVFModule(DiffusedValues):
             self._cache = self._sample_cache()
 
     def cloning_loss(self, batch: FutureStateBatch) -> Tensor:
-        """Behaviour cloning by likelihood: during warm-up V is that of the behaviour policy."""
+        """Behaviour cloning by likelihood: during warm-up V is that of the behaviour policy.
+
+        With ``value_policy: latest`` the rows of older policies count in the mean as zeros.
+        """
         actions, _ = _labels(batch)
         observations = self.normalizer.normalize(batch.observations)
-        return -self._trained_actor().log_prob(observations, actions).mean()
+        likelihood = self._trained_actor().log_prob(observations, actions)
+        if self.latest_policy is not None and batch.policy is not None:
+            likelihood = torch.where(batch.policy == self.latest_policy, likelihood, 0.0)
+        return -likelihood.mean()
 
     def actor_loss(self, batch: FutureStateBatch) -> Tensor:
         """Policy extraction by ``extraction``; no gradient reaches Q, r or ρ."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,6 +42,8 @@ class DiffusedValues(OfflineModule):
     gamma: float
     max_offset: int | None
     num_samples: int
+    latest_policy: float | None
+    """The φ that V(s_{t+1}) is asked with in training; None asks with that of each row."""
     _cache: Tensor | None
     _seen_values: list[Tensor]
 
@@ -53,12 +56,17 @@ class DiffusedValues(OfflineModule):
         policy: Tensor | None = None,
         steps_left: Tensor | None = None,
         num_samples: int | None = None,
+        actions: Callable[[Tensor], Tensor] | None = None,
         seed: int = 0,
     ) -> Tensor:
-        """V(s), the expected discounted return from s under the actor, in the reward's units.
+        """V(s), the expected discounted return from s under a policy, in the reward's units.
 
         V(s) = r(s, π(s)) + γ (1 − γ^H)/(1 − γ) · mean of r(s', π(s')) over s' ~ ρ(· | s, φ(π)),
         with Δt cut off at H, and r = 0 in the absorbing state (Eq. 3).
+
+        φ says where π goes and ``actions`` what it does there; both must be of the same policy. The
+        module's own actor clones all logged policies together, or is better than they are: for one
+        of several logged policies neither is π, so give ``actions``.
 
         Args:
             observations: raw (B, o), on the module's device.
@@ -66,6 +74,8 @@ class DiffusedValues(OfflineModule):
             policy: scalar representation (B,).
             steps_left: H, steps before a time limit (B,); endless by default.
             num_samples: n; the module's own by default.
+            actions: π, from raw observations (…, o) to actions (…, a) in the environment's units,
+                drawn where π is random; the acting actor by default.
             seed: names the noise; the same seed gives the same value.
 
         Returns:
@@ -74,7 +84,7 @@ class DiffusedValues(OfflineModule):
         normalised = self.normalizer.normalize(observations)
         noise = ShardedGenerator(seed, device=self.device)
         history = self._normalised(history)
-        return self._value(normalised, history, policy, noise, steps_left, num_samples)
+        return self._value(normalised, history, policy, noise, steps_left, num_samples, actions)
 
     @torch.no_grad()
     def sample_future(
@@ -108,6 +118,12 @@ class DiffusedValues(OfflineModule):
         states, absorbed = self.occupancy.sample(condition, noise)
         return self.normalizer.denormalize(states), absorbed
 
+    @torch.no_grad()
+    def predicted_reward(self, observations: Tensor) -> Tensor:
+        """r(s, π(s)) in the reward's units (…), for raw observations (…, o)."""
+        normalised = self.normalizer.normalize(observations)
+        return self._reward(normalised, self._acting()(normalised))
+
     def _value(
         self,
         observations: Tensor,
@@ -116,9 +132,10 @@ class DiffusedValues(OfflineModule):
         noise: ShardedGenerator,
         steps_left: Tensor | None = None,
         num_samples: int | None = None,
+        actions: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """:meth:`value` of normalised observations (B, o), with noise given."""
-        actor = self._acting()
+        actor = self._acting()  # whoever acts, without one there is no reward model either
         rows, samples = observations.shape[0], num_samples or self.num_samples
         limit = torch.full((rows, 1), float(self.max_offset or math.inf), device=self.device)
         horizon = limit.new_full((rows,), math.inf)
@@ -133,7 +150,11 @@ class DiffusedValues(OfflineModule):
         condition = self.occupancy.condition(observations, offsets.float(), history, policy)
         states, absorbed = self.occupancy.sample(condition, noise)
         everywhere = torch.cat([observations[:, None], states], dim=1)
-        paid = self._reward(everywhere, actor(everywhere))
+        if actions is None:
+            taken = actor(everywhere)
+        else:
+            taken = actions(self.normalizer.denormalize(everywhere))
+        paid = self._reward(everywhere, taken)
         later = torch.where(absorbed, 0.0, paid[:, 1:]).mean(dim=1)
         weight = self.gamma * (1.0 - self.gamma**horizon) / (1.0 - self.gamma)
         return paid[:, 0] + weight * later
@@ -147,14 +168,17 @@ class DiffusedValues(OfflineModule):
         return None if history is None else history.normalised(self.normalizer)
 
     def _next_values(self, batch: FutureStateBatch, noise: ShardedGenerator) -> Tensor:
-        """V(s_{t+1}) (B,), 0 where it is terminal."""
+        """V(s_{t+1}) (B,) of each row's policy or the latest one, 0 where it is terminal."""
+        policy = batch.policy
+        if self.latest_policy is not None and policy is not None:
+            policy = torch.full_like(policy, self.latest_policy)
         history = History.before(batch)
         if history is not None:
             history = history.advanced(batch.observations, batch.actions)
         values = self._value(
             self.normalizer.normalize(batch.next_observations),
             self._normalised(history),
-            batch.policy,
+            policy,
             noise,
         )
         return torch.where(batch.terminals, 0.0, values)

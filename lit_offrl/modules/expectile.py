@@ -121,11 +121,9 @@ def best_of(
     Returns:
         Actions (E, a).
     """
-    states, number, _ = candidates.shape
-    rows = observations.repeat_interleave(number, dim=0)
-    values = critic.minimum(rows, candidates.flatten(0, 1)).view(states, number)
+    values = critic.many(observations, candidates).amin(dim=0)
     if pick == "max":
         chosen = values.argmax(dim=1)
     else:
         chosen = torch.softmax(values / temperature, dim=1).multinomial(1).squeeze(1)
-    return candidates[torch.arange(states, device=chosen.device), chosen]
+    return candidates[torch.arange(len(chosen), device=chosen.device), chosen]

@@ -8,7 +8,8 @@ from typing import Literal
 from torch import Tensor
 
 from lit_offrl.errors import ConfigError
-from lit_offrl.modules.critic_guided import CriticGuidedModule, Decay
+from lit_offrl.modules.base import Decay
+from lit_offrl.modules.critic_guided import CriticGuidedModule
 from lit_offrl.modules.diffusion_actor import DiffusionActor
 from lit_offrl.modules.expectile import best_of
 from lit_offrl.modules.policies import NetworkPolicy

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lit_offrl.modules.critic_guided import CriticGuidedModule, Decay
+from lit_offrl.modules.base import Decay
+from lit_offrl.modules.critic_guided import CriticGuidedModule
 from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import GaussianPolicy
 

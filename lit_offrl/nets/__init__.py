@@ -2,11 +2,11 @@
 
 from lit_offrl.nets.advantages import AdvantageEncoding
 from lit_offrl.nets.averages import frozen_copy, polyak_update_
-from lit_offrl.nets.critics import EnsembleMLP, TwinCritic
+from lit_offrl.nets.critics import EnsembleDenseNetMLP, EnsembleMLP, TwinCritic
 from lit_offrl.nets.embeddings import NumberEmbedding, sinusoidal
 from lit_offrl.nets.mlp import MLP, DenseNetMLP, Dropout
 from lit_offrl.nets.perceiver import Encoded, FutureCondition, PerceiverDenoiser
-from lit_offrl.nets.policies import DeterministicPolicy, GaussianPolicy
+from lit_offrl.nets.policies import DeterministicPolicy, GaussianPolicy, TanhGaussianPolicy
 from lit_offrl.nets.resnet import ResNetDenoiser
 from lit_offrl.nets.symlog import symexp, symlog
 
@@ -17,12 +17,14 @@ __all__ = [
     "DeterministicPolicy",
     "Dropout",
     "Encoded",
+    "EnsembleDenseNetMLP",
     "EnsembleMLP",
     "FutureCondition",
     "GaussianPolicy",
     "NumberEmbedding",
     "PerceiverDenoiser",
     "ResNetDenoiser",
+    "TanhGaussianPolicy",
     "TwinCritic",
     "frozen_copy",
     "polyak_update_",

@@ -1,7 +1,7 @@
 """Ensembles of critics that run as one batched product a layer."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,24 @@ class EnsembleLinear(nn.Module):
         return torch.baddbmm(self.bias, x, self.weight)
 
 
+class _JoinedLinear(nn.Module):
+    """An `EnsembleLinear` on parts of an input, as if joined along their last dimension."""
+
+    def __init__(self, size: int, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.joined = EnsembleLinear(size, in_dim, out_dim)
+
+    def forward(
+        self, parts: Sequence[Float[Tensor, "some B _"]], members: slice = slice(None)
+    ) -> Float[Tensor, "some B out"]:
+        """Multiply each part by its own rows of some members' weights and add."""
+        out, weight = self.joined.bias[members], self.joined.weight[members]
+        rows = weight.split([part.shape[-1] for part in parts], dim=1)
+        for part, own in zip(parts, rows, strict=True):
+            out = torch.baddbmm(out, part, own)
+        return out
+
+
 class EnsembleLayerNorm(nn.Module):
     """``size`` independent LayerNorms over the last of ``(size, B, dim)``."""
 
@@ -36,13 +54,18 @@ class EnsembleLayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size, 1, dim))
         self.bias = nn.Parameter(torch.zeros(size, 1, dim))
 
-    def forward(self, x: Float[Tensor, "size B dim"]) -> Float[Tensor, "size B dim"]:
-        """Normalise each row, then scale and shift it by its member's weights."""
-        return torch.addcmul(self.bias, F.layer_norm(x, x.shape[-1:]), self.weight)
+    def forward(
+        self, x: Float[Tensor, "some B dim"], members: slice = slice(None)
+    ) -> Float[Tensor, "some B dim"]:
+        """Normalise each row of some members, then scale and shift it by its member's weights."""
+        weight, bias = self.weight[members], self.bias[members]
+        if len(weight) == 1:  # PyTorch fuses a LayerNorm with one set of weights
+            return F.layer_norm(x, x.shape[-1:], weight[0, 0], bias[0, 0])
+        return torch.addcmul(bias, F.layer_norm(x, x.shape[-1:]), weight)
 
 
 class EnsembleMLP(nn.Module):
-    """``size`` independent MLPs on the same input.
+    """``size`` independent MLPs, on the same rows or each on its own.
 
     Args:
         size: number of members.
@@ -73,9 +96,56 @@ class EnsembleMLP(nn.Module):
         layers.append(EnsembleLinear(size, (in_dim, *hidden)[-1], out_dim))
         self.layers = nn.Sequential(*layers)
 
+    def forward(self, x: Float[Tensor, "*size B in"]) -> Float[Tensor, "members B out"]:
+        """Map ``(B, in_dim)``, or ``(size, B, in_dim)``, to ``(size, B, out_dim)``."""
+        return self.layers(x.expand(self.size, -1, -1))
+
+
+class EnsembleDenseNetMLP(nn.Module):
+    """``size`` independent `lit_offrl.nets.DenseNetMLP`s on the same input.
+
+    Args:
+        size: number of members.
+        in_dim: size of an input.
+        hidden: widths of the hidden layers.
+        out_dim: size of a member's output.
+        activation: a name of `lit_offrl.nets.mlp.ACTIVATIONS`.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        in_dim: int,
+        hidden: Sequence[int] = (256, 256),
+        out_dim: int = 1,
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        self.size = size
+        widths = tuple(accumulate((in_dim, *hidden)))
+        outs = (*hidden, out_dim)
+        self.linears = nn.ModuleList(
+            _JoinedLinear(size, before, after) for before, after in zip(widths, outs, strict=True)
+        )
+        self.norms = nn.ModuleList(EnsembleLayerNorm(size, width) for width in hidden)
+        self.activation = make_activation(activation)
+
     def forward(self, x: Float[Tensor, "B in"]) -> Float[Tensor, "size B out"]:
         """Map ``(B, in_dim)`` to every member's output, ``(size, B, out_dim)``."""
-        return self.layers(x.expand(self.size, -1, -1))
+        if x.device.type != "cpu":
+            return self.together(x)
+        # one after another: a CPU's cache holds one member's features, and its LayerNorm is fused
+        return torch.cat([self._run(x[None], slice(i, i + 1)) for i in range(self.size)])
+
+    def together(self, x: Float[Tensor, "B in"]) -> Float[Tensor, "size B out"]:
+        """`forward` with one batched product a layer."""
+        return self._run(x.expand(self.size, -1, -1), slice(None))
+
+    def _run(self, x: Tensor, members: slice) -> Tensor:
+        features = [x]  # never joined, which would copy them
+        for linear, norm in zip(self.linears, self.norms, strict=False):
+            features.append(self.activation(norm(linear(features, members), members)))
+        return self.linears[-1](features, members)
 
 
 class TwinCritic(nn.Module):
@@ -85,8 +155,9 @@ class TwinCritic(nn.Module):
         observation_dim: size of an observation.
         action_dim: size of an action.
         hidden: widths of the hidden layers.
-        layer_norm: LayerNorm before each activation.
+        layer_norm: LayerNorm before each activation; ``dense`` critics always have it.
         size: number of critics.
+        dense: DenseNet MLPs, as in DVF (Table 1).
     """
 
     def __init__(
@@ -96,9 +167,15 @@ class TwinCritic(nn.Module):
         hidden: Sequence[int] = (256, 256),
         layer_norm: bool = False,
         size: int = 2,
+        dense: bool = False,
     ) -> None:
         super().__init__()
-        self.members = EnsembleMLP(size, observation_dim + action_dim, hidden, 1, layer_norm)
+        in_dim = observation_dim + action_dim
+        self.members: EnsembleMLP | EnsembleDenseNetMLP = (
+            EnsembleDenseNetMLP(size, in_dim, hidden)
+            if dense
+            else EnsembleMLP(size, in_dim, hidden, 1, layer_norm)
+        )
 
     def forward(
         self, observations: Float[Tensor, "B o"], actions: Float[Tensor, "B a"]
@@ -111,3 +188,17 @@ class TwinCritic(nn.Module):
     ) -> Float[Tensor, " B"]:
         """The least of the members' values, ``(B,)``."""
         return self(observations, actions).amin(dim=0)
+
+    def many(
+        self, observations: Float[Tensor, "B o"], actions: Float[Tensor, "B K a"]
+    ) -> Float[Tensor, "size B K"]:
+        """Every member's values of K actions a state, ``(size, B, K)``, in one pass."""
+        repeated = observations[:, None].expand(-1, actions.shape[1], -1)
+        return self(repeated.flatten(0, 1), actions.flatten(0, 1)).unflatten(1, actions.shape[:2])
+
+    def frozen(
+        self, observations: Float[Tensor, "B o"], actions: Float[Tensor, "B a"]
+    ) -> Float[Tensor, "size B"]:
+        """`forward`, through which gradients reach the actions but not the critics."""
+        parameters = {name: value.detach() for name, value in self.named_parameters()}
+        return torch.func.functional_call(self, parameters, (observations, actions))

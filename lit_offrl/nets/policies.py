@@ -1,13 +1,32 @@
-"""Policies with one mode: a mean inside the action bounds, with or without noise around it."""
+"""Policies with one mode inside the action bounds, with or without noise around it."""
 
 import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lit_offrl.nets.mlp import MLP
+from lit_offrl.nets.mlp import MLP, DenseNetMLP
+
+
+def _centre_and_scale(
+    action_dim: int, low: Sequence[float] | None, high: Sequence[float] | None
+) -> tuple[Tensor, Tensor]:
+    """Centre and half width ``(a,)`` of the action bounds; ValueError if they are none."""
+    lower = torch.as_tensor([-1.0] * action_dim if low is None else low).float()
+    upper = torch.as_tensor([1.0] * action_dim if high is None else high).float()
+    if (
+        not lower.shape == upper.shape == (action_dim,)
+        or not bool(torch.isfinite(upper - lower).all())
+        or not bool((lower < upper).all())
+    ):
+        raise ValueError(
+            f"action bounds need {action_dim} finite numbers each, low < high; "
+            f"got low={low}, high={high}"
+        )
+    return (upper + lower) / 2, (upper - lower) / 2
 
 
 class DeterministicPolicy(nn.Module):
@@ -41,20 +60,10 @@ class DeterministicPolicy(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        lower = torch.as_tensor([-1.0] * action_dim if low is None else low).float()
-        upper = torch.as_tensor([1.0] * action_dim if high is None else high).float()
-        if (
-            not lower.shape == upper.shape == (action_dim,)
-            or not bool(torch.isfinite(upper - lower).all())
-            or not bool((lower < upper).all())
-        ):
-            raise ValueError(
-                f"action bounds need {action_dim} finite numbers each, low < high; "
-                f"got low={low}, high={high}"
-            )
+        centre, scale = _centre_and_scale(action_dim, low, high)
         self.net = MLP(observation_dim, hidden, action_dim, layer_norm=layer_norm, dropout=dropout)
-        self.register_buffer("centre", (upper + lower) / 2)
-        self.register_buffer("scale", (upper - lower) / 2)
+        self.register_buffer("centre", centre)
+        self.register_buffer("scale", scale)
 
     def forward(self, observations: Float[Tensor, "*B o"]) -> Float[Tensor, "*B a"]:
         """The mean action ``(…, a)``, in the environment's units."""
@@ -133,3 +142,87 @@ class GaussianPolicy(DeterministicPolicy):
         """
         drawn = mean + self.log_std.exp() * noise
         return drawn.clamp(self.centre - self.scale, self.centre + self.scale)
+
+
+class TanhGaussianPolicy(nn.Module):
+    """a = centre + scale · tanh(u) with u ~ N(μ(s), σ(s)²), as in soft actor-critics.
+
+    Source: Haarnoja et al. 2018, appendix C. μ and log σ are the halves of a DenseNet MLP's output.
+
+    Args:
+        observation_dim: o, size of an observation.
+        action_dim: a, size of an action.
+        hidden: widths of the hidden layers.
+        low: lower bounds ``(a,)``; −1 if None.
+        high: upper bounds ``(a,)``; 1 if None.
+        log_std_range: log σ, before squashing, is clamped to it.
+
+    Raises:
+        ValueError: if the bounds do not have ``action_dim`` finite numbers each, low below high.
+    """
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        *,
+        hidden: Sequence[int] = (256, 256),
+        low: Sequence[float] | None = None,
+        high: Sequence[float] | None = None,
+        log_std_range: tuple[float, float] = (-5.0, 2.0),
+    ) -> None:
+        super().__init__()
+        centre, scale = _centre_and_scale(action_dim, low, high)
+        self.net = DenseNetMLP(observation_dim, hidden, 2 * action_dim)
+        self.register_buffer("centre", centre)
+        self.register_buffer("scale", scale)
+        self.log_std_range = log_std_range
+
+    def forward(self, observations: Float[Tensor, "*B o"]) -> Float[Tensor, "*B a"]:
+        """The squashed mean ``(…, a)``, in the environment's units: what acts."""
+        return self.centre + self.scale * torch.tanh(self.moments(observations)[0])
+
+    def moments(
+        self, observations: Float[Tensor, "*B o"]
+    ) -> tuple[Float[Tensor, "*B a"], Float[Tensor, "*B a"]]:
+        """μ and log σ of u, ``(…, a)`` each, float32 in any precision."""
+        mean, log_std = self.net(observations).float().chunk(2, dim=-1)
+        return mean, log_std.clamp(*self.log_std_range)
+
+    def draw(
+        self,
+        mean: Float[Tensor, "*#B a"],
+        log_std: Float[Tensor, "*#B a"],
+        noise: Float[Tensor, "*#B a"],
+    ) -> tuple[Float[Tensor, "*B a"], Float[Tensor, "*B"]]:
+        """Actions of given noise and their log densities, differentiable in μ and σ.
+
+        Args:
+            mean: μ of u, ``(…, a)``.
+            log_std: log σ of u, ``(…, a)``.
+            noise: standard normal numbers ``(…, a)``.
+
+        Returns:
+            Actions ``(…, a)`` in the environment's units, and log π(a | s) ``(…,)`` in nats.
+        """
+        pre = mean + log_std.exp() * noise
+        return self.centre + self.scale * torch.tanh(pre), self._log_density(pre, log_std, noise)
+
+    def log_prob(
+        self, observations: Float[Tensor, "*B o"], actions: Float[Tensor, "*B a"]
+    ) -> Float[Tensor, "*B"]:
+        """Log density ``(…,)`` of given actions ``(…, a)``; those on a bound are moved inside."""
+        mean, log_std = self.moments(observations)
+        # nearer to a bound float32 has no numbers left to tell densities apart
+        inside = ((actions - self.centre) / self.scale).clamp(-1 + 1e-5, 1 - 1e-5)
+        pre = torch.atanh(inside)
+        return self._log_density(pre, log_std, (pre - mean) * torch.exp(-log_std))
+
+    def _log_density(self, pre: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
+        """Log N(u; μ, σ²) less the log of |da/du| = scale · (1 − tanh² u), summed: ``(…,)``."""
+        gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
+        slope = 2.0 * (math.log(2.0) - pre - F.softplus(-2.0 * pre)) + self.scale.log()
+        return (gaussian - slope).sum(-1)

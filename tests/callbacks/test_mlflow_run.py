@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 import yaml
 from filelock import FileLock
@@ -11,6 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from lit_offrl.__main__ import main
 from lit_offrl.callbacks.mlflow_run import MLflowRun, absolute_uri, probe
+from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.errors import ConfigError
 
 
@@ -34,7 +36,13 @@ def artifacts(client, run_id, folder=None):
     return found
 
 
-def test_a_run_and_its_resumption_are_one_run_that_holds_everything(fit, folder):
+def read_columns(path):
+    with h5py.File(path) as file:
+        names = ("observations", "actions", "rewards", "terminals", "timeouts")
+        return {name: file[name][()] for name in names}
+
+
+def test_a_run_and_its_resumption_are_one_run_that_holds_everything(fit, folder, d4rl_file):
     long = "--model.init_args.hidden=" + str([8] * 100)  # longer than MLflow keeps a parameter
     options = (long, "--evaluation.episodes", "1", "--trainer.val_check_interval", "3")
     assert fit(*options) == 0
@@ -52,6 +60,11 @@ def test_a_run_and_its_resumption_are_one_run_that_holds_everything(fit, folder)
 
     steps = [p.step for p in client.get_metric_history(run.info.run_id, "train/loss/actor")]
     assert steps == [2, 4, 6, 8, 10]
+    assert run.data.metrics["data/episodes"] == 20  # all of them, held out or not
+    assert len(client.get_metric_history(run.info.run_id, "data/return_mean")) == 1
+    rewards = OfflineDataset.from_columns(read_columns(d4rl_file)).episode_returns()
+    assert run.data.metrics["data/return_mean"] == pytest.approx(rewards.mean())
+    assert "data/score_mean" not in run.data.metrics  # Pendulum has no references
     assert "val/loss/actor" in run.data.metrics and "eval/return_mean" in run.data.metrics
 
     assert artifacts(client, run.info.run_id) == {

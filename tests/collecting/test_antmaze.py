@@ -1,5 +1,6 @@
 """AntMaze collections: known answers, replays in the environment, interruptions, policy files."""
 
+import hashlib
 import signal
 
 import h5py
@@ -146,6 +147,33 @@ def test_rewards_and_terminals_are_of_the_next_position(policy, tmp_path, monkey
     assert data.spec.env_id == "lit_offrl/antmaze-umaze-v2" and data.spec.observation_dim == 29
 
 
+def test_an_ant_that_goes_where_it_is_told_reaches_every_goal(policy, tmp_path, monkeypatch):
+    """Sliding half a metre a step; stopped by walls only in that none may be walked into."""
+
+    class Told:
+        def reset(self, mask=None):
+            pass
+
+        def act(self, observations):
+            ways = observations[:, 27:] / 20
+            return np.concatenate([ways, np.zeros((len(ways), 6))], axis=1)
+
+    def slide(self, data, action):
+        data.qpos[:2] += action[:2]
+
+    monkeypatch.setattr("lit_offrl.collecting.antmaze.load_goal_policy", lambda *_: Told())
+    monkeypatch.setattr(AntMazeEnv, "advance", slide)
+    more = ["--max_episode_steps", "250"]
+    assert collect(policy, tmp_path / "a", "large-diverse", 8000, *more) == 0
+    columns, attributes = read(tmp_path / "a")
+    assert attributes["goals_reached"] == attributes["episodes"] == 32
+    cells = np.rint(columns["next_observations"][:, 1::-1] / 4 + 1).astype(int)
+    assert MAZE2D["large"].free[tuple(cells.T)].all()
+    paid = columns["rewards"].sum()
+    passed = np.linalg.norm(columns["next_observations"][:, :2] - [32.75, 24.75], axis=1) <= 0.5
+    assert paid == passed.sum() > 0 and columns["terminals"].sum() == paid
+
+
 @pytest.mark.parametrize(
     ("task", "starts"), [("umaze", 1), ("large-play", 15), ("umaze-diverse", 5)]
 )
@@ -216,6 +244,18 @@ def test_a_signal_leaves_whole_rows(policy, tmp_path, monkeypatch, capsys, numbe
     inside = ~columns["timeouts"][:-1]
     following = columns["next_observations"][:-1][inside]
     np.testing.assert_array_equal(columns["observations"][1:][inside], following)
+
+
+def test_a_policy_file_may_go_while_it_is_used(policy, tmp_path, monkeypatch):
+    digest, act = hashlib.sha256(policy.read_bytes()).hexdigest(), MLPPolicy.act
+
+    def removed(self, observations):
+        policy.unlink(missing_ok=True)
+        return act(self, observations)
+
+    monkeypatch.setattr(MLPPolicy, "act", removed)
+    assert collect(policy, tmp_path / "a", "umaze", 5) == 0
+    assert read(tmp_path / "a")[1]["policy_sha256"] == digest
 
 
 def test_a_policy_that_gives_no_number_leaves_its_rows(policy, tmp_path, monkeypatch, capsys):

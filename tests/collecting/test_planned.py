@@ -150,6 +150,17 @@ def test_fixed_goals_have_a_policy_each_and_whole_episodes(tmp_path):
     assert read_hdf5(tmp_path / "a").columns["policy"].tolist() == policy.tolist()
 
 
+def test_episodes_with_fixed_goals_may_share_their_start(tmp_path):
+    more = ["--goals", "(1,1),(3,3)", "--start", "(3,1)"]
+    assert collect(tmp_path / "a", "lit_offrl/maze2d-umaze-v1", 1800, *more) == 0
+    columns, attributes = read(tmp_path / "a")
+    starts = columns["observations"][::300]
+    assert (np.abs(starts[:, :2] - [3, 1]) <= 0.1).all() and attributes["start"] == "(3,1)"
+    assert len(np.unique(starts, axis=0)) == 6  # D4RL's scatter about the cell
+    ends = columns["observations"][299::300, :2]
+    np.testing.assert_allclose(ends, [[1, 1], [3, 3]] * 3, atol=0.1)
+
+
 def test_dense_rewards_are_of_the_distance(tmp_path):
     assert collect(tmp_path / "a", "lit_offrl/maze2d-umaze-dense-v1", 500) == 0
     columns, _ = read(tmp_path / "a")
@@ -184,6 +195,8 @@ def test_a_signal_leaves_whole_rows(tmp_path, monkeypatch, capsys, number):
     [
         ("Pendulum-v1", [], "no maze2d environment: choose one"),
         ("umaze", ["--goals", "(2,1)"], r"cell \(2,1\) is a wall or outside: choose a free one"),
+        ("umaze", ["--goals", "(1,1)", "--start", "(2,2)"], r"cell \(2,2\) is a wall or outside"),
+        ("umaze", ["--start", "(3,1)"], "--start is for episodes with fixed goals: give --goals"),
         ("umaze", ["--thin", "2"], "--thin is for --kind"),
         ("umaze", ["--train_steps", "2"], "--train_steps is for --kind"),
         ("umaze", ["--noise", "nan"], "--noise nan: give a number from 0"),

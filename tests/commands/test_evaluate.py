@@ -138,6 +138,8 @@ def test_the_record_goes_to_the_run_of_the_training(tmp_path, capsys):
     assert main(["--ckpt_path", moved, *QUICK]) == 0  # the record matters more than the store
     assert re.search("not logged to MLflow run .*gone.db is not here", capsys.readouterr().err)
     assert not (tmp_path / "gone.db").exists()
+    assert main(["--ckpt_path", moved, *QUICK, "--mlflow"]) == 1  # asked for
+    capsys.readouterr()
     assert main(["--ckpt_path", moved, *QUICK, "--no-mlflow"]) == 0
     assert capsys.readouterr().err == ""
     assert mlflow.active_run() is None

@@ -21,6 +21,15 @@ def test_facts_of_a_sound_dataset(columns_of):
     assert report.facts["observations"] == "8 × 2, 0 to 4"
 
 
+def test_an_episode_that_is_cut_off_has_no_return(columns_of):
+    dataset = OfflineDataset.from_columns(columns_of([3, 5], ["terminal", ""]))
+    assert dataset.cut_off and dataset.complete_returns().tolist() == [3]
+    assert examine(dataset).facts["episode returns"].startswith("mean 3.00, min 3.00")
+    alone = OfflineDataset.from_columns(columns_of([3], [""]))
+    assert len(alone.complete_returns()) == 0
+    assert "episode returns" not in examine(alone).facts
+
+
 def test_oddities_are_named(columns_of):
     columns = columns_of([4, 1, 6, 2, 1], ["terminal", "terminal", "timeout", "timeout", ""])
     columns["observations"] = np.concatenate(
@@ -57,3 +66,19 @@ def test_a_single_episode_is_named_and_no_limit_is_no_warning(columns_of):
     report = examine(OfflineDataset.from_columns(columns))
     assert [w for w in report.warnings if "single episode" in w]
     assert "episode returns" not in report.facts
+
+
+def test_what_recipes_do_on_purpose_is_no_warning(columns_of):
+    columns = columns_of([5, 5, 2], ["timeout", "timeout", "timeout"])
+    facts = {"max_episode_steps": 5, "provenance": {"last_episode_cut": "True"}}
+    report = examine(OfflineDataset.from_columns(columns, **facts))
+    assert report.warnings == () and report.facts["episodes"].endswith(", the last cut off")
+    # Runs of 1,001 rows for a limit of 1,000, and timeouts that say that a goal was reached.
+    columns = columns_of([6, 2, 6], ["timeout", "timeout", "timeout"])
+    for env_id in ("lit_offrl/antmaze-medium-play-v2", "lit_offrl/maze2d-large-v1"):
+        facts = {"max_episode_steps": 5, "env_id": env_id, "handling": ("some rows left out",)}
+        report = examine(OfflineDataset.from_columns(columns, **facts))
+        assert report.warnings == ()
+        assert report.facts["done on reading"] == "some rows left out"
+    report = examine(OfflineDataset.from_columns(columns, max_episode_steps=5, env_id="Some-v0"))
+    assert len(report.warnings) == 2

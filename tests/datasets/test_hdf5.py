@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
-import h5py
 import numpy as np
 import pytest
 
@@ -111,17 +112,22 @@ def test_what_is_written_is_read_back(tmp_path, columns_of):
     assert [entry.name for entry in path.parent.iterdir()] == ["x.hdf5"]
 
 
-def test_a_write_that_fails_leaves_what_was_there(tmp_path, columns_of, monkeypatch):
-    columns = columns_of([3, 2], ["terminal", "timeout"])
-    path = write_hdf5(tmp_path / "x.hdf5", columns)
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path, columns_of):
+    """In a process of its own, which may write files of 10,000 bytes and no more."""
+    path = write_hdf5(tmp_path / "x.hdf5", columns_of([3, 2], ["terminal", "timeout"]))
     before = path.read_bytes()
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(h5py.Group, "create_dataset", full)
-    with pytest.raises(DatasetError, match=r"cannot be written .No space left"):
-        write_hdf5(path, columns_of([2], ["timeout"]))
+    code = f"""
+import resource
+import numpy as np
+from lit_offrl.datasets.hdf5 import write_hdf5
+noise = np.random.default_rng(0).normal(size=(9000, 3))
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+write_hdf5({str(path)!r}, {{"observations": noise, "terminals": np.zeros(9000)}})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.endswith(f"{path}: cannot be written (File too large): choose another place.")
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.hdf5"]
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +38,29 @@ def test_labels_come_back_as_stored_and_lie_beside_the_data(data):
         found = load_labels(path, data, critic)
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, labels_of(data))
+
+
+def test_rows_of_no_single_file_have_no_place_for_labels_beside_it(data):
+    spec = replace(data.spec, origin="minari:made/box-v0 (/data/made/box-v0)")
+    with pytest.raises(DatasetError, match=r"minari:made/box-v0 .* name their file yourself"):
+        labels_path(spec, CRITIC)
+
+
+def test_labels_that_cannot_be_written_are_one_line(data):
+    path = Path(data.spec.origin) / "labels.npz"  # in a file, not in a folder
+    with pytest.raises(DatasetError, match=r"labels\.npz: cannot be written"):
+        save_labels(path, labels_of(data), data, CRITIC)
+
+
+def test_damaged_compressed_labels_are_refused(data):
+    path = labels_path(data.spec, CRITIC)
+    np.savez_compressed(path, advantages=labels_of(data), dataset_sha256="d", critic_hash="c")
+    whole = bytearray(path.read_bytes())
+    for at in range(40, 120):  # within the first array's stream
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        with pytest.raises(DatasetError) as error:
+            load_labels(path, data)
+        assert "\n" not in str(error.value)
 
 
 def test_a_batch_is_a_transition_with_its_advantage(data):

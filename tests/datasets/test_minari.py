@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
+import gymnasium
 import h5py
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.wrappers import RescaleAction
 
 minari = pytest.importorskip("minari", reason="the package minari is not installed")
 
@@ -83,6 +87,23 @@ def test_vectors_become_rows_with_what_follows_each(folder):
     header = source.header()
     assert (header.observation_dim, header.action_dim) == (2, 2)
     assert header.action_high == (10, 10) and set(header.columns) == set(data.columns)
+
+
+def test_an_environment_with_options_of_its_own_is_not_named_by_its_id_alone(folder):
+    made = {
+        "options": gymnasium.make("Pendulum-v1", g=9.81),
+        "wrapped": RescaleAction(gymnasium.make("Pendulum-v1"), -1, 1),
+        "plain": gymnasium.make("Pendulum-v1"),
+    }
+    for name, env in made.items():
+        make(f"made/{name}-v0", BOX, env=env.spec)
+        found = minari_source(f"made/{name}-v0").header()
+        assert found.max_episode_steps == 200
+        if name == "plain":
+            assert found.env_id == "Pendulum-v1" and found.why_no_env is None
+        else:
+            assert found.env_id is None
+            assert "Pendulum-v1 was made with options of its own" in found.why_no_env
 
 
 def test_of_dictionaries_it_must_be_said_which_parts(folder):
@@ -170,7 +191,11 @@ def test_what_is_not_there_or_of_another_kind(folder):
     with pytest.raises(DatasetError, match=r"its actions are Discrete\(3\)"):
         minari_source("made/discrete-v0").header()
     make("made/box-v0", BOX)
-    (folder / "made/box-v0/data/metadata.json").write_text("{")
+    facts = folder / "made/box-v0/data/metadata.json"
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "env_spec": "Pendulum"}))
+    with pytest.raises(DatasetError, match="minari:made/box-v0: cannot be opened"):
+        minari_source("made/box-v0")
+    facts.write_text("{")
     with pytest.raises(DatasetError, match="minari:made/box-v0: cannot be opened") as caught:
         minari_source("made/box-v0")
     assert "\n" not in str(caught.value)

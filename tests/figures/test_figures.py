@@ -6,9 +6,19 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
-from lit_offrl.figures import training_curves, value_against_return
+from lit_offrl.figures import (
+    Bar,
+    Profile,
+    estimates_against_truth,
+    improvement_curve,
+    performance_profiles,
+    score_bars,
+    training_curves,
+    value_against_return,
+)
 
 
 def render(figure) -> None:
@@ -76,7 +86,7 @@ def test_values_stand_over_returns_with_their_correlation():
     drawn = axis.collections[0].get_offsets()
     np.testing.assert_array_equal(drawn, np.stack([returns, values], axis=1))
     correlation = np.corrcoef(values, returns)[0, 1]
-    assert axis.get_title() == f"4 held-out states, correlation {correlation:.2f}"
+    assert axis.get_title() == f"4 states, correlation {correlation:.2f}"
     assert "γ = 0.95" in axis.get_xlabel() and axis.get_ylabel() == "DVF value"
     diagonal = axis.get_lines()[0]
     assert diagonal.get_slope() == 1.0 and diagonal.get_xy1() == (1.0, 1.0)
@@ -89,3 +99,83 @@ def test_values_that_do_not_vary_have_no_correlation(both, recwarn):
     assert "correlation nan" in figure.axes[0].get_title()
     render(figure)
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
+NAN = float("nan")
+
+
+def test_bars_have_the_heights_intervals_runs_and_data_that_were_given():
+    bars = {
+        ("hopper", "BC"): Bar(20.0, 10.0, 30.0, np.array([15.0, 25.0])),
+        ("hopper", "DVF"): Bar(50.0, NAN, NAN, np.array([50.0])),
+        ("ant", "BC"): Bar(-5.0, -500.0, 490.0, np.array([-6.0, -4.0])),
+    }
+    figure = score_bars(bars, ["hopper", "ant"], ["BC", "DVF"], {"hopper": 12.5}, label="score")
+    (axis,) = figure.axes
+    assert [patch.get_height() for patch in axis.patches] == [20, 50, -5]
+    dots = [part for part in axis.collections if isinstance(part, PathCollection)]
+    assert sorted(y for part in dots for _, y in part.get_offsets()) == [-6, -4, 15, 25, 50]
+    segments = [s for part in axis.collections for s in getattr(part, "get_segments", list)()]
+    heights = sorted(tuple(float(y) for _, y in segment) for segment in segments)
+    assert heights == [(-500, 490), (10, 30), (12.5, 12.5)]
+    low, high = axis.get_ylim()
+    assert -50 < low < -6 and 50 < high < 100  # the wide interval is cut, with arrows
+    markers = [line.get_marker() for line in axis.get_lines()]
+    assert {"^", "v"} <= set(markers) and markers.count("x") == 1  # DVF on ant is missing
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["hopper", "ant"]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["BC", "DVF", "a run", "95 % interval of the mean", "data"]
+    render(figure)
+
+
+def test_bars_of_many_datasets_take_rows_and_those_of_several_units_axes():
+    names = [f"some-long-name-{number}" for number in range(8)]
+    bars = {(name, "BC"): Bar(1.0, NAN, NAN, np.ones(1)) for name in names}
+    shared = score_bars(bars, names, ["BC"], {}, label="score")
+    assert [len(axis.get_xticks()) for axis in shared.axes] == [4, 4]
+    apart = score_bars(bars, names, ["BC"], {}, label="return", share=False)
+    assert len([axis for axis in apart.axes if axis.axison]) == 8
+    render(shared)
+    render(apart)
+
+
+def test_profiles_hold_their_shares():
+    thresholds, share = np.array([0.0, 1.0, 2.0]), np.array([1.0, 0.5, 0.0])
+    profile = Profile(share, share - 0.1, share + 0.1)
+    figure = performance_profiles(thresholds, {"BC": profile}, label="score", data={"hopper": 1.5})
+    (axis,) = figure.axes
+    lines = {line.get_label(): points(line) for line in axis.get_lines()}
+    assert lines["BC"] == [(0, 1), (1, 0.5), (2, 0)] and axis.get_xlabel() == "score τ"
+    band, ticks = axis.collections
+    assert [x for (x, _), _ in ticks.get_segments()] == [1.5] and band.get_alpha() < 1
+    render(figure)
+
+
+def test_estimates_stand_over_the_truth_and_unknown_truths_are_left_out():
+    truth, errors = np.array([1.0, np.nan, 3.0]), np.array([0.1, np.nan, np.nan])
+    estimates = {"DVF": np.array([2.0, 5.0, 2.5]), "FQE": np.array([1.0, 1.0, 1.0])}
+    figure = estimates_against_truth(["1", "4", "6"], truth, errors, estimates, 0.9)
+    render(figure)
+    panels = shown(figure)
+    assert list(panels) == ["DVF", "FQE"]
+    assert points(panels["DVF"].get_lines()[0]) == [(1.0, 2.0), (3.0, 2.5)]
+    assert [text.get_text() for text in panels["FQE"].texts] == ["1", "6"]
+    nothing = estimates_against_truth(["1"], truth[1:2], errors[1:2], {"DVF": truth[:1]}, 0.9)
+    render(nothing)
+
+
+def test_the_improvement_curve_shows_policy_and_data_by_environment_steps():
+    rounds = [
+        {
+            "environment_steps": 100 * (number + 1),
+            "return_mean": 10.0 * number,
+            "return_standard_error": 1.0,
+            "collected_return_mean": 5.0 * number,
+        }
+        for number in range(3)
+    ]
+    figure = improvement_curve(rounds, "car")
+    render(figure)
+    policy, data = shown(figure)["car"].lines
+    assert points(policy) == [(100.0, 0.0), (200.0, 10.0), (300.0, 20.0)]
+    assert points(data) == [(100.0, 0.0), (200.0, 5.0), (300.0, 10.0)]

@@ -3,15 +3,18 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Independent, Normal
+from torch.distributions import Independent, Normal, TransformedDistribution
+from torch.distributions.transforms import AffineTransform, TanhTransform
 
 from lit_offrl.nets import (
     MLP,
     DenseNetMLP,
     DeterministicPolicy,
+    EnsembleDenseNetMLP,
     EnsembleMLP,
     GaussianPolicy,
     NumberEmbedding,
+    TanhGaussianPolicy,
     TwinCritic,
     frozen_copy,
     polyak_update_,
@@ -121,6 +124,45 @@ def test_ensemble_members_do_not_share_gradients():
     assert all(p.grad[0].any() and not p.grad[1].any() for p in ensemble.parameters())
 
 
+def test_dense_ensemble_equals_separate_densenets_in_one_pass_or_several():
+    torch.manual_seed(0)
+    ensemble = EnsembleDenseNetMLP(3, 4, (16, 8), 2)
+    for p in ensemble.parameters():
+        nn.init.normal_(p)
+    x = torch.randn(5, 4)
+    got = ensemble(x)
+    torch.testing.assert_close(got, ensemble.together(x))
+    for i in range(3):
+        net = DenseNetMLP(4, (16, 8), 2)
+        linears = [m for m in net.modules() if isinstance(m, nn.Linear)]
+        norms = [m for m in net.modules() if isinstance(m, nn.LayerNorm)]
+        with torch.no_grad():
+            for one, many in zip(linears, ensemble.linears, strict=True):
+                one.weight.copy_(many.joined.weight[i].t())
+                one.bias.copy_(many.joined.bias[i, 0])
+            for one, many in zip(norms, ensemble.norms, strict=True):
+                one.weight.copy_(many.weight[i, 0])
+                one.bias.copy_(many.bias[i, 0])
+        torch.testing.assert_close(got[i], net(x), atol=1e-4, rtol=1e-4)
+    ensemble(x)[0].sum().backward()
+    assert all(p.grad[0].any() and not p.grad[1:].any() for p in ensemble.parameters())
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_critics_of_many_actions_and_critics_that_stand_still(dense):
+    torch.manual_seed(0)
+    critic = TwinCritic(3, 2, (8,), dense=dense)
+    s, a = torch.randn(4, 3), torch.randn(4, 5, 2, requires_grad=True)
+    many = critic.many(s, a)
+    assert many.shape == (2, 4, 5)
+    for k in range(5):
+        torch.testing.assert_close(many[..., k], critic(s, a[:, k]))
+    still = critic.frozen(s, a[:, 0])
+    torch.testing.assert_close(still, critic(s, a[:, 0]))
+    still.sum().backward()
+    assert a.grad[:, 0].any() and all(p.grad is None for p in critic.parameters())
+
+
 def test_twin_critic_minimum():
     critic = TwinCritic(3, 2, (8,))
     s, a = torch.randn(64, 3), torch.randn(64, 2)
@@ -206,6 +248,33 @@ def test_perturbed_actions_have_sigma_and_stay_inside():
     )
 
 
+def test_squashed_gaussian_density_integrates_to_one():
+    torch.manual_seed(0)
+    policy = TanhGaussianPolicy(3, 2, hidden=(8,), **BOUNDS)
+    low, high = torch.tensor(BOUNDS["low"]), torch.tensor(BOUNDS["high"])
+    steps = (torch.arange(500) + 0.5) / 500
+    grid = torch.cartesian_prod(*(low + (high - low) * steps[:, None]).unbind(1))
+    density = policy.log_prob(torch.randn(1, 3).expand(len(grid), 3), grid).exp()
+    assert (density.mean() * (high - low).prod()).item() == pytest.approx(1.0, abs=5e-3)
+
+
+def test_squashed_gaussian_against_torch():
+    torch.manual_seed(0)
+    policy = TanhGaussianPolicy(3, 2, hidden=(8,), **BOUNDS)
+    s, noise = torch.randn(16, 3), torch.rand(16, 2) - 0.5  # where tanh still has digits
+    mean, log_std = policy.moments(s)
+    actions, density = policy.draw(mean, log_std, noise)
+    squash = [TanhTransform(), AffineTransform(policy.centre, policy.scale)]
+    oracle = TransformedDistribution(Normal(mean, log_std.exp()), squash)
+    torch.testing.assert_close(density, oracle.log_prob(actions).sum(-1), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(policy.log_prob(s, actions), density, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(policy(s), policy.draw(mean, log_std, torch.zeros(1, 2))[0])
+    ends = torch.tensor([BOUNDS["low"], BOUNDS["high"]])
+    assert policy.log_prob(s[:2], ends).isfinite().all()
+    far = policy.draw(mean, log_std, torch.full((1, 2), 60.0))
+    assert far[1].isfinite().all() and (far[0] <= ends[1]).all()
+
+
 @pytest.mark.parametrize(
     "bounds",
     [
@@ -215,8 +284,9 @@ def test_perturbed_actions_have_sigma_and_stay_inside():
     ],
 )
 def test_bad_action_bounds_are_refused(bounds):
-    with pytest.raises(ValueError, match="2 finite numbers"):
-        DeterministicPolicy(3, 2, **bounds)
+    for kind in (DeterministicPolicy, TanhGaussianPolicy):
+        with pytest.raises(ValueError, match="2 finite numbers"):
+            kind(3, 2, **bounds)
 
 
 def test_policies_keep_their_bounds_in_a_checkpoint():

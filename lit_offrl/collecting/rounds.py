@@ -1,0 +1,133 @@
+"""The data of the online mode: a file a round, and one that grows by a round at a time.
+
+    round-0.hdf5   random actions           policy = 0 ┐
+    round-1.hdf5   policy of round 0's fit  policy = 1 ├─▶ NAME.hdf5, rounds 0 … k one after another
+    round-2.hdf5   policy of round 1's fit  policy = 2 ┘
+
+The column ``policy`` is the round's number, which is φ(π): DVF's value improvement path (Mazoure et
+al., section 3.1).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_offrl.collecting.base import origin
+from lit_offrl.collecting.policies import PolicyCollection
+from lit_offrl.datasets.hdf5 import write_hdf5
+from lit_offrl.datasets.hdf5_file import Hdf5File
+from lit_offrl.errors import ConfigError, EvaluationError
+from lit_offrl.randomness import mix
+
+_OF_ENVIRONMENT = ("env_id", "max_episode_steps", "action_low", "action_high", "hold", "seed")
+
+STATE = "online.json"
+"""The file of a folder that says which rounds are finished, and with which options."""
+
+
+def read_state(folder: Path, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the finished rounds of a folder, which is made where there is none.
+
+    Raises:
+        ConfigError: the folder cannot be used, or was begun with other ``options``.
+    """
+    path = folder / STATE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write_state(folder, options, [])
+        state = json.loads(path.read_text())
+        before, rounds = dict(state["options"]), list(state["rounds"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        first = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{path}: cannot be used ({first}): give another --output.") from error
+    for name, value in options.items():
+        if before.get(name) != value:
+            raise ConfigError(
+                f"{folder} was begun with --{name} {before.get(name)}, not {value}: give that, or"
+                " another --output."
+            )
+    return rounds
+
+
+def write_state(
+    folder: Path, options: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write the state, whole or not at all."""
+    temporary = folder / f".{STATE}.{os.getpid()}"
+    temporary.write_text(json.dumps({"options": options, "rounds": rounds}, indent=2) + "\n")
+    temporary.replace(folder / STATE)
+
+
+def round_file(folder: Path, number: int) -> Path:
+    """Return the file of a round's own rows."""
+    return folder / f"round-{number}.hdf5"
+
+
+def collect_round(
+    folder: Path, number: int, options: argparse.Namespace, checkpoint: Path | None, command: str
+) -> dict[str, Any]:
+    """Collect a round's rows, unless its file is there, and return what the file says of them.
+
+    Args:
+        folder: where the rounds' files are.
+        number: of the round, which is its rows' ``policy``.
+        options: ``env``, ``steps_per_round``, ``seed``, ``noise``, ``hold``, ``num_envs`` and
+            ``max_episode_steps``.
+        checkpoint: whose policy acts; None for uniform actions.
+        command: the command line.
+
+    Raises:
+        LitOffRLError: as ``PolicyCollection``, or the file there is none of this library's.
+    """
+    path = round_file(folder, number)
+    if not path.is_file():
+        chosen = argparse.Namespace(**vars(options))
+        chosen.steps, chosen.policy = options.steps_per_round, checkpoint
+        chosen.seed = mix(options.seed, number) % 2**31
+        collection = PolicyCollection(chosen)
+        try:
+            collection.run()
+        except FloatingPointError as error:
+            raise EvaluationError(f"{options.env}: round {number}: {error}.") from error
+        columns, cut = collection.recorded()
+        facts = collection.facts(columns, cut)
+        columns["policy"] = np.full(len(columns["rewards"]), number, np.float32)
+        where = origin(chosen, collection.action_space, command)
+        write_hdf5(path, columns, {"round": number, **facts, **where})
+    with Hdf5File(path) as file:
+        return {**file.attributes, "rows": len(file.columns["observations"])}
+
+
+def grow(folder: Path, rounds: int) -> Path:
+    """Write the rows of rounds 0 … ``rounds`` − 1 one after another as one dataset.
+
+    A round's last row ends an episode, so none reaches from one round into the next. The file is a
+    function of the rounds' files, so one that was lost or is behind is made again, the same.
+    """
+    parts, facts = [], []
+    for number in range(rounds):
+        with Hdf5File(round_file(folder, number)) as file:
+            parts.append({name: file.read(name) for name in file.columns})
+            facts.append(file.attributes)
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    attributes = {
+        **{name: facts[0].get(name) for name in _OF_ENVIRONMENT},
+        "kind": "online",
+        "rounds": rounds,
+        "policy_rows": np.array([len(part["rewards"]) for part in parts]),
+        "policy_return_mean": np.array([float(one["return_mean"]) for one in facts]),
+    }
+    return write_hdf5(growing_file(folder), columns, attributes)
+
+
+def growing_file(folder: Path) -> Path:
+    """Return the file of all rounds' rows; the dataset goes by the folder's name."""
+    return folder / f"{folder.resolve().name}.hdf5"

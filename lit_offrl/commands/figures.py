@@ -1,0 +1,136 @@
+"""``lit-offrl figures``: a paper's figure as a picture and as numbers."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Entry(NamedTuple):
+    """One figure.
+
+    Attributes:
+        study: a module with ``add_options(parser)`` and ``run(options) -> Study``.
+        drawing: ``MODULE:FUNCTION`` from the study's numbers to a matplotlib Figure.
+        line: what it shows.
+    """
+
+    study: str
+    drawing: str
+    line: str
+
+
+# Adding a figure is adding a line; its modules are imported when it is asked for.
+FIGURES: dict[str, Entry] = {
+    "mountain-car": Entry(
+        "lit_offrl.studies.mountain_car",
+        "lit_offrl.figures.mountain_car:mountain_car",
+        "DVF, Fig. 2: values, returns and predicted rewards of graded controllers",
+    ),
+    "maze2d-policies": Entry(
+        "lit_offrl.studies.maze2d_policies",
+        "lit_offrl.figures.mazes:maze2d_policies",
+        "DVF, Fig. 3: where each policy goes, in data and in samples",
+    ),
+    "maze2d-gamma": Entry(
+        "lit_offrl.studies.maze2d_gamma",
+        "lit_offrl.figures.mazes:maze2d_gamma",
+        "DVF, Fig. 4: how far samples go as the discount grows",
+    ),
+    "value-against-return": Entry(
+        "lit_offrl.studies.value_against_return",
+        "lit_offrl.figures.values:from_numbers",
+        "values of states against what the data earned from there on",
+    ),
+    "training-curves": Entry(
+        "lit_offrl.studies.training_curves",
+        "lit_offrl.figures.curves:from_numbers",
+        "every metric of a run against its gradient steps",
+    ),
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """List the figures, or draw one; return 0.
+
+    Raises:
+        LitOffRLError: there is no such figure, or what it is to be drawn from does not fit.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    name, *rest = argv
+    if name not in FIGURES:
+        hint = nearest(name, FIGURES) or f" It knows {', '.join(FIGURES)}."
+        raise ConfigError(f"there is no figure '{name}'.{hint}")
+    entry = FIGURES[name]
+    study = importlib.import_module(entry.study)
+    parser = _parser(name, entry)
+    study.add_options(parser)
+    options = parser.parse_args(rest)
+    _make_folder(options.output)
+    found = study.run(options)
+    command = shlex.join(["lit-offrl", "figures", *argv])
+    module, _, function = entry.drawing.partition(":")
+    draw: Callable[..., Figure] = getattr(importlib.import_module(module), function)
+    picture, numbers = (options.output / f"{name}.{kind}" for kind in ("png", "json"))
+    draw(found.numbers).savefig(picture, dpi=options.dpi)
+    from lit_offrl.evaluation.record import hardware, now, package_versions  # torch, by now here
+
+    found.protocol.update(
+        figure=name,
+        command=command,
+        versions=package_versions(),
+        hardware=hardware(),
+        date=now(),
+    )
+    numbers.write_text(found.to_json())
+    for metric, value in found.metrics.items():
+        print(f"{metric:<36}{value:>12.4g}")
+    print(f"figure: {picture}\nnumbers: {numbers}")
+    if options.mlflow and found.checkpoint is not None:
+        from lit_offrl.commands.mlflow_origin import log_to_origin
+
+        named = {f"{name}/{metric}": value for metric, value in found.metrics.items()}
+        log_to_origin(found.checkpoint, "figures", "figures", named, [picture, numbers])
+    return 0
+
+
+def _usage() -> str:
+    lines = "\n".join(f"  {name:<22}{entry.line}" for name, entry in FIGURES.items())
+    return (
+        "usage: lit-offrl figures NAME [options]     lit-offrl figures NAME --help for its options"
+        f"\n\nWrites NAME.png and NAME.json, the numbers with their protocol.\n\nfigures:\n{lines}"
+    )
+
+
+def _parser(name: str, entry: Entry) -> OneLineParser:
+    parser = OneLineParser(prog=f"lit-offrl figures {name}", description=entry.line + ".")
+    add = parser.add_argument
+    add("--output", type=Path, default=Path("figures"), metavar="DIR", help="[figures]")
+    add("--seed", type=int, default=0, help="of all that the study draws [0]")
+    add("--dpi", type=int, default=120, help="of the picture [120]")
+    add(
+        "--mlflow",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="log to the MLflow run that the checkpoint came from, if any [yes]",
+    )
+    return parser
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output {path}: cannot be made ({error.strerror}).") from error

@@ -1,0 +1,266 @@
+"""``lit-offrl online``: collect with the current policy, fit on all data so far, and again.
+
+    round 0   random actions ─▶ rows, policy 0 ─▶ fit on round 0       ─▶ checkpoint 0 ─▶ score
+    round 1   checkpoint 0   ─▶ rows, policy 1 ─▶ fit on rounds 0 to 1 ─▶ checkpoint 1 ─▶ score
+    round 2   checkpoint 1   ─▶ …
+
+DVF's online mode (Mazoure et al., section 3.3, item 4). Each fit begins with new weights, since the
+range of states, the range of rewards and the values sampled for all rows must be those of the data
+that grew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lit_offrl.collecting.rounds import STATE, collect_round, grow, read_state, write_state
+from lit_offrl.commands.collect import _positive
+from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.errors import ConfigError
+from lit_offrl.evaluation.envs import find_spec
+
+_KEPT = ("env", "steps_per_round", "noise", "hold", "seed", "max_episode_steps", "episodes",
+         "evaluation_seed")  # fmt: skip
+_OURS = {
+    "--ckpt_path": "rounds resume by themselves",
+    "--checkpoint.dirpath": "the rounds' checkpoints go to --output",
+    "--data.init_args.dataset": "the data are those that the rounds collect",
+    "--data.dataset": "the data are those that the rounds collect",
+    "--seed_everything": "give --seed",
+    "--evaluation.episodes": "give --episodes",
+    "--trainer.devices": "one process trains and collects",
+    "--trainer.num_nodes": "one process trains and collects",
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run what is missing of K rounds; return 0, or the exit code of a fit that was stopped.
+
+    Raises:
+        LitOffRLError: an option, the environment or the module cannot be used.
+    """
+    options, fit = _parser().parse_known_args(argv)
+    _check(options, fit)
+    command = shlex.join(["lit-offrl", "online", *argv])
+    folder: Path = options.output
+    settings = {name: getattr(options, name) for name in _KEPT}
+    rounds = read_state(folder, settings)
+    for number in range(len(rounds), options.rounds):
+        code = _round(number, rounds, options, fit, command)
+        if code:
+            print(f"lit-offrl online: stopped in round {number}; the same command goes on.",
+                  file=sys.stderr)  # fmt: skip
+            return code
+    _finish(folder, rounds)
+    return 0
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
+        prog="lit-offrl online",
+        usage="lit-offrl online --env ID --output DIR [--rounds K ...] [options of 'fit']",
+        description="Collect with the current policy, fit on all data so far, and again.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""All other options are those of 'lit-offrl fit', e.g. --config FILE; the module has
+to tell policies apart by a scalar (DVFModule with policy_representation scalar).
+
+DIR holds for each round its rows (round-K.hdf5), its fit (round-K/) and its evaluation; all
+rounds' rows in one file; online.json, curve.png. The same command goes on where it was stopped;
+a larger --rounds adds rounds.""",
+    )
+    add = parser.add_argument
+    add("--env", required=True, metavar="ID", help="a gymnasium id")
+    add("--output", required=True, type=Path, metavar="DIR", help="where all files go")
+    add("--rounds", type=_positive, default=10, metavar="K", help="[10]")
+    add("--steps_per_round", type=_positive, default=5000, metavar="N", help="[5000]")
+    add("--noise", type=float, default=0.3, help="normal, in half-ranges of the action [0.3]")
+    add("--hold", type=float, default=1.0, metavar="N",
+        help="steps that noise and random actions last in the mean [1]")  # fmt: skip
+    add("--seed", type=int, default=0, help="of fits, environments and noise [0]")
+    add("--num_envs", type=_positive, default=8, metavar="E", help="stepped together [8]")
+    add("--max_episode_steps", type=_positive, metavar="N", help="instead of the registered limit")
+    add("--episodes", type=_positive, default=20, help="of each round's evaluation [20]")
+    add("--evaluation_seed", type=int, default=0, help="each episode's seed follows from it [0]")
+    return parser
+
+
+def _check(options: argparse.Namespace, fit: Sequence[str]) -> None:
+    find_spec(options.env)
+    if not (math.isfinite(options.noise) and options.noise >= 0):
+        raise ConfigError(f"--noise {options.noise:g}: give a number from 0 upwards.")
+    for word in fit:
+        why = _OURS.get(word.partition("=")[0])
+        if why is not None:
+            raise ConfigError(f"{word.partition('=')[0]} is not for online: {why}.")
+
+
+def _round(
+    number: int,
+    rounds: list[dict[str, Any]],
+    options: argparse.Namespace,
+    fit: Sequence[str],
+    command: str,
+) -> int:
+    """Run what is missing of a round and add it to ``rounds``; return fit's exit code."""
+    folder: Path = options.output
+    before = folder / f"round-{number - 1}" / "last.ckpt" if number else None
+    collected = collect_round(folder, number, options, before, command)
+    dataset = grow(folder, number + 1)
+    own = folder / f"round-{number}"
+    code = _fit(own, dataset, options, fit)
+    if code:
+        return code
+    record = _evaluate(own / "last.ckpt", options, command)
+    record.save(own / "evaluation.json")
+    figures = record.summary()
+    rounds.append(
+        {
+            "round": number,
+            "environment_steps": sum(one["rows"] for one in rounds) + collected["rows"],
+            "rows": collected["rows"],
+            "collected_return_mean": float(collected["return_mean"]),
+            "collected_episodes": int(collected["episodes"]),
+            **{key: figures[key] for key in figures if not key.startswith("clipped")},
+        }
+    )
+    _draw(folder, rounds)
+    write_state(folder, {name: getattr(options, name) for name in _KEPT}, rounds)
+    _log_to_mlflow(own, record, rounds, folder)
+    last = rounds[-1]
+    print(f"round {number}: {last['environment_steps']:,} steps, return "
+          f"{last['return_mean']:.1f} ± {last['return_standard_error']:.1f}, data "
+          f"{last['collected_return_mean']:.1f}", flush=True)  # fmt: skip
+    return 0
+
+
+def _fit(own: Path, dataset: Path, options: argparse.Namespace, fit: Sequence[str]) -> int:
+    """Fit on a dataset into a round's folder, going on from the checkpoint there, if any."""
+    from lit_offrl import cli
+
+    class RoundCLI(cli.OfflineCLI):
+        """A fit whose module tells the rounds' policies apart."""
+
+        def instantiate_trainer(self, **kwargs: Any) -> Any:
+            _require_scalar(self.model)
+            return super().instantiate_trainer(**kwargs)
+
+    words = ["fit", *fit, "--data.init_args.dataset", str(dataset)]
+    words += ["--checkpoint.dirpath", str(own), "--seed_everything", str(options.seed)]
+    words += ["--evaluation.episodes", "0", "--trainer.devices", "1", "--trainer.num_nodes", "1"]
+    checkpoint = own / "last.ckpt"
+    if checkpoint.is_file():
+        words += ["--ckpt_path", str(checkpoint)]
+    with _handlers_kept():
+        code = cli.main(words, RoundCLI)
+    if code == 0 and not checkpoint.is_file():
+        raise ConfigError(
+            f"{checkpoint}: the fit wrote no checkpoint: leave trainer.enable_checkpointing and"
+            " trainer.fast_dev_run alone."
+        )
+    return code
+
+
+@contextlib.contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Put signal handlers back: a Trainer leaves its own, which would swallow the next SIGTERM."""
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def _require_scalar(module: Any) -> None:
+    found = getattr(module, "policy_representation", None)
+    if found != "scalar":
+        kind = type(module).__name__ + (f" with policy_representation '{found}'" if found else "")
+        raise ConfigError(
+            f"{kind} has no scalar φ(π) to tell the rounds' policies apart: choose DVFModule with"
+            " --model.init_args.policy_representation scalar."
+        )
+
+
+def _evaluate(checkpoint: Path, options: argparse.Namespace, command: str) -> Any:
+    from lit_offrl.evaluation.evaluate import evaluate_module
+    from lit_offrl.modules.base import load_module
+
+    return evaluate_module(
+        load_module(checkpoint),
+        episodes=options.episodes,
+        seed=options.evaluation_seed,
+        num_envs=options.num_envs,
+        env_id=options.env,
+        max_episode_steps=options.max_episode_steps,
+        checkpoint=checkpoint,
+        checkpoint_rule="last",
+        command=command,
+    )
+
+
+def _draw(folder: Path, rounds: Sequence[Mapping[str, Any]]) -> None:
+    from lit_offrl.figures.online import improvement_curve
+
+    temporary = folder / f".curve.{os.getpid()}.png"
+    improvement_curve(rounds, folder.resolve().name).savefig(temporary, dpi=120)
+    temporary.replace(folder / "curve.png")
+
+
+def _log_to_mlflow(
+    own: Path, record: Any, rounds: Sequence[Mapping[str, Any]], folder: Path
+) -> None:
+    """Add the record and the curve so far to the MLflow run of a round's fit, if it has one."""
+    from lit_offrl.commands.evaluate import log_record
+    from lit_offrl.modules.base import CHECKPOINT_KEY, read_checkpoint
+
+    origin = read_checkpoint(own / "last.ckpt")[CHECKPOINT_KEY].get("mlflow")
+    if not origin:
+        return
+    run_id, uri = origin["run_id"], origin["tracking_uri"]
+    try:
+        log_record(record, run_id, uri, files=[own / "evaluation.json"])
+        from mlflow.entities import Metric, RunTag
+        from mlflow.tracking import MlflowClient
+
+        stamp = int(time.time() * 1000)
+        metrics = [
+            Metric(f"online/{name}", float(one[name]), stamp, one["environment_steps"])
+            for one in rounds
+            for name in ("return_mean", "collected_return_mean")
+        ]
+        tags = [RunTag("lit_offrl.online", folder.resolve().name),
+                RunTag("lit_offrl.round", str(len(rounds) - 1))]  # fmt: skip
+        client = MlflowClient(tracking_uri=uri)
+        client.log_batch(run_id, metrics=metrics, tags=tags)
+        for name in (STATE, "curve.png"):
+            client.log_artifact(run_id, str(folder / name), "online")
+    except Exception as error:  # the files are written; a store that moved must not undo that
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        print(f"lit-offrl online: not logged to MLflow run {run_id}: {first}", file=sys.stderr)
+
+
+def _finish(folder: Path, rounds: Sequence[Mapping[str, Any]]) -> None:
+    """Print the whole curve."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{folder}: {len(rounds)} rounds")
+    for heading in ("round", "environment steps", "data's return", "policy's return", "± s.e."):
+        table.add_column(heading, justify="right")
+    for one in rounds:
+        numbers = (one["collected_return_mean"], one["return_mean"], one["return_standard_error"])
+        table.add_row(
+            str(one["round"]), f"{one['environment_steps']:,}", *(f"{n:.1f}" for n in numbers)
+        )
+    Console().print(table)
+    print(f"curve: {folder / 'curve.png'}; last policy: round-{len(rounds) - 1}/last.ckpt")

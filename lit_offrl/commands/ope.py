@@ -1,0 +1,227 @@
+"""``lit-offrl ope``: value candidate policies from logged data, and say which is the best."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from rich.console import Console
+
+from lit_offrl.commands.mlflow_origin import log_to_origin
+from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.datamodules import OfflineDataModule
+from lit_offrl.device import device
+from lit_offrl.errors import ConfigError
+from lit_offrl.evaluation.record import file_sha256
+from lit_offrl.figures import estimates_against_truth
+from lit_offrl.modules import DVFModule, load_module
+from lit_offrl.modules.base import CHECKPOINT_KEY, read_checkpoint
+from lit_offrl.studies import ope
+from lit_offrl.studies.candidates import make_candidates, parse_policies
+from lit_offrl.studies.fqe import FQESettings
+from lit_offrl.studies.ope_record import CandidateValue, OPERecord, number, summarise
+from lit_offrl.studies.ope_truth import true_returns
+
+
+def main(argv: Sequence[str]) -> int:
+    """Value the candidates, print a table, write record and figure; return 0.
+
+    Raises:
+        LitOffRLError: an option, the checkpoint or the data cannot be used.
+    """
+    options = _parser().parse_args(argv)
+    checkpoint = read_checkpoint(options.ckpt_path)[CHECKPOINT_KEY]
+    module = load_module(options.ckpt_path, options.device)
+    if not isinstance(module, DVFModule):
+        raise ConfigError(
+            f"{options.ckpt_path}: is a {type(module).__name__}, and DVF's values are wanted: give "
+            "the checkpoint of a DVFModule (others act as candidates: --policies 2=FILE.ckpt)."
+        )
+    data = _data(checkpoint, options.data)
+    named: list[tuple[float, Path | None]] = [(value, None) for value in data.hold_out_policies]
+    if options.policies is not None:
+        named = parse_policies(options.policies)
+    if not named:
+        raise ConfigError(
+            f"{options.ckpt_path}: its run held no policies out (data.init_args.hold_out_policies)"
+            ", so name the candidates: --policies 2,5,8."
+        )
+    data.setup("fit")
+    record = _evaluate(options, module, data, named, argv)
+    console = Console()
+    console.print(record.table())
+    for line in record.lines():
+        console.print(line, highlight=False, soft_wrap=True)
+    files = _write(record, options.output or Path("ope") / _name(options))
+    for kind, path in files.items():
+        print(f"{kind}: {path}")
+    if options.mlflow:
+        log_to_origin(options.ckpt_path, "ope", "ope", record.metrics(), [*files.values()])
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="lit-offrl ope",
+        description="Off-policy evaluation: DVF's values of policies that it was not trained on,"
+        " beside fitted Q evaluation (FQE) on the same data. No simulator is needed.",
+    )
+    add = parser.add_argument
+    add("--ckpt_path", required=True, type=Path, metavar="FILE", help="a DVFModule's checkpoint")
+    add("--data", metavar="NAME|FILE", help="logged data [those that it was trained on]")
+    add(
+        "--policies",
+        metavar="LIST",
+        help="candidates: values of φ, i.e. of the column 'policy' (2,5,8), whose logged actions"
+        " are cloned, or checkpoints that act there (2=walker.ckpt,5) [those that it held out]",
+    )
+    add("--baseline", choices=("fqe", "none"), default="fqe", help="beside DVF [fqe]")
+    add("--fqe_steps", type=int, default=FQESettings.steps, metavar="N", help="[%(default)s]")
+    add("--starts", type=int, default=100, metavar="M", help="initial states [100]")
+    add("--samples", type=int, default=128, metavar="N", help="of ρ for each of them [128]")
+    add(
+        "--truth",
+        choices=("data", "rollouts"),
+        default="data",
+        help="true returns of checkpoints: unknown, or by roll-outs; those of logged policies are"
+        " those of their episodes [data]",
+    )
+    add("--episodes", type=int, default=100, metavar="N", help="of each roll-out [100]")
+    add("--seed", type=int, default=0, help="of clones, nets and noise [0]")
+    add("--device", type=device, default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:1, … [cpu]")
+    add("--output", type=Path, metavar="DIR", help="[ope/RUN-CHECKPOINT-seedSEED]")
+    add(
+        "--mlflow",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="log to the MLflow run that the checkpoint came from, if any [yes]",
+    )
+    return parser  # fmt: skip
+
+
+def _data(checkpoint: Mapping[str, Any], dataset: str | None) -> OfflineDataModule:
+    """Return the data as the run saw them: same reward handling, split and policies held out."""
+    kind: type[OfflineDataModule] = OfflineDataModule
+    options: dict[str, Any] = {}
+    config = yaml.safe_load(checkpoint.get("config", "")) or {}
+    if "data" in config:
+        package, _, name = config["data"]["class_path"].rpartition(".")
+        kind = getattr(importlib.import_module(package), name)
+        options = {k: v for k, v in config["data"]["init_args"].items() if k != "view"}
+        options["seed"] = config.get("seed_everything") or 0
+    if dataset is not None:
+        options["dataset"] = dataset
+    if "dataset" not in options:
+        raise ConfigError("The checkpoint does not say which data it is of: name them with --data.")
+    return kind(**options)
+
+
+def _evaluate(
+    options: argparse.Namespace,
+    module: DVFModule,
+    data: OfflineDataModule,
+    named: Sequence[tuple[float, Path | None]],
+    argv: Sequence[str],
+) -> OPERecord:
+    for name in ("starts", "samples", "episodes"):
+        if getattr(options, name) < 1:
+            raise ConfigError(f"--{name} is {getattr(options, name)}: give at least 1.")
+    settings = FQESettings(steps=options.fqe_steps) if options.baseline == "fqe" else None
+    dataset, train_set, seed = data.dataset, data.train_set, options.seed
+    assert dataset is not None and train_set is not None  # setup has read them
+    rewards = getattr(data, "rewards", "as_recorded")
+    if options.truth == "rollouts" and rewards != "as_recorded":
+        raise ConfigError(
+            f"--truth rollouts earn the environment's rewards, but DVF was trained with rewards "
+            f"'{rewards}': leave it at data."
+        )
+    for column in ("policy", "actions", "rewards"):
+        dataset.column(column)
+    ope.require_evaluable(module, named)
+    candidates = make_candidates(named, dataset, module, seed=seed)
+    starts = ope.initial_states(module, dataset, candidates, most=options.starts, seed=seed)
+    truth = true_returns(
+        module, dataset, candidates, truth=options.truth, episodes=options.episodes, seed=seed
+    )
+    shown = sys.stderr.isatty()
+    found = {"dvf": ope.dvf_values(module, candidates, starts, samples=options.samples, seed=seed)}
+    trace = None
+    if settings is not None:
+        found["fqe"], trace = ope.fqe_values(
+            module, train_set, candidates, starts, settings=settings, seed=seed, progress=shown
+        )
+    seen = np.isin(
+        np.array([one.policy for one in candidates], np.float32), train_set.columns["policy"]
+    )
+    values = []
+    for row, one in enumerate(candidates):
+        estimates: dict[str, Any] = {name: number(each.values[row]) for name, each in found.items()}
+        estimates |= {f"{name}_error": number(each.errors[row]) for name, each in found.items()}
+        values.append(
+            CandidateValue(
+                label=one.label,
+                policy=one.policy,
+                checkpoint=None if one.checkpoint is None else str(one.checkpoint),
+                checkpoint_sha256=None if one.checkpoint is None else file_sha256(one.checkpoint),
+                seen_in_training=bool(seen[row]),
+                truth=number(truth.values[row]),
+                truth_error=number(truth.errors[row]),
+                truth_episodes=int(truth.episodes[row]),
+                **estimates,
+            )
+        )
+    return OPERecord(
+        candidates=tuple(values),
+        summary=summarise(
+            truth.values,
+            {name: each.values for name, each in found.items()},
+            {name: each.seconds for name, each in found.items()},
+        ),
+        gamma=module.gamma,
+        dataset=dataset.spec.name,
+        dataset_sha256=dataset.spec.sha256,
+        dataset_handling=dataset.spec.handling,
+        trained_on_sha256=module.spec.sha256 if module.spec is not None else None,
+        checkpoint=str(options.ckpt_path),
+        checkpoint_sha256=file_sha256(options.ckpt_path),
+        policy_representation=module.policy_representation,
+        initial_states=starts.observations.shape[1],
+        num_samples=options.samples,
+        sampler=f"{module.hparams['sampler']}, {module.hparams['sampling_steps']} steps",
+        truth_source=options.truth,
+        truth_cut_weight=truth.unseen,
+        fqe=None if settings is None else vars(settings),
+        fqe_trace=None if trace is None else trace.tolist(),
+        seed=seed,
+        command=shlex.join(["lit-offrl", "ope", *argv]),
+    )
+
+
+def _name(options: argparse.Namespace) -> str:
+    path = options.ckpt_path.resolve()
+    return f"{path.parent.name}-{path.stem}-seed{options.seed}"
+
+
+def _write(record: OPERecord, folder: Path) -> dict[str, Path]:
+    """Write record and figure into a folder."""
+    files = {"record": record.save(folder / "ope.json"), "figure": folder / "ope.png"}
+
+    def column(name: str) -> np.ndarray:
+        return np.array([getattr(one, name) for one in record.candidates], np.float64)
+
+    figure = estimates_against_truth(
+        [one.label for one in record.candidates],
+        column("truth"),
+        column("truth_error"),
+        {name.upper(): column(name) for name in record.estimators()},
+        record.gamma,
+    )
+    figure.savefig(files["figure"], dpi=120)
+    return files

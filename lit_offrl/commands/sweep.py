@@ -1,0 +1,214 @@
+"""``lit-offrl sweep``: train and evaluate a grid of methods, datasets and seeds."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+
+from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.errors import ConfigError
+from lit_offrl.mlflow_store import SQLITE, absolute_uri, default_uri
+from lit_offrl.sweeps.cell import CellFolder, State
+from lit_offrl.sweeps.grid import Sweep, read_sweep, select
+from lit_offrl.sweeps.local import LocalExecutor
+from lit_offrl.sweeps.slurm import SlurmExecutor
+from lit_offrl.sweeps.table import Board
+from lit_offrl.sweeps.work import Choices
+
+_LOOK_SECONDS = 0.5
+
+
+class Executor(Protocol):
+    """Who works on the cells."""
+
+    @property
+    def way_on(self) -> str:
+        """How to go on after a stop."""
+
+    def done(self) -> bool:
+        """Whether nothing is left to wait for."""
+
+    def stop(self) -> str:
+        """Stop gracefully; return what to say."""
+
+    def kill(self) -> None:
+        """Stop at once."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="lit-offrl sweep",
+        description="Train and evaluate a grid of methods × datasets × seeds, each cell in"
+        " processes of its own. Finished cells are skipped, interrupted ones go on.",
+        epilog="The file and SLURM: docs/sweeps.md.",
+    )
+    add = parser.add_argument
+    add("--config", required=True, type=Path, metavar="FILE", help="the sweep's file")
+    add(
+        "--only",
+        action="append",
+        default=[],
+        metavar="KEY=PATTERN",
+        help="a part of the grid: method=dvf, dataset='hopper*', gamma=0.9; may be repeated",
+    )
+    add("--workers", type=_positive, metavar="N", help="cells at a time [1, or one a GPU]")
+    add("--gpus", type=_words, default=[], metavar="0,1,…", help="GPUs of the workers, in turn")
+    add("--executor", choices=("local", "slurm"), default="local", help="[local]")
+    add("--output", type=Path, metavar="DIR", help="[sweeps/NAME]")
+    add("--tracking_uri", metavar="URI", help="MLflow's store [sqlite:///mlflow.db]")
+    add("--dry_run", action="store_true", help="print the cells and their commands")
+    add("--retry_failed", action="store_true", help="try failed cells again")
+    add(
+        "--rerun_changed",
+        action="store_true",
+        help="begin anew the cells that the file defines otherwise now; what they were is kept"
+        " aside",
+    )
+    return parser  # fmt: skip
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _words(text: str) -> list[str]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(words):
+        raise ValueError
+    return words
+
+
+_positive.__name__ = "positive integer"  # argparse names the type in its message
+_words.__name__ = "list such as 0,1"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a sweep; return 0 if all cells are done, 1 if not, or 128 + a signal's number.
+
+    Raises:
+        LitOffRLError: the file or an option cannot be used; nothing was begun.
+    """
+    options = _parser().parse_args(argv)
+    sweep = read_sweep(options.config)
+    cells = select(sweep.cells, options.only)
+    output = (options.output or Path("sweeps") / sweep.name).resolve()
+    uri = absolute_uri(options.tracking_uri or default_uri())
+    folders = [
+        CellFolder(cell, output / cell.name, sweep.name, uri, sweep.evaluate) for cell in cells
+    ]
+    choices = Choices(options.retry_failed, options.rerun_changed)
+    if options.dry_run:
+        _print_commands(folders)
+        return 0
+    if options.gpus and options.executor == "slurm":
+        raise ConfigError("--gpus is for --executor local: give slurm: {gpus_per_node: 1} instead.")
+    if options.executor == "slurm" and uri.startswith(SQLITE):
+        print(
+            "lit-offrl sweep: many nodes cannot well share a SQLite file: give a server with"
+            " --tracking_uri.",
+            file=sys.stderr,
+        )
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    board = Board(folders, console)
+    waiting = [folder for folder in folders if not choices.leaves_alone(folder.state())]
+    code = 0
+    if waiting:
+        code = _follow(_executor(options, sweep, waiting, choices, board, output), board, console)
+    else:
+        console.print(board.table())
+    for name, why in board.reasons.items():
+        print(f"lit-offrl sweep: {name}: {why}", file=sys.stderr)
+    states = [folder.state() for folder in folders]
+    for state, option in ((State.FAILED, "--retry_failed"), (State.CHANGED, "--rerun_changed")):
+        if state in states:
+            line = f"{states.count(state)} {state}: {option} runs them again"
+            print(f"lit-offrl sweep: {line}; logs are in {output}.", file=sys.stderr)
+    return code or int(any(state != State.DONE for state in states))
+
+
+def _executor(
+    options: argparse.Namespace,
+    sweep: Sweep,
+    folders: Sequence[CellFolder],
+    choices: Choices,
+    board: Board,
+    output: Path,
+) -> Executor:
+    if options.executor == "slurm":
+        return SlurmExecutor(
+            folders,
+            choices,
+            board,
+            output=output,
+            name=sweep.name,
+            parameters=sweep.slurm,
+            workers=options.workers,
+        )
+    workers = options.workers or max(1, len(options.gpus))
+    return LocalExecutor(folders, choices, board, workers=workers, gpus=options.gpus)
+
+
+def _follow(executor: Executor, board: Board, console: Console) -> int:
+    """Show the progress until all is done; return 0, or 128 + the number of a signal."""
+    moving = console.is_terminal
+    live = Live(console=console, auto_refresh=False)
+    with _signals() as received, live if moving else nullcontext():
+        answered = 0
+        while not executor.done():
+            if len(received) > answered:
+                if answered:
+                    executor.kill()
+                else:
+                    print(f"lit-offrl sweep: {executor.stop()}", file=sys.stderr)
+                answered = len(received)
+            if moving:
+                live.update(board.table(), refresh=True)
+            time.sleep(_LOOK_SECONDS)
+        if moving:
+            live.update(board.table(), refresh=True)
+        else:
+            console.print(board.table())
+    if received:
+        name = signal.Signals(received[0]).name
+        print(f"lit-offrl sweep: stopped by {name}; {executor.way_on}.", file=sys.stderr)
+        return 128 + received[0]
+    return 0
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {name: signal.signal(name, note) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def _print_commands(folders: Sequence[CellFolder]) -> None:
+    for folder in folders:
+        stored = folder.stored()
+        fit = folder.fit(id=stored["id"] if stored else "ID", resume=folder.checkpoint.is_file())
+        print(f"# {folder.cell.name}: {folder.state()}")
+        for words in (fit, folder.evaluation()):
+            print(shlex.join(["lit-offrl", *words]))

@@ -1,0 +1,246 @@
+"""Scores of methods on datasets, with intervals: what ``lit-offrl compare`` shows.
+
+The unit is a run: its score is the mean over its episodes, one number, and intervals resample the
+runs (training seeds) of each dataset. Episodes are never pooled, since those of one run share its
+training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from lit_offrl.errors import EvaluationError
+from lit_offrl.evaluation import protocol
+from lit_offrl.evaluation.runs import Run
+from lit_offrl.evaluation.statistics import (
+    Statistic,
+    interquartile_mean,
+    mean,
+    stratified_interval,
+)
+
+Metric = Literal["score", "return"]
+ALL = "all datasets"
+_STATISTICS: Mapping[str, Statistic] = {"mean": mean, "iqm": interquartile_mean}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A statistic with its 95 % interval, whose ends are NaN where a dataset has a single run."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method on a dataset, or on all of them together.
+
+    Attributes:
+        strata: the runs' scores, by dataset.
+        runs: the runs, by dataset and then by seed.
+        mean: of the datasets' means.
+        iqm: of all runs.
+        marks: numbers of the footnotes on runs that differ from the others.
+    """
+
+    strata: tuple[np.ndarray, ...]
+    runs: tuple[Run, ...]
+    mean: Estimate
+    iqm: Estimate
+    marks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All of a table.
+
+    Attributes:
+        units: ``score`` or ``return``, by dataset, in the table's order.
+        methods: in the table's order.
+        cells: by (dataset, method); those without runs are absent.
+        aggregates: by method, over the datasets with scores; of methods that have all of them.
+        data: what the dataset's own episodes earned on average, where runs know it.
+        unequal: footnotes on runs that differ from the others, numbered from 1 by the marks.
+        protocols: a sentence on each dataset.
+        steps: training steps by method, in words.
+        versions: of the packages, in words.
+    """
+
+    units: Mapping[str, Metric]
+    methods: tuple[str, ...]
+    cells: Mapping[tuple[str, str], Cell]
+    aggregates: Mapping[str, Cell]
+    data: Mapping[str, float]
+    unequal: tuple[str, ...]
+    protocols: tuple[str, ...]
+    steps: Mapping[str, str]
+    versions: str
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The datasets that aggregates are over."""
+        return tuple(dataset for dataset, unit in self.units.items() if unit == "score")
+
+
+def compare(
+    runs: Sequence[Run],
+    *,
+    metric: Metric = "score",
+    allow_unequal: bool = False,
+    latest: bool = False,
+) -> Comparison:
+    """Put runs into a table of methods on datasets.
+
+    Args:
+        runs: at least one.
+        metric: ``return`` for returns throughout; otherwise datasets whose environment has no
+            references have returns, and stand outside the aggregate.
+        allow_unequal: mark runs whose protocol differs instead of refusing them.
+        latest: of several evaluations of one seed take the newest instead of refusing them.
+
+    Raises:
+        EvaluationError: nothing to compare, one seed twice, or unequal protocols.
+    """
+    if not runs:
+        raise EvaluationError("There is no evaluated run to compare.")
+    runs = _one_a_seed(runs, latest)
+    found = protocol.differences(runs)
+    if not allow_unequal:
+        protocol.refuse(found)
+    labels = method_labels(runs)
+    members: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: run.seed):
+        members[run.dataset, labels[run.method, run.options]].append(run)
+    datasets = sorted({run.dataset for run in runs})
+    methods = tuple(sorted(set(labels.values())))
+    units = {name: _unit(name, runs, metric) for name in datasets}
+    marks = {
+        run.source: tuple(n for n, each in enumerate(found, 1) if run in each.runs) for run in runs
+    }
+    cells = {
+        (dataset, method): _cell([members[dataset, method]], [units[dataset]], marks)
+        for dataset in datasets
+        for method in methods
+        if (dataset, method) in members
+    }
+    scored = [dataset for dataset in datasets if units[dataset] == "score"]
+    whole = [m for m in methods if all((dataset, m) in members for dataset in scored)]
+    aggregates = {
+        method: _cell([members[name, method] for name in scored], ["score"] * len(scored), marks)
+        for method in whole
+        if len(scored) > 1
+    }
+    return Comparison(
+        units=units,
+        methods=methods,
+        cells=cells,
+        aggregates=aggregates,
+        data=_data_means(runs, units),
+        unequal=tuple(_footnote(each, labels) for each in found),
+        protocols=tuple(_describe(name, runs) for name in datasets),
+        steps={method: _steps(method, members) for method in methods},
+        versions=protocol.versions([run.record for run in runs]),
+    )
+
+
+def score_of(run: Run, unit: Metric) -> float:
+    """Return a run's mean over its episodes."""
+    values = run.record.scores if unit == "score" else run.record.returns
+    assert values is not None  # _unit saw to it
+    return float(np.mean(values))
+
+
+def method_labels(runs: Sequence[Run]) -> dict[tuple[str, tuple[tuple[str, str], ...]], str]:
+    """Name each method with its options: those that differ among its runs."""
+    options: dict[str, set[tuple[tuple[str, str], ...]]] = defaultdict(set)
+    for run in runs:
+        options[run.method].add(run.options)
+    labels = {}
+    for method, found in options.items():
+        common = set.intersection(*(set(each) for each in found))
+        for each in found:
+            own = ", ".join(f"{k}={v}" for k, v in each if (k, v) not in common)
+            labels[method, each] = f"{method} ({own})" if own else method
+    return labels
+
+
+def _one_a_seed(runs: Sequence[Run], latest: bool) -> list[Run]:
+    kept: dict[tuple[object, ...], Run] = {}
+    for run in sorted(runs, key=lambda run: run.record.date):
+        key = (*protocol.cell(run), run.seed)
+        if key in kept and not latest:
+            raise EvaluationError(
+                f"{run.method} on {run.dataset} has seed {run.seed} twice: {kept[key].source}; "
+                f"and {run.source}. Leave one out with --filter or --records, or take the newest "
+                "with --latest."
+            )
+        kept[key] = run
+    return list(kept.values())
+
+
+def _unit(dataset: str, runs: Sequence[Run], metric: Metric) -> Metric:
+    scores = [run.record.scores for run in runs if run.dataset == dataset]
+    return "score" if metric == "score" and None not in scores else "return"
+
+
+def _cell(
+    members: Sequence[Sequence[Run]],
+    units: Sequence[Metric],
+    marks: Mapping[str, tuple[int, ...]],
+) -> Cell:
+    strata = tuple(
+        np.array([score_of(run, unit) for run in runs])
+        for runs, unit in zip(members, units, strict=True)
+    )
+    runs = tuple(run for group in members for run in group)
+    estimates = {}
+    for name, statistic in _STATISTICS.items():
+        low, high = stratified_interval(strata, statistic)
+        estimates[name] = Estimate(float(statistic(*strata)), float(low), float(high))
+    marked = sorted({number for run in runs for number in marks[run.source]})
+    return Cell(strata, runs, estimates["mean"], estimates["iqm"], tuple(marked))
+
+
+def _data_means(runs: Sequence[Run], units: Mapping[str, Metric]) -> dict[str, float]:
+    """Take what most runs say; those on another file are marked or refused elsewhere."""
+    means = {}
+    for dataset, unit in units.items():
+        said = [run.data.get(f"{unit}_mean", math.nan) for run in runs if run.dataset == dataset]
+        counts = Counter(value for value in said if math.isfinite(value))
+        if counts:
+            means[dataset] = max(counts, key=lambda value: (counts[value], value))
+    return means
+
+
+def _describe(dataset: str, runs: Sequence[Run]) -> str:
+    records = [run.record for run in runs if run.dataset == dataset]
+    counts = Counter(protocol.describe(dataset, record) for record in records)
+    return max(counts, key=lambda text: (counts[text], text))
+
+
+def _steps(method: str, members: Mapping[tuple[str, str], Sequence[Run]]) -> str:
+    found = {
+        protocol.settings(run)["training steps"]
+        for (_, name), runs in members.items()
+        for run in runs
+        if name == method
+    }
+    return " or ".join(sorted(found))
+
+
+def _footnote(
+    difference: protocol.Difference,
+    labels: Mapping[tuple[str, tuple[tuple[str, str], ...]], str],
+) -> str:
+    first = difference.runs[0]
+    seeds = ", ".join(str(run.seed) for run in difference.runs)
+    label = labels[first.method, first.options]
+    return f"{label} on {difference.dataset}, seed {seeds}: {difference.how}"

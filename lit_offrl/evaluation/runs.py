@@ -1,0 +1,253 @@
+"""Evaluated training runs, read from MLflow or from files of evaluation records."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from lit_offrl.errors import ConfigError, EvaluationError, nearest
+from lit_offrl.evaluation.record import EvaluationRecord
+
+TAG = "lit_offrl."
+_OPTION = f"{TAG}option."
+_SEED_IN_NAME = re.compile(r"-seed(\d+)(?:-\d+)?$")
+_PER_RUN = ("seed", "dataset", "data_dir", "cache_dir", "pretrained")  # parameters that may differ
+_READERS = 8  # requests to a server at a time
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained policy with one evaluation of it.
+
+    Attributes:
+        method: what it is called in tables.
+        dataset: likewise.
+        options: further axes of a sweep and options of the policy, (name, value), sorted.
+        seed: of the training.
+        record: the evaluation.
+        source: where that was read, for messages.
+        params: hyperparameters, as MLflow has them; those that tell runs of a cell apart left out.
+        data: what the training data earned: ``score_mean``, ``return_mean``, ``episodes``.
+    """
+
+    method: str
+    dataset: str
+    options: tuple[tuple[str, str], ...]
+    seed: int
+    record: EvaluationRecord
+    source: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    data: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Runs that can be compared, and a line on each that cannot."""
+
+    runs: tuple[Run, ...]
+    left_out: tuple[str, ...] = ()
+
+
+def runs_from_files(patterns: Sequence[str]) -> Found:
+    """Read records from files, folders (and those below them) and glob patterns.
+
+    Of a folder of a fit, the record of its end counts, not those made on the way.
+
+    Raises:
+        EvaluationError: a pattern matches nothing, or a file named is no record.
+    """
+    runs, left_out, seen = [], [], set()
+    for pattern in patterns:
+        matches = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
+        if not matches:
+            raise EvaluationError(f"--records {pattern}: there is no such file or folder.")
+        for match in matches:
+            for file in _below(match) if match.is_dir() else [match]:
+                if file.resolve() in seen:
+                    continue
+                seen.add(file.resolve())
+                try:
+                    runs.append(make_run(EvaluationRecord.load(file), str(file)))
+                except EvaluationError as error:
+                    if not match.is_dir():
+                        raise EvaluationError(f"{file}: {error}") from error
+                    left_out.append(f"{file}: {error}")
+    return Found(tuple(runs), tuple(left_out))
+
+
+def _below(folder: Path) -> list[Path]:
+    by_folder: dict[Path, list[str]] = {}
+    for file in sorted(folder.rglob("*.json")):
+        by_folder.setdefault(file.parent, []).append(file.name)
+    return [place / name for place, names in by_folder.items() for name in _without_steps(names)]
+
+
+def _without_steps(names: Iterable[str]) -> list[str]:
+    """Of a fit's evaluations keep the last: ``evaluation.json``, else that of the latest step."""
+    names = list(names)
+    steps = [name for name in names if name.startswith("evaluation-step-")]
+    others = [name for name in names if name not in steps]
+    if steps and "evaluation.json" not in names:
+        others.append(max(steps, key=lambda name: int(re.sub(r"\D", "", name) or 0)))
+    return others
+
+
+def runs_from_mlflow(
+    tracking_uri: str, experiments: Sequence[str] = (), filter_string: str = ""
+) -> Found:
+    """Read the runs of experiments, or of all of them, that pass MLflow's filter.
+
+    A run's evaluations are the records under ``evaluate/`` if there are any, else the one that its
+    fit ended with. Runs that are not finished, and those without a record, are named in
+    ``left_out``.
+
+    Args:
+        tracking_uri: the store, which must exist.
+        experiments: names; all active ones where none is given.
+        filter_string: e.g. ``tags."lit_offrl.sweep" = 'pybullet'``.
+
+    Raises:
+        ConfigError: there is no such experiment, or MLflow refuses; the line says why.
+    """
+    from mlflow.exceptions import MlflowException  # seconds to import
+    from mlflow.tracking import MlflowClient
+
+    try:
+        client = MlflowClient(tracking_uri)
+        ids = _experiment_ids(client, experiments)
+        found: list[Any] = []
+        token = None
+        while True:
+            page = client.search_runs(ids, filter_string, max_results=1000, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                break
+    except MlflowException as error:
+        first = " ".join(str(error).split())[:200]
+        raise ConfigError(f"MLflow at {tracking_uri} refuses: {first}") from error
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(_READERS) as pool:
+        parts = list(pool.map(lambda run: _runs_of(run, tracking_uri, folder), found))
+    return Found(
+        tuple(run for part in parts for run in part.runs),
+        tuple(line for part in parts for line in part.left_out),
+    )
+
+
+def _experiment_ids(client: Any, names: Sequence[str]) -> list[str]:
+    known: dict[str, str] = {}
+    token = None
+    while True:
+        page = client.search_experiments(max_results=1000, page_token=token)
+        known |= {experiment.name: experiment.experiment_id for experiment in page}
+        token = page.token
+        if not token:
+            break
+    for name in names:
+        if name not in known:
+            hint = nearest(name, known) or f" There are {', '.join(sorted(known))}."
+            raise ConfigError(f"MLflow has no experiment '{name}'.{hint}")
+    return [known[name] for name in names or known]
+
+
+def _runs_of(run: Any, tracking_uri: str, folder: str) -> Found:
+    name = f"MLflow run {run.info.run_id} ({run.info.run_name})"
+    if run.info.status != "FINISHED":
+        return Found((), (f"{name}: {run.info.status.lower()}, not finished",))
+    try:
+        texts = _records(run, tracking_uri, folder)
+        if not texts:
+            why = "no evaluation record: run `lit-offrl evaluate --ckpt_path …` on its checkpoint"
+            return Found((), (f"{name}: {why}",))
+        params = {k: v for k, v in run.data.params.items() if _same_in_a_cell(k, v)}
+        data = {
+            key.removeprefix("data/"): value
+            for key, value in run.data.metrics.items()
+            if key.startswith("data/")
+        }
+        runs = []
+        for path, text in texts.items():
+            record = EvaluationRecord.from_json(text)
+            source = f"{name}, {path}"
+            seed = run.data.params.get("seed")
+            runs.append(make_run(record, source, run.data.tags, seed, params, data))
+    except Exception as error:  # one run's files that are gone must not cost the others
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        return Found((), (f"{name}: {first}",))
+    return Found(tuple(runs))
+
+
+def _records(run: Any, tracking_uri: str, folder: str) -> dict[str, str]:
+    """Return the texts of a run's records by artifact path."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+    # The repository itself, since MLflow's client looks the run up again for each file.
+    repository = get_artifact_repository(run.info.artifact_uri, tracking_uri=tracking_uri)
+    paths = [item.path for item in repository.list_artifacts("evaluate")]
+    paths = [path for path in paths if path.endswith(".json")]
+    if not paths:
+        names = [item.path for item in repository.list_artifacts()]
+        fits = [name for name in names if re.fullmatch(r"evaluation.*\.json", name)]
+        paths = _without_steps(fits)
+    texts = {}
+    for path in paths:
+        if isinstance(repository, LocalArtifactRepository):
+            local = repository.download_artifacts(path)
+        else:
+            place = Path(folder) / run.info.run_id
+            place.mkdir(exist_ok=True)
+            local = repository.download_artifacts(path, str(place))
+        texts[path] = Path(local).read_text()
+    return texts
+
+
+def _same_in_a_cell(name: str, value: str) -> bool:
+    last = PurePosixPath(name).name
+    return last not in _PER_RUN and not value.endswith(".ckpt")
+
+
+def make_run(
+    record: EvaluationRecord,
+    source: str,
+    tags: Mapping[str, str] | None = None,
+    seed: str | None = None,
+    params: Mapping[str, str] | None = None,
+    data: Mapping[str, float] | None = None,
+) -> Run:
+    """Put together what is known of a run; tags of a sweep win over the record's names.
+
+    Raises:
+        EvaluationError: nothing says which seed it was trained with.
+    """
+    tags = tags or {}
+    options = {k.removeprefix(_OPTION): v for k, v in tags.items() if k.startswith(_OPTION)}
+    options |= {f"policy.{k}": str(v) for k, v in record.policy_options.items()}
+    return Run(
+        method=tags.get(f"{TAG}method", record.method),
+        dataset=tags.get(f"{TAG}dataset", record.dataset or record.env_id),
+        options=tuple(sorted(options.items())),
+        seed=_training_seed(record, seed, source),
+        record=record,
+        source=source,
+        params=params or {},
+        data=data or {},
+    )
+
+
+def _training_seed(record: EvaluationRecord, seed: str | None, source: str) -> int:
+    if record.training_seed is not None:
+        return record.training_seed
+    named = _SEED_IN_NAME.search(Path(record.checkpoint or "").parent.name)
+    if seed is None and named is None:
+        raise EvaluationError(
+            f"{source}: does not say the training's seed, as an earlier version wrote it: "
+            "evaluate the checkpoint again."
+        )
+    return int(seed if seed is not None else named[1] if named else 0)

@@ -1,0 +1,191 @@
+"""A comparison as lines of text: for the terminal, CSV and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lit_offrl.evaluation.comparison import ALL, Cell, Comparison, Estimate, score_of
+from lit_offrl.evaluation.coverage import coverage
+from lit_offrl.evaluation.runs import Run
+
+DATA = "data"
+MISSING = "missing"
+_DIGITS = "₀₁₂₃₄₅₆₇₈₉"
+_FIELDS = (
+    *("method", "options", "dataset", "seed", "score", "return", "episodes", "evaluation_seed"),
+    *("env_id", "dataset_sha256", "checkpoint_rule", "training_steps", "date", "source"),
+)
+
+
+def entries(comparison: Comparison) -> Iterator[tuple[str, str, Cell | float | None]]:
+    """Yield (dataset, method, cell) in the table's order: the data's mean last on each dataset.
+
+    The cell is a number for the data's mean and None where runs are missing; the aggregates come at
+    the end, under the dataset ``all datasets``.
+    """
+    for dataset in comparison.units:
+        for method in comparison.methods:
+            yield dataset, method, comparison.cells.get((dataset, method))
+        if dataset in comparison.data:
+            yield dataset, DATA, comparison.data[dataset]
+    if len(comparison.scored) > 1:
+        for method in comparison.methods:
+            yield ALL, method, comparison.aggregates.get(method)
+        if set(comparison.scored) <= set(comparison.data):
+            values = [comparison.data[dataset] for dataset in comparison.scored]
+            yield ALL, DATA, sum(values) / len(values)
+
+
+def heads(seeds: bool) -> list[str]:
+    """The table's headings."""
+    names = ["dataset", "method", "mean", "95 %", "IQM", "95 %", "seeds"]
+    return [*names, "runs"] if seeds else names
+
+
+def lines(comparison: Comparison, seeds: bool) -> Iterator[list[str]]:
+    """Yield the table's lines, a text for each heading."""
+    for dataset, method, cell in entries(comparison):
+        unit = " (return)" if comparison.units.get(dataset) == "return" else ""
+        start, blank = [f"{dataset}{unit}", method], [""] * seeds
+        if cell is None:
+            yield [*start, MISSING, "", "", "", "0" if dataset != ALL else "", *blank]
+        elif isinstance(cell, Cell):
+            start[1] += "".join(dagger(number) for number in cell.marks)
+            numbers = [*_texts(cell.mean), *_texts(cell.iqm)]
+            runs = [_run_scores(cell)] if dataset != ALL else [""]
+            yield [*start, *numbers, _count(cell), *(runs * seeds)]
+        else:
+            yield [*start, f"{cell:.1f}", "", "", "", "", *blank]
+
+
+def dagger(number: int) -> str:
+    """The mark of a footnote."""
+    return "†" + "".join(_DIGITS[int(digit)] for digit in str(number))
+
+
+def _texts(estimate: Estimate) -> tuple[str, str]:
+    known = math.isfinite(estimate.low)
+    interval = f"{estimate.low:.1f} … {estimate.high:.1f}" if known else "–"
+    return f"{estimate.value:.1f}", interval
+
+
+def _count(cell: Cell) -> str:
+    sizes = sorted({len(values) for values in cell.strata})
+    return f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+
+
+def _run_scores(cell: Cell) -> str:
+    (values,) = cell.strata
+    pairs = zip(cell.runs, values, strict=True)
+    return ", ".join(f"{run.seed}: {value:.1f}" for run, value in pairs)
+
+
+def footnotes(comparison: Comparison) -> list[str]:
+    """Return what has to be known to read the table, a sentence each."""
+    notes = [f"{dagger(n)} {text}." for n, text in enumerate(comparison.unequal, 1)]
+    if len(comparison.scored) > 1:
+        for method in comparison.methods:
+            lacking = [d for d in comparison.scored if (d, method) not in comparison.cells]
+            if lacking:
+                notes.append(f"{method} has no runs on {', '.join(lacking)}: no aggregate.")
+    if any(unit == "return" for unit in comparison.units.values()) and comparison.scored:
+        notes.append("Datasets with returns have no reference returns; aggregates leave them out.")
+    cells = [*comparison.cells.values(), *comparison.aggregates.values()]
+    if any(len({len(values) for values in cell.strata}) > 1 for cell in cells):
+        notes.append("IQM of all datasets: those with more seeds count more. The mean: all alike.")
+    if any(sum(map(len, cell.strata)) < 4 for cell in cells):
+        notes.append("The IQM of fewer than 4 runs is their mean: nothing can be left out.")
+    notes.append(
+        "Intervals: statistic ± t · standard error of 2,000 resamples of the runs within each "
+        "dataset; –: a single run has none."
+    )
+    return notes + list(_coverages(cells))
+
+
+def _coverages(cells: Iterable[Cell]) -> Iterator[str]:
+    """Say what the simulation found for each size of cell in the table."""
+    sizes = {(len(cell.strata), min(map(len, cell.strata))) for cell in cells}
+    for datasets, seeds in sorted(sizes):
+        if seeds < 2:
+            continue
+        texts = []
+        for statistic in ("mean", "IQM"):
+            runs, tasks, shares = coverage(statistic, seeds, datasets)
+            by_shape = ", ".join(f"{shape} {share:.1%}" for shape, share in shares.items())
+            texts.append(f"{statistic}: {by_shape}")
+        where = f"{runs} seeds, {tasks} dataset{'s' * (tasks > 1)}"
+        yield f"Simulated coverage at {where}, by the scores' distribution: {'; '.join(texts)}."
+
+
+def protocol_lines(comparison: Comparison) -> list[str]:
+    """Return the protocol, a sentence each."""
+    steps = ", ".join(f"{method} {text}" for method, text in comparison.steps.items())
+    return [*comparison.protocols, f"training steps: {steps}", f"versions: {comparison.versions}"]
+
+
+def write_files(comparison: Comparison, left_out: Iterable[str], folder: Path) -> list[Path]:
+    """Write ``results.csv`` (a line a run), ``table.csv`` and ``table.md``; return their paths."""
+    paths = [folder / name for name in ("results.csv", "table.csv", "table.md")]
+    with paths[0].open("w", newline="") as file:
+        results = csv.DictWriter(file, _FIELDS)
+        results.writeheader()
+        for shown in comparison.cells.values():
+            results.writerows(_result(run) for run in shown.runs)
+    with paths[1].open("w", newline="") as file:
+        table = csv.writer(file)
+        names = [f"{name}{end}" for name in ("mean", "iqm") for end in ("", "_low", "_high")]
+        table.writerow(["dataset", "method", "unit", *names, "seeds", "marks"])
+        for dataset, method, cell in entries(comparison):
+            unit = comparison.units.get(dataset, "score")
+            table.writerow([dataset, method, unit, *_numbers(cell)])
+    paths[2].write_text(markdown(comparison, left_out))
+    return paths
+
+
+def _numbers(cell: Cell | float | None) -> list[Any]:
+    if isinstance(cell, Cell):
+        both = (cell.mean, cell.iqm)
+        ends = [end for e in both for end in (e.value, e.low, e.high)]
+        known = ["" if math.isnan(end) else end for end in ends]
+        return [*known, sum(map(len, cell.strata)), " ".join(map(dagger, cell.marks))]
+    return ["" if cell is None else cell, *[""] * 5, 0 if cell is None else "", ""]
+
+
+def _result(run: Run) -> Mapping[str, Any]:
+    record = run.record
+    return {
+        "method": run.method,
+        "options": "; ".join(f"{name}={value}" for name, value in run.options),
+        "dataset": run.dataset,
+        "seed": run.seed,
+        "score": "" if record.scores is None else score_of(run, "score"),
+        "return": score_of(run, "return"),
+        "episodes": len(record.returns),
+        "evaluation_seed": record.seed,
+        "env_id": record.env_id,
+        "dataset_sha256": record.dataset_sha256,
+        "checkpoint_rule": record.checkpoint_rule,
+        "training_steps": record.training_steps,
+        "date": record.date,
+        "source": run.source,
+    }
+
+
+def markdown(comparison: Comparison, left_out: Iterable[str]) -> str:
+    """Return the table in Markdown, with each run's score, the footnotes and the protocol."""
+    rows = [heads(True), ["---", "---", *["---:"] * 5, "---"], *lines(comparison, True)]
+    table = [f"| {' | '.join(text.replace('|', '/') for text in row)} |" for row in rows]
+    parts = ["\n".join(table), _bullets(footnotes(comparison))]
+    parts += ["Protocol:", _bullets(protocol_lines(comparison))]
+    left_out = list(left_out)
+    if left_out:
+        parts += ["Not in the table:", _bullets(left_out)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _bullets(texts: Iterable[str]) -> str:
+    return "\n".join(f"- {text}" for text in texts)

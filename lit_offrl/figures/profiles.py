@@ -1,0 +1,58 @@
+"""Performance profiles: which share of runs scores above each threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lit_offrl.figures.palette import colours
+
+
+class Profile(NamedTuple):
+    """Share of runs above each threshold (T,), and the ends of its band (T,)."""
+
+    share: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def performance_profiles(
+    thresholds: np.ndarray,
+    profiles: Mapping[str, Profile],
+    *,
+    label: str,
+    data: Mapping[str, float] | None = None,
+) -> Figure:
+    """Draw each method's share of runs with score > τ (Agarwal et al., 2021, section 4.2).
+
+    Args:
+        thresholds: τ (T,), ascending.
+        profiles: by method.
+        label: of the horizontal axis.
+        data: the mean over each dataset's own episodes, ticked on the axis.
+
+    Returns:
+        The figure: a curve that lies above another's everywhere is better everywhere.
+    """
+    figure = Figure(figsize=(6.2, 3.9), layout="constrained")
+    axis = figure.subplots()
+    for name, colour in colours(list(profiles)).items():
+        share, low, high = profiles[name]
+        axis.fill_between(thresholds, low, high, step="post", color=colour, alpha=0.18, lw=0)
+        axis.step(thresholds, share, where="post", color=colour, lw=2, label=name)
+    if data:
+        axis.vlines(list(data.values()), 0, 0.06, color="black", lw=1.8, label="data's mean")
+    axis.axhline(0.5, color="0.6", lw=0.8, ls=":", zorder=0)
+    axis.set_xlim(thresholds[0], thresholds[-1])
+    axis.set_ylim(-0.01, 1.02)
+    axis.set_xlabel(f"{label} τ")
+    axis.set_ylabel("share of runs above τ")
+    axis.yaxis.set_ticks(np.linspace(0, 1, 5), [f"{share:.0%}" for share in np.linspace(0, 1, 5)])
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    count = min(4, len(profiles) + bool(data))
+    figure.legend(frameon=False, loc="outside upper center", ncols=count)
+    return figure

@@ -1,0 +1,147 @@
+"""Fitted Q evaluation: the values of several policies from logged steps, by bootstrapping.
+
+Source: Le et al., 2019, Batch policy learning under constraints, Algorithm 3 (FQE), with a slowly
+moving target network in place of the exact regression of each iteration.
+
+Plain torch and no module: it makes no policy, has nothing to resume, and is over in one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lit_offrl.datasets.sampler import RowOrder
+from lit_offrl.datasets.views import BoundView
+from lit_offrl.errors import ConfigError, TrainingError
+from lit_offrl.nets import EnsembleMLP, frozen_copy, polyak_update_
+from lit_offrl.randomness import mix
+
+_INIT, _ROWS = 0xF9E0, 0xF9E1  # keep the streams of one seed apart
+
+
+@dataclass(frozen=True)
+class FQESettings:
+    """How Q is fitted.
+
+    Args:
+        steps: optimiser steps.
+        batch_size: B, rows a step; the same rows for all candidates.
+        hidden: widths of each candidate's net.
+        learning_rate: Adam's rate.
+        tau: the target's rate. An update of the whole target takes 1/τ steps, and a reward that is
+            paid T steps ahead about T of those: the sparser the reward, the more steps × τ.
+
+    Raises:
+        ConfigError: a number that cannot be.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 128
+    hidden: tuple[int, ...] = (256, 256)
+    learning_rate: float = 3e-4
+    tau: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"FQE: {name} is {getattr(self, name)}: give at least 1.")
+        if not 0 < self.tau <= 1:
+            raise ConfigError(f"FQE: tau is {self.tau}: give a rate in (0, 1].")
+
+
+class FittedQ:
+    """Q^π of K policies: one net each, all in one batched product a layer.
+
+    Args:
+        view: training steps, a bound ``Transitions``.
+        actions: draws all policies' actions in raw observations, (B, o) or (K, B, o) → (K, B, a).
+        candidates: K.
+        gamma: discount γ.
+        normalize: scales raw observations (…, o).
+        unit: of the nets' output in units of the return, about the size of the largest.
+        settings: how Q is fitted.
+        seed: of the nets and the order of rows.
+    """
+
+    def __init__(
+        self,
+        view: BoundView,
+        actions: Callable[[Tensor], Tensor],
+        candidates: int,
+        *,
+        gamma: float,
+        normalize: Callable[[Tensor], Tensor],
+        unit: float,
+        settings: FQESettings,
+        seed: int,
+    ) -> None:
+        self.view, self.actions, self.settings = view, actions, settings
+        self.gamma, self.normalize, self.unit = gamma, normalize, unit
+        size = settings.batch_size
+        self._order = RowOrder(view.spans, size, mix(seed, _ROWS), device=view.device)
+        first = view.batch(self._order.rows(0), torch.zeros(size, 0))
+        inputs = first.observations.shape[1] + first.actions.shape[1]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(seed, _INIT))
+            self._net = EnsembleMLP(candidates, inputs, settings.hidden).to(view.device)
+        self._target = frozen_copy(self._net)
+        rate = settings.learning_rate
+        self._optimizer = torch.optim.Adam(self._net.parameters(), rate, fused=True)
+        self.steps = 0
+
+    def fit(self, steps: int, *, progress: bool = False) -> float:
+        """Go on for so many steps; returns the mean squared error of the last, in ``unit``²."""
+        error = torch.zeros(())
+        for _ in tqdm(range(steps), "FQE", unit="step", leave=False, disable=not progress):
+            error = self._step()
+        if not bool(error.isfinite()):
+            raise TrainingError(
+                f"FQE's error is not finite after {self.steps} steps: Q diverged; lower its "
+                "learning rate, or leave it out with --baseline none."
+            )
+        return float(error)
+
+    def _step(self) -> Tensor:
+        index = self._order.rows(self.steps)
+        batch = self.view.batch(index, torch.zeros(len(index), 0))
+        with torch.no_grad():
+            following = self._run(
+                self._target, batch.next_observations, self.actions(batch.next_observations)
+            )
+            bootstrap = self.gamma * following.where(~batch.terminals, 0.0)
+            target = batch.rewards / self.unit + bootstrap
+        error = (self._run(self._net, batch.observations, batch.actions) - target).square()
+        loss = error.mean(dim=1).sum()  # the sum: each net's gradient is that of its own fit
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        polyak_update_(self._target, self._net, self.settings.tau)
+        self.steps += 1
+        return error.detach().mean()
+
+    def _run(self, net: EnsembleMLP, observations: Tensor, actions: Tensor) -> Tensor:
+        """Each member's Q / unit, (K, B); members may have rows or actions of their own."""
+        scaled = self.normalize(observations)
+        scaled = scaled.expand(*actions.shape[:-1], -1)
+        return net(torch.cat([scaled, actions], dim=-1)).squeeze(-1)
+
+    @torch.no_grad()
+    def values(self, observations: Tensor, draws: int = 32) -> Tensor:
+        """V^π(s) as the mean of Q^π(s, a) over ``draws`` actions of π, by the target network.
+
+        Args:
+            observations: raw, (M, o), or (K, M, o) where each policy has states of its own.
+            draws: actions drawn a state.
+
+        Returns:
+            (K, M), in units of the return.
+        """
+        total = torch.zeros(())
+        for _ in range(draws):
+            total = total + self._run(self._target, observations, self.actions(observations))
+        return self.unit * total / draws

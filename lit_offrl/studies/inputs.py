@@ -1,0 +1,165 @@
+"""What studies begin with, a checkpoint and data, and what they end with."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from lit_offrl.datasets.catalog import resolve
+from lit_offrl.datasets.schema import OfflineDataset
+from lit_offrl.device import device
+from lit_offrl.errors import ConfigError, DatasetError
+from lit_offrl.evaluation.record import file_sha256
+from lit_offrl.modules.base import CHECKPOINT_KEY, load_module, read_checkpoint
+from lit_offrl.modules.dvf import DVFModule
+
+
+@dataclass(frozen=True)
+class Study:
+    """What came of a study.
+
+    Attributes:
+        numbers: plain types, all that the figure is drawn from.
+        metrics: the few of them that sum it up, by name.
+        protocol: how they came to be.
+        checkpoint: whose MLflow run they belong to, if anyone's.
+    """
+
+    numbers: dict[str, Any]
+    metrics: dict[str, float]
+    protocol: dict[str, Any]
+    checkpoint: Path | None = None
+
+    def to_json(self) -> str:
+        """Return all of it as JSON, a number that is none as null."""
+        whole = {"metrics": self.metrics, "protocol": self.protocol, "numbers": self.numbers}
+        return json.dumps(plain(whole), indent=1, ensure_ascii=False) + "\n"
+
+
+def plain(value: Any) -> Any:
+    """Turn arrays into lists, numpy's numbers into Python's, and NaN and infinities into None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def add_checkpoint_options(parser: argparse.ArgumentParser, ckpt: str, *, data: bool) -> None:
+    """Add ``--ckpt_path``, ``--device`` and, where the study wants data, ``--data``."""
+    add = parser.add_argument
+    add("--ckpt_path", required=True, type=Path, metavar="PATH", help=ckpt)
+    if data:
+        add(
+            "--data",
+            metavar="NAME|FILE",
+            help="what to compare with; held-out data are the better ones [what it trained on]",
+        )
+    add("--device", type=device, default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:1 [cpu]")
+
+
+def load_dvf(path: Path, on: torch.device, *, representation: str, values: bool) -> DVFModule:
+    """Load a DVFModule of a given policy representation.
+
+    Args:
+        path: the checkpoint.
+        on: where its tensors go.
+        representation: what φ(π) has to be.
+        values: whether it must have been trained for values, not for the occupancy alone.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    module = load_module(path, on)
+    if not isinstance(module, DVFModule):
+        raise ConfigError(
+            f"{path}: is a {type(module).__name__}; this figure is of a DVFModule: give its .ckpt."
+        )
+    if module.policy_representation != representation:
+        raise ConfigError(
+            f"{path}: its policy_representation is '{module.policy_representation}'; this figure "
+            f"needs one trained with model.init_args.policy_representation {representation}."
+        )
+    if values and module.train_part == "occupancy":
+        raise ConfigError(
+            f"{path}: was trained with train 'occupancy' and has no values: train the rest with "
+            "train 'heads' and 'pretrained' set to it."
+        )
+    return module
+
+
+def load_data(given: str | None, checkpoint: Path, require: Sequence[str]) -> OfflineDataset:
+    """Read the data given, else those that the checkpoint was trained on.
+
+    Raises:
+        ConfigError: none are given and the checkpoint does not tell.
+        DatasetError: they cannot be read or lack a column.
+    """
+    folder = None
+    if given is None:
+        config = yaml.safe_load(read_checkpoint(checkpoint)[CHECKPOINT_KEY].get("config") or "{}")
+        options = (config.get("data") or {}).get("init_args") or {}
+        given, folder = options.get("dataset"), options.get("data_dir")
+        if given is None:
+            raise ConfigError(
+                f"{checkpoint}: does not say what it was trained on: give --data NAME or FILE."
+            )
+    dataset = resolve(given, folder).read(require=())
+    for name in require:  # said here, since what to do depends on the column
+        if name not in dataset.columns:
+            how = " collect data of several planners" if name == "policy" else " choose other data"
+            raise DatasetError(
+                f"{dataset.spec.origin}: has no column '{name}', which this figure needs:{how}."
+            )
+    return dataset
+
+
+def policies_of(dataset: OfflineDataset) -> np.ndarray:
+    """Return the policy of each episode (E,), float32.
+
+    Raises:
+        DatasetError: it changes within an episode, or there are fewer than two.
+    """
+    column = dataset.column("policy")
+    first = column[dataset.episodes[:, 0]]
+    rows = np.flatnonzero(column != np.repeat(first, dataset.episode_lengths))
+    if len(rows):
+        raise DatasetError(
+            f"{dataset.spec.origin}: column 'policy' changes within an episode, at row {rows[0]}:"
+            " choose data in which each episode is of one policy."
+        )
+    if len(np.unique(first)) < 2:
+        raise DatasetError(
+            f"{dataset.spec.origin}: all rows are of one policy: choose data of several."
+        )
+    return first
+
+
+def protocol_of(checkpoint: Path, dataset: OfflineDataset | None, **more: Any) -> dict[str, Any]:
+    """Say what a study's numbers are of: checkpoint, step, data, and whatever else is given."""
+    saved = read_checkpoint(checkpoint)
+    facts: dict[str, Any] = {
+        "method": saved[CHECKPOINT_KEY]["class_path"].rpartition(".")[2],
+        "checkpoint": str(checkpoint),
+        "checkpoint_sha256": file_sha256(checkpoint),
+        "training_seed": saved.get("hyper_parameters", {}).get("seed"),
+        "gradient_steps": saved.get("global_step"),
+        "trained_on": (saved[CHECKPOINT_KEY].get("spec") or {}).get("name"),
+        "trained_on_sha256": (saved[CHECKPOINT_KEY].get("spec") or {}).get("sha256"),
+    }
+    if dataset is not None:
+        facts |= {"dataset": dataset.spec.name, "dataset_sha256": dataset.spec.sha256}
+        facts["environment"] = dataset.spec.env_id
+    return facts | more

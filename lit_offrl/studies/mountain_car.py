@@ -1,0 +1,230 @@
+"""Do DVF's values go with what policies earn? (Mazoure et al., section 4.1, Fig. 2).
+
+For each policy φ of the data and at each of some gradient steps: the mean return of φ's episodes,
+V(s0; φ) at their first states, and the reward predicted at states drawn from ρ(· | s0, φ). The last
+two are drawn independently, else their correlation would be that of a number with itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.signal import lfilter
+
+from lit_offrl.datasets.schema import OfflineDataset
+from lit_offrl.errors import ConfigError, DatasetError
+from lit_offrl.modules.dvf import DVFModule
+from lit_offrl.randomness import mix, truncated_geometric
+from lit_offrl.studies.correlations import correlations
+from lit_offrl.studies.inputs import (
+    Study,
+    add_checkpoint_options,
+    load_data,
+    load_dvf,
+    policies_of,
+    protocol_of,
+)
+
+_ENVIRONMENTS = ("lit_offrl/mountain-car-v0", "MountainCarContinuous-v0")
+_CHAINS = 8192  # sampled at once: bounds the memory
+_KNOWN = 0.01  # rows count whose return lacks less than this share of what is after a time limit
+_PAIRS = (("return", "value"), ("value", "reward"), ("return", "reward"))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the study's options."""
+    add_checkpoint_options(
+        parser, "a checkpoint, or the folder of a run with checkpoint.keep all", data=True
+    )
+    add = parser.add_argument
+    add("--starts", type=int, default=10, help="initial states a policy [10]")
+    add("--states", type=int, default=20, help="states along the way a policy [20]")
+    add("--samples", type=int, default=128, help="n, states drawn for one value [128]")
+
+
+def run(options: argparse.Namespace) -> Study:
+    """Measure; see :func:`measure`.
+
+    Raises:
+        LitOffRLError: checkpoint or data do not fit the study.
+    """
+    for name in ("starts", "states", "samples"):
+        if getattr(options, name) < 1:
+            raise ConfigError(f"--{name} {getattr(options, name)}: give at least 1.")
+    paths = checkpoints_in(options.ckpt_path)
+    last = paths[max(paths)]
+    module = load_dvf(last, options.device, representation="scalar", values=True)
+    data = load_data(options.data, last, ("policy", "rewards"))
+    if data.spec.env_id not in _ENVIRONMENTS:
+        raise ConfigError(
+            f"{data.spec.origin}: is of '{data.spec.env_id}'; this figure is of Mountain Car: "
+            "collect data of lit_offrl/mountain-car-v0 with --planner graded."
+        )
+    truth = Truth(data, module.gamma, options.states, options.seed)
+    sizes = {"starts": options.starts, "samples": options.samples, "seed": options.seed}
+    by_step = []
+    for step, path in sorted(paths.items()):
+        now = load_dvf(path, options.device, representation="scalar", values=True)
+        by_step.append({"step": step, **measure(now, truth, **sizes, along=path == last)})
+    final = by_step[-1]
+    metrics = {
+        f"{kind}_{name}": value
+        for name, both in final["correlations"].items()
+        for kind, value in both.items()
+    }
+    numbers = {"gamma": module.gamma, **truth.as_numbers(), "by_step": by_step}
+    more = {"gamma": module.gamma, **sizes, "states": options.states, "checkpoints": len(paths)}
+    return Study(numbers, metrics, protocol_of(last, data, **more), last)
+
+
+def checkpoints_in(path: Path) -> dict[int, Path]:
+    """Return checkpoints by their gradient step: a file's own, or all ``step-*.ckpt`` of a folder.
+
+    Raises:
+        ConfigError: a folder without any.
+    """
+    if not path.is_dir():
+        return {0: path}
+    found = {
+        int(match[1]): file
+        for file in path.iterdir()
+        if (match := re.fullmatch(r"step-(\d+)\.ckpt", file.name))
+    }
+    if not found:
+        raise ConfigError(
+            f"{path}: has no step-*.ckpt: train with --checkpoint.keep all, or name one .ckpt."
+        )
+    return found
+
+
+class Truth:
+    """What the policies of a dataset earned.
+
+    Args:
+        data: with ``policy`` and ``rewards``.
+        gamma: the discount.
+        states: along the way, so many a policy.
+        seed: which ones.
+
+    Attributes:
+        policies: φ (K,).
+        first: the first states (E_k, o) of each policy's episodes.
+        discounted: mean discounted return of its episodes (K,).
+        undiscounted: mean return (K,).
+        states: along the way (K, M, o), from rows whose whole return is known; None where a policy
+            has none.
+        returns: discounted, from there on (K, M).
+    """
+
+    def __init__(self, data: OfflineDataset, gamma: float, states: int, seed: int) -> None:
+        of_episode = policies_of(data)
+        returns, starts = discounted_returns(data, gamma), data.episodes[:, 0]
+        observations, earned = data.columns["observations"], data.episode_returns()
+        self.policies = np.unique(of_episode)
+        mine = [of_episode == policy for policy in self.policies]
+        self.first = [observations[starts[own]] for own in mine]
+        self.discounted = np.array([returns[starts[own]].mean() for own in mine])
+        self.undiscounted = np.array([earned[own].mean() for own in mine])
+        left = np.repeat(data.episodes[:, 1], data.episode_lengths) - np.arange(len(data))
+        whole = np.repeat(data.episode_terminated, data.episode_lengths) | (gamma**left < _KNOWN)
+        random, column = np.random.default_rng(mix(seed, 7)), data.columns["policy"]
+        rows = [np.flatnonzero(whole & (column == policy)) for policy in self.policies]
+        self.states: np.ndarray | None = None
+        if all(len(some) for some in rows):
+            chosen = np.stack([random.choice(some, states) for some in rows])
+            self.states, self.returns = observations[chosen], returns[chosen]
+
+    def as_numbers(self) -> dict[str, Any]:
+        """Return what each policy earned."""
+        return {
+            "policies": self.policies,
+            "return": self.discounted,
+            "undiscounted_return": self.undiscounted,
+            "episodes": [len(own) for own in self.first],
+        }
+
+
+def discounted_returns(data: OfflineDataset, gamma: float) -> np.ndarray:
+    """Return Σ_i γ^i r_{t+i} to the end of each row's episode (N,), float64.
+
+    Raises:
+        DatasetError: a reward is unlabelled.
+    """
+    if not data.columns.get("reward_mask", np.ones(1, bool)).all():
+        raise DatasetError(
+            f"{data.spec.origin}: some rewards are unlabelled (reward_mask), so that returns are "
+            "unknown: choose data with all rewards."
+        )
+    returns = data.column("rewards").astype(np.float64)
+    for start, stop in data.episodes.tolist():
+        returns[start:stop] = lfilter([1.0], [1.0, -gamma], returns[start:stop][::-1])[::-1]
+    return returns
+
+
+def measure(
+    module: DVFModule, truth: Truth, *, starts: int, samples: int, seed: int, along: bool
+) -> dict[str, Any]:
+    """Return each policy's value and predicted reward, and how they go with the returns.
+
+    Args:
+        module: with scalar φ.
+        truth: what the policies earned.
+        starts: initial states a policy.
+        samples: states drawn for one value.
+        seed: of the draws.
+        along: whether to value states along the way too.
+    """
+    value, reward = [], []
+    for policy, first in zip(truth.policies, truth.first, strict=True):
+        value.append(_values(module, first[:starts], policy, samples, seed).mean())
+        reward.append(_rewards(module, first[:starts], policy, samples, seed + 1).mean())
+    of = {"return": truth.discounted, "value": np.array(value), "reward": np.array(reward)}
+    together = {f"{a}_{b}": correlations(of[a], of[b]) for a, b in _PAIRS}
+    together["undiscounted_return_value"] = correlations(truth.undiscounted, of["value"])
+    numbers: dict[str, Any] = {"value": of["value"], "reward": of["reward"]}
+    if along and truth.states is not None:
+        pairs = zip(truth.states, truth.policies, strict=True)
+        numbers["state_values"] = np.stack(
+            [_values(module, some, policy, samples, seed + 2) for some, policy in pairs]
+        )
+        numbers["state_returns"] = truth.returns
+        flat = numbers["state_values"].ravel(), truth.returns.ravel()
+        together["states_return_value"] = correlations(*flat)
+    return numbers | {"correlations": together}
+
+
+def _values(
+    module: DVFModule, states: np.ndarray, policy: float, samples: int, seed: int
+) -> np.ndarray:
+    """V(s; φ) of states (M, o), in parts of bounded memory: (M,)."""
+    parts: list[torch.Tensor] = []
+    for part in np.array_split(states, -(-len(states) * samples // _CHAINS)):
+        rows = torch.from_numpy(part).to(module.device)
+        phi = torch.full((len(rows),), float(policy), device=module.device)
+        keyed = mix(seed, len(parts))
+        parts.append(module.value(rows, policy=phi, num_samples=samples, seed=keyed).cpu())
+    return torch.cat(parts).double().numpy()
+
+
+def _rewards(
+    module: DVFModule, states: np.ndarray, policy: float, samples: int, seed: int
+) -> np.ndarray:
+    """Mean of r(s', π(s')) over s' ~ ρ(· | s, φ), nothing past a terminal: (M,)."""
+    parts: list[torch.Tensor] = []
+    for part in np.array_split(states, -(-len(states) * samples // _CHAINS)):
+        rows = torch.from_numpy(part).to(module.device)
+        phi = torch.full((len(rows),), float(policy), device=module.device)
+        keyed = mix(seed, len(parts))
+        drawn = torch.Generator().manual_seed(keyed)
+        uniforms = torch.rand(len(rows), samples, generator=drawn, dtype=torch.float64)
+        limit = float("inf") if module.max_offset is None else module.max_offset
+        offsets = truncated_geometric(uniforms, module.gamma, limit).to(module.device)
+        futures, absorbed = module.sample_future(rows, offsets, policy=phi, seed=keyed)
+        paid = module.predicted_reward(futures).masked_fill(absorbed, 0.0)
+        parts.append(paid.mean(dim=1).cpu())
+    return torch.cat(parts).double().numpy()

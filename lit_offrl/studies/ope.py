@@ -1,0 +1,217 @@
+"""Off-policy evaluation: which of several candidate policies is the best, from logged data alone.
+
+DVF's values for policies that it was not trained on, by their φ, beside fitted Q evaluation on the
+same training rows, the same candidate actions and the same initial states.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_offrl.datasets.rows import as_tensor
+from lit_offrl.datasets.schema import OfflineDataset
+from lit_offrl.datasets.views import Transitions
+from lit_offrl.errors import ConfigError
+from lit_offrl.evaluation.statistics import standard_error
+from lit_offrl.modules import DVFModule
+from lit_offrl.modules.history import History
+from lit_offrl.randomness import mix
+from lit_offrl.studies.candidates import Candidate
+from lit_offrl.studies.fqe import FittedQ, FQESettings
+from lit_offrl.studies.ope_truth import discounted_returns, own_episodes
+
+_CHAINS = 8192  # sampled at once: bounds the memory
+_STARTS, _VALUES, _TARGETS, _LAST = 1, 2, 3, 4  # keep the streams of one seed apart
+
+
+class Starts(NamedTuple):
+    """States that candidates are valued from."""
+
+    observations: Tensor
+    """Raw, (K, M, o): of each candidate."""
+    histories: list[History] | None
+    """What came before, raw, for the sequential representation: one (M, k, …) a candidate."""
+
+
+class Estimates(NamedTuple):
+    """Values of K candidates, in the reward's units, with the standard errors of their means."""
+
+    values: np.ndarray
+    errors: np.ndarray
+    seconds: float
+
+
+def require_evaluable(module: DVFModule, named: Sequence[tuple[float, Path | None]]) -> None:
+    """Refuse candidates, φ and perhaps a checkpoint each, of which no value can be sound.
+
+    Raises:
+        ConfigError: ρ does not depend on the policy, or φ of a checkpoint is not known.
+    """
+    representation = module.policy_representation
+    if representation == "none":
+        raise ConfigError(
+            "This DVFModule was trained with policy_representation 'none', so its values are of "
+            "the logged policies together: train one with 'scalar' or 'sequential'."
+        )
+    unknown = [path for _, path in named if path is not None]
+    if representation == "sequential" and unknown:
+        raise ConfigError(
+            f"{unknown[0]}: with policy_representation 'sequential' φ is the states that "
+            "a policy came through, and a checkpoint that never acted has none: name logged "
+            "policies alone, or train with 'scalar'."
+        )
+
+
+def initial_states(
+    module: DVFModule,
+    dataset: OfflineDataset,
+    candidates: Sequence[Candidate],
+    *,
+    most: int,
+    seed: int,
+) -> Starts:
+    """Choose up to ``most`` states to begin in.
+
+    With a scalar φ those are first states of any of the file's episodes, the same for all
+    candidates. A sequential φ is not known in an episode's first state: there it is the state after
+    the first k of each of the candidate's own episodes, and values and truth are from there on.
+
+    Raises:
+        DatasetError: a candidate has no episode of more than k steps.
+    """
+    random = np.random.default_rng(mix(seed, _STARTS))
+
+    def some(rows: np.ndarray) -> np.ndarray:
+        return np.sort(random.permutation(rows)[:most])
+
+    def column(name: str, rows: np.ndarray) -> Tensor:
+        return as_tensor(dataset.columns[name][rows], module.device)
+
+    if module.policy_representation != "sequential":
+        states = column("observations", some(dataset.episodes[:, 0]))
+        return Starts(states.expand(len(candidates), -1, -1), None)
+    k = module.history
+    found = [
+        some(dataset.episodes[own_episodes(dataset, one.policy, k), 0] + k) for one in candidates
+    ]
+    fewest = min(len(rows) for rows in found)
+    found = [rows[:fewest] for rows in found]
+    before = [rows[:, None] + np.arange(-k, 0) for rows in found]
+    actions = "actions" if module.history_actions else None
+    histories = [
+        History(
+            column("observations", rows),
+            None if actions is None else column(actions, rows),
+            torch.ones(rows.shape, dtype=torch.bool, device=module.device),
+        )
+        for rows in before
+    ]
+    return Starts(torch.stack([column("observations", rows) for rows in found]), histories)
+
+
+def dvf_values(
+    module: DVFModule,
+    candidates: Sequence[Candidate],
+    starts: Starts,
+    *,
+    samples: int,
+    seed: int,
+    progress: Callable[[str], None] = lambda label: None,
+) -> Estimates:
+    """Value candidates by DVF: ρ at the candidate's φ, r at the candidate's actions.
+
+    All candidates share the noise, so that its error moves their order less than their values.
+
+    Args:
+        module: trained DVF.
+        candidates: K policies.
+        starts: where they begin.
+        samples: n states drawn for each.
+        seed: of the noise.
+        progress: is told each candidate's label when its turn comes.
+    """
+    began = time.perf_counter()
+    means, errors = [], []
+    for number, one in enumerate(candidates):
+        progress(one.label)
+        actions = one.actions(seed, _VALUES, device=module.device)
+        parts = []
+        states = starts.observations[number]
+        for rows in torch.arange(len(states)).split(max(1, _CHAINS // samples)):
+            history = None
+            if starts.histories is not None:
+                known = starts.histories[number]
+                taken = None if known.actions is None else known.actions[rows]
+                history = History(known.states[rows], taken, known.mask[rows])
+            policy = torch.full((len(rows),), one.policy, device=module.device)
+            parts.append(
+                module.value(
+                    states[rows],
+                    history=history,
+                    policy=policy,
+                    num_samples=samples,
+                    actions=actions,
+                    seed=mix(seed, _VALUES, int(rows[0])),
+                )
+            )
+        values = torch.cat(parts).double().cpu().numpy()
+        means.append(values.mean())
+        errors.append(standard_error(values))
+    return Estimates(np.array(means), np.array(errors), time.perf_counter() - began)
+
+
+def fqe_values(
+    module: DVFModule,
+    train_set: OfflineDataset,
+    candidates: Sequence[Candidate],
+    starts: Starts,
+    *,
+    settings: FQESettings,
+    seed: int,
+    progress: bool = False,
+) -> tuple[Estimates, np.ndarray]:
+    """Value candidates by fitted Q evaluation on the training rows.
+
+    Returns:
+        The estimates, and those (10, K) after each tenth of the steps, which show whether they had
+        come to rest.
+    """
+    began = time.perf_counter()
+    returns = discounted_returns(train_set, module.gamma)  # also refuses rows without rewards
+    drawn = [one.actions(seed, _TARGETS, device=module.device) for one in candidates]
+    asked = [one.actions(seed, _LAST, device=module.device) for one in candidates]
+
+    def actions_of(draws: list[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
+        def actions(states: Tensor) -> Tensor:
+            own = states if states.ndim == 3 else states.expand(len(draws), -1, -1)
+            return torch.stack([draw(rows) for draw, rows in zip(draws, own, strict=True)])
+
+        return actions
+
+    fitted = FittedQ(
+        Transitions().bind(train_set, module.device),
+        actions_of(drawn),
+        len(candidates),
+        gamma=module.gamma,
+        normalize=module.normalizer.normalize,
+        unit=float(np.abs(returns).max()) or 1.0,
+        settings=settings,
+        seed=seed,
+    )
+    trace = []
+    cuts = [settings.steps * tenth // 10 for tenth in range(11)]
+    for tenth in range(10):
+        fitted.fit(cuts[tenth + 1] - cuts[tenth], progress=progress)
+        fitted.actions = actions_of(asked)  # other noise, so that asking changes no training
+        values = fitted.values(starts.observations).double().cpu().numpy()
+        fitted.actions = actions_of(drawn)
+        trace.append(values.mean(axis=1))
+    errors = np.array([standard_error(each) for each in values])
+    return Estimates(trace[-1], errors, time.perf_counter() - began), np.stack(trace)

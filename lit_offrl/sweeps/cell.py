@@ -1,0 +1,253 @@
+"""A cell on disk: its folder, the state that its files are in, and its two commands."""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import re
+import sys
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_offrl.errors import ConfigError
+from lit_offrl.sweeps.grid import Cell
+from lit_offrl.sweeps.plain import leaves, yaml_text
+
+PROGRAM = (sys.executable, "-m", "lit_offrl")
+CELL_TAG = "lit_offrl.cell"
+_STEPS = re.compile(r"(\d+)/(\d+) \[")
+_TAIL = 4096
+
+
+class State(enum.StrEnum):
+    """What the files of a cell say."""
+
+    NEW = "not begun"
+    CHANGED = "changed"
+    CUT = "interrupted"
+    TRAINED = "trained"
+    FAILED = "failed"
+    DONE = "done"
+
+
+@dataclass(frozen=True)
+class CellFolder:
+    """A cell, and where and how it is worked on.
+
+    The folder holds ``cell.json`` (the definition that everything else in it was made by),
+    ``fit/`` (the run's folder with ``last.ckpt``), ``fit.log``, ``trained`` once fit has succeeded,
+    ``evaluate.log``, ``evaluation.json`` once evaluate has succeeded, and after an error
+    ``failed.json``. Files alone say how far it is; each appears whole or not at all.
+
+    Attributes:
+        cell: its place and options.
+        path: the folder.
+        sweep: the experiment's name.
+        tracking_uri: the MLflow store.
+        evaluate: options of evaluate.
+        program: begins both commands.
+    """
+
+    cell: Cell
+    path: Path
+    sweep: str
+    tracking_uri: str
+    evaluate: Mapping[str, Any]
+    program: tuple[str, ...] = field(default_factory=lambda: PROGRAM)
+
+    # ---- files ---------------------------------------------------------------------------------
+
+    @property
+    def run(self) -> Path:
+        """The folder of the fit."""
+        return self.path / "fit"
+
+    @property
+    def checkpoint(self) -> Path:
+        """What a killed fit goes on from, and what is evaluated."""
+        return self.run / "last.ckpt"
+
+    @property
+    def trained(self) -> Path:
+        """The mark that fit has succeeded."""
+        return self.path / "trained"
+
+    @property
+    def record(self) -> Path:
+        """The evaluation's record, in its place once evaluate has succeeded."""
+        return self.path / "evaluation.json"
+
+    @property
+    def draft(self) -> Path:
+        """Where evaluate writes the record; of the same name, since MLflow keeps the name."""
+        return self.path / "evaluate" / self.record.name
+
+    @property
+    def failure(self) -> Path:
+        """What went wrong in the last attempt."""
+        return self.path / "failed.json"
+
+    def log(self, verb: str) -> Path:
+        """What a command has printed."""
+        return self.path / f"{verb}.log"
+
+    # ---- what it is ----------------------------------------------------------------------------
+
+    def definition(self) -> dict[str, Any]:
+        """All that a result depends on, as plain JSON: contents of configs, not their paths.
+
+        Raises:
+            ConfigError: a config cannot be read.
+        """
+        definition = {
+            "config": [_contents(path) for path in self.cell.configs],
+            "options": dict(self.cell.options),
+            "seed": self.cell.seed,
+            "experiment": self.sweep,
+            "tracking_uri": self.tracking_uri,
+            "evaluate": dict(self.evaluate),
+        }
+        return json.loads(json.dumps(definition, default=str))
+
+    def stored(self) -> dict[str, Any] | None:
+        """What ``begin`` has written; None in a folder where nothing has begun.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        path = self.path / "cell.json"
+        try:
+            stored = json.loads(path.read_text())
+            return {"id": stored["id"], "definition": dict(stored["definition"])}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{path}: cannot be read ({error!r}): move the folder {self.path} away."
+            ) from error
+
+    def begin(self, id: str | None = None) -> None:
+        """Write the definition that everything in the folder is made by."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        stored = {"id": id or uuid.uuid4().hex, "definition": self.definition()}
+        write_whole(self.path / "cell.json", json.dumps(stored, indent=1) + "\n")
+
+    def change(self) -> str:
+        """Say how the definition differs from that of the folder's files; "" where it does not."""
+        stored = self.stored()
+        if stored is None:
+            return ""
+        before, after = dict(leaves(stored["definition"])), dict(leaves(self.definition()))
+        for key in [*after, *before]:
+            if before.get(key) != after.get(key) or (key in before) != (key in after):
+                old, new = (str(side.get(key, "not given")) for side in (before, after))
+                return f"{key}: {old[:80]} → {new[:80]}"
+        return ""
+
+    def state(self) -> State:
+        """Tell from the files how far the cell is; whether somebody works on it, a lock says."""
+        if self.stored() is None:
+            return State.NEW
+        if self.change():
+            return State.CHANGED
+        if self.record.is_file():
+            return State.DONE
+        if self.failure.is_file():
+            return State.FAILED
+        if self.trained.is_file():
+            return State.TRAINED
+        return State.CUT if self.log("fit").is_file() else State.NEW
+
+    def score(self) -> float | None:
+        """Mean normalised score of the record, or mean return where there are no references."""
+        try:
+            record = json.loads(self.record.read_text())
+            values = record.get("scores") or record["returns"]
+            return sum(values) / len(values)
+        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+            return None
+
+    def steps(self) -> str:
+        """How far the fit's log is, ``1200/5500``; "" before its first step."""
+        found = _STEPS.findall(tail(self.log("fit")))
+        return "/".join(found[-1]) if found else ""
+
+    def reason(self) -> str:
+        """Say why the last attempt failed."""
+        try:
+            failure = json.loads(self.failure.read_text())
+            return f"{failure['verb']} ended with {failure['code']}: {failure['line']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "failed"
+
+    # ---- commands ------------------------------------------------------------------------------
+
+    def fit(self, *, id: str, resume: bool) -> list[str]:
+        """Words of the training's command, after the program's."""
+        words = ["fit"]
+        if resume:
+            words += ["--ckpt_path", str(self.checkpoint)]
+        for path in self.cell.configs:
+            words += ["--config", str(path)]
+        for name, value in self.cell.options.items():
+            words += [f"--{name}", yaml_text(value)]
+        labels = self.cell.labels
+        tags = {"sweep": self.sweep, "method": labels["method"], "dataset": labels["dataset"]}
+        tags |= {f"option.{axis}": label for axis, label in self.cell.axes.items()}
+        tags = {f"lit_offrl.{name}": label for name, label in tags.items()} | {CELL_TAG: id}
+        logger = {
+            "tracking_uri": self.tracking_uri,
+            "experiment_name": self.sweep,
+            "run_name": self.cell.name.replace("/", "-"),
+            "tags": json.dumps(tags),
+        }
+        words += ["--seed_everything", str(self.cell.seed)]
+        words += ["--trainer.logger", "lit_offrl.callbacks.MLflowRun"]
+        for name, text in logger.items():
+            words += [f"--trainer.logger.init_args.{name}", text]
+        return [*words, "--checkpoint.dirpath", str(self.run)]
+
+    def evaluation(self) -> list[str]:
+        """Words of the evaluation's command, after the program's."""
+        words = ["evaluate", "--ckpt_path", str(self.checkpoint), "--output", str(self.draft)]
+        for name, value in self.evaluate.items():
+            words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+        return [*words, "--mlflow"]
+
+
+def _contents(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as a config: {error}") from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def tail(path: Path) -> str:
+    """Return the end of a log, "" where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def last_line(path: Path, offset: int = 0) -> str:
+    """Return the last line of a log after ``offset`` bytes that is not blank."""
+    if not path.exists() or path.stat().st_size <= offset:
+        return "(no output)"
+    lines = [line.strip() for line in re.split(r"[\r\n]", tail(path))]
+    return next((line[:300] for line in reversed(lines) if line), "(no output)")

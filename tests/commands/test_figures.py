@@ -1,0 +1,148 @@
+"""``lit-offrl figures`` on checkpoints of tiny modules."""
+
+import hashlib
+import json
+import re
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from mlflow.tracking import MlflowClient
+
+from lit_offrl.__main__ import main
+from lit_offrl.commands.figures import FIGURES
+from lit_offrl.modules import BCModule
+from lit_offrl.modules.base import CHECKPOINT_KEY
+from tests.studies.conftest import car_file, maze_file, save  # noqa: F401  fixtures
+
+
+def figures(*words):
+    return main(["figures", *[str(word) for word in words]])
+
+
+def numbers(path, name):
+    found = json.loads((path / f"{name}.json").read_text())
+    assert (path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    return found
+
+
+def test_the_list_names_every_figure(capsys):
+    assert figures() == 0
+    said = capsys.readouterr().out
+    for name, entry in FIGURES.items():
+        assert re.search(rf"^  {name} +{re.escape(entry.line)}$", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["maze2d-policies", "maze2d-gamma"])
+def test_maze2d(tmp_path, save, maze_file, name, capsys):  # noqa: F811
+    path, data = save(4, 2, train="occupancy"), maze_file()
+    words = [name, "--ckpt_path", path, "--data", data, "--samples", "30", "--output", tmp_path]
+    assert figures(*words) == 0
+    found = numbers(tmp_path, name)
+    protocol = found["protocol"]
+    assert protocol["checkpoint_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert protocol["dataset_sha256"] == hashlib.sha256(data.read_bytes()).hexdigest()
+    assert protocol["command"].startswith(f"lit-offrl figures {name} --ckpt_path")
+    assert protocol["seed"] == 0 and protocol["environment"] == "lit_offrl/maze2d-umaze-v1"
+    assert "torch" in protocol["versions"]
+    said = capsys.readouterr().out
+    assert found["metrics"] and all(metric in said for metric in found["metrics"])
+    assert figures(*words, "--no-mlflow") == 0
+    again = numbers(tmp_path, name)
+    assert again["metrics"] == found["metrics"] and again["numbers"] == found["numbers"]
+
+
+def test_mountain_car_of_a_folder_and_of_a_file(tmp_path, save, car_file):  # noqa: F811
+    for step in (50, 100):
+        path = save(2, 1, name=f"run/step-{step}.ckpt")
+    words = ["--data", car_file, "--starts", "2", "--states", "2", "--samples", "4"]
+    assert figures("mountain-car", "--ckpt_path", path.parent, *words, "--output", tmp_path) == 0
+    found = numbers(tmp_path, "mountain-car")
+    assert [row["step"] for row in found["numbers"]["by_step"]] == [50, 100]
+    assert found["protocol"]["checkpoint"] == str(path)
+    assert "spearman_return_value" in found["metrics"]
+    assert figures("mountain-car", "--ckpt_path", path, *words, "--output", tmp_path / "b") == 0
+    one = numbers(tmp_path / "b", "mountain-car")["numbers"]["by_step"]
+    assert len(one) == 1 and one[0]["value"] == found["numbers"]["by_step"][1]["value"]
+
+
+def test_values_and_curves(tmp_path, save, car_file):  # noqa: F811
+    path = save(2, 1, policy_representation="sequential", history=2)
+    words = ["--states", "20", "--samples", "2", "--output", tmp_path]
+    assert figures("value-against-return", "--ckpt_path", path, "--data", car_file, *words) == 0
+    found = numbers(tmp_path, "value-against-return")["numbers"]
+    assert len(found["values"]) == len(found["returns"]) == 20 and max(found["returns"]) == 100
+    checkpoint = torch.load(path, weights_only=True)
+    curves = {"train/loss/reward": [[10, 2.0], [20, 1.0]]}
+    torch.save({**checkpoint, "callbacks": {"Curves": {"history": curves}}}, path)
+    assert figures("training-curves", "--ckpt_path", path, "--output", tmp_path) == 0
+    assert numbers(tmp_path, "training-curves")["numbers"]["history"] == curves
+
+
+def test_figure_and_numbers_go_to_the_run_of_the_training(
+    tmp_path, save, maze_file, monkeypatch  # noqa: F811
+):  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path}/runs.db"
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("tests", artifact_location=str(tmp_path / "artifacts"))
+    run_id = client.create_run(experiment).info.run_id
+    path = save(4, 2)
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint[CHECKPOINT_KEY]["mlflow"] = {"run_id": run_id, "tracking_uri": uri}
+    torch.save(checkpoint, path)
+    words = ["maze2d-policies", "--ckpt_path", path, "--data", maze_file(), "--samples", "20"]
+    assert figures(*words) == 0
+    found = numbers(tmp_path / "figures", "maze2d-policies")["metrics"]
+    logged = client.get_run(run_id).data.metrics
+    assert logged["figures/maze2d-policies/distance"] == pytest.approx(found["distance"])
+    names = [item.path for item in client.list_artifacts(run_id, "figures")]
+    assert names == ["figures/maze2d-policies.json", "figures/maze2d-policies.png"]
+
+
+def test_mistakes_are_one_line(tmp_path, save, maze_file, car_file, capsys):  # noqa: F811
+    data = maze_file()
+    maze, scalar = "maze2d-policies", save(4, 2, name="scalar.ckpt")
+    plain = save(4, 2, name="plain.ckpt", policy_representation="none")
+    states = save(2, 1, name="states.ckpt", train="occupancy")
+    cloned = save(4, 2, name="bc.ckpt", kind=BCModule, hidden=[8])
+    car = save(2, 1, name="car.ckpt")
+    cases = [
+        (["maze2d-polices"], "Did you mean 'maze2d-policies'?"),
+        ([maze, "--ckpt_path", "no.ckpt"], "no.ckpt: no such checkpoint"),
+        ([maze, "--ckpt_path", plain, "--data", data], "policy_representation scalar"),
+        ([maze, "--ckpt_path", cloned, "--data", data], "is a BCModule; this figure is of a DVF"),
+        ([maze, "--ckpt_path", scalar], "does not say what it was trained on: give --data"),
+        ([maze, "--ckpt_path", scalar, "--data", car_file], "this figure is of maze2d"),
+        ([maze, "--ckpt_path", car, "--data", data], "was trained on states of 2 numbers"),
+        ([maze, "--ckpt_path", scalar, "--data", data, "--gamma", "1"], "--gamma 1: give a number"),
+        (["maze2d-gamma", "--ckpt_path", scalar, "--gammas", "2"], "--gammas 2: give numbers"),
+        (["mountain-car", "--ckpt_path", states, "--data", car_file], "train 'occupancy' and has"),
+        (["mountain-car", "--ckpt_path", car, "--data", data], "this figure is of Mountain Car"),
+        (["training-curves", "--ckpt_path", car], "keeps no curves"),
+        (["value-against-return", "--ckpt_path", cloned], "has no values: give a DVFModule"),
+    ]
+    for words, said in cases:
+        assert figures(*words, *(["--output", tmp_path] if len(words) > 1 else [])) == 2
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1 and said in line, line
+    with pytest.raises(SystemExit) as stop:
+        figures(maze, "--ckpt_path", scalar, "--device", "tpu9")
+    assert stop.value.code == 2 and "device of this machine" in capsys.readouterr().err
+
+
+def test_figures_are_drawn_of_what_says_little():
+    from lit_offrl.figures.mountain_car import mountain_car
+
+    constant = {"spearman": None, "pearson": float("nan")}
+    row = {"step": 0, "value": [1.0, 1.0], "reward": [0.0, 0.0]}
+    row["correlations"] = {name: constant for name in ("return_value", "value_reward")}
+    drawn = mountain_car(
+        {
+            "gamma": 0.9,
+            "policies": [0, 1],
+            "return": [2.0, 2.0],
+            "by_step": [row, {**row, "step": 5}],
+        }
+    )
+    assert isinstance(drawn, Figure) and drawn.axes[0].get_title() == "constant"
