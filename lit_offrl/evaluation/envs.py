@@ -118,7 +118,7 @@ def make_env(
             env = gymnasium.make(
                 spec,
                 max_episode_steps=max_episode_steps,
-                render_mode=render_mode,
+                **({} if render_mode is None else {"render_mode": render_mode}),  # it may not take any
                 disable_env_checker=True,  # it warns about others' environments at every episode
             )
     except LitOffRLError:
