@@ -52,8 +52,10 @@ def shrink(notebook: NotebookNode) -> None:
             if picture is None:
                 continue
             small = io.BytesIO()
-            image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
-            image.quantize(128, kmeans=1, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+            image: Image.Image = Image.open(io.BytesIO(base64.b64decode(picture)))
+            image = image.convert("RGB")
+            image = image.quantize(128, kmeans=1, dither=Image.Dither.NONE)
+            image.save(small, "PNG", optimize=True)
             output["data"]["image/png"] = base64.b64encode(small.getvalue()).decode()
 
 
