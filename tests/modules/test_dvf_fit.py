@@ -230,3 +230,25 @@ def test_values_of_held_out_states_stand_beside_their_returns(tiny, fit):
     assert torch.corrcoef(torch.stack([values, returns]))[0, 1] == pytest.approx(
         float(correlation), abs=1e-5
     )
+
+
+# ---- a rate that decays --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ("online", [1.0, 0.9045, 0.6545, 0.3455, 0.0955]),  # ½ (1 + cos(π k/5))
+        ("cached", [1.0, 0.75, 0.25, 1.0, 0.5]),  # over 3 steps of warm-up, and 2 after it
+    ],
+)
+def test_the_rate_reaches_zero_where_a_part_of_training_ends(tiny, fit, values, expected):
+    rates = Watch(lambda m: m.trainer.optimizers[0].param_groups[0]["lr"])
+    fit(tiny(decay="cosine", learning_rate=0.01, warmup_steps=WARMUP, values=values), 5, rates)
+    assert rates.seen[1:] == pytest.approx([0.01 * part for part in expected], rel=1e-3)
+
+
+def test_a_warm_up_that_fills_the_training_decays_over_it(tiny, fit):
+    rates = Watch(lambda m: m.trainer.optimizers[0].param_groups[0]["lr"])
+    fit(tiny(decay="cosine", learning_rate=0.01, warmup_steps=9, values="cached"), 2, rates)
+    assert rates.seen[1:] == pytest.approx([0.01, 0.005])
