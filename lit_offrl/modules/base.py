@@ -114,13 +114,12 @@ class OfflineModule(LightningModule):
         last = self.trainer.max_steps
         if last < 1:
             raise ConfigError(f"decay is '{self.decay}', which needs a positive trainer.max_steps.")
-        begin, end = self.stretch(step, last)
-        done = min(1.0, (step - begin) / (end - begin))
+        done = min(1.0, step / min(last, self.trained_until(network)))
         return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
 
-    def stretch(self, step: int, last: int) -> tuple[int, int]:
-        """First step and end of the part of training over which a step's rate decays to 0."""
-        return 0, last
+    def trained_until(self, network: str) -> int | float:
+        """Step after which a parameter group rests; at 0 is its decaying rate by then."""
+        return math.inf
 
     def weight_decay_of(self, network: str) -> float:
         """AdamW's decay of a parameter group's weights; none by default."""

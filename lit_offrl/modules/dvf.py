@@ -99,8 +99,7 @@ class DVFModule(DiffusedValues):
         learning_rate: Adam's rate.
         decay: of the rate: ``constant``, or ``cosine`` to 0 at ``trainer.max_steps``, without which
             small constant errors of r wander, each worth γ/(1−γ) times as much in V. With values
-            ``cached`` to 0 at the end of the warm-up, where ρ and r are done, and once more from
-            there for Q and the actor.
+            ``cached`` that of ρ and r is 0 by the end of the warm-up, where their training ends.
         seed: names the stream of all random numbers in training.
 
     Raises:
@@ -342,11 +341,10 @@ class DVFModule(DiffusedValues):
             )
         return {name: loss(batch) for name, loss in self.trains().items()}
 
-    def stretch(self, step: int, last: int) -> tuple[int, int]:
-        """The warm-up and what follows each, where ρ and r end with the warm-up; else all."""
-        if self.values != "cached" or self.warmup_steps >= last:
-            return 0, last
-        return (0, self.warmup_steps) if step < self.warmup_steps else (self.warmup_steps, last)
+    def trained_until(self, network: str) -> int | float:
+        """ρ and r rest after the warm-up where their values are cached then."""
+        done = self.values == "cached" and network in ("occupancy", "reward")
+        return self.warmup_steps if done else math.inf
 
     def idle_parameters(self) -> list[nn.Parameter]:
         """Parameters of the networks that wait or that are done, and those their losses omit."""
