@@ -65,8 +65,8 @@ def run_speed(
     """Collect with noise 0.5, without writing, in turns with plain stepping."""
     env_id = f"lit_offrl/maze2d-{maze}-v1"
     options = argparse.Namespace(
-        env=env_id, steps=steps, noise=0.5, goals=None, seed=seed, max_episode_steps=None,
-        output=Path(), next_observations=True,
+        env=env_id, steps=steps, noise=0.5, goals=None, start=None, seed=seed,
+        max_episode_steps=None, output=Path(), next_observations=True,
     )  # fmt: skip
     env, policy = make_env(env_id), WaypointPlanner(MAZE2D[maze])
     few = max(steps // 10, 1)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +33,7 @@ from lit_offrl.cli_checkpoint import ResumeFrom, named_checkpoint
 from lit_offrl.cli_errors import OneLineArgumentParser, find_ours
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import ConfigError
+from lit_offrl.quiet import quiet
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_steps": 100_000,
@@ -211,31 +210,13 @@ def _say_changes(changes: list[str]) -> None:
         print(f"lit-offrl: differs from the checkpoint's run: {'; '.join(changes)}")
 
 
-_NOISE = (
-    ".*Checkpoint directory .* exists and is not empty.*",  # that of a resumed run
-    ".*smaller than the logging interval.*",  # our logging does not look at epochs
-    ".*module\\(s\\) in eval mode at the start of training.*",  # averaged networks, on purpose
-    ".*You called `self.log.* but have no logger configured.*",  # validate prints a table
-    ".*callbacks used to create the checkpoint need to be provided.*",  # predict needs no curves
-    ".*LeafSpec.*deprecated.*",  # Lightning on torch 2.13
-)
-
-
-def _quiet() -> None:
-    """Keep what says nothing about the run off the screen."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in _NOISE:
-        warnings.filterwarnings("ignore", message=message)
-
-
 def main(argv: Sequence[str], kind: type[OfflineCLI] = OfflineCLI) -> int:
     """Run a verb by a command line of some kind; return 0, or 128 + the signal that stopped it.
 
     Raises:
         LitOffRLError: an option or the data cannot be used, or training met NaN.
     """
-    _quiet()
+    quiet()
     if "OMP_NUM_THREADS" not in os.environ:
         # small networks gain nothing from a second thread, and as soon as anything else runs
         # their threads wait for each other: measured, a fifth of the steps a second

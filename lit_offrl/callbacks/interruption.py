@@ -46,12 +46,16 @@ class GracefulStop(Callback):
         self._received = 0
         self._before: dict[int, Any] = {}
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the handlers that are there: right after this, Lightning puts its own in place."""
+        if threading.current_thread() is threading.main_thread():  # Python allows no other
+            self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen."""
         self._received = 0
-        if threading.current_thread() is threading.main_thread():  # Python allows no other
-            for number in _SIGNALS:
-                self._before[number] = signal.signal(number, self._note)
+        for number in self._before:
+            signal.signal(number, self._note)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

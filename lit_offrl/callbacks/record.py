@@ -78,7 +78,8 @@ class RunRecord(SaveConfigCallback):
                 run.log_files(record)
             if checkpoints is not None:
                 run.log_files(Path(checkpoints.last_model_path), "checkpoints")
-        print(f"run: {folder}")
+        here = Path.cwd()
+        print(f"run: {folder.relative_to(here) if folder.is_relative_to(here) else folder}")
 
     def _draw(self, trainer: Trainer, module: LightningModule) -> None:
         folder = run_folder(trainer) / "figures"

@@ -12,14 +12,12 @@ that grew.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import os
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,25 +158,13 @@ def _fit(own: Path, dataset: Path, options: argparse.Namespace, fit: Sequence[st
     checkpoint = own / "last.ckpt"
     if checkpoint.is_file():
         words += ["--ckpt_path", str(checkpoint)]
-    with _handlers_kept():
-        code = cli.main(words, RoundCLI)
+    code = cli.main(words, RoundCLI)
     if code == 0 and not checkpoint.is_file():
         raise ConfigError(
             f"{checkpoint}: the fit wrote no checkpoint: leave trainer.enable_checkpointing and"
             " trainer.fast_dev_run alone."
         )
     return code
-
-
-@contextlib.contextmanager
-def _handlers_kept() -> Iterator[None]:
-    """Put signal handlers back: a Trainer leaves its own, which would swallow the next SIGTERM."""
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
 
 
 def _require_scalar(module: Any) -> None:
@@ -220,7 +206,7 @@ def _log_to_mlflow(
     own: Path, record: Any, rounds: Sequence[Mapping[str, Any]], folder: Path
 ) -> None:
     """Add the record and the curve so far to the MLflow run of a round's fit, if it has one."""
-    from lit_offrl.commands.evaluate import log_record
+    from lit_offrl.commands.mlflow_origin import log_to_run
     from lit_offrl.modules.base import CHECKPOINT_KEY, read_checkpoint
 
     origin = read_checkpoint(own / "last.ckpt")[CHECKPOINT_KEY].get("mlflow")
@@ -228,7 +214,7 @@ def _log_to_mlflow(
         return
     run_id, uri = origin["run_id"], origin["tracking_uri"]
     try:
-        log_record(record, run_id, uri, files=[own / "evaluation.json"])
+        log_to_run(run_id, uri, "evaluate", record.summary(), [own / "evaluation.json"])
         from mlflow.entities import Metric, RunTag
         from mlflow.tracking import MlflowClient
 

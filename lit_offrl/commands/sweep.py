@@ -122,7 +122,8 @@ def main(argv: Sequence[str]) -> int:
             " --tracking_uri.",
             file=sys.stderr,
         )
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    # not a terminal, whatever FORCE_COLOR says, which notebooks set: a table cannot move there
+    console = Console() if sys.stdout.isatty() else Console(width=160, force_terminal=False)
     board = Board(folders, console)
     waiting = [folder for folder in folders if not choices.leaves_alone(folder.state())]
     code = 0

@@ -111,14 +111,15 @@ def make_env(
         EvaluationError: unknown id, missing package, or spaces other than one-dimensional boxes.
     """
     spec = find_spec(env_id)
-    if render_mode is not None:
+    drawing = {} if render_mode is None else {"render_mode": render_mode}  # not all take one
+    if drawing:
         _choose_gl()
     try:
         with without_chatter():
             env = gymnasium.make(
                 spec,
                 max_episode_steps=max_episode_steps,
-                render_mode=render_mode,
+                **drawing,
                 disable_env_checker=True,  # it warns about others' environments at every episode
             )
     except LitOffRLError:

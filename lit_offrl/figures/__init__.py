@@ -5,10 +5,13 @@ from lit_offrl.figures.bars import Bar, score_bars
 from lit_offrl.figures.curves import training_curves
 from lit_offrl.figures.online import improvement_curve
 from lit_offrl.figures.ope import estimates_against_truth
+from lit_offrl.figures.palette import COLOURS, STYLE
 from lit_offrl.figures.profiles import Profile, performance_profiles
 from lit_offrl.figures.values import value_against_return
 
 __all__ = [
+    "COLOURS",
+    "STYLE",
     "Bar",
     "Profile",
     "advantage_histogram",

@@ -115,7 +115,12 @@ class OfflineModule(LightningModule):
         last = self.trainer.max_steps
         if last < 1:
             raise ConfigError(f"decay is '{self.decay}', which needs a positive trainer.max_steps.")
-        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / last)))
+        done = min(1.0, step / min(last, self.trained_until(network)))
+        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+
+    def trained_until(self, network: str) -> int | float:
+        """Step after which a parameter group rests; at 0 is its decaying rate by then."""
+        return math.inf
 
     def weight_decay_of(self, network: str) -> float:
         """AdamW's decay of a parameter group's weights; none by default."""

@@ -83,7 +83,9 @@ class DVFModule(DiffusedValues):
         extraction: ``q_net`` (Eq. 10 against the regressed Q), ``awr`` (likelihood weighted by
             exp(advantage)), or ``reward_grad``: Eq. 12 to the letter, in which the diffusion model
             cannot move the policy, kept to show just that.
-        bc_coefficient: weight of the squared distance to the data's actions (q_net, reward_grad).
+        bc_coefficient: weight of the squared distance to the data's actions (q_net, reward_grad);
+            with q_net and value_policy ``latest`` to those of the latest policy's rows alone, since
+            Q is worth little far from the policy whose values it was regressed on.
         awr_temperature: β of the weights exp(β · A / mean |A|), cut at 100.
         actor_ema_rate: rate of the averaged actor, which acts and whose value is estimated: the
             returns of the latest weights swing from one hundred steps to the next; 1 acts by them.
@@ -96,7 +98,8 @@ class DVFModule(DiffusedValues):
             time; never by default, which leaves them those of the behaviour policy.
         learning_rate: Adam's rate.
         decay: of the rate: ``constant``, or ``cosine`` to 0 at ``trainer.max_steps``, without which
-            small constant errors of r wander, each worth γ/(1−γ) times as much in V.
+            small constant errors of r wander, each worth γ/(1−γ) times as much in V. With values
+            ``cached`` that of ρ and r is 0 by the end of the warm-up, where their training ends.
         seed: names the stream of all random numbers in training.
 
     Raises:
@@ -338,6 +341,11 @@ class DVFModule(DiffusedValues):
             )
         return {name: loss(batch) for name, loss in self.trains().items()}
 
+    def trained_until(self, network: str) -> int | float:
+        """ρ and r rest after the warm-up where their values are cached then."""
+        done = self.values == "cached" and network in ("occupancy", "reward")
+        return self.warmup_steps if done else math.inf
+
     def idle_parameters(self) -> list[nn.Parameter]:
         """Parameters of the networks that wait or that are done, and those their losses omit."""
         busy = self.trains()
@@ -411,9 +419,16 @@ class DVFModule(DiffusedValues):
         actions, _ = _labels(batch)
         observations = self.normalizer.normalize(batch.observations)
         likelihood = self._trained_actor().log_prob(observations, actions)
-        if self.latest_policy is not None and batch.policy is not None:
-            likelihood = torch.where(batch.policy == self.latest_policy, likelihood, 0.0)
+        cloned = self._cloned(batch)
+        if cloned is not None:
+            likelihood = torch.where(cloned, likelihood, 0.0)
         return -likelihood.mean()
+
+    def _cloned(self, batch: FutureStateBatch) -> Tensor | None:
+        """Which rows (B,) are the latest policy's, and so to be cloned; None for all."""
+        if self.latest_policy is None or batch.policy is None:
+            return None
+        return batch.policy == self.latest_policy
 
     def actor_loss(self, batch: FutureStateBatch) -> Tensor:
         """Policy extraction by ``extraction``; no gradient reaches Q, r or ρ."""
@@ -426,8 +441,9 @@ class DVFModule(DiffusedValues):
             noise = self.noise.normal(actions.shape)
             unit = 1.0 / (1.0 - self.gamma)
             loss, seen = q_loss(
-                actor, self.q, observations, actions, noise, self.bc_coefficient, unit
-            )
+                actor, self.q, observations, actions, noise, self.bc_coefficient, unit,
+                self._cloned(batch),
+            )  # fmt: skip
         else:
             loss, seen = reward_gradient_loss(
                 actor, self.reward, observations, actions, self.bc_coefficient

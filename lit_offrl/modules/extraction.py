@@ -44,6 +44,7 @@ def q_loss(
     noise: Tensor,
     bc_coefficient: float,
     unit: float = 1.0,
+    cloned: Tensor | None = None,
 ) -> Loss:
     """KL(π ‖ exp Q / Z) of Eq. 10, divided by the batch's mean |Q|, plus behaviour cloning.
 
@@ -57,9 +58,11 @@ def q_loss(
         noise: standard normal (B, a), for one action sampled a row.
         bc_coefficient: weight of the squared distance to the data's actions.
         unit: of the critic's output, since only a Q in the reward's units weighs against log π.
+        cloned: rows (B,) whose distance counts, the others' in the mean as zero; None for all.
     """
     mean = actor(observations)
-    distance = (mean - actions).square().sum(-1).mean()
+    squared = (mean - actions).square().sum(-1)
+    distance = (squared if cloned is None else torch.where(cloned, squared, 0.0)).mean()
     values = frozen(q, observations, actor.perturb(mean, noise)) * unit
     entropy = actor.entropy().sum()
     scale = mean_over_processes(values.abs()).clamp_min(1e-6)

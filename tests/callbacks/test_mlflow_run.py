@@ -50,7 +50,7 @@ def test_a_run_and_its_resumption_are_one_run_that_holds_everything(fit, folder,
     assert fit(*options, "--trainer.max_steps", "10", "--ckpt_path", path) == 0
 
     assert (folder / "mlflow.db").is_file()
-    client = MlflowClient("sqlite:///mlflow.db")
+    client = MlflowClient(absolute_uri("sqlite:///mlflow.db"))
     experiment = client.get_experiment_by_name("lit-offrl")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.run_name == "BCModule-pendulum-seed0" and run.info.status == "FINISHED"

@@ -17,6 +17,7 @@ from lit_offrl.collecting import rounds as rounds_of
 from lit_offrl.commands import online
 from lit_offrl.datasets.hdf5 import read_hdf5
 from lit_offrl.evaluation.record import EvaluationRecord
+from lit_offrl.mlflow_store import absolute_uri
 from lit_offrl.modules import DVFModule
 
 CAR = "lit_offrl/mountain-car-v0"
@@ -136,7 +137,7 @@ def test_mlflow_gets_the_curve(run):
     from mlflow.tracking import MlflowClient
 
     assert run("car", rounds=1, logger="MLflowRun") == 0
-    client = MlflowClient("sqlite:///mlflow.db")
+    client = MlflowClient(absolute_uri("sqlite:///mlflow.db"))
     (found,) = client.search_runs([client.get_experiment_by_name("lit-offrl").experiment_id])
     (point,) = client.get_metric_history(found.info.run_id, "online/return_mean")
     assert point.step == 90 and point.value == state("car")["rounds"][0]["return_mean"]

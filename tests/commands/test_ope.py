@@ -9,10 +9,8 @@ import h5py
 import numpy as np
 import pytest
 import yaml
-from mlflow.tracking import MlflowClient
 
 from lit_offrl.__main__ import main
-from lit_offrl.commands.ope import _log_to_mlflow
 
 SMALL = {"width": 8, "blocks": 1, "heads": 2, "latents": 2, "hidden": [8], "history": 2}
 SMALL |= {"diffusion_steps": 4, "sampling_steps": 2, "num_samples": 2, "warmup_steps": 2}
@@ -132,20 +130,6 @@ def test_checkpoints_need_a_scalar_representation(ope, trained, capsys):
 def test_data_without_the_column_are_refused(ope, d4rl_file, capsys):
     assert ope("--data", str(d4rl_file), "--policies", "1") == 2
     assert "has no column 'policy'" in capsys.readouterr().err
-
-
-def test_numbers_and_files_go_to_the_run_of_the_training(folder, capsys):
-    uri = f"sqlite:///{folder}/runs.db"
-    client = MlflowClient(uri)
-    experiment = client.create_experiment("tests", artifact_location=str(folder / "artifacts"))
-    run_id = client.create_run(experiment).info.run_id
-    (folder / "ope.json").write_text("{}")
-    origin = {"run_id": run_id, "tracking_uri": uri}
-    _log_to_mlflow(origin, {"dvf_spearman": 0.5}, [folder / "ope.json"])
-    assert client.get_run(run_id).data.metrics == {"ope/dvf_spearman": 0.5}
-    assert [item.path for item in client.list_artifacts(run_id, "ope")] == ["ope/ope.json"]
-    _log_to_mlflow({**origin, "tracking_uri": "sqlite:///gone.db"}, {}, [])
-    assert "gone.db is not here" in capsys.readouterr().err
 
 
 def test_the_help_needs_no_data():

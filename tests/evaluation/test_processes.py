@@ -11,7 +11,7 @@ from lit_offrl.evaluation.evaluate import evaluate_module
 
 class Module(torch.nn.Module):
     spec = DatasetSpec("data", 15, 3, env_id="HopperBulletEnv-v0")
-    hparams, device = {}, torch.device("cpu")
+    hparams, device, seed = {}, torch.device("cpu"), 0
     scale = 3.0
 
     def policy(self):

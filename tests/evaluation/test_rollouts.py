@@ -182,3 +182,24 @@ def test_every_environment_is_closed_when_the_policy_fails(monkeypatch):
     with pytest.raises(EvaluationError):
         rollout(Constant(np.nan), "Endless-v0", episodes=3, seed=0, num_envs=3)
     assert closed.count("QuietStart") == 3
+
+
+class Bare(gymnasium.Env):
+    """One step that pays 2; its constructor takes nothing."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 2.0, True, False, {}
+
+
+def test_an_environment_need_not_know_of_render_modes():
+    gymnasium.register("Bare-v0", Bare)
+    try:
+        assert rollout(Constant(), "Bare-v0", episodes=2, seed=0).returns.tolist() == [2.0, 2.0]
+    finally:
+        del gymnasium.registry["Bare-v0"]

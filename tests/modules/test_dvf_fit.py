@@ -230,3 +230,30 @@ def test_values_of_held_out_states_stand_beside_their_returns(tiny, fit):
     assert torch.corrcoef(torch.stack([values, returns]))[0, 1] == pytest.approx(
         float(correlation), abs=1e-5
     )
+
+
+# ---- a rate that decays --------------------------------------------------------------------------
+
+WHOLE = [1.0, 0.9045, 0.6545, 0.3455, 0.0955]  # ½ (1 + cos(π k/5))
+WARM = [1.0, 0.75, 0.25, 0.0, 0.0]  # over the 3 steps of warm-up
+
+
+def rates(module) -> dict[str, float]:
+    """The rate of the last step, by network."""
+    return {group["name"]: group["lr"] for group in module.trainer.optimizers[0].param_groups}
+
+
+@pytest.mark.parametrize(("values", "models"), [("online", WHOLE), ("cached", WARM)])
+def test_the_rate_reaches_zero_where_a_networks_training_ends(tiny, fit, values, models):
+    watch = Watch(rates)
+    fit(tiny(decay="cosine", learning_rate=0.01, warmup_steps=WARMUP, values=values), 5, watch)
+    expected = {"occupancy": models, "reward": models, "q": WHOLE, "actor": WHOLE}
+    for name, parts in expected.items():
+        seen = [step[name] for step in watch.seen[1:]]
+        assert seen == pytest.approx([0.01 * part for part in parts], rel=1e-3), name
+
+
+def test_a_warm_up_that_fills_the_training_decays_over_it(tiny, fit):
+    watch = Watch(rates)
+    fit(tiny(decay="cosine", learning_rate=0.01, warmup_steps=9, values="cached"), 2, watch)
+    assert [step["occupancy"] for step in watch.seen[1:]] == pytest.approx([0.01, 0.005])

@@ -13,6 +13,7 @@ from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.errors import ConfigError
 from lit_offrl.modules import DVFModule
 from lit_offrl.nets import symlog
+from lit_offrl.randomness import ShardedGenerator
 
 GAMMA = 0.7
 FORWARD = (0.1, 0.9)  # how probably policies 0 and 1 move on in a ring of states
@@ -133,6 +134,21 @@ def test_the_actor_begins_as_the_latest_policy(tiny, whole_batch):
     assert newest.any() and not newest.all()
     expected = -likelihood[newest].sum() / len(newest)
     torch.testing.assert_close(module.cloning_loss(batch), expected)
+
+
+def test_behaviour_cloning_pulls_to_the_latest_policy_alone(tiny, whole_batch):
+    module = tiny(policy_representation="scalar", value_policy="latest", bc_coefficient=0.5)
+    batch = whole_batch(module)
+    squared = (module.actor(module.normalizer.normalize(batch.observations)) - batch.actions) ** 2
+    newest = batch.policy == 1.0
+    losses = {}
+    for latest in (None, 1.0):
+        module.latest_policy = latest
+        module.noise = ShardedGenerator(7)
+        losses[latest] = module.actor_loss(batch)
+    older = 0.5 * squared[~newest].sum() / len(newest)
+    assert older > 0.01
+    torch.testing.assert_close(losses[None] - losses[1.0], older)
 
 
 def test_a_fit_finds_the_latest_policy_in_its_data(tiny, fit):

@@ -1,6 +1,7 @@
 """A sweep's file: which cells it spans, and what is said of a bad one."""
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,11 @@ def test_every_file_under_sweeps(path, capsys, folder):
     from lit_offrl.datasets.catalog import bundled
     from lit_offrl.datasets.entries import CATALOG
 
+    shutil.copytree(SWEEPS, folder / "sweeps")
+    shutil.copytree(SWEEPS.parent / "configs", folder / "configs")
+    collected = folder / "sweeps" / "hopper-random.hdf5"  # as the head of one of them says
+    collected.touch()
+    path = folder / "sweeps" / path.name
     cells = read_sweep(path).cells
     assert main(["sweep", "--config", str(path), "--dry_run"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -183,7 +189,7 @@ def test_every_file_under_sweeps(path, capsys, folder):
         assert labels.startswith("# ") and fit.startswith("lit-offrl fit --config ")
         assert evaluate.startswith("lit-offrl evaluate --ckpt_path ")
     names = {cell.options["data.init_args.dataset"] for cell in cells}
-    assert names <= {*CATALOG, *bundled()}
+    assert names <= {*CATALOG, *bundled(), str(collected)}
     methods, seeds = ({cell.labels[key] for cell in cells} for key in ("method", "seed"))
     assert len(cells) == len(methods) * len(names) * len(seeds)
 
