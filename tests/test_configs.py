@@ -14,6 +14,9 @@ from lit_offrl.__main__ import main
 CONFIGS = Path(__file__).parent.parent / "configs"
 METHODS = {"bc_pybullet.yaml": "BCModule", "dvf_pybullet.yaml": "DVFModule"}
 METHODS |= {"cql_pybullet.yaml": "CQLModule", "cql_d4rl.yaml": "CQLModule"}
+FAMILY = {"iql": "IQL", "awr": "AWR", "acg": "ACG", "diffusion_bc": "DiffusionBC", "idql": "IDQL"}
+FAMILY |= {"dql": "DQL", "acd": "ACD"}
+METHODS |= {f"{k}_{s}.yaml": f"{v}Module" for k, v in FAMILY.items() for s in ("pybullet", "d4rl")}
 METHODS |= {"bc_d4rl.yaml": "BCModule", "dvf_maze2d.yaml": "DVFModule"}
 # Those whose data must have a column 'policy'.
 OF_POLICIES = ("dvf_ope_mountain_car.yaml", "dvf_mountain_car.yaml", "dvf_maze2d_policies.yaml")

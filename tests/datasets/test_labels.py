@@ -69,7 +69,7 @@ def test_a_batch_is_a_transition_with_its_advantage(data):
     bound, steps = AdvantageLabelled(str(path)).bind(data), Transitions().bind(data)
     assert torch.equal(bound.rows, steps.rows) and len(bound.rows) == 7
     batch = bound.batch(bound.rows)
-    for one, other in zip(batch[:5], steps.batch(steps.rows), strict=True):
+    for one, other in zip(batch[:5], steps.batch(steps.rows)[:5], strict=True):
         assert torch.equal(one, other)
     assert torch.equal(batch.advantages, batch.rewards + 0.5)
     assert torch.equal(batch.rows, bound.rows)

@@ -239,3 +239,34 @@ def test_a_bound_view_shares_the_datasets_memory_and_is_a_pure_function(columns_
 def test_impossible_views_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         FutureStates(**wrong)
+
+
+@relaxed
+@given(layout=LAYOUTS, following=st.booleans(), gamma=st.sampled_from([0.0, 0.9, 1.0]))
+def test_returns_are_the_discounted_rewards_to_the_end_of_the_episode(
+    columns_of, layout, following, gamma
+):
+    data = build(columns_of, layout, False, following)
+    if data is None or len(data.column("rewards")) < 2:
+        return
+    try:
+        bound = Transitions(returns=gamma).bind(data)
+    except DatasetError:  # single rows that end in timeouts
+        return
+    batch = bound.batch(bound.rows)
+    rewards = data.column("rewards").astype(np.float64)
+    expected = rewards.copy()
+    for start, stop in data.episodes:
+        for row in range(stop - 2, start - 1, -1):
+            expected[row] += gamma * expected[row + 1]
+    np.testing.assert_allclose(batch.returns, expected[bound.rows], rtol=1e-5, atol=1e-5)
+    assert Transitions().bind(data).batch(bound.rows).returns is None
+
+
+def test_returns_need_every_reward(columns_of):
+    columns = columns_of([3], ["terminal"])
+    del columns["rewards"]
+    with pytest.raises(DatasetError, match="reward"):
+        Transitions(returns=0.9).bind(OfflineDataset.from_columns(columns))
+    with pytest.raises(ConfigError, match="returns"):
+        Transitions(returns=1.5)

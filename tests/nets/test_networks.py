@@ -10,6 +10,7 @@ from lit_offrl.nets import (
     MLP,
     DenseNetMLP,
     DeterministicPolicy,
+    Dropout,
     EnsembleDenseNetMLP,
     EnsembleMLP,
     GaussianPolicy,
@@ -22,6 +23,7 @@ from lit_offrl.nets import (
     symexp,
     symlog,
 )
+from lit_offrl.randomness import ShardedGenerator
 
 
 def test_sinusoidal_known_values():
@@ -62,7 +64,7 @@ def test_symlog_has_gradient_one_at_zero():
 
 def test_mlp_layers_in_order():
     net = MLP(3, (8, 5), 2, activation="mish", layer_norm=True, dropout=0.1)
-    hidden = [nn.Linear, nn.LayerNorm, nn.Mish, nn.Dropout]
+    hidden = [nn.Linear, nn.LayerNorm, nn.Mish, Dropout]
     assert [type(m) for m in net] == [*hidden, *hidden, nn.Linear]
     assert net(torch.randn(4, 6, 3)).shape == (4, 6, 2)
     assert [type(m) for m in MLP(3, (), 2)] == [nn.Linear]
@@ -294,3 +296,21 @@ def test_policies_keep_their_bounds_in_a_checkpoint():
     fresh.load_state_dict(trained.state_dict())
     s = torch.randn(4, 3)
     assert torch.equal(fresh(s), trained(s))
+
+
+def test_dropout_draws_its_masks_from_the_steps_noise():
+    drop, x = Dropout(0.25), torch.ones(400, 10)
+    drop.noise = ShardedGenerator(1)
+    dropped = drop(x)
+    drop.noise = ShardedGenerator(1)
+    assert torch.equal(drop(x), dropped)
+    assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
+    assert abs((dropped == 0).float().mean() - 0.25) < 0.03
+    halves = []
+    for rank in range(2):  # two processes see what one would
+        drop.noise = ShardedGenerator(1, rank=rank, world_size=2)
+        halves.append(drop(x[:200]))
+    assert torch.equal(torch.cat(halves), dropped)
+    assert drop.eval()(x) is x
+    with pytest.raises(ValueError, match="dropout"):
+        Dropout(1.0)

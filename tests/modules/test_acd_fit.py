@@ -1,0 +1,66 @@
+"""ACD on labels of frozen critics, and AWR on returns, through the command line."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lit_offrl.datasets.hdf5 import read_hdf5
+from lit_offrl.datasets.labels import load_labels
+from lit_offrl.modules import load_module
+
+SMALL = ("--model.init_args.hidden", "[8]", "--model.init_args.width", "16")
+SMALL += ("--model.init_args.blocks", "1", "--model.init_args.num_samples", "2")
+
+
+@pytest.fixture
+def data(folder, d4rl_file):
+    """A copy of the small dataset, so that its labels lie in the test's folder."""
+    return shutil.copy(d4rl_file, folder / "own.hdf5")
+
+
+@pytest.fixture
+def critic(lit, data):
+    """A checkpoint with critics."""
+    options = ("--data.init_args.dataset", str(data), "--model.init_args.hidden", "[8]")
+    assert lit(*options, "--checkpoint.dirpath", "critic", module="IQLModule") == 0
+    return Path("critic/last.ckpt")
+
+
+def precomputed(lit, data, critic, name):
+    labels = ("--model.init_args.labels", "precomputed", "--model.init_args.critic", str(critic))
+    options = ("--data.init_args.dataset", str(data), "--checkpoint.dirpath", name)
+    return lit(*SMALL, *labels, *options, module="ACDModule")
+
+
+def test_frozen_critics_label_all_rows_once(lit, data, critic):
+    assert precomputed(lit, data, critic, "acd") == 0
+    (file,) = Path().glob("own.hdf5.*.npz")
+    dataset = read_hdf5(data)
+    frozen = load_module(critic)
+    expected = frozen.advantages(
+        torch.from_numpy(np.array(dataset.column("observations"))),
+        torch.from_numpy(np.array(dataset.column("actions"))),
+    )
+    np.testing.assert_allclose(load_labels(file, dataset), expected, rtol=1e-5, atol=1e-6)
+
+    trained = load_module("acd/last.ckpt")
+    for name, value in frozen.critics.state_dict().items():
+        assert torch.equal(trained.critics.state_dict()[name], value), name
+    stamp = file.stat().st_mtime_ns
+    assert precomputed(lit, data, critic, "again") == 0
+    assert file.stat().st_mtime_ns == stamp
+    one, other = (torch.load(f"{n}/last.ckpt", weights_only=True) for n in ("acd", "again"))
+    for name, value in one["state_dict"].items():
+        assert torch.equal(other["state_dict"][name], value), name
+
+
+def test_a_checkpoint_without_critics_is_refused(lit, data, capsys):
+    options = ("--data.init_args.dataset", str(data), "--checkpoint.dirpath", "bc")
+    assert lit(*options) == 0
+    capsys.readouterr()
+    assert precomputed(lit, data, "bc/last.ckpt", "acd") == 2
+    line = capsys.readouterr().err
+    assert "has no critics of IQL" in line and line.count("\n") == 1
