@@ -12,9 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from lit_offrl.commands.parsing import OneLineParser
-from lit_offrl.errors import ConfigError, EvaluationError
+from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.comparison import ALL, Comparison, compare
-from lit_offrl.evaluation.runs import Found, runs_from_files, runs_from_mlflow
 from lit_offrl.evaluation.tables import (
     footnotes,
     heads,
@@ -22,10 +21,7 @@ from lit_offrl.evaluation.tables import (
     protocol_lines,
     write_files,
 )
-from lit_offrl.mlflow_store import absolute_uri, default_uri
-
-_EXPERIMENT = "lit-offrl"  # where `fit` logs by default
-_SQLITE_MAGIC = b"SQLite format 3\0"
+from lit_offrl.studies.runs import EXPERIMENT, add_run_options, find_runs
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,10 +31,7 @@ def main(argv: Sequence[str]) -> int:
         LitOffRLError: the runs cannot be read or compared.
     """
     options = _parser().parse_args(list(argv))
-    found = _find(options)
-    if not found.runs:
-        what = f": {'; '.join(found.left_out[:3])}" if found.left_out else "."
-        raise EvaluationError(f"There is no evaluated run to compare{what}")
+    found = find_runs(options)
     comparison = compare(
         found.runs,
         metric=options.metric,
@@ -64,68 +57,16 @@ def _parser() -> argparse.ArgumentParser:
         prog="lit-offrl compare",
         description="Scores of runs by method and dataset: means and IQMs with 95 % intervals "
         "over training seeds, and the protocol beneath.",
-        epilog=f"Without --experiment, --filter and --records: MLflow's experiment {_EXPERIMENT}.",
+        epilog=f"Without --experiment, --filter and --records: MLflow's experiment {EXPERIMENT}.",
     )
+    add_run_options(parser)
     add = parser.add_argument
-    add("--experiment", nargs="+", default=[], metavar="NAME", help="MLflow experiments")
-    add("--filter", default="", metavar="TEXT", help="MLflow's filter, e.g. \"tags.x = 'y'\"")
-    add(
-        "--tracking_uri",
-        metavar="URI",
-        help="MLflow's store [$MLFLOW_TRACKING_URI, else sqlite:///mlflow.db]",
-    )
-    add(
-        "--records",
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help="files of evaluation records, folders of them, or glob patterns",
-    )
     add("--metric", choices=("score", "return"), default="score", help="[score]")
     add("--seeds", action="store_true", help="show each run's score")
     add("--latest", action="store_true", help="of a seed evaluated twice take the newest")
     add("--allow_unequal", action="store_true", help="mark unequal protocols, do not refuse them")
     add("--output", type=Path, metavar="DIR", help="write results.csv, table.csv, table.md, PNGs")
     return parser  # fmt: skip
-
-
-def _find(options: argparse.Namespace) -> Found:
-    parts = [runs_from_files(options.records)] if options.records else []
-    if options.experiment or options.filter or not options.records:
-        # The callbacks' module brings Lightning: only where there is a store to ask.
-        from lit_offrl.callbacks.mlflow_run import probe, set_patience
-
-        uri = absolute_uri(options.tracking_uri or default_uri())
-        set_patience()
-        _need_database(uri)
-        probe(uri, "give another --tracking_uri, or files with --records.")
-        names = options.experiment
-        if not names and not options.filter:
-            names = [_EXPERIMENT]
-        parts.append(runs_from_mlflow(uri, names, options.filter))
-    return Found(
-        tuple(run for part in parts for run in part.runs),
-        tuple(line for part in parts for line in part.left_out),
-    )
-
-
-def _need_database(uri: str) -> None:
-    """See that a SQLite store is there: MLflow makes an empty one, or tries for minutes.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if not uri.startswith("sqlite:///"):
-        return
-    file = Path(uri.removeprefix("sqlite:///"))
-    if not file.is_file():
-        raise ConfigError(
-            f"There is no MLflow store {file}: name it with --tracking_uri, or give files with "
-            "--records."
-        )
-    with file.open("rb") as start:
-        if start.read(len(_SQLITE_MAGIC)) != _SQLITE_MAGIC:
-            raise ConfigError(f"{file} is no SQLite database: give another --tracking_uri.")
 
 
 def _print(comparison: Comparison, left_out: Sequence[str], seeds: bool) -> None:
@@ -156,23 +97,13 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
     import numpy as np
 
     from lit_offrl.evaluation.statistics import performance_profile
-    from lit_offrl.figures import Bar, Profile, performance_profiles, score_bars
+    from lit_offrl.figures import Profile, performance_profiles
+    from lit_offrl.figures.bars import from_numbers
+    from lit_offrl.studies.scores import bar_numbers
 
     datasets = list(comparison.scored or comparison.units)
-    label = "normalised score" if comparison.scored else "return"
-    bars = {
-        key: Bar(cell.mean.value, cell.mean.low, cell.mean.high, cell.strata[0])
-        for key, cell in comparison.cells.items()
-        if key[0] in datasets
-    }
-    figure = score_bars(
-        bars,
-        datasets,
-        comparison.methods,
-        comparison.data,
-        label=label,
-        share=bool(comparison.scored),
-    )
+    numbers = bar_numbers(comparison)
+    label, figure = numbers["label"], from_numbers(numbers)
     figures = {"bars": figure}
     whole = {
         method: [comparison.cells[name, method].strata[0] for name in datasets]

@@ -52,6 +52,16 @@ FIGURES: dict[str, Entry] = {
         "lit_offrl.figures.values:from_numbers",
         "values of states against what the data earned from there on",
     ),
+    "scores": Entry(
+        "lit_offrl.studies.scores",
+        "lit_offrl.figures.bars:from_numbers",
+        "DVF, Fig. 5: scores of runs by method and dataset, with intervals",
+    ),
+    "score-against": Entry(
+        "lit_offrl.studies.score_against",
+        "lit_offrl.figures.against:from_numbers",
+        "scores of runs against an option of a sweep or of the policy",
+    ),
     "training-curves": Entry(
         "lit_offrl.studies.training_curves",
         "lit_offrl.figures.curves:from_numbers",

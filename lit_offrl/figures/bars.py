@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -81,6 +81,24 @@ def score_bars(
     count = min(max(3, round(figure.get_figwidth() / 1.9)), len(handles))
     figure.legend(handles=handles, frameon=False, loc="outside upper center", ncols=count)
     return figure
+
+
+def from_numbers(numbers: Mapping[str, Any]) -> Figure:
+    """Draw the numbers of ``studies.scores``."""
+    bars = {
+        (bar["dataset"], bar["method"]): Bar(
+            bar["value"], bar["low"], bar["high"], np.asarray(bar["runs"])
+        )
+        for bar in numbers["bars"]
+    }
+    return score_bars(
+        bars,
+        numbers["datasets"],
+        numbers["methods"],
+        numbers["data"],
+        label=numbers["label"],
+        share=numbers["one_unit"],
+    )
 
 
 def _draw(

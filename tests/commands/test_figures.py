@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -146,3 +147,39 @@ def test_figures_are_drawn_of_what_says_little():
         }
     )
     assert isinstance(drawn, Figure) and drawn.axes[0].get_title() == "constant"
+
+
+@pytest.fixture
+def runs(tmp_path, made_record):
+    """Records of two methods, one with an option of its policy at three values, two seeds each."""
+    for seed in (0, 1):
+        for omega in (0.0, 3.0, 10.0):
+            record = made_record(10 * omega + seed, seed, method="ACD")
+            record = replace(record, policy_options={"omega": omega})
+            record.save(tmp_path / "records" / f"acd-{omega}-{seed}.json")
+        made_record(5.0 + seed, seed, method="BC").save(tmp_path / "records" / f"bc-{seed}.json")
+    return tmp_path / "records"
+
+
+def test_scores_by_method(tmp_path, runs):
+    assert figures("scores", "--records", runs, "--output", tmp_path / "out") == 0
+    found = numbers(tmp_path / "out", "scores")
+    bars = {bar["method"]: bar for bar in found["numbers"]["bars"]}
+    assert bars["BC"]["value"] == 5.5 and bars["BC"]["runs"] == [5.0, 6.0]
+    assert bars["ACD (policy.omega=3.0)"]["value"] == 30.5
+    assert any(
+        "20 episodes" in line or "episodes" in line for line in found["protocol"]["protocol"]
+    )
+
+
+def test_scores_against_an_option(tmp_path, runs, capsys):
+    words = ["score-against", "--records", runs, "--output", tmp_path / "out"]
+    assert figures(*words, "--option", "policy.omega") == 0
+    points = numbers(tmp_path / "out", "score-against")["numbers"]["points"]
+    assert [(p["method"], p["option"], p["value"]) for p in points] == [
+        ("ACD", "0.0", 0.5),
+        ("ACD", "3.0", 30.5),
+        ("ACD", "10.0", 100.5),  # by size, not by letters
+    ]
+    assert figures(*words, "--option", "omega") != 0
+    assert "--option omega: no run has it. Did you mean 'policy.omega'?" in capsys.readouterr().err

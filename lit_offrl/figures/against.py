@@ -1,0 +1,77 @@
+"""Scores against an option."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lit_offrl.figures.palette import colours
+
+_COLUMNS = 3
+
+
+def from_numbers(numbers: Mapping[str, Any]) -> Figure:
+    """Draw the numbers of ``studies.score_against``: a panel a dataset, a line a method.
+
+    Values of the option that are all numbers stand at their place, on a logarithmic axis where they
+    span more than a hundredfold; others stand side by side.
+    """
+    points = numbers["points"]
+    datasets = list(dict.fromkeys(point["dataset"] for point in points))
+    methods = sorted({point["method"] for point in points})
+    texts = list(dict.fromkeys(point["option"] for point in points))
+    places = _places(texts)
+    columns = min(_COLUMNS, len(datasets))
+    rows = math.ceil(len(datasets) / columns)
+    figure = Figure(figsize=(max(5.0, 4.0 * columns), 0.6 + 3.1 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, dataset in zip(axes, datasets, strict=False):
+        unit = "return"
+        for method, colour in colours(methods).items():
+            line = [p for p in points if p["dataset"] == dataset and p["method"] == method]
+            if not line:
+                continue
+            unit = line[0]["unit"]
+            x = np.array([places[p["option"]] for p in line])
+            y, low, high = (np.array([p[k] for p in line], float) for k in ("value", "low", "high"))
+            axis.plot(x, y, color=colour, lw=2, marker="o", ms=4, label=method, zorder=3)
+            axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+            for place, point in zip(x, line, strict=True):
+                spots = np.full(len(point["runs"]), place)
+                axis.scatter(spots, point["runs"], s=10, facecolors="white", edgecolors=colour)
+        # Of the runs: an interval of two or three seeds may be many times as wide.
+        shown = [y for p in points if p["dataset"] == dataset for y in (p["value"], *p["runs"])]
+        room = 0.06 * ((max(shown) - min(shown)) or 1.0)
+        axis.set_ylim(min(shown) - room, max(shown) + room)
+        axis.set_title(dataset)
+        axis.set_xlabel(numbers["option"])
+        axis.set_ylabel("normalised score" if unit == "score" else "return")
+        if _spread(places) > 100:
+            axis.set_xscale("log")
+        axis.set_xticks([places[text] for text in texts], texts)
+        axis.minorticks_off()
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[len(datasets) :]:
+        axis.set_axis_off()
+    handles, labels = axes[0].get_legend_handles_labels()
+    if len(labels) > 1:
+        figure.legend(handles, labels, frameon=False, loc="outside upper center", ncols=3)
+    return figure
+
+
+def _places(texts: list[str]) -> dict[str, float]:
+    try:
+        return {text: float(text) for text in texts}
+    except ValueError:
+        return {text: float(place) for place, text in enumerate(texts)}
+
+
+def _spread(places: Mapping[str, float]) -> float:
+    """How many times the largest is the smallest; 0 where one is not positive."""
+    low, high = min(places.values()), max(places.values())
+    return high / low if low > 0 else 0.0

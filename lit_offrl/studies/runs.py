@@ -1,0 +1,83 @@
+"""Which evaluated runs a study or a comparison is of."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lit_offrl.errors import ConfigError, EvaluationError
+from lit_offrl.evaluation.runs import Found, runs_from_files, runs_from_mlflow
+from lit_offrl.mlflow_store import absolute_uri, default_uri
+
+EXPERIMENT = "lit-offrl"
+"""Where ``fit`` logs by default."""
+
+_SQLITE_MAGIC = b"SQLite format 3\0"
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--experiment``, ``--filter``, ``--tracking_uri`` and ``--records``."""
+    add = parser.add_argument
+    add("--experiment", nargs="+", default=[], metavar="NAME", help="MLflow experiments")
+    add("--filter", default="", metavar="TEXT", help="MLflow's filter, e.g. \"tags.x = 'y'\"")
+    add(
+        "--tracking_uri",
+        metavar="URI",
+        help="MLflow's store [$MLFLOW_TRACKING_URI, else sqlite:///mlflow.db]",
+    )
+    add(
+        "--records",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="files of evaluation records, folders of them, or glob patterns",
+    )
+
+
+def find_runs(options: argparse.Namespace) -> Found:
+    """Read the runs that the options name; without any, those of MLflow's ``EXPERIMENT``.
+
+    Raises:
+        ConfigError: there is no such store or experiment.
+        EvaluationError: a record cannot be read, or no run has been evaluated.
+    """
+    parts = [runs_from_files(options.records)] if options.records else []
+    if options.experiment or options.filter or not options.records:
+        # The callbacks' module brings Lightning: only where there is a store to ask.
+        from lit_offrl.callbacks.mlflow_run import probe, set_patience
+
+        uri = absolute_uri(options.tracking_uri or default_uri())
+        set_patience()
+        _need_database(uri)
+        probe(uri, "give another --tracking_uri, or files with --records.")
+        names = options.experiment
+        if not names and not options.filter:
+            names = [EXPERIMENT]
+        parts.append(runs_from_mlflow(uri, names, options.filter))
+    found = Found(
+        tuple(run for part in parts for run in part.runs),
+        tuple(line for part in parts for line in part.left_out),
+    )
+    if not found.runs:
+        what = f": {'; '.join(found.left_out[:3])}" if found.left_out else "."
+        raise EvaluationError(f"There is no evaluated run to compare{what}")
+    return found
+
+
+def _need_database(uri: str) -> None:
+    """See that a SQLite store is there: MLflow makes an empty one, or tries for minutes.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not uri.startswith("sqlite:///"):
+        return
+    file = Path(uri.removeprefix("sqlite:///"))
+    if not file.is_file():
+        raise ConfigError(
+            f"There is no MLflow store {file}: name it with --tracking_uri, or give files with "
+            "--records."
+        )
+    with file.open("rb") as start:
+        if start.read(len(_SQLITE_MAGIC)) != _SQLITE_MAGIC:
+            raise ConfigError(f"{file} is no SQLite database: give another --tracking_uri.")

@@ -1,0 +1,89 @@
+"""Scores of evaluated runs against an option that a sweep, or a policy, has varied."""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from typing import Any
+
+from lit_offrl.errors import EvaluationError, nearest
+from lit_offrl.evaluation.comparison import compare
+from lit_offrl.evaluation.runs import Run
+from lit_offrl.evaluation.tables import protocol_lines
+from lit_offrl.studies.inputs import Study
+from lit_offrl.studies.runs import add_run_options, find_runs
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the study's options."""
+    add_run_options(parser)
+    add = parser.add_argument
+    add(
+        "--option",
+        required=True,
+        metavar="NAME",
+        help="an axis of a sweep, such as drop_probability, or policy.NAME, such as policy.omega",
+    )
+    add("--metric", choices=("score", "return"), default="score", help="[score]")
+
+
+def run(options: argparse.Namespace) -> Study:
+    """Take each method's scores by the option's values; runs without the option are left out.
+
+    Raises:
+        EvaluationError: no run has the option.
+        LitOffRLError: the runs cannot be read or compared.
+    """
+    found = find_runs(options)
+    name = options.option
+    known = sorted({key for each in found.runs for key, _ in each.options})
+    runs = [each for each in found.runs if name in dict(each.options)]
+    if not runs:
+        hint = nearest(name, known) or (
+            f" They vary {', '.join(known)}." if known else " They vary none: run a sweep of it."
+        )
+        raise EvaluationError(f"--option {name}: no run has it.{hint}")
+    groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
+    for each in runs:
+        groups[each.dataset, _method(each, name, runs), dict(each.options)[name]].append(each)
+    points: list[dict[str, Any]] = []
+    protocol: list[str] = []
+    for (dataset, method, value), members in groups.items():
+        comparison = compare(members, metric=options.metric)
+        (cell,) = comparison.cells.values()
+        (unit,) = comparison.units.values()
+        points.append(
+            {
+                "dataset": dataset,
+                "method": method,
+                "option": value,
+                "unit": unit,
+                "value": cell.mean.value,
+                "low": cell.mean.low,
+                "high": cell.mean.high,
+                "runs": cell.strata[0],
+            }
+        )
+        protocol += [line for line in protocol_lines(comparison) if line not in protocol]
+    points.sort(key=lambda point: (point["dataset"], point["method"], _place(point["option"])))
+    metrics = {f"{p['dataset']}: {p['method']}, {name}={p['option']}": p["value"] for p in points}
+    facts = {"option": name, "protocol": protocol, "left_out": list(found.left_out)}
+    return Study({"option": name, "points": points}, metrics, facts)
+
+
+def _method(run: Run, name: str, runs: list[Run]) -> str:
+    """Name a run's method with those of its other options that vary."""
+    varied = {
+        key
+        for key, _ in run.options
+        if len({dict(r.options).get(key) for r in runs if r.method == run.method}) > 1
+    }
+    own = ", ".join(f"{key}={value}" for key, value in run.options if key in varied - {name})
+    return f"{run.method} ({own})" if own else run.method
+
+
+def _place(value: str) -> tuple[int, float, str]:
+    try:
+        return (0, float(value), "")
+    except ValueError:
+        return (1, 0.0, value)
