@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import enum
 import json
-import os
-import re
-import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from lit_offrl.errors import ConfigError
+from lit_offrl.jobs import children
+from lit_offrl.jobs.files import (
+    config_contents,
+    failure_reason,
+    mean_score,
+    read_stored,
+    steps_done,
+    write_whole,
+)
+from lit_offrl.jobs.mlflow_runs import CELL_TAG
+from lit_offrl.jobs.plain import leaves, yaml_text
 from lit_offrl.sweeps.grid import Cell
-from lit_offrl.sweeps.plain import leaves, yaml_text
-
-PROGRAM = (sys.executable, "-m", "lit_offrl")
-CELL_TAG = "lit_offrl.cell"
-_STEPS = re.compile(r"(\d+)/(\d+) \[")
-_TAIL = 4096
 
 
 class State(enum.StrEnum):
@@ -59,7 +58,7 @@ class CellFolder:
     sweep: str
     tracking_uri: str
     evaluate: Mapping[str, Any]
-    program: tuple[str, ...] = field(default_factory=lambda: PROGRAM)
+    program: tuple[str, ...] = field(default_factory=lambda: children.PROGRAM)
 
     # ---- files ---------------------------------------------------------------------------------
 
@@ -106,7 +105,7 @@ class CellFolder:
             ConfigError: a config cannot be read.
         """
         definition = {
-            "config": [_contents(path) for path in self.cell.configs],
+            "config": [config_contents(path) for path in self.cell.configs],
             "options": dict(self.cell.options),
             "seed": self.cell.seed,
             "experiment": self.sweep,
@@ -121,16 +120,7 @@ class CellFolder:
         Raises:
             ConfigError: the file cannot be read.
         """
-        path = self.path / "cell.json"
-        try:
-            stored = json.loads(path.read_text())
-            return {"id": stored["id"], "definition": dict(stored["definition"])}
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{path}: cannot be read ({error!r}): move the folder {self.path} away."
-            ) from error
+        return read_stored(self.path / "cell.json", "definition")
 
     def begin(self, id: str | None = None) -> None:
         """Write the definition that everything in the folder is made by."""
@@ -166,25 +156,15 @@ class CellFolder:
 
     def score(self) -> float | None:
         """Mean normalised score of the record, or mean return where there are no references."""
-        try:
-            record = json.loads(self.record.read_text())
-            values = record.get("scores") or record["returns"]
-            return sum(values) / len(values)
-        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
-            return None
+        return mean_score(self.record)
 
     def steps(self) -> str:
         """How far the fit's log is, ``1200/5500``; "" before its first step."""
-        found = _STEPS.findall(tail(self.log("fit")))
-        return "/".join(found[-1]) if found else ""
+        return steps_done(self.log("fit"))
 
     def reason(self) -> str:
         """Say why the last attempt failed."""
-        try:
-            failure = json.loads(self.failure.read_text())
-            return f"{failure['verb']} ended with {failure['code']}: {failure['line']}"
-        except (OSError, ValueError, KeyError, TypeError):
-            return "failed"
+        return failure_reason(self.failure)
 
     # ---- commands ------------------------------------------------------------------------------
 
@@ -219,35 +199,3 @@ class CellFolder:
         for name, value in self.evaluate.items():
             words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
         return [*words, "--mlflow"]
-
-
-def _contents(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as a config: {error}") from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-def tail(path: Path) -> str:
-    """Return the end of a log, "" where there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def last_line(path: Path, offset: int = 0) -> str:
-    """Return the last line of a log after ``offset`` bytes that is not blank."""
-    if not path.exists() or path.stat().st_size <= offset:
-        return "(no output)"
-    lines = [line.strip() for line in re.split(r"[\r\n]", tail(path))]
-    return next((line[:300] for line in reversed(lines) if line), "(no output)")

@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from lit_offrl.errors import ConfigError, nearest
-from lit_offrl.sweeps.reading import EVALUATE_KEYS, KEYS, NAME, Part, Reader
+from lit_offrl.jobs.reading import EVALUATE_KEYS, NAME, Part
+from lit_offrl.sweeps.reading import KEYS, Reader
 
 
 @dataclass(frozen=True)

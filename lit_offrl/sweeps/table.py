@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from lit_offrl.jobs.children import HELD
 from lit_offrl.sweeps.cell import CellFolder, State
-from lit_offrl.sweeps.work import HELD
 
 
 class Board:

@@ -6,7 +6,7 @@ import sys
 import pytest
 import yaml
 
-from lit_offrl.sweeps import cell
+from lit_offrl.jobs import children
 
 STUB = """
 import json, os, signal, sys, time
@@ -46,7 +46,7 @@ save()
 def stub(folder, monkeypatch):
     """The commands are the stand-in's; returns what was called, with the GPUs of each."""
     (folder / "stub.py").write_text(STUB)
-    monkeypatch.setattr(cell, "PROGRAM", (sys.executable, "-S", str(folder / "stub.py")))
+    monkeypatch.setattr(children, "PROGRAM", (sys.executable, "-S", str(folder / "stub.py")))
 
     def calls():
         path = folder / "calls"
