@@ -19,6 +19,7 @@ from lit_offrl.jobs.files import last_line, write_whole
 PROGRAM = (sys.executable, "-m", "lit_offrl")
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 HELD = "another process works on it"
+STOPPED = "interrupted"
 
 
 class Children:
@@ -128,7 +129,7 @@ def run_job(
     if code == 0:
         return ""
     if code is None or children.stopping or code in INTERRUPTED:
-        return "interrupted"
+        return STOPPED
     verb = words[0]
     if code < 0:  # nobody's mistake that is known: the same command goes on
         return f"{verb} was killed by {signal.Signals(-code).name}"

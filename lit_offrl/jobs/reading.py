@@ -79,6 +79,13 @@ class FileReader:
                 raise self.wrong(f"{key}.{name}", value, "numbers, text, lists or mappings")
         return dict(given)
 
+    def evaluate(self, key: str, given: Any, more: Sequence[str] = ()) -> None:
+        """Refuse what is no option of evaluate and none of ``more``."""
+        self.known(given, key, (*EVALUATE_KEYS, *more), open_prefix="policy.")
+        for name, value in given.items():
+            if not is_plain(value):
+                raise self.wrong(f"{key}.{name}", value, "numbers, text, lists or mappings")
+
     def file(self, key: str, name: Any) -> Path:
         """Read a path, relative to the file's folder, of a file that must be there."""
         path = (self.path.parent / self.text(key, name)).resolve()

@@ -20,7 +20,8 @@ from lit_offrl.jobs.files import (
     write_whole,
 )
 from lit_offrl.jobs.mlflow_runs import CELL_TAG
-from lit_offrl.jobs.plain import leaves, yaml_text
+from lit_offrl.jobs.plain import leaves
+from lit_offrl.jobs.words import evaluate_words, fit_words
 from lit_offrl.sweeps.grid import Cell
 
 
@@ -170,13 +171,6 @@ class CellFolder:
 
     def fit(self, *, id: str, resume: bool) -> list[str]:
         """Words of the training's command, after the program's."""
-        words = ["fit"]
-        if resume:
-            words += ["--ckpt_path", str(self.checkpoint)]
-        for path in self.cell.configs:
-            words += ["--config", str(path)]
-        for name, value in self.cell.options.items():
-            words += [f"--{name}", yaml_text(value)]
         labels = self.cell.labels
         tags = {"sweep": self.sweep, "method": labels["method"], "dataset": labels["dataset"]}
         tags |= {f"option.{axis}": label for axis, label in self.cell.axes.items()}
@@ -187,15 +181,15 @@ class CellFolder:
             "run_name": self.cell.name.replace("/", "-"),
             "tags": json.dumps(tags),
         }
-        words += ["--seed_everything", str(self.cell.seed)]
-        words += ["--trainer.logger", "lit_offrl.callbacks.MLflowRun"]
-        for name, text in logger.items():
-            words += [f"--trainer.logger.init_args.{name}", text]
-        return [*words, "--checkpoint.dirpath", str(self.run)]
+        return fit_words(
+            self.cell.configs,
+            self.cell.options,
+            seed=self.cell.seed,
+            run=self.run,
+            resume=self.checkpoint if resume else None,
+            logger=logger,
+        )
 
     def evaluation(self) -> list[str]:
         """Words of the evaluation's command, after the program's."""
-        words = ["evaluate", "--ckpt_path", str(self.checkpoint), "--output", str(self.draft)]
-        for name, value in self.evaluate.items():
-            words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
-        return [*words, "--mlflow"]
+        return evaluate_words(self.checkpoint, self.draft, self.evaluate)

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from lit_offrl.errors import ConfigError, nearest
-from lit_offrl.jobs.reading import EVALUATE_KEYS, NAME, Part
+from lit_offrl.jobs.reading import NAME, Part
 from lit_offrl.sweeps.reading import KEYS, Reader
 
 
@@ -106,7 +106,7 @@ def read_sweep(path: Path) -> Sweep:
         cells.append(Cell(labels, tuple(c for part in order for c in part.configs), options))
     _require_distinct(path, cells)
     evaluate = given.get("evaluate") or {}
-    reader.known(evaluate, "evaluate", EVALUATE_KEYS, open_prefix="policy.")
+    reader.evaluate("evaluate", evaluate)
     slurm = given.get("slurm") or {}
     if not isinstance(slurm, dict):
         raise reader.wrong("slurm", slurm, "a mapping of submitit's parameters")

@@ -61,9 +61,9 @@ def stub(folder, monkeypatch):
 def sweep(folder, monkeypatch):
     """Run `lit-offrl sweep` on a file of two methods and given datasets; returns the exit code."""
     from lit_offrl.__main__ import main
-    from lit_offrl.commands import sweep
+    from lit_offrl.jobs import follow
 
-    monkeypatch.setattr(sweep, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(follow, "LOOK_SECONDS", 0.01)
     (folder / "a.yaml").write_text("model: {width: 1}\n")
 
     def run(*options, datasets=("plain",), seeds=(0, 1), **keys):
