@@ -16,7 +16,8 @@ from lit_offrl.sweeps.cell import CellFolder, State
 from lit_offrl.sweeps.grid import Sweep, read_sweep, select
 from lit_offrl.sweeps.local import LocalExecutor
 from lit_offrl.sweeps.slurm import SlurmExecutor
-from lit_offrl.sweeps.table import Board
+from lit_offrl.sweeps.staged import cell_folder
+from lit_offrl.sweeps.table import Board, times_table
 from lit_offrl.sweeps.work import Choices
 
 
@@ -81,9 +82,7 @@ def main(argv: Sequence[str]) -> int:
     cells = select(sweep.cells, options.only)
     output = (options.output or Path("sweeps") / sweep.name).resolve()
     uri = absolute_uri(options.tracking_uri or default_uri())
-    folders = [
-        CellFolder(cell, output / cell.name, sweep.name, uri, sweep.evaluate) for cell in cells
-    ]
+    folders = [cell_folder(cell, sweep, output, uri) for cell in cells]
     choices = Choices(options.retry_failed, options.rerun_changed)
     if options.dry_run:
         _print_commands(folders)
@@ -105,6 +104,8 @@ def main(argv: Sequence[str]) -> int:
         code = follow(executor, board, console, "lit-offrl sweep")
     else:
         console.print(board.table())
+    if (times := times_table(folders)) is not None:
+        console.print(times)
     for name, why in board.reasons.items():
         print(f"lit-offrl sweep: {name}: {why}", file=sys.stderr)
     states = [folder.state() for folder in folders]
@@ -138,9 +139,12 @@ def _executor(
 
 
 def _print_commands(folders: Sequence[CellFolder]) -> None:
+    printed: set[str] = set()
     for folder in folders:
         stored = folder.stored()
-        fit = folder.fit(id=stored["id"] if stored else "ID", resume=folder.checkpoint.is_file())
         print(f"# {folder.cell.name}: {folder.state()}")
-        for words in (fit, folder.evaluation()):
-            print(shlex.join(["lit-offrl", *words]))
+        for words in folder.commands(stored["id"] if stored else "ID"):
+            line = shlex.join(["lit-offrl", *words])
+            if line not in printed:  # stages that several methods share
+                print(line)
+            printed.add(line)

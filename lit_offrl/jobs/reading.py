@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,6 @@ SUFFIXES = (".hdf5", ".h5")
 # What whoever runs a fit gives to it.
 _OWN = ("seed_everything", "ckpt_path", "config", "trainer.logger", "checkpoint.dirpath")
 _OPTION = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one label of an axis brings."""
-
-    label: str
-    configs: tuple[Path, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class FileReader:
@@ -54,17 +44,12 @@ class FileReader:
                 hint = nearest(str(name), names) or f" Known: {', '.join(names)}."
                 raise ConfigError(f"{self.path}: {key}: unknown key '{name}'.{hint}")
 
-    def part(
-        self, label: Any, key: str, given: Mapping[str, Any], first: Mapping[str, Any] | None = None
-    ) -> Part:
-        """Read ``config`` (a file or a list of files) and ``options`` of a mapping."""
-        configs = given.get("config") or []
-        files = [configs] if isinstance(configs, str) else configs
-        if not isinstance(files, list):
-            raise self.wrong(f"{key}.config", configs, "a file or a list of files")
-        options = self.options(f"{key}.options", given.get("options") or {})
-        paths = tuple(self.file(f"{key}.config", file) for file in files)
-        return Part(str(label), paths, {**(first or {}), **options})
+    def files(self, key: str, given: Any) -> tuple[Path, ...]:
+        """Read a file or a list of files that must be there."""
+        names = [given] if isinstance(given, str) else given or []
+        if not isinstance(names, list):
+            raise self.wrong(key, given, "a file or a list of files")
+        return tuple(self.file(key, name) for name in names)
 
     def options(self, key: str, given: Any) -> dict[str, Any]:
         """Read options of fit: plain values by their dotted names."""

@@ -54,14 +54,13 @@ class StageFolder(StepFolder):
         return self.path / "done.json"
 
     def definition(self) -> dict[str, Any]:
-        """What it is made from, without looking at data and checkpoints.
+        """What it is made from but the seed, without looking at data and checkpoints.
 
         Raises:
             ConfigError: a config cannot be read.
         """
         return {
             "config": resolved_config(self.stage.configs, self.stage.options),
-            "seed": self.where.seed,
             "checkpoints": {name: each.definition() for name, each in self.source_of.items()},
         }
 
@@ -209,8 +208,8 @@ def stage_folders(
         pipeline: what to lay out.
         root: the folder that they are in.
         where: results go.
-        hashed: whether a folder's name tells what its stage is made from, so that pipelines share
-            stages that are the same and keep apart those that are not.
+        hashed: whether a folder's name tells what its stage is made from but the seed, so that
+            pipelines share stages that are the same and keep apart those that are not.
 
     Raises:
         ConfigError: a config cannot be read.

@@ -89,6 +89,11 @@ class Pipeline:
             evaluations=tuple(each for each in self.evaluations if each.name in names),
         )
 
+    def overlay(self, configs: Sequence[Path]) -> Pipeline:
+        """Return the pipeline with further files of fit over those of each stage."""
+        stages = [replace(stage, configs=(*stage.configs, *configs)) for stage in self.stages]
+        return replace(self, stages=tuple(stages))
+
     def override(self, options: Mapping[str, Any], reader: FileReader, key: str) -> Pipeline:
         """Return the pipeline with options that win over the file's.
 

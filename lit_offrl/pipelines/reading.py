@@ -25,12 +25,11 @@ class PipelineReader(FileReader):
     owner = "the pipeline"
 
 
-def read_pipeline(paths: Sequence[Path], configs: Sequence[Path] = ()) -> Pipeline:
+def read_pipeline(paths: Sequence[Path]) -> Pipeline:
     """Read a file, and others laid over it; paths in each are relative to it.
 
     Args:
         paths: files; what later ones say wins, key by key.
-        configs: further overlays of fit, for all stages.
 
     Raises:
         ConfigError: one line that names the file and the key.
@@ -45,21 +44,19 @@ def read_pipeline(paths: Sequence[Path], configs: Sequence[Path] = ()) -> Pipeli
     seed = given.get("seed", 0)
     if type(seed) is not int or seed < 0:
         raise reader.wrong("seed", seed, "a number from 0 upwards")
-    stages = _stages(reader, given, tuple(configs))
+    stages = _stages(reader, given)
     evaluations = _evaluations(reader, given, name, [stage.name for stage in stages])
     return Pipeline(name, seed, stages, evaluations)
 
 
-def _stages(
-    reader: FileReader, given: Mapping[str, Any], configs: tuple[Path, ...]
-) -> tuple[Stage, ...]:
+def _stages(reader: FileReader, given: Mapping[str, Any]) -> tuple[Stage, ...]:
     parts = {k: v for k, v in (given.get("stages") or {}).items() if v is not None}
     if not parts:
         raise reader.wrong("stages", given.get("stages"), "a mapping of stages in their order")
     common = dict(given.get("options") or {})
     if "dataset" in given:
         common["data.init_args.dataset"] = given["dataset"]
-    overlays = (*map(Path, given.get("config") or []), *configs)
+    overlays = tuple(map(Path, given.get("config") or []))
     stages: dict[str, Stage] = {}
     for name, part in parts.items():
         key = f"stages.{name}"
@@ -132,7 +129,7 @@ def _load(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     reader.known(given, "the file", KEYS)
     given = dict(given)
     if given.get("config") is not None:
-        given["config"] = _files(reader, "config", given["config"])
+        given["config"] = [*map(str, reader.files("config", given["config"]))]
     given["options"] = reader.options("options", given.get("options") or {})
     given["evaluate"] = given.get("evaluate") or {}
     reader.evaluate("evaluate", given["evaluate"])
@@ -161,17 +158,10 @@ def _stage_part(reader: FileReader, key: str, part: Any) -> dict[str, Any]:
     reader.known(part, key, _STAGE_KEYS)
     made = dict(part)
     if made.get("config") is not None:
-        made["config"] = _files(reader, f"{key}.config", made["config"])
+        made["config"] = [*map(str, reader.files(f"{key}.config", made["config"]))]
     made["options"] = reader.options(f"{key}.options", made.get("options") or {})
     made["checkpoints"] = reader.options(f"{key}.checkpoints", made.get("checkpoints") or {})
     return made
-
-
-def _files(reader: FileReader, key: str, given: Any) -> list[str]:
-    names = [given] if isinstance(given, str) else given
-    if not isinstance(names, list):
-        raise reader.wrong(key, given, "a file or a list of files")
-    return [str(reader.file(key, name)) for name in names]
 
 
 def _mapping(reader: FileReader, key: str, given: Any) -> dict[str, Any]:

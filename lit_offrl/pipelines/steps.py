@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from lit_offrl.jobs import children
 from lit_offrl.jobs.files import failure_reason, read_stored, steps_done, write_whole
 from lit_offrl.jobs.parts import Parts
-from lit_offrl.jobs.plain import leaves
+from lit_offrl.jobs.plain import difference
 
 
 class State(enum.StrEnum):
@@ -138,12 +138,7 @@ class StepFolder(ABC):
         for source in self.sources:
             if source.state() != State.DONE:
                 return f"the checkpoint of {source.name} is not there yet"
-        before, after = dict(leaves(stored["inputs"])), dict(leaves(self.inputs()))
-        for key in [*after, *before]:
-            if before.get(key) != after.get(key) or (key in before) != (key in after):
-                old, new = (str(side.get(key, "not given")) for side in (before, after))
-                return f"{key}: {old[:80]} → {new[:80]}"
-        return ""
+        return difference(stored["inputs"], self.inputs())
 
     def state(self) -> State:
         """Tell from the files how far it is; whether somebody works on it, a lock says."""

@@ -15,11 +15,11 @@ from rich.table import Table
 from lit_offrl.jobs.children import Children
 from lit_offrl.pipelines.folders import EvaluationFolder
 from lit_offrl.pipelines.steps import State, StepFolder
-from lit_offrl.pipelines.work import work_through
+from lit_offrl.pipelines.work import Listener, work_through
 
 
-class Board:
-    """What is known of the steps, and how it is shown; a ``Listener``.
+class Board(Listener):
+    """What is known of the steps, and how it is shown.
 
     Args:
         steps: all of them.

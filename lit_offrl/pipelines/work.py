@@ -6,7 +6,6 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 from lit_offrl.errors import LitOffRLError
 from lit_offrl.jobs.children import HELD, STOPPED, Children, alone, run_job
@@ -15,10 +14,12 @@ from lit_offrl.pipelines.folders import StageFolder
 from lit_offrl.pipelines.steps import State, StepFolder
 
 _LOOK_SECONDS = 1.0
+_CHANGES = "changes.log"
+_KEPT = (".lock", _CHANGES)  # the lock is held
 
 
-class Listener(Protocol):
-    """Is told what happens to steps."""
+class Listener:
+    """Is told what happens to steps; this one does nothing about it."""
 
     def begins(self, step: StepFolder, words: str) -> None:
         """A step is worked on from now; ``words`` say how: anew, from where, and why."""
@@ -33,7 +34,7 @@ class Listener(Protocol):
 def work_through(
     steps: Sequence[StepFolder],
     children: Children,
-    listener: Listener,
+    listener: Listener | None = None,
     *,
     environment: Mapping[str, str] | None = None,
     retry_failed: bool = True,
@@ -53,6 +54,7 @@ def work_through(
         "" once all are done, else why the first is not, in a line.
     """
     variables = {"OMP_NUM_THREADS": "1", **os.environ, **(environment or {})}
+    listener = listener or Listener()
     failed: dict[str, str] = {}
     for step in steps:
         if any(source.name in failed for source in step.sources):
@@ -108,6 +110,8 @@ def _work_alone(
     words = ""
     if state == State.CHANGED:
         words = f"again, since {step.change()}{_set_aside(step)}"
+        with (step.path / _CHANGES).open("a") as file:
+            file.write(f"{words}\n")
     step.failure.unlink(missing_ok=True)
     stored = step.stored()
     id = step.begin() if stored is None else stored["id"]
@@ -145,7 +149,7 @@ def _set_aside(step: StepFolder) -> str:
     stored = step.stored()
     assert stored is not None
     _forget(step, stored["id"])
-    entries = [entry for entry in step.path.iterdir() if entry.name != ".lock"]  # which is held
+    entries = [entry for entry in step.path.iterdir() if entry.name not in _KEPT]
     if not step.mark.is_file() and not (step.path / "fit" / "last.ckpt").is_file():
         for entry in entries:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -20,7 +20,8 @@ from lit_offrl.jobs.files import (
     write_whole,
 )
 from lit_offrl.jobs.mlflow_runs import CELL_TAG
-from lit_offrl.jobs.plain import leaves
+from lit_offrl.jobs.parts import Parts
+from lit_offrl.jobs.plain import difference
 from lit_offrl.jobs.words import evaluate_words, fit_words
 from lit_offrl.sweeps.grid import Cell
 
@@ -97,6 +98,10 @@ class CellFolder:
         """What a command has printed."""
         return self.path / f"{verb}.log"
 
+    def parts(self, verb: str) -> Parts:
+        """How long a command took."""
+        return Parts(self.path / f"{verb}-parts.json", (self.log(verb), self.run / "last.ckpt"))
+
     # ---- what it is ----------------------------------------------------------------------------
 
     def definition(self) -> dict[str, Any]:
@@ -132,14 +137,7 @@ class CellFolder:
     def change(self) -> str:
         """Say how the definition differs from that of the folder's files; "" where it does not."""
         stored = self.stored()
-        if stored is None:
-            return ""
-        before, after = dict(leaves(stored["definition"])), dict(leaves(self.definition()))
-        for key in [*after, *before]:
-            if before.get(key) != after.get(key) or (key in before) != (key in after):
-                old, new = (str(side.get(key, "not given")) for side in (before, after))
-                return f"{key}: {old[:80]} → {new[:80]}"
-        return ""
+        return "" if stored is None else difference(stored["definition"], self.definition())
 
     def state(self) -> State:
         """Tell from the files how far the cell is; whether somebody works on it, a lock says."""
@@ -171,15 +169,11 @@ class CellFolder:
 
     def fit(self, *, id: str, resume: bool) -> list[str]:
         """Words of the training's command, after the program's."""
-        labels = self.cell.labels
-        tags = {"sweep": self.sweep, "method": labels["method"], "dataset": labels["dataset"]}
-        tags |= {f"option.{axis}": label for axis, label in self.cell.axes.items()}
-        tags = {f"lit_offrl.{name}": label for name, label in tags.items()} | {CELL_TAG: id}
         logger = {
             "tracking_uri": self.tracking_uri,
             "experiment_name": self.sweep,
             "run_name": self.cell.name.replace("/", "-"),
-            "tags": json.dumps(tags),
+            "tags": json.dumps(self.tags(id)),
         }
         return fit_words(
             self.cell.configs,
@@ -190,6 +184,17 @@ class CellFolder:
             logger=logger,
         )
 
-    def evaluation(self) -> list[str]:
+    def tags(self, id: str) -> dict[str, str]:
+        """What MLflow's run of the result is found by."""
+        labels = self.cell.labels
+        tags = {"sweep": self.sweep, "method": labels["method"], "dataset": labels["dataset"]}
+        tags |= {f"option.{axis}": label for axis, label in self.cell.axes.items()}
+        return {f"lit_offrl.{name}": label for name, label in tags.items()} | {CELL_TAG: id}
+
+    def commands(self, id: str) -> list[list[str]]:
+        """Words of all commands, in order."""
+        return [self.fit(id=id, resume=self.checkpoint.is_file()), self.evaluation(id)]
+
+    def evaluation(self, id: str) -> list[str]:
         """Words of the evaluation's command, after the program's."""
         return evaluate_words(self.checkpoint, self.draft, self.evaluate)

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.errors import ConfigError
+from lit_offrl.errors import ConfigError, nearest
 from lit_offrl.jobs.plain import yaml_text
-from lit_offrl.jobs.reading import SUFFIXES, FileReader, Part
+from lit_offrl.jobs.reading import SUFFIXES, FileReader
+from lit_offrl.pipelines.plan import Pipeline
+from lit_offrl.pipelines.reading import read_pipeline
 
 KEYS = ("name", "methods", "datasets", "seeds", "options", "evaluate", "slurm")
+
+
+STAGES = "stages"
+"""The folder of what methods share."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one label of an axis brings."""
+
+    label: str
+    configs: tuple[Path, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    pipeline: Pipeline | None = None
 
 
 class Reader(FileReader):
@@ -22,16 +40,24 @@ class Reader(FileReader):
     owner = "the sweep"
 
     def methods(self, given: Any) -> list[Part]:
-        """Read ``label: {config: FILE or files, options: {...}}``."""
+        """Read ``label: {config: FILE or files, options: {...}}``.
+
+        In place of ``config`` there may be ``pipeline: FILE or files`` and ``evaluation: NAME``.
+        """
         if not isinstance(given, dict) or not given:
             raise self.wrong("methods", given, "a mapping, such as bc: {config: bc.yaml}")
         parts = []
         for label, method in given.items():
             key = f"methods.{label}"
-            self.known(method, key, ("config", "options"))
-            if "config" not in method:
-                raise ConfigError(f"{self.path}: {key}: has no 'config'; give a file of fit's.")
+            self.known(method, key, ("config", "options", "pipeline", "evaluation"))
+            if ("config" in method) == ("pipeline" in method):
+                has = "has both 'config' and" if "config" in method else "has no 'config' and no"
+                raise ConfigError(f"{self.path}: {key}: {has} 'pipeline'; give a file of either.")
+            if "evaluation" in method and "pipeline" not in method:
+                raise ConfigError(f"{self.path}: {key}: 'evaluation' goes with 'pipeline' alone.")
             parts.append(self.part(label, key, method))
+        if STAGES in map(str, given) and any(part.pipeline for part in parts):
+            raise self.wrong("methods", STAGES, "another label: the methods' stages go there")
         return parts
 
     def datasets(self, given: Any) -> list[Part]:
@@ -89,6 +115,29 @@ class Reader(FileReader):
             else:
                 constants |= self.options("options", {name: values})
         return constants, axes
+
+    def part(
+        self, label: Any, key: str, given: Mapping[str, Any], first: Mapping[str, Any] | None = None
+    ) -> Part:
+        """Read ``config`` and ``options``, or what stands for ``config``, of a mapping."""
+        options = self.options(f"{key}.options", given.get("options") or {})
+        paths = self.files(f"{key}.config", given.get("config"))
+        pipeline = self._pipeline(key, given) if "pipeline" in given else None
+        return Part(str(label), paths, {**(first or {}), **options}, pipeline)
+
+    def _pipeline(self, key: str, given: Mapping[str, Any]) -> Pipeline:
+        files = self.files(f"{key}.pipeline", given["pipeline"])
+        if not files:
+            raise self.wrong(f"{key}.pipeline", given["pipeline"], "a file or a list of files")
+        pipeline = read_pipeline(files)
+        names = [each.name for each in pipeline.evaluations]
+        name = given.get("evaluation", names[0] if len(names) == 1 else None)
+        if name not in names:
+            hint = nearest(str(name), names) or f" There are {', '.join(names)}."
+            raise ConfigError(
+                f"{self.path}: {key}.evaluation: {name!r} is none of {files[-1].name}.{hint}"
+            )
+        return pipeline.only([name])
 
 
 def _label(dataset: str) -> str:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from lit_offrl.errors import LitOffRLError
 from lit_offrl.jobs.children import HELD, Children, alone, run_job
 from lit_offrl.jobs.mlflow_runs import forget_runs
+from lit_offrl.pipelines.work import work_through
 from lit_offrl.sweeps.cell import CellFolder, State
+from lit_offrl.sweeps.staged import StagedCell
 
 
 @dataclass(frozen=True)
@@ -65,32 +67,54 @@ def work_on(
             if state == State.CHANGED:
                 _set_aside(folder)
             folder.failure.unlink(missing_ok=True)
-            why = "" if folder.trained.is_file() else _fit(folder, children, variables, lock)
-            return why or _evaluate(folder, children, variables, lock)
+            stored = folder.stored()
+            if stored is None:
+                folder.begin()
+                stored = folder.stored()
+                assert stored is not None
+            id = stored["id"]
+            if isinstance(folder, StagedCell):
+                why = _stages(folder, children, environment, choices.retry_failed)
+            elif not folder.trained.is_file():
+                why = _fit(folder, children, variables, lock, id)
+            else:
+                why = ""
+            return why or _evaluate(folder, children, variables, lock, id)
     except (LitOffRLError, OSError) as error:
         return " ".join(str(error).split())
 
 
-def _fit(folder: CellFolder, children: Children, environment: Mapping[str, str], lock: int) -> str:
-    stored = folder.stored()
-    if stored is None:
-        folder.begin()
-        stored = folder.stored()
-        assert stored is not None
+def _stages(
+    folder: StagedCell,
+    children: Children,
+    environment: Mapping[str, str] | None,
+    retry_failed: bool,
+) -> str:
+    why = work_through(folder.stages, children, environment=environment, retry_failed=retry_failed)
+    if not why:
+        folder.trained.touch()
+    return why
+
+
+def _fit(
+    folder: CellFolder, children: Children, environment: Mapping[str, str], lock: int, id: str
+) -> str:
     resume = folder.checkpoint.is_file()
     if not resume and folder.log("fit").exists():  # killed before there was anything to go on from
-        forget_runs(folder.tracking_uri, folder.sweep, stored["id"])
+        forget_runs(folder.tracking_uri, folder.sweep, id)
         shutil.rmtree(folder.run, ignore_errors=True)
-    why = _run(folder, folder.fit(id=stored["id"], resume=resume), children, environment, lock)
+    why = _run(folder, folder.fit(id=id, resume=resume), children, environment, lock)
     if not why:
         folder.trained.touch()
     return why
 
 
 def _evaluate(
-    folder: CellFolder, children: Children, environment: Mapping[str, str], lock: int
+    folder: CellFolder, children: Children, environment: Mapping[str, str], lock: int, id: str
 ) -> str:
-    why = _run(folder, folder.evaluation(), children, environment, lock)
+    if isinstance(folder, StagedCell) and folder.log("evaluate").exists():
+        forget_runs(folder.tracking_uri, folder.sweep, id)
+    why = _run(folder, folder.evaluation(id), children, environment, lock)
     if not why:
         folder.draft.replace(folder.record)
         folder.draft.parent.rmdir()
@@ -104,15 +128,20 @@ def _run(
     environment: Mapping[str, str],
     lock: int,
 ) -> str:
-    return run_job(
-        children,
-        words,
-        program=folder.program,
-        log=folder.log(words[0]),
-        failure=folder.failure,
-        environment=environment,
-        lock=lock,
-    )
+    parts = folder.parts(words[0])
+    parts.begin()
+    try:
+        return run_job(
+            children,
+            words,
+            program=folder.program,
+            log=folder.log(words[0]),
+            failure=folder.failure,
+            environment=environment,
+            lock=lock,
+        )
+    finally:
+        parts.end()
 
 
 def _set_aside(folder: CellFolder) -> None:
@@ -125,14 +154,16 @@ def _set_aside(folder: CellFolder) -> None:
     while (aside := folder.path.with_name(f"{folder.path.name}.before-{number}")).exists():
         number += 1
     aside.mkdir()
-    for name in ("evaluation.json", "evaluate.log", "failed.json"):
+    for name in ("evaluation.json", "evaluate.log", "evaluate-parts.json", "failed.json"):
         with contextlib.suppress(FileNotFoundError):
             (folder.path / name).replace(aside / name)
-    if {**before, "evaluate": None} == {**after, "evaluate": None}:
+    same_training = {**before, "evaluate": None} == {**after, "evaluate": None}
+    if isinstance(folder, StagedCell) or not same_training:  # the runs are of what goes
+        forget_runs(before["tracking_uri"], before["experiment"], stored["id"])
+    if same_training:
         folder.begin(stored["id"])
     else:
-        forget_runs(before["tracking_uri"], before["experiment"], stored["id"])
-        for name in ("trained", "fit", "fit.log", "cell.json"):
+        for name in ("trained", "fit", "fit.log", "fit-parts.json", "cell.json"):
             with contextlib.suppress(FileNotFoundError):
                 (folder.path / name).replace(aside / name)
     with folder.log("changes").open("a") as file:

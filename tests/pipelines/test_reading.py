@@ -61,7 +61,7 @@ def test_a_file_lies_over_its_base_and_under_the_next(write, folder):
     )
     last = folder / "last.yaml"
     last.write_text("stages: {third: null, second: {options: {z: 1}}}\n")
-    pipeline = read_pipeline([over, last], [folder / "b.yaml"])
+    pipeline = read_pipeline([over, last]).overlay([folder / "b.yaml"])
     assert pipeline.name == "over"
     first, second = pipeline.stages
     common = {"x": 1, "y": {"b": 2}, "data.init_args.dataset": str(folder / "data.hdf5")}
