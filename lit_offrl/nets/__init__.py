@@ -3,16 +3,20 @@
 from lit_offrl.nets.advantages import AdvantageEncoding
 from lit_offrl.nets.averages import frozen_copy, polyak_update_
 from lit_offrl.nets.critics import EnsembleDenseNetMLP, EnsembleMLP, TwinCritic
+from lit_offrl.nets.decoders import AutoregressiveDecoder, CategoricalDecoder
 from lit_offrl.nets.embeddings import NumberEmbedding, sinusoidal
 from lit_offrl.nets.mlp import MLP, DenseNetMLP, Dropout
 from lit_offrl.nets.perceiver import Encoded, FutureCondition, PerceiverDenoiser
 from lit_offrl.nets.policies import DeterministicPolicy, GaussianPolicy, TanhGaussianPolicy
 from lit_offrl.nets.resnet import ResNetDenoiser
+from lit_offrl.nets.snippets import GaussianPrior, SnippetEncoder, WorldModel
 from lit_offrl.nets.symlog import symexp, symlog
 
 __all__ = [
     "MLP",
     "AdvantageEncoding",
+    "AutoregressiveDecoder",
+    "CategoricalDecoder",
     "DenseNetMLP",
     "DeterministicPolicy",
     "Dropout",
@@ -21,11 +25,14 @@ __all__ = [
     "EnsembleMLP",
     "FutureCondition",
     "GaussianPolicy",
+    "GaussianPrior",
     "NumberEmbedding",
     "PerceiverDenoiser",
     "ResNetDenoiser",
+    "SnippetEncoder",
     "TanhGaussianPolicy",
     "TwinCritic",
+    "WorldModel",
     "frozen_copy",
     "polyak_update_",
     "sinusoidal",
