@@ -3,18 +3,22 @@
 from lit_offrl.nets.advantages import AdvantageEncoding
 from lit_offrl.nets.averages import frozen_copy, polyak_update_
 from lit_offrl.nets.critics import EnsembleDenseNetMLP, EnsembleMLP, TwinCritic
+from lit_offrl.nets.decoders import AutoregressiveDecoder, CategoricalDecoder
 from lit_offrl.nets.embeddings import NumberEmbedding, sinusoidal
 from lit_offrl.nets.latent_critics import LatentCritic
 from lit_offrl.nets.mlp import MLP, DenseNetMLP, Dropout
 from lit_offrl.nets.perceiver import Encoded, FutureCondition, PerceiverDenoiser
 from lit_offrl.nets.policies import DeterministicPolicy, GaussianPolicy, TanhGaussianPolicy
 from lit_offrl.nets.resnet import ResNetDenoiser
+from lit_offrl.nets.snippets import GaussianPrior, SnippetEncoder, WorldModel
 from lit_offrl.nets.symlog import symexp, symlog
 from lit_offrl.nets.unet import UResNetDenoiser
 
 __all__ = [
     "MLP",
     "AdvantageEncoding",
+    "AutoregressiveDecoder",
+    "CategoricalDecoder",
     "DenseNetMLP",
     "DeterministicPolicy",
     "Dropout",
@@ -23,13 +27,19 @@ __all__ = [
     "EnsembleMLP",
     "FutureCondition",
     "GaussianPolicy",
+    "GaussianPrior",
     "LatentCritic",
     "NumberEmbedding",
     "PerceiverDenoiser",
     "ResNetDenoiser",
+    "SnippetEncoder",
     "TanhGaussianPolicy",
     "TwinCritic",
+<<<<<<< HEAD
     "UResNetDenoiser",
+=======
+    "WorldModel",
+>>>>>>> w-ldcq1
     "frozen_copy",
     "polyak_update_",
     "sinusoidal",
