@@ -11,7 +11,7 @@ from lit_offrl.modules.dql import DQLModule
 from lit_offrl.modules.dvf import DVFModule
 from lit_offrl.modules.idql import IDQLModule
 from lit_offrl.modules.iql import IQLModule
-from lit_offrl.modules.ldcq import LDCQStage1Module
+from lit_offrl.modules.ldcq import LDCQStage1Module, LDCQStage2Module, LDCQStage3Module
 
 __all__ = [
     "ACDModule",
@@ -25,6 +25,8 @@ __all__ = [
     "IDQLModule",
     "IQLModule",
     "LDCQStage1Module",
+    "LDCQStage2Module",
+    "LDCQStage3Module",
     "OfflineModule",
     "load_module",
 ]

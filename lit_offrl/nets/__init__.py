@@ -35,11 +35,8 @@ __all__ = [
     "SnippetEncoder",
     "TanhGaussianPolicy",
     "TwinCritic",
-<<<<<<< HEAD
     "UResNetDenoiser",
-=======
     "WorldModel",
->>>>>>> w-ldcq1
     "frozen_copy",
     "polyak_update_",
     "sinusoidal",
