@@ -11,7 +11,7 @@ from lit_offrl.modules.dql import DQLModule
 from lit_offrl.modules.dvf import DVFModule
 from lit_offrl.modules.idql import IDQLModule
 from lit_offrl.modules.iql import IQLModule
-from lit_offrl.modules.ldcq import LDCQStage1Module
+from lit_offrl.modules.ldcq import ImageVAEModule, LDCQStage1Module
 
 __all__ = [
     "ACDModule",
@@ -24,6 +24,7 @@ __all__ = [
     "DiffusionBCModule",
     "IDQLModule",
     "IQLModule",
+    "ImageVAEModule",
     "LDCQStage1Module",
     "OfflineModule",
     "load_module",
