@@ -11,7 +11,12 @@ from lit_offrl.modules.dql import DQLModule
 from lit_offrl.modules.dvf import DVFModule
 from lit_offrl.modules.idql import IDQLModule
 from lit_offrl.modules.iql import IQLModule
-from lit_offrl.modules.ldcq import LDCQStage1Module, LDCQStage2Module, LDCQStage3Module
+from lit_offrl.modules.ldcq import (
+    ImageVAEModule,
+    LDCQStage1Module,
+    LDCQStage2Module,
+    LDCQStage3Module,
+)
 
 __all__ = [
     "ACDModule",
@@ -24,6 +29,7 @@ __all__ = [
     "DiffusionBCModule",
     "IDQLModule",
     "IQLModule",
+    "ImageVAEModule",
     "LDCQStage1Module",
     "LDCQStage2Module",
     "LDCQStage3Module",

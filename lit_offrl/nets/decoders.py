@@ -16,8 +16,9 @@ class AutoregressiveDecoder(nn.Module):
     """π(a | s, z) = Π_i N(a_i; μ_i, σ_i²), μ_i and σ_i of (s, z, a_1 … a_{i−1}).
 
     Each dimension has an MLP of its own, of 2 layers and 2 more in each of its heads (LDCQ,
-    appendix A.2.1, after EMAQ). Densities of given actions take one pass, in which all MLPs run as
-    one batched product a layer and later dimensions are masked; only sampling is sequential.
+    appendix A.2.1, after EMAQ). Densities of given actions take one pass, in which later dimensions
+    are masked and, on a GPU, all MLPs run as one batched product a layer; only sampling is
+    sequential.
 
     Args:
         observation_dim: o.
@@ -78,11 +79,15 @@ class AutoregressiveDecoder(nn.Module):
         """μ and σ of each dimension given the earlier ones of ``actions``, in one pass."""
         lead = actions.shape[:-1]
         parts = [part.expand(*lead, part.shape[-1]) for part in (observations, latents, actions)]
-        x = torch.cat(parts, dim=-1).flatten(0, -2)
-        x = torch.baddbmm(
-            self.first.bias, x.expand(self.action_dim, *x.shape), self.first.weight * self.mask
-        )
-        mean, std = self._after_first(x, slice(None))
+        x = torch.cat(parts, dim=-1).flatten(0, -2)[None]
+        first = (self.first.bias, self.first.weight * self.mask)
+        if x.device.type == "cpu":  # one after another: a CPU's cache holds one MLP's features
+            members = zip(*(part.split(1) for part in first), self._members(), strict=True)
+            both = [self._rest(torch.baddbmm(b, x, w), rest) for b, w, rest in members]
+            mean, std = (torch.cat(part) for part in zip(*both, strict=True))
+        else:
+            x = x.expand(self.action_dim, -1, -1)
+            mean, std = self._rest(torch.baddbmm(first[0], x, first[1]), self._weights())
         return mean.T.unflatten(0, lead), std.T.unflatten(0, lead)
 
     def log_prob(
@@ -103,32 +108,37 @@ class AutoregressiveDecoder(nn.Module):
         noise: Float[Tensor, "N a"] | None = None,
     ) -> Float[Tensor, "N a"]:
         """Actions inside the bounds: of standard normal ``noise``, or each dimension's mean."""
-        weight = self.first.weight
-        given = torch.cat([observations, latents], dim=-1)
-        shared = torch.baddbmm(
-            self.first.bias,
-            given.expand(self.action_dim, *given.shape),
-            weight[:, : self.given_dim],
-        )
+        given = torch.cat([observations, latents], dim=-1).expand(self.action_dim, -1, -1)
+        of_given, of_earlier = self.first.weight.split([self.given_dim, self.action_dim], dim=1)
+        shared = torch.baddbmm(self.first.bias, given, of_given)
         chosen: list[Tensor] = []
-        for i in range(self.action_dim):
-            x = shared[i]
-            if chosen:
-                earlier = weight[i, self.given_dim : self.given_dim + i]
-                x = x + torch.stack(chosen, dim=-1) @ earlier
-            mean, std = self._after_first(x[None], slice(i, i + 1))
-            drawn = mean[0] if noise is None else mean[0] + std[0] * noise[:, i]
+        for i, rest in enumerate(self._members()):
+            x = shared[i : i + 1]
+            if i > 0:
+                x = torch.baddbmm(x, torch.stack(chosen, dim=-1)[None], of_earlier[i : i + 1, :i])
+            mean, std = (part.squeeze(0) for part in self._rest(x, rest))
+            drawn = mean if noise is None else mean + std * noise[:, i]
             chosen.append(drawn.clamp(self.low[i], self.high[i]))
         return torch.stack(chosen, dim=-1)
 
-    def _after_first(self, x: Tensor, members: slice) -> tuple[Tensor, Tensor]:
-        """μ and σ (n, N) of some dimensions, from their first layer before its activation."""
-        for layer in (self.second, self.heads):
-            x = torch.baddbmm(layer.bias[members], F.relu(x), layer.weight[members])
+    def _weights(self) -> list[tuple[Tensor, Tensor]]:
+        """Biases and weights of the layers after the first, of all dimensions."""
+        layers = (self.second, self.heads, self.mean, self.std)
+        return [(layer.bias, layer.weight) for layer in layers]
+
+    def _members(self) -> list[list[tuple[Tensor, Tensor]]]:
+        """``_weights`` of each dimension."""
+        layers = [list(zip(b.split(1), w.split(1), strict=True)) for b, w in self._weights()]
+        return [list(member) for member in zip(*layers, strict=True)]
+
+    def _rest(self, x: Tensor, weights: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """μ and σ (n, N) of n dimensions, from their first layer (n, N, width) on."""
+        for bias, weight in weights[:2]:
+            x = torch.baddbmm(bias, F.relu(x), weight)
         halves = F.relu(x).chunk(2, dim=-1)
         mean, std = (
-            torch.baddbmm(layer.bias[members], half, layer.weight[members]).squeeze(-1).float()
-            for layer, half in zip((self.mean, self.std), halves, strict=True)
+            torch.baddbmm(bias, half, weight).squeeze(-1).float()
+            for (bias, weight), half in zip(weights[2:], halves, strict=True)
         )
         return mean, F.softplus(std) + self.min_std
 

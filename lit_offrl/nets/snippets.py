@@ -71,9 +71,9 @@ class SnippetEncoder(nn.Module):
         self.state = nn.Sequential(MLP(observation_dim, [width], width), nn.ReLU())
         dims = (width + action_dim, *[2 * width] * (layers - 1))
         self.layers = nn.ModuleList(nn.GRU(dim + 1, width, bidirectional=True) for dim in dims)
-        for layer in self.layers:
-            for weight in (layer.weight_ih_l0, layer.weight_ih_l0_reverse):
-                with torch.no_grad():  # rows: reset gate, update gate, candidate
+        with torch.no_grad():
+            for name, weight in self.layers.named_parameters():
+                if "weight_ih" in name:  # rows: reset gate, update gate, candidate
                     weight[:, -1] = 0.0
                     weight[width : 2 * width, -1] = _HOLD
         self.head = GaussianHead(2 * width, latent_dim, width, min_std)
@@ -143,3 +143,10 @@ class WorldModel(nn.Module):
     ) -> Float[Tensor, "*B o"]:
         """The state after the skill, in the units of ``observations``."""
         return observations + self.change(torch.cat([observations, latents], dim=-1)).float()
+
+
+def gaussian_kl(mean: Tensor, std: Tensor, prior_mean: Tensor, prior_std: Tensor) -> Tensor:
+    """KL(N(μ, σ²) ‖ N(μ_p, σ_p²)) of each dimension, in nats."""
+    ratio = std / prior_std
+    shift = (mean - prior_mean) / prior_std
+    return 0.5 * (ratio.square() + shift.square() - 1.0) - ratio.log()

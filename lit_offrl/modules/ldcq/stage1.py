@@ -6,20 +6,24 @@ Source: "Reasoning with latent diffusion in offline reinforcement learning", sec
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lit_offrl.datasets.views import SnippetBatch, Snippets
-from lit_offrl.errors import ConfigError
+from lit_offrl.errors import ConfigError, DatasetError
 from lit_offrl.modules.base import Decay, OfflineModule
+from lit_offrl.modules.ldcq.images import ImageVAEModule
 from lit_offrl.modules.ldcq.skills import SkillPolicy
+from lit_offrl.modules.ldcq.stages import load_stage, require_same_data
 from lit_offrl.nets import (
     AutoregressiveDecoder,
     CategoricalDecoder,
     GaussianPrior,
     SnippetEncoder,
     WorldModel,
+    gaussian_kl,
 )
 
 
@@ -46,6 +50,8 @@ class LDCQStage1Module(OfflineModule):
         gru_layers: of the encoder.
         num_actions: n, where actions are discrete: one column of whole numbers 0 … n − 1; None
             where they are continuous.
+        image_encoder: checkpoint of an ImageVAEModule, where observations are pictures: states are
+            then its 32 numbers (appendix C).
         normalize: scale observations to the data's range [−1, 1].
         learning_rate: Adam's rate.
         decay: of the rate: constant, or by a cosine to 0 at ``trainer.max_steps``.
@@ -68,6 +74,7 @@ class LDCQStage1Module(OfflineModule):
         width: int = 256,
         gru_layers: int = 2,
         num_actions: int | None = None,
+        image_encoder: str | dict[str, Any] | None = None,
         normalize: bool = False,
         learning_rate: float = 5e-5,
         decay: Decay = "constant",
@@ -88,14 +95,21 @@ class LDCQStage1Module(OfflineModule):
             raise ConfigError(f"gru_layers is {gru_layers}; give at least 1.")
         if beta < 0:
             raise ConfigError(f"beta is {beta}; give at least 0.")
+        if image_encoder is not None and normalize:
+            raise ConfigError("normalize is for states, not for pictures: leave one of both out.")
         self.save_hyperparameters()
-        self.horizon, self.latent_dim, self.beta, self.normalizes = (
-            horizon,
-            latent_dim,
-            beta,
-            normalize,
-        )
-        sizes = (observation_dim, latent_dim)
+        self.horizon, self.latent_dim, self.beta = horizon, latent_dim, beta
+        self.normalizes, self.num_actions = normalize, num_actions
+        self.state_dim = observation_dim
+        """Size of a state as the networks see it, ``normalize``'s."""
+        self.images: ImageVAEModule | None = None
+        if image_encoder is not None:
+            self.images, record = load_stage(
+                image_encoder, ImageVAEModule, observation_dim=observation_dim
+            )
+            self.hparams["image_encoder"] = record
+            self.state_dim = self.images.latent_dim
+        sizes = (self.state_dim, latent_dim)
         self.decoder: AutoregressiveDecoder | CategoricalDecoder
         if num_actions is None:
             self.decoder = AutoregressiveDecoder(
@@ -104,7 +118,7 @@ class LDCQStage1Module(OfflineModule):
         else:
             self.decoder = CategoricalDecoder(*sizes, num_actions, width=width)
         self.encoder = SnippetEncoder(
-            observation_dim, num_actions or action_dim, latent_dim, width=width, layers=gru_layers
+            self.state_dim, num_actions or action_dim, latent_dim, width=width, layers=gru_layers
         )
         self.prior = GaussianPrior(*sizes, width=width)
         self.world = WorldModel(*sizes, hidden=(width, width))
@@ -112,12 +126,16 @@ class LDCQStage1Module(OfflineModule):
     # ---- what later stages ask for -------------------------------------------------------------
 
     def normalize(self, observations: Tensor) -> Tensor:
-        """Raw observations (…, o) as the networks see them."""
+        """Raw observations (…, o) as the networks see them (…, ``state_dim``)."""
+        if self.images is not None:
+            return self.images.features(observations)
         return self.normalizer.normalize(observations) if self.normalizes else observations
 
-    def denormalize(self, observations: Tensor) -> Tensor:
-        """Undo ``normalize``: what the world model predicts, as raw observations."""
-        return self.normalizer.denormalize(observations) if self.normalizes else observations
+    def denormalize(self, states: Tensor) -> Tensor:
+        """Undo ``normalize``, for what the world model predicts; pictures as far as they can be."""
+        if self.images is not None:
+            return self.images.reconstruct(states)
+        return self.normalizer.denormalize(states) if self.normalizes else states
 
     def posterior(self, batch: SnippetBatch) -> tuple[Tensor, Tensor]:
         """μ and σ (B, z) of the latents of a batch's windows."""
@@ -126,6 +144,31 @@ class LDCQStage1Module(OfflineModule):
         )
 
     # ---- training ------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Look whether the data's actions and image encoder are what the options say.
+
+        Raises:
+            DatasetError: an action is no whole number from 0 to n − 1.
+            ConfigError: the image encoder was trained on other data.
+        """
+        super().setup(stage)
+        if stage != "fit" or self.datamodule is None:
+            return
+        assert self.spec is not None  # the base class has set it
+        if self.images is not None:
+            require_same_data(self.hparams["image_encoder"], self.spec.sha256)
+        if self.num_actions is None:
+            return
+        actions = self.datamodule.dataset.column("actions")[:, 0]
+        bad = (actions < 0) | (actions >= self.num_actions) | (actions % 1 != 0)
+        if bad.any():
+            row = int(bad.argmax())
+            raise DatasetError(
+                f"{self.spec.origin}: column 'actions' has {actions[row]} in row {row:,}, where "
+                f"num_actions {self.num_actions} asks for whole numbers 0 to "
+                f"{self.num_actions - 1}: correct one of both."
+            )
 
     def view(self) -> Snippets:
         """Windows of H steps."""
@@ -213,10 +256,3 @@ class LDCQStage1Module(OfflineModule):
         shape = (len(observations), self.decoder.action_dim)
         noise = torch.randn(shape, device=observations.device) if sample else None
         return self.decoder.act(self.normalize(observations), latents, noise)
-
-
-def gaussian_kl(mean: Tensor, std: Tensor, prior_mean: Tensor, prior_std: Tensor) -> Tensor:
-    """KL(N(μ, σ²) ‖ N(μ_p, σ_p²)) of each dimension, in nats."""
-    ratio = std / prior_std
-    shift = (mean - prior_mean) / prior_std
-    return 0.5 * (ratio.square() + shift.square() - 1.0) - ratio.log()

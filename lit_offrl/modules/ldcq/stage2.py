@@ -107,8 +107,10 @@ class LDCQStage2Module(StagedModule):
         self.goals, self.goal_dims = goals, dims
         self.drop_probability, self.standardize = drop_probability, standardize
         self.stage1 = self.take("stage1", stage1, LDCQStage1Module, action_dim)
+        if goals != "none":
+            self._need_positions("goals")
         self.prior = LatentPrior(
-            observation_dim,
+            self.stage1.state_dim,
             self.stage1.latent_dim,
             0 if goals == "none" else len(dims),
             schedule=schedule,
@@ -184,6 +186,10 @@ class LDCQStage2Module(StagedModule):
                 f"{batch.goals.shape[1]}: name those dimensions of an observation."
             )
         return batch.goals
+
+    def _need_positions(self, what: str) -> None:
+        if self.stage1.images is not None:
+            raise ConfigError(f"{what} needs positions, and observations here are pictures.")
 
     # ---- what acting and later stages ask for --------------------------------------------------
 
@@ -272,6 +278,7 @@ class LDCQStage2Module(StagedModule):
             return SkillPolicy(
                 lambda rows: self.sample(rows, 1, how).squeeze(1), decode, steps, self.device
             )
+        self._need_positions("plan")
         planner = Planner(
             lambda states, number: self.prior.sample(states, number, how),
             self.stage1.world,

@@ -143,7 +143,7 @@ class LDCQStage3Module(StagedModule):
             self.stage2 = self.take("stage2", source, LDCQStage2Module, action_dim)
         else:
             self.stage1 = self.take("stage1", source, LDCQStage1Module, action_dim)
-        sizes = (observation_dim, self.first.latent_dim)
+        sizes = (self.first.state_dim, self.first.latent_dim)
         self.q = LatentCritic(*sizes, state_hidden, latent_hidden, joined)
         self.q_target = frozen_copy(self.q)
         self._candidates: RowTable | None = None
