@@ -199,9 +199,12 @@ class OfflineModule(LightningModule):
         return losses
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """Actions of the policy for a batch's observations, (B, a)."""
-        acted = self.policy().act(batch.observations.cpu().numpy())
-        return {"observations": batch.observations.cpu(), "actions": torch.from_numpy(acted)}
+        """Actions of the policy for a batch's observations, of windows their first, (B, a)."""
+        observations = batch.observations.cpu()
+        if observations.ndim == 3:
+            observations = observations[:, 0]
+        acted = self.policy().act(observations.numpy())
+        return {"observations": observations, "actions": torch.from_numpy(acted)}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One AdamW with a parameter group a network; without decay of weights it is Adam."""
