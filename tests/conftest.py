@@ -186,6 +186,20 @@ def stub(folder, monkeypatch):
     return calls
 
 
+@pytest.fixture
+def here():
+    """Processes that are none: each command runs in this one, which has all imports already."""
+    from lit_offrl.__main__ import main
+    from lit_offrl.jobs.children import PROGRAM, Children
+
+    class Here(Children):
+        def run(self, words, log, environment, keep):
+            log.touch()
+            return main(words[len(PROGRAM) :])
+
+    return Here()
+
+
 def differences(one, other, path=""):
     """Name the places where two nested structures of tensors and plain types differ."""
     if isinstance(one, torch.Tensor):

@@ -175,6 +175,10 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         merged[key] = _merge(below.get(key), value, _DEPTHS.get(key, 0))
+    stages = below.get("stages", {})
+    for name, part in above.get("stages", {}).items():
+        if name in stages and stages[name] is None and part and "config" not in part:
+            merged["stages"][name] = None  # an overlay for all pipelines must not bring it back
     return merged
 
 

@@ -71,6 +71,15 @@ def test_a_file_lies_over_its_base_and_under_the_next(write, folder):
     assert [each.name for each in pipeline.evaluations] == ["one"]
 
 
+def test_what_is_null_stays_out_unless_it_gets_a_config(write, folder):
+    path = write(stages={"first": {"config": "a.yaml"}, "second": None}, evaluations={})
+    over = folder / "over.yaml"
+    over.write_text("stages: {second: {options: {x: 1}}}\n")
+    assert [stage.name for stage in read_pipeline([path, over]).stages] == ["first"]
+    over.write_text("stages: {second: {config: b.yaml, options: {x: 1}}}\n")
+    assert [stage.name for stage in read_pipeline([path, over]).stages] == ["first", "second"]
+
+
 def test_options_of_the_command_line_win(write):
     pipeline = read_pipeline(
         [write(stages={"first": {"config": "a.yaml", "options": {"trainer.max_steps": 5}}})]
