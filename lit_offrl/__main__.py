@@ -27,6 +27,7 @@ COMMANDS = {
     "datasets": "list, describe, check and download datasets",
     "collect": "make a dataset from an environment",
     "sweep": "train and evaluate a grid of methods, datasets and seeds",
+    "pipeline": "train stages that take each other's checkpoints, and evaluate",
     "online": "collect with the current policy, fit on all data so far, and again",
 }
 

@@ -170,6 +170,25 @@ class OfflineCLI(LightningCLI):
             raise ours from error
 
 
+class _Parsed(OfflineCLI):
+    """Parses and does no more."""
+
+    def instantiate_classes(self) -> None:
+        """Nothing is built."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Nothing is run."""
+
+
+def require_options(argv: Sequence[str]) -> None:
+    """Parse a verb's options, defaults and files, and do nothing else.
+
+    Raises:
+        ConfigError: an option that the verb would refuse before it builds anything.
+    """
+    _Parsed(argv)
+
+
 def one_seed(seed_everything: int, section: Any) -> int:
     """Return the seed of a section, which must not contradict the one for everything.
 

@@ -22,3 +22,15 @@ class Policy(Protocol):
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Map raw observations (E, o) to environment actions (E, a), float32."""
         ...
+
+
+@runtime_checkable
+class GoalPolicy(Protocol):
+    """A ``Policy`` that is told where to go, whatever the observations show."""
+
+    def aim(self, goals: np.ndarray | None) -> None:
+        """Take the goals (E, g) of the episodes under way, after each reset.
+
+        None where the environment's ``info`` has no ``goal``.
+        """
+        ...

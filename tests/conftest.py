@@ -1,6 +1,8 @@
 """What all rooms' tests share: one thread, checked shapes, a small dataset, the command line."""
 
+import json
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small nets with more threads fall off a cliff
 
@@ -128,6 +130,74 @@ def made_record():
         return EvaluationRecord(**{**facts, **changes})
 
     return build
+
+
+# A stand-in for fit and evaluate, which needs no imports and does as its mode or dataset is named:
+# its checkpoint is 5 more than those that it takes or goes on from.
+STUB = """
+import json, os, signal, sys, time
+from pathlib import Path
+words = sys.argv[1:]
+def value(name): return words[words.index(name) + 1] if name in words else None
+with open("calls", "a") as file:
+    file.write(json.dumps([words, os.environ.get("CUDA_VISIBLE_DEVICES")]) + "\\n")
+if words[0] == "evaluate":
+    steps = float(Path(value("--ckpt_path")).read_text())
+    output = Path(value("--output"))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps({"scores": [steps, steps + 1], "returns": [0, 0]}))
+    sys.exit()
+last = Path(value("--checkpoint.dirpath")) / "last.ckpt"
+begun = "--ckpt_path" in words
+data = value("--model.mode") or value("--data.init_args.dataset")
+taken = sum(float(Path(word).read_text()) for word in words[1:] if word.endswith("last.ckpt"))
+last.parent.mkdir(parents=True, exist_ok=True)
+def save(number=0, frame=None):
+    last.write_text(str(taken + 5))
+    if number: sys.exit(128 + number)
+if data == "fails" and not begun:
+    save()
+    print("a line")
+    sys.exit("lit-offrl: error: no such thing.")
+if data == "waits" and not begun:
+    signal.signal(signal.SIGTERM, save)
+    Path("waiting").touch()
+    time.sleep(60)
+if data == "dies":
+    os.kill(os.getpid(), signal.SIGKILL)
+save()
+"""
+
+
+@pytest.fixture
+def stub(folder, monkeypatch):
+    """The commands are the stand-in's; returns what was called, with the GPUs of each."""
+    (folder / "stub.py").write_text(STUB)
+    from lit_offrl.jobs import children
+
+    monkeypatch.setattr(children, "PROGRAM", (sys.executable, "-S", str(folder / "stub.py")))
+
+    def calls():
+        path = folder / "calls"
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return [json.loads(line) for line in lines]
+
+    return calls
+
+
+@pytest.fixture
+def here():
+    """Processes that are none: each command runs in this one, which has all imports already."""
+    from lit_offrl.__main__ import main
+    from lit_offrl.jobs.children import PROGRAM, Children
+
+    class Here(Children):
+        def run(self, words, log, environment, keep):
+            log.touch()
+            return main(words[len(PROGRAM) :])
+
+    return Here()
 
 
 def differences(one, other, path=""):

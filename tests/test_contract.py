@@ -28,6 +28,8 @@ MODULES = {
     "IDQLModule": f"{DENOISER} --model.init_args.num_samples 3",
     "DQLModule": f"{DENOISER} --model.init_args.num_samples 3",
     "ACDModule": f"{DENOISER} --model.init_args.act_mode acd_f --model.init_args.num_samples 3",
+    "LDCQStage1Module": "--model.init_args.horizon 5 --model.init_args.width 16"
+    " --model.init_args.gru_layers 1 --model.init_args.latent_dim 2",
     "DVFModule": DVF,
     "DVFModule:cached": f"{DVF} --model.init_args.values cached --model.init_args.warmup_steps 2",
 }

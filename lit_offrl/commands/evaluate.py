@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lit_offrl.commands.mlflow_origin import log_to_origin
+from lit_offrl.commands.mlflow_origin import OwnRun, log_to_origin
 from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.device import device
 from lit_offrl.errors import ConfigError
@@ -38,6 +38,8 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(
             f"{options.ckpt_path}: no such checkpoint; give the path of a .ckpt file."
         )
+    if options.run_tags and options.run_name is None:
+        raise ConfigError("--run_tags are of a run of its own: give it a --run_name.")
     module = load_module(options.ckpt_path, options.device)
     record = evaluate_module(
         module,
@@ -64,7 +66,10 @@ def main(argv: Sequence[str]) -> int:
     if options.mlflow is False:
         return 0
     files = [path] if options.video is None else [path, options.video]
-    logged = log_to_origin(options.ckpt_path, "evaluate", "evaluate", record.summary(), files)
+    run = None if options.run_name is None else OwnRun(options.run_name, options.run_tags)
+    logged = log_to_origin(
+        options.ckpt_path, "evaluate", "evaluate", record.summary(), files, run=run
+    )
     return int(options.mlflow is True and not logged)
 
 
@@ -98,6 +103,12 @@ def _parser() -> argparse.ArgumentParser:
         help="log to the MLflow run that the checkpoint came from, if any [yes]; asked for, to fail"
         " at it is an error",
     )
+    add(
+        "--run_name",
+        metavar="NAME",
+        help="log to a new run of this name beside the checkpoint's, for a second way to act by it",
+    )
+    add("--run_tags", type=_tags, default={}, metavar="JSON", help="of that run, by name")
     return parser  # fmt: skip
 
 
@@ -134,6 +145,14 @@ def _size(text: str) -> tuple[int, int]:
     return width, height
 
 
+def _tags(text: str) -> dict[str, str]:
+    tags = json.loads(text)
+    if not isinstance(tags, dict):
+        raise ValueError
+    return {name: str(value) for name, value in tags.items()}
+
+
+_tags.__name__ = "JSON mapping"
 _size.__name__ = "even WIDTHxHEIGHT"  # argparse names the type in its message
 
 

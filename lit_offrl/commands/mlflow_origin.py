@@ -7,13 +7,37 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from lit_offrl.modules.base import CHECKPOINT_KEY, read_checkpoint
 
+TRAINED_BY = "lit_offrl.trained_by"
+"""Tag of an evaluation's own run: the id of the run that trained the checkpoint."""
+_MOST_PARAMS = 100  # MLflow's limit for a call
+
+
+@dataclass(frozen=True)
+class OwnRun:
+    """A run beside the training's.
+
+    Attributes:
+        name: of the run.
+        tags: of the run.
+    """
+
+    name: str
+    tags: Mapping[str, str]
+
 
 def log_to_origin(
-    checkpoint: Path, verb: str, folder: str, metrics: Mapping[str, float], files: Sequence[Path]
+    checkpoint: Path,
+    verb: str,
+    folder: str,
+    metrics: Mapping[str, float],
+    files: Sequence[Path],
+    *,
+    run: OwnRun | None = None,
 ) -> bool:
     """Add metrics and files to the training's run, if any; say so where that cannot be done.
 
@@ -23,6 +47,7 @@ def log_to_origin(
         folder: of the artifacts, and what the metrics' names begin with.
         metrics: by name.
         files: to log.
+        run: a new one to log to, which takes over what the training's says of its options and data.
 
     Returns:
         Whether nothing is left to be logged.
@@ -35,13 +60,45 @@ def log_to_origin(
         database = uri.removeprefix("sqlite:///")
         if database != uri and not Path(database).is_file():
             raise FileNotFoundError(f"{database} is not here")  # MLflow would make an empty one
-        log_to_run(run_id, uri, folder, metrics, files)
+        if run is None:
+            log_to_run(run_id, uri, folder, metrics, files)
+        else:
+            run_id = _log_beside(run_id, uri, run, folder, metrics, files)
     except Exception as error:  # the files are written; a store that moved must not undo that
         first = (str(error).splitlines() or [type(error).__name__])[0]
         print(f"lit-offrl {verb}: not logged to MLflow run {run_id}: {first}", file=sys.stderr)
         return False
     print(f"MLflow run {run_id}: logged under {folder}/")
     return True
+
+
+def _log_beside(
+    run_id: str,
+    tracking_uri: str,
+    run: OwnRun,
+    folder: str,
+    metrics: Mapping[str, float],
+    files: Sequence[Path],
+) -> str:
+    """Log to a new run of the same experiment, finished once all is there; return its id."""
+    _set_patience()
+    from mlflow.entities import Param
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=tracking_uri)
+    origin = client.get_run(run_id)
+    tags = {**run.tags, TRAINED_BY: run_id}
+    made = client.create_run(origin.info.experiment_id, run_name=run.name, tags=tags)
+    own = made.info.run_id
+    params = [Param(name, value) for name, value in origin.data.params.items()]
+    for begin in range(0, len(params), _MOST_PARAMS):
+        client.log_batch(own, params=params[begin : begin + _MOST_PARAMS])
+    data = {k: v for k, v in origin.data.metrics.items() if k.startswith("data/")}
+    for name, value in data.items():
+        client.log_metric(own, name, value)
+    log_to_run(own, tracking_uri, folder, metrics, files)
+    client.set_terminated(own)
+    return own
 
 
 def log_to_run(
@@ -52,9 +109,7 @@ def log_to_run(
     files: Sequence[Path],
 ) -> None:
     """Log finite metrics as ``FOLDER/NAME`` and files as artifacts in ``FOLDER``."""
-    # A server that does not answer is to be given up in seconds, not in MLflow's minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    _set_patience()
     from mlflow.entities import Metric  # seconds to import: only where there is a run
     from mlflow.tracking import MlflowClient
 
@@ -68,3 +123,9 @@ def log_to_run(
     client.log_batch(run_id, metrics=logged)
     for file in files:
         client.log_artifact(run_id, str(file), folder)
+
+
+def _set_patience() -> None:
+    """Let a server that does not answer be given up in seconds, not in MLflow's minutes."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")

@@ -4,46 +4,21 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import signal
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Protocol
-
-from rich.console import Console
-from rich.live import Live
 
 from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.errors import ConfigError
+from lit_offrl.jobs.follow import Executor, console_of_stdout, follow
 from lit_offrl.mlflow_store import SQLITE, absolute_uri, default_uri
 from lit_offrl.sweeps.cell import CellFolder, State
 from lit_offrl.sweeps.grid import Sweep, read_sweep, select
 from lit_offrl.sweeps.local import LocalExecutor
 from lit_offrl.sweeps.slurm import SlurmExecutor
-from lit_offrl.sweeps.table import Board
+from lit_offrl.sweeps.staged import cell_folder
+from lit_offrl.sweeps.table import Board, times_table
 from lit_offrl.sweeps.work import Choices
-
-_LOOK_SECONDS = 0.5
-
-
-class Executor(Protocol):
-    """Who works on the cells."""
-
-    @property
-    def way_on(self) -> str:
-        """How to go on after a stop."""
-
-    def done(self) -> bool:
-        """Whether nothing is left to wait for."""
-
-    def stop(self) -> str:
-        """Stop gracefully; return what to say."""
-
-    def kill(self) -> None:
-        """Stop at once."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,9 +82,7 @@ def main(argv: Sequence[str]) -> int:
     cells = select(sweep.cells, options.only)
     output = (options.output or Path("sweeps") / sweep.name).resolve()
     uri = absolute_uri(options.tracking_uri or default_uri())
-    folders = [
-        CellFolder(cell, output / cell.name, sweep.name, uri, sweep.evaluate) for cell in cells
-    ]
+    folders = [cell_folder(cell, sweep, output, uri) for cell in cells]
     choices = Choices(options.retry_failed, options.rerun_changed)
     if options.dry_run:
         _print_commands(folders)
@@ -122,15 +95,17 @@ def main(argv: Sequence[str]) -> int:
             " --tracking_uri.",
             file=sys.stderr,
         )
-    # not a terminal, whatever FORCE_COLOR says, which notebooks set: a table cannot move there
-    console = Console() if sys.stdout.isatty() else Console(width=160, force_terminal=False)
+    console = console_of_stdout()
     board = Board(folders, console)
     waiting = [folder for folder in folders if not choices.leaves_alone(folder.state())]
     code = 0
     if waiting:
-        code = _follow(_executor(options, sweep, waiting, choices, board, output), board, console)
+        executor = _executor(options, sweep, waiting, choices, board, output)
+        code = follow(executor, board, console, "lit-offrl sweep")
     else:
         console.print(board.table())
+    if (times := times_table(folders)) is not None:
+        console.print(times)
     for name, why in board.reasons.items():
         print(f"lit-offrl sweep: {name}: {why}", file=sys.stderr)
     states = [folder.state() for folder in folders]
@@ -163,53 +138,13 @@ def _executor(
     return LocalExecutor(folders, choices, board, workers=workers, gpus=options.gpus)
 
 
-def _follow(executor: Executor, board: Board, console: Console) -> int:
-    """Show the progress until all is done; return 0, or 128 + the number of a signal."""
-    moving = console.is_terminal
-    live = Live(console=console, auto_refresh=False)
-    with _signals() as received, live if moving else nullcontext():
-        answered = 0
-        while not executor.done():
-            if len(received) > answered:
-                if answered:
-                    executor.kill()
-                else:
-                    print(f"lit-offrl sweep: {executor.stop()}", file=sys.stderr)
-                answered = len(received)
-            if moving:
-                live.update(board.table(), refresh=True)
-            time.sleep(_LOOK_SECONDS)
-        if moving:
-            live.update(board.table(), refresh=True)
-        else:
-            console.print(board.table())
-    if received:
-        name = signal.Signals(received[0]).name
-        print(f"lit-offrl sweep: stopped by {name}; {executor.way_on}.", file=sys.stderr)
-        return 128 + received[0]
-    return 0
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list."""
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    before = {name: signal.signal(name, note) for name in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-
 def _print_commands(folders: Sequence[CellFolder]) -> None:
+    printed: set[str] = set()
     for folder in folders:
         stored = folder.stored()
-        fit = folder.fit(id=stored["id"] if stored else "ID", resume=folder.checkpoint.is_file())
         print(f"# {folder.cell.name}: {folder.state()}")
-        for words in (fit, folder.evaluation()):
-            print(shlex.join(["lit-offrl", *words]))
+        for words in folder.commands(stored["id"] if stored else "ID"):
+            line = shlex.join(["lit-offrl", *words])
+            if line not in printed:  # stages that several methods share
+                print(line)
+            printed.add(line)

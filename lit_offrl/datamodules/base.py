@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from lit_offrl.datamodules.loaders import FixedLoader, TrainLoader
-from lit_offrl.datasets.catalog import resolve
+from lit_offrl.datasets.catalog import default_cache_dir, resolve
 from lit_offrl.datasets.policies import episodes_of_policies
 from lit_offrl.datasets.priorities import Priorities, PrioritizedOrder
 from lit_offrl.datasets.rows import Spans
@@ -207,6 +208,17 @@ class OfflineDataModule(LightningDataModule):
     def train_view(self) -> BoundView:
         """The training episodes through the view, for what a module computes once for all rows."""
         return self._bind("train")
+
+    def whole_view(self) -> BoundView:
+        """All episodes, held out or not, through the view, for what one file keeps for all runs."""
+        self._bind("train")
+        assert self._whole is not None  # made there
+        return self._whole
+
+    @property
+    def cache_dir(self) -> Path:
+        """The folder for what is computed once a dataset."""
+        return default_cache_dir(self.data_dir)
 
     # ---- inside --------------------------------------------------------------------------------
 

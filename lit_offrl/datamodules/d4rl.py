@@ -79,8 +79,8 @@ class D4RLDataModule(OfflineDataModule):
         self.rewards = rewards
         self.minari_observations = minari_observations
         self.accept_faults = accept_faults
-        folder = Path(cache_dir).expanduser() if cache_dir else default_cache_dir(data_dir)
-        self.cache = ColumnCache(folder) if cache else None
+        self._folder = Path(cache_dir).expanduser() if cache_dir else default_cache_dir(data_dir)
+        self.cache = ColumnCache(self._folder) if cache else None
         super().__init__(
             dataset,
             view,
@@ -145,6 +145,11 @@ class D4RLDataModule(OfflineDataModule):
         # `differences` restores what the environment pays; the others serve training alone.
         self._recorded = handled if self.rewards == "differences" else rows
         return handled
+
+    @property
+    def cache_dir(self) -> Path:
+        """The folder for what is computed once a dataset."""
+        return self._folder
 
     @property
     def recorded(self) -> OfflineDataset | None:

@@ -42,6 +42,18 @@ class Source:
         """Whether the file is there."""
         return self.path.is_file()
 
+    def require_on_disk(self) -> None:
+        """Refuse a catalogue entry whose file is not there.
+
+        Raises:
+            DatasetError: it names the command that downloads it.
+        """
+        if self.entry is not None and not self.on_disk:
+            raise DatasetError(
+                f"{self.name}: is not on disk ({self.path}): "
+                f"run `lit-offrl datasets download {self.name}`."
+            )
+
     def header(
         self,
         *,
@@ -93,11 +105,7 @@ class Source:
         """
         if self.entry is not None and self.entry.refusal and not accept_faults:
             raise DatasetError(f"{self.name}: is refused: {self.entry.refusal}.")
-        if self.entry is not None and not self.on_disk:
-            raise DatasetError(
-                f"{self.name}: is not on disk ({self.path}): "
-                f"run `lit-offrl datasets download {self.name}`."
-            )
+        self.require_on_disk()
         options = self._options(format, env_id)
 
         def make() -> OfflineDataset:

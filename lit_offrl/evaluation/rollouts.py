@@ -7,6 +7,8 @@ Every episode has a fresh environment and a seed that depends on (seed, episode)
 meets does not depend on when or where it runs. The policy always acts on ``num_envs`` rows, idle
 ones included, so neither do its sums. A policy that draws noise depends on the order of its calls:
 its episodes repeat for equal ``num_envs``, ``episodes`` and ``shard``.
+
+A policy that is a ``GoalPolicy`` is told the ``goal`` in each episode's first ``info``.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from tqdm import tqdm
 from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation.envs import box, make_env
 from lit_offrl.evaluation.video import VideoWriter
-from lit_offrl.policy import Policy
+from lit_offrl.policy import GoalPolicy, Policy
 from lit_offrl.randomness import mix
 
 _TOLERANCE = 1e-5  # rounding at a bound does not make an action a clipped one
@@ -74,6 +76,7 @@ class _Episode:
     env: gymnasium.Env
     video: VideoWriter | None
     observation: np.ndarray
+    goal: np.ndarray | None = None
     total: float = 0.0
     discounted: float = 0.0
     length: int = 0
@@ -178,9 +181,10 @@ def _begin(
     mode = None if path is None else "rgb_array"
     env = make_env(env_id, max_episode_steps=max_episode_steps, render_mode=mode, render_size=size)
     own = episode_seed(seed, number)
-    observation, _ = env.reset(seed=own)
+    observation, info = env.reset(seed=own)
     video = None if path is None else VideoWriter(path, env)
-    return _Episode(number, own, env, video, np.asarray(observation, np.float32))
+    goal = np.asarray(info["goal"], np.float32) if "goal" in info else None
+    return _Episode(number, own, env, video, np.asarray(observation, np.float32), goal)
 
 
 def _run(
@@ -197,13 +201,18 @@ def _run(
     space = box(slots[0].env.action_space)
     low, high = space.low, space.high
     observations = np.zeros((len(slots), len(slots[0].observation)), np.float32)
+    goals = None if slots[0].goal is None else np.zeros((len(slots), *slots[0].goal.shape))
     begun = np.ones(len(slots), bool)
     while any(slots):
         for row, episode in enumerate(slots):
             if episode is not None:
                 observations[row] = episode.observation
+                if goals is not None:
+                    goals[row] = episode.goal
         if begun.any():
             policy.reset(begun)
+            if isinstance(policy, GoalPolicy):
+                policy.aim(goals)
         actions = np.asarray(policy.act(observations), np.float32)
         _check(actions, slots, low.shape)
         executed = np.clip(actions, low, high)

@@ -105,7 +105,7 @@ def runs_from_mlflow(
 
     A run's evaluations are the records under ``evaluate/`` if there are any, else the one that its
     fit ended with. Runs that are not finished, and those without a record, are named in
-    ``left_out``.
+    ``left_out``, except for a pipeline's stages without a record.
 
     Args:
         tracking_uri: the store, which must exist.
@@ -162,6 +162,8 @@ def _runs_of(run: Any, tracking_uri: str, folder: str) -> Found:
         return Found((), (f"{name}: {run.info.status.lower()}, not finished",))
     try:
         texts = _records(run, tracking_uri, folder)
+        if not texts and f"{TAG}stage" in run.data.tags:
+            return Found(())  # its evaluations have runs of their own
         if not texts:
             why = "no evaluation record: run `lit-offrl evaluate --ckpt_path …` on its checkpoint"
             return Found((), (f"{name}: {why}",))

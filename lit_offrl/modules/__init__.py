@@ -11,6 +11,12 @@ from lit_offrl.modules.dql import DQLModule
 from lit_offrl.modules.dvf import DVFModule
 from lit_offrl.modules.idql import IDQLModule
 from lit_offrl.modules.iql import IQLModule
+from lit_offrl.modules.ldcq import (
+    ImageVAEModule,
+    LDCQStage1Module,
+    LDCQStage2Module,
+    LDCQStage3Module,
+)
 
 __all__ = [
     "ACDModule",
@@ -23,6 +29,10 @@ __all__ = [
     "DiffusionBCModule",
     "IDQLModule",
     "IQLModule",
+    "ImageVAEModule",
+    "LDCQStage1Module",
+    "LDCQStage2Module",
+    "LDCQStage3Module",
     "OfflineModule",
     "load_module",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -199,9 +200,12 @@ class OfflineModule(LightningModule):
         return losses
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """Actions of the policy for a batch's observations, (B, a)."""
-        acted = self.policy().act(batch.observations.cpu().numpy())
-        return {"observations": batch.observations.cpu(), "actions": torch.from_numpy(acted)}
+        """Actions of the policy for a batch's observations, of windows their first, (B, a)."""
+        observations = batch.observations.cpu()
+        if observations.ndim == 3:
+            observations = observations[:, 0]
+        acted = self.policy().act(observations.numpy())
+        return {"observations": observations, "actions": torch.from_numpy(acted)}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One AdamW with a parameter group a network; without decay of weights it is Adam."""
@@ -239,6 +243,12 @@ class OfflineModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what it takes to act without the dataset."""
         kind = type(self)
+        # The command line links bounds of actions to every module; not every one takes them.
+        taken = inspect.signature(kind).parameters
+        given = checkpoint.get("hyper_parameters", {})
+        checkpoint["hyper_parameters"] = {
+            name: value for name, value in given.items() if name in taken or name.startswith("_")
+        }
         checkpoint[CHECKPOINT_KEY] = {
             **checkpoint.get(CHECKPOINT_KEY, {}),
             "class_path": f"{kind.__module__}.{kind.__qualname__}",

@@ -23,9 +23,11 @@ class EnsembleLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(size, in_dim, out_dim).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(size, 1, out_dim).uniform_(-bound, bound))
 
-    def forward(self, x: Float[Tensor, "size B in"]) -> Float[Tensor, "size B out"]:
-        """Apply each member to its own rows."""
-        return torch.baddbmm(self.bias, x, self.weight)
+    def forward(
+        self, x: Float[Tensor, "some B in"], members: slice = slice(None)
+    ) -> Float[Tensor, "some B out"]:
+        """Apply each of some members to its own rows."""
+        return torch.baddbmm(self.bias[members], x, self.weight[members])
 
 
 class _JoinedLinear(nn.Module):

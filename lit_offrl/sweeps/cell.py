@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import enum
 import json
-import os
-import re
-import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from lit_offrl.errors import ConfigError
+from lit_offrl.jobs import children
+from lit_offrl.jobs.files import (
+    config_contents,
+    failure_reason,
+    mean_score,
+    read_stored,
+    steps_done,
+    write_whole,
+)
+from lit_offrl.jobs.mlflow_runs import CELL_TAG
+from lit_offrl.jobs.parts import Parts
+from lit_offrl.jobs.plain import difference
+from lit_offrl.jobs.words import evaluate_words, fit_words
 from lit_offrl.sweeps.grid import Cell
-from lit_offrl.sweeps.plain import leaves, yaml_text
-
-PROGRAM = (sys.executable, "-m", "lit_offrl")
-CELL_TAG = "lit_offrl.cell"
-_STEPS = re.compile(r"(\d+)/(\d+) \[")
-_TAIL = 4096
 
 
 class State(enum.StrEnum):
@@ -59,7 +60,7 @@ class CellFolder:
     sweep: str
     tracking_uri: str
     evaluate: Mapping[str, Any]
-    program: tuple[str, ...] = field(default_factory=lambda: PROGRAM)
+    program: tuple[str, ...] = field(default_factory=lambda: children.PROGRAM)
 
     # ---- files ---------------------------------------------------------------------------------
 
@@ -97,6 +98,10 @@ class CellFolder:
         """What a command has printed."""
         return self.path / f"{verb}.log"
 
+    def parts(self, verb: str) -> Parts:
+        """How long a command took."""
+        return Parts(self.path / f"{verb}-parts.json", (self.log(verb), self.run / "last.ckpt"))
+
     # ---- what it is ----------------------------------------------------------------------------
 
     def definition(self) -> dict[str, Any]:
@@ -106,7 +111,7 @@ class CellFolder:
             ConfigError: a config cannot be read.
         """
         definition = {
-            "config": [_contents(path) for path in self.cell.configs],
+            "config": [config_contents(path) for path in self.cell.configs],
             "options": dict(self.cell.options),
             "seed": self.cell.seed,
             "experiment": self.sweep,
@@ -121,16 +126,7 @@ class CellFolder:
         Raises:
             ConfigError: the file cannot be read.
         """
-        path = self.path / "cell.json"
-        try:
-            stored = json.loads(path.read_text())
-            return {"id": stored["id"], "definition": dict(stored["definition"])}
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{path}: cannot be read ({error!r}): move the folder {self.path} away."
-            ) from error
+        return read_stored(self.path / "cell.json", "definition")
 
     def begin(self, id: str | None = None) -> None:
         """Write the definition that everything in the folder is made by."""
@@ -141,14 +137,7 @@ class CellFolder:
     def change(self) -> str:
         """Say how the definition differs from that of the folder's files; "" where it does not."""
         stored = self.stored()
-        if stored is None:
-            return ""
-        before, after = dict(leaves(stored["definition"])), dict(leaves(self.definition()))
-        for key in [*after, *before]:
-            if before.get(key) != after.get(key) or (key in before) != (key in after):
-                old, new = (str(side.get(key, "not given")) for side in (before, after))
-                return f"{key}: {old[:80]} → {new[:80]}"
-        return ""
+        return "" if stored is None else difference(stored["definition"], self.definition())
 
     def state(self) -> State:
         """Tell from the files how far the cell is; whether somebody works on it, a lock says."""
@@ -166,88 +155,46 @@ class CellFolder:
 
     def score(self) -> float | None:
         """Mean normalised score of the record, or mean return where there are no references."""
-        try:
-            record = json.loads(self.record.read_text())
-            values = record.get("scores") or record["returns"]
-            return sum(values) / len(values)
-        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
-            return None
+        return mean_score(self.record)
 
     def steps(self) -> str:
         """How far the fit's log is, ``1200/5500``; "" before its first step."""
-        found = _STEPS.findall(tail(self.log("fit")))
-        return "/".join(found[-1]) if found else ""
+        return steps_done(self.log("fit"))
 
     def reason(self) -> str:
         """Say why the last attempt failed."""
-        try:
-            failure = json.loads(self.failure.read_text())
-            return f"{failure['verb']} ended with {failure['code']}: {failure['line']}"
-        except (OSError, ValueError, KeyError, TypeError):
-            return "failed"
+        return failure_reason(self.failure)
 
     # ---- commands ------------------------------------------------------------------------------
 
     def fit(self, *, id: str, resume: bool) -> list[str]:
         """Words of the training's command, after the program's."""
-        words = ["fit"]
-        if resume:
-            words += ["--ckpt_path", str(self.checkpoint)]
-        for path in self.cell.configs:
-            words += ["--config", str(path)]
-        for name, value in self.cell.options.items():
-            words += [f"--{name}", yaml_text(value)]
-        labels = self.cell.labels
-        tags = {"sweep": self.sweep, "method": labels["method"], "dataset": labels["dataset"]}
-        tags |= {f"option.{axis}": label for axis, label in self.cell.axes.items()}
-        tags = {f"lit_offrl.{name}": label for name, label in tags.items()} | {CELL_TAG: id}
         logger = {
             "tracking_uri": self.tracking_uri,
             "experiment_name": self.sweep,
             "run_name": self.cell.name.replace("/", "-"),
-            "tags": json.dumps(tags),
+            "tags": json.dumps(self.tags(id)),
         }
-        words += ["--seed_everything", str(self.cell.seed)]
-        words += ["--trainer.logger", "lit_offrl.callbacks.MLflowRun"]
-        for name, text in logger.items():
-            words += [f"--trainer.logger.init_args.{name}", text]
-        return [*words, "--checkpoint.dirpath", str(self.run)]
+        return fit_words(
+            self.cell.configs,
+            self.cell.options,
+            seed=self.cell.seed,
+            run=self.run,
+            resume=self.checkpoint if resume else None,
+            logger=logger,
+        )
 
-    def evaluation(self) -> list[str]:
+    def tags(self, id: str) -> dict[str, str]:
+        """What MLflow's run of the result is found by."""
+        labels = self.cell.labels
+        tags = {"sweep": self.sweep, "method": labels["method"], "dataset": labels["dataset"]}
+        tags |= {f"option.{axis}": label for axis, label in self.cell.axes.items()}
+        return {f"lit_offrl.{name}": label for name, label in tags.items()} | {CELL_TAG: id}
+
+    def commands(self, id: str) -> list[list[str]]:
+        """Words of all commands, in order."""
+        return [self.fit(id=id, resume=self.checkpoint.is_file()), self.evaluation(id)]
+
+    def evaluation(self, id: str) -> list[str]:
         """Words of the evaluation's command, after the program's."""
-        words = ["evaluate", "--ckpt_path", str(self.checkpoint), "--output", str(self.draft)]
-        for name, value in self.evaluate.items():
-            words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
-        return [*words, "--mlflow"]
-
-
-def _contents(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as a config: {error}") from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
-
-
-def tail(path: Path) -> str:
-    """Return the end of a log, "" where there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""
-
-
-def last_line(path: Path, offset: int = 0) -> str:
-    """Return the last line of a log after ``offset`` bytes that is not blank."""
-    if not path.exists() or path.stat().st_size <= offset:
-        return "(no output)"
-    lines = [line.strip() for line in re.split(r"[\r\n]", tail(path))]
-    return next((line[:300] for line in reversed(lines) if line), "(no output)")
+        return evaluate_words(self.checkpoint, self.draft, self.evaluate)

@@ -13,22 +13,27 @@ from typing import Any
 import yaml
 
 from lit_offrl.errors import ConfigError, nearest
-from lit_offrl.sweeps.reading import EVALUATE_KEYS, KEYS, NAME, Part, Reader
+from lit_offrl.jobs.reading import NAME
+from lit_offrl.pipelines.plan import Pipeline
+from lit_offrl.sweeps.reading import KEYS, STAGES, Part, Reader
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One training and its evaluation.
+    """One training, or a pipeline's stages, and the evaluation.
 
     Attributes:
         labels: its place in the grid: ``method``, ``dataset``, the further axes, ``seed``.
         configs: files for ``fit --config``, later ones win.
         options: options of ``fit``, which win over files.
+        pipeline: stages in place of the one training, with the one evaluation, files and options
+            laid over them; None where there is but one training.
     """
 
     labels: Mapping[str, str]
     configs: tuple[Path, ...]
     options: Mapping[str, Any]
+    pipeline: Pipeline | None = None
 
     @property
     def axes(self) -> dict[str, str]:
@@ -49,8 +54,12 @@ class Cell:
     @property
     def name(self) -> str:
         """Its folder below the sweep's: ``METHOD/DATASET/AXIS=LABEL/seedSEED``."""
-        words = (re.sub(r"[^\w.=,+-]+", "_", word) for word in self.row)
-        return "/".join([*words, f"seed{self.seed}"])
+        return "/".join([*map(_folder_name, self.row), f"seed{self.seed}"])
+
+    @property
+    def shared(self) -> str:
+        """The folder of stages that methods share: ``stages/DATASET/seedSEED``."""
+        return f"{STAGES}/{_folder_name(self.labels['dataset'])}/seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -102,10 +111,15 @@ def read_sweep(path: Path) -> Sweep:
         options = dict(constants)
         for part in order:
             options |= part.options
-        cells.append(Cell(labels, tuple(c for part in order for c in part.configs), options))
+        configs = tuple(config for part in order for config in part.configs)
+        pipeline = place["method"].pipeline
+        if pipeline is not None:
+            key = f"options of methods.{labels['method']}: "
+            pipeline = pipeline.overlay(configs).override(options, reader, key)
+        cells.append(Cell(labels, configs, options, pipeline))
     _require_distinct(path, cells)
     evaluate = given.get("evaluate") or {}
-    reader.known(evaluate, "evaluate", EVALUATE_KEYS, open_prefix="policy.")
+    reader.evaluate("evaluate", evaluate)
     slurm = given.get("slurm") or {}
     if not isinstance(slurm, dict):
         raise reader.wrong("slurm", slurm, "a mapping of submitit's parameters")
@@ -142,6 +156,10 @@ def select(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
             for key, patterns in wanted.items()
         )
     ]
+
+
+def _folder_name(word: str) -> str:
+    return re.sub(r"[^\w.=,+-]+", "_", word)
 
 
 def _require_distinct(path: Path, cells: Sequence[Cell]) -> None:

@@ -7,9 +7,10 @@ import signal
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from lit_offrl.jobs.children import Children
 from lit_offrl.sweeps.cell import CellFolder
 from lit_offrl.sweeps.table import Board
-from lit_offrl.sweeps.work import Children, Choices, work_on
+from lit_offrl.sweeps.work import Choices, work_on
 
 
 class LocalExecutor:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lit_offrl.errors import ConfigError, nearest
-from lit_offrl.sweeps.plain import is_plain, yaml_text
+from lit_offrl.jobs.plain import yaml_text
+from lit_offrl.jobs.reading import SUFFIXES, FileReader
+from lit_offrl.pipelines.plan import Pipeline
+from lit_offrl.pipelines.reading import read_pipeline
 
 KEYS = ("name", "methods", "datasets", "seeds", "options", "evaluate", "slurm")
-EVALUATE_KEYS = ("episodes", "seed", "num_envs", "env", "max_episode_steps", "gamma", "device")
-# What the sweep itself gives to each fit.
-_OWN = ("seed_everything", "ckpt_path", "config", "trainer.logger", "checkpoint.dirpath")
-NAME = re.compile(r"[\w][\w.-]*")
-_OPTION = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
-_SUFFIXES = (".hdf5", ".h5")
+
+
+STAGES = "stages"
+"""The folder of what methods share."""
 
 
 @dataclass(frozen=True)
@@ -27,48 +27,43 @@ class Part:
     label: str
     configs: tuple[Path, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    pipeline: Pipeline | None = None
 
 
-class Reader:
-    """Checks parts of one file; every complaint names it.
+class Reader(FileReader):
+    """Checks parts of a sweep's file; every complaint names it.
 
     Args:
         path: of the file.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def wrong(self, key: str, value: Any, wanted: str) -> ConfigError:
-        """Make the error for a value that cannot be."""
-        return ConfigError(f"{self.path}: {key}: {value!r} is given; give {wanted}.")
-
-    def known(self, given: Any, key: str, names: Sequence[str], open_prefix: str = "\0") -> None:
-        """Refuse a mapping with other keys than ``names`` and those that begin with a prefix."""
-        if not isinstance(given, dict):
-            raise self.wrong(key, given, f"a mapping with the keys {', '.join(names)}")
-        for name in given:
-            if name not in names and not str(name).startswith(open_prefix):
-                hint = nearest(str(name), names) or f" Known: {', '.join(names)}."
-                raise ConfigError(f"{self.path}: {key}: unknown key '{name}'.{hint}")
+    owner = "the sweep"
 
     def methods(self, given: Any) -> list[Part]:
-        """Read ``label: {config: FILE or files, options: {...}}``."""
+        """Read ``label: {config: FILE or files, options: {...}}``.
+
+        In place of ``config`` there may be ``pipeline: FILE or files`` and ``evaluation: NAME``.
+        """
         if not isinstance(given, dict) or not given:
             raise self.wrong("methods", given, "a mapping, such as bc: {config: bc.yaml}")
         parts = []
         for label, method in given.items():
             key = f"methods.{label}"
-            self.known(method, key, ("config", "options"))
-            if "config" not in method:
-                raise ConfigError(f"{self.path}: {key}: has no 'config'; give a file of fit's.")
-            parts.append(self._part(label, key, method))
+            self.known(method, key, ("config", "options", "pipeline", "evaluation"))
+            if ("config" in method) == ("pipeline" in method):
+                has = "has both 'config' and" if "config" in method else "has no 'config' and no"
+                raise ConfigError(f"{self.path}: {key}: {has} 'pipeline'; give a file of either.")
+            if "evaluation" in method and "pipeline" not in method:
+                raise ConfigError(f"{self.path}: {key}: 'evaluation' goes with 'pipeline' alone.")
+            parts.append(self.part(label, key, method))
+        if STAGES in map(str, given) and any(part.pipeline for part in parts):
+            raise self.wrong("methods", STAGES, "another label: the methods' stages go there")
         return parts
 
     def datasets(self, given: Any) -> list[Part]:
         """Read a list of names and files, or label: name, or label: {dataset, config, options}."""
         if isinstance(given, list) and given:
-            names = [self._text("datasets", name) for name in given]
+            names = [self.text("datasets", name) for name in given]
             given = {_label(name): {"dataset": name} for name in names}
             if len(given) < len(names):
                 raise self.wrong("datasets", names, "each once, or labels of their own")
@@ -79,10 +74,10 @@ class Reader:
             key = f"datasets.{label}"
             dataset = {"dataset": dataset} if isinstance(dataset, str) else dataset
             self.known(dataset, key, ("dataset", "config", "options"))
-            name = self._text(f"{key}.dataset", dataset.get("dataset", label))
-            if name.endswith(_SUFFIXES) and ":" not in name:
-                name = str(self._file(f"{key}.dataset", name))
-            parts.append(self._part(label, key, dataset, {"data.init_args.dataset": name}))
+            name = self.text(f"{key}.dataset", dataset.get("dataset", label))
+            if name.endswith(SUFFIXES) and ":" not in name:
+                name = str(self.file(f"{key}.dataset", name))
+            parts.append(self.part(label, key, dataset, {"data.init_args.dataset": name}))
         return parts
 
     def seeds(self, given: Any) -> list[int]:
@@ -109,58 +104,44 @@ class Reader:
             if isinstance(values, dict) and values:
                 key = f"options.{name}"
                 axes[short] = [
-                    Part(str(label), (), self._options(f"{key}.{label}", options))
+                    Part(str(label), (), self.options(f"{key}.{label}", options))
                     for label, options in values.items()
                 ]
             elif isinstance(values, list) and values:
                 axes[short] = [
-                    Part(_text_of(value), (), self._options("options", {name: value}))
+                    Part(_text_of(value), (), self.options("options", {name: value}))
                     for value in values
                 ]
             else:
-                constants |= self._options("options", {name: values})
+                constants |= self.options("options", {name: values})
         return constants, axes
 
-    def _part(
+    def part(
         self, label: Any, key: str, given: Mapping[str, Any], first: Mapping[str, Any] | None = None
     ) -> Part:
-        configs = given.get("config") or []
-        files = [configs] if isinstance(configs, str) else configs
-        if not isinstance(files, list):
-            raise self.wrong(f"{key}.config", configs, "a file or a list of files")
-        options = self._options(f"{key}.options", given.get("options") or {})
-        paths = tuple(self._file(f"{key}.config", file) for file in files)
-        return Part(str(label), paths, {**(first or {}), **options})
+        """Read ``config`` and ``options``, or what stands for ``config``, of a mapping."""
+        options = self.options(f"{key}.options", given.get("options") or {})
+        paths = self.files(f"{key}.config", given.get("config"))
+        pipeline = self._pipeline(key, given) if "pipeline" in given else None
+        return Part(str(label), paths, {**(first or {}), **options}, pipeline)
 
-    def _options(self, key: str, given: Any) -> dict[str, Any]:
-        if not isinstance(given, dict):
-            raise self.wrong(key, given, "a mapping of fit's options, trainer.max_steps: 100")
-        for name, value in given.items():
-            if not isinstance(name, str) or not _OPTION.fullmatch(name):
-                raise ConfigError(f"{self.path}: {key}: '{name}' is no option of fit.")
-            if any(name == own or name.startswith(f"{own}.") for own in _OWN):
-                raise ConfigError(f"{self.path}: {key}: '{name}' is given by the sweep itself.")
-            if not is_plain(value):
-                raise self.wrong(f"{key}.{name}", value, "numbers, text, lists or mappings")
-        return dict(given)
-
-    def _file(self, key: str, name: Any) -> Path:
-        path = (self.path.parent / self._text(key, name)).resolve()
-        if not path.is_file():
-            there = [p.name for p in path.parent.glob("*") if p.is_file()]
+    def _pipeline(self, key: str, given: Mapping[str, Any]) -> Pipeline:
+        files = self.files(f"{key}.pipeline", given["pipeline"])
+        if not files:
+            raise self.wrong(f"{key}.pipeline", given["pipeline"], "a file or a list of files")
+        pipeline = read_pipeline(files)
+        names = [each.name for each in pipeline.evaluations]
+        name = given.get("evaluation", names[0] if len(names) == 1 else None)
+        if name not in names:
+            hint = nearest(str(name), names) or f" There are {', '.join(names)}."
             raise ConfigError(
-                f"{self.path}: {key}: there is no file {path}.{nearest(path.name, there)}"
+                f"{self.path}: {key}.evaluation: {name!r} is none of {files[-1].name}.{hint}"
             )
-        return path
-
-    def _text(self, key: str, value: Any) -> str:
-        if not isinstance(value, str) or not value:
-            raise self.wrong(key, value, "text")
-        return value
+        return pipeline.only([name])
 
 
 def _label(dataset: str) -> str:
-    return Path(dataset).stem if dataset.endswith(_SUFFIXES) else dataset
+    return Path(dataset).stem if dataset.endswith(SUFFIXES) else dataset
 
 
 def _text_of(value: Any) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lit_offrl.errors import ConfigError, nearest
+from lit_offrl.jobs.children import Children
 from lit_offrl.sweeps.cell import CellFolder
 from lit_offrl.sweeps.table import Board
-from lit_offrl.sweeps.work import Children, Choices, work_on
+from lit_offrl.sweeps.work import Choices, work_on
 
 CLUSTER = "slurm"
 _RUNNING = ("RUNNING", "COMPLETING")

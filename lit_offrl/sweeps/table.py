@@ -11,8 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from lit_offrl.jobs.children import HELD
+from lit_offrl.pipelines.table import duration
 from lit_offrl.sweeps.cell import CellFolder, State
-from lit_offrl.sweeps.work import HELD
+from lit_offrl.sweeps.staged import StagedCell
 
 
 class Board:
@@ -106,3 +108,36 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def times_table(folders: Sequence[CellFolder]) -> Table | None:
+    """Wall time of each training: a row for a method's, or for a stage that methods share."""
+    times: dict[tuple[str, str, str], dict[int, float]] = {}
+    users: dict[tuple[str, str, str], list[str]] = {}
+    for folder in folders:
+        dataset, method = (
+            folder.cell.labels["dataset"],
+            "; ".join((folder.cell.row[0], *folder.cell.row[2:])),
+        )
+        trainings = {("fit", method): folder.parts("fit")}
+        if isinstance(folder, StagedCell):
+            trainings = {(stage.name, stage.path.name): stage.parts for stage in folder.stages}
+        for (name, place), parts in trainings.items():
+            if seconds := parts.seconds():
+                key = (dataset, name, place)
+                times.setdefault(key, {})[folder.cell.seed] = seconds
+                if method not in users.setdefault(key, []):
+                    users[key].append(method)
+    if not times:
+        return None
+    seeds = sorted({seed for found in times.values() for seed in found})
+    table = Table(title="wall time of trainings, over all parts of each")
+    for heading in ("dataset", "training", "of"):
+        table.add_column(heading)
+    for heading in (*(f"seed {seed}" for seed in seeds), "mean"):
+        table.add_column(heading, justify="right")
+    for key, found in times.items():
+        texts = [duration(found[seed]) if seed in found else "" for seed in seeds]
+        mean = duration(statistics.fmean(found.values()))
+        table.add_row(*map(escape, (*key[:2], ", ".join(users[key]), *texts, mean)))
+    return table

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_offrl.errors import ConfigError
+from lit_offrl.jobs.plain import leaves, yaml_text
 from lit_offrl.sweeps.grid import read_sweep, select
-from lit_offrl.sweeps.plain import leaves, yaml_text
 
 SWEEPS = Path(__file__).parent.parent.parent / "sweeps"
 
@@ -196,6 +196,6 @@ def test_every_file_under_sweeps(path, capsys, folder):
 
 def test_every_key_of_evaluate_is_an_option_of_the_command():
     from lit_offrl.commands.evaluate import _parser
-    from lit_offrl.sweeps.reading import EVALUATE_KEYS
+    from lit_offrl.jobs.reading import EVALUATE_KEYS
 
     assert {f"--{key}" for key in EVALUATE_KEYS} <= set(_parser().option_names())

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from lit_offrl.jobs.children import HELD, Children, alone
 from lit_offrl.sweeps import slurm
 from lit_offrl.sweeps.cell import CellFolder, State
 from lit_offrl.sweeps.grid import read_sweep
-from lit_offrl.sweeps.work import HELD, Children, Choices, alone, work_on
+from lit_offrl.sweeps.work import Choices, work_on
 
 CELLS = Path("sweeps/grid/m")
 
@@ -131,7 +132,7 @@ def test_only_one_process_works_on_a_cell(sweep, stub, capsys):
 
 def test_a_child_keeps_the_lock_of_a_killed_sweep(folder):
     script = (
-        "import os, sys; from pathlib import Path; from lit_offrl.sweeps.work import *\n"
+        "import os, sys; from pathlib import Path; from lit_offrl.jobs.children import *\n"
         "with alone(Path('cell')) as lock:\n"
         "    child = [sys.executable, '-S', '-c', 'import sys; sys.stdin.read()']\n"
         "    process = subprocess.Popen(child, stdin=0, pass_fds=[lock])\n"

@@ -35,7 +35,7 @@ class SnippetBatch(NamedTuple):
         terminals: whether the window ended in a true terminal: no bootstrap.
         discounts: γ^n.
         mask: which of the H steps are real.
-        goals: of the window's first row.
+        goals: of the window's first row, or a later state of its episode where the view asks so.
         weights: importance weights, where rows are drawn by priority.
         rows: the numbers t in the dataset.
     """
@@ -67,11 +67,17 @@ class Snippets(View):
         gamma: discount within the window, in [0, 1].
         partial: which windows of fewer than H steps are kept: those that end in a ``terminal``,
             ``all`` of at least one step, or ``none``.
+        every: windows begin only at every so many rows of an episode, in [1, H], so that fewer have
+            to be computed with; H lets no step out.
+        goals: ``column`` gives the data's goals, if there are any; ``hindsight`` a state of the
+            episode, drawn evenly from that after the window to the last one known.
     """
 
     horizon: int = 30
     gamma: float = 0.995
     partial: Literal["terminal", "all", "none"] = "terminal"
+    every: int = 1
+    goals: Literal["column", "hindsight"] = "column"
 
     def __post_init__(self) -> None:
         if self.horizon < 1:
@@ -82,6 +88,13 @@ class Snippets(View):
             raise ConfigError(
                 f"Snippets: partial is '{self.partial}': give 'terminal', 'all' or 'none'."
             )
+        if not 1 <= self.every <= self.horizon:
+            raise ConfigError(
+                f"Snippets: every is {self.every}: give a number from 1 to the horizon, "
+                f"{self.horizon}, so that each step is in a window."
+            )
+        if self.goals not in ("column", "hindsight"):
+            raise ConfigError(f"Snippets: goals is '{self.goals}': give 'column' or 'hindsight'.")
 
     def bind(self, dataset: OfflineDataset, device: torch.device | str = "cpu") -> BoundSnippets:
         """Put the columns on a device.
@@ -100,6 +113,7 @@ class BoundSnippets(BoundView):
         self.view = view
         self._rows = rows = Rows(dataset, device)
         self.device = rows.device
+        self.num_uniforms = int(view.goals == "hindsight")
         # An episode's windows end before its limit: what follows their last row is known.
         known = rows.terminated | ("next_observations" in rows.columns)
         self._limits = rows.stops - (~known).long()
@@ -115,9 +129,12 @@ class BoundSnippets(BoundView):
         self._powers = self._powers.float().to(self.device)
 
     def batch(
-        self, index: Int[Tensor, " B"], uniforms: Float[Tensor, "B 0"] | None = None
+        self, index: Int[Tensor, " B"], uniforms: Float[Tensor, "B _"] | None = None
     ) -> SnippetBatch:
-        """Return the windows that begin at rows ``index``, elements of ``self.rows``."""
+        """Return the windows that begin at rows ``index``, elements of ``self.rows``.
+
+        ``uniforms`` (B, 1) say which later state is a window's goal, where they come by hindsight.
+        """
         rows, horizon = self._rows, self.view.horizon
         windows = {name: column.at(index) for name, column in self._windows.items()}
         if self._all_full:
@@ -146,17 +163,39 @@ class BoundSnippets(BoundView):
             terminals=rows.need("terminals", final),
             discounts=discounts,
             mask=mask,
-            goals=rows.take("goals", index),
+            goals=self._goals(index, final, uniforms),
             weights=None,
             rows=index,
         )
+
+    def last_steps(self, index: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+        """Return the rows of the last steps of the windows that begin at rows ``index``."""
+        limits = self._limits[torch.searchsorted(self._limits, index, right=True)]
+        return torch.minimum(index + self.view.horizon, limits) - 1
+
+    def states_after(self, final: Int[Tensor, " B"]) -> Float[Tensor, "B o"]:
+        """Return the states after rows ``final``, of ``last_steps``."""
+        return self._rows.next_observations(final)
+
+    def terminal(self, final: Int[Tensor, " B"]) -> Bool[Tensor, " B"]:
+        """Return whether rows ``final`` are true terminals."""
+        return self._rows.need("terminals", final)
+
+    def _goals(self, index: Tensor, final: Tensor, uniforms: Tensor | None) -> Tensor | None:
+        if self.view.goals == "column":
+            return self._rows.take("goals", index)
+        assert uniforms is not None  # loaders give what num_uniforms asks for
+        limits = self._limits[torch.searchsorted(self._limits, index, right=True)]
+        later = ((limits - final) * uniforms[:, 0]).long()
+        return self._rows.next_observations(torch.minimum(final + later, limits - 1))
 
     def _find_spans(self, origin: str) -> Spans:
         rows, view = self._rows, self.view
         full = self._limits - (view.horizon - 1)
         partial = {"terminal": rows.terminated, "all": True, "none": False}[view.partial]
         stops = torch.where(torch.as_tensor(partial, device=self.device), self._limits, full)
-        spans = Spans(rows.starts.cpu(), stops.cpu())
+        bounds = (rows.starts.cpu(), stops.cpu())
+        spans = Spans(*(bounds if view.every == 1 else _every(*bounds, view.every)))
         if len(spans) == 0:
             longest = int((self._limits - rows.starts).max())
             raise DatasetError(
@@ -166,6 +205,14 @@ class BoundSnippets(BoundView):
             )
         self._all_full = bool((torch.minimum(stops, full) == stops)[stops > rows.starts].all())
         return spans
+
+
+def _every(starts: Tensor, stops: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """Return every ``step``-th row of ranges, from each one's first, as ranges of one row."""
+    counts = ((stops - starts).clamp(min=0) + step - 1) // step
+    place = torch.arange(int(counts.sum())) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    rows = starts.repeat_interleave(counts) + place * step
+    return rows, rows + 1
 
 
 class Windows:

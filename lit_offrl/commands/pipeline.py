@@ -1,0 +1,158 @@
+"""``lit-offrl pipeline``: train stages that build on each other's checkpoints, and evaluate."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.errors import ConfigError
+from lit_offrl.jobs.follow import console_of_stdout, follow
+from lit_offrl.mlflow_store import absolute_uri, default_uri
+from lit_offrl.pipelines.folders import StageFolder, step_folders
+from lit_offrl.pipelines.plan import Pipeline
+from lit_offrl.pipelines.reading import PipelineReader, read_pipeline
+from lit_offrl.pipelines.steps import State, StepFolder, Where
+from lit_offrl.pipelines.table import Board, Runner
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="lit-offrl pipeline",
+        description="Train stages one after the other, each an ordinary fit in a process of its"
+        " own, and evaluate. What is done for the same inputs is skipped, what was interrupted"
+        " goes on, what has changed is run again.",
+        epilog="The file: docs/pipelines.md.",
+    )
+    add = parser.add_argument
+    add(
+        "--config",
+        required=True,
+        action="append",
+        type=Path,
+        metavar="FILE",
+        help="the pipeline's file; further ones are laid over it",
+    )
+    add("--dataset", metavar="NAME", help="instead of the file's: a name or a path")
+    add("--seed", type=int, metavar="S", help="of all trainings, instead of the file's")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="wins over the file: STAGE.OPTION of fit, OPTION for all stages, EVALUATION.OPTION or"
+        " evaluate.OPTION of evaluate; may be repeated",
+    )
+    add(
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a stage or an evaluation, with the stages that it needs; may be repeated",
+    )
+    add("--output", type=Path, metavar="DIR", help="[pipelines/NAME]")
+    add("--tracking_uri", metavar="URI", help="MLflow's store [sqlite:///mlflow.db]")
+    add(
+        "--mlflow",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="log every fit and evaluation to MLflow [yes]",
+    )
+    add("--dry_run", action="store_true", help="print the plan: states, reasons and commands")
+    return parser  # fmt: skip
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a pipeline; return 0 if all is done, 1 if not, or 128 + a signal's number.
+
+    Raises:
+        LitOffRLError: the file, an option or the data cannot be used; nothing was begun.
+    """
+    options = _parser().parse_args(list(argv))
+    pipeline, seed = _read(options), options.seed
+    seed = pipeline.seed if seed is None else seed
+    if seed < 0:
+        raise ConfigError(f"--seed {seed}: give a number from 0 upwards.")
+    output = (options.output or Path("pipelines") / pipeline.name).resolve()
+    uri = absolute_uri(options.tracking_uri or default_uri()) if options.mlflow else None
+    where = Where(pipeline.name, uri, {"lit_offrl.pipeline": pipeline.name}, seed)
+    steps = step_folders(pipeline, output / f"seed{seed}", where)
+    if options.dry_run:
+        _print_plan(steps)
+        return 0
+    waiting = [step for step in steps if step.state() != State.DONE]
+    stages = [step for step in waiting if isinstance(step, StageFolder)]
+    for stage in stages:
+        stage.require_data()
+    check_options(stages)
+    console = console_of_stdout()
+    board = Board(steps, console)
+    code = 0
+    if waiting:
+        code = follow(Runner(steps, board), board, console, "lit-offrl pipeline")
+    else:
+        console.print(board.table())
+    for name, why in board.reasons.items():
+        print(f"lit-offrl pipeline: {name}: {why}", file=sys.stderr)
+    print(f"pipeline: {output / f'seed{seed}'}")
+    return code or int(any(step.state() != State.DONE for step in steps))
+
+
+def _read(options: argparse.Namespace) -> Pipeline:
+    given: dict[str, Any] = {}
+    if options.dataset is not None:
+        given["data.init_args.dataset"] = options.dataset
+    for text in options.set:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text}: give KEY=VALUE, such as stage1.trainer.max_steps=10.")
+        try:
+            given[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {text}: '{value}' is no YAML.") from error
+    pipeline = read_pipeline(options.config)
+    return pipeline.override(given, PipelineReader(Path("--set")), "").only(options.only)
+
+
+def check_options(stages: Sequence[StageFolder]) -> None:
+    """Parse every stage's options as fit will, so that a mistake in the last one costs no hours.
+
+    Raises:
+        ConfigError: of the first stage that fit would refuse.
+    """
+    if not stages:
+        return
+    from lit_offrl.cli import require_options  # brings torch and Lightning: seconds
+
+    for stage in stages:
+        try:
+            require_options(stage.words("checked"))
+        except ConfigError as error:
+            raise ConfigError(f"{stage.name}: {error}") from error
+
+
+def _print_plan(steps: Sequence[StepFolder]) -> None:
+    anew: set[str] = set()
+    for step in steps:
+        state, stored = step.state(), step.stored()
+        source = next((each.name for each in step.sources if each.name in anew), None)
+        if state == State.DONE:
+            words = "done"
+        elif state == State.CHANGED and source is None:
+            words = f"runs again, since {step.change()}"
+        elif state == State.CHANGED:
+            words = f"runs again after {source}"
+        elif state == State.CUT:
+            words = f"interrupted at {step.steps() or 'its beginning'}, goes on"
+        else:
+            words = str(state)
+        if state != State.DONE:
+            anew.add(step.name)
+        print(f"# {step.name}: {words}")
+        print(shlex.join(["lit-offrl", *step.words(stored["id"] if stored else "ID")]))

@@ -1,0 +1,1 @@
+"""Commands in processes of their own: files about them, what they leave behind, locks; no torch."""

@@ -1,0 +1,34 @@
+"""MLflow's runs of jobs that have to be begun anew."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lit_offrl.errors import LitOffRLError
+from lit_offrl.mlflow_store import SQLITE
+
+CELL_TAG = "lit_offrl.cell"
+"""Names the folder that a run's job works in."""
+
+
+def forget_runs(tracking_uri: str, experiment: str, id: str) -> None:
+    """Delete the MLflow runs of a cell, which `mlflow` can restore: they would count twice."""
+    database = Path(tracking_uri.removeprefix(SQLITE))
+    if tracking_uri.startswith(SQLITE) and not database.is_file():
+        return  # MLflow would make an empty one
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    from mlflow.exceptions import MlflowException  # seconds to import, and seldom needed
+    from mlflow.tracking import MlflowClient
+
+    try:
+        client = MlflowClient(tracking_uri=tracking_uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is not None:
+            where = f"tags.`{CELL_TAG}` = '{id}'"
+            for run in client.search_runs([found.experiment_id], filter_string=where):
+                client.delete_run(run.info.run_id)
+    except MlflowException as error:
+        raise LitOffRLError(f"MLflow at {tracking_uri} refuses: {str(error)[:200]}") from error

@@ -1,0 +1,113 @@
+"""LDCQ for pictures: a β-VAE of single frames, whose means stand for the states (appendix C)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lit_offrl.datasets.views import TransitionBatch
+from lit_offrl.errors import ConfigError
+from lit_offrl.modules.base import Decay, OfflineModule
+from lit_offrl.nets import ImageDecoder, ImageEncoder, gaussian_kl
+from lit_offrl.policy import Policy
+
+
+class ImageVAEModule(OfflineModule):
+    """Compresses RGB frames to a few numbers; trained first, and frozen in ``LDCQStage1Module``.
+
+    Minimises Σ_pixels (x̂ − x)² + β KL(q(z | x) ‖ N(0, 1)) for pixels scaled to [−1, 1] by the least
+    and largest of the data, so that data in [0, 1] and in [0, 255] are the same. The paper names
+    neither layers nor β.
+
+    Args:
+        observation_dim: o = 3 n², flat RGB frames of n × n pixels, channels last; linked.
+        action_dim: a; linked from the data, not used.
+        latent_dim: size of the compressed state.
+        beta: β.
+        width: of the layers that are no convolutions.
+        learning_rate: Adam's rate.
+        decay: of the rate: constant, or by a cosine to 0 at ``trainer.max_steps``.
+        seed: names the stream of all random numbers in training.
+
+    Raises:
+        ConfigError: observations are no such frames, or a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int = 0,
+        *,
+        latent_dim: int = 32,
+        beta: float = 1.0,
+        width: int = 256,
+        learning_rate: float = 3e-4,
+        decay: Decay = "constant",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(observation_dim, learning_rate, seed, decay)
+        size = math.isqrt(observation_dim // 3)
+        if 3 * size**2 != observation_dim or size % 8:
+            raise ConfigError(
+                f"observations have {observation_dim} numbers, which are no RGB frames whose side "
+                "is a multiple of 8 pixels: choose data of pictures."
+            )
+        if latent_dim < 1 or beta < 0:
+            raise ConfigError(
+                f"latent_dim is {latent_dim} and beta {beta}: give at least 1 and at least 0."
+            )
+        self.save_hyperparameters()
+        self.latent_dim, self.beta = latent_dim, beta
+        self.encoder = ImageEncoder(size, latent_dim, width=width)
+        self.decoder = ImageDecoder(size, latent_dim, width=width)
+
+    def setup(self, stage: str) -> None:
+        """Take one range for all pixels: a pixel that hardly changes must not be blown up."""
+        before = self.normalizer.fitted
+        super().setup(stage)
+        if not before and self.normalizer.fitted:
+            self.normalizer.low.fill_(self.normalizer.low.min())
+            self.normalizer.high.fill_(self.normalizer.high.max())
+
+    @property
+    def required_columns(self) -> tuple[str, ...]:
+        """Columns without which it cannot be trained; rewards are not among them."""
+        return ("actions",)  # of the transitions that it takes its frames from
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Encoder and decoder."""
+        return {"vae": [*self.encoder.parameters(), *self.decoder.parameters()]}
+
+    def losses(self, batch: TransitionBatch) -> dict[str, Tensor]:
+        """``pixels`` (squared error a frame, scaled pixels) and ``kl`` (β times nats a frame)."""
+        frames = self.normalizer.normalize(batch.observations)
+        mean, std = self.encoder(frames)
+        latents = mean + std * self.noise.normal(mean.shape)
+        error = (self.decoder(latents) - frames).square().sum(-1)
+        divergence = gaussian_kl(mean, std, torch.zeros_like(mean), torch.ones_like(std)).sum(-1)
+        return {"pixels": error.mean(), "kl": self.beta * divergence.mean()}
+
+    @torch.no_grad()
+    def features(self, observations: Tensor) -> Tensor:
+        """The compressed states (…, z), means of the posterior, of raw flat frames (…, o)."""
+        frames = self.normalizer.normalize(observations)
+        return self.encoder(frames.flatten(0, -2))[0].unflatten(0, frames.shape[:-1])
+
+    @torch.no_grad()
+    def reconstruct(self, features: Tensor) -> Tensor:
+        """Raw flat frames (…, o) of compressed states (…, z)."""
+        frames = self.decoder(features.flatten(0, -2)).unflatten(0, features.shape[:-1])
+        return self.normalizer.denormalize(frames)
+
+    def policy(self) -> Policy:
+        """There is none.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            "ImageVAEModule only compresses frames and has no policy: train a LDCQStage1Module "
+            "with image_encoder set to its checkpoint."
+        )

@@ -1,0 +1,236 @@
+"""The diffusion prior p(z | s), or p(z | s, goal), of standardised latents (LDCQ, section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lit_offrl.diffusion import (
+    Denoise,
+    Generator,
+    Sampler,
+    Schedule,
+    classifier_free_guidance,
+    diffusion_loss,
+    make_sampler,
+)
+from lit_offrl.errors import ConfigError
+from lit_offrl.nets import UResNetDenoiser, frozen_copy, polyak_update_
+from lit_offrl.randomness import ShardedGenerator
+
+Against = Literal["nothing", "state"]
+"""What the unconditional model of classifier-free guidance sees: neither state nor goal, or the
+state without the goal, which only sharpens where the goal leads."""
+
+SamplerName = Literal["ddpm", "ddim", "dpm++"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How latents are drawn.
+
+    Args:
+        sampler: ``ddpm`` (with all T steps and 10 extra ones the paper's), ``ddim`` or ``dpm++``.
+        sampling_steps: its number of steps; all T if None.
+        extra_steps: Diffusion-X's further steps at t = 1 (appendix E).
+        guidance: w of u + w (c − u); 1 costs one forward a step.
+        against: what u sees.
+
+    Raises:
+        ConfigError: an option is out of its range.
+    """
+
+    sampler: SamplerName = "dpm++"
+    sampling_steps: int | None = 10
+    extra_steps: int = 0
+    guidance: float = 1.0
+    against: Against = "nothing"
+
+    def __post_init__(self) -> None:
+        self.make()
+        if self.against not in ("nothing", "state"):
+            raise ConfigError(f"against is '{self.against}'; choose nothing or state.")
+
+    def make(self) -> Sampler:
+        """The sampler."""
+        options = {"num_steps": self.sampling_steps, "extra_steps": self.extra_steps}
+        return make_sampler(self.sampler, **options)
+
+
+CHAINS = 65_536  # sampled at once: bounds the memory
+
+
+class LatentPrior(nn.Module):
+    """A diffusion model of latents that predicts z_0, weighed by Min-SNR (LDCQ, Eq. 5).
+
+    A condition is (s, 1) with, where there are goals, (g, 1); what is dropped is zeros with a flag
+    of 0, so that a state of zeros is not the absence of one (paper: zeros alone).
+
+    Latents are standardised, each dimension by itself: the linear schedule leaves ᾱ_T = 0.13 at
+    T = 200, so that chains, which begin at N(0, 1), begin where training was only if latents have
+    that mean and variance.
+
+    Args:
+        observation_dim: o.
+        latent_dim: z.
+        goal_dim: g; 0 for none.
+        schedule: noise schedule.
+        diffusion_steps: T.
+        min_snr: γ of the loss's weights.
+        widths: of the denoiser.
+        width: of its encoders.
+        ema_rate: rate of the averaged denoiser, which samples.
+    """
+
+    mean: Tensor
+    std: Tensor
+    is_fitted: Tensor
+
+    def __init__(
+        self,
+        observation_dim: int,
+        latent_dim: int,
+        goal_dim: int = 0,
+        *,
+        schedule: str = "linear",
+        diffusion_steps: int = 200,
+        min_snr: float = 5.0,
+        widths: Sequence[int] = (128, 32, 16, 8, 16, 32, 128),
+        width: int = 256,
+        ema_rate: float = 0.005,
+    ) -> None:
+        super().__init__()
+        self.latent_dim, self.goal_dim = latent_dim, goal_dim
+        self.min_snr, self.ema_rate = min_snr, ema_rate
+        self.schedule = Schedule(schedule, diffusion_steps)
+        condition_dim = observation_dim + 1 + (goal_dim + 1 if goal_dim else 0)
+        self.denoiser = UResNetDenoiser(
+            latent_dim, condition_dim, diffusion_steps, widths=widths, width=width
+        )
+        self.average = frozen_copy(self.denoiser)
+        self.register_buffer("mean", torch.zeros(latent_dim))
+        self.register_buffer("std", torch.ones(latent_dim))
+        self.register_buffer("is_fitted", torch.tensor(False))
+
+    @property
+    def fitted(self) -> bool:
+        """Whether ``fit`` has been called, here or before the checkpoint was written."""
+        return bool(self.is_fitted)
+
+    def fit(self, mean: Tensor, std: Tensor) -> None:
+        """Standardise by the mean and the standard deviation (z,) of the data's latents."""
+        self.mean.copy_(mean)
+        self.std.copy_(std.clamp(min=1e-4))
+        self.is_fitted.fill_(True)
+
+    def condition(
+        self,
+        states: Tensor,
+        goals: Tensor | None = None,
+        *,
+        with_state: Tensor | None = None,
+        with_goal: Tensor | None = None,
+    ) -> Tensor:
+        """Conditions (B, c) of states (B, o) and goals (B, g).
+
+        Args:
+            states: as the networks see them.
+            goals: likewise; None drops all of them.
+            with_state: which rows (B,), bool, keep their state; all if None.
+            with_goal: which keep their goal; all if None.
+        """
+        given = states.new_ones(len(states), 1)
+        parts = [(states, given if with_state is None else with_state[:, None].to(states))]
+        if self.goal_dim:
+            there = given if with_goal is None else with_goal[:, None].to(states)
+            if goals is None:
+                goals, there = states.new_zeros(len(states), self.goal_dim), torch.zeros_like(given)
+            parts.append((goals, there))
+        return torch.cat([x for part, flag in parts for x in (part * flag, flag)], dim=-1)
+
+    def loss(
+        self,
+        states: Tensor,
+        latents: Tensor,
+        goals: Tensor | None,
+        drop_probability: float,
+        noise: ShardedGenerator,
+    ) -> Tensor:
+        """Denoising loss (B,) of latents (B, z) of windows that begin in states (B, o).
+
+        State and goal are dropped together with ``drop_probability``, and the goal alone with the
+        same, so that the prior serves without goals too.
+        """
+        drawn = noise.uniform((len(states),))
+        condition = self.condition(
+            states,
+            goals,
+            with_state=drawn >= drop_probability,
+            with_goal=drawn >= 2 * drop_probability,
+        )
+        encoded = self.denoiser.encode(condition)
+        return diffusion_loss(
+            partial(self.denoiser.denoise, encoded=encoded),
+            self.schedule,
+            (latents - self.mean) / self.std,
+            generator=noise,
+            prediction="x0",
+            weighting="min_snr",
+            gamma=self.min_snr,
+        )
+
+    @torch.no_grad()
+    def sample(
+        self,
+        states: Tensor,
+        number: int,
+        how: Sampling,
+        *,
+        goals: Tensor | None = None,
+        noise: Generator = None,
+    ) -> Tensor:
+        """Draw latents (S, number, z), each state's condition being encoded once.
+
+        Args:
+            states: as the networks see them, (S, o).
+            number: n, latents a state.
+            how: the sampler and the guidance.
+            goals: likewise (S, g); without them they are dropped.
+            noise: where the numbers come from; the global generator if None.
+        """
+        some = max(1, CHAINS // number)
+        if len(states) > some and not isinstance(noise, ShardedGenerator):  # whose draws are whole
+            parts = [None] * -(-len(states) // some) if goals is None else goals.split(some)
+            return torch.cat(
+                [
+                    self.sample(state, number, how, goals=goal, noise=noise)
+                    for state, goal in zip(states.split(some), parts, strict=True)
+                ]
+            )
+        net = self.average
+        encoded = net.encode(self.condition(states, goals))
+        denoise = partial(net.denoise, times=net.times())
+        if how.guidance == 1:
+            bound: Denoise = partial(denoise, encoded=encoded)
+        else:
+            kept = torch.full((len(states),), how.against == "state", device=states.device)
+            null = net.encode(self.condition(states, with_state=kept))
+            bound = classifier_free_guidance(denoise, encoded, null, how.guidance)
+        drawn = how.make().sample(
+            bound,
+            self.schedule,
+            (len(states) * number, self.latent_dim),
+            prediction="x0",
+            generator=noise,
+            device=states.device,
+        )
+        return self.mean + self.std * drawn.view(len(states), number, self.latent_dim)
+
+    def follow(self) -> None:
+        """Let the averaged denoiser follow the trained one."""
+        polyak_update_(self.average, self.denoiser, self.ema_rate)

@@ -1,0 +1,258 @@
+"""LDCQ's first stage: a β-VAE of snippets, whose decoder is the low-level policy.
+
+Source: "Reasoning with latent diffusion in offline reinforcement learning", section 4.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_offrl.datasets.views import SnippetBatch, Snippets
+from lit_offrl.errors import ConfigError, DatasetError
+from lit_offrl.modules.base import Decay, OfflineModule
+from lit_offrl.modules.ldcq.images import ImageVAEModule
+from lit_offrl.modules.ldcq.skills import SkillPolicy
+from lit_offrl.modules.ldcq.stages import load_stage, require_same_data
+from lit_offrl.nets import (
+    AutoregressiveDecoder,
+    CategoricalDecoder,
+    GaussianPrior,
+    SnippetEncoder,
+    WorldModel,
+    gaussian_kl,
+)
+
+
+class LDCQStage1Module(OfflineModule):
+    """Latents z of windows of H steps, a decoder π(a | s, z), and the state that z leads to.
+
+    Minimises −Σ_t log π(a_t | s_t, z) + β KL(q(z | window) ‖ p(z | s_0)) over the real steps of
+    each window (LDCQ, Eq. 5, with the sign turned), and beside it the error of s_{t+H} predicted
+    from (s_t, z), with z detached: the world model changes no latent.
+
+    Departures from the paper: held-out windows are those of whole episodes, since windows overlap;
+    windows that a true terminal cuts short are kept and masked, and the world model's target is
+    then the state in which they ended.
+
+    Args:
+        observation_dim: o, size of an observation; linked from the data.
+        action_dim: a, size of an action; linked from the data.
+        action_low: lower bounds (a,); linked from the data.
+        action_high: upper bounds (a,); linked from the data.
+        horizon: H: maze2d and AntMaze 30, kitchen 20, locomotion 10, random walk 1.
+        latent_dim: z.
+        beta: β, weight of the KL divergence.
+        width: of all layers.
+        gru_layers: of the encoder.
+        num_actions: n, where actions are discrete: one column of whole numbers 0 … n − 1; None
+            where they are continuous.
+        image_encoder: checkpoint of an ImageVAEModule, where observations are pictures: states are
+            then its 32 numbers (appendix C).
+        normalize: scale observations to the data's range [−1, 1].
+        learning_rate: Adam's rate.
+        decay: of the rate: constant, or by a cosine to 0 at ``trainer.max_steps``.
+        seed: names the stream of all random numbers in training.
+
+    Raises:
+        ConfigError: the data have no actions, or a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        action_low: Sequence[float] | None = None,
+        action_high: Sequence[float] | None = None,
+        *,
+        horizon: int = 30,
+        latent_dim: int = 16,
+        beta: float = 0.05,
+        width: int = 256,
+        gru_layers: int = 2,
+        num_actions: int | None = None,
+        image_encoder: str | dict[str, Any] | None = None,
+        normalize: bool = False,
+        learning_rate: float = 5e-5,
+        decay: Decay = "constant",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(observation_dim, learning_rate, seed, decay)
+        if action_dim < 1:
+            raise ConfigError("LDCQStage1Module needs a dataset with actions; this one has none.")
+        if num_actions is not None and (action_dim != 1 or num_actions < 2):
+            raise ConfigError(
+                f"num_actions is {num_actions}, for one column of at least 2 discrete actions; "
+                f"the data have {action_dim} action columns."
+            )
+        for name, number in (("horizon", horizon), ("latent_dim", latent_dim), ("width", width)):
+            if number < 1:
+                raise ConfigError(f"{name} is {number}; give at least 1.")
+        if gru_layers < 1:
+            raise ConfigError(f"gru_layers is {gru_layers}; give at least 1.")
+        if beta < 0:
+            raise ConfigError(f"beta is {beta}; give at least 0.")
+        if image_encoder is not None and normalize:
+            raise ConfigError("normalize is for states, not for pictures: leave one of both out.")
+        self.save_hyperparameters()
+        self.horizon, self.latent_dim, self.beta = horizon, latent_dim, beta
+        self.normalizes, self.num_actions = normalize, num_actions
+        self.state_dim = observation_dim
+        """Size of a state as the networks see it, ``normalize``'s."""
+        self.images: ImageVAEModule | None = None
+        if image_encoder is not None:
+            self.images, record = load_stage(
+                image_encoder, ImageVAEModule, observation_dim=observation_dim
+            )
+            self.hparams["image_encoder"] = record
+            self.state_dim = self.images.latent_dim
+        sizes = (self.state_dim, latent_dim)
+        self.decoder: AutoregressiveDecoder | CategoricalDecoder
+        if num_actions is None:
+            self.decoder = AutoregressiveDecoder(
+                *sizes, action_dim, width=width, low=action_low, high=action_high
+            )
+        else:
+            self.decoder = CategoricalDecoder(*sizes, num_actions, width=width)
+        self.encoder = SnippetEncoder(
+            self.state_dim, num_actions or action_dim, latent_dim, width=width, layers=gru_layers
+        )
+        self.prior = GaussianPrior(*sizes, width=width)
+        self.world = WorldModel(*sizes, hidden=(width, width))
+
+    # ---- what later stages ask for -------------------------------------------------------------
+
+    def normalize(self, observations: Tensor) -> Tensor:
+        """Raw observations (…, o) as the networks see them (…, ``state_dim``)."""
+        if self.images is not None:
+            return self.images.features(observations)
+        return self.normalizer.normalize(observations) if self.normalizes else observations
+
+    def denormalize(self, states: Tensor) -> Tensor:
+        """Undo ``normalize``, for what the world model predicts; pictures as far as they can be."""
+        if self.images is not None:
+            return self.images.reconstruct(states)
+        return self.normalizer.denormalize(states) if self.normalizes else states
+
+    def posterior(self, batch: SnippetBatch) -> tuple[Tensor, Tensor]:
+        """μ and σ (B, z) of the latents of a batch's windows."""
+        return self.encoder(
+            self.normalize(batch.observations), self.decoder.encode(batch.actions), batch.mask
+        )
+
+    # ---- training ------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Look whether the data's actions and image encoder are what the options say.
+
+        Raises:
+            DatasetError: an action is no whole number from 0 to n − 1.
+            ConfigError: the image encoder was trained on other data.
+        """
+        super().setup(stage)
+        if stage != "fit" or self.datamodule is None:
+            return
+        assert self.spec is not None  # the base class has set it
+        if self.images is not None:
+            require_same_data(self.hparams["image_encoder"], self.spec.sha256)
+        if self.num_actions is None:
+            return
+        actions = self.datamodule.dataset.column("actions")[:, 0]
+        bad = (actions < 0) | (actions >= self.num_actions) | (actions % 1 != 0)
+        if bad.any():
+            row = int(bad.argmax())
+            raise DatasetError(
+                f"{self.spec.origin}: column 'actions' has {actions[row]} in row {row:,}, where "
+                f"num_actions {self.num_actions} asks for whole numbers 0 to "
+                f"{self.num_actions - 1}: correct one of both."
+            )
+
+    def view(self) -> Snippets:
+        """Windows of H steps."""
+        return Snippets(horizon=self.horizon)
+
+    @property
+    def required_columns(self) -> tuple[str, ...]:
+        """Columns without which it cannot be trained; rewards are not among them."""
+        return ("actions",)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The VAE with its prior, and the world model."""
+        vae = [*self.encoder.parameters(), *self.decoder.parameters(), *self.prior.parameters()]
+        return {"vae": vae, "world": list(self.world.parameters())}
+
+    def losses(self, batch: SnippetBatch) -> dict[str, Tensor]:
+        """``actions`` (nats a window), ``kl`` (β times nats a window) and ``world``.
+
+        Raises:
+            ConfigError: the view gives no windows of H steps.
+        """
+        if not isinstance(batch, SnippetBatch) or batch.mask.shape[1] != self.horizon:
+            raise ConfigError(
+                f"LDCQStage1Module trains on Snippets of horizon {self.horizon}: leave "
+                "data.init_args.view to the model, or set it to those."
+            )
+        observations = self.normalize(batch.observations)
+        first = observations[:, 0]
+        actions = batch.actions
+        mean, std = self.encoder(observations, self.decoder.encode(actions), batch.mask)
+        latents = mean + std * self.noise.normal(mean.shape)
+        log_prob = self.decoder.log_prob(observations, latents[:, None], actions)
+        log_prob = log_prob.masked_fill(~batch.mask, 0.0).sum(1)
+        divergence = gaussian_kl(mean, std, *self.prior(first)).sum(-1)
+        reached = self.normalize(batch.next_observations)
+        error = self.world(first, latents.detach()) - reached
+        losses = {
+            "actions": -log_prob.mean(),
+            "kl": self.beta * divergence.mean(),
+            "world": error.square().mean(),
+        }
+        steps = batch.mask.sum(1)
+        self.info("log_prob_per_step", (log_prob.detach() / steps).mean())
+        self.info("kl_per_step", (divergence.detach() / steps).mean())
+        self.info("posterior_std", std.mean())
+        return losses
+
+    # ---- acting --------------------------------------------------------------------------------
+
+    def policy(
+        self,
+        execute_steps: int | None = None,
+        sample_latents: bool = True,
+        sample_actions: bool = False,
+    ) -> SkillPolicy:
+        """The decoder under a latent of the VAE's own prior: behaviour cloning by skills.
+
+        Args:
+            execute_steps: steps of a latent; H if None.
+            sample_latents: draw from the prior, or take its mean.
+            sample_actions: draw from the decoder, as the paper does, or take its means.
+
+        Raises:
+            ConfigError: ``execute_steps`` is below 1.
+        """
+
+        def choose(rows: Tensor) -> Tensor:
+            mean, std = self.prior(self.normalize(rows))
+            return mean + std * torch.randn_like(mean) if sample_latents else mean
+
+        def decode(rows: Tensor, latents: Tensor) -> Tensor:
+            return self.decode(rows, latents, sample=sample_actions)
+
+        steps = self.horizon if execute_steps is None else execute_steps
+        return SkillPolicy(choose, decode, steps, self.device)
+
+    def decode(self, observations: Tensor, latents: Tensor, *, sample: bool = False) -> Tensor:
+        """Environment actions (N, a) for raw observations (N, o) under latents (N, z).
+
+        Args:
+            observations: raw.
+            latents: of the skills under execution.
+            sample: draw, by the global generator, or take means (of categories the likeliest).
+        """
+        shape = (len(observations), self.decoder.action_dim)
+        noise = torch.randn(shape, device=observations.device) if sample else None
+        return self.decoder.act(self.normalize(observations), latents, noise)

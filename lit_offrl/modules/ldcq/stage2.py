@@ -1,0 +1,309 @@
+"""LDCQ's second stage: a diffusion prior of the first stage's latents, with or without a goal.
+
+Source: "Reasoning with latent diffusion in offline reinforcement learning", sections 4.1 and 4.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lit_offrl.datasets.views import SnippetBatch, Snippets
+from lit_offrl.errors import ConfigError
+from lit_offrl.modules.base import Decay
+from lit_offrl.modules.ldcq.goals import Goal, GoalSkillPolicy
+from lit_offrl.modules.ldcq.planning import Planner, Scored, Search
+from lit_offrl.modules.ldcq.prior import Against, LatentPrior, SamplerName, Sampling
+from lit_offrl.modules.ldcq.skills import SkillPolicy
+from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
+from lit_offrl.modules.ldcq.staged import PosteriorKind, PosteriorsFrom, StagedModule
+from lit_offrl.modules.ldcq.windows import spread_batches
+from lit_offrl.randomness import ShardedGenerator
+
+_FITTED_ON = 8192  # windows whose latents standardise all
+
+
+class LDCQStage2Module(StagedModule):
+    """p(z | s), the skills that the data show from a state, or p(z | s, goal) for LDGC.
+
+    Its policy imitates the data by skills, goes to a goal (LDGC), or plans with stage 1's world
+    model (LDCP); stage 3 chooses among its skills by Q.
+
+    Departures from the paper: dropped conditions carry a flag; with goals, training also drops the
+    goal alone, so that guidance may be against the same state without a goal.
+
+    Args:
+        observation_dim: o, size of an observation; linked from the data.
+        action_dim: a, size of an action; linked from the data.
+        stage1: checkpoint of an LDCQStage1Module: its path or MLflow run.
+        goals: ``none``; ``column``, the data's goals; or ``hindsight``, a later state of the same
+            episode (LDGC).
+        goal_dims: dimensions of an observation that make a position; a goal is one.
+        schedule: noise schedule.
+        diffusion_steps: T (paper: 200 in the text, 500 in Table 6).
+        min_snr: γ of the loss's weights.
+        drop_probability: of a condition in training.
+        widths: of the denoiser between its blocks.
+        width: of its encoders.
+        ema_rate: rate of the averaged denoiser, which samples.
+        posterior: train on a ``sample`` of a window's posterior, or on its ``mean``.
+        posteriors: ``cached`` encodes each window once, beside the data; ``online`` in each step.
+        window_every: windows begin at every so many rows alone.
+        standardize: give latents mean 0 and variance 1 before they are diffused.
+        learning_rate: Adam's rate.
+        decay: of the rate: constant, or by a cosine to 0 at ``trainer.max_steps``.
+        seed: names the stream of all random numbers in training.
+
+    Raises:
+        ConfigError: the stage cannot be had or does not fit, or a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        *,
+        stage1: str | dict[str, Any],
+        goals: Literal["none", "column", "hindsight"] = "none",
+        goal_dims: Sequence[int] = (0, 1),
+        schedule: Literal["linear", "cosine", "vp"] = "linear",
+        diffusion_steps: int = 200,
+        min_snr: float = 5.0,
+        drop_probability: float = 0.1,
+        widths: Sequence[int] = (128, 32, 16, 8, 16, 32, 128),
+        width: int = 256,
+        ema_rate: float = 0.005,
+        posterior: PosteriorKind = "sample",
+        posteriors: PosteriorsFrom = "cached",
+        window_every: int = 1,
+        standardize: bool = True,
+        learning_rate: float = 1e-4,
+        decay: Decay = "constant",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            observation_dim,
+            posterior=posterior,
+            posteriors=posteriors,
+            window_every=window_every,
+            learning_rate=learning_rate,
+            decay=decay,
+            seed=seed,
+        )
+        if not 0.0 <= drop_probability <= 0.5:
+            raise ConfigError(f"drop_probability is {drop_probability}; give a number in [0, 0.5].")
+        dims = tuple(goal_dims)
+        if goals not in ("none", "column", "hindsight"):
+            raise ConfigError(f"goals is '{goals}'; choose none, column or hindsight.")
+        if not dims or not all(0 <= dim < observation_dim for dim in dims):
+            raise ConfigError(
+                f"goal_dims is {list(dims)}; name dimensions of the observation, 0 to "
+                f"{observation_dim - 1}."
+            )
+        self.save_hyperparameters()
+        self.goals, self.goal_dims = goals, dims
+        self.drop_probability, self.standardize = drop_probability, standardize
+        self.stage1 = self.take("stage1", stage1, LDCQStage1Module, action_dim)
+        if goals != "none":
+            self._need_positions("goals")
+        self.prior = LatentPrior(
+            self.stage1.state_dim,
+            self.stage1.latent_dim,
+            0 if goals == "none" else len(dims),
+            schedule=schedule,
+            diffusion_steps=diffusion_steps,
+            min_snr=min_snr,
+            widths=widths,
+            width=width,
+            ema_rate=ema_rate,
+        )
+
+    # ---- training ------------------------------------------------------------------------------
+
+    @property
+    def required_columns(self) -> tuple[str, ...]:
+        """Columns without which it cannot be trained; rewards are not among them."""
+        return ("actions", "goals") if self.goals == "column" else ("actions",)
+
+    missing_columns_advice = (
+        "Choose a dataset that has it, or for goals set model.init_args.goals to hindsight."
+    )
+
+    def view(self) -> Snippets:
+        """Windows of stage 1's H steps."""
+        later: Literal["column", "hindsight"] = (
+            "hindsight" if self.goals == "hindsight" else "column"
+        )
+        return Snippets(self.stage1.horizon, every=self.window_every, goals=later)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The denoiser's."""
+        return {"prior": list(self.prior.denoiser.parameters())}
+
+    def on_fit_start(self) -> None:
+        """Take the latents' mean and standard deviation from the training data."""
+        if not self.standardize or self.prior.fitted:
+            return
+        parts = [self.moments(batch) for batch in spread_batches(self.trainer, _FITTED_ON)]
+        mean, std = (torch.cat(columns) for columns in zip(*parts, strict=True))
+        variance = mean.var(0, unbiased=False)
+        if self.posterior_kind == "sample":
+            variance = variance + std.square().mean(0)
+        self.prior.fit(mean.mean(0), variance.sqrt())
+
+    def losses(self, batch: SnippetBatch) -> dict[str, Tensor]:
+        """``prior``: Eq. 5.
+
+        Raises:
+            ConfigError: the view gives no such windows, or no goals where they are needed.
+        """
+        self.require_windows(batch)
+        states = self.stage1.normalize(batch.observations[:, 0])
+        goals = None if self.goals == "none" else self.positions(self._goals_of(batch))
+        latents = self.latents_of(batch)
+        loss = self.prior.loss(states, latents, goals, self.drop_probability, self.noise)
+        return {"prior": loss.mean()}
+
+    def after_step(self) -> None:
+        """Move the denoiser's average."""
+        self.prior.follow()
+
+    def _goals_of(self, batch: SnippetBatch) -> Tensor:
+        """Raw goals (B, g) of a batch."""
+        if batch.goals is None:
+            raise ConfigError(
+                f"goals is '{self.goals}', but the view gives none: leave data.init_args.view to "
+                "the model."
+            )
+        if self.goals == "hindsight":
+            return batch.goals[:, self.goal_dims]
+        if batch.goals.shape[1] != len(self.goal_dims):
+            raise ConfigError(
+                f"goal_dims names {len(self.goal_dims)} dimensions, and the data's goals have "
+                f"{batch.goals.shape[1]}: name those dimensions of an observation."
+            )
+        return batch.goals
+
+    def _need_positions(self, what: str) -> None:
+        if self.stage1.images is not None:
+            raise ConfigError(f"{what} needs positions, and observations here are pictures.")
+
+    # ---- what acting and later stages ask for --------------------------------------------------
+
+    @property
+    def first(self) -> LDCQStage1Module:
+        """The first stage."""
+        return self.stage1
+
+    def positions(self, raw: Tensor) -> Tensor:
+        """Raw positions (…, g) as the networks see those dimensions of an observation."""
+        whole = self.normalizer.low.repeat(*raw.shape[:-1], 1)
+        whole[..., self.goal_dims] = raw
+        return self.stage1.normalize(whole)[..., self.goal_dims]
+
+    def sample(
+        self,
+        observations: Tensor,
+        number: int,
+        how: Sampling | None = None,
+        *,
+        goals: Tensor | None = None,
+        noise: ShardedGenerator | None = None,
+    ) -> Tensor:
+        """Draw latents (S, number, z) for raw observations (S, o).
+
+        Args:
+            observations: raw.
+            number: n, latents a state.
+            how: the sampler and the guidance; 10 steps of DPM-Solver++ if None.
+            goals: raw (S, g), for a prior that was trained with goals; dropped if None.
+            noise: where the numbers come from; the global generator if None.
+        """
+        states = self.stage1.normalize(observations)
+        aims = None if goals is None else self.positions(goals)
+        return self.prior.sample(states, number, how or Sampling(), goals=aims, noise=noise)
+
+    # ---- acting --------------------------------------------------------------------------------
+
+    def policy(
+        self,
+        plan: bool = False,
+        goal: Goal = "environment",
+        execute_steps: int | None = None,
+        sample_actions: bool = False,
+        guidance: float = 1.0,
+        against: Against = "nothing",
+        num_latents: int = 50,
+        depth: int = 2,
+        search: Search = "exhaustive",
+        scored: Scored = "last",
+        sampler: SamplerName = "dpm++",
+        sampling_steps: int | None = 10,
+        extra_steps: int = 0,
+    ) -> SkillPolicy:
+        """Act by latents of the prior: cloning, LDGC where it was trained with goals, or LDCP.
+
+        Args:
+            plan: LDCP: choose the latent that leads nearest to the goal in the world model; the
+                prior is then asked without a goal.
+            goal: where to go, ``goal_dims`` numbers, or what the environment's ``info["goal"]``
+                says at each reset.
+            execute_steps: steps of a latent; H if None.
+            sample_actions: draw from the decoder, as the paper does, or take its means.
+            guidance: w of u + w (c − u).
+            against: what u sees: ``nothing``, or the ``state`` without the goal.
+            num_latents: n a level of a plan.
+            depth: d of a plan.
+            search: of a plan: see ``Planner``.
+            scored: likewise.
+            sampler: which sampler draws latents.
+            sampling_steps: its number of steps; all T if None.
+            extra_steps: Diffusion-X's further steps.
+
+        Raises:
+            ConfigError: a number is out of its range, or an unknown word.
+        """
+        how = Sampling(sampler, sampling_steps, extra_steps, guidance, against)
+        steps = self.stage1.horizon if execute_steps is None else execute_steps
+
+        def decode(rows: Tensor, latents: Tensor) -> Tensor:
+            return self.stage1.decode(rows, latents, sample=sample_actions)
+
+        if self.goals == "none" and not plan:
+            if against == "state":
+                raise ConfigError("against is 'state', for a prior that was trained with goals.")
+            return SkillPolicy(
+                lambda rows: self.sample(rows, 1, how).squeeze(1), decode, steps, self.device
+            )
+        self._need_positions("plan")
+        planner = Planner(
+            lambda states, number: self.prior.sample(states, number, how),
+            self.stage1.world,
+            lambda states: self.stage1.denormalize(states)[..., self.goal_dims],
+            number=num_latents,
+            depth=depth,
+            search=search,
+            scored=scored,
+        )
+
+        def choose(rows: Tensor, goals: Tensor) -> Tensor:
+            if plan:
+                return planner.choose(self.stage1.normalize(rows), goals)[0]
+            return self.sample(rows, 1, how, goals=goals).squeeze(1)
+
+        dims = len(self.goal_dims)
+        return GoalSkillPolicy(choose, decode, steps, self.device, goal_dim=dims, goal=goal)
+
+    def predict_step(self, batch: SnippetBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Actions in the first states of a batch's windows, (B, a), towards their own goals."""
+        if self.goals == "none":
+            return super().predict_step(batch, batch_idx)
+        observations = batch.observations[:, 0].cpu()
+        policy = self.policy()
+        assert isinstance(policy, GoalSkillPolicy)  # trained with goals
+        policy.aim(self._goals_of(batch).cpu().numpy())
+        acted = policy.act(observations.numpy())
+        return {"observations": observations, "actions": torch.from_numpy(acted)}

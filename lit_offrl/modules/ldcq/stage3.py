@@ -1,0 +1,317 @@
+"""LDCQ's third stage: Q-learning over latents that a prior of the data proposes.
+
+Source: "Reasoning with latent diffusion in offline reinforcement learning", section 4.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lit_offrl.datasets.priorities import Linear, Priorities
+from lit_offrl.datasets.views import SnippetBatch, Snippets
+from lit_offrl.errors import ConfigError
+from lit_offrl.modules.base import Decay
+from lit_offrl.modules.ldcq.prior import SamplerName, Sampling
+from lit_offrl.modules.ldcq.skills import SkillPolicy
+from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
+from lit_offrl.modules.ldcq.stage2 import LDCQStage2Module
+from lit_offrl.modules.ldcq.staged import PosteriorKind, PosteriorsFrom, StagedModule
+from lit_offrl.modules.ldcq.windows import RowTable, candidates
+from lit_offrl.nets import LatentCritic, frozen_copy, polyak_update_
+from lit_offrl.randomness import ShardedGenerator
+
+_LEAST_PRIORITY = 1e-6  # so that a window whose error is 0 may be drawn again
+
+
+class LDCQStage3Module(StagedModule):
+    """Q(s, z) of skills, batch-constrained: the best of n latents of the prior (Algorithm 1).
+
+    y = r_{t:t+H} + γ^H (1 − terminal) max_z min_j Q_target_j(s_{t+H}, z), over n latents z of the
+    prior at s_{t+H}; a window that a true terminal cuts short bootstraps nothing. Both critics
+    share the candidates. ``prior: gaussian`` is BCQ-H, with stage 1's own Gaussian prior.
+
+    Departures from the paper: its target ← ρ·online + (1 − ρ)·target has the weights the wrong way
+    round; by default candidates are sampled once for each state that a window ends in, which the
+    frozen prior allows, in few steps; a window's latent is drawn anew each time.
+
+    The paper clips gradients to a norm of 1: set ``trainer.gradient_clip_val``.
+
+    Args:
+        observation_dim: o, size of an observation; linked from the data.
+        action_dim: a, size of an action; linked from the data.
+        stage2: checkpoint of an LDCQStage2Module: its path or MLflow run; for the diffusion prior.
+        stage1: of an LDCQStage1Module, for the Gaussian prior.
+        prior: ``diffusion``, or ``gaussian`` for BCQ-H.
+        gamma: discount γ of each step, also within a window.
+        latents: ``cached`` candidates beside the dataset, or ``online``, n chains a row in each
+            step.
+        num_latents: n.
+        sampler: which sampler draws candidates.
+        sampling_steps: its number of steps; all T if None.
+        extra_steps: Diffusion-X's further steps.
+        guidance: w of u + w (c − u).
+        posterior: a window's latent is a ``sample`` of its posterior, or its ``mean``.
+        posteriors: ``cached`` encodes each window once, beside the data; ``online`` in each step.
+        window_every: windows begin at every so many rows alone: fewer candidates to cache.
+        prioritized: draw windows by the errors of Q, else evenly.
+        priority_alpha: how far errors matter.
+        priority_beta: importance exponent at the first step.
+        priority_beta_step: what it grows by, up to 1, …
+        priority_beta_every: … every so many steps.
+        polyak_rate: of the target critics.
+        state_hidden: widths of the critics' layers of the state.
+        latent_hidden: of the latent.
+        joined: of both.
+        learning_rate: Adam's rate.
+        decay: of the rate: constant, or by a cosine to 0 at ``trainer.max_steps``.
+        seed: names the stream of all random numbers in training.
+
+    Raises:
+        ConfigError: a stage is missing, cannot be had or does not fit, or a number is out of its
+            range.
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        *,
+        stage2: str | dict[str, Any] | None = None,
+        stage1: str | dict[str, Any] | None = None,
+        prior: Literal["diffusion", "gaussian"] = "diffusion",
+        gamma: float = 0.995,
+        latents: Literal["cached", "online"] = "cached",
+        num_latents: int = 500,
+        sampler: SamplerName = "dpm++",
+        sampling_steps: int | None = 10,
+        extra_steps: int = 0,
+        guidance: float = 1.0,
+        posterior: PosteriorKind = "sample",
+        posteriors: PosteriorsFrom = "cached",
+        window_every: int = 1,
+        prioritized: bool = True,
+        priority_alpha: float = 0.7,
+        priority_beta: float = 0.3,
+        priority_beta_step: float = 0.03,
+        priority_beta_every: int = 3000,
+        polyak_rate: float = 0.005,
+        state_hidden: Sequence[int] = (256, 256),
+        latent_hidden: Sequence[int] = (128, 128),
+        joined: Sequence[int] = (128, 32),
+        learning_rate: float = 5e-4,
+        decay: Decay = "constant",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            observation_dim,
+            posterior=posterior,
+            posteriors=posteriors,
+            window_every=window_every,
+            learning_rate=learning_rate,
+            decay=decay,
+            seed=seed,
+        )
+        if prior not in ("diffusion", "gaussian"):
+            raise ConfigError(f"prior is '{prior}'; choose diffusion or gaussian.")
+        if latents not in ("cached", "online"):
+            raise ConfigError(f"latents is '{latents}'; choose cached or online.")
+        needed, other = ("stage2", stage1) if prior == "diffusion" else ("stage1", stage2)
+        source = stage2 if prior == "diffusion" else stage1
+        if source is None or other is not None:
+            raise ConfigError(f"prior is '{prior}', which takes the checkpoint {needed} alone.")
+        if num_latents < 1:
+            raise ConfigError(f"num_latents is {num_latents}; give at least 1.")
+        if not 0 <= gamma <= 1:
+            raise ConfigError(f"gamma is {gamma}; give a number in [0, 1].")
+        self.save_hyperparameters()
+        self.gamma, self.latents, self.num_latents = gamma, latents, num_latents
+        self.how = Sampling(sampler, sampling_steps, extra_steps, guidance)
+        self.polyak_rate = polyak_rate
+        self.priorities: Priorities | None = None
+        """How the data are to draw windows by errors; read by the datamodule."""
+        if prioritized:
+            beta = growing(priority_beta, priority_beta_step, priority_beta_every)
+            self.priorities = Priorities(priority_alpha, beta)
+        self.stage2: LDCQStage2Module | None = None
+        self.stage1: LDCQStage1Module | None = None
+        if prior == "diffusion":
+            self.stage2 = self.take("stage2", source, LDCQStage2Module, action_dim)
+        else:
+            self.stage1 = self.take("stage1", source, LDCQStage1Module, action_dim)
+        sizes = (self.first.state_dim, self.first.latent_dim)
+        self.q = LatentCritic(*sizes, state_hidden, latent_hidden, joined)
+        self.q_target = frozen_copy(self.q)
+        self._candidates: RowTable | None = None
+        self._errors: list[tuple[Tensor, Tensor]] = []
+
+    # ---- training ------------------------------------------------------------------------------
+
+    @property
+    def first(self) -> LDCQStage1Module:
+        """The first stage."""
+        if self.stage2 is not None:
+            return self.stage2.stage1
+        assert self.stage1 is not None  # one of the two is there
+        return self.stage1
+
+    def view(self) -> Snippets:
+        """Windows of stage 1's H steps, with returns discounted by γ."""
+        return Snippets(self.first.horizon, self.gamma, every=self.window_every)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The critics'."""
+        return {"q": list(self.q.parameters())}
+
+    def losses(self, batch: SnippetBatch) -> dict[str, Tensor]:
+        """``q``: the squared errors of both critics, weighed a row by its importance.
+
+        Raises:
+            ConfigError: the view gives no such windows, or no rewards.
+        """
+        self.require_windows(batch)
+        states = self.first.normalize(batch.observations[:, 0])
+        latents = self.latents_of(batch)
+        target = self.target(batch)
+        values = self.q(states, latents)
+        error = (values - target).square().sum(0)
+        weighed = error if batch.weights is None else batch.weights * error
+        self.info("q/mean", values.mean())
+        self.info("q/target_mean", target.mean())
+        if self.training and self.priorities is not None:
+            apart = (values.detach() - target).abs().mean(0) + _LEAST_PRIORITY
+            self._errors.append((batch.rows, apart))
+        return {"q": weighed.mean()}
+
+    @torch.no_grad()
+    def target(self, batch: SnippetBatch) -> Tensor:
+        """y (B,) of a batch's windows (Eq. 8).
+
+        Raises:
+            ConfigError: the data lack rewards.
+        """
+        if batch.returns is None:
+            raise ConfigError(
+                "LDCQStage3Module needs the reward of every row, which the data lack: choose data "
+                "that have them."
+            )
+        after = batch.next_observations
+        proposed = self.proposed(batch)
+        later, _ = self.q_target.best(self.first.normalize(after), proposed)
+        later = torch.where(batch.terminals, 0.0, later.float())
+        return batch.returns + batch.discounts * later
+
+    def proposed(self, batch: SnippetBatch) -> Tensor:
+        """Candidate latents (B, n, z) in the states after a batch's windows."""
+        if self.latents == "online" or self._trainer is None:
+            return self.propose(batch.next_observations, self.num_latents, self.how, self.noise)
+        if self._candidates is None:
+            settings = {} if self.stage2 is None else asdict(self.how)
+            self._candidates = candidates(
+                self.trainer,
+                self.device,
+                lambda states, noise: self.propose(states, self.num_latents, self.how, noise),
+                self.num_latents,
+                self.first.latent_dim,
+                self.taken,
+                settings,
+            )
+        return self._candidates.at(batch.rows + batch.mask.sum(1) - 1)
+
+    def propose(
+        self,
+        observations: Tensor,
+        number: int,
+        how: Sampling,
+        noise: ShardedGenerator | None = None,
+    ) -> Tensor:
+        """Draw latents (S, number, z) of the prior for raw observations (S, o)."""
+        if self.stage2 is not None:
+            return self.stage2.sample(observations, number, how, noise=noise)
+        mean, std = self.first.prior(self.first.normalize(observations))
+        shape = (len(mean), number, mean.shape[1])
+        drawn = torch.randn(shape, device=mean.device) if noise is None else noise.normal(shape)
+        return mean[:, None] + std[:, None] * drawn
+
+    def after_step(self) -> None:
+        """Move the target critics, and tell the data the errors of the step's rows."""
+        polyak_update_(self.q_target, self.q, self.polyak_rate)
+        if self._errors:
+            rows, errors = (torch.cat(parts) for parts in zip(*self._errors, strict=True))
+            self._errors = []
+            if self.trainer.world_size > 1:  # each process keeps the priorities of all
+                rows, errors = (
+                    torch.as_tensor(self.all_gather(part)).flatten() for part in (rows, errors)
+                )
+            self.datamodule.row_order.update(rows, errors)
+
+    # ---- acting --------------------------------------------------------------------------------
+
+    def policy(
+        self,
+        num_latents: int | None = None,
+        execute_steps: int | None = None,
+        sample_actions: bool = False,
+        sampler: SamplerName | None = None,
+        sampling_steps: int | None = None,
+        extra_steps: int | None = None,
+        guidance: float | None = None,
+    ) -> SkillPolicy:
+        """Execute the best of n latents of the prior; what is not given is as trained.
+
+        Args:
+            num_latents: n.
+            execute_steps: steps of a latent; H if None.
+            sample_actions: draw from the decoder, as the paper does, or take its means.
+            sampler: which sampler draws latents; with all its steps unless those are given.
+            sampling_steps: its number of steps.
+            extra_steps: Diffusion-X's further steps.
+            guidance: w of u + w (c − u).
+
+        Raises:
+            ConfigError: a number is out of its range, or no such sampler.
+        """
+        number = self.num_latents if num_latents is None else num_latents
+        if number < 1:
+            raise ConfigError(f"num_latents is {number}; give at least 1.")
+        trained = self.how.sampling_steps if sampler is None else None
+        how = Sampling(
+            sampler or self.how.sampler,
+            trained if sampling_steps is None else sampling_steps,
+            self.how.extra_steps if extra_steps is None else extra_steps,
+            self.how.guidance if guidance is None else guidance,
+        )
+        steps = self.first.horizon if execute_steps is None else execute_steps
+
+        def choose(rows: Tensor) -> Tensor:
+            return self.choose(rows, number, how)
+
+        def decode(rows: Tensor, latents: Tensor) -> Tensor:
+            return self.first.decode(rows, latents, sample=sample_actions)
+
+        return SkillPolicy(choose, decode, steps, self.device)
+
+    @torch.no_grad()
+    def choose(self, observations: Tensor, number: int, how: Sampling) -> Tensor:
+        """The best (E, z) of n latents a raw observation (E, o), by the least of both critics."""
+        proposed = self.propose(observations, number, how)
+        _, best = self.q.best(self.first.normalize(observations), proposed)
+        return proposed[torch.arange(len(best), device=best.device), best]
+
+
+def growing(start: float, step: float, every: int) -> Linear:
+    """β from ``start`` to 1, growing by ``step`` every so many optimiser steps.
+
+    Raises:
+        ConfigError: it does not grow.
+    """
+    if step <= 0 or not 0 <= start <= 1:
+        raise ConfigError(
+            f"priority_beta is {start} and priority_beta_step {step}; give a number in [0, 1] and "
+            "one above 0."
+        )
+    return Linear(start, 1.0, steps=max(1, round((1.0 - start) / step * every)), every=every)

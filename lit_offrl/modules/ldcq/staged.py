@@ -1,0 +1,126 @@
+"""What the second and third stage share: the first one inside, and latents of the windows."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lit_offrl.datasets.views import SnippetBatch
+from lit_offrl.errors import ConfigError
+from lit_offrl.modules.base import Decay, OfflineModule
+from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
+from lit_offrl.modules.ldcq.stages import M, StageRecord, load_stage, require_same_data
+from lit_offrl.modules.ldcq.windows import RowTable, posteriors
+
+PosteriorKind = Literal["sample", "mean"]
+PosteriorsFrom = Literal["cached", "online"]
+
+
+class StagedModule(OfflineModule):
+    """A stage that holds the frozen earlier ones.
+
+    Args:
+        observation_dim: o.
+        posterior: a window's latent is a ``sample`` of its posterior, drawn anew in each step, or
+            its ``mean``.
+        posteriors: ``cached`` encodes each window of the data once, beside the dataset; ``online``
+            encodes in each step.
+        window_every: windows begin at every so many rows of an episode.
+        learning_rate: Adam's rate.
+        decay: of the rate.
+        seed: names the stream of all random numbers in training.
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        *,
+        posterior: PosteriorKind,
+        posteriors: PosteriorsFrom,
+        window_every: int,
+        learning_rate: float,
+        decay: Decay,
+        seed: int,
+    ) -> None:
+        super().__init__(observation_dim, learning_rate, seed, decay)
+        if posterior not in ("sample", "mean"):
+            raise ConfigError(f"posterior is '{posterior}'; choose sample or mean.")
+        if posteriors not in ("cached", "online"):
+            raise ConfigError(f"posteriors is '{posteriors}'; choose cached or online.")
+        self.posterior_kind, self.posteriors_from = posterior, posteriors
+        self.window_every = window_every
+        self.taken: StageRecord = {}
+        """Record of the earlier stage, whose data must be this stage's."""
+        self._posteriors: RowTable | None = None
+
+    @property
+    def first(self) -> LDCQStage1Module:
+        """The first stage."""
+        raise NotImplementedError(f"{type(self).__name__} must say where stage 1 is.")
+
+    def take(self, name: str, source: str | dict[str, Any], kind: type[M], action_dim: int) -> M:
+        """Load an earlier stage into this one, after ``save_hyperparameters``.
+
+        Its record takes the place of the option that named it, so that this stage's checkpoint can
+        be loaded without the other's.
+
+        Raises:
+            ConfigError: it cannot be had, or does not fit the data.
+        """
+        observation_dim = len(self.normalizer.low)
+        stage, record = load_stage(
+            source, kind, observation_dim=observation_dim, action_dim=action_dim
+        )
+        self.hparams[name] = record
+        self.taken = record
+        self.normalizer.load_state_dict(stage.normalizer.state_dict())
+        return stage
+
+    def setup(self, stage: str) -> None:
+        """Refuse other data than those of the earlier stage."""
+        super().setup(stage)
+        if self.datamodule is not None:
+            assert self.spec is not None  # taken from the data
+            require_same_data(self.taken, self.spec.sha256)
+
+    def train(self, mode: bool = True) -> StagedModule:
+        """As in any module, but earlier stages stay in eval mode."""
+        super().train(mode)
+        for child in self.children():
+            if isinstance(child, OfflineModule):
+                child.eval()
+        return self
+
+    def require_windows(self, batch: Any) -> None:
+        """Refuse a batch that is not of windows of stage 1's H steps.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        if not isinstance(batch, SnippetBatch) or batch.mask.shape[1] != self.first.horizon:
+            raise ConfigError(
+                f"{type(self).__name__} trains on Snippets of its stage 1's horizon, "
+                f"{self.first.horizon}: leave data.init_args.view to the model, or set it to those."
+            )
+
+    @torch.no_grad()
+    def moments(self, batch: SnippetBatch) -> tuple[Tensor, Tensor]:
+        """μ and σ (B, z) of the posteriors of a batch's windows."""
+        if self.posteriors_from == "online" or self._trainer is None:
+            return self.first.posterior(batch)
+        if self._posteriors is None:
+            record = self.taken  # of stage 1, whatever stage this is: they share its file
+            while "stage1" in record["hyper_parameters"]:
+                record = record["hyper_parameters"]["stage1"]
+            self._posteriors = posteriors(self.trainer, self.device, self.first.posterior, record)
+        mean, std = self._posteriors.at(batch.rows).unbind(1)
+        return mean, std
+
+    def latents_of(self, batch: SnippetBatch) -> Tensor:
+        """Latents (B, z) of a batch's windows."""
+        mean, std = self.moments(batch)
+        if self.posterior_kind == "mean":
+            return mean
+        return mean + std * self.noise.normal(mean.shape)

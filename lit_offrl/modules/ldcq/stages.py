@@ -1,0 +1,163 @@
+"""Earlier stages inside later ones: found, checked, frozen, and never forgotten.
+
+A later stage keeps the record of the earlier one (where it came from, its class and options) in its
+hyperparameters and its weights in its own, so its checkpoint acts alone, and where the earlier file
+has gone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from lit_offrl.datasets.normalizers import MinMaxNormalizer
+from lit_offrl.errors import ConfigError
+from lit_offrl.mlflow_store import default_uri
+from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule, module_class, read_checkpoint
+
+M = TypeVar("M", bound=OfflineModule)
+StageRecord = dict[str, Any]
+"""Where a stage came from, in plain types: ``path``, ``sha256`` of that file, ``class_path``,
+``hyper_parameters``, ``spec`` of its data, ``mlflow`` (``run_id``, ``tracking_uri``, or None)."""
+
+_RUN = re.compile(r"(?:runs:/)?([0-9a-f]{32})(?:/.*)?")
+
+
+def load_stage(
+    source: str | Mapping[str, Any],
+    kind: type[M],
+    *,
+    horizon: int | None = None,
+    observation_dim: int | None = None,
+    action_dim: int | None = None,
+    dataset_sha256: str | None = None,
+    normalizer: MinMaxNormalizer | None = None,
+) -> tuple[M, StageRecord]:
+    """Load a trained stage, frozen and in eval mode; what is given must agree with it.
+
+    Args:
+        source: path of its checkpoint, an MLflow run (``runs:/ID`` or the bare id), or a record of
+            it, of which the module is built without its weights, for a checkpoint that has them.
+        kind: the class that it must be of.
+        horizon: H.
+        observation_dim: o.
+        action_dim: a.
+        dataset_sha256: of the data's file; see also ``require_same_data``.
+        normalizer: of the later stage, if it has one.
+
+    Returns:
+        The stage, and its record for the later stage's ``save_hyperparameters``.
+
+    Raises:
+        ConfigError: it cannot be had, is of another class, or disagrees: the line says in what.
+    """
+    checkpoint = None
+    if isinstance(source, str):
+        path = stage_path(source)
+        checkpoint = read_checkpoint(path)
+        ours = checkpoint[CHECKPOINT_KEY]
+        hyper = checkpoint.get("hyper_parameters", {})
+        record: StageRecord = {
+            "path": source if source != str(path) else str(path.resolve()),
+            "sha256": _file_sha256(path),
+            "class_path": ours["class_path"],
+            "hyper_parameters": {k: v for k, v in hyper.items() if not k.startswith("_")},
+            "spec": ours.get("spec"),
+            "mlflow": ours.get("mlflow"),
+        }
+    else:
+        record = dict(source)
+    module = _build(record, kind)
+    if checkpoint is not None:
+        try:
+            module.load_state_dict(checkpoint["state_dict"])
+        except RuntimeError as error:
+            first = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"{record['path']}: does not fit {kind.__name__} of this version: {first}"
+            ) from error
+    asked = {"horizon": horizon, "observation_dim": observation_dim, "action_dim": action_dim}
+    for name, here in asked.items():
+        there = getattr(module, name, record["hyper_parameters"].get(name))
+        if here is not None and there is not None and there != here:
+            _refuse(record, name, there, here)
+    if dataset_sha256 is not None:
+        require_same_data(record, dataset_sha256)
+    if normalizer is not None and checkpoint is not None:
+        for side in ("low", "high"):
+            there, here = getattr(module.normalizer, side), getattr(normalizer, side).cpu()
+            if not torch.equal(there, here):
+                _refuse(record, f"normalizer.{side}", there.tolist(), here.tolist())
+    return module.requires_grad_(False).eval(), record
+
+
+def require_same_data(record: Mapping[str, Any], sha256: str | None) -> None:
+    """Refuse a stage of other data than those with ``sha256``; to be called once they are read.
+
+    Raises:
+        ConfigError: the two differ.
+    """
+    there = (record.get("spec") or {}).get("sha256")
+    if there != sha256:
+        sides = [value and f"{value[:12]}…" for value in (there, sha256)]
+        _refuse(record, "the data's sha256", *sides)
+
+
+def stage_path(source: str) -> Path:
+    """Return the file of a checkpoint, given by its path or by the MLflow run that made it.
+
+    Raises:
+        ConfigError: the run or its checkpoint cannot be had.
+    """
+    run = _RUN.fullmatch(source)
+    if run is None or Path(source).is_file():
+        return Path(source)
+    from mlflow.artifacts import download_artifacts, list_artifacts  # seconds to import
+    from mlflow.exceptions import MlflowException
+
+    uri = default_uri()
+    where = {"run_id": run[1], "tracking_uri": uri}
+    try:
+        found = [item.path for item in list_artifacts(artifact_path="checkpoints", **where)]
+        found = sorted(path for path in found if path.endswith(".ckpt"))
+        if not found:
+            raise ConfigError(f"MLflow run {run[1]} at {uri} has no checkpoint yet.")
+        last = [path for path in found if Path(path).stem == "last"] or found
+        return Path(download_artifacts(artifact_path=last[-1], **where))
+    except (MlflowException, OSError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise ConfigError(f"MLflow run {run[1]} at {uri} cannot be had: {first}") from error
+
+
+def _build(record: Mapping[str, Any], kind: type[M]) -> M:
+    found = module_class(record["class_path"])
+    if not issubclass(found, kind):
+        raise ConfigError(
+            f"{record['path']}: is a checkpoint of {found.__name__}, where one of {kind.__name__} "
+            "is needed: name that stage's."
+        )
+    try:
+        module = found(**record["hyper_parameters"])
+    except TypeError as error:
+        raise ConfigError(
+            f"{record['path']}: does not fit {found.__name__} of this version: {error}"
+        ) from error
+    module.on_load_checkpoint({CHECKPOINT_KEY: {"spec": record["spec"]}})
+    return module
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse(record: Mapping[str, Any], name: str, there: Any, here: Any) -> None:
+    raise ConfigError(
+        f"{record['path']}: has {name} {there}, this stage {here}: train both with the same, or "
+        "name another checkpoint."
+    )

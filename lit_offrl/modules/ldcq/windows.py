@@ -1,0 +1,189 @@
+"""What the frozen stages say of every window of the data: computed once, kept beside them.
+
+Posteriors are μ and σ of each window's latent, float32; candidates n latents of the prior for each
+distinct state that a window ends in, float16. Both are files in the folder ``latents`` of the
+data's cache, keyed by the earlier stage's checkpoint, the data's file and what else they depend
+on, so that all processes, seeds and resumed runs share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lit_offrl.datasets.rows import as_tensor
+from lit_offrl.datasets.stored import fetch_array
+from lit_offrl.datasets.views import SnippetBatch
+from lit_offrl.datasets.views.snippets import BoundSnippets
+from lit_offrl.errors import DatasetError
+from lit_offrl.modules.ldcq.prior import CHAINS
+from lit_offrl.modules.ldcq.stages import StageRecord
+from lit_offrl.randomness import ShardedGenerator
+
+Posterior = Callable[[SnippetBatch], tuple[Tensor, Tensor]]
+Draw = Callable[[Tensor, ShardedGenerator], Tensor]
+"""Raw states (S, o) and where noise comes from to latents (S, n, z)."""
+
+_WINDOWS = 1024  # encoded at once
+_ROOM = 0.5  # of a GPU's free memory that a table may take
+_NOISE = 0x1DC0  # names the stream of the candidates' noise: it is no run's own
+
+
+class RowTable:
+    """Values of some of a dataset's rows.
+
+    Args:
+        rows: numbers of those rows (K,), int64.
+        values: theirs (K, …), in that order, in memory or memory-mapped.
+        total: N, rows of the dataset.
+        device: where they are wanted; a GPU holds them where it has room.
+    """
+
+    def __init__(self, rows: Tensor, values: np.ndarray, total: int, device: torch.device) -> None:
+        slots = torch.full((total,), -1, dtype=torch.int32)
+        slots[rows.cpu()] = torch.arange(len(rows), dtype=torch.int32)
+        held = torch.device("cpu")
+        if device.type == "cuda" and values.nbytes <= _ROOM * torch.cuda.mem_get_info(device)[0]:
+            held = device
+        self._slots, self._values = slots.to(held), as_tensor(values, held)
+
+    def at(self, rows: Tensor) -> Tensor:
+        """Return the values of rows (B,), float32 on the rows' device; any values for others."""
+        slots = self._slots.index_select(0, rows.to(self._slots.device)).clamp(min=0)
+        return self._values.index_select(0, slots).to(rows.device).float()
+
+
+def spread_batches(trainer: Any, number: int) -> Iterator[SnippetBatch]:
+    """Give about ``number`` windows of the training episodes, evenly spread, on the device."""
+    view = trainer.datamodule.train_view()
+    count = min(number, len(view.spans))
+    rows = view.spans.at(torch.arange(count) * len(view.spans) // count).to(view.device)
+    for index in rows.split(_WINDOWS):
+        yield _batch(trainer, view, index)
+
+
+def posteriors(
+    trainer: Any, device: torch.device, posterior: Posterior, stage: StageRecord
+) -> RowTable:
+    """Return μ and σ (2, z) of each window of the data, by its first row.
+
+    Raises:
+        DatasetError: the data have no sha256, or the file cannot be written.
+    """
+    view = _view(trainer)
+    rows = view.rows
+
+    @torch.no_grad()
+    def encode(index: Tensor) -> Tensor:
+        return torch.stack(posterior(_batch(trainer, view, index)), dim=1).float().cpu()
+
+    def make() -> Iterator[np.ndarray]:
+        for index in _bar(trainer, rows.split(_WINDOWS), "encoding windows"):
+            yield encode(index).numpy()
+
+    values = fetch_array(
+        _folder(trainer),
+        "posteriors",
+        _facts(trainer, view, stage),
+        (len(rows), *encode(rows[:1]).shape[1:]),
+        np.float32,
+        make,
+        "set posteriors to 'online', or cache_dir of the data to a folder with room.",
+    )
+    return RowTable(rows, values, len(trainer.datamodule.dataset), device)
+
+
+def candidates(
+    trainer: Any,
+    device: torch.device,
+    draw: Draw,
+    number: int,
+    latent_dim: int,
+    stage: StageRecord,
+    settings: dict[str, Any],
+) -> RowTable:
+    """Return n latents (n, z) of the prior for each state that a window ends in, by its last row.
+
+    Windows that end in a true terminal bootstrap nothing and get none.
+
+    Args:
+        trainer: with the datamodule.
+        device: where to sample.
+        draw: samples ``number`` latents for each of some raw states.
+        number: n.
+        latent_dim: z.
+        stage: record of the stage whose prior it is.
+        settings: of the sampling, on which the latents depend; plain types.
+
+    Raises:
+        DatasetError: the data have no sha256, or the disk cannot hold the latents.
+    """
+    view = _view(trainer)
+    final = view.last_steps(view.rows).unique()
+    final = final[~view.terminal(final)]
+
+    @torch.no_grad()
+    def make() -> Iterator[np.ndarray]:
+        parts = final.split(max(1, CHAINS // number))
+        for place, index in enumerate(_bar(trainer, parts, "sampling latents")):
+            states = view.states_after(index).to(device)
+            noise = ShardedGenerator(_NOISE, place, device=device)
+            yield draw(states, noise).half().cpu().numpy()
+
+    values = fetch_array(
+        _folder(trainer),
+        "candidates",
+        _facts(trainer, view, stage) | settings | {"number": number},
+        (len(final), number, latent_dim),
+        np.float16,
+        make,
+        "take fewer with num_latents, fewer windows with window_every, set latents to 'online', or "
+        "cache_dir of the data to a folder with room.",
+    )
+    return RowTable(final, values, len(trainer.datamodule.dataset), device)
+
+
+def _view(trainer: Any) -> BoundSnippets:
+    view = trainer.datamodule.whole_view()
+    assert isinstance(view, BoundSnippets)  # losses refuse the batches of any other
+    return view
+
+
+def _batch(trainer: Any, view: BoundSnippets, index: Tensor) -> SnippetBatch:
+    unused = torch.zeros(len(index), view.num_uniforms, device=view.device)
+    device = trainer.strategy.root_device
+    return trainer.datamodule.transfer_batch_to_device(view.batch(index, unused), device, 0)
+
+
+def _folder(trainer: Any) -> Path:
+    return trainer.datamodule.cache_dir / "latents"
+
+
+def _facts(trainer: Any, view: BoundSnippets, stage: StageRecord) -> dict[str, Any]:
+    dataset = trainer.datamodule.dataset
+    if dataset.spec.sha256 is None:
+        raise DatasetError(
+            f"{dataset.spec.origin}: has no sha256, by which latents of its windows could be found "
+            "again: set latents and posteriors to 'online', or write the data to a file."
+        )
+    return {
+        "version": 1,
+        "dataset": dataset.spec.sha256,
+        "rows": len(dataset),
+        "handling": list(dataset.spec.handling),
+        "stage": stage["sha256"],
+        "horizon": view.view.horizon,
+        "partial": view.view.partial,
+        "every": view.view.every,
+    }
+
+
+def _bar(trainer: Any, parts: Any, what: str) -> Any:
+    quiet = trainer.progress_bar_callback is None
+    return tqdm(parts, what, unit="chunk", leave=False, disable=quiet)

@@ -1,0 +1,152 @@
+"""Networks of snippets, windows of H steps: what makes a latent of one, and what a latent leads to.
+
+Source: LDCQ, appendix A.2.1.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from lit_offrl.nets.mlp import MLP
+
+_HOLD = 1e4  # a sigmoid of it is 1 in every precision
+
+
+class GaussianHead(nn.Module):
+    """μ and σ of features: a 2-layer MLP each, σ through a softplus.
+
+    Args:
+        in_dim: size of the features.
+        out_dim: z, size of μ and of σ.
+        width: of the hidden layers.
+        min_std: added to σ, so that no density is infinite.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, width: int = 256, min_std: float = 1e-4) -> None:
+        super().__init__()
+        self.mean = MLP(in_dim, [width], out_dim)
+        self.std = MLP(in_dim, [width], out_dim)
+        self.min_std = min_std
+
+    def forward(self, x: Float[Tensor, "*B in"]) -> tuple[Tensor, Tensor]:
+        """μ and σ ``(…, z)``, float32 in any precision."""
+        return self.mean(x).float(), F.softplus(self.std(x).float()) + self.min_std
+
+
+class SnippetEncoder(nn.Module):
+    """q(z | s_0, a_0, …, s_{H−1}, a_{H−1}): bidirectional GRU layers over encoded steps.
+
+    A step is an MLP of the state with the raw action appended. The head sees the end states of both
+    directions: the forward one after the last real step, the backward one after the first.
+
+    Steps that are not real change nothing: a flag beside their features opens the GRU's update
+    gate, which then keeps its state exactly, and through which no gradient passes. So one call of
+    the fused kernels serves windows of all lengths, and nothing has to be sorted or counted.
+
+    Args:
+        observation_dim: o.
+        action_dim: a.
+        latent_dim: z.
+        width: of all layers.
+        layers: of the GRU (paper: 2; its authors' code has 4).
+        min_std: least σ.
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        action_dim: int,
+        latent_dim: int = 16,
+        *,
+        width: int = 256,
+        layers: int = 2,
+        min_std: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        if layers < 1:
+            raise ValueError(f"layers is {layers}; give at least 1")
+        self.state = nn.Sequential(MLP(observation_dim, [width], width), nn.ReLU())
+        dims = (width + action_dim, *[2 * width] * (layers - 1))
+        self.layers = nn.ModuleList(nn.GRU(dim + 1, width, bidirectional=True) for dim in dims)
+        with torch.no_grad():
+            for name, weight in self.layers.named_parameters():
+                if "weight_ih" in name:  # rows: reset gate, update gate, candidate
+                    weight[:, -1] = 0.0
+                    weight[width : 2 * width, -1] = _HOLD
+        self.head = GaussianHead(2 * width, latent_dim, width, min_std)
+
+    def forward(
+        self,
+        observations: Float[Tensor, "B H o"],
+        actions: Float[Tensor, "B H a"],
+        mask: Bool[Tensor, "B H"],
+    ) -> tuple[Float[Tensor, "B z"], Float[Tensor, "B z"]]:
+        """μ and σ of the latents of windows, whose first step is real and padding comes last."""
+        states = self.state(observations.transpose(0, 1))  # time first, as the kernels have it
+        padding = (~mask).transpose(0, 1)[..., None].to(states.dtype)
+        x = torch.cat([states, actions.transpose(0, 1).to(states.dtype), padding], dim=-1)
+        for layer in self.layers[:-1]:
+            x = torch.cat([layer(x)[0], padding], dim=-1)
+        _, ends = self.layers[-1](x)
+        return self.head(ends.transpose(0, 1).flatten(1))
+
+
+class GaussianPrior(nn.Module):
+    """p(z | s): the VAE's conditional prior.
+
+    Args:
+        observation_dim: o.
+        latent_dim: z.
+        width: of all layers.
+        min_std: least σ.
+    """
+
+    def __init__(
+        self,
+        observation_dim: int,
+        latent_dim: int = 16,
+        *,
+        width: int = 256,
+        min_std: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        self.state = nn.Sequential(MLP(observation_dim, [width], width), nn.ReLU())
+        self.head = GaussianHead(width, latent_dim, width, min_std)
+
+    def forward(
+        self, observations: Float[Tensor, "*B o"]
+    ) -> tuple[Float[Tensor, "*B z"], Float[Tensor, "*B z"]]:
+        """μ and σ of the latents of windows that begin in a state."""
+        return self.head(self.state(observations))
+
+
+class WorldModel(nn.Module):
+    """s_{t+H} from s_t and z: the state after the skill, as a change of the state before it.
+
+    Args:
+        observation_dim: o.
+        latent_dim: z.
+        hidden: widths of the hidden layers.
+    """
+
+    def __init__(
+        self, observation_dim: int, latent_dim: int = 16, *, hidden: Sequence[int] = (256, 256)
+    ) -> None:
+        super().__init__()
+        self.change = MLP(observation_dim + latent_dim, hidden, observation_dim)
+
+    def forward(
+        self, observations: Float[Tensor, "*B o"], latents: Float[Tensor, "*B z"]
+    ) -> Float[Tensor, "*B o"]:
+        """The state after the skill, in the units of ``observations``."""
+        return observations + self.change(torch.cat([observations, latents], dim=-1)).float()
+
+
+def gaussian_kl(mean: Tensor, std: Tensor, prior_mean: Tensor, prior_std: Tensor) -> Tensor:
+    """KL(N(μ, σ²) ‖ N(μ_p, σ_p²)) of each dimension, in nats."""
+    ratio = std / prior_std
+    shift = (mean - prior_mean) / prior_std
+    return 0.5 * (ratio.square() + shift.square() - 1.0) - ratio.log()

@@ -1,0 +1,145 @@
+"""A residual MLP in the shape of a U as a denoiser of latents: the diffusion prior of LDCQ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lit_offrl.nets.embeddings import NumberEmbedding
+from lit_offrl.nets.mlp import MLP, make_activation
+
+_ROWS = 2048  # of one pass on a CPU without gradients: their features stay in its cache
+
+
+class UBlock(nn.Module):
+    """Wx + V act(LayerNorm(Ux + c)): c is the block's share of time and condition."""
+
+    def __init__(self, in_dim: int, out_dim: int, activation: str) -> None:
+        super().__init__()
+        self.first = nn.Linear(in_dim, 2 * out_dim)  # U and W in one product
+        self.norm = nn.LayerNorm(out_dim)
+        self.second = nn.Linear(out_dim, out_dim)
+        self.activation = make_activation(activation)
+
+    def forward(self, x: Float[Tensor, "S n in"], c: Float[Tensor, "_ 1 out"]) -> Tensor:
+        """Map ``(S, n, in_dim)`` to ``(S, n, out_dim)``, S conditions with n rows each."""
+        inner, around = self.first(x).chunk(2, dim=-1)
+        return around + self.second(self.activation(self.norm(inner + c)))
+
+
+class UResNetDenoiser(nn.Module):
+    """A denoiser of vectors by 8 residual blocks, narrow in the middle (LDCQ, A.2.2).
+
+    x_t → 128 → 32 → 16 → 8 → 16 → 32 → 128 → prediction; what leaves a block of the way down is
+    added to what leaves the block of the same width on the way up. Condition and time are encoded
+    by two layers each and concatenated to the input of every block, that is: each block adds a
+    linear map of them. ``encode`` makes the condition's part of all blocks once a sampling call,
+    ``times`` the time's part of the whole schedule.
+
+    Rows may share conditions: with S encoded conditions for B = S · n rows, the rows are
+    state-major and n candidates cost one encoding.
+
+    Every block has a LayerNorm of its own.
+
+    Args:
+        event_dim: size of x_t.
+        condition_dim: size of a condition.
+        diffusion_steps: T.
+        widths: between the blocks, the same read backwards.
+        width: of the two encoders.
+        time_dim: size of the time's sinusoidal features, even.
+        activation: a name of `ACTIVATIONS`.
+
+    Raises:
+        ValueError: the widths are not the same read backwards.
+    """
+
+    def __init__(
+        self,
+        event_dim: int,
+        condition_dim: int,
+        diffusion_steps: int,
+        *,
+        widths: Sequence[int] = (128, 32, 16, 8, 16, 32, 128),
+        width: int = 256,
+        time_dim: int = 256,
+        activation: str = "gelu",
+    ) -> None:
+        super().__init__()
+        widths = tuple(widths)
+        if not widths or widths != widths[::-1]:
+            raise ValueError(f"widths must be the same read backwards; got {widths}")
+        self.diffusion_steps = diffusion_steps
+        self.time = NumberEmbedding(time_dim)
+        self.condition = nn.Sequential(
+            MLP(condition_dim, (width,), width, activation), make_activation(activation)
+        )
+        self.outs = (*widths, event_dim)
+        self.from_time = nn.Linear(time_dim, sum(self.outs), bias=False)
+        self.from_condition = nn.Linear(width, sum(self.outs), bias=False)
+        self.blocks = nn.ModuleList(
+            UBlock(before, after, activation) for before, after in pairwise((event_dim, *self.outs))
+        )
+
+    def encode(self, condition: Float[Tensor, "S c"]) -> Float[Tensor, "S total"]:
+        """The conditions' part of all blocks, side by side."""
+        dtype = self.from_condition.weight.dtype
+        return self.from_condition(self.condition(condition.to(dtype)))
+
+    def times(self, t: Int[Tensor, " B"] | None = None) -> Float[Tensor, "B total"]:
+        """The part of times ``t``, or of 1 … T, in all blocks."""
+        if t is None:
+            t = torch.arange(1, self.diffusion_steps + 1, device=self.from_time.weight.device)
+        return self.from_time(self.time(t))
+
+    def denoise(
+        self,
+        x_t: Float[Tensor, "B event"],
+        t: Int[Tensor, " B"],
+        encoded: Float[Tensor, "S total"],
+        times: Float[Tensor, "T total"] | None = None,
+    ) -> Float[Tensor, "B event"]:
+        """Predict ``(B, event)`` at times ``t`` in 1 … T for S conditions of B / S rows each.
+
+        Args:
+            x_t: noisy rows, state-major.
+            t: their times; expanded from one number, as samplers do it, it is looked up once.
+            encoded: of ``encode``.
+            times: of ``times()``; made for the rows at hand if None.
+        """
+        same = t.stride() == (0,)
+        t = t[:1] if same else t
+        late = self.times(t) if times is None else times.index_select(0, t - 1)
+        rows, states = len(x_t), len(encoded)
+        if not same and states < rows:  # each row has a time and so a sum of its own
+            encoded = encoded.repeat_interleave(rows // states, dim=0)
+        shares = (encoded + late)[:, None]
+        x = x_t.to(shares.dtype).view(len(shares), -1, x_t.shape[-1])
+        if x.device.type != "cpu" or torch.is_grad_enabled() or rows <= _ROWS:
+            return self._run(x, shares).flatten(0, 1)
+        some = max(1, _ROWS // x.shape[1])
+        parts = zip(x.split(some), shares.split(some), strict=True)
+        return torch.cat([self._run(*part) for part in parts]).flatten(0, 1)
+
+    def forward(
+        self, x_t: Float[Tensor, "B event"], t: Int[Tensor, " B"], condition: Float[Tensor, "S c"]
+    ) -> Float[Tensor, "B event"]:
+        """Both halves at once."""
+        return self.denoise(x_t, t, self.encode(condition))
+
+    def _run(self, x: Tensor, shares: Tensor) -> Tensor:
+        kept: list[Tensor] = []
+        middle = len(self.outs) // 2
+        for number, (block, share) in enumerate(
+            zip(self.blocks, shares.split(self.outs, dim=-1), strict=True)
+        ):
+            x = block(x, share)
+            if number < middle - 1:
+                kept.append(x)
+            elif number >= middle and kept:
+                x = x + kept.pop()
+        return x

@@ -1,0 +1,74 @@
+"""What a training depends on: its config as files and options together make it, and its data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lit_offrl.datasets.cache import ColumnCache
+from lit_offrl.datasets.catalog import default_cache_dir, resolve
+from lit_offrl.jobs.files import config_contents
+
+
+def resolved_config(configs: Sequence[Path], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tree that files and options make, later ones winning; defaults are not in it.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    tree: dict[str, Any] = {}
+    for path in configs:
+        tree = _over(tree, config_contents(path) or {})
+    for name, value in options.items():
+        *way, last = name.split(".")
+        place = tree
+        for key in way:
+            if isinstance(place.get(key), str):  # `model: BCModule`
+                place[key] = {"class_path": place[key]}
+            if not isinstance(place.get(key), dict):
+                place[key] = {}
+            place = place[key]
+        place[last] = value
+    return json.loads(json.dumps(tree, default=str))
+
+
+def data_sha256(config: Mapping[str, Any]) -> str | None:
+    """Return the sha256 of the data's file.
+
+    None where the config names no file: Minari's and d4rl's ids name a version, and the datasets
+    that come with the library change with it alone.
+
+    Raises:
+        DatasetError: there is no such dataset, or it is not on disk.
+    """
+    data = config.get("data")
+    options = data.get("init_args") or {} if isinstance(data, Mapping) else {}
+    name, folder = options.get("dataset"), options.get("data_dir")
+    if not isinstance(name, str) or name.startswith(("minari:", "d4rl:")):
+        return None
+    source = resolve(name, folder)
+    source.require_on_disk()
+    return ColumnCache(default_cache_dir(folder)).sha256(source.path)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest(plain: Any) -> str:
+    """Return eight hexadecimal digits that stand for plain values."""
+    text = json.dumps(plain, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    made = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(made.get(key), dict)
+        made[key] = _over(made[key], value) if both else value
+    return made
