@@ -229,8 +229,11 @@ def make_run(
         EvaluationError: nothing says which seed it was trained with.
     """
     tags = tags or {}
+    acting = {k: str(v) for k, v in record.policy_options.items()}
     options = {k.removeprefix(_OPTION): v for k, v in tags.items() if k.startswith(_OPTION)}
-    options |= {f"policy.{k}": str(v) for k, v in record.policy_options.items()}
+    # A sweep over an option of the policy names it in its tags too: once is enough.
+    options = {k: v for k, v in options.items() if acting.get(k) != v}
+    options |= {f"policy.{k}": v for k, v in acting.items()}
     return Run(
         method=tags.get(f"{TAG}method", record.method),
         dataset=tags.get(f"{TAG}dataset", record.dataset or record.env_id),

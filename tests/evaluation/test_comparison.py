@@ -111,6 +111,16 @@ def test_a_seed_twice_is_refused_or_the_newest_taken(runs, run):
     assert compare([later, *runs], latest=True).cells["hopper", "BC"].strata[0][1] == 99
     other = run("BC", "hopper", 1, 99.0, source="policy", policy_options={"samples": 4})
     tagged = run("BC", "hopper", 1, 98.0, tags={"lit_offrl.option.width": "8"})
+    swept = run(
+        "BC",
+        "hopper",
+        1,
+        97.0,
+        source="swept",
+        tags={"lit_offrl.option.omega": "3.0"},
+        policy_options={"omega": 3.0},
+    )
+    assert swept.options == (("policy.omega", "3.0"),)  # once, though tag and record say it
     table = compare([*runs, other, dataclasses.replace(tagged, source="tagged")])
     assert table.methods == ("BC", "BC (policy.samples=4)", "BC (width=8)", "DVF")
 
