@@ -187,7 +187,7 @@ class OfflineModule(LightningModule):
         self._measure(batch, "test")
 
     def _logs_step(self, batch_idx: int) -> bool:
-        """Whether Lightning hears of this step's metrics: each takes it as long as a small net.
+        """Whether Lightning hears of this step's metrics, which is dear beside a small network.
 
         As often as loggers do, and at an epoch's first batch, so that there is one to watch.
         """
