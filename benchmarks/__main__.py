@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.acd import FitResult, PassResult, run_fit, run_passes
 from benchmarks.coverage import HOLDS, SHAPES, CoverageResult, run_coverage
 from benchmarks.loader import LoaderResult, run_loader
 from benchmarks.machine import describe
@@ -24,7 +25,7 @@ from benchmarks.step import StepResult, run_steps
 from benchmarks.value import ValueResult, run_values
 from lit_offrl.errors import ConfigError
 
-NAMES = ("loader", "priority", "step", "value", "start", "maze", "coverage")
+NAMES = ("loader", "priority", "step", "acd", "value", "start", "maze", "coverage")
 
 
 def seconds(value: float) -> str:
@@ -120,6 +121,43 @@ def consumers_table(result: StepResult) -> Table:
     for name, share in result.consumers.items():
         table.add_row(name, f"{share:.1%}")
     table.caption = "PyTorch's profiler; each operation's own time"
+    return table
+
+
+def fit_table(result: FitResult) -> Table:
+    """A step of IQL's fit, and of d3rlpy's IQL where it was asked for."""
+    title = f"A step of IQL's fit, batch {result.batch_size}"
+    table = Table("clock", "this", "d3rlpy", "of it sampling", "ratio", title=title)
+    beside = result.peer_seconds is not None
+    for clock, own, peer, sampling, ratio in (
+        ("wall", result.seconds, result.peer_seconds, result.peer_sampling, result.ratio),
+        ("processor", result.cpu_seconds, result.peer_cpu_seconds, None, result.cpu_ratio),
+    ):
+        texts = ["" if number is None else seconds(number) for number in (peer, sampling)]
+        table.add_row(clock, seconds(own), *texts, "" if ratio is None else f"{ratio:.2f}")
+    table.caption = (
+        f"medians of {result.turns} turns of {result.steps} steps; sampling and Lightning's loop\n"
+        "are in it, validation, logger and checkpoints are not"
+    )
+    if not beside:
+        table.caption += f"\nfor d3rlpy's IQL in the same turns: {HOW_TO}"
+    return table
+
+
+def pass_table(results: Sequence[PassResult]) -> Table:
+    """One line a step or decision."""
+    heads = ("", "median", "fastest", "GFLOP", "of the peak", "of medians")
+    table = Table(*heads, title="ACD and its relatives, without the loop")
+    for r in results:
+        table.add_row(
+            *(r.name, seconds(r.seconds), seconds(r.fastest), f"{r.flops / 1e9:.3g}"),
+            *(f"{r.share:.0%}", f"{r.median_share:.0%}"),
+        )
+    table.caption = (
+        f"time of the processor, {results[0].repeats} turns with matrix products among them\n"
+        f"peak: the fastest of these, {results[0].peak / 1e9:,.0f} GFLOP/s; shares: the fastest's\n"
+        f"the last column is of medians, {results[0].median_peak / 1e9:,.0f} GFLOP/s"
+    )
     return table
 
 
@@ -260,6 +298,15 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             console.print(step_table(step))
             if step.consumers:
                 console.print(consumers_table(step))
+    if options.which in (None, "acd"):
+        try:
+            fit = run_fit(device=device, seed=options.seed, peer_python=options.peer_python)
+        except ConfigError as error:  # the peer's environment
+            line.error(str(error))
+        passes = run_passes(device=device, seed=options.seed)
+        numbers["acd"] = {"fit": asdict(fit), "passes": [asdict(r) for r in passes]}
+        for table in (fit_table(fit), pass_table(passes)):
+            console.print(table)
     if options.which in (None, "value"):
         values = run_values(
             device=device, seed=options.seed, quick_only=options.quick_only, full=options.full

@@ -1,12 +1,14 @@
-"""d3rlpy beside the views: it needs an old gym, so it runs in an environment of its own."""
+"""d3rlpy beside this library: it needs an old gym, so it runs in an environment of its own."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.errors import ConfigError
 
 _SCRIPT = Path(__file__).with_name("peer_d3rlpy.py")
+_IQL = Path(__file__).with_name("peer_iql.py")
 _LONGEST = 600  # seconds for all of it: d3rlpy takes half a minute to begin
 HOW_TO = (
     "python3 -m venv ENV && ENV/bin/pip install torch d3rlpy, then --peer-python ENV/bin/python"
@@ -41,10 +44,7 @@ def d3rlpy_speeds(
         ConfigError: if it does not run there.
     """
     with tempfile.TemporaryDirectory() as folder:
-        columns, out = Path(folder, "columns.npz"), Path(folder, "out.json")
-        names = ("observations", "actions", "rewards", "terminals", "timeouts")
-        with columns.open("wb") as file:
-            np.savez(file, **{name: dataset.columns[name] for name in names})  # type: ignore[arg-type]
+        columns, out = _hand_over(dataset, folder), Path(folder, "out.json")
         words = [str(part) for part in (script, columns, out, budget)]
         words += [f"{window},{batch}" for window, batch in jobs]
         try:
@@ -57,3 +57,105 @@ def d3rlpy_speeds(
             last = (done.stderr.strip().splitlines() or ["it wrote no numbers"])[-1]
             raise ConfigError(f"--peer-python {python}: {last}. Make it by: {HOW_TO}.")
         return [float(speed) for speed in json.loads(out.read_text())]
+
+
+class PeerSteps(NamedTuple):
+    """Seconds of so many steps of d3rlpy's by the wall's and by the processor's clock."""
+
+    sampling: float
+    sampling_cpu: float
+    updates: float
+    updates_cpu: float
+
+
+class PeerIQL:
+    """d3rlpy's IQL in a process of its own, which steps when it is told to."""
+
+    def __init__(self, process: subprocess.Popen[str], python: Path, said: Path) -> None:
+        self._process, self._python, self._said = process, python, said
+
+    def step(self, number: int) -> PeerSteps:
+        """Take so many steps.
+
+        Raises:
+            ConfigError: it has ended.
+        """
+        assert self._process.stdin is not None
+        try:
+            print(number, file=self._process.stdin, flush=True)
+        except BrokenPipeError:
+            raise self.failure() from None
+        return PeerSteps(*json.loads(self.answer()))
+
+    def answer(self) -> str:
+        """Wait for a line.
+
+        Raises:
+            ConfigError: it has ended.
+        """
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise self.failure()
+        return line
+
+    def failure(self) -> ConfigError:
+        """Say what went wrong there."""
+        self._process.wait(timeout=10)
+        last = (self._said.read_text().strip().splitlines() or ["it ended without a word"])[-1]
+        return ConfigError(f"--peer-python {self._python}: {last}. Make it by: {HOW_TO}.")
+
+
+@contextmanager
+def d3rlpy_iql(
+    python: Path,
+    dataset: OfflineDataset,
+    *,
+    batch_size: int,
+    hidden: Sequence[int],
+    learning_rate: float,
+    threads: int,
+    script: Path | None = None,
+) -> Iterator[PeerIQL]:
+    """d3rlpy's IQL on the CPU, ready to step.
+
+    Args:
+        python: of an environment that has d3rlpy.
+        dataset: rows to sample from, handed over in a temporary file.
+        batch_size: rows of a step.
+        hidden: widths of all its networks.
+        learning_rate: of all its optimisers.
+        threads: of PyTorch there.
+        script: what to run there; ``peer_iql.py`` if None.
+
+    Raises:
+        ConfigError: if it does not run there.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        columns, said = _hand_over(dataset, folder), Path(folder, "said.txt")
+        words = [str(part) for part in (python, script or _IQL, columns, threads, batch_size)]
+        words += [",".join(map(str, hidden)), str(learning_rate)]
+        with said.open("w") as file:
+            try:
+                process = subprocess.Popen(
+                    words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True
+                )
+            except OSError as error:
+                raise ConfigError(
+                    f"--peer-python {python}: {error}. Make it by: {HOW_TO}."
+                ) from None
+        with process:
+            try:
+                peer = PeerIQL(process, python, said)
+                peer.answer()
+                yield peer
+            finally:
+                process.kill()
+
+
+def _hand_over(dataset: OfflineDataset, folder: str) -> Path:
+    path = Path(folder, "columns.npz")
+    names = ("observations", "actions", "rewards", "terminals", "timeouts")
+    with path.open("wb") as file:
+        np.savez(file, **{name: dataset.columns[name] for name in names})  # type: ignore[arg-type]
+    return path

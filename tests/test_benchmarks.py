@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
+from benchmarks.acd import plan, run_fit, run_passes
 from benchmarks.loader import run_loader
 from benchmarks.machine import held_bytes
 from benchmarks.made_up import Settings, make_dataset, make_maze, make_module, settings
 from benchmarks.map_style import MapStyleFutureStates, MapStyleSnippets, MapStyleTransitions
 from benchmarks.maze import run_scores, run_speed
-from benchmarks.peer import d3rlpy_speeds
+from benchmarks.peer import d3rlpy_iql, d3rlpy_speeds
 from benchmarks.priority import run_priority
 from benchmarks.start import SHAPES, StartResult, run_starts
 from benchmarks.step import PARTS, count_flops, run_step
@@ -56,7 +57,7 @@ def test_both_loaders_hand_out_the_same_rows():
     bound = steps.bind(dataset)
     batch = bound.batch(bound.rows)
     for i in range(len(slow)):
-        assert same([part[i] for part in batch], slow[i])
+        assert same([part[i] for part in batch if part is not None], slow[i])
 
     slow = MapStyleFutureStates(dataset, future, seed=0)
     bound = future.bind(dataset)
@@ -130,6 +131,92 @@ def test_d3rlpys_numbers_stand_beside_those_of_the_same_view(tmp_path):
         d3rlpy_speeds(python, maze, jobs, budget=0.1, script=script)
     with pytest.raises(ConfigError, match="nowhere"):
         d3rlpy_speeds(Path("nowhere"), maze, jobs, budget=0.1)
+
+
+PEER = """
+import json, sys
+columns, *said = sys.argv[1:]
+print("ready", flush=True)
+for line in sys.stdin:
+    if int(line) == 13:
+        raise SystemExit("no more")
+    open("asked.txt", "a").write(" ".join([*said, line]))
+    print(json.dumps([0.1, 0.05, 0.9, 0.45]), flush=True)
+"""
+
+
+def tiny_plan(method):
+    """The config's method with small networks, on batches of 8 rows."""
+    size = {"hidden": [8]} if method == "iql" else {"hidden": [8], "width": 16, "blocks": 1}
+    if method != "iql":
+        size["num_samples"] = 3
+    return plan(method, **size)._replace(batch_size=8)
+
+
+def test_a_method_is_timed_as_its_config_says():
+    acd = plan("acd")
+    assert (acd.options["num_samples"], acd.options["omega"], acd.batch_size) == (64, 3.0, 256)
+    assert acd.options["diffusion_steps"] == 5 and acd.kind.__name__ == "ACDModule"
+
+
+def test_steps_and_decisions_are_timed_beside_a_matrix_product():
+    results = run_passes(device=CPU, plans=tiny_plan, size=64, budget=0.01)
+    names = [r.name for r in results]
+    assert [name.partition(",")[0] for name in names] == [
+        *("IQL step", "ACD actor's step", "ACD step", "IDQL step", "DQL step"),
+        *("ACD decision", "ACD-F decision", "IDQL decision", "DQL decision"),
+    ]
+    found = dict(zip(names, results, strict=True))
+    for r in results:
+        assert 0 < r.fastest <= r.seconds and r.flops > 0
+        assert r.share == pytest.approx(r.flops / r.fastest / r.peak)
+        assert r.median_share == pytest.approx(r.flops / r.seconds / r.median_peak)
+    # a joint step is the actor's and the critics', which are IDQL's, too, but for the advantage
+    assert found["ACD actor's step"].flops < found["ACD step"].flops
+    times = 2 * 5 * (64 * 128 + 128 * 128 + 128 * 16)  # once a decision, whatever N is
+    one = found["ACD decision"].flops - times
+    assert 2.9 * one < found["ACD-F decision, N = 3"].flops - times < 3.1 * one
+
+
+def test_a_fit_is_timed_in_turns_with_d3rlpys(folder, monkeypatch):
+    """With another script in its place: the real one needs d3rlpy."""
+    Path("peer.py").write_text(PEER)
+    monkeypatch.setattr("benchmarks.peer._IQL", Path("peer.py").absolute())
+    python = Path(sys.executable)
+    result = run_fit(device=CPU, plans=tiny_plan, steps=5, turns=3, peer_python=python)
+    assert (result.batch_size, result.steps, result.turns) == (8, 5, 3)
+    assert result.peer_seconds == pytest.approx(1.0 / 5)
+    assert result.peer_sampling == pytest.approx(0.1 / 5)
+    assert result.peer_cpu_seconds == pytest.approx(0.5 / 5)
+    assert result.ratio == pytest.approx(result.seconds / result.peer_seconds)
+    assert result.cpu_ratio == pytest.approx(result.cpu_seconds / result.peer_cpu_seconds)
+    assert Path("asked.txt").read_text().splitlines() == ["1 8 8 0.0003 20"] + 3 * [
+        "1 8 8 0.0003 5"
+    ]
+    alone = run_fit(device=CPU, plans=tiny_plan, steps=2, turns=2)
+    assert alone.ratio is None and alone.seconds > 0
+
+
+def test_a_peer_that_ends_says_why(folder):
+    sizes = {"batch_size": 8, "hidden": (4, 4), "learning_rate": 1e-3, "threads": 1}
+    rows, python = make_maze(50, seed=0), Path(sys.executable)
+    Path("peer.py").write_text(PEER)
+    with (
+        d3rlpy_iql(python, rows, **sizes, script=Path("peer.py")) as peer,
+        pytest.raises(ConfigError, match=r"no more\. Make it by: python3 -m venv"),
+    ):
+        peer.step(13)
+    Path("peer.py").write_text("raise SystemExit('No module named d3rlpy')")
+    with (
+        pytest.raises(ConfigError, match="No module named d3rlpy"),
+        d3rlpy_iql(python, rows, **sizes, script=Path("peer.py")),
+    ):
+        pass
+    with (
+        pytest.raises(ConfigError, match="nowhere"),
+        d3rlpy_iql(Path("nowhere"), rows, **sizes),
+    ):
+        pass
 
 
 def test_priorities_are_timed_beside_a_draw_that_sums_them_all():
@@ -262,6 +349,14 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
     def tiny_scores(**_):
         return run_scores(mazes=("umaze",), episodes=1)
 
+    def tiny_fit(**options):
+        return run_fit(**options, plans=tiny_plan, steps=2, turns=2)
+
+    def tiny_passes(**options):
+        return run_passes(**options, plans=tiny_plan, size=64, budget=0.01)
+
+    monkeypatch.setattr(command, "run_fit", tiny_fit)
+    monkeypatch.setattr(command, "run_passes", tiny_passes)
     monkeypatch.setattr(command, "run_speed", tiny_speed)
     monkeypatch.setattr(command, "run_scores", tiny_scores)
     monkeypatch.setattr(command, "run_loader", tiny_loader)
@@ -270,7 +365,7 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
     monkeypatch.setattr(command, "run_values", tiny_value)
     numbers = command.main(["--json", "numbers.json"])
     assert json.loads((folder / "numbers.json").read_text()) == json.loads(json.dumps(numbers))
-    keys = {"machine", "loader", "priority", "step", "value", "start", "maze"}
+    keys = {"machine", "loader", "priority", "step", "acd", "value", "start", "maze"}
     assert numbers.keys() == keys
     assert numbers["machine"]["threads"] == torch.get_num_threads() == 1
     printed = capsys.readouterr().out
@@ -279,6 +374,8 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
         "Prioritised sampling of 100",
         "training step",
         "time goes",
+        "IQL's fit",
+        "its relatives",
         "One value",
         "Collecting maze2d",
         "plans once",

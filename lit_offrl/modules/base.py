@@ -166,7 +166,8 @@ class OfflineModule(LightningModule):
         """Sum the losses of one batch and log each."""
         accumulated = self.trainer.accumulate_grad_batches
         self.seed_noise(self.trainer.global_step * accumulated + batch_idx % accumulated)
-        total = torch.stack(list(self._measure(batch, "train").values())).sum()
+        losses = self._measure(batch, "train", logged=self._logs_step(batch_idx))
+        total = torch.stack(list(losses.values())).sum()
         idle = self.idle_parameters() if self.trainer.world_size > 1 else []
         # DDP waits for a gradient of every parameter: zero here, and none for the optimiser below
         return total + 0.0 * torch.stack([part.sum() for part in idle]).sum() if idle else total
@@ -186,13 +187,24 @@ class OfflineModule(LightningModule):
         self.seed_noise(batch_idx, _VALIDATION_STREAM)
         self._measure(batch, "test")
 
-    def _measure(self, batch: Any, prefix: str) -> dict[str, Tensor]:
+    def _logs_step(self, batch_idx: int) -> bool:
+        """Whether Lightning hears of this step's metrics, which is dear beside a small network.
+
+        As often as loggers do, and at an epoch's first batch, so that there is one to watch.
+        """
+        trainer: Any = self.trainer  # sets attributes that type checkers do not see
+        step, every = trainer.global_step + 1, max(1, trainer.log_every_n_steps)
+        return batch_idx == 0 or step % every == 0 or step == trainer.max_steps
+
+    def _measure(self, batch: Any, prefix: str, logged: bool = True) -> dict[str, Tensor]:
         self._info = {}
         losses = self.losses(batch)
         self.latest_losses = {name: loss.detach() for name, loss in losses.items()}
         values = {f"{prefix}/loss/{name}": loss for name, loss in self.latest_losses.items()}
         values |= {f"{prefix}/{name}": value for name, value in self._info.items()}
         self.latest_metrics = values
+        if not logged:
+            return losses
         rows = batch.observations.shape[0]
         # During fit the Curves callback takes them to the loggers, by optimiser step.
         fitting = self.trainer.state.fn == TrainerFn.FITTING

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +98,7 @@ class DiffusionActor(nn.Module):
         noise: Generator = None,
         denoiser: ResNetDenoiser | None = None,
     ) -> Tensor:
-        """Draw actions, (S, number, a), each state's condition being encoded once.
+        """Draw actions, (S, number, a); each state's condition and the times are encoded once.
 
         Args:
             condition: c, (S, c).
@@ -111,13 +112,12 @@ class DiffusionActor(nn.Module):
             denoiser: which weights; the averaged ones by default.
         """
         net = self.average if denoiser is None else denoiser
+        step = partial(net.denoise, times=net.encode_times())
         encoded = repeat_encoded(net.encode(condition), number)
-        denoise: Denoise
-        if absent is None:
-            denoise = lambda x, t: net.denoise(x, t, encoded)  # noqa: E731  two cases of one thing
-        else:
+        denoise: Denoise = partial(step, encoded=encoded)
+        if absent is not None:
             null = repeat_encoded(net.encode(absent), number)
-            denoise = classifier_free_guidance(net.denoise, encoded, null, guidance)
+            denoise = classifier_free_guidance(step, encoded, null, guidance)
         if log_density is not None:
             value = log_density
             denoise = classifier_guidance(

@@ -54,8 +54,8 @@ class ResNetDenoiser(nn.Module):
     """ε(x_t, t, condition) by an MLP of residual blocks with LayerNorm (IDQL; ACD, section 5).
 
     Dense(width) of (x_t, condition, time) → ``blocks`` residual blocks → activation → Dense.
-    The first layer is a sum of three, of which ``encode`` computes the condition's once a sampling
-    call; the time's features are those of all T times at once, far fewer than rows.
+    The first layer is a sum of three. Of these ``encode`` computes the condition's and
+    ``encode_times`` the time's, of all T times at once: both once a sampling call.
 
     Args:
         event_dim: size of x_t.
@@ -101,18 +101,23 @@ class ResNetDenoiser(nn.Module):
         """The condition's part of the first layer."""
         return self.from_condition(condition)
 
+    def encode_times(self) -> Float[Tensor, "T width"]:
+        """The time's part of the first layer, of times 1 … T."""
+        weight = self.from_event.weight
+        times = torch.arange(1, self.diffusion_steps + 1, device=weight.device, dtype=weight.dtype)
+        return self.from_time(self.time(times / self.diffusion_steps))
+
     def denoise(
         self,
         x_t: Float[Tensor, "B event"],
         t: Int[Tensor, " B"],
         encoded: Float[Tensor, "B width"],
+        times: Float[Tensor, "T width"] | None = None,
     ) -> Float[Tensor, "B event"]:
-        """Predict ``(B, event)`` at times ``t`` in 1 … T."""
-        weight = self.from_event.weight
-        x_t = x_t.to(weight.dtype)
-        times = torch.arange(1, self.diffusion_steps + 1, device=t.device, dtype=weight.dtype)
-        features = self.from_time(self.time(times / self.diffusion_steps))
-        entrance = self.from_event(x_t) + encoded + features.index_select(0, t - 1)
+        """Predict ``(B, event)`` at times ``t`` in 1 … T, given ``encode_times`` or not."""
+        times = self.encode_times() if times is None else times
+        x_t = x_t.to(self.from_event.weight.dtype)
+        entrance = self.from_event(x_t) + encoded + times.index_select(0, t - 1)
         return self.out(self.blocks(entrance))
 
     def forward(

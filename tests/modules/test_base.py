@@ -176,6 +176,19 @@ def test_noise_is_a_function_of_seed_and_step():
     assert len({tuple(numbers) for numbers in [first, *others]}) == 4
 
 
+def test_lightning_hears_of_metrics_when_loggers_do_and_once_an_epoch(monkeypatch, lit):
+    heard = []
+
+    def log_dict(self, values, **options):
+        heard.append((self.trainer.global_step + 1, "train/loss/actor" in values))
+
+    monkeypatch.setattr(BCModule, "log_dict", log_dict)
+    options = ("--trainer.max_steps", "14", "--trainer.log_every_n_steps", "4")
+    assert lit(*options, "--data.init_args.validation_fraction", "0") == 0
+    # 590 rows have a next state: an epoch is 9 steps
+    assert heard == [(step, True) for step in (1, 4, 8, 10, 12, 14)]
+
+
 def test_each_network_has_a_parameter_group(tiny):
     module = tiny(learning_rate=0.02)
     groups = module.configure_optimizers().param_groups

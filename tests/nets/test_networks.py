@@ -23,6 +23,7 @@ from lit_offrl.nets import (
     symexp,
     symlog,
 )
+from lit_offrl.nets.mlp import Mish
 from lit_offrl.randomness import ShardedGenerator
 
 
@@ -62,9 +63,29 @@ def test_symlog_has_gradient_one_at_zero():
     torch.testing.assert_close(x.grad, torch.ones(2), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("rows", [1, 32])
+def test_mish_is_pytorchs_whether_numbers_are_few_or_many(rows):
+    numbers = torch.cat([torch.linspace(-30, 30, 1021), torch.tensor([-200.0, 0.0, 200.0])])
+    ours = numbers.repeat(rows, 1).requires_grad_()
+    theirs = ours.detach().double().requires_grad_()
+    weights = torch.linspace(-1, 1, 1024)
+    out, expected = Mish()(ours), torch.nn.functional.mish(theirs)
+    (out * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(out.double(), expected, rtol=3e-6, atol=1e-12)
+    torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_the_quick_mish_refuses_a_second_derivative():
+    numbers = torch.ones(1 << 14, requires_grad=True)
+    (slope,) = torch.autograd.grad(Mish()(numbers).square().sum(), numbers, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
 def test_mlp_layers_in_order():
     net = MLP(3, (8, 5), 2, activation="mish", layer_norm=True, dropout=0.1)
-    hidden = [nn.Linear, nn.LayerNorm, nn.Mish, Dropout]
+    hidden = [nn.Linear, nn.LayerNorm, Mish, Dropout]
     assert [type(m) for m in net] == [*hidden, *hidden, nn.Linear]
     assert net(torch.randn(4, 6, 3)).shape == (4, 6, 2)
     assert [type(m) for m in MLP(3, (), 2)] == [nn.Linear]
