@@ -83,8 +83,7 @@ def load_stage(
             ) from error
     asked = {"horizon": horizon, "observation_dim": observation_dim, "action_dim": action_dim}
     for name, here in asked.items():
-        there = getattr(module, name, None)
-        there = getattr(module.hparams, name, None) if there is None else there
+        there = getattr(module, name, record["hyper_parameters"].get(name))
         if here is not None and there is not None and there != here:
             _refuse(record, name, there, here)
     if dataset_sha256 is not None:
