@@ -28,12 +28,12 @@ OF_POLICIES = ("dvf_ope_mountain_car.yaml", "dvf_mountain_car.yaml", "dvf_maze2d
 METHODS |= dict.fromkeys(OF_POLICIES, "DVFModule")
 # Their data have a column 'policy': they are for `lit-offrl online`, which makes it.
 ONLINE = {"dvf_online_pendulum.yaml": "DVFModule"}
-# For `lit-offrl pipeline`: their stages' own files are under ldcq/, as is what they are built on.
+# For `lit-offrl pipeline`; the files of their stages, and what they are built on.
 PIPELINES = tuple(
     f"ldcq_{data}.yaml"
     for data in ("maze2d", "antmaze", "kitchen", "locomotion", "adroit", "random_walk")
 )
-OF_PIPELINES = tuple(f"ldcq/{name}.yaml" for name in ("stage1", "stage2", "stage3", "pipeline"))
+OF_PIPELINES = ("ldcq_stage2_d4rl.yaml", "ldcq_stage3_d4rl.yaml", "ldcq_stages.yaml")
 # Two steps on four rows: enough to build and run everything at its real size.
 FEW = ("--trainer.max_steps", "2", "--data.init_args.batch_size", "4", "--trainer.logger", "false")
 FEW += ("--evaluation.episodes", "0", "--data.init_args.validation_batches", "1")
