@@ -129,8 +129,8 @@ class StageFolder(StepFolder):
         """
         if not self.checkpoint.is_file():
             raise ConfigError(
-                f"{self.checkpoint}: the fit wrote no checkpoint: leave trainer.enable_checkpointing"
-                " and trainer.fast_dev_run alone."
+                f"{self.checkpoint}: the fit wrote no checkpoint: leave"
+                " trainer.enable_checkpointing and trainer.fast_dev_run alone."
             )
         stat = self.checkpoint.stat()
         done = {

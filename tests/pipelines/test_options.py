@@ -12,7 +12,7 @@ CONFIGS = Path(__file__).parent.parent.parent / "configs"
     ("option", "message"),
     [
         ("model.init_args.omgea", "actor: ACDModule has no option 'omgea'. Did you mean 'omega'?"),
-        ("trainer.max_step", "actor: there is no option 'trainer.max_step'. Did you mean"),
+        ("trainer.max_step", "actor: there is no option '--trainer.max_step'. Did you mean"),
     ],
 )
 def test_options_are_parsed_before_anything_begins(folder, d4rl_file, capsys, option, message):
