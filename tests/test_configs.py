@@ -18,6 +18,7 @@ FAMILY = {"iql": "IQL", "awr": "AWR", "acg": "ACG", "diffusion_bc": "DiffusionBC
 FAMILY |= {"dql": "DQL", "acd": "ACD"}
 METHODS |= {f"{k}_{s}.yaml": f"{v}Module" for k, v in FAMILY.items() for s in ("pybullet", "d4rl")}
 METHODS |= {"bc_d4rl.yaml": "BCModule", "dvf_maze2d.yaml": "DVFModule"}
+METHODS |= {"ldcq_stage1_d4rl.yaml": "LDCQStage1Module"}
 # Those whose data must have a column 'policy'.
 OF_POLICIES = ("dvf_ope_mountain_car.yaml", "dvf_mountain_car.yaml", "dvf_maze2d_policies.yaml")
 METHODS |= dict.fromkeys(OF_POLICIES, "DVFModule")
