@@ -22,10 +22,11 @@ from benchmarks.peer import HOW_TO
 from benchmarks.priority import PriorityResult, run_priority
 from benchmarks.start import StartResult, run_starts
 from benchmarks.step import StepResult, run_steps
+from benchmarks.vae import run_vaes, vae_table
 from benchmarks.value import ValueResult, run_values
 from lit_offrl.errors import ConfigError
 
-NAMES = ("loader", "priority", "step", "acd", "value", "start", "maze", "coverage")
+NAMES = ("loader", "priority", "step", "acd", "value", "vae", "start", "maze", "coverage")
 
 
 def seconds(value: float) -> str:
@@ -313,6 +314,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         )
         numbers["value"] = [asdict(r) for r in values]
         console.print(value_table(values))
+    if options.which in (None, "vae"):
+        vaes = list(run_vaes(device=device, seed=options.seed, quick_only=options.quick_only))
+        numbers["vae"] = [asdict(r) for r in vaes]
+        console.print(vae_table(vaes))
     if options.which in (None, "start"):
         starts = list(run_starts(threads=options.threads, seed=options.seed))
         numbers["start"] = [asdict(r) for r in starts]

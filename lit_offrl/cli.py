@@ -173,6 +173,9 @@ class OfflineCLI(LightningCLI):
 class _Parsed(OfflineCLI):
     """Parses and does no more."""
 
+    def _set_seed(self) -> None:
+        """Nothing is drawn."""
+
     def instantiate_classes(self) -> None:
         """Nothing is built."""
 

@@ -163,6 +163,7 @@ if data == "waits" and not begun:
     signal.signal(signal.SIGTERM, save)
     Path("waiting").touch()
     time.sleep(60)
+if data == "keeps nothing": sys.exit()
 if data == "dies":
     os.kill(os.getpid(), signal.SIGKILL)
 save()

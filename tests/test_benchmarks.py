@@ -23,6 +23,7 @@ from benchmarks.peer import d3rlpy_iql, d3rlpy_speeds
 from benchmarks.priority import run_priority
 from benchmarks.start import SHAPES, StartResult, run_starts
 from benchmarks.step import PARTS, count_flops, run_step
+from benchmarks.vae import AUTHORS, run_vae
 from benchmarks.value import autoregressive_value, counted, run_value
 from lit_offrl.datasets.sampler import RowOrder
 from lit_offrl.datasets.views import FutureStates, Snippets, Transitions
@@ -278,6 +279,27 @@ def test_flops_of_known_products():
     assert count_flops(lambda: attend(query, query, query)) == 2 * (2 * 4 * 6 * 6 * 8) * 2
 
 
+TINY_VAE = {"device": CPU, "steps": 2, "batch_size": 4, "horizon": 3, "width": 8, "budget": 0.02}
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_the_vae_step_is_timed_in_bfloat16_where_that_is_faster(monkeypatch, faster):
+    def peak(device, dtype, **_):
+        return 2e9 if (dtype is torch.bfloat16) == faster else 1e9
+
+    monkeypatch.setattr("benchmarks.vae.matrix_peak", peak)
+    result = run_vae("AntMaze", 4, **TINY_VAE)
+    assert result.authors_seconds == AUTHORS["AntMaze"]
+    assert result.share == pytest.approx(result.flops / result.seconds / result.peak)
+    # twice the rows, twice the products
+    wider = run_vae("AntMaze", 4, **TINY_VAE | {"batch_size": 8})
+    assert wider.flops == pytest.approx(2 * result.flops, rel=0.05)
+    assert (result.half_seconds is not None) == (result.half_loss is not None) == faster
+    if result.half_loss is not None:  # the same steps but for the rounding
+        assert result.half_loss == pytest.approx(result.loss, rel=0.02)
+        assert result.half_loss != result.loss
+
+
 def test_calls_for_a_value_are_flat_for_dvf_and_grow_for_the_roll_out():
     results = run_value(
         "tiny", TINY, device=CPU, states=2, num_samples=3, horizons=(2, 4, 1000), longest=4,
@@ -363,9 +385,14 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
     monkeypatch.setattr(command, "run_priority", tiny_priority)
     monkeypatch.setattr(command, "run_steps", tiny_step)
     monkeypatch.setattr(command, "run_values", tiny_value)
+
+    def tiny_vae(**_):
+        yield run_vae("maze2d", 4, **TINY_VAE)
+
+    monkeypatch.setattr(command, "run_vaes", tiny_vae)
     numbers = command.main(["--json", "numbers.json"])
     assert json.loads((folder / "numbers.json").read_text()) == json.loads(json.dumps(numbers))
-    keys = {"machine", "loader", "priority", "step", "acd", "value", "start", "maze"}
+    keys = {"machine", "loader", "priority", "step", "acd", "value", "vae", "start", "maze"}
     assert numbers.keys() == keys
     assert numbers["machine"]["threads"] == torch.get_num_threads() == 1
     printed = capsys.readouterr().out
@@ -377,6 +404,7 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
         "IQL's fit",
         "its relatives",
         "One value",
+        "LDCQ's VAE step",
         "Collecting maze2d",
         "plans once",
     ):

@@ -10,6 +10,10 @@ import torch
 import yaml
 
 from lit_offrl.__main__ import main
+from lit_offrl.cli import require_options
+from lit_offrl.pipelines.folders import stage_folders
+from lit_offrl.pipelines.reading import read_pipeline
+from lit_offrl.pipelines.steps import Where
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 METHODS = {"bc_pybullet.yaml": "BCModule", "dvf_pybullet.yaml": "DVFModule"}
@@ -18,11 +22,18 @@ FAMILY = {"iql": "IQL", "awr": "AWR", "acg": "ACG", "diffusion_bc": "DiffusionBC
 FAMILY |= {"dql": "DQL", "acd": "ACD"}
 METHODS |= {f"{k}_{s}.yaml": f"{v}Module" for k, v in FAMILY.items() for s in ("pybullet", "d4rl")}
 METHODS |= {"bc_d4rl.yaml": "BCModule", "dvf_maze2d.yaml": "DVFModule"}
+METHODS |= {"ldcq_stage1_d4rl.yaml": "LDCQStage1Module"}
 # Those whose data must have a column 'policy'.
 OF_POLICIES = ("dvf_ope_mountain_car.yaml", "dvf_mountain_car.yaml", "dvf_maze2d_policies.yaml")
 METHODS |= dict.fromkeys(OF_POLICIES, "DVFModule")
 # Their data have a column 'policy': they are for `lit-offrl online`, which makes it.
 ONLINE = {"dvf_online_pendulum.yaml": "DVFModule"}
+# For `lit-offrl pipeline`; the files of their stages, and what they are built on.
+PIPELINES = tuple(
+    f"ldcq_{data}.yaml"
+    for data in ("maze2d", "antmaze", "kitchen", "locomotion", "adroit", "random_walk")
+)
+OF_PIPELINES = ("ldcq_stage2_d4rl.yaml", "ldcq_stage3_d4rl.yaml", "ldcq_stages.yaml")
 # Two steps on four rows: enough to build and run everything at its real size.
 FEW = ("--trainer.max_steps", "2", "--data.init_args.batch_size", "4", "--trainer.logger", "false")
 FEW += ("--evaluation.episodes", "0", "--data.init_args.validation_batches", "1")
@@ -63,7 +74,7 @@ def fit(folder, d4rl_file, several_file):
 def test_every_config_is_tested():
     found = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
     overlays = {"quick.yaml", *(f"trainer/{name}.yaml" for name in ("cpu", "gpu", "ddp", "slurm"))}
-    assert found == {*METHODS, *ONLINE, *overlays}
+    assert found == {*METHODS, *ONLINE, *overlays, *PIPELINES, *OF_PIPELINES, "ldcq_quick.yaml"}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -83,6 +94,41 @@ def test_a_round_of_the_online_mode_at_its_real_size(folder, name):
     checkpoint = torch.load("run/round-0/last.ckpt", weights_only=True)
     assert checkpoint["lit_offrl"]["class_path"].endswith(ONLINE[name])
     assert checkpoint["global_step"] == 2
+
+
+def test_a_pipeline_at_its_real_size(folder, d4rl_file, here, monkeypatch):
+    monkeypatch.setattr("lit_offrl.pipelines.table.Children", lambda: here)
+    few = ["trainer.max_steps=2", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
+    few += ["stage1.model.init_args.horizon=10"]  # so that not all windows end in a terminal
+    few += ["data.init_args.batch_size=4", "data.init_args.validation_batches=1"]
+    few += [f"{name}.model.init_args.num_latents=2" for name in ("stage3", "stage3_gaussian")]
+    few += ["evaluate.episodes=1", "evaluate.max_episode_steps=2", "evaluate.num_envs=1"]
+    few += ["ldgc.policy.goal=[0, 0]", "ldcp.policy.goal=[0, 0]", "ldcp.policy.num_latents=2"]
+    words = ["pipeline", "--config", str(CONFIGS / PIPELINES[0]), "--dataset", str(d4rl_file)]
+    words += ["--no-mlflow", "--output", "run", *(word for one in few for word in ("--set", one))]
+    assert main(words) == 0
+    checkpoint = torch.load("run/seed0/stage3/fit/last.ckpt", weights_only=True)
+    assert checkpoint["lit_offrl"]["class_path"].endswith("LDCQStage3Module")
+    records = {path.parent.name for path in Path("run/seed0").glob("*/evaluation.json")}
+    assert records == {"ldcq", "bcq_h", "ldgc", "ldcp"}
+
+
+def test_each_stage_of_a_pipeline_under_the_quick_overlay_is_one_that_fit_takes(folder):
+    checked = set()
+    for name in PIPELINES:
+        pipeline = read_pipeline([CONFIGS / name, CONFIGS / "ldcq_quick.yaml"])
+        stages = stage_folders(pipeline, folder, Where("all", None, {}, 0))
+        for stage in stages.values():
+            options = stage.stage.options.items()
+            what = str(
+                (stage.name, sorted(option for option in options if "dataset" not in option[0]))
+            )
+            if what not in checked:
+                require_options(stage.words("0"))
+            checked.add(what)
+        names = {each.name for each in pipeline.evaluations}
+        goals = {"ldgc", "ldcp"} if "stage2_goal" in stages else set()
+        assert names == {"ldcq", "bcq_h"} | goals
 
 
 def test_the_quick_overlay_composes(fit):

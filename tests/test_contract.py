@@ -18,6 +18,11 @@ DVF = (
     " --trainer.gradient_clip_val 100"
 )
 DENOISER = "--model.init_args.width 16 --model.init_args.blocks 1 --model.init_args.hidden [8]"
+Q = (
+    "--model.init_args.state_hidden [8] --model.init_args.latent_hidden [8]"
+    " --model.init_args.joined [8,4] --model.init_args.num_latents 5"
+    " --trainer.gradient_clip_val 1"
+)
 MODULES = {
     "BCModule": "--model.init_args.hidden [8]",
     "CQLModule": "--model.init_args.hidden [8,8] --model.init_args.num_actions 3",
@@ -30,11 +35,43 @@ MODULES = {
     "ACDModule": f"{DENOISER} --model.init_args.act_mode acd_f --model.init_args.num_samples 3",
     "LDCQStage1Module": "--model.init_args.horizon 5 --model.init_args.width 16"
     " --model.init_args.gru_layers 1 --model.init_args.latent_dim 2",
+    "LDCQStage2Module": "--model.init_args.stage1 STAGE1 --model.init_args.width 16",
+    "LDCQStage2Module:goals": "--model.init_args.stage1 STAGE1 --model.init_args.width 16"
+    " --model.init_args.goals hindsight --model.init_args.posteriors online",
+    "LDCQStage3Module": f"--model.init_args.stage2 STAGE2 {Q}",
+    "LDCQStage3Module:online": f"--model.init_args.stage2 STAGE2 {Q}"
+    " --model.init_args.latents online --model.init_args.guidance 2",
+    "LDCQStage3Module:bcq_h": "--model.init_args.prior gaussian"
+    f" --model.init_args.stage1 STAGE1 {Q}",
     "DVFModule": DVF,
     "DVFModule:cached": f"{DVF} --model.init_args.values cached --model.init_args.warmup_steps 2",
 }
 CASES = [(name, "PyBulletDataModule") for name in MODULES]
 CASES += [(name, "D4RLDataModule") for name in ("BCModule", "CQLModule")]
+
+
+@pytest.fixture(scope="session")
+def stages(d4rl_file, tmp_path_factory):
+    """Checkpoints that later stages take, by the word that stands for them above."""
+    from lit_offrl.__main__ import main
+
+    folder = tmp_path_factory.mktemp("stages")
+    data = ("--data", "PyBulletDataModule", "--data.init_args.dataset", str(d4rl_file))
+    quiet = ("--trainer.logger", "false", "--trainer.enable_progress_bar", "false")
+    quiet += ("--trainer.enable_model_summary", "false", "--evaluation.episodes", "0")
+    made: dict[str, str] = {}
+    for word, name in (("STAGE1", "LDCQStage1Module"), ("STAGE2", "LDCQStage2Module")):
+        options = replaced(MODULES[name], made)
+        place = ("--checkpoint.dirpath", str(folder / word), "--trainer.accelerator", "cpu")
+        words = ["fit", "--model", name, *data, *quiet, *place, "--trainer.max_steps", "2"]
+        assert main([*words, *options]) == 0
+        made[word] = str(folder / word / "last.ckpt")
+    return made
+
+
+def replaced(options, paths):
+    """Split options into words, those that stand for checkpoints replaced by paths."""
+    return [paths.get(word, word) for word in options.split()]
 
 
 @pytest.fixture(params=CASES, ids="-".join)
@@ -43,11 +80,13 @@ def fit(request, lit):
     case, data = request.param
 
     def run(name, *options):
-        options = (*MODULES[case].split(), *options)
+        earlier = request.getfixturevalue("stages") if "STAGE" in MODULES[case] else {}
+        options = (*replaced(MODULES[case], earlier), *options)
         assert lit("--checkpoint.dirpath", name, *options, module=run.module, data=data) == 0
         return Path(name) / "last.ckpt"
 
-    run.module = case.partition(":")[0]
+    run.module, _, kind = case.partition(":")
+    run.aimed = kind == "goals"
     return run
 
 
@@ -58,25 +97,29 @@ def weights(path):
 def test_fits_scores_saves_loads_and_predicts(fit, folder, capsys):
     from lit_offrl.__main__ import main
 
-    path = fit("run", "--evaluation.episodes", "2")
-    assert "Pendulum-v1, 2 episodes" in capsys.readouterr().out
+    goal = {"goal": [0.0, 0.0]} if fit.aimed else {}  # Pendulum names none
+    path = fit("run", "--evaluation.episodes", "0" if goal else "2")
+    assert goal or "Pendulum-v1, 2 episodes" in capsys.readouterr().out
 
     module = load_module(path)
     assert isinstance(module, OfflineModule) and type(module).__name__ == fit.module
     assert all(value.isfinite().all() for value in weights(path).values())
     observations = np.random.default_rng(0).normal(size=(5, 3))
-    actions = module.policy().act(observations)
+    actions = module.policy(**goal).act(observations)
     assert actions.shape == (5, 1) and actions.dtype == np.float32
     assert np.abs(actions).max() <= 2.0
 
-    records = [evaluate_module(load_module(path), episodes=2, seed=1) for _ in range(2)]
+    records = [
+        evaluate_module(load_module(path), episodes=2, seed=1, policy_options=goal)
+        for _ in range(2)
+    ]
     assert records[0].returns == records[1].returns
 
     assert main(["predict", "--ckpt_path", str(path), "--trainer.accelerator", "cpu"]) == 0
     with np.load("predictions.npz") as predicted:
         assert len(predicted["actions"]) == len(predicted["observations"]) > 0
         seen = predicted["observations"]
-        again, once_more = (module.policy().act(seen) for _ in range(2))
+        again, once_more = (module.policy(**goal).act(seen) for _ in range(2))
         if np.array_equal(again, once_more):  # a policy that samples would not repeat itself
             np.testing.assert_allclose(predicted["actions"], again, rtol=1e-4, atol=1e-5)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -255,12 +254,6 @@ class OfflineModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what it takes to act without the dataset."""
         kind = type(self)
-        # The command line links bounds of actions to every module; not every one takes them.
-        taken = inspect.signature(kind).parameters
-        given = checkpoint.get("hyper_parameters", {})
-        checkpoint["hyper_parameters"] = {
-            name: value for name, value in given.items() if name in taken or name.startswith("_")
-        }
         checkpoint[CHECKPOINT_KEY] = {
             **checkpoint.get(CHECKPOINT_KEY, {}),
             "class_path": f"{kind.__module__}.{kind.__qualname__}",

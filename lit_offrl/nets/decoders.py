@@ -174,7 +174,8 @@ class CategoricalDecoder(nn.Module):
     ) -> Float[Tensor, "*B"]:
         """Log probability of actions ``(…, 1)``: ``(…,)``, nats."""
         lead = actions.shape[:-1]
-        log_probs = self._log_probs(observations, latents.expand(*lead, latents.shape[-1]))
+        given = (part.expand(*lead, part.shape[-1]) for part in (observations, latents))
+        log_probs = self._log_probs(*given)
         return log_probs.gather(-1, actions.long()).squeeze(-1)
 
     def act(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lit_offrl.errors import ConfigError
 from lit_offrl.jobs.files import mean_score, write_whole
 from lit_offrl.jobs.mlflow_runs import CELL_TAG
 from lit_offrl.jobs.words import evaluate_words, fit_words
@@ -121,7 +122,16 @@ class StageFolder(StepFolder):
         )
 
     def finish(self) -> None:
-        """Write down which checkpoint it is."""
+        """Write down which checkpoint it is.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if not self.checkpoint.is_file():
+            raise ConfigError(
+                f"{self.checkpoint}: the fit wrote no checkpoint: leave"
+                " trainer.enable_checkpointing and trainer.fast_dev_run alone."
+            )
         stat = self.checkpoint.stat()
         done = {
             "sha256": file_sha256(self.checkpoint),

@@ -1,9 +1,11 @@
 """What commands add to the MLflow run that a checkpoint came from."""
 
 import pytest
+from mlflow.entities import Param
 from mlflow.tracking import MlflowClient
 
-from lit_offrl.commands.mlflow_origin import log_to_origin, log_to_run
+from lit_offrl.commands.mlflow_origin import OwnRun, log_to_origin, log_to_run
+from lit_offrl.evaluation.runs import runs_from_mlflow
 from lit_offrl.modules.base import CHECKPOINT_KEY
 
 
@@ -16,6 +18,38 @@ def test_finite_numbers_and_files_go_to_the_run(folder):
     log_to_run(run_id, uri, "ope", {"spearman": 0.5, "none": float("nan")}, [folder / "ope.json"])
     assert client.get_run(run_id).data.metrics == {"ope/spearman": 0.5}
     assert [item.path for item in client.list_artifacts(run_id, "ope")] == ["ope/ope.json"]
+
+
+def test_a_run_of_its_own_says_what_was_trained_and_is_compared_by_its_tags(
+    folder, monkeypatch, made_record
+):
+    uri = f"sqlite:///{folder}/runs.db"
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("tests", artifact_location=str(folder / "artifacts"))
+    tags = {"lit_offrl.stage": "stage1"}
+    trained = client.create_run(experiment, tags=tags).info.run_id
+    for first in (0, 100):  # 120 parameters, more than MLflow takes at once
+        numbers = range(first, min(first + 100, 120))
+        params = [Param(f"option{number}", str(number)) for number in numbers]
+        client.log_batch(trained, params=params)
+    client.log_metric(trained, "data/score_mean", 7.0)
+    client.log_metric(trained, "train/loss", 1.0)
+    client.set_terminated(trained)
+    checkpoint = {CHECKPOINT_KEY: {"mlflow": {"run_id": trained, "tracking_uri": uri}}}
+    monkeypatch.setattr("lit_offrl.commands.mlflow_origin.read_checkpoint", lambda _: checkpoint)
+    for method in ("ldcq", "ldcp"):
+        path = folder / method / "evaluation.json"
+        made_record(50.0, 3).save(path)
+        run = OwnRun(f"{method}-seed3", {"lit_offrl.method": method})
+        files, metrics = [path], {"score_mean": 50.0}
+        assert log_to_origin(folder / "x.ckpt", "evaluate", "evaluate", metrics, files, run=run)
+    found = runs_from_mlflow(uri, ["tests"])
+    assert found.left_out == ()  # the stage's own run has no record, and needs none
+    assert {(run.method, run.seed) for run in found.runs} == {("ldcq", 3), ("ldcp", 3)}
+    assert found.runs[0].data == {"score_mean": 7.0} and found.runs[0].params["option119"] == "119"
+    own = client.search_runs([experiment], "tags.`lit_offrl.method` = 'ldcq'")[0]
+    assert own.data.tags["lit_offrl.trained_by"] == trained
+    assert own.data.metrics == {"data/score_mean": 7.0, "evaluate/score_mean": 50.0}
 
 
 @pytest.mark.parametrize(

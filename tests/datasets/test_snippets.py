@@ -194,3 +194,59 @@ def test_a_horizon_that_is_too_long_says_what_fits(columns_of):
     data = OfflineDataset.from_columns(columns_of([3, 5], ["timeout", "timeout"]), origin="x.hdf5")
     with pytest.raises(DatasetError, match=r"x\.hdf5: no window of 6 steps .* more than 5 steps"):
         Snippets(6).bind(data)
+
+
+# ---- fewer windows, goals by hindsight, and where windows end ---------------------------
+
+
+def test_every_kth_row_of_each_episode_begins_a_window(columns_of):
+    columns = columns_of([7, 2, 6], ["timeout", "terminal", "terminal"])
+    bound = Snippets(3, every=2).bind(OfflineDataset.from_columns(columns))
+    assert bound.rows.tolist() == [0, 2, 4, 7, 9, 11, 13]
+    batch = bound.batch(bound.rows)
+    assert batch.mask.sum(1).tolist() == [3, 3, 3, 2, 3, 3, 2]
+    assert batch.terminals.tolist() == [False] * 3 + [True, False, False, True]
+    everywhere = Snippets(3).bind(OfflineDataset.from_columns(columns))
+    chosen = everywhere.batch(bound.rows)
+    assert all(torch.equal(a, b) for a, b in zip(batch, chosen, strict=True) if a is not None)
+    with pytest.raises(ConfigError, match="every is 4: give a number from 1 to the horizon, 3"):
+        Snippets(3, every=4)
+
+
+@pytest.mark.parametrize("following", [True, False])
+def test_where_windows_end(columns_of, following):
+    columns = columns_of([5, 4], ["timeout", "terminal"], following=following)
+    bound = Snippets(3).bind(OfflineDataset.from_columns(columns))
+    final = bound.last_steps(bound.rows)
+    batch = bound.batch(bound.rows)
+    assert torch.equal(final, bound.rows + batch.mask.sum(1) - 1)
+    assert torch.equal(bound.states_after(final), batch.next_observations)
+    assert torch.equal(bound.terminal(final), batch.terminals)
+
+
+def test_goals_by_hindsight_are_states_of_the_episode_after_the_window(columns_of):
+    columns = columns_of([9, 6], ["timeout", "terminal"])
+    bound = Snippets(3, goals="hindsight").bind(OfflineDataset.from_columns(columns))
+    assert bound.num_uniforms == 1
+    rows = torch.tensor([1, 9]).repeat_interleave(4000)
+    uniforms = torch.rand(8000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    goals = bound.batch(rows, uniforms).goals
+    first, second = goals[:4000], goals[4000:]
+    assert (first[:, 0] == 0).all() and (second[:, 0] == 1).all()
+    for found, states in ((first, range(4, 10)), (second, range(3, 7))):  # all equally often
+        values, counts = found[:, 1].unique(return_counts=True)
+        assert values.tolist() == list(states)
+        torch.testing.assert_close(
+            counts / 4000, torch.full((len(states),), 1 / len(states)), atol=0.03, rtol=0
+        )
+
+
+def test_goals_by_hindsight_at_an_unknown_end_are_states_that_are_known(columns_of):
+    columns = columns_of([5], ["timeout"], following=False)
+    bound = Snippets(3, goals="hindsight").bind(OfflineDataset.from_columns(columns))
+    rows = bound.rows
+    for share in (0.0, 0.999999):
+        goals = bound.batch(rows, torch.full((len(rows), 1), share, dtype=torch.float64)).goals
+        assert (goals[:, 1] <= 4).all() and (goals[:, 1] >= rows + 3).all()
+    with pytest.raises(ConfigError, match="goals is 'future'"):
+        Snippets(3, goals="future")

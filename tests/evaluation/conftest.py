@@ -11,8 +11,8 @@ class Counter(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
 
-    def __init__(self, ends=True, render_mode=None):
-        self.ends = ends
+    def __init__(self, ends=True, aims=False, render_mode=None):
+        self.ends, self.aims = ends, aims
 
     def _observe(self):
         return np.array([self.steps, self.start], np.float32)
@@ -21,7 +21,7 @@ class Counter(gymnasium.Env):
         super().reset(seed=seed)
         self.start = int(self.np_random.integers(5))
         self.steps = 0
-        return self._observe(), {}
+        return self._observe(), {"goal": np.array([10.0 + self.start])} if self.aims else {}
 
     def step(self, action):
         self.steps += 1
@@ -32,7 +32,8 @@ class Counter(gymnasium.Env):
 @pytest.fixture(autouse=True, scope="session")
 def counters():
     gymnasium.register("Counter-v0", Counter, max_episode_steps=100)
+    gymnasium.register("Aimed-v0", Counter, max_episode_steps=100, kwargs={"aims": True})
     gymnasium.register("Endless-v0", Counter, max_episode_steps=7, kwargs={"ends": False})
     yield
-    for name in ("Counter-v0", "Endless-v0"):
+    for name in ("Counter-v0", "Aimed-v0", "Endless-v0"):
         del gymnasium.registry[name]

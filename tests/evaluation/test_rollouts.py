@@ -8,7 +8,7 @@ import pytest
 
 from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation.rollouts import episode_seed, merge, rollout
-from lit_offrl.policy import Policy
+from lit_offrl.policy import GoalPolicy, Policy
 
 
 class Constant:
@@ -203,3 +203,32 @@ def test_an_environment_need_not_know_of_render_modes():
         assert rollout(Constant(), "Bare-v0", episodes=2, seed=0).returns.tolist() == [2.0, 2.0]
     finally:
         del gymnasium.registry["Bare-v0"]
+
+
+class Aimed(Constant):
+    """Goes where it is told; keeps what it was told."""
+
+    def __init__(self):
+        super().__init__()
+        self.goals = []
+
+    def aim(self, goals):
+        self.goals.append(None if goals is None else goals.copy())
+
+
+def test_a_policy_with_a_goal_is_told_that_of_each_episode():
+    assert isinstance(Aimed(), GoalPolicy) and not isinstance(Constant(), GoalPolicy)
+    policy = Aimed()
+    rollout(policy, "Aimed-v0", episodes=5, seed=3, num_envs=2)
+    assert len(policy.goals) == len(policy.masks)  # after each reset
+    current = np.full((2, 1), np.nan)
+    begun = iter(starts(5, 3))
+    for mask, goals in zip(policy.masks, policy.goals, strict=True):
+        current[mask] = [[10.0 + next(begun)] for _ in range(mask.sum())]
+        np.testing.assert_array_equal(goals, current)
+
+
+def test_a_policy_with_a_goal_is_told_where_nobody_knows_one():
+    policy = Aimed()
+    rollout(policy, "Counter-v0", episodes=1, seed=0, num_envs=1)
+    assert policy.goals == [None]

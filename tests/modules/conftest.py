@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from lit_offrl.datamodules import OfflineDataModule
 from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.datasets.schema import OfflineDataset
-from lit_offrl.modules import DVFModule
+from lit_offrl.modules import DVFModule, LDCQStage1Module, LDCQStage2Module
 
 EPISODES, LENGTH = 8, 9
 TINY = {
@@ -131,3 +131,20 @@ def save(fit, tmp_path) -> Callable[..., Path]:
         return tmp_path / name
 
     return run
+
+
+@pytest.fixture
+def stages(save) -> Callable[..., Path]:
+    """Make tiny checkpoints of LDCQ's stages 1 and 2 on the data above; returns a path."""
+
+    def make(number: int = 1, steps: int = 2, **options) -> Path:
+        torch.manual_seed(0)
+        if number == 1:
+            sizes = {"horizon": 3, "latent_dim": 2, "width": 8, "gru_layers": 1}
+            stage = LDCQStage1Module(2, 1, (-1.0,), (1.0,), **{**sizes, **options})
+            return save(stage, steps, name="stage1.ckpt")
+        sizes = {"widths": (8, 4, 8), "width": 8, "diffusion_steps": 20, "learning_rate": 1e-2}
+        stage2 = LDCQStage2Module(2, 1, stage1=str(make()), **{**sizes, **options})
+        return save(stage2, steps, name="stage2.ckpt")
+
+    return make

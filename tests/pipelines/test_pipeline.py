@@ -127,6 +127,12 @@ def test_a_stage_killed_before_its_first_checkpoint_begins_anew(pipeline, stub, 
     assert not ROOT.with_name("first.before-1").exists()  # nothing of worth had been made
 
 
+def test_a_fit_without_a_checkpoint_is_no_stage(pipeline, stub, capsys):
+    assert pipeline("--set", "first.model.mode=keeps nothing", "--only", "one") == 1
+    assert "leave trainer.enable_checkpointing and trainer.fast_dev_run" in capsys.readouterr().err
+    assert verbs(stub()) == ALL[:1]
+
+
 def test_sigterm_lets_the_fit_save_and_the_same_command_goes_on(pipeline, stub, capsys):
     def send():
         while not Path("waiting").exists():

@@ -14,7 +14,10 @@ from lit_offrl.jobs.plain import leaves, yaml_text
 from lit_offrl.sweeps.grid import read_sweep, select
 
 SWEEPS = Path(__file__).parent.parent.parent / "sweeps"
-COLLECTED = ("hopper-random.hdf5", "hopper-bullet-mixed.hdf5", "maze2d-umaze.hdf5")
+COLLECTED = (
+    *("hopper-random.hdf5", "hopper-bullet-mixed.hdf5"),
+    *("maze2d-umaze.hdf5", "maze2d-large.hdf5"),
+)
 """What the heads of the files say how to collect."""
 
 

@@ -1,6 +1,7 @@
 """Methods that are pipelines: shared stages, an MLflow run for each evaluation."""
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import yaml
 
 from lit_offrl.errors import ConfigError
 from lit_offrl.sweeps.grid import read_sweep
+from lit_offrl.sweeps.staged import cell_folder
 
 OUTPUT = Path("sweeps/grid")
 
@@ -107,6 +109,16 @@ def test_a_stage_that_fails_is_not_tried_by_each_method(staged, sweep, stub, cap
     assert stub() == [] and "3 failed: --retry_failed" in capsys.readouterr().err
     assert sweep("--retry_failed", **options) == 0
     assert trained(stub()) == ["base", "left", "right"]
+
+
+def test_a_cell_can_be_sent_to_a_node(staged, folder):
+    content = {"methods": staged, "datasets": ["minari:data"], "seeds": [0]}
+    (folder / "a.yaml").write_text("{}")
+    (folder / "grid.yaml").write_text(yaml.safe_dump(content))
+    grid = read_sweep(folder / "grid.yaml")
+    for cell in grid.cells:
+        work = cell_folder(cell, grid, folder, "sqlite:////none.db")
+        assert pickle.loads(pickle.dumps(work)) == work
 
 
 def test_dry_run_prints_a_shared_stage_once(staged, sweep, stub, capsys, folder):

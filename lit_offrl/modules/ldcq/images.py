@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ class ImageVAEModule(OfflineModule):
     Args:
         observation_dim: o = 3 n², flat RGB frames of n × n pixels, channels last; linked.
         action_dim: a; linked from the data, not used.
+        action_low: likewise.
+        action_high: likewise.
         latent_dim: size of the compressed state.
         beta: β.
         width: of the layers that are no convolutions.
@@ -39,6 +42,8 @@ class ImageVAEModule(OfflineModule):
         self,
         observation_dim: int,
         action_dim: int = 0,
+        action_low: Sequence[float] | None = None,
+        action_high: Sequence[float] | None = None,
         *,
         latent_dim: int = 32,
         beta: float = 1.0,

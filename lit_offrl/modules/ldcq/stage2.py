@@ -38,6 +38,8 @@ class LDCQStage2Module(StagedModule):
     Args:
         observation_dim: o, size of an observation; linked from the data.
         action_dim: a, size of an action; linked from the data.
+        action_low: linked from the data, not used: the decoder has stage 1's.
+        action_high: likewise.
         stage1: checkpoint of an LDCQStage1Module: its path or MLflow run.
         goals: ``none``; ``column``, the data's goals; or ``hindsight``, a later state of the same
             episode (LDGC).
@@ -65,6 +67,8 @@ class LDCQStage2Module(StagedModule):
         self,
         observation_dim: int,
         action_dim: int,
+        action_low: Sequence[float] | None = None,
+        action_high: Sequence[float] | None = None,
         *,
         stage1: str | dict[str, Any],
         goals: Literal["none", "column", "hindsight"] = "none",

@@ -44,6 +44,8 @@ class LDCQStage3Module(StagedModule):
     Args:
         observation_dim: o, size of an observation; linked from the data.
         action_dim: a, size of an action; linked from the data.
+        action_low: linked from the data, not used: the decoder has stage 1's.
+        action_high: likewise.
         stage2: checkpoint of an LDCQStage2Module: its path or MLflow run; for the diffusion prior.
         stage1: of an LDCQStage1Module, for the Gaussian prior.
         prior: ``diffusion``, or ``gaussian`` for BCQ-H.
@@ -80,6 +82,8 @@ class LDCQStage3Module(StagedModule):
         self,
         observation_dim: int,
         action_dim: int,
+        action_low: Sequence[float] | None = None,
+        action_high: Sequence[float] | None = None,
         *,
         stage2: str | dict[str, Any] | None = None,
         stage1: str | dict[str, Any] | None = None,

@@ -1,0 +1,36 @@
+"""A mistake in the last stage is found before the first begins."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("model.init_args.omgea", "actor: ACDModule has no option 'omgea'. Did you mean 'omega'?"),
+        ("trainer.max_step", "actor: there is no option '--trainer.max_step'. Did you mean"),
+    ],
+)
+def test_options_are_parsed_before_anything_begins(folder, d4rl_file, capsys, option, message):
+    from lit_offrl.__main__ import main
+
+    content = {
+        "dataset": str(d4rl_file),
+        "stages": {
+            "critic": {"config": str(CONFIGS / "iql_d4rl.yaml")},
+            "actor": {
+                "config": str(CONFIGS / "acd_d4rl.yaml"),
+                "options": {"model.init_args.labels": "precomputed", option: 1},
+                "checkpoints": {"model.init_args.critic": "critic"},
+            },
+        },
+    }
+    (folder / "acd.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    assert main(["pipeline", "--config", "acd.yaml"]) == 2
+    err = capsys.readouterr().err
+    assert f"lit-offrl: error: {message}" in err and err.count("\n") == 1
+    assert not Path("pipelines").exists() and not Path("mlflow.db").exists()
