@@ -104,8 +104,8 @@ class LDCQStage1Module(OfflineModule):
         """Size of a state as the networks see it, ``normalize``'s."""
         self.images: ImageVAEModule | None = None
         if image_encoder is not None:
-            sizes = {"observation_dim": observation_dim}
-            self.images, record = load_stage(image_encoder, ImageVAEModule, **sizes)
+            given: dict[str, Any] = {"observation_dim": observation_dim}
+            self.images, record = load_stage(image_encoder, ImageVAEModule, **given)
             self.hparams["image_encoder"] = record
             self.state_dim = self.images.latent_dim
         dims = (self.state_dim, latent_dim)
