@@ -52,6 +52,16 @@ FIGURES: dict[str, Entry] = {
         "lit_offrl.figures.values:from_numbers",
         "values of states against what the data earned from there on",
     ),
+    "ldcq-latents": Entry(
+        "lit_offrl.studies.ldcq_latents",
+        "lit_offrl.figures.latents:latents",
+        "LDCQ, Figs. 2 and 3: latents of the data and of both priors, over horizons",
+    ),
+    "ldcq-ends": Entry(
+        "lit_offrl.studies.ldcq_latents",
+        "lit_offrl.figures.latents:ends",
+        "LDCQ, Fig. 5: where the priors' latents lead by the world model, as at a junction",
+    ),
     "scores": Entry(
         "lit_offrl.studies.scores",
         "lit_offrl.figures.bars:from_numbers",

@@ -1,0 +1,85 @@
+"""Latents of LDCQ's skills, and where they lead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lit_offrl.figures.mazes import draw_walls
+from lit_offrl.figures.palette import colours
+
+_TITLES = {"data": "data", "diffusion": "diffusion prior", "gaussian": "VAE's Gaussian prior"}
+
+
+def latents(numbers: Mapping[str, Any]) -> Figure:
+    """Draw latents in the data's principal plane (LDCQ, Figs. 2 and 3).
+
+    Args:
+        numbers: of ``studies.ldcq_latents``.
+
+    Returns:
+        A row a horizon; a column for the data and for each prior.
+    """
+    rows = numbers["rows"]
+    figure = Figure(figsize=(9.6, 0.5 + 3.2 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), len(_TITLES), squeeze=False)
+    colour = colours(list(_TITLES))
+    for line, row in zip(axes, rows, strict=True):
+        every = np.concatenate([np.asarray(row[name]["points"]) for name in _TITLES])
+        low, high = np.quantile(every, [0.002, 0.998], axis=0)
+        room = 0.08 * (high - low)
+        for axis, (name, title) in zip(line, _TITLES.items(), strict=True):
+            shade = np.asarray(row["data"]["points"])
+            if name != "data":
+                axis.scatter(*shade.T, s=4, color="0.8", linewidths=0)
+            axis.scatter(*np.asarray(row[name]["points"]).T, s=5, color=colour[name], linewidths=0)
+            axis.set_xlim(low[0] - room[0], high[0] + room[0])
+            axis.set_ylim(low[1] - room[1], high[1] + room[1])
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.set_title(title, fontsize=10)
+            if name == "data":
+                axis.set_xlabel(f"half to half {row['floor']:.3f}", fontsize=8)
+            else:
+                axis.set_xlabel(
+                    f"distance to the data {row[name]['distance']:.3f}, "
+                    f"outside of them {row[name]['outside']:.0%}",
+                    fontsize=8,
+                )
+        line[0].set_ylabel(f"H = {row['horizon']}\n{row['variance']:.0%} of variance", fontsize=10)
+    return figure
+
+
+def ends(numbers: Mapping[str, Any]) -> Figure:
+    """Draw where windows of the data end, and where the world model sees the priors' latents end
+    (LDCQ, Fig. 5).
+
+    Args:
+        numbers: of ``studies.ldcq_latents``; positions have two numbers.
+    """
+    rows = numbers["rows"]
+    figure = Figure(figsize=(9.6, 0.5 + 3.3 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), len(_TITLES), squeeze=False)
+    colour = colours(list(_TITLES))
+    for line, row in zip(axes, rows, strict=True):
+        every = np.concatenate([np.asarray(row[name]["ends"])[:, :2] for name in _TITLES])
+        for axis, (name, title) in zip(line, _TITLES.items(), strict=True):
+            x, y = np.asarray(row[name]["ends"])[:, :2].T
+            if "free" in numbers:
+                draw_walls(axis, np.asarray(numbers["free"], bool), numbers["corner"])
+            else:
+                axis.set_xlim(every[:, 1].min(), every[:, 1].max())
+                axis.set_ylim(every[:, 0].max(), every[:, 0].min())
+                axis.set_aspect("equal")
+            axis.scatter(y, x, s=5, color=colour[name], linewidths=0)
+            start = np.asarray(row["start"])
+            axis.plot(start[1], start[0], marker="*", color="black", ms=9)
+            axis.set_title(title, fontsize=10)
+            distance = row["ends_floor"] if name == "data" else row[name]["ends_distance"]
+            what = "half to half" if name == "data" else "distance to the data"
+            axis.set_xlabel(f"{what} {distance:.3f}", fontsize=8)
+        line[0].set_ylabel(f"H = {row['horizon']}", fontsize=10)
+    return figure

@@ -1,0 +1,206 @@
+"""Latents of windows beside those that LDCQ's two priors propose (LDCQ, Figs. 2, 3 and 5).
+
+Windows that begin alike are taken from the data: the first ones of all episodes, or those that
+begin nearest to a position. Each gives a latent of its posterior, one of the diffusion prior and
+one of stage 1's Gaussian prior, both in the window's own first state, and the positions that the
+world model predicts from these, beside where the data went.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+from lit_offrl.datasets.schema import OfflineDataset
+from lit_offrl.datasets.views import Snippets
+from lit_offrl.datasets.views.snippets import BoundSnippets
+from lit_offrl.envs.mazes import MAZE2D
+from lit_offrl.envs.point_mass import CELL_OFFSET
+from lit_offrl.errors import ConfigError
+from lit_offrl.evaluation.envs import find_spec
+from lit_offrl.modules.base import load_module
+from lit_offrl.modules.ldcq import LDCQStage2Module, LDCQStage3Module
+from lit_offrl.randomness import ShardedGenerator
+from lit_offrl.studies.inputs import Study, add_checkpoint_options, load_data, protocol_of
+from lit_offrl.studies.two_samples import energy_distance
+
+_SHOWN = 1500  # points of a panel that the figure keeps
+_SUPPORT = 0.95  # of the data's latents lie as near to another one as what counts as among them
+PRIORS = ("diffusion", "gaussian")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the study's options."""
+    add_checkpoint_options(parser, "a checkpoint of LDCQ's stage 2 or 3", data=True)
+    add = parser.add_argument
+    add(
+        "--more",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="checkpoints of other horizons, each a row of the figure",
+    )
+    add("--samples", type=int, default=1000, help="windows at most [1000]")
+    add(
+        "--at",
+        nargs="+",
+        type=float,
+        metavar="X",
+        help="windows that begin nearest to this position [the first windows of all episodes]",
+    )
+
+
+def run(options: argparse.Namespace) -> Study:
+    """Compare both priors' latents with the data's, a row a checkpoint.
+
+    Raises:
+        ConfigError: a checkpoint is of something else, or the options do not fit it.
+        DatasetError: the data cannot be read, or no window fits.
+    """
+    if options.samples < 20:
+        raise ConfigError(f"--samples {options.samples}: give at least 20.")
+    data = load_data(options.data, options.ckpt_path, ("actions",))
+    rows = [
+        _row(path, _load(path, options.device), data, options)
+        for path in (options.ckpt_path, *options.more)
+    ]
+    metrics = {
+        f"{prior}_{name}" + (f", H={row['horizon']}" if options.more else ""): row[prior][name]
+        for row in rows
+        for prior in PRIORS
+        for name in ("distance", "outside", "ends_distance")
+    }
+    numbers: dict[str, Any] = {"rows": rows}
+    env_id = data.spec.env_id or ""
+    if env_id.startswith("lit_offrl/maze2d-"):
+        maze = MAZE2D[str(find_spec(env_id).kwargs["maze"])]
+        numbers |= {"free": maze.free.astype(int), "corner": CELL_OFFSET - 0.5}
+    facts = protocol_of(
+        options.ckpt_path,
+        data,
+        more=[str(path) for path in options.more],
+        windows=[row["windows"] for row in rows],
+        at=options.at,
+        seed=options.seed,
+    )
+    return Study(numbers, metrics, facts, options.ckpt_path)
+
+
+def _load(path: Path, device: torch.device) -> LDCQStage2Module:
+    module = load_module(path, device)
+    if isinstance(module, LDCQStage3Module) and module.stage2 is not None:
+        module = module.stage2
+    if not isinstance(module, LDCQStage2Module):
+        raise ConfigError(
+            f"{path}: holds no diffusion prior of LDCQ: give a checkpoint of its stage 2 or 3."
+        )
+    return module.eval()
+
+
+@torch.no_grad()
+def _row(
+    path: Path, module: LDCQStage2Module, data: OfflineDataset, options: argparse.Namespace
+) -> dict[str, Any]:
+    stage1 = module.stage1
+    if data.spec.observation_dim != len(stage1.normalizer.low):
+        raise ConfigError(
+            f"{path}: was trained on observations of {len(stage1.normalizer.low)} numbers, and "
+            f"{data.spec.origin} has {data.spec.observation_dim}: give the --data it is of."
+        )
+    view = Snippets(stage1.horizon).bind(data, options.device)
+    index = _windows(view, data, module.goal_dims, options)
+    batch = view.batch(index, torch.zeros(len(index), view.num_uniforms, device=options.device))
+    noise = ShardedGenerator(options.seed, device=options.device)
+    mean, std = stage1.posterior(batch)
+    states = stage1.normalize(batch.observations[:, 0])
+    prior_mean, prior_std = stage1.prior(states)
+    latents = {
+        "data": mean + std * noise.normal(mean.shape),
+        "diffusion": module.sample(batch.observations[:, 0], 1, noise=noise)[:, 0],
+        "gaussian": prior_mean + prior_std * noise.normal(mean.shape),
+    }
+    dims = list(module.goal_dims)
+    ends = {"data": batch.next_observations[:, dims].cpu().numpy()}
+    for name in PRIORS:
+        after = stage1.denormalize(stage1.world(states, latents[name]))
+        ends[name] = after[:, dims].cpu().numpy()
+    found = compare_latents({name: part.cpu().numpy() for name, part in latents.items()})
+    half = len(index) // 2
+    order = np.random.default_rng(options.seed).permutation(len(index))
+    ends_floor = energy_distance(ends["data"][order[:half]], ends["data"][order[half:]])
+    for name in PRIORS:
+        found[name]["ends_distance"] = energy_distance(ends[name], ends["data"])
+    for name in ("data", *PRIORS):
+        found[name]["ends"] = ends[name][:_SHOWN]
+    start = batch.observations[:, 0, dims].mean(0).cpu().numpy()
+    return {
+        "horizon": stage1.horizon,
+        "windows": len(index),
+        "start": start,
+        "ends_floor": ends_floor,
+        **found,
+    }
+
+
+def compare_latents(latents: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Compare latents (N, z) of both priors with the data's.
+
+    All are divided by the standard deviation of the data's, dimension by dimension.
+
+    Returns:
+        By source its points in the plane of the data's two principal components; by prior the
+        energy ``distance`` to the data and the share ``outside`` of them: farther from the nearest
+        latent of the data than 95 % of the data's are from one another. ``floor``: the distance of
+        two halves of the data; ``variance``: the share of it that the plane shows.
+    """
+    from sklearn.decomposition import PCA  # seconds to import
+
+    scale = latents["data"].std(0).clip(1e-6)
+    whole = {name: part / scale for name, part in latents.items()}
+    data = whole["data"]
+    plane = PCA(2).fit(data)
+    tree = cKDTree(data)
+    near = np.quantile(tree.query(data, k=2)[0][:, 1], _SUPPORT)
+    order = np.random.default_rng(0).permutation(len(data))
+    half = len(data) // 2
+    found: dict[str, Any] = {
+        name: {"points": plane.transform(part[:_SHOWN])} for name, part in whole.items()
+    }
+    for name in PRIORS:
+        found[name]["distance"] = energy_distance(whole[name], data)
+        found[name]["outside"] = float((tree.query(whole[name])[0] > near).mean())
+    found["floor"] = energy_distance(data[order[:half]], data[order[half:]])
+    found["variance"] = float(plane.explained_variance_ratio_.sum())
+    return found
+
+
+def _windows(
+    view: BoundSnippets, data: OfflineDataset, dims: tuple[int, ...], options: argparse.Namespace
+) -> torch.Tensor:
+    rows = view.rows.cpu().numpy()
+    if options.at is not None:
+        if len(options.at) != len(dims):
+            raise ConfigError(
+                f"--at: {len(options.at)} numbers are given; positions have {len(dims)}."
+            )
+        gaps = np.linalg.norm(
+            data.columns["observations"][rows][:, list(dims)] - np.asarray(options.at), axis=1
+        )
+        count = min(options.samples, len(rows))
+        rows = rows[np.sort(np.argpartition(gaps, count - 1)[:count])]
+    else:
+        rows = np.intersect1d(rows, data.episodes[:, 0])
+        chosen = np.linspace(0, len(rows) - 1, min(options.samples, len(rows))).astype(int)
+        rows = rows[chosen]
+    if len(rows) < 20:
+        raise ConfigError(
+            f"{data.spec.origin}: {len(rows)} windows of {view.view.horizon} steps begin an "
+            "episode, too few to compare: give a position with --at."
+        )
+    return torch.as_tensor(rows, device=view.device)
