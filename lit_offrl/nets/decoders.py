@@ -79,15 +79,9 @@ class AutoregressiveDecoder(nn.Module):
         """μ and σ of each dimension given the earlier ones of ``actions``, in one pass."""
         lead = actions.shape[:-1]
         parts = [part.expand(*lead, part.shape[-1]) for part in (observations, latents, actions)]
-        x = torch.cat(parts, dim=-1).flatten(0, -2)[None]
-        first = (self.first.bias, self.first.weight * self.mask)
-        if x.device.type == "cpu":  # one after another: a CPU's cache holds one MLP's features
-            members = zip(*(part.split(1) for part in first), self._members(), strict=True)
-            both = [self._rest(torch.baddbmm(b, x, w), rest) for b, w, rest in members]
-            mean, std = (torch.cat(part) for part in zip(*both, strict=True))
-        else:
-            x = x.expand(self.action_dim, -1, -1)
-            mean, std = self._rest(torch.baddbmm(first[0], x, first[1]), self._weights())
+        x = torch.cat(parts, dim=-1).flatten(0, -2)
+        # one after another on a CPU, whose cache holds one MLP's features
+        mean, std = self._each(x) if x.device.type == "cpu" else self._together(x)
         return mean.T.unflatten(0, lead), std.T.unflatten(0, lead)
 
     def log_prob(
@@ -120,6 +114,22 @@ class AutoregressiveDecoder(nn.Module):
             drawn = mean if noise is None else mean + std * noise[:, i]
             chosen.append(drawn.clamp(self.low[i], self.high[i]))
         return torch.stack(chosen, dim=-1)
+
+    def _together(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """μ and σ (a, N) of inputs (N, o + z + a), one batched product a layer."""
+        weight = self.first.weight * self.mask
+        x = torch.baddbmm(self.first.bias, x.expand(self.action_dim, -1, -1), weight)
+        return self._rest(x, self._weights())
+
+    def _each(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``_together``, one MLP after the other."""
+        first = ((self.first.weight * self.mask).split(1), self.first.bias.split(1))
+        both = [
+            self._rest(torch.baddbmm(bias, x[None], weight), rest)
+            for weight, bias, rest in zip(*first, self._members(), strict=True)
+        ]
+        mean, std = (torch.cat(part) for part in zip(*both, strict=True))
+        return mean, std
 
     def _weights(self) -> list[tuple[Tensor, Tensor]]:
         """Biases and weights of the layers after the first, of all dimensions."""

@@ -89,9 +89,18 @@ class SnippetEncoder(nn.Module):
         padding = (~mask).transpose(0, 1)[..., None].to(states.dtype)
         x = torch.cat([states, actions.transpose(0, 1).to(states.dtype), padding], dim=-1)
         for layer in self.layers[:-1]:
-            x = torch.cat([layer(x)[0], padding], dim=-1)
-        _, ends = self.layers[-1](x)
+            x = torch.cat([_run(layer, x)[0], padding], dim=-1)
+        _, ends = _run(self.layers[-1], x)
         return self.head(ends.transpose(0, 1).flatten(1))
+
+
+def _run(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    if x.device.type != "cuda":
+        return layer(x)
+    # under autocast cuDNN's GRU is float16 also where bfloat16 was asked for, and no one scales
+    # the loss then for its gradients
+    with torch.autocast("cuda", enabled=False):
+        return layer(x.float())
 
 
 class GaussianPrior(nn.Module):

@@ -80,7 +80,14 @@ def test_both_stages_from_the_command_line(file, capsys):
     assert (low == low[0]).all() and (high == high[0]).all() and low[0] < 30 and high[0] > 200
 
     small = ("--model.init_args.horizon", "3", "--model.init_args.gru_layers", "1")
-    small += ("--evaluation.episodes", "0", "--model.init_args.image_encoder", "vae/last.ckpt")
+    small += (
+        "--trainer.precision",
+        "bf16-mixed",
+        "--evaluation.episodes",
+        "0",
+        "--model.init_args.image_encoder",
+        "vae/last.ckpt",
+    )
     assert lit("LDCQStage1Module", *data, *run, "one", *small) == 0
     # its own checkpoint acts without the other's, and training has left those weights alone
     Path("vae/last.ckpt").unlink()

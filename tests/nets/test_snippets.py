@@ -64,6 +64,12 @@ def test_log_prob_is_the_product_of_the_one_dimensional_conditionals(decoder):
     assert not torch.allclose(after[0][:, 3], before[0][:, 3])
 
 
+def test_all_dimensions_at_once_are_as_one_after_the_other(decoder):
+    x = torch.randn(7, 9)
+    for together, each in zip(decoder._together(x), decoder._each(x), strict=True):
+        torch.testing.assert_close(together, each)
+
+
 def test_one_latent_serves_all_steps_of_a_window(decoder):
     states, latents, actions = torch.randn(5, 6, 3), torch.randn(5, 2), torch.randn(5, 6, 4)
     shared = decoder.log_prob(states, latents[:, None], actions)

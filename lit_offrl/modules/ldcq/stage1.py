@@ -6,6 +6,7 @@ Source: "Reasoning with latent diffusion in offline reinforcement learning", sec
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -88,11 +89,10 @@ class LDCQStage1Module(OfflineModule):
                 f"num_actions is {num_actions}, for one column of at least 2 discrete actions; "
                 f"the data have {action_dim} action columns."
             )
-        for name, number in (("horizon", horizon), ("latent_dim", latent_dim), ("width", width)):
+        counts = {"horizon": horizon, "latent_dim": latent_dim, "width": width}
+        for name, number in (counts | {"gru_layers": gru_layers}).items():
             if number < 1:
                 raise ConfigError(f"{name} is {number}; give at least 1.")
-        if gru_layers < 1:
-            raise ConfigError(f"gru_layers is {gru_layers}; give at least 1.")
         if beta < 0:
             raise ConfigError(f"beta is {beta}; give at least 0.")
         if image_encoder is not None and normalize:
@@ -104,24 +104,22 @@ class LDCQStage1Module(OfflineModule):
         """Size of a state as the networks see it, ``normalize``'s."""
         self.images: ImageVAEModule | None = None
         if image_encoder is not None:
-            self.images, record = load_stage(
-                image_encoder, ImageVAEModule, observation_dim=observation_dim
-            )
+            given: dict[str, Any] = {"observation_dim": observation_dim}
+            self.images, record = load_stage(image_encoder, ImageVAEModule, **given)
             self.hparams["image_encoder"] = record
             self.state_dim = self.images.latent_dim
-        sizes = (self.state_dim, latent_dim)
+        dims = (self.state_dim, latent_dim)
         self.decoder: AutoregressiveDecoder | CategoricalDecoder
         if num_actions is None:
-            self.decoder = AutoregressiveDecoder(
-                *sizes, action_dim, width=width, low=action_low, high=action_high
-            )
+            bounds: dict[str, Any] = {"low": action_low, "high": action_high}
+            self.decoder = AutoregressiveDecoder(*dims, action_dim, width=width, **bounds)
         else:
-            self.decoder = CategoricalDecoder(*sizes, num_actions, width=width)
+            self.decoder = CategoricalDecoder(*dims, num_actions, width=width)
         self.encoder = SnippetEncoder(
             self.state_dim, num_actions or action_dim, latent_dim, width=width, layers=gru_layers
         )
-        self.prior = GaussianPrior(*sizes, width=width)
-        self.world = WorldModel(*sizes, hidden=(width, width))
+        self.prior = GaussianPrior(*dims, width=width)
+        self.world = WorldModel(*dims, hidden=(width, width))
 
     # ---- what later stages ask for -------------------------------------------------------------
 
@@ -139,9 +137,8 @@ class LDCQStage1Module(OfflineModule):
 
     def posterior(self, batch: SnippetBatch) -> tuple[Tensor, Tensor]:
         """μ and σ (B, z) of the latents of a batch's windows."""
-        return self.encoder(
-            self.normalize(batch.observations), self.decoder.encode(batch.actions), batch.mask
-        )
+        states = self.normalize(batch.observations)
+        return self.encoder(states, self.decoder.encode(batch.actions), batch.mask)
 
     # ---- training ------------------------------------------------------------------------------
 
@@ -153,21 +150,20 @@ class LDCQStage1Module(OfflineModule):
             ConfigError: the image encoder was trained on other data.
         """
         super().setup(stage)
-        if stage != "fit" or self.datamodule is None:
+        if stage != "fit" or self.datamodule is None or self.spec is None:
             return
-        assert self.spec is not None  # the base class has set it
         if self.images is not None:
             require_same_data(self.hparams["image_encoder"], self.spec.sha256)
         if self.num_actions is None:
             return
         actions = self.datamodule.dataset.column("actions")[:, 0]
-        bad = (actions < 0) | (actions >= self.num_actions) | (actions % 1 != 0)
+        last = self.num_actions - 1
+        bad = (actions < 0) | (actions > last) | (actions % 1 != 0)
         if bad.any():
             row = int(bad.argmax())
             raise DatasetError(
                 f"{self.spec.origin}: column 'actions' has {actions[row]} in row {row:,}, where "
-                f"num_actions {self.num_actions} asks for whole numbers 0 to "
-                f"{self.num_actions - 1}: correct one of both."
+                f"whole numbers from 0 to {last} are needed: correct them, or num_actions."
             )
 
     def view(self) -> Snippets:
@@ -195,26 +191,24 @@ class LDCQStage1Module(OfflineModule):
                 f"LDCQStage1Module trains on Snippets of horizon {self.horizon}: leave "
                 "data.init_args.view to the model, or set it to those."
             )
-        observations = self.normalize(batch.observations)
+        observations, actions = self.normalize(batch.observations), batch.actions
         first = observations[:, 0]
-        actions = batch.actions
         mean, std = self.encoder(observations, self.decoder.encode(actions), batch.mask)
         latents = mean + std * self.noise.normal(mean.shape)
         log_prob = self.decoder.log_prob(observations, latents[:, None], actions)
         log_prob = log_prob.masked_fill(~batch.mask, 0.0).sum(1)
         divergence = gaussian_kl(mean, std, *self.prior(first)).sum(-1)
         reached = self.normalize(batch.next_observations)
-        error = self.world(first, latents.detach()) - reached
-        losses = {
+        error = (self.world(first, latents.detach()) - reached).square()
+        steps = batch.mask.sum(1)
+        self.info("log_prob_per_step", (log_prob / steps).mean())
+        self.info("kl_per_step", (divergence / steps).mean())
+        self.info("posterior_std", std.mean())
+        return {
             "actions": -log_prob.mean(),
             "kl": self.beta * divergence.mean(),
-            "world": error.square().mean(),
+            "world": error.mean(),
         }
-        steps = batch.mask.sum(1)
-        self.info("log_prob_per_step", (log_prob.detach() / steps).mean())
-        self.info("kl_per_step", (divergence.detach() / steps).mean())
-        self.info("posterior_std", std.mean())
-        return losses
 
     # ---- acting --------------------------------------------------------------------------------
 
@@ -239,9 +233,7 @@ class LDCQStage1Module(OfflineModule):
             mean, std = self.prior(self.normalize(rows))
             return mean + std * torch.randn_like(mean) if sample_latents else mean
 
-        def decode(rows: Tensor, latents: Tensor) -> Tensor:
-            return self.decode(rows, latents, sample=sample_actions)
-
+        decode = partial(self.decode, sample=sample_actions)
         steps = self.horizon if execute_steps is None else execute_steps
         return SkillPolicy(choose, decode, steps, self.device)
 
