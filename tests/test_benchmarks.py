@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
+from benchmarks.latents import EXACT, FEW, latent_table, make_stages, run_latents
 from benchmarks.loader import run_loader
 from benchmarks.machine import held_bytes
 from benchmarks.made_up import Settings, make_dataset, make_maze, make_module, settings
@@ -348,3 +349,24 @@ def test_wrong_options_are_refused(options, message, capsys, folder):
         command.main(options)
     assert error.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_latents_are_timed_by_the_stages_own_steps(monkeypatch):
+    results = list(
+        run_latents(
+            device=CPU, repeats=1, batch=4, rows=4, candidates=(6,), number=5, width=8,
+            diffusion_steps=20,
+        )
+    )  # fmt: skip
+    assert [r.what for r in results] == ["prior", "Q, 6", "decision", "decision"]
+    assert all(r.seconds > 0 for r in results)
+    prior = results[0]
+    assert prior.ratio == pytest.approx(prior.authors_seconds / prior.seconds)
+    assert results[1].ratio is None  # the authors' numbers are of other sizes
+    table = latent_table(results)
+    assert table.row_count == 4 and list(table.columns[1].cells)[2:] == [
+        *("n = 5, ddpm, all + 10 steps", "n = 5, dpm++, 10 steps")
+    ]
+    second, third = make_stages(CPU, width=8, diffusion_steps=20)
+    assert third.stage2.prior.schedule.num_steps == second.prior.schedule.num_steps == 20
+    assert (EXACT.sampling_steps, FEW.sampling_steps) == (None, 10)
