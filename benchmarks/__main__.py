@@ -15,6 +15,7 @@ from rich.table import Table
 
 from benchmarks.acd import FitResult, PassResult, run_fit, run_passes
 from benchmarks.coverage import HOLDS, SHAPES, CoverageResult, run_coverage
+from benchmarks.latents import latent_table, quality_table, run_latents, run_quality
 from benchmarks.loader import LoaderResult, run_loader
 from benchmarks.machine import describe
 from benchmarks.maze import MazeScore, MazeSpeed, run_scores, run_speed
@@ -26,7 +27,10 @@ from benchmarks.vae import run_vaes, vae_table
 from benchmarks.value import ValueResult, run_values
 from lit_offrl.errors import ConfigError
 
-NAMES = ("loader", "priority", "step", "acd", "value", "vae", "start", "maze", "coverage")
+NAMES = (
+    *("loader", "priority", "step", "acd", "value", "vae", "latents"),
+    *("start", "maze", "coverage"),
+)
 
 
 def seconds(value: float) -> str:
@@ -253,6 +257,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--peer-python", type=Path, metavar="PATH", help=f"times d3rlpy, too; make it by: {HOW_TO}"
     )
+    made.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        help="of LDCQStage3Module: compares its best Q by few-step samplers with DDPM's",
+    )
     made.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
     return made
 
@@ -318,6 +328,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         vaes = list(run_vaes(device=device, seed=options.seed, quick_only=options.quick_only))
         numbers["vae"] = [asdict(r) for r in vaes]
         console.print(vae_table(vaes))
+    if options.which in (None, "latents"):
+        latents = list(run_latents(device=device, seed=options.seed))
+        numbers["latents"] = [asdict(r) for r in latents]
+        console.print(latent_table(latents))
+        if options.checkpoint is not None:
+            qualities = list(run_quality(options.checkpoint, seed=options.seed))
+            numbers["latents' quality"] = [asdict(r) for r in qualities]
+            console.print(quality_table(qualities))
     if options.which in (None, "start"):
         starts = list(run_starts(threads=options.threads, seed=options.seed))
         numbers["start"] = [asdict(r) for r in starts]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -44,7 +46,14 @@ class ResumeFrom:
 
     def _config(self, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
         if "config" in self.ours:
-            return yaml.safe_load(self.ours["config"])
+            config = yaml.safe_load(self.ours["config"])
+            options = (config.get("model") or {}).get("init_args") or {}
+            for name, value in options.items():
+                record = hyperparameters.get(name)
+                # an earlier stage's checkpoint that has gone: this one has its weights and record
+                if isinstance(record, Mapping) and isinstance(value, str) and _gone(value):
+                    options[name] = json.loads(json.dumps(record))  # lists, as YAML would have it
+            return config
         plain = {k: v for k, v in hyperparameters.items() if not k.startswith("_")}
         return {
             "seed_everything": plain.get("seed", 0),
@@ -91,6 +100,10 @@ class ResumeFrom:
             f"there and {shapes.get(name)} here; "
             + (f"options that differ: {'; '.join(changes)}." if changes else "give its options.")
         )
+
+
+def _gone(source: str) -> bool:
+    return source.endswith(".ckpt") and not Path(source).is_file()
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 
 from benchmarks import __main__ as command
 from benchmarks.acd import plan, run_fit, run_passes
+from benchmarks.latents import EXACT, FEW, latent_table, make_stages, run_latents
 from benchmarks.loader import run_loader
 from benchmarks.machine import held_bytes
 from benchmarks.made_up import Settings, make_dataset, make_maze, make_module, settings
@@ -389,11 +390,15 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
     def tiny_vae(**_):
         yield run_vae("maze2d", 4, **TINY_VAE)
 
+    def tiny_latents(**options):
+        tiny = {"batch": 4, "rows": 4, "candidates": (6,), "number": 5}
+        return run_latents(**options, **tiny, repeats=1, width=8, diffusion_steps=20)
+
     monkeypatch.setattr(command, "run_vaes", tiny_vae)
+    monkeypatch.setattr(command, "run_latents", tiny_latents)
     numbers = command.main(["--json", "numbers.json"])
     assert json.loads((folder / "numbers.json").read_text()) == json.loads(json.dumps(numbers))
-    keys = {"machine", "loader", "priority", "step", "acd", "value", "vae", "start", "maze"}
-    assert numbers.keys() == keys
+    assert numbers.keys() == {"machine", *command.NAMES} - {"coverage"}
     assert numbers["machine"]["threads"] == torch.get_num_threads() == 1
     printed = capsys.readouterr().out
     for word in (
@@ -445,3 +450,24 @@ def test_wrong_options_are_refused(options, message, capsys, folder):
         command.main(options)
     assert error.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_latents_are_timed_by_the_stages_own_steps(monkeypatch):
+    results = list(
+        run_latents(
+            device=CPU, repeats=1, batch=4, rows=4, candidates=(6,), number=5, width=8,
+            diffusion_steps=20,
+        )
+    )  # fmt: skip
+    assert [r.what for r in results] == ["prior", "Q, 6", "decision", "decision"]
+    assert all(r.seconds > 0 for r in results)
+    prior = results[0]
+    assert prior.ratio == pytest.approx(prior.authors_seconds / prior.seconds)
+    assert results[1].ratio is None  # the authors' numbers are of other sizes
+    table = latent_table(results)
+    assert table.row_count == 4 and list(table.columns[1].cells)[2:] == [
+        *("n = 5, ddpm, all + 10 steps", "n = 5, dpm++, 10 steps")
+    ]
+    second, third = make_stages(CPU, width=8, diffusion_steps=20)
+    assert third.stage2.prior.schedule.num_steps == second.prior.schedule.num_steps == 20
+    assert (EXACT.sampling_steps, FEW.sampling_steps) == (None, 10)

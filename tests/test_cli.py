@@ -168,3 +168,30 @@ def test_callbacks_in_a_config_replace_none_that_must_be_there(lit):
     assert lit("--config", "callbacks.yaml") == 0
     state = torch.load("checkpoints/BCModule-pendulum-seed0/last.ckpt", weights_only=True)
     assert {key[:6] for key in state["callbacks"]} == {"Curves", "EarlyS"}
+
+
+def test_a_later_stage_resumes_without_the_earlier_ones_file(tmp_path):
+    """Its record takes the place of a path that has gone, and of no other."""
+    import yaml
+
+    from lit_offrl.cli_checkpoint import ResumeFrom
+    from lit_offrl.modules.base import CHECKPOINT_KEY
+
+    there, record = tmp_path / "there.ckpt", {"path": "gone.ckpt", "spec": {"bounds": (1, 2)}}
+    there.touch()
+
+    def options(stage):
+        config = {"model": {"class_path": "Some", "init_args": {"stage1": stage, "prior": "x"}}}
+        checkpoint = {
+            CHECKPOINT_KEY: {"class_path": "some.Some", "config": yaml.safe_dump(config)},
+            "hyper_parameters": {"stage1": record, "prior": "x"},
+            "state_dict": {},
+            "global_step": 0,
+        }
+        torch.save(checkpoint, tmp_path / "later.ckpt")
+        return ResumeFrom(str(tmp_path / "later.ckpt")).config["model"]["init_args"]
+
+    taken = options(str(tmp_path / "gone.ckpt"))
+    assert taken == {"stage1": {"path": "gone.ckpt", "spec": {"bounds": [1, 2]}}, "prior": "x"}
+    for kept in (str(there), "runs:/0123"):
+        assert options(kept)["stage1"] == kept

@@ -147,7 +147,8 @@ class ColumnCache:
                 shutil.rmtree(left)
             for lock in self.folder.glob("*.lock"):
                 lock.unlink()
-            shutil.rmtree(self.folder / "index", ignore_errors=True)
+            for part in ("index", "latents"):  # the second is modules', of any dataset
+                shutil.rmtree(self.folder / part, ignore_errors=True)
         return len(entries)
 
     def _entry(self, sha256: str, options: Mapping[str, Any]) -> Path:

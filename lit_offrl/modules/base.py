@@ -73,6 +73,7 @@ class OfflineModule(LightningModule):
         self.latest_metrics: dict[str, Tensor] = {}
         """Losses and what ``info`` was told in the step under way, as they are logged."""
         self._info: dict[str, Tensor] = {}
+        self._dropouts: list[Dropout] | None = None  # found at the first step, when all are built
 
     # ---- what a method gives -------------------------------------------------------------------
 
@@ -157,9 +158,10 @@ class OfflineModule(LightningModule):
             rank=self.global_rank if attached else 0,
             world_size=self.trainer.world_size if attached else 1,
         )
-        for part in self.modules():
-            if isinstance(part, Dropout):
-                part.noise = self.noise
+        if self._dropouts is None:
+            self._dropouts = [part for part in self.modules() if isinstance(part, Dropout)]
+        for part in self._dropouts:
+            part.noise = self.noise
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Sum the losses of one batch and log each."""

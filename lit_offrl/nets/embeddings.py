@@ -50,6 +50,9 @@ class NumberEmbedding(nn.Module):
 
     def forward(self, x: Num[Tensor, "*shape"]) -> Float[Tensor, "*shape width"]:
         """Embed ``x`` of any shape."""
-        features = sinusoidal(x, self.width, self.max_period)
+        return self.layers(sinusoidal(x, self.width, self.max_period))
+
+    def layers(self, features: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape width"]:
+        """The MLP alone, for features that are at hand."""
         # Weights may be bfloat16 or float64 (Lightning's true precisions); the angles never are.
         return self.second(F.silu(self.first(features.to(self.first.weight.dtype))))

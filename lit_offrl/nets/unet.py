@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lit_offrl.nets.embeddings import NumberEmbedding
+from lit_offrl.nets.embeddings import NumberEmbedding, sinusoidal
 from lit_offrl.nets.mlp import MLP, make_activation
 
 _ROWS = 2048  # of one pass on a CPU without gradients: their features stay in its cache
@@ -58,6 +58,8 @@ class UResNetDenoiser(nn.Module):
         ValueError: the widths are not the same read backwards.
     """
 
+    angles: Tensor
+
     def __init__(
         self,
         event_dim: int,
@@ -74,6 +76,8 @@ class UResNetDenoiser(nn.Module):
         if not widths or widths != widths[::-1]:
             raise ValueError(f"widths must be the same read backwards; got {widths}")
         self.diffusion_steps = diffusion_steps
+        angles = sinusoidal(torch.arange(1, diffusion_steps + 1), time_dim)
+        self.register_buffer("angles", angles, persistent=False)
         self.time = NumberEmbedding(time_dim)
         self.condition = nn.Sequential(
             MLP(condition_dim, (width,), width, activation), make_activation(activation)
@@ -92,9 +96,8 @@ class UResNetDenoiser(nn.Module):
 
     def times(self, t: Int[Tensor, " B"] | None = None) -> Float[Tensor, "B total"]:
         """The part of times ``t``, or of 1 … T, in all blocks."""
-        if t is None:
-            t = torch.arange(1, self.diffusion_steps + 1, device=self.from_time.weight.device)
-        return self.from_time(self.time(t))
+        angles = self.angles if t is None else self.angles.index_select(0, t - 1)
+        return self.from_time(self.time.layers(angles))
 
     def denoise(
         self,

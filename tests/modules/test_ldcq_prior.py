@@ -125,6 +125,30 @@ def test_each_state_is_encoded_once_and_the_schedule_too(prior, monkeypatch):
     assert sorted(calls) == [("encode", 2), ("times",)]
 
 
+@pytest.mark.parametrize(("sampler", "steps"), [("ddim", 20), ("dpm++", 10)])
+def test_deterministic_solvers_begin_where_training_was(prior, monkeypatch, sampler, steps):
+    """Latents at 0.8 ± 0.1: from N(0, 1), which training never met at T, they are missed."""
+    prior = LatentPrior(3, 4)
+
+    def exact(x, t, encoded, times):
+        kept = prior.schedule.alpha_bar[t][:, None]
+        gain = kept.sqrt() * 0.01 / (kept * 0.01 + 1 - kept)
+        return 0.8 + gain * (x - kept.sqrt() * 0.8)
+
+    monkeypatch.setattr(prior.average, "denoise", exact)
+    noise = torch.Generator().manual_seed(0)
+    drawn = prior.sample(torch.zeros(1, 3), 4000, Sampling(sampler, steps), noise=noise)
+    assert abs(float(drawn.mean()) - 0.8) < 0.01
+    assert abs(float(drawn.std()) - 0.1) < 0.02
+    cold = Sampling(sampler, steps).make()
+    shape, generator = (4000, 4), torch.Generator().manual_seed(0)
+    plain = cold.sample(
+        lambda x, t: exact(x, t, None, None), prior.schedule, shape, prediction="x0",
+        generator=generator,
+    )  # fmt: skip
+    assert abs(float(plain.mean()) - 0.8) > 0.02
+
+
 def test_many_chains_are_drawn_in_parts(prior, monkeypatch):
     monkeypatch.setattr("lit_offrl.modules.ldcq.prior.CHAINS", 8)
     parts = prior.sample(torch.zeros(5, 3), 4, Sampling(), noise=torch.Generator().manual_seed(0))
@@ -197,6 +221,16 @@ def test_a_checkpoint_acts_without_the_stages_that_it_came_from(stages):
     np.testing.assert_array_equal(module.policy().act(observations), one)
     assert not any(part.requires_grad for part in module.stage1.parameters())
     assert not module.train().stage1.training
+
+
+def test_observations_of_one_number_make_positions_of_one(tmp_path):
+    stage1 = LDCQStage1Module(1, 1, horizon=1, latent_dim=2, width=8, gru_layers=1)
+    checkpoint = {"state_dict": stage1.state_dict(), "hyper_parameters": dict(stage1.hparams)}
+    stage1.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "stage1.ckpt")
+    for goals in ("none", "hindsight"):  # the random walk has such states
+        stage2 = LDCQStage2Module(1, 1, stage1=str(tmp_path / "stage1.ckpt"), goals=goals)
+        assert stage2.goal_dims == (0,)
 
 
 @pytest.mark.parametrize(

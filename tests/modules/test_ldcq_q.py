@@ -241,7 +241,7 @@ def test_a_full_disk_is_said_in_a_line(make, fit, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"stage1": None}, "prior is 'gaussian', takes the checkpoint stage1 alone"),
+        ({"stage1": None}, "prior is 'gaussian', which takes the checkpoint stage1 alone"),
         ({"stage2": "x.ckpt"}, "takes the checkpoint stage1 alone"),
         ({"prior": "diffusion"}, "prior is 'diffusion', which takes the checkpoint stage2 alone"),
         ({"prior": "flow"}, "prior is 'flow'"),

@@ -17,6 +17,7 @@ from lit_offrl.diffusion import (
     Schedule,
     classifier_free_guidance,
     diffusion_loss,
+    draw_normal,
     make_sampler,
 )
 from lit_offrl.errors import ConfigError
@@ -73,7 +74,9 @@ class LatentPrior(nn.Module):
 
     Latents are standardised, each dimension by itself: the linear schedule leaves ᾱ_T = 0.13 at
     T = 200, so that chains, which begin at N(0, 1), begin where training was only if latents have
-    that mean and variance.
+    that mean and variance. Given a state they have another, which DDPM's noise makes a chain forget
+    and a deterministic solver does not: ``ddim`` and ``dpm++`` begin at α_T ẑ_0 + σ_T ε instead,
+    ẑ_0 being predicted from ε, for one forward more.
 
     Args:
         observation_dim: o.
@@ -221,13 +224,19 @@ class LatentPrior(nn.Module):
             kept = torch.full((len(states),), how.against == "state", device=states.device)
             null = net.encode(self.condition(states, with_state=kept))
             bound = classifier_free_guidance(denoise, encoded, null, how.guidance)
+        shape, device = (len(states) * number, self.latent_dim), states.device
+        start = draw_normal(shape, noise, device=device)
+        if how.sampler != "ddpm":
+            last = torch.full((1,), self.schedule.num_steps, device=device).expand(len(start))
+            start = self.schedule.q_sample(bound(start, last).to(start.dtype), last, start)
         drawn = how.make().sample(
             bound,
             self.schedule,
-            (len(states) * number, self.latent_dim),
+            shape,
             prediction="x0",
             generator=noise,
-            device=states.device,
+            device=device,
+            initial_noise=start,
         )
         return self.mean + self.std * drawn.view(len(states), number, self.latent_dim)
 

@@ -43,7 +43,8 @@ class LDCQStage2Module(StagedModule):
         stage1: checkpoint of an LDCQStage1Module: its path or MLflow run.
         goals: ``none``; ``column``, the data's goals; or ``hindsight``, a later state of the same
             episode (LDGC).
-        goal_dims: dimensions of an observation that make a position; a goal is one.
+        goal_dims: dimensions of an observation that make a position, of which a goal is one; the
+            first two, or the only one, if None.
         schedule: noise schedule.
         diffusion_steps: T (paper: 200 in the text, 500 in Table 6).
         min_snr: γ of the loss's weights.
@@ -72,7 +73,7 @@ class LDCQStage2Module(StagedModule):
         *,
         stage1: str | dict[str, Any],
         goals: Literal["none", "column", "hindsight"] = "none",
-        goal_dims: Sequence[int] = (0, 1),
+        goal_dims: Sequence[int] | None = None,
         schedule: Literal["linear", "cosine", "vp"] = "linear",
         diffusion_steps: int = 200,
         min_snr: float = 5.0,
@@ -99,7 +100,7 @@ class LDCQStage2Module(StagedModule):
         )
         if not 0.0 <= drop_probability <= 0.5:
             raise ConfigError(f"drop_probability is {drop_probability}; give a number in [0, 0.5].")
-        dims = tuple(goal_dims)
+        dims = tuple(range(min(2, observation_dim)) if goal_dims is None else goal_dims)
         if goals not in ("none", "column", "hindsight"):
             raise ConfigError(f"goals is '{goals}'; choose none, column or hindsight.")
         if not dims or not all(0 <= dim < observation_dim for dim in dims):

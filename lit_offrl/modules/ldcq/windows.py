@@ -139,7 +139,7 @@ def candidates(
     values = fetch_array(
         _folder(trainer),
         "candidates",
-        _facts(trainer, view, stage) | settings | {"number": number},
+        _facts(trainer, view, stage) | settings | {"number": number, "sampling": 2},
         (len(final), number, latent_dim),
         np.float16,
         make,
