@@ -11,12 +11,10 @@ from tests.modules.conftest import fit, save, stages  # noqa: F401  fixtures
 
 
 def modes(seed, number=400):
-    """Two narrow modes on the first of three dimensions."""
+    """Two narrow modes, at the opposite corners of a cube."""
     rng = np.random.default_rng(seed)
     centres = np.where(rng.random(number) < 0.5, -1.0, 1.0)
-    return np.stack([centres, np.zeros(number), np.zeros(number)], 1) + rng.normal(
-        0, 0.05, (number, 3)
-    )
+    return centres[:, None] + rng.normal(0, 0.05, (number, 3))
 
 
 def test_a_prior_that_keeps_the_modes_is_told_from_one_that_blurs_them():
