@@ -22,7 +22,7 @@ def test_a_prior_that_keeps_the_modes_is_told_from_one_that_blurs_them():
     rng = np.random.default_rng(3)
     blurred = data.mean(0) + data.std(0) * rng.normal(size=data.shape)
     found = compare_latents({"data": data, "diffusion": modes(1), "gaussian": blurred})
-    assert abs(found["diffusion"]["distance"]) < 0.02 and abs(found["floor"]) < 0.03
+    assert abs(found["diffusion"]["distance"]) < 0.05 and abs(found["floor"]) < 0.05
     assert found["gaussian"]["distance"] > 0.1
     assert found["diffusion"]["outside"] < 0.12  # 5 % by its definition
     assert found["gaussian"]["outside"] > 0.5
