@@ -1,5 +1,6 @@
 """Every file under configs/ through the real command line."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -74,7 +75,8 @@ def fit(folder, d4rl_file, several_file):
 def test_every_config_is_tested():
     found = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
     overlays = {"quick.yaml", *(f"trainer/{name}.yaml" for name in ("cpu", "gpu", "ddp", "slurm"))}
-    assert found == {*METHODS, *ONLINE, *overlays, *PIPELINES, *OF_PIPELINES, "ldcq_quick.yaml"}
+    of_pipelines = {*PIPELINES, *OF_PIPELINES, "ldcq_quick.yaml", "acd_acting.yaml"}
+    assert found == {*METHODS, *ONLINE, *overlays, *of_pipelines}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -111,6 +113,23 @@ def test_a_pipeline_at_its_real_size(folder, d4rl_file, here, monkeypatch):
     assert checkpoint["lit_offrl"]["class_path"].endswith("LDCQStage3Module")
     records = {path.parent.name for path in Path("run/seed0").glob("*/evaluation.json")}
     assert records == {"ldcq", "bcq_h", "ldgc", "ldcp"}
+
+
+def test_one_training_and_two_ways_to_act(folder, here, monkeypatch):
+    monkeypatch.setattr("lit_offrl.pipelines.table.Children", lambda: here)
+    few = [
+        "trainer.max_steps=2",
+        "trainer.enable_progress_bar=false",
+        "data.init_args.batch_size=4",
+    ]
+    few += ["data.init_args.validation_batches=1", "acd_f.policy.num_samples=2"]
+    few += ["evaluate.episodes=1", "evaluate.max_episode_steps=2", "evaluate.num_envs=1"]
+    words = ["pipeline", "--config", str(CONFIGS / "acd_acting.yaml"), "--no-mlflow"]
+    words += ["--output", "run", *(word for one in few for word in ("--set", one))]
+    assert main(words) == 0
+    for name in ("acd", "acd_f"):
+        record = json.loads(Path(f"run/seed0/{name}/evaluation.json").read_text())
+        assert record["policy_options"]["act_mode"] == name
 
 
 def test_each_stage_of_a_pipeline_under_the_quick_overlay_is_one_that_fit_takes(folder):
