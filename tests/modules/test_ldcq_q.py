@@ -170,6 +170,13 @@ def test_without_priorities_rows_come_evenly(make, fit):
 # ---- candidates ----------------------------------------------------------------------------
 
 
+def test_data_all_of_whose_windows_end_in_terminals_are_learned_from(make, stages, fit):
+    # Windows of whole episodes: those cut by time do not say what came after their last row.
+    module = make(True, stage=stages(horizon=9), num_latents=4)
+    fit(module, 2)
+    assert module.latest_losses["q"].isfinite() and module._candidates is not None
+
+
 @pytest.mark.parametrize("gaussian", [False, True])
 def test_cached_and_online_candidates_are_of_one_distribution(make, fit, windows, gaussian):
     """Values under one critic of 2 × 500 candidates at each of a few states."""
