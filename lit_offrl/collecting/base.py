@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lit_offrl.evaluation.envs import find_spec
-from lit_offrl.evaluation.record import now, package_versions
+from lit_offrl.evaluation.record import package_versions
 from lit_offrl.evaluation.recorder import episode_returns
 
 QUANTILES = {"min": 0, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9, "max": 1}
@@ -52,7 +52,10 @@ def progress_bar(total: int, what: str) -> tqdm:
 def origin(
     options: argparse.Namespace, actions: gymnasium.spaces.Box, command: str
 ) -> dict[str, Any]:
-    """Say how the rows came to be, as far as all recipes say it alike; None is to be left out."""
+    """Say how the rows came to be, as far as all recipes say it alike; None is to be left out.
+
+    No date: the same command gives the same bytes, so that a file's sha256 can be compared.
+    """
     return {
         "format": "d4rl",
         "env_id": options.env,
@@ -62,7 +65,6 @@ def origin(
         "action_high": actions.high,
         "versions": json.dumps(package_versions()),
         "command": command,
-        "date": now(),
     }
 
 

@@ -73,6 +73,16 @@ def collect(path, env="Corridor-v0", kind="random", steps=13, *more):
     return main(["--env", env, "--kind", kind, "--steps", str(steps), "--output", str(path), *more])
 
 
+def test_the_same_command_gives_the_same_file(tmp_path, monkeypatch):
+    written = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert collect("data.hdf5") == 0
+        written.append((tmp_path / name / "data.hdf5").read_bytes())
+    assert written[0] == written[1]
+
+
 def test_random_rows_are_exactly_what_the_environment_did(tmp_path):
     path = tmp_path / "new" / "data.hdf5"
     assert collect(path, "Corridor-v0", "random", 13, "--seed", "3") == 0
