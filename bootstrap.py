@@ -24,6 +24,7 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / ".lit-offrl-set-up"
 DEMO = ["fit", "--config", "configs/dvf_pybullet.yaml", "--config", "configs/quick.yaml"]
 NEEDED = (3, 11)
+MOST_WORKERS = 8  # of the tests: each takes about a gigabyte
 
 
 def say(text: str) -> None:
@@ -96,8 +97,10 @@ def main(arguments: list[str]) -> None:
             "done; look at the run with: .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db"
         )
     elif verb == "test":
-        say(f"running: pytest {' '.join(rest)}".rstrip())
-        run(PYTHON, "-m", "pytest", *rest)
+        # A file's tests stay in one process, which makes what they share once.
+        options = ["-n", str(min(os.cpu_count() or 1, MOST_WORKERS)), "--dist", "loadfile", *rest]
+        say(f"running: pytest {' '.join(options)}")
+        run(PYTHON, "-m", "pytest", *options)
 
 
 if __name__ == "__main__":
