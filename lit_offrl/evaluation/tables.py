@@ -124,7 +124,9 @@ def _coverages(cells: Iterable[Cell]) -> Iterator[str]:
 def protocol_lines(comparison: Comparison) -> list[str]:
     """Return the protocol, a sentence each."""
     steps = ", ".join(f"{method} {text}" for method, text in comparison.steps.items())
-    return [*comparison.protocols, f"training steps: {steps}", f"versions: {comparison.versions}"]
+    options = [f"options: {method} has {text}" for method, text in comparison.options.items()]
+    ends = [f"training steps: {steps}", *options, f"versions: {comparison.versions}"]
+    return [*comparison.protocols, *ends]
 
 
 def write_files(comparison: Comparison, left_out: Iterable[str], folder: Path) -> list[Path]:
