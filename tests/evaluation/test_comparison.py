@@ -165,6 +165,7 @@ def test_files_say_what_the_table_says(runs, tmp_path):
     found = [float(rows[ALL, "BC"][name]) for name in ("mean", "mean_low", "mean_high", "iqm")]
     assert found == [cell.mean.value, cell.mean.low, cell.mean.high, cell.iqm.value]
     assert rows["ant", "DVF"]["mean"] == "" and rows["ant", "DVF"]["seeds"] == "0"
+    assert rows[ALL, "BC"]["seeds"] == "3" and rows[ALL, "DVF"]["seeds"] == ""
     assert text.read_text() == markdown(table, ["run 7: failed, not finished"])
     body = [line.split(" | ") for line in text.read_text().splitlines() if line.startswith("| ")]
     assert {len(row) for row in body} == {8}
