@@ -183,3 +183,13 @@ def test_scores_against_an_option(tmp_path, runs, capsys):
     ]
     assert figures(*words, "--option", "omega") != 0
     assert "--option omega: no run has it. Did you mean 'policy.omega'?" in capsys.readouterr().err
+
+
+def test_scores_of_unequal_protocols_are_not_drawn_against_an_option(
+    tmp_path, runs, made_record, capsys
+):
+    other = replace(made_record(0.0, 0, method="ACD", seed=9), policy_options={"omega": 30.0})
+    other.save(runs / "acd-30.json")
+    words = ["score-against", "--records", runs, "--output", tmp_path / "out"]
+    assert figures(*words, "--option", "policy.omega") == 2
+    assert "evaluation seed 9 instead of 0" in capsys.readouterr().err
