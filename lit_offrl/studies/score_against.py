@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> Study:
     points.sort(key=lambda point: (point["dataset"], point["method"], _place(point["option"])))
     metrics = {f"{p['dataset']}: {p['method']}, {name}={p['option']}": p["value"] for p in points}
     facts = {"option": name, "protocol": said, "left_out": list(found.left_out)}
-    return Study({"option": name, "points": points}, metrics, facts)
+    return Study({"option": name, "points": points}, metrics, facts, experiment=found.experiment)
 
 
 def _method(run: Run, name: str, runs: list[Run]) -> str:
