@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import sys
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -126,7 +128,7 @@ class OfflineCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse without Lightning's warning about arguments that are also in ``sys.argv``."""
         assert isinstance(args, list)  # as given to the constructor
-        self.config = parser.parse_args(args)
+        self.config = _without_enums(parser.parse_args(args))
 
     def _parse_ckpt_path(self) -> None:
         """The checkpoint's options have been parsed already, below those given."""
@@ -206,6 +208,22 @@ def one_seed(seed_everything: int, section: Any) -> int:
             "give seed_everything alone."
         )
     return seed_everything
+
+
+def _without_enums(value: Any) -> Any:
+    """Replace members of enumerations by the text that they are, which a config can hold.
+
+    Lightning's ``Timer`` has one as the default of an option that is text, and jsonargparse cannot
+    write it.
+    """
+    if isinstance(value, Namespace):
+        for name, below in vars(value).items():
+            value[name] = _without_enums(below)
+    elif isinstance(value, list):
+        return [_without_enums(below) for below in value]
+    elif isinstance(value, str) and isinstance(value, enum.Enum):
+        return value.value
+    return value
 
 
 def _spec_reader(name: str) -> Any:

@@ -170,6 +170,12 @@ def test_callbacks_in_a_config_replace_none_that_must_be_there(lit):
     assert {key[:6] for key in state["callbacks"]} == {"Curves", "EarlyS"}
 
 
+def test_a_callback_with_an_enumeration_for_a_default(lit):
+    assert lit("--trainer.callbacks", "Timer", "--trainer.max_steps", "2") == 0
+    config = yaml.safe_load(next(Path("checkpoints").glob("*/config.yaml")).read_text())
+    assert "step" in str(config["trainer"]["callbacks"])
+
+
 def test_a_later_stage_resumes_without_the_earlier_ones_file(tmp_path):
     """Its record takes the place of a path that has gone, and of no other."""
     import yaml

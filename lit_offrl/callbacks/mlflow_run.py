@@ -66,6 +66,7 @@ class MLflowRun(MLFlowLogger):
         self._held: list[Any] = []
         self._flushed = time.monotonic()
         self.resumed = False
+        self.stopped = False
 
     @property
     def tracking_uri(self) -> str:
@@ -173,10 +174,10 @@ class MLflowRun(MLFlowLogger):
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
-        """Send what is left and close the run."""
+        """Send what is left and close the run; one that was asked to stop has not failed."""
         if self._initialized:
             self.save()
-            super().finalize(status)
+            super().finalize("KILLED" if self.stopped and status == "failed" else status)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_offrl.callbacks.checkpoints import Checkpoints, run_folder
 from lit_offrl.callbacks.curves import Curves
+from lit_offrl.callbacks.interruption import Interrupted
 from lit_offrl.callbacks.lookup import find_callback, settings
 from lit_offrl.callbacks.mlflow_run import MLflowRun
 from lit_offrl.evaluation.scores import has_references, normalized_score
@@ -80,6 +81,13 @@ class RunRecord(SaveConfigCallback):
                 run.log_files(Path(checkpoints.last_model_path), "checkpoints")
         here = Path.cwd()
         print(f"run: {folder.relative_to(here) if folder.is_relative_to(here) else folder}")
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Tell MLflow's run whether a signal has ended it, right before it is closed."""
+        for run in _mlflow_runs(trainer):
+            run.stopped = isinstance(exception, Interrupted | KeyboardInterrupt)
 
     def _draw(self, trainer: Trainer, module: LightningModule) -> None:
         folder = run_folder(trainer) / "figures"

@@ -121,7 +121,7 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
             for method, strata in whole.items()
         }
         figures["performance_profiles"] = performance_profiles(
-            thresholds, profiles, label=label, data=data
+            thresholds, profiles, label=label, data=data, methods=comparison.methods
         )
     paths = []
     for name, figure in figures.items():

@@ -123,6 +123,10 @@ def main(argv: Sequence[str]) -> int:
 
         named = {f"{name}/{metric}": value for metric, value in found.metrics.items()}
         log_to_origin(found.checkpoint, "figures", "figures", named, [picture, numbers])
+    elif options.mlflow and found.experiment is not None:
+        from lit_offrl.commands.mlflow_origin import log_to_experiment
+
+        log_to_experiment(*found.experiment, name, "figures", "figures", [picture, numbers])
     return 0
 
 
@@ -144,7 +148,8 @@ def _parser(name: str, entry: Entry) -> OneLineParser:
         "--mlflow",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="log to the MLflow run that the checkpoint came from, if any [yes]",
+        help="log to the MLflow run that the checkpoint came from, if any; a figure of runs to one"
+        " of its own in their experiment [yes]",
     )
     return parser
 

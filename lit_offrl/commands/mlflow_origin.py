@@ -1,4 +1,4 @@
-"""Logging what a command made to the MLflow run that a checkpoint came from."""
+"""Logging what a command made to the MLflow run, or the experiment, that it is about."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lit_offrl.evaluation.runs import FIGURES_TAG
 from lit_offrl.modules.base import CHECKPOINT_KEY, read_checkpoint
 
 TRAINED_BY = "lit_offrl.trained_by"
@@ -69,6 +70,42 @@ def log_to_origin(
         print(f"lit-offrl {verb}: not logged to MLflow run {run_id}: {first}", file=sys.stderr)
         return False
     print(f"MLflow run {run_id}: logged under {folder}/")
+    return True
+
+
+def log_to_experiment(
+    tracking_uri: str, experiment_id: str, name: str, verb: str, folder: str, files: Sequence[Path]
+) -> bool:
+    """Log files about an experiment's runs to one that keeps them, made at the first time.
+
+    Args:
+        tracking_uri: the store.
+        experiment_id: in the store.
+        name: of what is kept there; the run is found by it the next time.
+        verb: of lit-offrl, for the message.
+        folder: of the artifacts.
+        files: to log.
+
+    Returns:
+        Whether they are logged; where not, a line has said why.
+    """
+    _set_patience()
+    from mlflow.tracking import MlflowClient
+
+    try:
+        client = MlflowClient(tracking_uri=tracking_uri)
+        where = f"tags.`{FIGURES_TAG}` = '{name}'"
+        found = client.search_runs([experiment_id], where, max_results=1)
+        run = found[0] if found else client.create_run(
+            experiment_id, run_name=f"{verb} {name}", tags={FIGURES_TAG: name}
+        )  # fmt: skip
+        log_to_run(run.info.run_id, tracking_uri, folder, {}, files)
+        client.set_terminated(run.info.run_id)
+    except Exception as error:  # the files are written
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        print(f"lit-offrl {verb}: not logged to MLflow at {tracking_uri}: {first}", file=sys.stderr)
+        return False
+    print(f"MLflow run {run.info.run_id}: logged under {folder}/")
     return True
 
 

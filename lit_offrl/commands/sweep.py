@@ -15,6 +15,7 @@ from lit_offrl.mlflow_store import SQLITE, absolute_uri, default_uri
 from lit_offrl.sweeps.cell import CellFolder, State
 from lit_offrl.sweeps.grid import Sweep, read_sweep, select
 from lit_offrl.sweeps.local import LocalExecutor
+from lit_offrl.sweeps.reading import DATASET
 from lit_offrl.sweeps.slurm import SlurmExecutor
 from lit_offrl.sweeps.staged import cell_folder
 from lit_offrl.sweeps.table import Board, times_table
@@ -100,6 +101,7 @@ def main(argv: Sequence[str]) -> int:
     waiting = [folder for folder in folders if not choices.leaves_alone(folder.state())]
     code = 0
     if waiting:
+        check_options(waiting)
         executor = _executor(options, sweep, waiting, choices, board, output)
         code = follow(executor, board, console, "lit-offrl sweep")
     else:
@@ -114,6 +116,29 @@ def main(argv: Sequence[str]) -> int:
             line = f"{states.count(state)} {state}: {option} runs them again"
             print(f"lit-offrl sweep: {line}; logs are in {output}.", file=sys.stderr)
     return code or int(any(state != State.DONE for state in states))
+
+
+def check_options(folders: Sequence[CellFolder]) -> None:
+    """Parse every method's options as fit will, so that a mistake in the last one costs no hours.
+
+    Raises:
+        ConfigError: of the first cell that fit would refuse.
+    """
+    checked: set[str] = set()
+    for folder in folders:
+        cell = folder.cell
+        own = {name: value for name, value in cell.options.items() if name != DATASET}
+        key = repr((cell.labels["method"], cell.configs, own))  # seeds and datasets share it
+        if key in checked or folder.state() == State.TRAINED:
+            continue
+        checked.add(key)
+        from lit_offrl.cli import require_options  # brings torch and Lightning: seconds
+
+        for words in folder.trainings():
+            try:
+                require_options(words)
+            except ConfigError as error:
+                raise ConfigError(f"{cell.name}: {error}") from error
 
 
 def _executor(

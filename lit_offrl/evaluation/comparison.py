@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,6 +71,7 @@ class Comparison:
         unequal: footnotes on runs that differ from the others, numbered from 1 by the marks.
         protocols: a sentence on each dataset.
         steps: training steps by method, in words.
+        options: by method, the options that its name leaves out, in words.
         versions: of the packages, in words.
     """
 
@@ -82,6 +83,7 @@ class Comparison:
     unequal: tuple[str, ...]
     protocols: tuple[str, ...]
     steps: Mapping[str, str]
+    options: Mapping[str, str]
     versions: str
 
     @property
@@ -115,7 +117,7 @@ def compare(
     found = protocol.differences(runs)
     if not allow_unequal:
         protocol.refuse(found)
-    labels = method_labels(runs)
+    labels, left_out = method_labels(runs)
     members: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: run.seed):
         members[run.dataset, labels[run.method, run.options]].append(run)
@@ -147,6 +149,7 @@ def compare(
         unequal=tuple(_footnote(each, labels) for each in found),
         protocols=tuple(_describe(name, runs) for name in datasets),
         steps={method: _steps(method, members) for method in methods},
+        options=left_out,
         versions=protocol.versions([run.record for run in runs]),
     )
 
@@ -158,18 +161,39 @@ def score_of(run: Run, unit: Metric) -> float:
     return float(np.mean(values))
 
 
-def method_labels(runs: Sequence[Run]) -> dict[tuple[str, tuple[tuple[str, str], ...]], str]:
-    """Name each method with its options: those that differ among its runs."""
+def method_labels(
+    runs: Sequence[Run],
+) -> tuple[dict[tuple[str, tuple[tuple[str, str], ...]], str], dict[str, str]]:
+    """Name each method with those of its options that are needed to tell its rows apart.
+
+    Returns:
+        The names by method and options, and by name the options that it leaves out, in words.
+    """
     options: dict[str, set[tuple[tuple[str, str], ...]]] = defaultdict(set)
     for run in runs:
         options[run.method].add(run.options)
-    labels = {}
-    for method, found in options.items():
-        common = set.intersection(*(set(each) for each in found))
-        for each in found:
-            own = ", ".join(f"{k}={v}" for k, v in each if (k, v) not in common)
-            labels[method, each] = f"{method} ({own})" if own else method
-    return labels
+    labels, left_out = {}, {}
+    for method, found in sorted(options.items()):
+        telling = _telling(found)
+        for each in sorted(found):
+            own = ", ".join(f"{k}={v}" for k, v in each if k in telling)
+            labels[method, each] = label = f"{method} ({own})" if own else method
+            others = ", ".join(f"{k}={v}" for k, v in each if k not in telling)
+            if others:
+                left_out[label] = others
+    return labels, left_out
+
+
+def _telling(found: Collection[tuple[tuple[str, str], ...]]) -> list[str]:
+    """Return options, by name, each of which tells settings apart that those before it do not."""
+    telling: list[str] = []
+    apart = 1
+    for key in sorted({key for each in found for key, _ in each}):
+        values = {tuple(dict(each).get(name) for name in (*telling, key)) for each in found}
+        if len(values) > apart:
+            telling.append(key)
+            apart = len(values)
+    return telling
 
 
 def _one_a_seed(runs: Sequence[Run], latest: bool) -> list[Run]:

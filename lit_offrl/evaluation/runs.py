@@ -15,6 +15,8 @@ from lit_offrl.errors import ConfigError, EvaluationError, nearest
 from lit_offrl.evaluation.record import EvaluationRecord
 
 TAG = "lit_offrl."
+FIGURES_TAG = f"{TAG}figures"
+"""Marks a run that holds a figure of an experiment's other runs."""
 _OPTION = f"{TAG}option."
 _SEED_IN_NAME = re.compile(r"-seed(\d+)(?:-\d+)?$")
 _PER_RUN = ("seed", "dataset", "data_dir", "cache_dir", "pretrained")  # parameters that may differ
@@ -48,10 +50,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Found:
-    """Runs that can be compared, and a line on each that cannot."""
+    """Runs that can be compared, and a line on each that cannot.
+
+    Attributes:
+        runs: those that can.
+        left_out: a line on each that cannot.
+        experiment: MLflow's store and the id of the experiment that the first run is of, if any.
+    """
 
     runs: tuple[Run, ...]
     left_out: tuple[str, ...] = ()
+    experiment: tuple[str, str] | None = None
 
 
 def runs_from_files(patterns: Sequence[str]) -> Found:
@@ -137,6 +146,7 @@ def runs_from_mlflow(
     return Found(
         tuple(run for part in parts for run in part.runs),
         tuple(line for part in parts for line in part.left_out),
+        next((part.experiment for part in parts if part.runs), None),
     )
 
 
@@ -158,6 +168,8 @@ def _experiment_ids(client: Any, names: Sequence[str]) -> list[str]:
 
 def _runs_of(run: Any, tracking_uri: str, folder: str) -> Found:
     name = f"MLflow run {run.info.run_id} ({run.info.run_name})"
+    if FIGURES_TAG in run.data.tags:
+        return Found(())
     if run.info.status != "FINISHED":
         return Found((), (f"{name}: {run.info.status.lower()}, not finished",))
     try:
@@ -182,7 +194,7 @@ def _runs_of(run: Any, tracking_uri: str, folder: str) -> Found:
     except Exception as error:  # one run's files that are gone must not cost the others
         first = (str(error).splitlines() or [type(error).__name__])[0]
         return Found((), (f"{name}: {first}",))
-    return Found(tuple(runs))
+    return Found(tuple(runs), (), (tracking_uri, run.info.experiment_id))
 
 
 def _records(run: Any, tracking_uri: str, folder: str) -> dict[str, str]:

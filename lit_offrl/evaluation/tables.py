@@ -124,7 +124,9 @@ def _coverages(cells: Iterable[Cell]) -> Iterator[str]:
 def protocol_lines(comparison: Comparison) -> list[str]:
     """Return the protocol, a sentence each."""
     steps = ", ".join(f"{method} {text}" for method, text in comparison.steps.items())
-    return [*comparison.protocols, f"training steps: {steps}", f"versions: {comparison.versions}"]
+    options = [f"options: {method} has {text}" for method, text in comparison.options.items()]
+    ends = [f"training steps: {steps}", *options, f"versions: {comparison.versions}"]
+    return [*comparison.protocols, *ends]
 
 
 def write_files(comparison: Comparison, left_out: Iterable[str], folder: Path) -> list[Path]:
@@ -141,18 +143,19 @@ def write_files(comparison: Comparison, left_out: Iterable[str], folder: Path) -
         table.writerow(["dataset", "method", "unit", *names, "seeds", "marks"])
         for dataset, method, cell in entries(comparison):
             unit = comparison.units.get(dataset, "score")
-            table.writerow([dataset, method, unit, *_numbers(cell)])
+            absent = "" if dataset == ALL else 0
+            table.writerow([dataset, method, unit, *_numbers(cell, absent)])
     paths[2].write_text(markdown(comparison, left_out))
     return paths
 
 
-def _numbers(cell: Cell | float | None) -> list[Any]:
+def _numbers(cell: Cell | float | None, absent: int | str) -> list[Any]:
     if isinstance(cell, Cell):
         both = (cell.mean, cell.iqm)
         ends = [end for e in both for end in (e.value, e.low, e.high)]
         known = ["" if math.isnan(end) else end for end in ends]
-        return [*known, sum(map(len, cell.strata)), " ".join(map(dagger, cell.marks))]
-    return ["" if cell is None else cell, *[""] * 5, 0 if cell is None else "", ""]
+        return [*known, _count(cell), " ".join(map(dagger, cell.marks))]
+    return ["" if cell is None else cell, *[""] * 5, absent if cell is None else "", ""]
 
 
 def _result(run: Run) -> Mapping[str, Any]:

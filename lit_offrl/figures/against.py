@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from lit_offrl.figures.legends import legend_above
 from lit_offrl.figures.palette import colours
 
 _COLUMNS = 3
@@ -58,9 +59,10 @@ def from_numbers(numbers: Mapping[str, Any]) -> Figure:
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[len(datasets) :]:
         axis.set_axis_off()
-    handles, labels = axes[0].get_legend_handles_labels()
-    if len(labels) > 1:
-        figure.legend(handles, labels, frameon=False, loc="outside upper center", ncols=3)
+    if len(methods) > 1:  # each in the panel of any dataset
+        found = (axis.get_legend_handles_labels() for axis in axes)
+        lines = {label: line for both in found for line, label in zip(*both, strict=True)}
+        legend_above(figure, [lines[method] for method in methods])
     return figure
 
 

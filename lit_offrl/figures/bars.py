@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,13 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from lit_offrl.figures.legends import legend_above
 from lit_offrl.figures.palette import colours
 
 _IN_A_ROW = 6  # datasets that share an axis
 _GROUP = 0.8  # of the distance between groups is taken by bars
-
-_LABEL = 30  # letters of a label in one line
-_LETTERS = 15  # of a legend in an inch
 _WIDEST = 0.35  # of one bar, in the same unit
 
 
@@ -74,22 +71,14 @@ def score_bars(
     for axis, group in zip(axes, [datasets] * len(groups) if share else groups, strict=False):
         own = [bar for key, bar in bars.items() if key[0] in group] if not share else shown
         _limit(axis, own, [data[name] for name in group if name in data])
-    handles: list[Patch | Line2D] = [
-        Patch(color=colour[name], label=textwrap.fill(name, _LABEL)) for name in methods
-    ]
+    handles: list[Patch | Line2D] = [Patch(color=colour[name], label=name) for name in methods]
     dot = {"marker": "o", "ls": "", "ms": 4, "mfc": "white", "mec": "0.25"}
     handles.append(Line2D([], [], label="a run", **dot))  # type: ignore[arg-type]
     if any(math.isfinite(bar.low) for bar in bars.values()):
         handles.append(Line2D([], [], color="0.15", lw=1.5, label="95 % interval of the mean"))
     if any(name in data for name in datasets):
         handles.append(Line2D([], [], color="black", ls=(0, (4, 2)), lw=1.4, label="data"))
-    lengths = [len(line) for handle in handles for line in str(handle.get_label()).split("\n")]
-    room = int(_LETTERS * figure.get_figwidth() / (max(lengths) + 6))  # of which 6 for the patch
-    count = max(1, min(max(3, round(figure.get_figwidth() / 1.9)), len(handles), room))
-    figure.set_figheight(figure.get_figheight() + 0.2 * (math.ceil(len(handles) / count) - 1))
-    figure.legend(
-        handles=handles, frameon=False, loc="outside upper center", ncols=count, fontsize=9
-    )
+    legend_above(figure, handles)
     return figure
 
 

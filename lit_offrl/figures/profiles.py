@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from lit_offrl.figures.legends import legend_above
 from lit_offrl.figures.palette import colours
 
 
@@ -25,6 +26,7 @@ def performance_profiles(
     *,
     label: str,
     data: Mapping[str, float] | None = None,
+    methods: Sequence[str] = (),
 ) -> Figure:
     """Draw each method's share of runs with score > τ (Agarwal et al., 2021, section 4.2).
 
@@ -33,14 +35,16 @@ def performance_profiles(
         profiles: by method.
         label: of the horizontal axis.
         data: the mean over each dataset's own episodes, ticked on the axis.
+        methods: of the table, where some have no profile: each keeps the colour of its bars.
 
     Returns:
         The figure: a curve that lies above another's everywhere is better everywhere.
     """
     figure = Figure(figsize=(6.2, 3.9), layout="constrained")
     axis = figure.subplots()
-    for name, colour in colours(list(profiles)).items():
-        share, low, high = profiles[name]
+    colour_of = colours(methods or list(profiles))
+    for name, (share, low, high) in profiles.items():
+        colour = colour_of[name]
         axis.fill_between(thresholds, low, high, step="post", color=colour, alpha=0.18, lw=0)
         axis.step(thresholds, share, where="post", color=colour, lw=2, label=name)
     if data:
@@ -53,6 +57,5 @@ def performance_profiles(
     axis.yaxis.set_ticks(np.linspace(0, 1, 5), [f"{share:.0%}" for share in np.linspace(0, 1, 5)])
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
-    count = min(4, len(profiles) + bool(data))
-    figure.legend(frameon=False, loc="outside upper center", ncols=count)
+    legend_above(figure, axis.get_legend_handles_labels()[0])
     return figure

@@ -31,12 +31,14 @@ class Study:
         metrics: the few of them that sum it up, by name.
         protocol: how they came to be.
         checkpoint: whose MLflow run they belong to, if anyone's.
+        experiment: MLflow's store and the id of the experiment that they belong to, if to any.
     """
 
     numbers: dict[str, Any]
     metrics: dict[str, float]
     protocol: dict[str, Any]
     checkpoint: Path | None = None
+    experiment: tuple[str, str] | None = None
 
     def to_json(self) -> str:
         """Return all of it as JSON, a number that is none as null."""

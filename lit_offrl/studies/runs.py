@@ -57,6 +57,7 @@ def find_runs(options: argparse.Namespace) -> Found:
     found = Found(
         tuple(run for part in parts for run in part.runs),
         tuple(line for part in parts for line in part.left_out),
+        next((part.experiment for part in parts if part.experiment is not None), None),
     )
     if not found.runs:
         what = f": {'; '.join(found.left_out[:3])}" if found.left_out else "."

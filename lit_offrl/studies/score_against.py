@@ -7,6 +7,7 @@ from collections import defaultdict
 from typing import Any
 
 from lit_offrl.errors import EvaluationError, nearest
+from lit_offrl.evaluation import protocol
 from lit_offrl.evaluation.comparison import compare
 from lit_offrl.evaluation.runs import Run
 from lit_offrl.evaluation.tables import protocol_lines
@@ -43,11 +44,12 @@ def run(options: argparse.Namespace) -> Study:
             f" They vary {', '.join(known)}." if known else " They vary none: run a sweep of it."
         )
         raise EvaluationError(f"--option {name}: no run has it.{hint}")
+    protocol.refuse(protocol.differences(runs))
     groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
     for each in runs:
         groups[each.dataset, _method(each, name, runs), dict(each.options)[name]].append(each)
     points: list[dict[str, Any]] = []
-    protocol: list[str] = []
+    said: list[str] = []
     for (dataset, method, value), members in groups.items():
         comparison = compare(members, metric=options.metric)
         (cell,) = comparison.cells.values()
@@ -64,11 +66,11 @@ def run(options: argparse.Namespace) -> Study:
                 "runs": cell.strata[0],
             }
         )
-        protocol += [line for line in protocol_lines(comparison) if line not in protocol]
+        said += [line for line in protocol_lines(comparison) if line not in said]
     points.sort(key=lambda point: (point["dataset"], point["method"], _place(point["option"])))
     metrics = {f"{p['dataset']}: {p['method']}, {name}={p['option']}": p["value"] for p in points}
-    facts = {"option": name, "protocol": protocol, "left_out": list(found.left_out)}
-    return Study({"option": name, "points": points}, metrics, facts)
+    facts = {"option": name, "protocol": said, "left_out": list(found.left_out)}
+    return Study({"option": name, "points": points}, metrics, facts, experiment=found.experiment)
 
 
 def _method(run: Run, name: str, runs: list[Run]) -> str:

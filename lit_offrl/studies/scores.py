@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> Study:
         for (dataset, method), cell in comparison.cells.items()
     }
     facts = {"protocol": list(protocol_lines(comparison)), "left_out": list(found.left_out)}
-    return Study(bar_numbers(comparison), metrics, facts)
+    return Study(bar_numbers(comparison), metrics, facts, experiment=found.experiment)
 
 
 def bar_numbers(comparison: Comparison) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lit_offrl.errors import ConfigError
+from lit_offrl.errors import ConfigError, EvaluationError
+from lit_offrl.evaluation.record import EvaluationRecord
 from lit_offrl.modules.base import read_checkpoint
 from lit_offrl.studies.inputs import Study, protocol_of
 
@@ -25,11 +26,31 @@ def run(options: argparse.Namespace) -> Study:
     """
     saved = read_checkpoint(options.ckpt_path).get("callbacks", {})
     kept = [state["history"] for state in saved.values() if "history" in state]
-    history = kept[0] if kept else None
+    history = dict(kept[0]) if kept else None
     if not history:
         raise ConfigError(
             f"{options.ckpt_path}: keeps no curves: give one of 'lit-offrl fit' that was written "
             "after its first trainer.log_every_n_steps steps."
         )
     facts = protocol_of(options.ckpt_path, None)
+    for name, point in _last_evaluation(options.ckpt_path, facts["checkpoint_sha256"]).items():
+        history[name] = [*history.get(name, []), point]
     return Study({"history": history}, {}, facts, options.ckpt_path)  # MLflow has the metrics
+
+
+def _last_evaluation(checkpoint: Path, sha256: str) -> dict[str, list[float]]:
+    """Return [step, value] by metric of the evaluation that ended the fit, where it is kept.
+
+    It is of the last checkpoint, which therefore does not have it among its own metrics.
+    """
+    try:
+        record = EvaluationRecord.load(checkpoint.with_name("evaluation.json"))
+    except EvaluationError:
+        return {}
+    if record.checkpoint_sha256 != sha256 or record.training_steps is None:
+        return {}
+    names = {"return_mean": "eval/return_mean", "score_mean": "eval/normalized_score"}
+    figures = record.summary()
+    return {
+        name: [record.training_steps, figures[key]] for key, name in names.items() if key in figures
+    }

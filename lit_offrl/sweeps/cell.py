@@ -191,6 +191,10 @@ class CellFolder:
         tags |= {f"option.{axis}": label for axis, label in self.cell.axes.items()}
         return {f"lit_offrl.{name}": label for name, label in tags.items()} | {CELL_TAG: id}
 
+    def trainings(self) -> list[list[str]]:
+        """Words of the trainings from their beginning, whose options are to be checked."""
+        return [self.fit(id="checked", resume=False)]
+
     def commands(self, id: str) -> list[list[str]]:
         """Words of all commands, in order."""
         return [self.fit(id=id, resume=self.checkpoint.is_file()), self.evaluation(id)]

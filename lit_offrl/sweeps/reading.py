@@ -15,6 +15,8 @@ from lit_offrl.pipelines.reading import read_pipeline
 
 KEYS = ("name", "methods", "datasets", "seeds", "options", "evaluate", "slurm")
 
+DATASET = "data.init_args.dataset"
+"""The option of fit that a dataset of the file stands for."""
 
 STAGES = "stages"
 """The folder of what methods share."""
@@ -77,7 +79,7 @@ class Reader(FileReader):
             name = self.text(f"{key}.dataset", dataset.get("dataset", label))
             if name.endswith(SUFFIXES) and ":" not in name:
                 name = str(self.file(f"{key}.dataset", name))
-            parts.append(self.part(label, key, dataset, {"data.init_args.dataset": name}))
+            parts.append(self.part(label, key, dataset, {DATASET: name}))
         return parts
 
     def seeds(self, given: Any) -> list[int]:

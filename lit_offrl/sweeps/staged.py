@@ -73,6 +73,11 @@ class StagedCell(CellFolder):
                 return f"{stage.name} {stage.steps()}".strip()
         return ""
 
+    def trainings(self) -> list[list[str]]:
+        """Words of the trainings that have yet to begin."""
+        stages = [stage for stage in self.stages if not stage.checkpoint.is_file()]
+        return [stage.words("checked") for stage in stages]
+
     def commands(self, id: str) -> list[list[str]]:
         """Words of all commands, in order."""
         stages = []

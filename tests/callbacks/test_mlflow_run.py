@@ -1,5 +1,6 @@
 """What MLflow holds after a fit, and after one that was interrupted and resumed."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,24 @@ def test_a_run_and_its_resumption_are_one_run_that_holds_everything(fit, folder,
     config = client.download_artifacts(run.info.run_id, "config.yaml", str(folder))
     hidden = yaml.safe_load(Path(config).read_text())["model"]["init_args"]["hidden"]
     assert hidden == [8] * 100
+
+
+def test_a_run_that_was_asked_to_stop_is_killed_and_not_failed(fit, folder, monkeypatch):
+    from lit_offrl.modules import BCModule
+
+    def status():
+        client = MlflowClient(absolute_uri("sqlite:///mlflow.db"))
+        (run,) = client.search_runs([client.get_experiment_by_name("lit-offrl").experiment_id])
+        return run.info.status
+
+    options = ("--evaluation.episodes", "0", "--trainer.max_steps", "3")
+    with monkeypatch.context() as patched:
+        patched.setattr(BCModule, "after_step", lambda self: signal.raise_signal(signal.SIGTERM))
+        assert fit(*options) == 128 + signal.SIGTERM
+    assert status() == "KILLED"
+    path = "checkpoints/BCModule-pendulum-seed0/last.ckpt"
+    assert fit(*options, "--ckpt_path", path) == 0
+    assert status() == "FINISHED"
 
 
 def test_a_store_that_cannot_be_used_is_said_at_once(folder):

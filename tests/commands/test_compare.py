@@ -100,3 +100,21 @@ def test_records_need_no_mlflow(made_record, folder):
     code = "import sys; from lit_offrl.__main__ import main; main(['compare', '--records', '.']); "
     code += "sys.exit('mlflow' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+def test_a_figure_of_runs_is_kept_in_their_experiment_and_is_no_run_to_compare(
+    store, tmp_path, capsys
+):
+    options = ["--tracking_uri", store, "--experiment", "grid"]
+    for _ in range(2):
+        assert main(["figures", "scores", *options, "--output", str(tmp_path)]) == 0
+    client = MlflowClient(store)
+    (grid,) = [each for each in client.search_experiments() if each.name == "grid"]
+    where = "tags.`lit_offrl.figures` = 'scores'"
+    (kept,) = client.search_runs([grid.experiment_id], where)
+    names = [item.path for item in client.list_artifacts(kept.info.run_id, "figures")]
+    assert names == ["figures/scores.json", "figures/scores.png"]
+    assert kept.info.status == "FINISHED"
+    capsys.readouterr()
+    assert main(["compare", *options]) == 0
+    assert kept.info.run_id not in capsys.readouterr().out

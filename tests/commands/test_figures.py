@@ -12,6 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from lit_offrl.__main__ import main
 from lit_offrl.commands.figures import FIGURES
+from lit_offrl.evaluation.record import file_sha256
 from lit_offrl.modules import BCModule
 from lit_offrl.modules.base import CHECKPOINT_KEY
 from tests.studies.conftest import car_file, maze_file, save  # noqa: F401  fixtures
@@ -67,7 +68,7 @@ def test_mountain_car_of_a_folder_and_of_a_file(tmp_path, save, car_file):  # no
     assert len(one) == 1 and one[0]["value"] == found["numbers"]["by_step"][1]["value"]
 
 
-def test_values_and_curves(tmp_path, save, car_file):  # noqa: F811
+def test_values_and_curves(tmp_path, save, car_file, made_record):  # noqa: F811
     path = save(2, 1, policy_representation="sequential", history=2)
     words = ["--states", "20", "--samples", "2", "--output", tmp_path]
     assert figures("value-against-return", "--ckpt_path", path, "--data", car_file, *words) == 0
@@ -78,6 +79,13 @@ def test_values_and_curves(tmp_path, save, car_file):  # noqa: F811
     torch.save({**checkpoint, "callbacks": {"Curves": {"history": curves}}}, path)
     assert figures("training-curves", "--ckpt_path", path, "--output", tmp_path) == 0
     assert numbers(tmp_path, "training-curves")["numbers"]["history"] == curves
+    # What ended the fit is beside the checkpoint; another checkpoint's evaluation does not count.
+    record = made_record(30.0, 0, training_steps=20)
+    for sha256, added in (("0" * 64, {}), (file_sha256(path), {"eval/return_mean": [[20, 300.0]]})):
+        replace(record, scores=None, checkpoint_sha256=sha256).save(tmp_path / "evaluation.json")
+        assert figures("training-curves", "--ckpt_path", path, "--output", tmp_path) == 0
+        found = numbers(tmp_path, "training-curves")["numbers"]["history"]
+        assert found == curves | added
 
 
 def test_figure_and_numbers_go_to_the_run_of_the_training(
@@ -183,3 +191,13 @@ def test_scores_against_an_option(tmp_path, runs, capsys):
     ]
     assert figures(*words, "--option", "omega") != 0
     assert "--option omega: no run has it. Did you mean 'policy.omega'?" in capsys.readouterr().err
+
+
+def test_scores_of_unequal_protocols_are_not_drawn_against_an_option(
+    tmp_path, runs, made_record, capsys
+):
+    other = replace(made_record(0.0, 0, method="ACD", seed=9), policy_options={"omega": 30.0})
+    other.save(runs / "acd-30.json")
+    words = ["score-against", "--records", runs, "--output", tmp_path / "out"]
+    assert figures(*words, "--option", "policy.omega") == 2
+    assert "evaluation seed 9 instead of 0" in capsys.readouterr().err

@@ -125,6 +125,19 @@ def test_a_seed_twice_is_refused_or_the_newest_taken(runs, run):
     assert table.methods == ("BC", "BC (policy.samples=4)", "BC (width=8)", "DVF")
 
 
+def test_a_row_is_named_by_the_options_that_tell_it_apart_and_the_others_stand_below(run):
+    filtered = {"act_mode": "acd_f", "guidance": 3.0, "steps": 5}
+    rows = [{}, {**filtered, "samples": 16}, {**filtered, "samples": 64}]
+    table = compare(
+        [run("ACD", "hopper", 0, 1.0, source=str(row), policy_options=row) for row in rows]
+    )
+    names = [f"ACD (policy.act_mode=acd_f, policy.samples={samples})" for samples in (16, 64)]
+    assert table.methods == ("ACD", *names)
+    said = "\n".join(protocol_lines(table))
+    for name in names:
+        assert f"options: {name} has policy.guidance=3.0, policy.steps=5" in said
+
+
 def test_returns_where_there_are_no_references(runs, run):
     bare = {"scores": None, "ref_min_score": None, "ref_max_score": None}
     more = [run("BC", "robot", seed, 5.0 + seed, **bare) for seed in range(3)]
@@ -152,6 +165,7 @@ def test_files_say_what_the_table_says(runs, tmp_path):
     found = [float(rows[ALL, "BC"][name]) for name in ("mean", "mean_low", "mean_high", "iqm")]
     assert found == [cell.mean.value, cell.mean.low, cell.mean.high, cell.iqm.value]
     assert rows["ant", "DVF"]["mean"] == "" and rows["ant", "DVF"]["seeds"] == "0"
+    assert rows[ALL, "BC"]["seeds"] == "3" and rows[ALL, "DVF"]["seeds"] == ""
     assert text.read_text() == markdown(table, ["run 7: failed, not finished"])
     body = [line.split(" | ") for line in text.read_text().splitlines() if line.startswith("| ")]
     assert {len(row) for row in body} == {8}

@@ -19,6 +19,8 @@ from lit_offrl.figures import (
     training_curves,
     value_against_return,
 )
+from lit_offrl.figures.against import from_numbers as scores_against
+from lit_offrl.figures.palette import colours
 
 
 def render(figure) -> None:
@@ -149,6 +151,39 @@ def test_profiles_hold_their_shares():
     band, ticks = axis.collections
     assert [x for (x, _), _ in ticks.get_segments()] == [1.5] and band.get_alpha() < 1
     render(figure)
+
+
+def test_a_method_without_a_profile_takes_no_colour_from_the_others():
+    profile = Profile(*[np.array([1.0, 0.0])] * 3)
+    names = ["BC", "CQL", "DVF"]
+    figure = performance_profiles(np.arange(2.0), {"DVF": profile}, label="score", methods=names)
+    assert figure.axes[0].get_lines()[0].get_color() == colours(names)["DVF"]
+
+
+@pytest.mark.parametrize("kind", ["bars", "profiles", "against"])
+def test_long_names_fit_into_the_legend(kind):
+    names = [f"Method{n} (policy.act_mode=filtered, policy.num_samples={n})" for n in range(6)]
+    if kind == "bars":
+        bars = {("hopper", name): Bar(1.0, 0.0, 2.0, np.ones(2)) for name in names}
+        figure = score_bars(bars, ["hopper"], names, {}, label="score")
+    elif kind == "profiles":
+        profile = Profile(*[np.array([1.0, 0.0])] * 3)
+        figure = performance_profiles(np.arange(2.0), dict.fromkeys(names, profile), label="score")
+    else:  # each method on a dataset of its own
+        points = [
+            {"dataset": f"d{n}", "method": name, "option": "1", "unit": "score", "runs": [1.0]}
+            | {"value": 1.0, "low": NAN, "high": NAN}
+            for n, name in enumerate(names)
+        ]
+        figure = scores_against({"option": "omega", "points": points})
+    figure.savefig(io.BytesIO(), format="png")
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+    texts = [text.get_text().replace("\n", " ") for text in legend.get_texts()]
+    assert texts[: len(names)] == names
+    heights = [axis.get_position().height * figure.get_figheight() for axis in figure.axes]
+    assert min(height for height in heights) > 1.5
 
 
 def test_estimates_stand_over_the_truth_and_unknown_truths_are_left_out():

@@ -8,9 +8,11 @@ import yaml
 def sweep(folder, monkeypatch):
     """Run `lit-offrl sweep` on a file of two methods and given datasets; returns the exit code."""
     from lit_offrl.__main__ import main
+    from lit_offrl.commands import sweep
     from lit_offrl.jobs import follow
 
     monkeypatch.setattr(follow, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(sweep, "check_options", lambda folders: None)  # the stand-in has none
     (folder / "a.yaml").write_text("model: {width: 1}\n")
 
     def run(*options, datasets=("plain",), seeds=(0, 1), **keys):

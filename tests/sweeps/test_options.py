@@ -1,0 +1,36 @@
+"""A mistake in the options of the last method is found before the first cell begins."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+BC = str(CONFIGS / "bc_d4rl.yaml")
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (
+            {"config": BC, "options": {"model.init_args.hiden": 1}},
+            "late/tiny/seed0: BCModule has no option 'hiden'. Did you mean 'hidden'?",
+        ),
+        (
+            {"pipeline": "two.yaml", "options": {"second.trainer.max_step": 1}},
+            "late/tiny/seed0: there is no option '--trainer.max_step'. Did you mean",
+        ),
+    ],
+)
+def test_options_are_parsed_before_anything_begins(folder, d4rl_file, capsys, method, message):
+    from lit_offrl.__main__ import main
+
+    stages = {"first": {"config": BC}, "second": {"config": BC}}
+    (folder / "two.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
+    content = {"methods": {"early": {"config": BC}, "late": method}, "seeds": [0, 1]}
+    content["datasets"] = {"tiny": str(d4rl_file)}
+    (folder / "grid.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    assert main(["sweep", "--config", "grid.yaml"]) == 2
+    err = capsys.readouterr().err
+    assert f"lit-offrl: error: {message}" in err and err.count("\n") == 1
+    assert not Path("sweeps").exists() and not Path("mlflow.db").exists()
