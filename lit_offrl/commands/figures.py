@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.commands.collect import _positive
+from lit_offrl.commands.parsing import OneLineParser, make_folder
 from lit_offrl.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
     parser = _parser(name, entry)
     study.add_options(parser)
     options = parser.parse_args(rest)
-    _make_folder(options.output)
+    make_folder(options.output)
     found = study.run(options)
     command = shlex.join(["lit-offrl", "figures", *argv])
     module, _, function = entry.drawing.partition(":")
@@ -139,7 +140,7 @@ def _parser(name: str, entry: Entry) -> OneLineParser:
     add = parser.add_argument
     add("--output", type=Path, default=Path("figures"), metavar="DIR", help="[figures]")
     add("--seed", type=int, default=0, help="of all that the study draws [0]")
-    add("--dpi", type=int, default=120, help="of the picture [120]")
+    add("--dpi", type=_positive, default=120, help="of the picture [120]")
     add(
         "--mlflow",
         action=argparse.BooleanOptionalAction,
@@ -147,10 +148,3 @@ def _parser(name: str, entry: Entry) -> OneLineParser:
         help="log to the MLflow run that the checkpoint came from, if any [yes]",
     )
     return parser
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output {path}: cannot be made ({error.strerror}).") from error
