@@ -293,9 +293,17 @@ class DVFModule(DiffusedValues):
         """Take occupancy model and normaliser from another DVFModule's checkpoint.
 
         Raises:
-            ConfigError: the checkpoint does not fit this model's sizes.
+            ConfigError: the checkpoint does not fit this model's sizes, or means something else.
         """
-        state = read_checkpoint(path)["state_dict"]
+        checkpoint = read_checkpoint(path)
+        for name in ("prediction", "heads"):  # which no size of a weight tells
+            theirs, mine = checkpoint.get("hyper_parameters", {}).get(name), self.hparams[name]
+            if theirs not in (None, mine):
+                raise ConfigError(
+                    f"pretrained: {path} was trained with {name} {theirs}, this model has {mine}: "
+                    f"set model.init_args.{name} to {theirs}."
+                )
+        state = checkpoint["state_dict"]
         for name in ("occupancy", "normalizer"):
             part = {
                 key.removeprefix(f"{name}."): value

@@ -103,6 +103,8 @@ def test_a_resumed_run_takes_its_own_occupancy_and_needs_the_pre_trained_one_no_
         ({"width": 16}, "does not fit this model"),
         ({"policy_representation": "none"}, "does not fit this model"),
         ({"diffusion_steps": 8}, "8"),
+        ({"prediction": "v"}, "trained with prediction epsilon, this model has v: set model.init"),
+        ({"heads": 4}, "trained with heads 2, this model has 4"),
     ],
 )
 def test_a_pre_trained_occupancy_of_another_kind_is_refused(tiny, fit, pretrained, options, said):
