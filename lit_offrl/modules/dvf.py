@@ -93,7 +93,8 @@ class DVFModule(DiffusedValues):
             policy, before Q begins.
         values: ``online`` samples V(s_{t+1}) for each batch anew (Algorithm 1); ``cached`` stops
             training ρ and r after the warm-up and samples the values of all rows once, so that Q
-            and the actor learn from targets of n samples at the price of a table look-up.
+            and the actor learn from targets of n samples at the price of a table look-up. With
+            train ``occupancy`` there are none, and ρ trains to the end.
         refresh_steps: samples the cached values anew each so many steps, for the actor of that
             time; never by default, which leaves them those of the behaviour policy.
         learning_rate: Adam's rate.
@@ -197,7 +198,7 @@ class DVFModule(DiffusedValues):
         self.awr_temperature = awr_temperature
         self.warmup_steps = warmup_steps
         self.actor_ema_rate = actor_ema_rate
-        self.values = values
+        self.values = "online" if train == "occupancy" else values  # ρ alone has none to cache
         self.refresh_steps = refresh_steps
         self._cache: Tensor | None = None
         self._seen_values: list[Tensor] = []

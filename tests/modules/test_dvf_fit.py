@@ -67,6 +67,14 @@ def test_pre_training_on_states_alone_moves_the_occupancy(tiny, pretrained):
     assert states.shape == (3, 4, 2) and absorbed.shape == (3, 4)
 
 
+def test_pre_training_has_no_values_to_cache(tiny, fit):
+    options = {"train": "occupancy", "warmup_steps": WARMUP, "decay": "cosine"}
+    cached, online = (tiny(0, values=values, **options) for values in ("cached", "online"))
+    for module in (cached, online):
+        fit(module, WARMUP + 2, without=("actions", "rewards"))
+    assert same(state_of(cached, "occupancy."), state_of(online, "occupancy."))
+
+
 @pytest.mark.parametrize("part", ["heads", "all"])
 def test_the_rest_builds_on_a_pre_trained_occupancy(tiny, fit, pretrained, part):
     kept = state_of(load_module(pretrained), *OCCUPANCY)
