@@ -35,6 +35,8 @@ STATE = "online.json"
 def read_state(folder: Path, options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the finished rounds of a folder, which is made where there is none.
 
+    A folder without any rows holds nothing to agree with: options that were refused are forgotten.
+
     Raises:
         ConfigError: the folder cannot be used, or was begun with other ``options``.
     """
@@ -48,6 +50,9 @@ def read_state(folder: Path, options: Mapping[str, Any]) -> list[dict[str, Any]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         first = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"{path}: cannot be used ({first}): give another --output.") from error
+    if not rounds and not round_file(folder, 0).is_file():
+        write_state(folder, options, [])
+        return []
     for name, value in options.items():
         if before.get(name) != value:
             raise ConfigError(

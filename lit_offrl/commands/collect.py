@@ -21,7 +21,7 @@ from lit_offrl.collecting.graded import GradedCollection
 from lit_offrl.collecting.planned import PlannedCollection
 from lit_offrl.collecting.policies import PolicyCollection
 from lit_offrl.collecting.steps import StepsCollection
-from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.commands.parsing import OneLineParser, positive
 from lit_offrl.errors import ConfigError, LitOffRLError
 from lit_offrl.evaluation.envs import find_spec
 
@@ -45,13 +45,6 @@ class Interrupted(BaseException):
         super().__init__(signal.Signals(number).name)
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
 def _cells(text: str) -> list[tuple[int, int]]:
     """Read cells from ``(1,1),(7,9)``."""
     text = "".join(text.split())
@@ -65,8 +58,7 @@ def _cell(text: str) -> tuple[int, int]:
     return cell
 
 
-_positive.__name__ = "positive integer"  # argparse names the type in its message
-_cells.__name__ = "list of cells, as '(1,1),(7,9)',"
+_cells.__name__ = "list of cells, as '(1,1),(7,9)',"  # argparse names the type in its message
 _cell.__name__ = "cell, as '(3,1)',"
 
 
@@ -113,10 +105,10 @@ The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 
         help="the checkpoint of --kind policy; of AntMaze's planner: what walks the ant",
     )
     add("--output", required=True, type=Path, metavar="FILE.hdf5", help="what to write")
-    add("--steps", type=_positive, default=1_000_000, help="steps recorded at most [1000000]")
+    add("--steps", type=positive, default=1_000_000, help="steps recorded at most [1000000]")
     add("--seed", type=int, default=0, help="of SAC, the environment and all noise [0]")
     add("--target_return", type=float, metavar="R", help="ends the training of mixed and medium")
-    add("--train_steps", type=_positive, metavar="N", help="SAC's steps at most [200000]")
+    add("--train_steps", type=positive, metavar="N", help="SAC's steps at most [200000]")
     add(
         "--noise",
         type=float,
@@ -126,7 +118,7 @@ The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 
         " of the action [0]",
     )
     add("--hold", type=float, metavar="N", help="of policy: steps that noise lasts in the mean [1]")
-    add("--num_envs", type=_positive, metavar="E", help="of policy: stepped together [8]")
+    add("--num_envs", type=positive, metavar="E", help="of policy: stepped together [8]")
     add(
         "--goals",
         type=_cells,
@@ -134,9 +126,9 @@ The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 
         help="of waypoint: '(1,1),(7,9)' [random cells]",
     )
     add("--start", type=_cell, metavar="CELL", help="with --goals: '(3,1)' [a random cell each]")
-    add("--policies", type=_positive, metavar="K", help="of graded: how many [10]")
-    add("--thin", type=_positive, metavar="K", help="write every K-th episode only [1]")
-    add("--max_episode_steps", type=_positive, metavar="N", help="instead of the registered limit")
+    add("--policies", type=positive, metavar="K", help="of graded: how many [10]")
+    add("--thin", type=positive, metavar="K", help="write every K-th episode only [1]")
+    add("--max_episode_steps", type=positive, metavar="N", help="instead of the registered limit")
     add(
         "--no-next-observations",
         dest="next_observations",

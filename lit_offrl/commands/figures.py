@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.commands.parsing import OneLineParser, make_folder, positive
 from lit_offrl.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
     parser = _parser(name, entry)
     study.add_options(parser)
     options = parser.parse_args(rest)
-    _make_folder(options.output)
+    make_folder(options.output)
     found = study.run(options)
     command = shlex.join(["lit-offrl", "figures", *argv])
     module, _, function = entry.drawing.partition(":")
@@ -143,7 +143,7 @@ def _parser(name: str, entry: Entry) -> OneLineParser:
     add = parser.add_argument
     add("--output", type=Path, default=Path("figures"), metavar="DIR", help="[figures]")
     add("--seed", type=int, default=0, help="of all that the study draws [0]")
-    add("--dpi", type=int, default=120, help="of the picture [120]")
+    add("--dpi", type=positive, default=120, help="of the picture [120]")
     add(
         "--mlflow",
         action=argparse.BooleanOptionalAction,
@@ -152,10 +152,3 @@ def _parser(name: str, entry: Entry) -> OneLineParser:
         " of its own in their experiment [yes]",
     )
     return parser
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output {path}: cannot be made ({error.strerror}).") from error

@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_offrl.collecting.rounds import STATE, collect_round, grow, read_state, write_state
-from lit_offrl.commands.collect import _positive
-from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.commands.parsing import OneLineParser, positive
 from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.envs import find_spec
 
@@ -79,15 +78,15 @@ a larger --rounds adds rounds.""",
     add = parser.add_argument
     add("--env", required=True, metavar="ID", help="a gymnasium id")
     add("--output", required=True, type=Path, metavar="DIR", help="where all files go")
-    add("--rounds", type=_positive, default=10, metavar="K", help="[10]")
-    add("--steps_per_round", type=_positive, default=5000, metavar="N", help="[5000]")
+    add("--rounds", type=positive, default=10, metavar="K", help="[10]")
+    add("--steps_per_round", type=positive, default=5000, metavar="N", help="[5000]")
     add("--noise", type=float, default=0.3, help="normal, in half-ranges of the action [0.3]")
     add("--hold", type=float, default=1.0, metavar="N",
         help="steps that noise and random actions last in the mean [1]")  # fmt: skip
     add("--seed", type=int, default=0, help="of fits, environments and noise [0]")
-    add("--num_envs", type=_positive, default=8, metavar="E", help="stepped together [8]")
-    add("--max_episode_steps", type=_positive, metavar="N", help="instead of the registered limit")
-    add("--episodes", type=_positive, default=20, help="of each round's evaluation [20]")
+    add("--num_envs", type=positive, default=8, metavar="E", help="stepped together [8]")
+    add("--max_episode_steps", type=positive, metavar="N", help="instead of the registered limit")
+    add("--episodes", type=positive, default=20, help="of each round's evaluation [20]")
     add("--evaluation_seed", type=int, default=0, help="each episode's seed follows from it [0]")
     return parser
 

@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 
 from lit_offrl.commands.mlflow_origin import log_to_origin
-from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.commands.parsing import OneLineParser, make_folder
 from lit_offrl.datamodules import OfflineDataModule
 from lit_offrl.device import device
 from lit_offrl.errors import ConfigError
@@ -53,13 +53,15 @@ def main(argv: Sequence[str]) -> int:
             f"{options.ckpt_path}: its run held no policies out (data.init_args.hold_out_policies)"
             ", so name the candidates: --policies 2,5,8."
         )
+    folder = options.output or Path("ope") / _name(options)
+    make_folder(folder)
     data.setup("fit")
     record = _evaluate(options, module, data, named, argv)
     console = Console()
     console.print(record.table())
     for line in record.lines():
         console.print(line, highlight=False, soft_wrap=True)
-    files = _write(record, options.output or Path("ope") / _name(options))
+    files = _write(record, folder)
     for kind, path in files.items():
         print(f"{kind}: {path}")
     if options.mlflow:

@@ -1,12 +1,13 @@
-"""An argparse parser whose every complaint is one line that names the nearest thing it knows."""
+"""What a command line says wrong, in one line: a parser that names the nearest thing it knows."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
-from lit_offrl.errors import nearest
+from lit_offrl.errors import ConfigError, nearest
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -62,3 +63,26 @@ def _unknown(words: str, options: list[str]) -> str:
             name = word.partition("=")[0]
             return f"unknown option '{name}'.{nearest(name, options)}"
     return f"unexpected argument '{words}'"
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder that ``--output`` names; called before the work whose result goes there.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output {path}: cannot be made ({error.strerror}).") from error
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1, as argparse's ``type``."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+positive.__name__ = "positive integer"  # argparse names the type in its message

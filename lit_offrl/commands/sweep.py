@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.commands.parsing import OneLineParser, positive
 from lit_offrl.errors import ConfigError
 from lit_offrl.jobs.follow import Executor, console_of_stdout, follow
 from lit_offrl.mlflow_store import SQLITE, absolute_uri, default_uri
@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=PATTERN",
         help="a part of the grid: method=dvf, dataset='hopper*', gamma=0.9; may be repeated",
     )
-    add("--workers", type=_positive, metavar="N", help="cells at a time [1, or one a GPU]")
+    add("--workers", type=positive, metavar="N", help="cells at a time [1, or one a GPU]")
     add("--gpus", type=_words, default=[], metavar="0,1,…", help="GPUs of the workers, in turn")
     add("--executor", choices=("local", "slurm"), default="local", help="[local]")
     add("--output", type=Path, metavar="DIR", help="[sweeps/NAME]")
@@ -54,13 +54,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser  # fmt: skip
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
 def _words(text: str) -> list[str]:
     words = [word.strip() for word in text.split(",")]
     if not all(words):
@@ -68,8 +61,7 @@ def _words(text: str) -> list[str]:
     return words
 
 
-_positive.__name__ = "positive integer"  # argparse names the type in its message
-_words.__name__ = "list such as 0,1"
+_words.__name__ = "list such as 0,1"  # argparse names the type in its message
 
 
 def main(argv: Sequence[str]) -> int:

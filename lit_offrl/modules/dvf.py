@@ -93,7 +93,8 @@ class DVFModule(DiffusedValues):
             policy, before Q begins.
         values: ``online`` samples V(s_{t+1}) for each batch anew (Algorithm 1); ``cached`` stops
             training ρ and r after the warm-up and samples the values of all rows once, so that Q
-            and the actor learn from targets of n samples at the price of a table look-up.
+            and the actor learn from targets of n samples at the price of a table look-up. With
+            train ``occupancy`` there are none, and ρ trains to the end.
         refresh_steps: samples the cached values anew each so many steps, for the actor of that
             time; never by default, which leaves them those of the behaviour policy.
         learning_rate: Adam's rate.
@@ -197,7 +198,7 @@ class DVFModule(DiffusedValues):
         self.awr_temperature = awr_temperature
         self.warmup_steps = warmup_steps
         self.actor_ema_rate = actor_ema_rate
-        self.values = values
+        self.values = "online" if train == "occupancy" else values  # ρ alone has none to cache
         self.refresh_steps = refresh_steps
         self._cache: Tensor | None = None
         self._seen_values: list[Tensor] = []
@@ -293,9 +294,17 @@ class DVFModule(DiffusedValues):
         """Take occupancy model and normaliser from another DVFModule's checkpoint.
 
         Raises:
-            ConfigError: the checkpoint does not fit this model's sizes.
+            ConfigError: the checkpoint does not fit this model's sizes, or means something else.
         """
-        state = read_checkpoint(path)["state_dict"]
+        checkpoint = read_checkpoint(path)
+        for name in ("prediction", "heads"):  # which no size of a weight tells
+            theirs, mine = checkpoint.get("hyper_parameters", {}).get(name), self.hparams[name]
+            if theirs not in (None, mine):
+                raise ConfigError(
+                    f"pretrained: {path} was trained with {name} {theirs}, this model has {mine}: "
+                    f"set model.init_args.{name} to {theirs}."
+                )
+        state = checkpoint["state_dict"]
         for name in ("occupancy", "normalizer"):
             part = {
                 key.removeprefix(f"{name}."): value

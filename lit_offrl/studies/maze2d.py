@@ -72,6 +72,12 @@ class Comparison:
                 f"{options.ckpt_path}: was trained on states of "
                 f"{self.module.occupancy.state_dim - 1} numbers: give one trained on maze2d."
             )
+        learned = None if self.module.spec is None else self.module.spec.env_id
+        if learned is not None and _maze(learned) not in (None, self.maze):
+            raise ConfigError(
+                f"{options.ckpt_path}: was trained on '{learned}', and {self.data.spec.origin} is "
+                f"of '{self.data.spec.env_id}': give data of the same maze."
+            )
         self.of_episode = policies_of(self.data)
         self.policies = np.unique(self.of_episode)
         self.samples, self.seed = options.samples, options.seed
@@ -133,13 +139,20 @@ def maze_of(data: OfflineDataset) -> Maze:
     Raises:
         ConfigError: they are not of maze2d.
     """
-    env_id = data.spec.env_id or ""
-    if env_id.startswith("lit_offrl/maze2d-"):
-        return MAZE2D[str(find_spec(env_id).kwargs["maze"])]
-    raise ConfigError(
-        f"{data.spec.origin}: is of '{data.spec.env_id}'; this figure is of maze2d: collect data "
-        "of lit_offrl/maze2d-umaze-v1 with --planner waypoint --goals."
-    )
+    maze = _maze(data.spec.env_id or "")
+    if maze is None:
+        raise ConfigError(
+            f"{data.spec.origin}: is of '{data.spec.env_id}'; this figure is of maze2d: collect "
+            "data of lit_offrl/maze2d-umaze-v1 with --planner waypoint --goals."
+        )
+    return maze
+
+
+def _maze(env_id: str) -> Maze | None:
+    """The maze of an environment, None of one that is none of maze2d."""
+    if not env_id.startswith("lit_offrl/maze2d-"):
+        return None
+    return MAZE2D[str(find_spec(env_id).kwargs["maze"])]
 
 
 def drawn_maze(comparison: Comparison) -> dict[str, Any]:

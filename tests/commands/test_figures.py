@@ -135,9 +135,13 @@ def test_mistakes_are_one_line(tmp_path, save, maze_file, car_file, capsys):  # 
         assert figures(*words, *(["--output", tmp_path] if len(words) > 1 else [])) == 2
         line = capsys.readouterr().err
         assert line.count("\n") == 1 and said in line, line
-    with pytest.raises(SystemExit) as stop:
-        figures(maze, "--ckpt_path", scalar, "--device", "tpu9")
-    assert stop.value.code == 2 and "device of this machine" in capsys.readouterr().err
+    for words, said in (
+        (["--device", "tpu9"], "device of this machine"),
+        (["--dpi", "0"], "--dpi: invalid positive integer value: '0'"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            figures(maze, "--ckpt_path", scalar, *words)
+        assert stop.value.code == 2 and said in capsys.readouterr().err
 
 
 def test_figures_are_drawn_of_what_says_little():

@@ -165,6 +165,15 @@ def test_what_cannot_be_is_one_line(run, capsys, more, said):
     assert not Path("wrong/round-0.hdf5").exists()
 
 
+def test_options_that_were_refused_are_not_those_that_a_folder_began_with(run, capsys):
+    for wrong in (["--env", "CartPole-v1"], ["--hold", "nan"], ["--hold", "0"]):
+        assert run("wrong", *wrong) == 2
+        assert "was begun with" not in capsys.readouterr().err
+    assert run("wrong", rounds=1) == 0
+    assert run("wrong", "--noise", "0.1") == 2
+    assert "wrong was begun with --noise 0.3, not 0.1" in capsys.readouterr().err
+
+
 def test_a_module_without_a_scalar_policy_is_refused(run, capsys):
     wrong = {"policy_representation": "none", "value_policy": "own"}
     assert run("wrong", **wrong) == 2

@@ -113,6 +113,7 @@ def test_a_checkpoint_may_act_and_its_truth_is_unknown_or_rolled_out(ope, traine
         (["--fqe_steps", "0"], "steps is 0"),
         (["--data", "none.hdf5"], "none.hdf5"),
         (["--ckpt_path", "none.ckpt"], "none.ckpt: no such checkpoint"),
+        (["--output", __file__], "cannot be made (File exists)"),
     ],
 )
 def test_mistakes_are_one_line(ope, options, said, capsys):

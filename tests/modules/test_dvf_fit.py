@@ -67,6 +67,14 @@ def test_pre_training_on_states_alone_moves_the_occupancy(tiny, pretrained):
     assert states.shape == (3, 4, 2) and absorbed.shape == (3, 4)
 
 
+def test_pre_training_has_no_values_to_cache(tiny, fit):
+    options = {"train": "occupancy", "warmup_steps": WARMUP, "decay": "cosine"}
+    cached, online = (tiny(0, values=values, **options) for values in ("cached", "online"))
+    for module in (cached, online):
+        fit(module, WARMUP + 2, without=("actions", "rewards"))
+    assert same(state_of(cached, "occupancy."), state_of(online, "occupancy."))
+
+
 @pytest.mark.parametrize("part", ["heads", "all"])
 def test_the_rest_builds_on_a_pre_trained_occupancy(tiny, fit, pretrained, part):
     kept = state_of(load_module(pretrained), *OCCUPANCY)
@@ -103,6 +111,8 @@ def test_a_resumed_run_takes_its_own_occupancy_and_needs_the_pre_trained_one_no_
         ({"width": 16}, "does not fit this model"),
         ({"policy_representation": "none"}, "does not fit this model"),
         ({"diffusion_steps": 8}, "8"),
+        ({"prediction": "v"}, "trained with prediction epsilon, this model has v: set model.init"),
+        ({"heads": 4}, "trained with heads 2, this model has 4"),
     ],
 )
 def test_a_pre_trained_occupancy_of_another_kind_is_refused(tiny, fit, pretrained, options, said):

@@ -1,6 +1,7 @@
 """Maze2d's study on models that draw known states."""
 
 import argparse
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from lit_offrl.envs.mazes import MAZE2D
 from lit_offrl.errors import ConfigError, DatasetError
+from lit_offrl.modules.base import CHECKPOINT_KEY, read_checkpoint
 from lit_offrl.studies import maze2d
 from lit_offrl.studies.inputs import load_data
 
@@ -116,3 +118,18 @@ def test_mistakes_are_named(compare, save, maze_file):
     config = f"data:\n  init_args:\n    dataset: {maze_file()}\n"
     path = save(4, 2, config=config)
     assert len(load_data(None, path, ("policy",))) == 120
+
+
+def test_data_of_another_maze_are_refused(save, maze_file):
+    path, data = save(4, 2), str(maze_file())
+    spec = load_data(data, path, ()).spec
+    options = argparse.Namespace(ckpt_path=path, data=data, samples=90, seed=0, device=CPU)
+    checkpoint = read_checkpoint(path)
+    for env_id in ("lit_offrl/maze2d-umaze-dense-v1", "lit_offrl/maze2d-large-v1"):
+        checkpoint[CHECKPOINT_KEY]["spec"] = replace(spec, env_id=env_id).to_dict()
+        torch.save(checkpoint, path)
+        if "umaze" in env_id:  # other rewards of the same maze
+            maze2d.Comparison(options)
+            continue
+        with pytest.raises(ConfigError, match="was trained on 'lit_offrl/maze2d-large-v1', and"):
+            maze2d.Comparison(options)
