@@ -172,7 +172,11 @@ class CriticGuidedModule(ActorModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Losses, and the advantages for the figure."""
         super().validation_step(batch, batch_idx)
-        self._seen.append(self.advantages(batch.observations, batch.actions).float().cpu())
+        self._seen.append(self.batch_advantages(batch).float().cpu())
+
+    def batch_advantages(self, batch: Any) -> Tensor:
+        """Advantages (B,) of a batch for the figure, without gradient."""
+        return self.advantages(batch.observations, batch.actions)
 
     @torch.no_grad()
     def advantages(self, observations: Tensor, actions: Tensor) -> Tensor:

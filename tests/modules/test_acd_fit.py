@@ -64,3 +64,14 @@ def test_a_checkpoint_without_critics_is_refused(lit, data, capsys):
     assert precomputed(lit, data, "bc/last.ckpt", "acd") == 2
     line = capsys.readouterr().err
     assert "has no critics of IQL" in line and line.count("\n") == 1
+
+
+def test_without_bootstrapping_awr_validates_and_its_advantages_are_by_returns(lit, data):
+    options = ("--data.init_args.dataset", str(data), "--model.init_args.hidden", "[8]")
+    options += ("--model.init_args.bootstrap", "false", "--trainer.val_check_interval", "3")
+    assert lit(*options, "--checkpoint.dirpath", "awr", module="AWRModule") == 0
+    module = load_module("awr/last.ckpt")
+    bound = module.view().bind(read_hdf5(data))
+    batch = bound.batch(bound.rows[:5])
+    expected = batch.returns - module.critics.v(batch.observations)[:, 0].detach()
+    torch.testing.assert_close(module.batch_advantages(batch), expected)
