@@ -75,3 +75,13 @@ def test_without_bootstrapping_awr_validates_and_its_advantages_are_by_returns(l
     batch = bound.batch(bound.rows[:5])
     expected = batch.returns - module.critics.v(batch.observations)[:, 0].detach()
     torch.testing.assert_close(module.batch_advantages(batch), expected)
+
+
+def test_critics_that_were_never_trained_label_nothing(lit, data, capsys):
+    options = ("--data.init_args.dataset", str(data), "--model.init_args.hidden", "[8]")
+    options += ("--model.init_args.bootstrap", "false", "--checkpoint.dirpath", "awr")
+    assert lit(*options, module="AWRModule") == 0
+    capsys.readouterr()
+    assert precomputed(lit, data, "awr/last.ckpt", "acd") == 2
+    line = capsys.readouterr().err
+    assert "bootstrap false" in line and line.count("\n") == 1
