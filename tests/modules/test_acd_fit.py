@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_offrl.datasets.hdf5 import read_hdf5
+from lit_offrl.datasets.hdf5 import read_hdf5, write_hdf5
 from lit_offrl.datasets.labels import load_labels
 from lit_offrl.modules import load_module
 
@@ -85,3 +85,43 @@ def test_critics_that_were_never_trained_label_nothing(lit, data, capsys):
     assert precomputed(lit, data, "awr/last.ckpt", "acd") == 2
     line = capsys.readouterr().err
     assert "bootstrap false" in line and line.count("\n") == 1
+
+
+def best_actions(states):
+    return 0.5 * states[:, :1] - 1.5
+
+
+@pytest.fixture
+def worth_knowing(folder):
+    """Steps whose actions are even in ±2 and pay for being near the best one."""
+    random = np.random.default_rng(0)
+    states = random.uniform(0.0, 6.0, (4000, 3)).astype(np.float32)
+    actions = random.uniform(-2.0, 2.0, (4000, 1)).astype(np.float32)
+    columns = {"observations": states, "actions": actions, "terminals": np.arange(4000) % 20 == 19}
+    columns["rewards"] = -np.abs(actions - best_actions(states))[:, 0]
+    bounds = {"action_low": np.array([-2.0], "f4"), "action_high": np.array([2.0], "f4")}
+    write_hdf5(folder / "known.hdf5", columns, {"env_id": "Pendulum-v1", **bounds})
+    return str(folder / "known.hdf5")
+
+
+@pytest.mark.parametrize(("method", "normalize"), [("IDQLModule", "false"), ("ACDModule", "true")])
+def test_the_more_candidates_the_nearer_to_the_best_action(lit, worth_knowing, method, normalize):
+    """From the file to what acts: scales of states, units of actions, which critics, which axis."""
+    options = "--trainer.max_steps 300 --data.init_args.batch_size 128 --checkpoint.dirpath run"
+    nets = "gamma 0 hidden [64,64] width 32 blocks 1 learning_rate 3e-3 polyak_rate 0.05"
+    nets += f" actor_ema_rate 0.02 normalize {normalize}"
+    words = iter(nets.split())
+    given = [word for name in words for word in (f"--model.init_args.{name}", next(words))]
+    given += ["--data.init_args.dataset", worth_knowing, *options.split()]
+    assert lit(*given, module=method) == 0
+    module = load_module("run/last.ckpt")
+    states = np.random.default_rng(1).uniform(0.0, 6.0, (400, 3)).astype(np.float32)
+
+    def error(number):
+        torch.manual_seed(0)
+        mode = {"act_mode": "acd_f", "omega": 0.0} if method == "ACDModule" else {}
+        acted = module.policy(num_samples=number, **mode).act(states)
+        return np.abs(acted - best_actions(states)).mean()
+
+    assert 8 * error(64) < error(1)
+    assert error(16) < error(4) < error(1)
