@@ -16,7 +16,7 @@ from lit_offrl.errors import ConfigError, nearest
 from lit_offrl.modules.base import CHECKPOINT_KEY, Decay
 from lit_offrl.modules.critic_guided import CriticGuidedModule
 from lit_offrl.modules.diffusion_actor import DiffusionActor
-from lit_offrl.modules.expectile import best_of
+from lit_offrl.modules.expectile import best_of, require_candidates
 from lit_offrl.modules.frozen_critics import LabelledBy, load_critics
 from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import AdvantageEncoding
@@ -139,6 +139,7 @@ class ACDModule(CriticGuidedModule):
                 f"labels is '{labels}' and critic is {critic}: precomputed labels need a critic's "
                 "checkpoint, joint ones train their own."
             )
+        require_candidates(num_samples)
         self.save_hyperparameters()
         self.act_mode, self.omega, self.num_samples = act_mode, omega, num_samples
         self.drop_probability, self.guidance = drop_probability, guidance
@@ -238,8 +239,7 @@ class ACDModule(CriticGuidedModule):
                 f"act_mode is '{mode}': choose from {', '.join(_MODES)}.{nearest(mode, _MODES)}"
             )
         number = self.num_samples if num_samples is None else num_samples
-        if number < 1:
-            raise ConfigError(f"num_samples is {number}; give at least 1.")
+        require_candidates(number)
         strength = self.omega if omega is None else omega
 
         def act(rows: Tensor) -> Tensor:

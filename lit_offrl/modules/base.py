@@ -62,6 +62,8 @@ class OfflineModule(LightningModule):
             raise ConfigError(f"observation_dim is {observation_dim}; give at least 1.")
         if decay not in ("constant", "cosine"):
             raise ConfigError(f"decay is '{decay}'; choose constant or cosine.")
+        if not learning_rate >= 0.0:
+            raise ConfigError(f"learning_rate is {learning_rate}; give 0 or more.")
         self.learning_rate = learning_rate
         self.decay = decay
         self.seed = seed

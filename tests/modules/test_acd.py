@@ -5,7 +5,7 @@ import torch
 
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.errors import ConfigError
-from lit_offrl.modules import ACDModule, DiffusionBCModule
+from lit_offrl.modules import ACDModule, DiffusionBCModule, DQLModule, IDQLModule
 from lit_offrl.modules.expectile import best_of
 from lit_offrl.nets import AdvantageEncoding
 from lit_offrl.randomness import ShardedGenerator
@@ -159,11 +159,28 @@ def test_the_four_representations_tell_advantages_apart_and_their_absence():
         ({"labels": "precomputed"}, "critic"),
         ({"critic": "x.ckpt"}, "joint"),
         ({"decay": "step"}, "decay"),
+        ({"num_samples": 0}, "num_samples"),
+        ({"sampling_steps": 6}, "num_steps"),
+        ({"actor_ema_rate": 2.0}, "actor_ema_rate"),
+        ({"width": 0}, "width"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"bins": 40}, "bins"),
+        ({"advantage_scale": 0.0}, "advantage_scale"),
+        ({"learning_rate": -1e-3}, "learning_rate"),
+        ({"weight_decay": -1e-3}, "weight_decay"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, said):
     with pytest.raises(ConfigError, match=said):
         ACDModule(2, 1, **options)
+
+
+def test_choosing_among_none_and_targets_that_overtake_are_refused():
+    for kind in (IDQLModule, DQLModule):
+        with pytest.raises(ConfigError, match="num_samples"):
+            kind(2, 1, hidden=(8,), **SMALL).policy(num_samples=0)
+    with pytest.raises(ConfigError, match="polyak_rate"):
+        DQLModule(2, 1, polyak_rate=3.0)
 
 
 def test_an_unknown_mode_of_acting_is_refused(acd):
