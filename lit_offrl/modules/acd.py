@@ -19,7 +19,7 @@ from lit_offrl.modules.diffusion_actor import DiffusionActor
 from lit_offrl.modules.expectile import best_of, require_candidates
 from lit_offrl.modules.frozen_critics import LabelledBy, load_critics
 from lit_offrl.modules.policies import NetworkPolicy
-from lit_offrl.nets import AdvantageEncoding
+from lit_offrl.nets import AdvantageEncoding, frozen_copy, polyak_update_
 
 ActMode = Literal["acd", "acd_f"]
 _MODES = ("acd", "acd_f")
@@ -66,7 +66,7 @@ class ACDModule(CriticGuidedModule):
         diffusion_steps: T.
         sampler: which sampler draws actions.
         sampling_steps: its number of steps; all T if None.
-        actor_ema_rate: rate of the averaged denoiser, which acts.
+        actor_ema_rate: rate of the averaged denoiser, and of a learned representation's, which act.
         normalize: scale observations to the data's range [−1, 1].
         learning_rate: Adam's rate.
         weight_decay: of the actor's weights (AdamW).
@@ -147,6 +147,7 @@ class ACDModule(CriticGuidedModule):
         self.encoding = AdvantageEncoding(
             representation, scale=advantage_scale, bins=bins, bin_width=bin_width
         )
+        self.average_encoding = frozen_copy(self.encoding)
         self.actor = DiffusionActor(
             observation_dim + self.encoding.dim,
             action_dim,
@@ -207,6 +208,7 @@ class ACDModule(CriticGuidedModule):
             super().after_step()
         else:
             self.actor.follow()
+        polyak_update_(self.average_encoding, self.encoding, self.actor.ema_rate)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the frozen critics' checkpoint too."""
@@ -256,7 +258,7 @@ class ACDModule(CriticGuidedModule):
         """Draw actions (S, number, a) for raw observations (S, o) under Eq. 4."""
         seen = self.observe(observations)
         asked = torch.full((len(seen),), float(advantage), device=seen.device)
-        given = torch.cat([seen, self.encoding(asked)], dim=-1)
+        given = torch.cat([seen, self.average_encoding(asked)], dim=-1)
         absent = torch.cat([seen, self.encoding.absent(len(seen), seen)], dim=-1)
         if self.guidance == "classifier":
             rows = seen.repeat_interleave(number, dim=0)

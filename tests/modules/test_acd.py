@@ -121,6 +121,24 @@ def test_hiding_masks_the_advantage_and_never_the_state(monkeypatch):
     assert (condition[~hidden, 2:] == torch.tensor([1.0, -4.0])).all()
 
 
+def test_a_learned_representation_acts_by_its_average_as_the_denoiser_does():
+    module = ACDModule(2, 1, representation="learned", hidden=(8,), **SMALL)
+    states = torch.zeros(20, 2)
+
+    def drawn():
+        torch.manual_seed(0)
+        return module.sample_actions(states, 1, 0.0)
+
+    before = drawn()
+    with torch.no_grad():
+        module.encoding.net[-1].bias.add_(10.0)
+    assert torch.equal(drawn(), before)
+    module.after_step()
+    assert not torch.equal(drawn(), before)
+    moved = module.average_encoding.net[-1].bias - module.encoding.net[-1].bias
+    torch.testing.assert_close(moved, torch.full((32,), -10.0 * (1 - SMALL["actor_ema_rate"])))
+
+
 def test_classifier_guidance_climbs_the_critic():
     torch.manual_seed(0)
     module = ACDModule(2, 1, guidance="classifier", hidden=(8,), **SMALL)
