@@ -51,8 +51,8 @@ class ACDModule(CriticGuidedModule):
         advantage_scale: divides A before it is given.
         bins: number of one_hot bins, odd.
         bin_width: of a bin.
-        guidance: ``classifier_free``, or ``classifier``: the unconditional model pushed along
-            ∇_a Q by ``omega`` (end of section 4.3).
+        guidance: ``classifier_free``, or ``classifier``: an unconditional model, which is trained
+            without advantages, pushed along ∇_a Q by ``omega`` (end of section 4.3).
         labels: ``joint`` labels each batch by the critics of that step (Algorithm 1);
             ``precomputed`` takes frozen critics and labels all rows once (Eq. 3).
         critic: checkpoint of an IQLModule, or any method with its critics, for precomputed labels.
@@ -142,7 +142,9 @@ class ACDModule(CriticGuidedModule):
         require_candidates(num_samples)
         self.save_hyperparameters()
         self.act_mode, self.omega, self.num_samples = act_mode, omega, num_samples
-        self.drop_probability, self.guidance = drop_probability, guidance
+        self.guidance = guidance
+        # An unconditional model is all that the classifier's guidance asks, so it learns no other.
+        self.drop_probability = 1.0 if guidance == "classifier" else drop_probability
         self.frozen_from = critic
         self.encoding = AdvantageEncoding(
             representation, scale=advantage_scale, bins=bins, bin_width=bin_width

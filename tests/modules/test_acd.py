@@ -121,6 +121,17 @@ def test_hiding_masks_the_advantage_and_never_the_state(monkeypatch):
     assert (condition[~hidden, 2:] == torch.tensor([1.0, -4.0])).all()
 
 
+def test_classifier_guidance_trains_the_unconditional_model_alone(monkeypatch):
+    module = ACDModule(2, 1, guidance="classifier", hidden=(8,), **SMALL)
+    seen = {}
+    monkeypatch.setattr(
+        module.actor, "loss", lambda condition, actions, noise: seen.update(c=condition) or actions
+    )
+    module.noise = ShardedGenerator(3)
+    module.actor_loss(torch.ones(100, 2), torch.zeros(100, 1), torch.full((100,), -4.0))
+    assert torch.equal(seen["c"][:, 2:], torch.zeros(100, 2))
+
+
 def test_a_learned_representation_acts_by_its_average_as_the_denoiser_does():
     module = ACDModule(2, 1, representation="learned", hidden=(8,), **SMALL)
     states = torch.zeros(20, 2)
