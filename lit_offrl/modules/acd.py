@@ -173,7 +173,8 @@ class ACDModule(CriticGuidedModule):
         """``Transitions``; with precomputed labels those of the frozen critics beside them."""
         if self.frozen_from is None:
             return Transitions()
-        load_critics(self, self.frozen_from)
+        # one's own checkpoint has them, too, and the other may have gone
+        load_critics(self, self.resumed_from or self.frozen_from)
         return LabelledBy(self)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:

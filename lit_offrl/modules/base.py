@@ -68,6 +68,8 @@ class OfflineModule(LightningModule):
         self.decay = decay
         self.seed = seed
         self.spec: DatasetSpec | None = None
+        self.resumed_from: str | None = None
+        """The checkpoint whose weights come once the data are there, where a command names one."""
         self.normalizer = MinMaxNormalizer(observation_dim)
         self.noise = ShardedGenerator(seed)
         self.latest_losses: dict[str, Tensor] = {}

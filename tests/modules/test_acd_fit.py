@@ -57,6 +57,17 @@ def test_frozen_critics_label_all_rows_once(lit, data, critic):
         assert torch.equal(other["state_dict"][name], value), name
 
 
+def test_a_run_goes_on_without_the_checkpoint_that_its_critics_came_from(lit, data, critic):
+    assert precomputed(lit, data, critic, "acd") == 0
+    critic.unlink()
+    for file in Path().glob("own.hdf5.*.npz"):
+        file.unlink()
+    options = ("--data.init_args.dataset", str(data), "--checkpoint.dirpath", "acd", *SMALL)
+    options += ("--trainer.max_steps", "8", "--ckpt_path", "acd/last.ckpt")
+    assert lit(*options, module="ACDModule") == 0
+    assert len(list(Path().glob("own.hdf5.*.npz"))) == 1
+
+
 def test_a_checkpoint_without_critics_is_refused(lit, data, capsys):
     options = ("--data.init_args.dataset", str(data), "--checkpoint.dirpath", "bc")
     assert lit(*options) == 0
