@@ -141,6 +141,7 @@ class OfflineCLI(LightningCLI):
         if self.resume is not None:
             self._dump_config()
             self.resume.require_fit(self.model, self.config_dump)
+            self.model.resumed_from = self.resume.path
             if self.verb == "fit":
                 _say_changes(self.resume.changes(self.config_dump))
                 checkpoints = self._get(self.config_init, "checkpoint")

@@ -16,10 +16,10 @@ from lit_offrl.errors import ConfigError, nearest
 from lit_offrl.modules.base import CHECKPOINT_KEY, Decay
 from lit_offrl.modules.critic_guided import CriticGuidedModule
 from lit_offrl.modules.diffusion_actor import DiffusionActor
-from lit_offrl.modules.expectile import best_of
+from lit_offrl.modules.expectile import best_of, require_candidates
 from lit_offrl.modules.frozen_critics import LabelledBy, load_critics
 from lit_offrl.modules.policies import NetworkPolicy
-from lit_offrl.nets import AdvantageEncoding
+from lit_offrl.nets import AdvantageEncoding, frozen_copy, polyak_update_
 
 ActMode = Literal["acd", "acd_f"]
 _MODES = ("acd", "acd_f")
@@ -51,8 +51,8 @@ class ACDModule(CriticGuidedModule):
         advantage_scale: divides A before it is given.
         bins: number of one_hot bins, odd.
         bin_width: of a bin.
-        guidance: ``classifier_free``, or ``classifier``: the unconditional model pushed along
-            ∇_a Q by ``omega`` (end of section 4.3).
+        guidance: ``classifier_free``, or ``classifier``: an unconditional model, which is trained
+            without advantages, pushed along ∇_a Q by ``omega`` (end of section 4.3).
         labels: ``joint`` labels each batch by the critics of that step (Algorithm 1);
             ``precomputed`` takes frozen critics and labels all rows once (Eq. 3).
         critic: checkpoint of an IQLModule, or any method with its critics, for precomputed labels.
@@ -66,7 +66,7 @@ class ACDModule(CriticGuidedModule):
         diffusion_steps: T.
         sampler: which sampler draws actions.
         sampling_steps: its number of steps; all T if None.
-        actor_ema_rate: rate of the averaged denoiser, which acts.
+        actor_ema_rate: rate of the averaged denoiser, and of a learned representation's, which act.
         normalize: scale observations to the data's range [−1, 1].
         learning_rate: Adam's rate.
         weight_decay: of the actor's weights (AdamW).
@@ -139,13 +139,17 @@ class ACDModule(CriticGuidedModule):
                 f"labels is '{labels}' and critic is {critic}: precomputed labels need a critic's "
                 "checkpoint, joint ones train their own."
             )
+        require_candidates(num_samples)
         self.save_hyperparameters()
         self.act_mode, self.omega, self.num_samples = act_mode, omega, num_samples
-        self.drop_probability, self.guidance = drop_probability, guidance
+        self.guidance = guidance
+        # An unconditional model is all that the classifier's guidance asks, so it learns no other.
+        self.drop_probability = 1.0 if guidance == "classifier" else drop_probability
         self.frozen_from = critic
         self.encoding = AdvantageEncoding(
             representation, scale=advantage_scale, bins=bins, bin_width=bin_width
         )
+        self.average_encoding = frozen_copy(self.encoding)
         self.actor = DiffusionActor(
             observation_dim + self.encoding.dim,
             action_dim,
@@ -169,7 +173,8 @@ class ACDModule(CriticGuidedModule):
         """``Transitions``; with precomputed labels those of the frozen critics beside them."""
         if self.frozen_from is None:
             return Transitions()
-        load_critics(self, self.frozen_from)
+        # one's own checkpoint has them, too, and the other may have gone
+        load_critics(self, self.resumed_from or self.frozen_from)
         return LabelledBy(self)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -206,6 +211,7 @@ class ACDModule(CriticGuidedModule):
             super().after_step()
         else:
             self.actor.follow()
+        polyak_update_(self.average_encoding, self.encoding, self.actor.ema_rate)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the frozen critics' checkpoint too."""
@@ -238,8 +244,7 @@ class ACDModule(CriticGuidedModule):
                 f"act_mode is '{mode}': choose from {', '.join(_MODES)}.{nearest(mode, _MODES)}"
             )
         number = self.num_samples if num_samples is None else num_samples
-        if number < 1:
-            raise ConfigError(f"num_samples is {number}; give at least 1.")
+        require_candidates(number)
         strength = self.omega if omega is None else omega
 
         def act(rows: Tensor) -> Tensor:
@@ -256,7 +261,7 @@ class ACDModule(CriticGuidedModule):
         """Draw actions (S, number, a) for raw observations (S, o) under Eq. 4."""
         seen = self.observe(observations)
         asked = torch.full((len(seen),), float(advantage), device=seen.device)
-        given = torch.cat([seen, self.encoding(asked)], dim=-1)
+        given = torch.cat([seen, self.average_encoding(asked)], dim=-1)
         absent = torch.cat([seen, self.encoding.absent(len(seen), seen)], dim=-1)
         if self.guidance == "classifier":
             rows = seen.repeat_interleave(number, dim=0)

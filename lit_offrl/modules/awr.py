@@ -121,6 +121,14 @@ class AWRModule(IQLModule):
             super().after_step()
 
     @torch.no_grad()
+    def batch_advantages(self, batch: TransitionBatch) -> Tensor:
+        """Those of ``advantages``, or without bootstrapping (discounted return) − V(s), (B,)."""
+        if self.bootstrap:
+            return super().batch_advantages(batch)
+        assert batch.returns is not None  # or losses() would have refused the batch
+        return batch.returns - self.critics.v(self.observe(batch.observations)).squeeze(-1)
+
+    @torch.no_grad()
     def advantages(self, observations: Tensor, actions: Tensor) -> Tensor:
         """A(s, a), (B,).
 

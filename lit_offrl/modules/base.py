@@ -62,10 +62,14 @@ class OfflineModule(LightningModule):
             raise ConfigError(f"observation_dim is {observation_dim}; give at least 1.")
         if decay not in ("constant", "cosine"):
             raise ConfigError(f"decay is '{decay}'; choose constant or cosine.")
+        if not learning_rate >= 0.0:
+            raise ConfigError(f"learning_rate is {learning_rate}; give 0 or more.")
         self.learning_rate = learning_rate
         self.decay = decay
         self.seed = seed
         self.spec: DatasetSpec | None = None
+        self.resumed_from: str | None = None
+        """The checkpoint whose weights come once the data are there, where a command names one."""
         self.normalizer = MinMaxNormalizer(observation_dim)
         self.noise = ShardedGenerator(seed)
         self.latest_losses: dict[str, Tensor] = {}

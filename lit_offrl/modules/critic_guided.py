@@ -34,7 +34,7 @@ class ActorModule(OfflineModule):
         seed: names the stream of all random numbers in training.
 
     Raises:
-        ConfigError: the data have no actions.
+        ConfigError: the data have no actions, or a number is out of its range.
     """
 
     actor: nn.Module
@@ -54,6 +54,8 @@ class ActorModule(OfflineModule):
             raise ConfigError(
                 f"{type(self).__name__} needs a dataset with actions; this one has none."
             )
+        if not weight_decay >= 0.0:
+            raise ConfigError(f"weight_decay is {weight_decay}; give 0 or more.")
         self.normalize, self.weight_decay = normalize, weight_decay
 
     def observe(self, observations: Tensor) -> Tensor:
@@ -172,7 +174,11 @@ class CriticGuidedModule(ActorModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Losses, and the advantages for the figure."""
         super().validation_step(batch, batch_idx)
-        self._seen.append(self.advantages(batch.observations, batch.actions).float().cpu())
+        self._seen.append(self.batch_advantages(batch).float().cpu())
+
+    def batch_advantages(self, batch: Any) -> Tensor:
+        """Advantages (B,) of a batch for the figure, without gradient."""
+        return self.advantages(batch.observations, batch.actions)
 
     @torch.no_grad()
     def advantages(self, observations: Tensor, actions: Tensor) -> Tensor:

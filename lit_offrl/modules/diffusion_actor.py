@@ -18,6 +18,7 @@ from lit_offrl.diffusion import (
     make_sampler,
     repeat_encoded,
 )
+from lit_offrl.errors import ConfigError
 from lit_offrl.nets import ResNetDenoiser, frozen_copy, polyak_update_
 
 _EDGE = 1.0 - 1e-5
@@ -43,6 +44,9 @@ class DiffusionActor(nn.Module):
         sampler: which sampler draws actions.
         sampling_steps: its number of steps; all T if None.
         ema_rate: rate of the averaged denoiser that acts.
+
+    Raises:
+        ConfigError: a number out of its range, or more sampling steps than T.
     """
 
     centre: Tensor
@@ -65,6 +69,10 @@ class DiffusionActor(nn.Module):
         ema_rate: float = 0.001,
     ) -> None:
         super().__init__()
+        if width < 1:
+            raise ConfigError(f"width is {width}; give at least 1.")
+        if not 0.0 < ema_rate <= 1.0:
+            raise ConfigError(f"actor_ema_rate is {ema_rate}: give 0 < actor_ema_rate <= 1.")
         lower = torch.as_tensor([-1.0] * action_dim if low is None else low).float()
         upper = torch.as_tensor([1.0] * action_dim if high is None else high).float()
         self.register_buffer("centre", (upper + lower) / 2)
@@ -77,6 +85,7 @@ class DiffusionActor(nn.Module):
         )
         self.average = frozen_copy(self.denoiser)
         self.sampler = make_sampler(sampler, num_steps=sampling_steps, clip=1.0)
+        self.sampler.steps(self.schedule)  # refuses what could not act, before it is trained
 
     def loss(self, condition: Tensor, actions: Tensor, noise: Generator) -> Tensor:
         """Denoising loss of each row (B,) for the data's actions (B, a) under c (B, c)."""

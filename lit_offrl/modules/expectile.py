@@ -101,6 +101,16 @@ class ExpectileCritics(nn.Module):
 Pick = Literal["max", "softmax"]
 
 
+def require_candidates(number: int) -> None:
+    """Refuse to choose among none.
+
+    Raises:
+        ConfigError: ``number`` is below 1.
+    """
+    if number < 1:
+        raise ConfigError(f"num_samples is {number}; give at least 1.")
+
+
 @torch.no_grad()
 def best_of(
     critic: TwinCritic,

@@ -23,8 +23,8 @@ def load_critics(module: CriticGuidedModule, path: str) -> None:
     """Take critics, and the normaliser, from another method's checkpoint.
 
     Raises:
-        ConfigError: the checkpoint has no such critics, or others than this module's, or they see
-            their observations otherwise.
+        ConfigError: the checkpoint has no such critics, untrained ones or others than this
+            module's, or they see their observations otherwise.
     """
     checkpoint = read_checkpoint(path)
     state, hyper = checkpoint["state_dict"], checkpoint.get("hyper_parameters", {})
@@ -32,6 +32,11 @@ def load_critics(module: CriticGuidedModule, path: str) -> None:
         raise ConfigError(
             f"critic: {path} has no critics of IQL; give a checkpoint of IQLModule, IDQLModule or "
             "ACDModule."
+        )
+    if hyper.get("bootstrap") is False:
+        raise ConfigError(
+            f"critic: {path} was trained with bootstrap false, so its Q never was; give one "
+            "trained with bootstrap true, or a checkpoint of IQLModule."
         )
     if bool(hyper.get("normalize", False)) != module.normalize:
         raise ConfigError(

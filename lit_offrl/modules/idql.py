@@ -7,11 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from lit_offrl.errors import ConfigError
 from lit_offrl.modules.base import Decay
 from lit_offrl.modules.critic_guided import CriticGuidedModule
 from lit_offrl.modules.diffusion_actor import DiffusionActor
-from lit_offrl.modules.expectile import best_of
+from lit_offrl.modules.expectile import best_of, require_candidates
 from lit_offrl.modules.policies import NetworkPolicy
 
 
@@ -92,8 +91,7 @@ class IDQLModule(CriticGuidedModule):
             decay=decay,
             seed=seed,
         )
-        if num_samples < 1:
-            raise ConfigError(f"num_samples is {num_samples}; give at least 1.")
+        require_candidates(num_samples)
         self.save_hyperparameters()
         self.num_samples = num_samples
         self.actor = DiffusionActor(
@@ -120,8 +118,12 @@ class IDQLModule(CriticGuidedModule):
 
         Args:
             num_samples: N; the module's own by default.
+
+        Raises:
+            ConfigError: N is below 1.
         """
         number = self.num_samples if num_samples is None else num_samples
+        require_candidates(number)
 
         def act(rows: Tensor) -> Tensor:
             observations = self.observe(rows)

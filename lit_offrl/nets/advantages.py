@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from lit_offrl.errors import ConfigError
 from lit_offrl.nets.embeddings import sinusoidal
 from lit_offrl.nets.mlp import MLP
 
@@ -32,7 +33,7 @@ class AdvantageEncoding(nn.Module):
         dim: size of y.
 
     Raises:
-        ValueError: unknown representation, ``bins`` even, or ``scale`` or ``bin_width`` not
+        ConfigError: unknown representation, ``bins`` even, or ``scale`` or ``bin_width`` not
             positive.
     """
 
@@ -47,13 +48,15 @@ class AdvantageEncoding(nn.Module):
     ) -> None:
         super().__init__()
         if representation not in ("raw", "one_hot", "sinusoidal", "learned"):
-            raise ValueError(
-                f"advantages are raw, one_hot, sinusoidal or learned; got {representation!r}"
+            raise ConfigError(
+                f"advantages are raw, one_hot, sinusoidal or learned; got {representation!r}."
             )
         if bins < 1 or bins % 2 == 0:
-            raise ValueError(f"the middle of {bins} bins is not one of them; give an odd number")
+            raise ConfigError(f"bins is {bins}; give an odd number, whose middle is one of them.")
         if not (scale > 0 and bin_width > 0):
-            raise ValueError(f"scale {scale} and bin_width {bin_width} must be positive")
+            raise ConfigError(
+                f"advantage_scale is {scale} and bin_width {bin_width}; both must be positive."
+            )
         self.representation = representation
         self.scale, self.bins, self.bin_width, self.features = scale, bins, bin_width, features
         sizes = {"raw": 1, "one_hot": bins, "sinusoidal": features, "learned": features}

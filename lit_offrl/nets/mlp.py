@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from lit_offrl.errors import ConfigError
 from lit_offrl.randomness import ShardedGenerator
 
 _MANY = 1 << 14
@@ -87,12 +88,15 @@ class Dropout(nn.Module):
 
     Attributes:
         noise: where masks come from in training; the global generator if None.
+
+    Raises:
+        ConfigError: a probability outside [0, 1).
     """
 
     def __init__(self, probability: float) -> None:
         super().__init__()
         if not 0.0 <= probability < 1.0:
-            raise ValueError(f"dropout must lie in [0, 1); got {probability}")
+            raise ConfigError(f"dropout must lie in [0, 1); got {probability}.")
         self.probability = probability
         self.noise: ShardedGenerator | None = None
 

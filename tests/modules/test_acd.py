@@ -5,7 +5,7 @@ import torch
 
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.errors import ConfigError
-from lit_offrl.modules import ACDModule, DiffusionBCModule
+from lit_offrl.modules import ACDModule, DiffusionBCModule, DQLModule, IDQLModule
 from lit_offrl.modules.expectile import best_of
 from lit_offrl.nets import AdvantageEncoding
 from lit_offrl.randomness import ShardedGenerator
@@ -121,6 +121,35 @@ def test_hiding_masks_the_advantage_and_never_the_state(monkeypatch):
     assert (condition[~hidden, 2:] == torch.tensor([1.0, -4.0])).all()
 
 
+def test_classifier_guidance_trains_the_unconditional_model_alone(monkeypatch):
+    module = ACDModule(2, 1, guidance="classifier", hidden=(8,), **SMALL)
+    seen = {}
+    monkeypatch.setattr(
+        module.actor, "loss", lambda condition, actions, noise: seen.update(c=condition) or actions
+    )
+    module.noise = ShardedGenerator(3)
+    module.actor_loss(torch.ones(100, 2), torch.zeros(100, 1), torch.full((100,), -4.0))
+    assert torch.equal(seen["c"][:, 2:], torch.zeros(100, 2))
+
+
+def test_a_learned_representation_acts_by_its_average_as_the_denoiser_does():
+    module = ACDModule(2, 1, representation="learned", hidden=(8,), **SMALL)
+    states = torch.zeros(20, 2)
+
+    def drawn():
+        torch.manual_seed(0)
+        return module.sample_actions(states, 1, 0.0)
+
+    before = drawn()
+    with torch.no_grad():
+        module.encoding.net[-1].bias.add_(10.0)
+    assert torch.equal(drawn(), before)
+    module.after_step()
+    assert not torch.equal(drawn(), before)
+    moved = module.average_encoding.net[-1].bias - module.encoding.net[-1].bias
+    torch.testing.assert_close(moved, torch.full((32,), -10.0 * (1 - SMALL["actor_ema_rate"])))
+
+
 def test_classifier_guidance_climbs_the_critic():
     torch.manual_seed(0)
     module = ACDModule(2, 1, guidance="classifier", hidden=(8,), **SMALL)
@@ -159,11 +188,28 @@ def test_the_four_representations_tell_advantages_apart_and_their_absence():
         ({"labels": "precomputed"}, "critic"),
         ({"critic": "x.ckpt"}, "joint"),
         ({"decay": "step"}, "decay"),
+        ({"num_samples": 0}, "num_samples"),
+        ({"sampling_steps": 6}, "num_steps"),
+        ({"actor_ema_rate": 2.0}, "actor_ema_rate"),
+        ({"width": 0}, "width"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"bins": 40}, "bins"),
+        ({"advantage_scale": 0.0}, "advantage_scale"),
+        ({"learning_rate": -1e-3}, "learning_rate"),
+        ({"weight_decay": -1e-3}, "weight_decay"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, said):
     with pytest.raises(ConfigError, match=said):
         ACDModule(2, 1, **options)
+
+
+def test_choosing_among_none_and_targets_that_overtake_are_refused():
+    for kind in (IDQLModule, DQLModule):
+        with pytest.raises(ConfigError, match="num_samples"):
+            kind(2, 1, hidden=(8,), **SMALL).policy(num_samples=0)
+    with pytest.raises(ConfigError, match="polyak_rate"):
+        DQLModule(2, 1, polyak_rate=3.0)
 
 
 def test_an_unknown_mode_of_acting_is_refused(acd):

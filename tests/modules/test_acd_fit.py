@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_offrl.datasets.hdf5 import read_hdf5
+from lit_offrl.datasets.hdf5 import read_hdf5, write_hdf5
 from lit_offrl.datasets.labels import load_labels
 from lit_offrl.modules import load_module
 
@@ -57,6 +57,17 @@ def test_frozen_critics_label_all_rows_once(lit, data, critic):
         assert torch.equal(other["state_dict"][name], value), name
 
 
+def test_a_run_goes_on_without_the_checkpoint_that_its_critics_came_from(lit, data, critic):
+    assert precomputed(lit, data, critic, "acd") == 0
+    critic.unlink()
+    for file in Path().glob("own.hdf5.*.npz"):
+        file.unlink()
+    options = ("--data.init_args.dataset", str(data), "--checkpoint.dirpath", "acd", *SMALL)
+    options += ("--trainer.max_steps", "8", "--ckpt_path", "acd/last.ckpt")
+    assert lit(*options, module="ACDModule") == 0
+    assert len(list(Path().glob("own.hdf5.*.npz"))) == 1
+
+
 def test_a_checkpoint_without_critics_is_refused(lit, data, capsys):
     options = ("--data.init_args.dataset", str(data), "--checkpoint.dirpath", "bc")
     assert lit(*options) == 0
@@ -64,3 +75,64 @@ def test_a_checkpoint_without_critics_is_refused(lit, data, capsys):
     assert precomputed(lit, data, "bc/last.ckpt", "acd") == 2
     line = capsys.readouterr().err
     assert "has no critics of IQL" in line and line.count("\n") == 1
+
+
+def test_without_bootstrapping_awr_validates_and_its_advantages_are_by_returns(lit, data):
+    options = ("--data.init_args.dataset", str(data), "--model.init_args.hidden", "[8]")
+    options += ("--model.init_args.bootstrap", "false", "--trainer.val_check_interval", "3")
+    assert lit(*options, "--checkpoint.dirpath", "awr", module="AWRModule") == 0
+    module = load_module("awr/last.ckpt")
+    bound = module.view().bind(read_hdf5(data))
+    batch = bound.batch(bound.rows[:5])
+    expected = batch.returns - module.critics.v(batch.observations)[:, 0].detach()
+    torch.testing.assert_close(module.batch_advantages(batch), expected)
+
+
+def test_critics_that_were_never_trained_label_nothing(lit, data, capsys):
+    options = ("--data.init_args.dataset", str(data), "--model.init_args.hidden", "[8]")
+    options += ("--model.init_args.bootstrap", "false", "--checkpoint.dirpath", "awr")
+    assert lit(*options, module="AWRModule") == 0
+    capsys.readouterr()
+    assert precomputed(lit, data, "awr/last.ckpt", "acd") == 2
+    line = capsys.readouterr().err
+    assert "bootstrap false" in line and line.count("\n") == 1
+
+
+def best_actions(states):
+    return 0.5 * states[:, :1] - 1.5
+
+
+@pytest.fixture
+def worth_knowing(folder):
+    """Steps whose actions are even in ±2 and pay for being near the best one."""
+    random = np.random.default_rng(0)
+    states = random.uniform(0.0, 6.0, (4000, 3)).astype(np.float32)
+    actions = random.uniform(-2.0, 2.0, (4000, 1)).astype(np.float32)
+    columns = {"observations": states, "actions": actions, "terminals": np.arange(4000) % 20 == 19}
+    columns["rewards"] = -np.abs(actions - best_actions(states))[:, 0]
+    bounds = {"action_low": np.array([-2.0], "f4"), "action_high": np.array([2.0], "f4")}
+    write_hdf5(folder / "known.hdf5", columns, {"env_id": "Pendulum-v1", **bounds})
+    return str(folder / "known.hdf5")
+
+
+@pytest.mark.parametrize(("method", "normalize"), [("IDQLModule", "false"), ("ACDModule", "true")])
+def test_the_more_candidates_the_nearer_to_the_best_action(lit, worth_knowing, method, normalize):
+    """From the file to what acts: scales of states, units of actions, which critics, which axis."""
+    options = "--trainer.max_steps 300 --data.init_args.batch_size 128 --checkpoint.dirpath run"
+    nets = "gamma 0 hidden [64,64] width 32 blocks 1 learning_rate 3e-3 polyak_rate 0.05"
+    nets += f" actor_ema_rate 0.02 normalize {normalize}"
+    words = iter(nets.split())
+    given = [word for name in words for word in (f"--model.init_args.{name}", next(words))]
+    given += ["--data.init_args.dataset", worth_knowing, *options.split()]
+    assert lit(*given, module=method) == 0
+    module = load_module("run/last.ckpt")
+    states = np.random.default_rng(1).uniform(0.0, 6.0, (400, 3)).astype(np.float32)
+
+    def error(number):
+        torch.manual_seed(0)
+        mode = {"act_mode": "acd_f", "omega": 0.0} if method == "ACDModule" else {}
+        acted = module.policy(num_samples=number, **mode).act(states)
+        return np.abs(acted - best_actions(states)).mean()
+
+    assert 8 * error(64) < error(1)
+    assert error(16) < error(4) < error(1)
