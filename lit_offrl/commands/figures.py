@@ -126,7 +126,8 @@ def main(argv: Sequence[str]) -> int:
     elif options.mlflow and found.experiment is not None:
         from lit_offrl.commands.mlflow_origin import log_to_experiment
 
-        log_to_experiment(*found.experiment, name, "figures", "figures", [picture, numbers])
+        uri, experiment = found.experiment
+        log_to_experiment(uri, experiment, name, "figures", "figures", [picture, numbers])
     return 0
 
 
