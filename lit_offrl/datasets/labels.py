@@ -1,5 +1,7 @@
 """Labels of a dataset's rows, stored beside it: advantages that frozen critics gave them.
 
+Those of a dataset that comes with the library go to the data directory.
+
 The file is an ``.npz`` of float32 ``advantages`` (N,), the dataset's sha256 and the critic's hash,
 so that labels can never meet other rows than they were made for.
 """
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_offrl.datasets.catalog import bundled, default_data_dir
 from lit_offrl.datasets.files import UNREADABLE_NPZ, write_whole
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.errors import DatasetError
@@ -35,16 +38,20 @@ def critic_hash(state: Mapping[str, Tensor]) -> str:
 
 
 def labels_path(spec: DatasetSpec, critic: str) -> Path:
-    """Return where the labels of a critic's hash belong: ``FILE.hdf5.CRITIC.npz``.
+    """Return where the labels of a critic's hash belong: ``FILE.hdf5.CRITIC.npz`` beside the file.
+
+    Nothing is written into the installed package: those of bundled data go to the data directory.
 
     Raises:
         DatasetError: the rows are of no single file, as Minari's are not.
     """
-    if not Path(spec.origin).is_file():
+    file = Path(spec.origin)
+    if not file.is_file():
         raise DatasetError(
             f"{spec.origin}: is no file that labels could lie beside: name their file yourself."
         )
-    return Path(f"{spec.origin}.{critic[:12]}.npz")
+    folder = default_data_dir() if file in bundled().values() else file.parent
+    return folder / f"{file.name}.{critic[:12]}.npz"
 
 
 def save_labels(path: Path, advantages: np.ndarray, dataset: OfflineDataset, critic: str) -> None:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lit_offrl.datasets.catalog import resolve
 from lit_offrl.datasets.hdf5 import read_hdf5, write_hdf5
 from lit_offrl.datasets.labels import critic_hash, labels_path, load_labels, save_labels
 from lit_offrl.datasets.schema import OfflineDataset
@@ -38,6 +39,12 @@ def test_labels_come_back_as_stored_and_lie_beside_the_data(data):
         found = load_labels(path, data, critic)
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, labels_of(data))
+
+
+def test_labels_of_bundled_data_go_to_the_data_directory(data_directory):
+    data = resolve("hopper-bullet-bundled").read()
+    path = labels_path(data.spec, CRITIC)
+    assert path == data_directory / "hopper-bullet-bundled.hdf5.cccccccccccc.npz"
 
 
 def test_rows_of_no_single_file_have_no_place_for_labels_beside_it(data):
