@@ -58,6 +58,9 @@ class DVFModule(DiffusedValues):
             and so forgets that nothing is earned after it.
         max_offset: largest Δt, in training and in sampling; none by default. The rewards up to it
             then stand for all later ones.
+        near_share: share of the pairs that ρ learns from whose Δt is log-uniform up to 1/(1−γ), not
+            geometric: for a model that is to be asked with smaller γ or Δt, too. Samples and values
+            draw their Δt geometrically all the same.
         policy_representation: φ(π): ``sequential`` (the states before s), ``scalar`` (the data's
             ``policy`` column) or ``none``.
         history: number of preceding states of the sequential representation.
@@ -119,6 +122,7 @@ class DVFModule(DiffusedValues):
         gamma: float = 0.99,
         terminals: Literal["absorbing", "truncate"] = "absorbing",
         max_offset: int | None = None,
+        near_share: float = 0.0,
         policy_representation: Literal["sequential", "scalar", "none"] = "sequential",
         history: int = 8,
         history_actions: bool = False,
@@ -150,6 +154,10 @@ class DVFModule(DiffusedValues):
         super().__init__(observation_dim, learning_rate, seed, decay)
         if not 0.0 <= gamma < 1.0:
             raise ConfigError(f"gamma is {gamma}; the occupancy needs 0 <= gamma < 1.")
+        if not 0.0 <= near_share < 1.0:
+            raise ConfigError(
+                f"near_share is {near_share}; give a number with 0 <= near_share < 1."
+            )
         if num_samples < 1:
             raise ConfigError(f"num_samples is {num_samples}; a value needs at least 1 sample.")
         if train != "occupancy" and action_dim < 1:
@@ -187,6 +195,7 @@ class DVFModule(DiffusedValues):
         self.gamma = gamma
         self.terminals = terminals
         self.max_offset = max_offset
+        self.near_share = near_share
         self.policy_representation = policy_representation
         self.history = history if sequential else 0
         self.history_actions = sequential and history_actions
@@ -263,7 +272,9 @@ class DVFModule(DiffusedValues):
 
     def view(self) -> FutureStates:
         """Pairs (s_t, s_{t+Δt}) with the γ, the truncation and the history of this model."""
-        return FutureStates(self.gamma, self.max_offset, self.history, self.terminals)
+        return FutureStates(
+            self.gamma, self.max_offset, self.history, self.terminals, self.near_share
+        )
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The occupancy's denoiser, the reward model, Q and the actor, as far as trained."""

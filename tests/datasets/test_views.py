@@ -197,6 +197,35 @@ def test_largest_and_smallest_uniforms_stay_within_bounds(columns_of):
     assert bound.batch(torch.tensor([29, 29]), edge).offsets.tolist() == [1, 1]
 
 
+@pytest.mark.parametrize(("end", "reach"), [("timeout", 20), ("terminal", 100)])
+def test_a_share_of_the_offsets_is_log_uniform(columns_of, end, reach):
+    gamma, share, bins = 0.99, 0.4, 20
+    data = OfflineDataset.from_columns(columns_of([20], [end], following=True))
+    offsets = offsets_of_first_row(data, FutureStates(gamma, near_share=share))
+    steps = np.arange(1, bins + 1)
+    far = (1 - gamma) * gamma ** (steps - 1) / (1 - gamma**20 if end == "timeout" else 1)
+    near = np.log1p(1 / steps) / np.log(reach + 1)
+    chance = share * near + (1 - share) * far
+    counts = np.bincount(np.minimum(offsets, bins + 1), minlength=bins + 2)[1:-1]
+    counts, chance = (
+        np.append(counts, len(offsets) - counts.sum()),
+        np.append(chance, 1 - chance.sum()),
+    )
+    kept = chance > 1e-9
+    assert counts[~kept].sum() == 0
+    assert stats.chisquare(counts[kept], chance[kept] * len(offsets)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("end", ["timeout", "terminal"])
+def test_log_uniform_offsets_stay_within_bounds(columns_of, end):
+    data = OfflineDataset.from_columns(columns_of([30], [end], following=True))
+    bound = FutureStates(0.9, 25, near_share=0.3).bind(data)
+    near = [0.0, np.nextafter(0.3, 0.0)]
+    edge = torch.tensor([*near, 0.3, np.nextafter(1.0, 0.0)], dtype=torch.float64)[:, None]
+    offsets = bound.batch(torch.zeros(4, dtype=torch.int64), edge).offsets.tolist()
+    assert offsets == [1, 10, 1, 25]
+
+
 def test_absent_columns_are_absent_from_the_batch(columns_of):
     columns = columns_of([4], ["terminal"], actions=False)
     del columns["rewards"]
@@ -235,7 +264,9 @@ def test_a_bound_view_shares_the_datasets_memory_and_is_a_pure_function(columns_
         assert first is second is None or torch.equal(first, second)
 
 
-@pytest.mark.parametrize("wrong", [{"gamma": 1.0}, {"max_offset": 0}, {"history": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"gamma": 1.0}, {"max_offset": 0}, {"history": -1}, {"near_share": 1.0}]
+)
 def test_impossible_views_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         FutureStates(**wrong)

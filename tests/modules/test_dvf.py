@@ -207,6 +207,7 @@ def test_terminals_are_absorbing_or_forgotten(tiny, whole_batch):
     absorbing, truncating = tiny(), tiny(terminals="truncate")
     assert absorbing.view() == FutureStates(0.9, None, 2, "absorbing")
     assert truncating.view() == FutureStates(0.9, None, 2, "truncate")
+    assert tiny(near_share=0.5).view() == FutureStates(0.9, history=2, near_share=0.5)
     seen, cut = whole_batch(absorbing), whole_batch(truncating)
     assert seen.future_absorbed.any() and not cut.future_absorbed.any()
     assert seen.terminals.sum() == 4  # of both, the last rows of the four ended episodes …
@@ -222,6 +223,7 @@ def test_terminals_are_absorbing_or_forgotten(tiny, whole_batch):
     [
         ({"gamma": 1.0}, "gamma is 1.0"),
         ({"num_samples": 0}, "num_samples is 0"),
+        ({"near_share": 1.0}, "near_share is 1.0"),
         ({"action_dim": 0}, "set train to 'occupancy'"),
         ({"action_dim": 0, "train": "occupancy", "history_actions": True}, "history_actions"),
         ({"train": "heads"}, "without 'pretrained'"),

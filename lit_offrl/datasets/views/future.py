@@ -61,12 +61,16 @@ class FutureStates(View):
         history: k, how many states before s_t come along, for a sequential policy representation.
         terminals: ``absorbing``, or ``truncate`` to cut Δt at a terminal as at a timeout, which
             forgets that nothing is earned after it.
+        near_share: share of the draws whose Δt is log-uniform instead, P(Δt = k) ∝ log(1 + 1/k) up
+            to 1/(1−γ). A model that is told Δt learns the same ρ from any distribution of Δt, but
+            with γ near 1 few pairs have a small one, and those it learns last.
     """
 
     gamma: float = 0.99
     max_offset: int | None = None
     history: int = 0
     terminals: Literal["absorbing", "truncate"] = "absorbing"
+    near_share: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.gamma < 1:
@@ -75,6 +79,10 @@ class FutureStates(View):
             raise ConfigError(f"FutureStates: max_offset is {self.max_offset}: give at least 1.")
         if self.history < 0:
             raise ConfigError(f"FutureStates: history is {self.history}: give 0 or more.")
+        if not 0 <= self.near_share < 1:
+            raise ConfigError(
+                f"FutureStates: near_share is {self.near_share}: give a number in [0, 1)."
+            )
 
     def bind(
         self, dataset: OfflineDataset, device: torch.device | str = "cpu"
@@ -141,7 +149,16 @@ class BoundFutureStates(BoundView):
         limit = limit.masked_fill(absorbing, math.inf)
         if self.view.max_offset is not None:
             limit = limit.clamp(max=self.view.max_offset)
-        return truncated_geometric(uniforms, self.view.gamma, limit)
+        gamma, share = self.view.gamma, self.view.near_share
+        if share == 0:
+            return truncated_geometric(uniforms, gamma, limit)
+        uniforms = uniforms.double()
+        is_near = uniforms < share
+        within = torch.where(is_near, uniforms / share, (uniforms - share) / (1 - share))
+        within = within.clamp(max=1 - 2**-53)  # 1, which rounding may give, is an endless Δt
+        reach = limit.clamp(max=round(1 / (1 - gamma)))
+        near = torch.minimum((reach + 1).pow(within).floor(), reach).long()
+        return torch.where(is_near, near, truncated_geometric(within, gamma, limit))
 
     def _history(
         self, index: Tensor, start: Tensor
