@@ -162,12 +162,14 @@ def test_two_modes_are_learned_and_sampled_in_few_steps():
     """Latents at ±1 by a coin toss, moved by the state: neither mode is lost or blurred."""
     torch.manual_seed(0)
     prior = LatentPrior(1, 2, width=64, ema_rate=0.05)
-    optimiser = torch.optim.AdamW(prior.denoiser.parameters(), lr=3e-3, fused=True)
-    for step in range(300):
+    optimiser = torch.optim.AdamW(prior.denoiser.parameters(), lr=1e-3, fused=True)
+    steps = 500
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = 1e-3 * (1 - step / steps)
         noise = ShardedGenerator(1, step)
-        states = 2 * noise.uniform((96, 1)) - 1
-        sign = 2.0 * noise.integers(0, 2, (96, 1)) - 1
-        latents = torch.cat([sign + states, 0.1 * noise.normal((96, 1))], dim=1)
+        states = 2 * noise.uniform((128, 1)) - 1
+        sign = 2.0 * noise.integers(0, 2, (128, 1)) - 1
+        latents = torch.cat([sign + states, 0.1 * noise.normal((128, 1))], dim=1)
         optimiser.zero_grad()
         prior.loss(states, latents, None, 0.1, noise).mean().backward()
         optimiser.step()
