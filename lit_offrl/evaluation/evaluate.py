@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from lit_offrl.modules.base import OfflineModule
     from lit_offrl.policy import Policy
 
+_MAZE2D = "lit_offrl/maze2d-"  # whose episodes go on at the goal, and pay a step there alike
+
 
 def evaluate_module(
     module: OfflineModule,
@@ -97,6 +99,10 @@ def evaluate_module(
         outcome = error
     rollouts = _gather(outcome, share[1])
     scores = normalized_score(rollouts.returns, spec) if has_references(spec) else None
+    stayed = None
+    if scores is not None and spec.env_id.startswith(_MAZE2D):
+        stayed = tuple(normalized_score(rollouts.stayed_returns, spec).tolist())
+    says = bool((rollouts.reached >= 0).all())  # whether the goal was reached
     hyperparameters = {k: v for k, v in module.hparams.items() if not k.startswith("_")}
     return EvaluationRecord(
         method=type(module).__name__,
@@ -114,6 +120,8 @@ def evaluate_module(
         terminated=tuple(rollouts.terminated.tolist()),
         clipped_steps=int(rollouts.clipped.sum()),
         scores=None if scores is None else tuple(scores.tolist()),
+        reached=tuple(rollouts.reached.tolist()) if says else None,
+        scores_if_stayed=stayed,
         dataset=spec.name,
         dataset_sha256=spec.sha256,
         dataset_handling=spec.handling,

@@ -94,6 +94,10 @@ class EvaluationRecord:
         gamma: that discount.
         lengths: steps.
         terminated: False where the step limit ended the episode.
+        reached: steps until ``info["success"]`` was first true, 0 where it never was; None where
+            the environment does not say.
+        scores_if_stayed: on maze2d, the score had the point stayed where it first reached the goal:
+            what LDCQ's authors report. It is no D4RL score.
         clipped_steps: steps, of all, whose action had to be clipped to the action space.
         scores: normalised, 0 to 100; None where the environment has no references.
         ref_min_score: the return that scores 0.
@@ -121,6 +125,8 @@ class EvaluationRecord:
     terminated: tuple[bool, ...]
     clipped_steps: int
     scores: tuple[float, ...] | None = None
+    reached: tuple[int, ...] | None = None
+    scores_if_stayed: tuple[float, ...] | None = None
     discounted_returns: tuple[float, ...] | None = None
     gamma: float | None = None
     max_episode_steps: int | None = None
@@ -204,6 +210,10 @@ class EvaluationRecord:
         figures["length_mean"] = float(np.mean(self.lengths))
         figures["terminated_share"] = float(np.mean(self.terminated))
         figures["clipped_share"] = self.clipped_steps / sum(self.lengths)
+        if self.reached is not None:
+            figures["reached_share"] = float(np.mean(np.array(self.reached) > 0))
+        if self.scores_if_stayed is not None:
+            figures["score_if_stayed_mean"] = float(np.mean(self.scores_if_stayed))
         return figures
 
     def table(self) -> Table:
@@ -212,7 +222,12 @@ class EvaluationRecord:
         table = Table(title=title)
         for heading in ("", "mean", "± s.e.", "IQM", "95 % of IQM", "min", "max"):
             table.add_column(heading, justify="right" if heading else "left")
-        rows = {"normalised score": self.scores, "return": self.returns, "length": self.lengths}
+        rows = {
+            "normalised score": self.scores,
+            "had it stayed at the goal": self.scores_if_stayed,
+            "return": self.returns,
+            "length": self.lengths,
+        }
         for name, values in rows.items():
             if values is not None:
                 array = np.array(values, np.float64)
@@ -222,6 +237,9 @@ class EvaluationRecord:
                 interval = f"{low:.1f} … {high:.1f}" if len(array) > 1 else "–"
                 table.add_row(name, *numbers[:3], interval, *numbers[3:])
         remarks = [f"{self.dataset}: {sentence}." for sentence in self.dataset_handling]
+        if self.reached is not None:
+            count = sum(steps > 0 for steps in self.reached)
+            remarks.append(f"{count} of {len(self.reached)} episodes reached the goal.")
         if self.scores is None:
             remarks.append("No normalised score: this environment has no reference returns.")
         table.caption = "\n".join(remarks) or None

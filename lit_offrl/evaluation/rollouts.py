@@ -43,6 +43,10 @@ class Rollouts:
         terminated: whether the episode ended in a terminal state, not at the step limit (K,).
         clipped: steps with an action outside the action space (K,), int64; it was clipped.
         discounted_returns: Σ γᵗ rₜ (K,), float64; NaN where no ``gamma`` was given.
+        reached: steps after which ``info["success"]`` was first true (K,), int64; 0 if it never
+            was, −1 where the environment does not say.
+        stayed_returns: returns (K,), float64, had every step after the one that reached the goal
+            been paid like that one.
     """
 
     episodes: np.ndarray
@@ -52,6 +56,8 @@ class Rollouts:
     terminated: np.ndarray
     clipped: np.ndarray
     discounted_returns: np.ndarray
+    reached: np.ndarray
+    stayed_returns: np.ndarray
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -81,15 +87,22 @@ class _Episode:
     discounted: float = 0.0
     length: int = 0
     clipped: int = 0
+    reached: int = -1
+    stayed: float = 0.0
+    paid: float = 0.0  # by the step that reached the goal
     terminated: bool = False
     done: bool = False
 
     def step(self, action: np.ndarray, clipped: bool, gamma: float) -> None:
-        observation, reward, terminated, truncated, _ = self.env.step(action)
+        observation, reward, terminated, truncated, info = self.env.step(action)
         self.observation = np.asarray(observation, np.float32)
         self.total += float(reward)
         self.discounted += gamma**self.length * float(reward)
         self.length += 1
+        self.stayed += self.paid if self.reached > 0 else float(reward)
+        if self.reached <= 0 and "success" in info:
+            self.reached = self.length if info["success"] else 0
+            self.paid = float(reward)
         self.clipped += clipped
         self.terminated = bool(terminated)
         self.done = bool(terminated or truncated)
@@ -162,6 +175,8 @@ def rollout(
         terminated=np.array([episode.terminated for episode in finished], bool),
         clipped=np.array([episode.clipped for episode in finished], np.int64),
         discounted_returns=np.array([episode.discounted for episode in finished], np.float64),
+        reached=np.array([episode.reached for episode in finished], np.int64),
+        stayed_returns=np.array([episode.stayed for episode in finished], np.float64),
     )
 
 

@@ -42,9 +42,10 @@ class SnippetEncoder(nn.Module):
     A step is an MLP of the state with the raw action appended. The head sees the end states of both
     directions: the forward one after the last real step, the backward one after the first.
 
-    Steps that are not real change nothing: a flag beside their features opens the GRU's update
-    gate, which then keeps its state exactly, and through which no gradient passes. So one call of
-    the fused kernels serves windows of all lengths, and nothing has to be sorted or counted.
+    Steps that are not real change nothing: their features are zeros, and a flag beside them opens
+    the GRU's update gate, which then keeps its state (up to rounding, as kernels compute
+    n + (h − n)), and through which no gradient passes. So one call of the fused kernels serves
+    windows of all lengths, and nothing has to be sorted or counted.
 
     Args:
         observation_dim: o.
@@ -86,8 +87,10 @@ class SnippetEncoder(nn.Module):
     ) -> tuple[Float[Tensor, "B z"], Float[Tensor, "B z"]]:
         """μ and σ of the latents of windows, whose first step is real and padding comes last."""
         states = self.state(observations.transpose(0, 1))  # time first, as the kernels have it
-        padding = (~mask).transpose(0, 1)[..., None].to(states.dtype)
-        x = torch.cat([states, actions.transpose(0, 1).to(states.dtype), padding], dim=-1)
+        left_out = (~mask).transpose(0, 1)[..., None]
+        padding = left_out.to(states.dtype)
+        x = torch.cat([states, actions.transpose(0, 1).to(states.dtype)], dim=-1)
+        x = torch.cat([x.masked_fill(left_out, 0.0), padding], dim=-1)
         for layer in self.layers[:-1]:
             x = torch.cat([_run(layer, x)[0], padding], dim=-1)
         _, ends = _run(self.layers[-1], x)

@@ -113,7 +113,7 @@ def _row(
             f"{path}: was trained on observations of {len(stage1.normalizer.low)} numbers, and "
             f"{data.spec.origin} has {data.spec.observation_dim}: give the --data it is of."
         )
-    view = Snippets(stage1.horizon).bind(data, options.device)
+    view = Snippets(stage1.horizon, partial=stage1.partial).bind(data, options.device)
     index = _windows(view, data, module.goal_dims, options)
     batch = view.batch(index, torch.zeros(len(index), view.num_uniforms, device=options.device))
     noise = ShardedGenerator(options.seed, device=options.device)

@@ -85,6 +85,20 @@ def test_another_environment_brings_its_own_references():
     assert record.scores is None and len(record.returns) == 1
 
 
+def test_maze2d_also_has_the_score_of_a_point_that_stays():
+    module = BCModule(4, 2, [-1.0] * 2, [1.0] * 2, hidden=[8])
+    module.spec = DatasetSpec("walk", 4, 2, env_id="Elsewhere-v0")
+    for env_id in ("lit_offrl/maze2d-open-v1", "lit_offrl/maze2d-umaze-v1"):
+        record = evaluate_module(module, env_id=env_id, episodes=8, seed=0)
+        assert record.reached is not None and record.scores_if_stayed is not None
+        limit, span = record.lengths[0], record.ref_max_score - record.ref_min_score
+        for reached, score in zip(record.reached, record.scores_if_stayed, strict=True):
+            stays = limit - reached + 1 if reached else 0
+            assert score == pytest.approx(100 * (stays - record.ref_min_score) / span)
+    record = evaluate_module(a_module(), episodes=1, seed=0, num_envs=1, max_episode_steps=3)
+    assert record.reached is None and record.scores_if_stayed is None
+
+
 def test_the_module_and_the_global_generator_are_as_before():
     module = a_module().train()
     module.actor.eval()

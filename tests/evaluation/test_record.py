@@ -48,6 +48,23 @@ def test_the_summary():
     assert summary["clipped_share"] == 0.05
 
 
+def test_what_was_reached_stands_beside_the_scores():
+    assert "reached_share" not in RECORD.summary() and "goal" not in _printed(RECORD)
+    record = dataclasses.replace(RECORD, reached=(3, 0, 9, 1), scores_if_stayed=(90.0, 0, 10, 20))
+    assert EvaluationRecord.from_json(record.to_json()) == record
+    summary = record.summary()
+    assert summary["reached_share"] == 0.75 and summary["score_if_stayed_mean"] == 30
+    assert summary["score_mean"] == 25  # what was paid is the score
+    assert "had it stayed at the goal" in _printed(record)
+    assert "3 of 4 episodes reached the goal" in _printed(record)
+
+
+def _printed(record):
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))
+    console.print(record.table())
+    return console.export_text()
+
+
 def test_the_table_says_when_there_is_no_score():
     console = Console(width=120, record=True, file=open("/dev/null", "w"))
     console.print(RECORD.table())

@@ -232,3 +232,34 @@ def test_a_policy_with_a_goal_is_told_where_nobody_knows_one():
     policy = Aimed()
     rollout(policy, "Counter-v0", episodes=1, seed=0, num_envs=1)
     assert policy.goals == [None]
+
+
+class Passing(gymnasium.Env):
+    """Six steps, of which the third and the fifth are at the goal and pay 2."""
+
+    observation_space = gymnasium.spaces.Box(-1, 9, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return np.zeros(1, np.float32), {"success": True}
+
+    def step(self, action):
+        self.steps += 1
+        there = self.steps in (3, 5)
+        return np.zeros(1, np.float32), 2.0 * there, False, self.steps == 6, {"success": there}
+
+
+def test_when_the_goal_was_reached_and_what_staying_there_would_have_paid():
+    gymnasium.register("Passing-v0", Passing)
+    try:
+        found = rollout(Constant(), "Passing-v0", episodes=2, seed=0, num_envs=1)
+        early = rollout(Constant(), "Passing-v0", episodes=1, seed=0, max_episode_steps=2)
+    finally:
+        del gymnasium.registry["Passing-v0"]
+    assert found.returns.tolist() == [4.0, 4.0] and found.reached.tolist() == [3, 3]
+    assert found.stayed_returns.tolist() == [8.0, 8.0]  # steps 3 to 6
+    assert early.reached.tolist() == [0] and early.stayed_returns.tolist() == [0.0]
+    silent = rollout(Constant(), "Counter-v0", episodes=2, seed=0)
+    assert silent.reached.tolist() == [-1, -1]
+    np.testing.assert_array_equal(silent.stayed_returns, silent.returns)

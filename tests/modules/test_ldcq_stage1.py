@@ -198,3 +198,16 @@ def test_discrete_actions_from_the_command_line(categories, capsys):
     assert main([*fit, *run, "2"]) == 2
     said = capsys.readouterr().err.strip()
     assert "'actions' has 2.0 in row" in said and len(said.splitlines()) == 1
+
+
+def test_later_stages_learn_from_the_windows_that_the_first_one_does(stages):
+    from lit_offrl.modules import LDCQStage2Module, LDCQStage3Module
+
+    for partial in ("terminal", "all"):
+        path = str(stages(partial=partial))
+        second = LDCQStage2Module(2, 1, stage1=path, widths=(8, 4, 8), width=8)
+        third = LDCQStage3Module(2, 1, stage1=path, prior="gaussian")
+        views = [module.view() for module in (load_module(path), second, third)]
+        assert [view.partial for view in views] == [partial] * 3
+    with pytest.raises(ConfigError, match="partial is 'some'"):
+        LDCQStage1Module(2, 1, partial="some", **SMALL)

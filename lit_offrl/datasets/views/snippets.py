@@ -19,6 +19,8 @@ from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views.base import BoundView, View
 from lit_offrl.errors import ConfigError, DatasetError
 
+Partial = Literal["terminal", "all", "none"]
+
 
 class SnippetBatch(NamedTuple):
     """Windows of H steps that begin at rows t; what the data lack is None.
@@ -59,7 +61,8 @@ class Snippets(View):
     A window may lack steps where its episode ends. Cut short by a true terminal it is complete
     knowledge, and often the only one of a goal's reward; cut short by a timeout it says nothing of
     the H steps that a skill takes. So the first are kept, padded and masked, and the second left
-    out (paper: silent). A window whose next state is not in the data ends one row earlier, which is
+    out (paper: silent), unless ``all`` are asked for, as where a timeout marks that a goal was
+    reached. A window whose next state is not in the data ends one row earlier, which is
     the last row of an episode that timed out in data without ``next_observations``.
 
     Args:
@@ -75,7 +78,7 @@ class Snippets(View):
 
     horizon: int = 30
     gamma: float = 0.995
-    partial: Literal["terminal", "all", "none"] = "terminal"
+    partial: Partial = "terminal"
     every: int = 1
     goals: Literal["column", "hindsight"] = "column"
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_offrl.datasets.views import SnippetBatch, Snippets
+from lit_offrl.datasets.views.snippets import Partial
 from lit_offrl.errors import ConfigError, DatasetError
 from lit_offrl.modules.base import Decay, OfflineModule
 from lit_offrl.modules.ldcq.images import ImageVAEModule
@@ -36,8 +37,8 @@ class LDCQStage1Module(OfflineModule):
     from (s_t, z), with z detached: the world model changes no latent.
 
     Departures from the paper: held-out windows are those of whole episodes, since windows overlap;
-    windows that a true terminal cuts short are kept and masked, and the world model's target is
-    then the state in which they ended.
+    windows that a true terminal cuts short are kept and masked (``partial``), and the world model's
+    target is then the state in which they ended.
 
     Args:
         observation_dim: o, size of an observation; linked from the data.
@@ -45,6 +46,9 @@ class LDCQStage1Module(OfflineModule):
         action_low: lower bounds (a,); linked from the data.
         action_high: upper bounds (a,); linked from the data.
         horizon: H: maze2d and AntMaze 30, kitchen 20, locomotion 10, random walk 1.
+        partial: which windows of fewer than H steps this stage and the later ones learn from, see
+            ``Snippets``. Where timeouts mark that a goal was reached, as in maze2d, ``all``: only
+            those windows show how a goal is come near and end there.
         latent_dim: z.
         beta: β, weight of the KL divergence.
         width: of all layers.
@@ -70,6 +74,7 @@ class LDCQStage1Module(OfflineModule):
         action_high: Sequence[float] | None = None,
         *,
         horizon: int = 30,
+        partial: Partial = "terminal",
         latent_dim: int = 16,
         beta: float = 0.05,
         width: int = 256,
@@ -99,6 +104,7 @@ class LDCQStage1Module(OfflineModule):
             raise ConfigError("normalize is for states, not for pictures: leave one of both out.")
         self.save_hyperparameters()
         self.horizon, self.latent_dim, self.beta = horizon, latent_dim, beta
+        self.partial: Partial = Snippets(horizon, partial=partial).partial  # refuses other words
         self.normalizes, self.num_actions = normalize, num_actions
         self.state_dim = observation_dim
         """Size of a state as the networks see it, ``normalize``'s."""
@@ -168,7 +174,7 @@ class LDCQStage1Module(OfflineModule):
 
     def view(self) -> Snippets:
         """Windows of H steps."""
-        return Snippets(horizon=self.horizon)
+        return Snippets(self.horizon, partial=self.partial)
 
     @property
     def required_columns(self) -> tuple[str, ...]:

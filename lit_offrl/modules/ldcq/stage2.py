@@ -139,10 +139,12 @@ class LDCQStage2Module(StagedModule):
 
     def view(self) -> Snippets:
         """Windows of stage 1's H steps."""
-        later: Literal["column", "hindsight"] = (
-            "hindsight" if self.goals == "hindsight" else "column"
+        return Snippets(
+            self.stage1.horizon,
+            partial=self.stage1.partial,
+            every=self.window_every,
+            goals="hindsight" if self.goals == "hindsight" else "column",
         )
-        return Snippets(self.stage1.horizon, every=self.window_every, goals=later)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The denoiser's."""

@@ -165,7 +165,8 @@ class LDCQStage3Module(StagedModule):
 
     def view(self) -> Snippets:
         """Windows of stage 1's H steps, with returns discounted by γ."""
-        return Snippets(self.first.horizon, self.gamma, every=self.window_every)
+        first = self.first
+        return Snippets(first.horizon, self.gamma, first.partial, every=self.window_every)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The critics'."""
