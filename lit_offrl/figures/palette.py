@@ -9,7 +9,9 @@ from cycler import cycler
 
 COLOURS = (
     *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7F7F7F"),
-)  # Okabe and Ito (2008), with grey in black's place: black is for the data
+    # Okabe and Ito (2008), with grey in black's place: black is for the data; dark ones of Tol's
+    *("#332288", "#882255", "#117733", "#999933"),
+)
 
 STYLE: Mapping[str, Any] = {
     "axes.prop_cycle": cycler(color=COLOURS),
@@ -29,5 +31,5 @@ STYLE: Mapping[str, Any] = {
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
-    """Give each name a colour, by its place in the list; the ninth begins again."""
+    """Give each name a colour, by its place in the list; the thirteenth begins again."""
     return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
