@@ -47,8 +47,9 @@ def package_versions() -> dict[str, str]:
 
 
 def hardware() -> str:
-    """The machine, in words."""
-    where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
+    """The machine, in words; the CPU's instructions decide which kernels round how."""
+    instructions = torch.backends.cpu.get_cpu_capability()
+    where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs ({instructions})"
     if torch.cuda.is_available():
         where += f", {torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
     return f"{where}, {torch.get_num_threads()} torch threads"

@@ -2,10 +2,16 @@ import dataclasses
 import json
 
 import pytest
+import torch
 from rich.console import Console
 
 from lit_offrl.errors import EvaluationError
-from lit_offrl.evaluation.record import EvaluationRecord, config_sha256, package_versions
+from lit_offrl.evaluation.record import (
+    EvaluationRecord,
+    config_sha256,
+    hardware,
+    package_versions,
+)
 
 RECORD = EvaluationRecord(
     method="BCModule",
@@ -89,3 +95,8 @@ def test_hashes_and_versions():
     assert config_sha256({"a": 1, "b": [2]}) == config_sha256({"b": [2], "a": 1})
     assert config_sha256({"a": 1}) != config_sha256({"a": 2})
     assert {"python", "torch", "gymnasium", "lit-offrl"} <= set(package_versions())
+
+
+def test_the_hardware_names_the_instructions_that_kernels_are_chosen_by():
+    said = hardware()
+    assert f"({torch.backends.cpu.get_cpu_capability()})" in said and "torch threads" in said
