@@ -86,11 +86,11 @@ class SnippetEncoder(nn.Module):
         mask: Bool[Tensor, "B H"],
     ) -> tuple[Float[Tensor, "B z"], Float[Tensor, "B z"]]:
         """μ and σ of the latents of windows, whose first step is real and padding comes last."""
-        states = self.state(observations.transpose(0, 1))  # time first, as the kernels have it
-        left_out = (~mask).transpose(0, 1)[..., None]
+        left_out = (~mask).transpose(0, 1)[..., None]  # time first, as the kernels have it
+        states = self.state(observations.transpose(0, 1)).masked_fill(left_out, 0.0)
+        taken = actions.transpose(0, 1).masked_fill(left_out, 0.0).to(states.dtype)
         padding = left_out.to(states.dtype)
-        x = torch.cat([states, actions.transpose(0, 1).to(states.dtype)], dim=-1)
-        x = torch.cat([x.masked_fill(left_out, 0.0), padding], dim=-1)
+        x = torch.cat([states, taken, padding], dim=-1)
         for layer in self.layers[:-1]:
             x = torch.cat([_run(layer, x)[0], padding], dim=-1)
         _, ends = _run(self.layers[-1], x)
