@@ -203,8 +203,8 @@ def _one_a_seed(runs: Sequence[Run], latest: bool) -> list[Run]:
         if key in kept and not latest:
             raise EvaluationError(
                 f"{run.method} on {run.dataset} has seed {run.seed} twice: {kept[key].source}; "
-                f"and {run.source}. Leave one out with --filter or --records, or take the newest "
-                "with --latest."
+                f"and {run.source}. Leave one out with --filter or --records, or have `lit-offrl "
+                "compare --latest` take the newest."
             )
         kept[key] = run
     return list(kept.values())

@@ -112,7 +112,7 @@ def refuse(found: Sequence[Difference]) -> None:
     raise EvaluationError(
         f"{first.dataset}: not all runs can be compared: {first.runs[0].method} has {first.how} "
         f"({named}{more}).{others} Evaluate all in one way, leave runs out with --filter or "
-        "--records, or mark them with --allow_unequal."
+        "--records, or have them marked by `lit-offrl compare --allow_unequal`."
     )
 
 
