@@ -13,7 +13,7 @@ from lit_offrl.errors import ConfigError
 from lit_offrl.jobs.follow import Executor, console_of_stdout, follow
 from lit_offrl.mlflow_store import SQLITE, absolute_uri, default_uri
 from lit_offrl.sweeps.cell import CellFolder, State
-from lit_offrl.sweeps.grid import Sweep, read_sweep, select
+from lit_offrl.sweeps.grid import Sweep, read_sweep
 from lit_offrl.sweeps.local import LocalExecutor
 from lit_offrl.sweeps.reading import DATASET
 from lit_offrl.sweeps.slurm import SlurmExecutor
@@ -71,11 +71,10 @@ def main(argv: Sequence[str]) -> int:
         LitOffRLError: the file or an option cannot be used; nothing was begun.
     """
     options = _parser().parse_args(argv)
-    sweep = read_sweep(options.config)
-    cells = select(sweep.cells, options.only)
+    sweep = read_sweep(options.config, options.only)
     output = (options.output or Path("sweeps") / sweep.name).resolve()
     uri = absolute_uri(options.tracking_uri or default_uri())
-    folders = [cell_folder(cell, sweep, output, uri) for cell in cells]
+    folders = [cell_folder(cell, sweep, output, uri) for cell in sweep.cells]
     choices = Choices(options.retry_failed, options.rerun_changed)
     if options.dry_run:
         _print_commands(folders)

@@ -73,13 +73,17 @@ class FileReader:
 
     def file(self, key: str, name: Any) -> Path:
         """Read a path, relative to the file's folder, of a file that must be there."""
-        path = (self.path.parent / self.text(key, name)).resolve()
+        path = self.place(key, name)
         if not path.is_file():
             there = [p.name for p in path.parent.glob("*") if p.is_file()]
             raise ConfigError(
                 f"{self.path}: {key}: there is no file {path}.{nearest(path.name, there)}"
             )
         return path
+
+    def place(self, key: str, name: Any) -> Path:
+        """Read a path, relative to the file's folder, of a file that may be missing."""
+        return (self.path.parent / self.text(key, name)).resolve()
 
     def text(self, key: str, value: Any) -> str:
         """Read a text that is not empty."""

@@ -81,11 +81,16 @@ class Sweep:
     slurm: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_sweep(path: Path) -> Sweep:
+def read_sweep(path: Path, only: Sequence[str] = ()) -> Sweep:
     """Read a file; paths in it are relative to it.
 
+    Args:
+        path: of the file.
+        only: filters of the cells, as :func:`select` takes them; datasets of other cells may be
+            missing.
+
     Raises:
-        ConfigError: one line that names the file and the key.
+        ConfigError: one line that names the file and the key, or the filter.
     """
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -118,6 +123,9 @@ def read_sweep(path: Path) -> Sweep:
             pipeline = pipeline.overlay(configs).override(options, reader, key)
         cells.append(Cell(labels, configs, options, pipeline))
     _require_distinct(path, cells)
+    cells = select(cells, only)
+    taken = {cell.labels["dataset"] for cell in cells}
+    reader.require_datasets([part for part in datasets if part.label in taken])
     evaluate = given.get("evaluate") or {}
     reader.evaluate("evaluate", evaluate)
     slurm = given.get("slurm") or {}

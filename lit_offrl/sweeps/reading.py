@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,10 @@ class Reader(FileReader):
         return parts
 
     def datasets(self, given: Any) -> list[Part]:
-        """Read a list of names and files, or label: name, or label: {dataset, config, options}."""
+        """Read a list of names and files, or label: name, or label: {dataset, config, options}.
+
+        Whether files are there is :meth:`require_datasets`' matter.
+        """
         if isinstance(given, list) and given:
             names = [self.text("datasets", name) for name in given]
             given = {_label(name): {"dataset": name} for name in names}
@@ -77,10 +80,20 @@ class Reader(FileReader):
             dataset = {"dataset": dataset} if isinstance(dataset, str) else dataset
             self.known(dataset, key, ("dataset", "config", "options"))
             name = self.text(f"{key}.dataset", dataset.get("dataset", label))
-            if name.endswith(SUFFIXES) and ":" not in name:
-                name = str(self.file(f"{key}.dataset", name))
+            if _is_file(name):
+                name = str(self.place(f"{key}.dataset", name))
             parts.append(self.part(label, key, dataset, {DATASET: name}))
         return parts
+
+    def require_datasets(self, parts: Sequence[Part]) -> None:
+        """Refuse files that are missing.
+
+        Args:
+            parts: of :meth:`datasets`, those that are used.
+        """
+        for part in parts:
+            if _is_file(part.options[DATASET]):
+                self.file(f"datasets.{part.label}.dataset", part.options[DATASET])
 
     def seeds(self, given: Any) -> list[int]:
         """Read a list of different numbers."""
@@ -140,6 +153,10 @@ class Reader(FileReader):
                 f"{self.path}: {key}.evaluation: {name!r} is none of {files[-1].name}.{hint}"
             )
         return pipeline.only([name])
+
+
+def _is_file(dataset: str) -> bool:
+    return dataset.endswith(SUFFIXES) and ":" not in dataset
 
 
 def _label(dataset: str) -> str:

@@ -94,6 +94,14 @@ def test_one_cell_by_hand(tmp_path):
     assert cell.options == {"x.y": 4, "z": None, "data.init_args.dataset": str(data)}
 
 
+def test_files_that_the_part_does_not_use_may_be_missing(tmp_path):
+    path = write(tmp_path, datasets={"here": "hopper-bullet-mixed-v0", "large": "large.hdf5"})
+    assert {cell.labels["dataset"] for cell in read_sweep(path, ["dataset=here"]).cells} == {"here"}
+    for only in ([], ["dataset=large"], ["method=one"]):
+        with pytest.raises(ConfigError, match=r"datasets\.large\.dataset: there is no file"):
+            read_sweep(path, only)
+
+
 def test_only_takes_parts(tmp_path):
     cells = read_sweep(write(tmp_path)).cells
     assert len(select(cells, [])) == 8
