@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from lightning.pytorch import LightningModule
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from lit_offrl import __version__
 from lit_offrl.datasets.normalizers import MinMaxNormalizer
 from lit_offrl.datasets.schema import DatasetSpec
-from lit_offrl.errors import ConfigError
+from lit_offrl.errors import ConfigError, nearest
 from lit_offrl.nets import Dropout
 from lit_offrl.policy import Policy
 from lit_offrl.randomness import ShardedGenerator
@@ -60,8 +61,6 @@ class OfflineModule(LightningModule):
         super().__init__()
         if observation_dim < 1:
             raise ConfigError(f"observation_dim is {observation_dim}; give at least 1.")
-        if decay not in ("constant", "cosine"):
-            raise ConfigError(f"decay is '{decay}'; choose constant or cosine.")
         if not learning_rate >= 0.0:
             raise ConfigError(f"learning_rate is {learning_rate}; give 0 or more.")
         self.learning_rate = learning_rate
@@ -136,6 +135,23 @@ class OfflineModule(LightningModule):
         self._info[name] = value.detach()
 
     # ---- Lightning -----------------------------------------------------------------------------
+
+    def save_hyperparameters(self, *args: Any, **options: Any) -> None:
+        """Keep the arguments of ``__init__`` for the checkpoint, as Lightning does.
+
+        Raises:
+            ConfigError: one is none of the choices that its ``Literal`` gives.
+        """
+        frame = inspect.currentframe()
+        options.setdefault("frame", frame.f_back if frame else None)
+        super().save_hyperparameters(*args, **options)
+        for name, hint in get_type_hints(type(self).__init__).items():
+            choices = get_args(hint) if get_origin(hint) is Literal else ()
+            value = self.hparams.get(name, *choices[:1])
+            if choices and value not in choices:
+                known = f"{', '.join(choices[:-1])} or {choices[-1]}"
+                guess = nearest(str(value), choices)
+                raise ConfigError(f"{name} is '{value}'; choose {known}.{guess}")
 
     def setup(self, stage: str) -> None:
         """Take the spec, and for a first fit the normaliser's statistics, from the data."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pickle
+from typing import Literal, get_origin, get_type_hints
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+import lit_offrl.modules
 from lit_offrl import __version__
 from lit_offrl.errors import ConfigError
 from lit_offrl.modules import BCModule, DVFModule, OfflineModule, load_module
@@ -206,3 +209,26 @@ def test_what_a_method_must_give_is_said():
     assert module.figures() == {} and module.idle_parameters() == []
     with pytest.raises(ConfigError, match="observation_dim is 0"):
         OfflineModule(0, 1e-3, 0)
+
+
+def choices():
+    """Every option of every module that takes one of a few words."""
+    names = lit_offrl.modules.__all__
+    classes = [getattr(lit_offrl.modules, name) for name in names if name != "OfflineModule"]
+    for made in classes:
+        if isinstance(made, type) and issubclass(made, OfflineModule):
+            hints = get_type_hints(made.__init__).items()
+            yield from ((made, name) for name, hint in hints if get_origin(hint) is Literal)
+
+
+@pytest.mark.parametrize(
+    ("made", "name"), [pytest.param(*one, id=f"{one[0].__name__}-{one[1]}") for one in choices()]
+)
+def test_a_misspelt_choice_is_refused_from_python_too(made, name):
+    sizes = {"observation_dim": 192, "action_dim": 2, "action_low": [-1.0, -1.0], "horizon": 5,
+             "action_high": [1.0, 1.0], "stage1": "none.ckpt", "num_policies": 2}  # fmt: skip
+    asked = inspect.signature(made.__init__).parameters
+    given = {key: value for key, value in sizes.items() if key in asked}
+    with pytest.raises(ConfigError, match=rf"{name}.*'nonsense'.*; choose ") as raised:
+        made(**{**given, name: "nonsense"})
+    assert "\n" not in str(raised.value)

@@ -101,8 +101,6 @@ class LDCQStage2Module(StagedModule):
         if not 0.0 <= drop_probability <= 0.5:
             raise ConfigError(f"drop_probability is {drop_probability}; give a number in [0, 0.5].")
         dims = tuple(range(min(2, observation_dim)) if goal_dims is None else goal_dims)
-        if goals not in ("none", "column", "hindsight"):
-            raise ConfigError(f"goals is '{goals}'; choose none, column or hindsight.")
         if not dims or not all(0 <= dim < observation_dim for dim in dims):
             raise ConfigError(
                 f"goal_dims is {list(dims)}; name dimensions of the observation, 0 to "

@@ -120,10 +120,7 @@ class LDCQStage3Module(StagedModule):
             decay=decay,
             seed=seed,
         )
-        if prior not in ("diffusion", "gaussian"):
-            raise ConfigError(f"prior is '{prior}'; choose diffusion or gaussian.")
-        if latents not in ("cached", "online"):
-            raise ConfigError(f"latents is '{latents}'; choose cached or online.")
+        self.save_hyperparameters()
         needed, other = ("stage2", stage1) if prior == "diffusion" else ("stage1", stage2)
         source = stage2 if prior == "diffusion" else stage1
         if source is None or other is not None:
@@ -132,7 +129,6 @@ class LDCQStage3Module(StagedModule):
             raise ConfigError(f"num_latents is {num_latents}; give at least 1.")
         if not 0 <= gamma <= 1:
             raise ConfigError(f"gamma is {gamma}; give a number in [0, 1].")
-        self.save_hyperparameters()
         self.gamma, self.latents, self.num_latents = gamma, latents, num_latents
         self.how = Sampling(sampler, sampling_steps, extra_steps, guidance)
         self.polyak_rate = polyak_rate

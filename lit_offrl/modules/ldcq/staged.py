@@ -45,10 +45,6 @@ class StagedModule(OfflineModule):
         seed: int,
     ) -> None:
         super().__init__(observation_dim, learning_rate, seed, decay)
-        if posterior not in ("sample", "mean"):
-            raise ConfigError(f"posterior is '{posterior}'; choose sample or mean.")
-        if posteriors not in ("cached", "online"):
-            raise ConfigError(f"posteriors is '{posteriors}'; choose cached or online.")
         self.posterior_kind, self.posteriors_from = posterior, posteriors
         self.window_every = window_every
         self.taken: StageRecord = {}
