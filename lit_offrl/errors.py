@@ -24,6 +24,10 @@ class ConfigError(LitOffRLError, ValueError):
     """An option, or a combination of options, cannot work."""
 
 
+class FileError(LitOffRLError):
+    """A file cannot be written; the message names it and the reason."""
+
+
 class EvaluationError(LitOffRLError):
     """A policy cannot be evaluated as asked."""
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lit_offrl.files import whole_file
+
 
 class PredictionWriter(Callback):
     """Writes what ``predict_step`` returns, one array a key, as an ``.npz`` file.
@@ -39,10 +41,7 @@ class PredictionWriter(Callback):
         path = self.path
         if trainer.world_size > 1:
             path = path.with_suffix(f".rank{trainer.global_rank}{path.suffix}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}")
-        with open(temporary, "wb") as file:
+        with whole_file(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
-        temporary.replace(path)
         rows = len(next(iter(arrays.values())))
         print(f"predictions: {path} ({rows} rows: {', '.join(arrays)})")

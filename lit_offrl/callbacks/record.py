@@ -16,7 +16,8 @@ from lit_offrl.callbacks.interruption import Interrupted
 from lit_offrl.callbacks.lookup import find_callback, settings
 from lit_offrl.callbacks.mlflow_run import MLflowRun
 from lit_offrl.evaluation.scores import has_references, normalized_score
-from lit_offrl.figures import training_curves
+from lit_offrl.figures import save_figure, training_curves
+from lit_offrl.files import write_whole
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
 
 CONFIG_KEY = "config"
@@ -46,8 +47,7 @@ class RunRecord(SaveConfigCallback):
         """Write the config to the run's folder and to MLflow."""
         resumed = trainer.ckpt_path is not None
         path = run_folder(trainer) / ("config-resumed.yaml" if resumed else "config.yaml")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.text)
+        write_whole(path, self.text)
         data = yaml.safe_load(self.text).get("data") or {}
         for run in _mlflow_runs(trainer):
             run.log_hyperparams({"data": data})
@@ -102,7 +102,7 @@ class RunRecord(SaveConfigCallback):
             except Exception as error:  # a drawing must not cost a trained run its other records
                 rank_zero_warn(f"{type(module).__name__}.figures() failed: {error}")
         for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.png", dpi=120)
+            save_figure(figure, folder / f"{name}.png")
 
 
 def data_figures(trainer: Trainer) -> dict[str, float]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lit_offrl.datasets.files import UNREADABLE_NPZ
+from lit_offrl.datasets.npz import UNREADABLE_NPZ
 from lit_offrl.errors import ConfigError, LitOffRLError, nearest
 from lit_offrl.policy import Policy
 

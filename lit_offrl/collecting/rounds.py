@@ -11,8 +11,8 @@ al., section 3.1).
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,13 @@ from lit_offrl.collecting.policies import PolicyCollection
 from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.datasets.hdf5_file import Hdf5File
 from lit_offrl.errors import ConfigError, EvaluationError
+from lit_offrl.files import write_whole
 from lit_offrl.randomness import mix
 
 _OF_ENVIRONMENT = ("env_id", "max_episode_steps", "action_low", "action_high", "hold", "seed")
+
+FIT = "fit"
+"""The key of fit's own options among a folder's: ``["--config dvf.yaml (sha256 …)", …]``."""
 
 STATE = "online.json"
 """The file of a folder that says which rounds are finished, and with which options."""
@@ -35,7 +39,8 @@ STATE = "online.json"
 def read_state(folder: Path, options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the finished rounds of a folder, which is made where there is none.
 
-    A folder without any rows holds nothing to agree with: options that were refused are forgotten.
+    A folder without any rows holds nothing to agree with: options that were refused are forgotten,
+    and fit's own are until the first round's fit has a checkpoint.
 
     Raises:
         ConfigError: the folder cannot be used, or was begun with other ``options``.
@@ -53,12 +58,25 @@ def read_state(folder: Path, options: Mapping[str, Any]) -> list[dict[str, Any]]
     if not rounds and not round_file(folder, 0).is_file():
         write_state(folder, options, [])
         return []
+    if not rounds and not (folder / "round-0" / "last.ckpt").is_file():
+        before[FIT] = options[FIT]  # the first rows are random actions': any fit may have them
     for name, value in options.items():
-        if before.get(name) != value:
+        if name != FIT and before.get(name) != value:
             raise ConfigError(
-                f"{folder} was begun with --{name} {before.get(name)}, not {value}: give that, or"
+                f"{folder} was begun with {name} {before.get(name)}, not {value}: give that, or"
                 " another --output."
             )
+    fits = before.get(FIT, []), options[FIT]
+    if fits[0] != fits[1]:
+        gone, new = (
+            ", ".join(word for word in one if word not in other) or "nothing"
+            for one, other in itertools.permutations(fits)
+        )
+        raise ConfigError(
+            f"{folder} was begun with {gone} where there is {new} now: give the same options of fit"
+            " in the same order, or another --output."
+        )
+    write_state(folder, options, rounds)
     return rounds
 
 
@@ -66,9 +84,7 @@ def write_state(
     folder: Path, options: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]]
 ) -> None:
     """Write the state, whole or not at all."""
-    temporary = folder / f".{STATE}.{os.getpid()}"
-    temporary.write_text(json.dumps({"options": options, "rounds": rounds}, indent=2) + "\n")
-    temporary.replace(folder / STATE)
+    write_whole(folder / STATE, json.dumps({"options": options, "rounds": rounds}, indent=2) + "\n")
 
 
 def round_file(folder: Path, number: int) -> Path:

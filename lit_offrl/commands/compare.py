@@ -97,7 +97,7 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
     import numpy as np
 
     from lit_offrl.evaluation.statistics import performance_profile
-    from lit_offrl.figures import Profile, performance_profiles
+    from lit_offrl.figures import Profile, performance_profiles, save_figure
     from lit_offrl.figures.bars import from_numbers
     from lit_offrl.studies.scores import bar_numbers
 
@@ -125,6 +125,5 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
         )
     paths = []
     for name, figure in figures.items():
-        paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=150)
+        paths.append(save_figure(figure, folder / f"{name}.png", dpi=150))
     return paths

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lit_offrl.commands.parsing import OneLineParser, make_folder, positive
 from lit_offrl.errors import ConfigError, nearest
+from lit_offrl.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,7 +105,9 @@ def main(argv: Sequence[str]) -> int:
     module, _, function = entry.drawing.partition(":")
     draw: Callable[..., Figure] = getattr(importlib.import_module(module), function)
     picture, numbers = (options.output / f"{name}.{kind}" for kind in ("png", "json"))
-    draw(found.numbers).savefig(picture, dpi=options.dpi)
+    from lit_offrl.figures import save_figure  # as the next, heavy and here by now
+
+    save_figure(draw(found.numbers), picture, options.dpi)
     from lit_offrl.evaluation.record import hardware, now, package_versions  # torch, by now here
 
     found.protocol.update(
@@ -114,7 +117,7 @@ def main(argv: Sequence[str]) -> int:
         hardware=hardware(),
         date=now(),
     )
-    numbers.write_text(found.to_json())
+    write_whole(numbers, found.to_json())
     for metric, value in found.metrics.items():
         print(f"{metric:<36}{value:>12.4g}")
     print(f"figure: {picture}\nnumbers: {numbers}")

@@ -12,8 +12,8 @@ that grew.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
-import os
 import shlex
 import sys
 import time
@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.collecting.rounds import STATE, collect_round, grow, read_state, write_state
+from lit_offrl.collecting.rounds import FIT, STATE, collect_round, grow, read_state, write_state
 from lit_offrl.commands.parsing import OneLineParser, positive
 from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.envs import find_spec
@@ -50,10 +50,11 @@ def main(argv: Sequence[str]) -> int:
     _check(options, fit)
     command = shlex.join(["lit-offrl", "online", *argv])
     folder: Path = options.output
-    settings = {name: getattr(options, name) for name in _KEPT}
+    settings = {f"--{name}": getattr(options, name) for name in _KEPT}
+    settings[FIT] = _grouped(fit)
     rounds = read_state(folder, settings)
     for number in range(len(rounds), options.rounds):
-        code = _round(number, rounds, options, fit, command)
+        code = _round(number, rounds, settings, options, fit, command)
         if code:
             print(f"lit-offrl online: stopped in round {number}; the same command goes on.",
                   file=sys.stderr)  # fmt: skip
@@ -101,9 +102,25 @@ def _check(options: argparse.Namespace, fit: Sequence[str]) -> None:
             raise ConfigError(f"{word.partition('=')[0]} is not for online: {why}.")
 
 
+def _grouped(fit: Sequence[str]) -> list[str]:
+    """Return options of fit with their values, files with the beginning of their sha256."""
+    groups: list[str] = []
+    for word in fit:
+        name, _, value = word.partition("=")
+        file = Path(value or name)
+        if file.suffix in (".yaml", ".yml", ".json") and file.is_file():
+            word += f" (sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:8]})"
+        if word.startswith("--") or not groups:
+            groups.append(word)
+        else:
+            groups[-1] += f" {word}"
+    return groups
+
+
 def _round(
     number: int,
     rounds: list[dict[str, Any]],
+    settings: Mapping[str, Any],
     options: argparse.Namespace,
     fit: Sequence[str],
     command: str,
@@ -131,7 +148,7 @@ def _round(
         }
     )
     _draw(folder, rounds)
-    write_state(folder, {name: getattr(options, name) for name in _KEPT}, rounds)
+    write_state(folder, settings, rounds)
     _log_to_mlflow(own, record, rounds, folder)
     last = rounds[-1]
     print(f"round {number}: {last['environment_steps']:,} steps, return "
@@ -194,11 +211,9 @@ def _evaluate(checkpoint: Path, options: argparse.Namespace, command: str) -> An
 
 
 def _draw(folder: Path, rounds: Sequence[Mapping[str, Any]]) -> None:
-    from lit_offrl.figures.online import improvement_curve
+    from lit_offrl.figures import improvement_curve, save_figure
 
-    temporary = folder / f".curve.{os.getpid()}.png"
-    improvement_curve(rounds, folder.resolve().name).savefig(temporary, dpi=120)
-    temporary.replace(folder / "curve.png")
+    save_figure(improvement_curve(rounds, folder.resolve().name), folder / "curve.png")
 
 
 def _log_to_mlflow(

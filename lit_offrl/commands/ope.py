@@ -20,7 +20,7 @@ from lit_offrl.datamodules import OfflineDataModule
 from lit_offrl.device import device
 from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.record import file_sha256
-from lit_offrl.figures import estimates_against_truth
+from lit_offrl.figures import estimates_against_truth, save_figure
 from lit_offrl.modules import DVFModule, load_module
 from lit_offrl.modules.base import CHECKPOINT_KEY, read_checkpoint
 from lit_offrl.studies import ope
@@ -225,5 +225,5 @@ def _write(record: OPERecord, folder: Path) -> dict[str, Path]:
         {name.upper(): column(name) for name in record.estimators()},
         record.gamma,
     )
-    figure.savefig(files["figure"], dpi=120)
+    save_figure(figure, files["figure"])
     return files

@@ -25,6 +25,7 @@ from filelock import FileLock
 
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.errors import DatasetError
+from lit_offrl.files import replacing
 
 READER_VERSION = 1
 """Raised when the same file would be read into other columns than before."""
@@ -71,10 +72,8 @@ class ColumnCache:
             ) from None
         record = {"path": str(path.absolute()), "identity": identity, "sha256": digest}
         with self._writing():
-            note.parent.mkdir(parents=True, exist_ok=True)
-            temporary = note.with_suffix(f".{os.getpid()}.part")
-            temporary.write_text(json.dumps(record), encoding="utf-8")
-            temporary.replace(note)
+            with replacing(note) as temporary:
+                temporary.write_text(json.dumps(record), encoding="utf-8")
         return digest
 
     def find(self, sha256: str, options: Mapping[str, Any]) -> OfflineDataset | None:

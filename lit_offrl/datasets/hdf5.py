@@ -16,10 +16,10 @@ import numpy as np
 from lit_offrl.datasets import d4rl, pybullet
 from lit_offrl.datasets.columns import clean_columns
 from lit_offrl.datasets.environments import ENVIRONMENTS, OWN, EnvironmentFacts, env_id_from_name
-from lit_offrl.datasets.files import write_whole
 from lit_offrl.datasets.hdf5_file import Hdf5File
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.errors import ConfigError, DatasetError, nearest
+from lit_offrl.files import write_whole
 
 Format = Literal["auto", "d4rl", "pybullet"]
 LAYOUT_ATTRIBUTE = "lit_offrl_layout"
@@ -122,7 +122,8 @@ def write_hdf5(
         The path.
 
     Raises:
-        DatasetError: if a column is wrong or the file cannot be written.
+        DatasetError: if a column is wrong.
+        FileError: if the file cannot be written; what was there is there still.
     """
     path = Path(path)
     cleaned = clean_columns(columns, str(path))

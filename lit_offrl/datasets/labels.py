@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from lit_offrl.datasets.catalog import bundled, default_data_dir
-from lit_offrl.datasets.files import UNREADABLE_NPZ, write_whole
+from lit_offrl.datasets.npz import UNREADABLE_NPZ
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.errors import DatasetError
+from lit_offrl.files import write_whole
 
 COLUMN = "advantages"
 """The labels' column in a dataset, and their key in the file."""
@@ -64,8 +65,8 @@ def save_labels(path: Path, advantages: np.ndarray, dataset: OfflineDataset, cri
         critic: the critic's hash.
 
     Raises:
-        DatasetError: if the dataset has no sha256, a label is missing or not finite, or the file
-            cannot be written.
+        DatasetError: if the dataset has no sha256, or a label is missing or not finite.
+        FileError: if the file cannot be written.
     """
     sha256 = _sha256(dataset)
     labels = _checked(np.asarray(advantages), len(dataset), f"{path}: cannot be written")

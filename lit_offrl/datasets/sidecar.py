@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from lit_offrl.files import replacing
 
 
 def sidecar_path(path: Path) -> Path:
@@ -27,9 +28,8 @@ def write_sidecar(path: Path, values: Mapping[str, Any]) -> None:
     """Record ``values``, with the file's size and time of change, in one step."""
     stat = path.stat()
     record = {**values, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    temporary = sidecar_path(path).with_suffix(f".{os.getpid()}.part")
-    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(sidecar_path(path))
+    with replacing(sidecar_path(path)) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def is_as_recorded(path: Path) -> bool:

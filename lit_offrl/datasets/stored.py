@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from filelock import FileLock
 
 from lit_offrl.errors import DatasetError
+from lit_offrl.files import replacing
 
 _SPARE = 64 * 2**20  # bytes of a disk that are left free
 
@@ -100,22 +100,15 @@ def _require_room(path: Path, shape: tuple[int, ...], dtype: np.dtype | type, ad
 def _write(
     path: Path, shape: tuple[int, ...], dtype: np.dtype, pieces: Iterable[np.ndarray]
 ) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        rows = 0
-        # Written rather than mapped: a full disk is then an error and not a signal.
-        with temporary.open("wb") as stream:
-            header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(stream, header)
-            for piece in pieces:
-                if piece.shape[1:] != shape[1:]:
-                    raise ValueError(f"rows of shape {piece.shape[1:]} for {shape}")
-                stream.write(np.ascontiguousarray(piece, dtype).data)
-                rows += len(piece)
-            if rows != shape[0]:
-                raise ValueError(f"{rows} rows for {shape}")
-            stream.flush()
-            os.fsync(stream.fileno())  # before the rename, lest a crash leave an empty file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    rows = 0
+    # Written rather than mapped: a full disk is then an error and not a signal.
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for piece in pieces:
+            if piece.shape[1:] != shape[1:]:
+                raise ValueError(f"rows of shape {piece.shape[1:]} for {shape}")
+            stream.write(np.ascontiguousarray(piece, dtype).data)
+            rows += len(piece)
+        if rows != shape[0]:
+            raise ValueError(f"{rows} rows for {shape}")

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from lit_offrl.errors import EvaluationError, nearest
 from lit_offrl.evaluation.statistics import bootstrap_interval, interquartile_mean, standard_error
+from lit_offrl.files import write_whole
 
 _PACKAGES = (
     "lit-offrl",
@@ -180,10 +181,7 @@ class EvaluationRecord:
     def save(self, path: str | Path) -> Path:
         """Write the record as a file, whole or not at all, and return its path."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(self.to_json())
-        temporary.replace(path)
+        write_whole(path, self.to_json())
         return path
 
     @classmethod

@@ -11,6 +11,7 @@ from typing import Any
 from lit_offrl.evaluation.comparison import ALL, Cell, Comparison, Estimate, score_of
 from lit_offrl.evaluation.coverage import coverage
 from lit_offrl.evaluation.runs import Run
+from lit_offrl.files import whole_file, write_whole
 
 DATA = "data"
 MISSING = "missing"
@@ -132,12 +133,12 @@ def protocol_lines(comparison: Comparison) -> list[str]:
 def write_files(comparison: Comparison, left_out: Iterable[str], folder: Path) -> list[Path]:
     """Write ``results.csv`` (a line a run), ``table.csv`` and ``table.md``; return their paths."""
     paths = [folder / name for name in ("results.csv", "table.csv", "table.md")]
-    with paths[0].open("w", newline="") as file:
+    with whole_file(paths[0]) as temporary, temporary.open("w", newline="") as file:
         results = csv.DictWriter(file, _FIELDS)
         results.writeheader()
         for shown in comparison.cells.values():
             results.writerows(_result(run) for run in shown.runs)
-    with paths[1].open("w", newline="") as file:
+    with whole_file(paths[1]) as temporary, temporary.open("w", newline="") as file:
         table = csv.writer(file)
         names = [f"{name}{end}" for name in ("mean", "iqm") for end in ("", "_low", "_high")]
         table.writerow(["dataset", "method", "unit", *names, "seeds", "marks"])
@@ -145,7 +146,7 @@ def write_files(comparison: Comparison, left_out: Iterable[str], folder: Path) -
             unit = comparison.units.get(dataset, "score")
             absent = "" if dataset == ALL else 0
             table.writerow([dataset, method, unit, *_numbers(cell, absent)])
-    paths[2].write_text(markdown(comparison, left_out))
+    write_whole(paths[2], markdown(comparison, left_out))
     return paths
 
 

@@ -14,7 +14,8 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lit_offrl.jobs.files import last_line, write_whole
+from lit_offrl.files import write_whole
+from lit_offrl.jobs.files import last_line
 
 PROGRAM = (sys.executable, "-m", "lit_offrl")
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)

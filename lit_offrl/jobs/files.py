@@ -1,9 +1,8 @@
-"""What a job leaves in its folder: small files written whole, and logs."""
+"""What a job leaves in its folder: small files and logs."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,6 @@ from lit_offrl.errors import ConfigError
 
 _STEPS = re.compile(r"(\d+)/(\d+) \[")
 _TAIL = 4096
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def config_contents(path: Path) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from rich.table import Table
 
 from lit_offrl.evaluation.record import hardware, now, package_versions
+from lit_offrl.files import write_whole
 from lit_offrl.studies.ranking import rank_summary
 
 ESTIMATORS = ("dvf", "fqe")
@@ -111,10 +111,7 @@ class OPERecord:
 
     def save(self, path: Path) -> Path:
         """Write the record as a file, whole or not at all, and return its path."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(self.to_json())
-        temporary.replace(path)
+        write_whole(path, self.to_json())
         return path
 
     def estimators(self) -> list[str]:

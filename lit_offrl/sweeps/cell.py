@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lit_offrl.files import write_whole
 from lit_offrl.jobs import children
 from lit_offrl.jobs.files import (
     config_contents,
@@ -17,7 +18,6 @@ from lit_offrl.jobs.files import (
     mean_score,
     read_stored,
     steps_done,
-    write_whole,
 )
 from lit_offrl.jobs.mlflow_runs import CELL_TAG
 from lit_offrl.jobs.parts import Parts

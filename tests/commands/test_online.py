@@ -131,6 +131,10 @@ def test_rounds_and_a_killed_run_that_goes_on(run, same_state, monkeypatch, caps
     capsys.readouterr()
     assert run("whole", "--noise", "0.7") == 2
     assert "whole was begun with --noise 0.3, not 0.7" in capsys.readouterr().err
+    assert run("whole", width="16") == 2
+    width = "--model.init_args.width"
+    said = f"whole was begun with {width} 8 where there is {width} 16 now: give the same"
+    assert said in capsys.readouterr().err
 
 
 def test_mlflow_gets_the_curve(run):
@@ -187,3 +191,14 @@ def test_a_broken_state_is_said(run, capsys):
     Path("wrong/online.json").write_text("{")
     assert run("wrong") == 2
     assert "wrong/online.json: cannot be used" in capsys.readouterr().err
+
+
+def test_a_config_that_changed_is_refused(run, capsys):
+    Path("own.yaml").write_text("model: {init_args: {awr_temperature: 1.0}}")
+    assert run("changed", "--config", "own.yaml", rounds=1) == 0
+    assert run("changed", "--config", "own.yaml", rounds=1) == 0
+    Path("own.yaml").write_text("model: {init_args: {awr_temperature: 2.0}}")
+    capsys.readouterr()
+    assert run("changed", "--config", "own.yaml", rounds=2) == 2
+    said = capsys.readouterr().err
+    assert said.count("--config own.yaml (sha256 ") == 2 and "changed was begun with" in said

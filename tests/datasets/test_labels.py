@@ -14,7 +14,7 @@ from lit_offrl.datasets.hdf5 import read_hdf5, write_hdf5
 from lit_offrl.datasets.labels import critic_hash, labels_path, load_labels, save_labels
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import AdvantageLabelled, Transitions
-from lit_offrl.errors import DatasetError
+from lit_offrl.errors import DatasetError, FileError
 
 CRITIC = "c" * 64
 
@@ -55,7 +55,7 @@ def test_rows_of_no_single_file_have_no_place_for_labels_beside_it(data):
 
 def test_labels_that_cannot_be_written_are_one_line(data):
     path = Path(data.spec.origin) / "labels.npz"  # in a file, not in a folder
-    with pytest.raises(DatasetError, match=r"labels\.npz: cannot be written"):
+    with pytest.raises(FileError, match=r"labels\.npz: cannot be written"):
         save_labels(path, labels_of(data), data, CRITIC)
 
 

@@ -1,0 +1,57 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lit_offrl.errors import FileError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a place beside ``path`` to write to, and move what is written there to ``path``.
+
+    Missing folders are made, an existing file is replaced. If the block fails, what was there is
+    there still, and nothing beside it.
+
+    Raises:
+        OSError: of the file system, for callers that have advice of their own.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())  # before the rename, lest a crash leave an empty file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """As :func:`replacing`, with an error of one line.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise FileError(
+            f"{path}: cannot be written ({error.strerror or error}): choose another place."
+        ) from None
+
+
+def write_whole(path: Path, content: str | bytes | memoryview) -> None:
+    """Write a file, text as UTF-8, whole or not at all; missing folders are made.
+
+    Raises:
+        FileError: it cannot be written; what was there is there still.
+    """
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
