@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+import urllib.error
+import urllib.parse
+import urllib.request
 from pathlib import Path
+
+from lit_offrl.errors import ConfigError
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 SQLITE = "sqlite:///"
+_PROBE_SECONDS = 3.0
+_WAY_OUT = "give another --trainer.logger.init_args.tracking_uri, or --trainer.logger false."
 
 
 def default_uri() -> str:
@@ -19,3 +26,28 @@ def absolute_uri(uri: str) -> str:
     if not uri.startswith(SQLITE) or uri.startswith(f"{SQLITE}/") or uri == SQLITE:
         return uri
     return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).resolve()}"
+
+
+def require_store(uri: str, way_out: str = _WAY_OUT) -> None:
+    """Find out in seconds whether a store can be used; MLflow itself would try for minutes.
+
+    Raises:
+        ConfigError: it cannot; the line ends with ``way_out``.
+    """
+    if uri.startswith(SQLITE):
+        file = Path(uri.removeprefix(SQLITE))
+        held = file if file.exists() else file.parent
+        if not os.access(held, os.W_OK):
+            raise ConfigError(f"The MLflow store {file} cannot be written: {way_out}")
+        return
+    if urllib.parse.urlsplit(uri).scheme not in ("http", "https"):
+        return
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_PROBE_SECONDS).close()
+    except urllib.error.HTTPError:
+        return  # it answers; whether it lets us in will be seen
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise ConfigError(
+            f"The MLflow server {uri} cannot be reached ({reason}): start it, {way_out}"
+        ) from error

@@ -6,9 +6,6 @@ import logging
 import math
 import os
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,9 +18,8 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from lit_offrl.errors import ConfigError
-from lit_offrl.mlflow_store import DEFAULT_URI, SQLITE, absolute_uri, default_uri
+from lit_offrl.mlflow_store import DEFAULT_URI, SQLITE, absolute_uri, default_uri, require_store
 
-_PROBE_SECONDS = 3.0
 _LOCK_SECONDS = 60.0
 _HELD_BACK = 200  # metrics, and
 _FLUSH_SECONDS = 5.0  # seconds, after which they are sent
@@ -55,7 +51,7 @@ class MLflowRun(MLFlowLogger):
         uri = absolute_uri(tracking_uri or default_uri())
         set_patience()
         if getattr(rank_zero_only, "rank", 0) == 0:  # the first process asks for all
-            probe(uri)
+            require_store(uri)
         with _alone(uri):
             super().__init__(
                 experiment_name=experiment_name,
@@ -200,34 +196,6 @@ def _alone(uri: str) -> Iterator[None]:
         raise ConfigError(
             f"{lock} is held by another process since {_LOCK_SECONDS:.0f} seconds: wait for it or "
             "end it; if there is none, remove the file."
-        ) from error
-
-
-_WAY_OUT = "give another --trainer.logger.init_args.tracking_uri, or --trainer.logger false."
-
-
-def probe(uri: str, way_out: str = _WAY_OUT) -> None:
-    """Find out in seconds whether a store can be used; MLflow itself would try for minutes.
-
-    Raises:
-        ConfigError: it cannot; the line ends with ``way_out``.
-    """
-    if uri.startswith(SQLITE):
-        file = Path(uri.removeprefix(SQLITE))
-        held = file if file.exists() else file.parent
-        if not os.access(held, os.W_OK):
-            raise ConfigError(f"The MLflow store {file} cannot be written: {way_out}")
-        return
-    if urllib.parse.urlsplit(uri).scheme not in ("http", "https"):
-        return
-    try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_PROBE_SECONDS).close()
-    except urllib.error.HTTPError:
-        return  # it answers; whether it lets us in will be seen
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise ConfigError(
-            f"The MLflow server {uri} cannot be reached ({reason}): start it, {way_out}"
         ) from error
 
 

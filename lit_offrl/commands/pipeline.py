@@ -14,7 +14,7 @@ import yaml
 from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.errors import ConfigError
 from lit_offrl.jobs.follow import console_of_stdout, follow
-from lit_offrl.mlflow_store import absolute_uri, default_uri
+from lit_offrl.mlflow_store import absolute_uri, default_uri, require_store
 from lit_offrl.pipelines.folders import StageFolder, step_folders
 from lit_offrl.pipelines.plan import Pipeline
 from lit_offrl.pipelines.reading import PipelineReader, read_pipeline
@@ -91,6 +91,8 @@ def main(argv: Sequence[str]) -> int:
     for stage in stages:
         stage.require_data()
     check_options(stages)
+    if waiting and uri is not None:
+        require_store(uri, "give another --tracking_uri, or --no-mlflow.")
     console = console_of_stdout()
     board = Board(steps, console)
     code = 0

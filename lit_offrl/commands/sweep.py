@@ -11,7 +11,7 @@ from pathlib import Path
 from lit_offrl.commands.parsing import OneLineParser, positive
 from lit_offrl.errors import ConfigError
 from lit_offrl.jobs.follow import Executor, console_of_stdout, follow
-from lit_offrl.mlflow_store import SQLITE, absolute_uri, default_uri
+from lit_offrl.mlflow_store import SQLITE, absolute_uri, default_uri, require_store
 from lit_offrl.sweeps.cell import CellFolder, State
 from lit_offrl.sweeps.grid import Sweep, read_sweep
 from lit_offrl.sweeps.local import LocalExecutor
@@ -93,6 +93,8 @@ def main(argv: Sequence[str]) -> int:
     code = 0
     if waiting:
         check_options(waiting)
+        if options.executor == "local":  # a cluster's nodes may reach what its front cannot
+            require_store(uri, "give another --tracking_uri.")
         executor = _executor(options, sweep, waiting, choices, board, output)
         code = follow(executor, board, console, "lit-offrl sweep")
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation.runs import Found, runs_from_files, runs_from_mlflow
-from lit_offrl.mlflow_store import absolute_uri, default_uri
+from lit_offrl.mlflow_store import absolute_uri, default_uri, require_store
 
 EXPERIMENT = "lit-offrl"
 """Where ``fit`` logs by default."""
@@ -44,12 +44,12 @@ def find_runs(options: argparse.Namespace) -> Found:
     parts = [runs_from_files(options.records)] if options.records else []
     if options.experiment or options.filter or not options.records:
         # The callbacks' module brings Lightning: only where there is a store to ask.
-        from lit_offrl.callbacks.mlflow_run import probe, set_patience
+        from lit_offrl.callbacks.mlflow_run import set_patience
 
         uri = absolute_uri(options.tracking_uri or default_uri())
         set_patience()
         _need_database(uri)
-        probe(uri, "give another --tracking_uri, or files with --records.")
+        require_store(uri, "give another --tracking_uri, or files with --records.")
         names = options.experiment
         if not names and not options.filter:
             names = [EXPERIMENT]

@@ -12,9 +12,10 @@ from filelock import FileLock
 from mlflow.tracking import MlflowClient
 
 from lit_offrl.__main__ import main
-from lit_offrl.callbacks.mlflow_run import MLflowRun, absolute_uri, probe
+from lit_offrl.callbacks.mlflow_run import MLflowRun
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.errors import ConfigError
+from lit_offrl.mlflow_store import absolute_uri, require_store
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_a_run_that_was_asked_to_stop_is_killed_and_not_failed(fit, folder, monk
 
 def test_a_store_that_cannot_be_used_is_said_at_once(folder):
     with pytest.raises(ConfigError, match="cannot be written"):
-        probe("sqlite:////no/such/folder/mlflow.db")
+        require_store("sqlite:////no/such/folder/mlflow.db")
     with pytest.raises(ConfigError, match="cannot be reached"):
         MLflowRun("http://127.0.0.1:9")
     assert absolute_uri("sqlite:///mlflow.db") == f"sqlite:///{folder.resolve()}/mlflow.db"

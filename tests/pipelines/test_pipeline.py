@@ -197,6 +197,7 @@ def test_it_waits_for_another_process_that_works_on_a_stage(pipeline, stub, caps
         (("--only", "frst"), "there is no such stage or evaluation. Did you mean 'first'?"),
         (("--seed", "-1"), "--seed -1: give a number from 0 upwards"),
         (("--ouput", "x"), "Did you mean '--output'?"),
+        (["--tracking_uri", "http://127.0.0.1:9"], "or --no-mlflow."),
     ],
 )
 def test_mistakes_on_the_command_line_are_one_line(pipeline, stub, capsys, options, message):

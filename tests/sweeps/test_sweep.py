@@ -121,6 +121,13 @@ def cell_folder(path="cell", dataset=None):
     return CellFolder(sweep.cells[0], Path(path).resolve(), "grid", "sqlite:////none.db", {})
 
 
+def test_a_server_that_cannot_be_reached_is_said_before_a_cell_begins(sweep, stub, capsys):
+    assert sweep("--tracking_uri", "http://127.0.0.1:9") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "http://127.0.0.1:9 cannot be reached" in said
+    assert stub() == []
+
+
 def test_only_one_process_works_on_a_cell(sweep, stub, capsys):
     with alone((CELLS / "plain/seed0").resolve()) as lock:
         assert lock is not None
