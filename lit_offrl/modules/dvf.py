@@ -308,7 +308,10 @@ class DVFModule(DiffusedValues):
             ConfigError: the checkpoint does not fit this model's sizes, or means something else.
         """
         checkpoint = read_checkpoint(path)
-        for name in ("prediction", "heads"):  # which no size of a weight tells
+        told: tuple[str, ...] = ("prediction", "heads")  # which no size of a weight tells
+        if self.train_part == "heads":  # else what terminals mean is learned anew
+            told += ("terminals",)
+        for name in told:
             theirs, mine = checkpoint.get("hyper_parameters", {}).get(name), self.hparams[name]
             if theirs not in (None, mine):
                 raise ConfigError(

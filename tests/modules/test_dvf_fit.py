@@ -113,6 +113,7 @@ def test_a_resumed_run_takes_its_own_occupancy_and_needs_the_pre_trained_one_no_
         ({"diffusion_steps": 8}, "8"),
         ({"prediction": "v"}, "trained with prediction epsilon, this model has v: set model.init"),
         ({"heads": 4}, "trained with heads 2, this model has 4"),
+        ({"terminals": "truncate"}, "trained with terminals absorbing, this model has truncate"),
     ],
 )
 def test_a_pre_trained_occupancy_of_another_kind_is_refused(tiny, fit, pretrained, options, said):
