@@ -15,7 +15,8 @@ from lit_offrl.sweeps.grid import read_sweep, select
 
 SWEEPS = Path(__file__).parent.parent.parent / "sweeps"
 COLLECTED = (
-    *("hopper-random.hdf5", "hopper-bullet-mixed.hdf5"),
+    *("hopper-random.hdf5", "hopper-bullet-mixed.hdf5", "halfcheetah-bullet-mixed.hdf5"),
+    *("ant-bullet-mixed.hdf5", "antmaze-medium-diverse.hdf5"),
     *("maze2d-umaze.hdf5", "maze2d-large.hdf5"),
 )
 """What the heads of the files say how to collect."""
