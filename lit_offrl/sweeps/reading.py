@@ -123,6 +123,9 @@ class Reader(FileReader):
                     for label, options in values.items()
                 ]
             elif isinstance(values, list) and values:
+                if len(set(map(_text_of, values))) < len(values):
+                    once = "each value once: a list is an axis, and so a list that is one value"
+                    raise self.wrong(f"options.{name}", values, f"{once} needs a label before it")
                 axes[short] = [
                     Part(_text_of(value), (), self.options("options", {name: value}))
                     for value in values

@@ -139,6 +139,7 @@ def test_only_takes_parts(tmp_path):
         ({"options": {"trainer.logger": False}}, "'trainer.logger' is given by the sweep itself"),
         ({"options": {"--x": 1}}, "'--x' is no option of fit"),
         ({"options": {"size": {"small": 3}}}, "options.size.small: 3 is given"),
+        ({"options": {"model.hidden": [8, 8]}}, "options.model.hidden: [8, 8] is given; give each"),
         ({"evaluate": {"episode": 3}}, "unknown key 'episode'. Did you mean 'episodes'?"),
         ({"name": "a/b"}, "name: 'a/b' is given"),
         ({"slurm": [1]}, "slurm: [1] is given"),
