@@ -255,7 +255,7 @@ def test_a_full_disk_is_said_in_a_line(make, fit, monkeypatch):
         ({"latents": "stored"}, "latents is 'stored'"),
         ({"num_latents": 0}, "num_latents is 0"),
         ({"gamma": 1.5}, "gamma is 1.5"),
-        ({"sampler": "euler"}, "unknown sampler 'euler'"),
+        ({"sampler": "euler"}, "sampler is 'euler'; choose ddpm, ddim or dpm"),
         ({"stage1": "nowhere.ckpt"}, "nowhere.ckpt: no such checkpoint"),
     ],
 )
