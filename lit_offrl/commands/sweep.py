@@ -101,9 +101,13 @@ def main(argv: Sequence[str]) -> int:
         console.print(board.table())
     if (times := times_table(folders)) is not None:
         console.print(times)
-    for name, why in board.reasons.items():
-        print(f"lit-offrl sweep: {name}: {why}", file=sys.stderr)
     states = [folder.state() for folder in folders]
+    done = {
+        one.cell.name for one, state in zip(folders, states, strict=True) if state == State.DONE
+    }
+    for name, why in board.reasons.items():
+        if name not in done:  # else by another process, since
+            print(f"lit-offrl sweep: {name}: {why}", file=sys.stderr)
     for state, option in ((State.FAILED, "--retry_failed"), (State.CHANGED, "--rerun_changed")):
         if state in states:
             line = f"{states.count(state)} {state}: {option} runs them again"

@@ -137,6 +137,25 @@ def test_only_one_process_works_on_a_cell(sweep, stub, capsys):
     assert sweep(seeds=[0]) == 0
 
 
+def test_what_another_process_has_finished_meanwhile_is_done(sweep, stub, capsys, monkeypatch):
+    from lit_offrl.commands import sweep as command
+
+    assert sweep(seeds=[0]) == 0
+    record, aside = CELLS / "plain/seed0/evaluation.json", Path("aside.json")
+    record.rename(aside)
+    real = command.follow
+
+    def follow_while_another_finishes(*args):
+        code = real(*args)
+        aside.rename(record)
+        return code
+
+    monkeypatch.setattr(command, "follow", follow_while_another_finishes)
+    with alone((CELLS / "plain/seed0").resolve()):
+        assert sweep(seeds=[0, 1]) == 0
+    assert HELD not in capsys.readouterr().err
+
+
 def test_a_child_keeps_the_lock_of_a_killed_sweep(folder):
     script = (
         "import os, sys; from pathlib import Path; from lit_offrl.jobs.children import *\n"
