@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lit_offrl.commands.parsing import OneLineParser
-from lit_offrl.errors import ConfigError
+from lit_offrl.commands.parsing import OneLineParser, make_folder
 from lit_offrl.evaluation.comparison import ALL, Comparison, compare
 from lit_offrl.evaluation.tables import (
     footnotes,
@@ -40,14 +39,9 @@ def main(argv: Sequence[str]) -> int:
     )
     _print(comparison, found.left_out, options.seeds)
     if options.output is not None:
-        try:
-            options.output.mkdir(parents=True, exist_ok=True)
-            paths = write_files(comparison, found.left_out, options.output)
-            paths += draw(comparison, options.output)
-        except OSError as error:
-            raise ConfigError(
-                f"--output {options.output}: cannot be written ({error.strerror})."
-            ) from error
+        make_folder(options.output)
+        paths = write_files(comparison, found.left_out, options.output)
+        paths += draw(comparison, options.output)
         print("written: " + ", ".join(str(path) for path in paths))
     return 0
 

@@ -102,12 +102,10 @@ def main(argv: Sequence[str]) -> int:
     if (times := times_table(folders)) is not None:
         console.print(times)
     states = [folder.state() for folder in folders]
-    done = {
-        one.cell.name for one, state in zip(folders, states, strict=True) if state == State.DONE
-    }
-    for name, why in board.reasons.items():
-        if name not in done:  # else by another process, since
-            print(f"lit-offrl sweep: {name}: {why}", file=sys.stderr)
+    for folder, state in zip(folders, states, strict=True):
+        why = board.reasons.get(folder.cell.name)
+        if why is not None and state != State.DONE:  # as it may be by another process, since
+            print(f"lit-offrl sweep: {folder.cell.name}: {why}", file=sys.stderr)
     for state, option in ((State.FAILED, "--retry_failed"), (State.CHANGED, "--rerun_changed")):
         if state in states:
             line = f"{states.count(state)} {state}: {option} runs them again"

@@ -94,6 +94,17 @@ def test_mistakes_are_one_line(store, folder, options, expected, capsys):
     assert not (folder / "none.db").exists()
 
 
+def test_an_output_that_cannot_be_written_is_one_line(made_record, folder, capsys):
+    made_record(10.0, 0).save(folder / "records" / "0.json")
+    (folder / "file").write_text("kept")
+    (folder / "out" / "bars.png").mkdir(parents=True)
+    for place, said in (("file", "--output file: cannot be made"), ("out", "bars.png: cannot be")):
+        assert main(["compare", "--records", "records", "--output", place]) == 2
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1 and said in line
+    assert (folder / "file").read_text() == "kept"
+
+
 def test_records_need_no_mlflow(made_record, folder):
     for seed in range(2):
         made_record(10.0 * seed, seed).save(folder / f"{seed}.json")
