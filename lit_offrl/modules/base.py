@@ -257,14 +257,18 @@ class OfflineModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip; Lightning itself refuses for a fused optimiser in any mixed precision."""
+        """Clip each network's gradients by themselves, as the papers' optimisers do.
+
+        Lightning would take all networks for one, so that a critic's large gradients shrink an
+        actor's, and refuses for a fused optimiser in any mixed precision.
+        """
         if not gradient_clip_val:
             return
-        trained = [p for group in optimizer.param_groups for p in group["params"]]
-        if gradient_clip_algorithm == "value":
-            nn.utils.clip_grad_value_(trained, gradient_clip_val)
-        else:
-            nn.utils.clip_grad_norm_(trained, gradient_clip_val)
+        by_value = gradient_clip_algorithm == "value"
+        clip = nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_
+        for group in optimizer.param_groups:
+            if moved := [p for p in group["params"] if p.grad is not None]:  # none: it rests
+                clip(moved, gradient_clip_val)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step at this run's rates, which so win over a resumed optimiser's; targets follow."""

@@ -201,6 +201,23 @@ def test_each_network_has_a_parameter_group(tiny):
     assert trained == {id(p) for p in module.parameters() if p.requires_grad}
 
 
+def test_each_network_is_clipped_by_itself(tiny):
+    module = tiny()
+    optimizer = module.configure_optimizers()
+    small, large = (optimizer.param_groups[i]["params"] for i in (0, 2))
+    for scale, parameters in ((0.01, small), (1e4, large)):
+        for parameter in parameters:
+            parameter.grad = torch.full_like(parameter, scale)
+    few = [p.grad.clone() for p in small]
+    module.configure_gradient_clipping(optimizer, 1e3, "norm")
+    assert all(torch.equal(p.grad, before) for p, before in zip(small, few, strict=True))
+    assert torch.cat([p.grad.flatten() for p in large]).norm().item() == pytest.approx(1e3)
+    module.configure_gradient_clipping(optimizer, 1e-3, "value")
+    assert all(p.grad.abs().max() == pytest.approx(1e-3) for p in small + large)
+    module.configure_gradient_clipping(optimizer, None)
+    assert all(p.grad.abs().max() > 0 for p in small)
+
+
 def test_what_a_method_must_give_is_said():
     module = OfflineModule(2, 1e-3, 0)
     for call in (lambda: module.losses(None), module.parameter_groups, module.policy):
