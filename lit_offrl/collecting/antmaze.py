@@ -16,7 +16,6 @@ the direction to the waypoint, rescaled to norm 10 (2).
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +29,7 @@ from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.envs.antmaze import CELL, GOAL_RADIUS, GOALS, AntMazeEnv, centres, draw_goal
 from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.envs import box, make_env
+from lit_offrl.files import file_sha256
 from lit_offrl.randomness import mix
 
 RUN_ROWS = 1001  # D4RL counts steps from 0 and stops after number 1,000
@@ -80,7 +80,7 @@ class AntMazeCollection:
         self.evaluation_goal = middle if env.fixed_goal is None else env.fixed_goal
         self._policy = load_goal_policy(options.policy, mix(options.seed, 6))
         # Now, since the file may be another one, or gone, when the rows are written.
-        self._policy_sha256 = hashlib.sha256(options.policy.read_bytes()).hexdigest()
+        self._policy_sha256 = file_sha256(options.policy)
         self.run_rows = options.max_episode_steps or RUN_ROWS
         rows, runs = options.steps, -(-options.steps // self.run_rows)
         self._planned = np.full(runs, self.run_rows)  # rows of each run

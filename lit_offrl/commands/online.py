@@ -12,7 +12,6 @@ that grew.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import math
 import shlex
 import sys
@@ -25,6 +24,7 @@ from lit_offrl.collecting.rounds import FIT, STATE, collect_round, grow, read_st
 from lit_offrl.commands.parsing import OneLineParser, positive
 from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.envs import find_spec
+from lit_offrl.files import file_sha256
 
 _KEPT = ("env", "steps_per_round", "noise", "hold", "seed", "max_episode_steps", "episodes",
          "evaluation_seed")  # fmt: skip
@@ -109,7 +109,7 @@ def _grouped(fit: Sequence[str]) -> list[str]:
         name, _, value = word.partition("=")
         file = Path(value or name)
         if file.suffix in (".yaml", ".yml", ".json") and file.is_file():
-            word += f" (sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:8]})"
+            word += f" (sha256 {file_sha256(file)[:8]})"
         if word.startswith("--") or not groups:
             groups.append(word)
         else:

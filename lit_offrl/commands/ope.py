@@ -19,8 +19,8 @@ from lit_offrl.commands.parsing import OneLineParser, make_folder
 from lit_offrl.datamodules import OfflineDataModule
 from lit_offrl.device import device
 from lit_offrl.errors import ConfigError
-from lit_offrl.evaluation.record import file_sha256
 from lit_offrl.figures import estimates_against_truth, save_figure
+from lit_offrl.files import file_sha256
 from lit_offrl.modules import DVFModule, load_module
 from lit_offrl.modules.base import CHECKPOINT_KEY, read_checkpoint
 from lit_offrl.studies import ope

@@ -25,7 +25,7 @@ from filelock import FileLock
 
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.errors import DatasetError
-from lit_offrl.files import replacing
+from lit_offrl.files import file_sha256, replacing
 
 READER_VERSION = 1
 """Raised when the same file would be read into other columns than before."""
@@ -62,8 +62,7 @@ class ColumnCache:
                     return str(known["sha256"])
             if not compute:
                 return None
-            with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = file_sha256(path)
             if _identity(path) != identity:
                 raise DatasetError(f"{path}: changed while it was read: try again.")
         except OSError as error:

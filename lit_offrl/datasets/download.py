@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import datetime
 import fcntl
-import hashlib
 import http.client
 import json
 import os
@@ -29,6 +28,7 @@ from lit_offrl.datasets.catalog import CatalogEntry, default_data_dir
 from lit_offrl.datasets.hdf5 import read_header
 from lit_offrl.datasets.sidecar import is_as_recorded, read_sidecar, sidecar_path, write_sidecar
 from lit_offrl.errors import DatasetError, DownloadError
+from lit_offrl.files import file_sha256
 
 _TIMEOUT = 30.0  # seconds without a byte
 _ATTEMPTS = 3  # each goes on where the last one broke off
@@ -81,7 +81,7 @@ def download(
             except _Refused:
                 _discard(part)  # whole but wrong: nothing to resume
                 raise
-            digest = _sha256(part)
+            digest = file_sha256(part)
             sidecar_path(path).unlink(missing_ok=True)
             part.replace(path)
             sidecar_path(part).unlink(missing_ok=True)
@@ -110,7 +110,7 @@ def _verified_before(path: Path, entry: CatalogEntry) -> bool:
     record = read_sidecar(path)
     if record and is_as_recorded(path):
         return True
-    digest = _sha256(path)
+    digest = file_sha256(path)
     if record.get("sha256") not in (None, digest):
         raise _Refused(
             f"{path} is there but has changed since it was downloaded (say --force to replace it)"
@@ -236,11 +236,6 @@ def _locked(path: Path) -> Iterator[None]:
     with path.with_name(path.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _size(path: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from lit_offrl.datasets.environments import ENVIRONMENTS, OWN, EnvironmentFacts,
 from lit_offrl.datasets.hdf5_file import Hdf5File
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.errors import ConfigError, DatasetError, nearest
-from lit_offrl.files import write_whole
+from lit_offrl.files import file_sha256, write_whole
 
 Format = Literal["auto", "d4rl", "pybullet"]
 LAYOUT_ATTRIBUTE = "lit_offrl_layout"
@@ -60,8 +59,7 @@ def read_hdf5(
         layout, spec = _header(file, tuple(require), format, env_id, name)
         wanted = pybullet.COLUMNS if layout == "pybullet" else tuple(file.columns)
         columns = {key: file.read(key) for key in wanted if key in file.columns}
-    with open(path, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = file_sha256(path)
     handling: tuple[str, ...] = ()
     if layout == "pybullet":
         limit = spec.max_episode_steps or pybullet.STEP_LIMIT

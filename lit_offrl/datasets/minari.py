@@ -23,6 +23,7 @@ from gymnasium import spaces
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.errors import ConfigError, DatasetError, nearest
+from lit_offrl.files import file_sha256
 
 PREFIX = "minari:"
 _GOAL = "desired_goal"
@@ -215,11 +216,7 @@ class MinariSource:
         """Return one hash of all files."""
         digest = hashlib.sha256()
         for file in sorted(path for path in self.path.rglob("*") if path.is_file()):
-            if cache is not None:
-                found = str(cache.sha256(file))
-            else:
-                with file.open("rb") as stream:
-                    found = hashlib.file_digest(stream, "sha256").hexdigest()
+            found = file_sha256(file) if cache is None else cache.sha256(file)
             digest.update(f"{file.relative_to(self.path)}\0{found}\n".encode())
         return digest.hexdigest()
 

@@ -101,17 +101,8 @@ class Order(ABC):
 class RowOrder(Order):
     """Every row once an epoch, in an order that depends on the seed and the epoch alone."""
 
-    def __init__(
-        self,
-        spans: Spans | int,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(spans, batch_size, seed, rank, world_size, device)
-        self._shuffled: dict[int, Tensor] = {}
+    _shuffled: tuple[int, Tensor] | None = None
+    """The epoch under way and its rows in order."""
 
     def draw(self, step: int) -> Draw:
         """Return this rank's rows (B,) of a step, int64 on the device; all weigh the same."""
@@ -131,13 +122,13 @@ class RowOrder(Order):
 
     def _epoch(self, epoch: int) -> Tensor:
         """Return an epoch's rows in order, int32 where that holds them."""
-        if epoch not in self._shuffled:
-            self._shuffled.clear()
+        if self._shuffled is None or self._shuffled[0] != epoch:
+            self._shuffled = None  # gives its memory back before the next one is made
             generator = torch.Generator().manual_seed(mix(self.seed, _ORDER, epoch))
             # The numbers of the permutation do not depend on the type.
             dtype = torch.int32 if self.spans.stop < 2**31 else torch.int64
             order = torch.randperm(self.num_rows, generator=generator, dtype=dtype)
             for part in order.split(_CHUNK):
                 part.copy_(self.spans.at(part.long()))
-            self._shuffled[epoch] = order.to(self.device)
-        return self._shuffled[epoch]
+            self._shuffled = epoch, order.to(self.device)
+        return self._shuffled[1]

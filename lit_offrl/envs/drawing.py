@@ -8,21 +8,16 @@ Colour = tuple[int, int, int]
 
 
 class Canvas:
-    """A picture (height, width, 3), uint8, of a rectangle of the plane; y points up.
+    """A white picture (height, width, 3), uint8, of a rectangle of the plane; y points up.
 
     Args:
         size: (width, height) in pixels.
         corner: (x, y) of the lower left corner of what is to be seen, in metres.
         extent: its (width, height) in metres; it is scaled to fit and centred.
-        background: where nothing is drawn.
     """
 
     def __init__(
-        self,
-        size: tuple[int, int],
-        corner: tuple[float, float],
-        extent: tuple[float, float],
-        background: Colour = (255, 255, 255),
+        self, size: tuple[int, int], corner: tuple[float, float], extent: tuple[float, float]
     ) -> None:
         width, height = size
         scale = max(extent[0] / width, extent[1] / height)  # metres a pixel
@@ -30,7 +25,7 @@ class Canvas:
         rows = np.arange(height) + 0.5 - height / 2
         self.x = corner[0] + extent[0] / 2 + scale * columns  # (width,)
         self.y = (corner[1] + extent[1] / 2 - scale * rows)[:, None]  # (height, 1)
-        self.pixels = np.full((height, width, 3), background, np.uint8)
+        self.pixels = np.full((height, width, 3), 255, np.uint8)
 
     def rectangle(self, low: np.ndarray, high: np.ndarray, colour: Colour) -> None:
         """Fill the rectangle between the corners ``low`` (2,) and ``high`` (2,)."""

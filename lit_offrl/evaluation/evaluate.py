@@ -16,9 +16,10 @@ from lit_offrl.datasets.environments import ENVIRONMENTS
 from lit_offrl.envs.differences import differences
 from lit_offrl.errors import ConfigError, EvaluationError, LitOffRLError, nearest
 from lit_offrl.evaluation.envs import make_env
-from lit_offrl.evaluation.record import EvaluationRecord, config_sha256, file_sha256
+from lit_offrl.evaluation.record import EvaluationRecord, config_sha256
 from lit_offrl.evaluation.rollouts import Rollouts, merge, rollout
 from lit_offrl.evaluation.scores import has_references, normalized_score
+from lit_offrl.files import file_sha256
 from lit_offrl.randomness import mix
 
 if TYPE_CHECKING:

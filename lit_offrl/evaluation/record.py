@@ -61,12 +61,6 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def file_sha256(path: str | Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def config_sha256(config: Mapping[str, Any]) -> str:
     """Return a hash of a configuration that does not depend on the order of its keys."""
     text = json.dumps(config, sort_keys=True, default=str)

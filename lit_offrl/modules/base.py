@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -310,6 +311,24 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     if not isinstance(checkpoint, dict) or "class_path" not in checkpoint.get(CHECKPOINT_KEY, {}):
         raise ConfigError(f"{path}: not a checkpoint written by lit-offrl; train one with 'fit'.")
     return checkpoint
+
+
+def load_parts(
+    module: OfflineModule, names: Sequence[str], state: Mapping[str, Tensor], refusal: str
+) -> None:
+    """Load parts of a module from the ``state_dict`` of another one that has them too.
+
+    Raises:
+        ConfigError: a part does not fit; the line begins with ``refusal``.
+    """
+    for name in names:
+        prefix = f"{name}."
+        part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        try:
+            getattr(module, name).load_state_dict(part)
+        except RuntimeError as error:
+            first = " ".join(str(error).split())[:200]
+            raise ConfigError(f"{refusal} ({first})") from error
 
 
 def module_class(class_path: str) -> type[OfflineModule]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lit_offrl.datasets.views import FutureStateBatch, FutureStates
 from lit_offrl.errors import ConfigError
-from lit_offrl.modules.base import Decay, read_checkpoint
+from lit_offrl.modules.base import Decay, load_parts, read_checkpoint
 from lit_offrl.modules.dvf_values import DiffusedValues
 from lit_offrl.modules.extraction import awr_loss, q_loss, reward_gradient_loss
 from lit_offrl.modules.history import History
@@ -318,21 +318,11 @@ class DVFModule(DiffusedValues):
                     f"pretrained: {path} was trained with {name} {theirs}, this model has {mine}: "
                     f"set model.init_args.{name} to {theirs}."
                 )
-        state = checkpoint["state_dict"]
-        for name in ("occupancy", "normalizer"):
-            part = {
-                key.removeprefix(f"{name}."): value
-                for key, value in state.items()
-                if key.startswith(f"{name}.")
-            }
-            try:
-                getattr(self, name).load_state_dict(part)
-            except RuntimeError as error:
-                first = " ".join(str(error).split())[:200]
-                raise ConfigError(
-                    f"pretrained: {path} does not fit this model; give both the same denoiser, "
-                    f"schedule and policy_representation ({first})"
-                ) from error
+        refusal = (
+            f"pretrained: {path} does not fit this model; give both the same denoiser, schedule "
+            "and policy_representation"
+        )
+        load_parts(self, ("occupancy", "normalizer"), checkpoint["state_dict"], refusal)
 
     # ---- losses --------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from lit_offrl.datasets.labels import critic_hash, labels_path, save_labels
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import AdvantageLabelled
 from lit_offrl.errors import ConfigError
-from lit_offrl.modules.base import read_checkpoint
+from lit_offrl.modules.base import load_parts, read_checkpoint
 
 if TYPE_CHECKING:
     from lit_offrl.modules.critic_guided import CriticGuidedModule
@@ -43,17 +43,10 @@ def load_critics(module: CriticGuidedModule, path: str) -> None:
             f"critic: {path} was trained with normalize {hyper.get('normalize', False)}, this "
             f"model has {module.normalize}: give both the same."
         )
-    for name in ("critics", "normalizer"):
-        prefix = f"{name}."
-        part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        try:
-            getattr(module, name).load_state_dict(part)
-        except RuntimeError as error:
-            first = " ".join(str(error).split())[:200]
-            raise ConfigError(
-                f"critic: {path} does not fit this model; give both the same data, hidden and "
-                f"layer_norm ({first})"
-            ) from error
+    refusal = (
+        f"critic: {path} does not fit this model; give both the same data, hidden and layer_norm"
+    )
+    load_parts(module, ("critics", "normalizer"), state, refusal)
 
 
 @torch.no_grad()

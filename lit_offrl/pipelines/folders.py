@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lit_offrl.errors import ConfigError
-from lit_offrl.files import write_whole
+from lit_offrl.files import file_sha256, write_whole
 from lit_offrl.jobs.files import mean_score
 from lit_offrl.jobs.mlflow_runs import CELL_TAG
 from lit_offrl.jobs.words import evaluate_words, fit_words
-from lit_offrl.pipelines.inputs import data_sha256, digest, file_sha256, resolved_config
+from lit_offrl.pipelines.inputs import data_sha256, digest, resolved_config
 from lit_offrl.pipelines.plan import Evaluation, Pipeline, Stage
 from lit_offrl.pipelines.steps import State, StepFolder, Where
 

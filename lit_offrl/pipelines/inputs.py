@@ -54,12 +54,6 @@ def data_sha256(config: Mapping[str, Any]) -> str | None:
     return ColumnCache(default_cache_dir(folder)).sha256(source.path)
 
 
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def digest(plain: Any) -> str:
     """Return eight hexadecimal digits that stand for plain values."""
     text = json.dumps(plain, sort_keys=True, default=str)

@@ -62,7 +62,7 @@ class Pipeline:
     stages: tuple[Stage, ...]
     evaluations: tuple[Evaluation, ...]
 
-    def only(self, names: Sequence[str], option: str = "--only") -> Pipeline:
+    def only(self, names: Sequence[str]) -> Pipeline:
         """Return named stages and evaluations, with all stages that they need; all for none.
 
         Raises:
@@ -76,7 +76,7 @@ class Pipeline:
         for name in names:
             if name not in known:
                 hint = nearest(name, known) or f" There are {', '.join(known)}."
-                raise ConfigError(f"{option} {name}: there is no such stage or evaluation.{hint}")
+                raise ConfigError(f"--only {name}: there is no such stage or evaluation.{hint}")
         needed: set[str] = set()
         waiting = [evaluations[name].stage if name in evaluations else name for name in names]
         while waiting:

@@ -123,7 +123,6 @@ def dvf_values(
     *,
     samples: int,
     seed: int,
-    progress: Callable[[str], None] = lambda label: None,
 ) -> Estimates:
     """Value candidates by DVF: ρ at the candidate's φ, r at the candidate's actions.
 
@@ -135,12 +134,10 @@ def dvf_values(
         starts: where they begin.
         samples: n states drawn for each.
         seed: of the noise.
-        progress: is told each candidate's label when its turn comes.
     """
     began = time.perf_counter()
     means, errors = [], []
     for number, one in enumerate(candidates):
-        progress(one.label)
         actions = one.actions(seed, _VALUES, device=module.device)
         parts = []
         states = starts.observations[number]

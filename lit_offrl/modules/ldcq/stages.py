@@ -7,7 +7,6 @@ has gone.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 
 from lit_offrl.datasets.normalizers import MinMaxNormalizer
 from lit_offrl.errors import ConfigError
+from lit_offrl.files import file_sha256
 from lit_offrl.mlflow_store import default_uri
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule, module_class, read_checkpoint
 
@@ -64,7 +64,7 @@ def load_stage(
         hyper = checkpoint.get("hyper_parameters", {})
         record: StageRecord = {
             "path": source if source != str(path) else str(path.resolve()),
-            "sha256": _file_sha256(path),
+            "sha256": file_sha256(path),
             "class_path": ours["class_path"],
             "hyper_parameters": {k: v for k, v in hyper.items() if not k.startswith("_")},
             "spec": ours.get("spec"),
@@ -149,11 +149,6 @@ def _build(record: Mapping[str, Any], kind: type[M]) -> M:
         ) from error
     module.on_load_checkpoint({CHECKPOINT_KEY: {"spec": record["spec"]}})
     return module
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _refuse(record: Mapping[str, Any], name: str, there: Any, here: Any) -> None:
