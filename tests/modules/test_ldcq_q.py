@@ -218,6 +218,21 @@ def test_candidates_are_made_once_for_all_runs_and_seeds(make, fit, data_directo
     assert len(files()) == len(made) + 1
 
 
+def test_what_is_kept_does_not_depend_on_the_precision_of_the_step(make, fit, monkeypatch):
+    stage, found = make().hparams["stage2"]["path"], []
+    for enabled in (False, True):
+        module = make(stage=stage)
+        monkeypatch.setattr(
+            "lit_offrl.modules.ldcq.windows.fetch_array",
+            lambda *given: np.concatenate(list(given[5]())).astype(given[4]),  # made each time
+        )
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            fit(module, 1)
+        found.append((module._posteriors._values, module._candidates._values))
+    for plain, mixed in zip(*found, strict=True):
+        assert torch.equal(plain, mixed)
+
+
 def test_a_state_that_several_windows_end_in_has_one_set(make, fit, windows):
     module = make()
     fit(module, 1)
