@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -15,6 +16,7 @@ from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation.envs import make_env
 from lit_offrl.evaluation.evaluate import evaluate_module
 from lit_offrl.modules.base import OfflineModule
+from lit_offrl.policy import GoalPolicy
 
 
 class EvaluationDuringFit(Callback):
@@ -26,7 +28,7 @@ class EvaluationDuringFit(Callback):
     a step: ``evaluation-step-STEP.json``) to the run's folder.
 
     Where nothing can be rolled out, a line says so and training goes on: the dataset names no
-    environment, or the module has no policy (yet).
+    environment, the module has no policy (yet), or one that the environment gives no goal.
 
     Args:
         episodes: of each evaluation; 0 for none.
@@ -75,14 +77,19 @@ class EvaluationDuringFit(Callback):
                  "init_args.env_id does.")  # fmt: skip
             return
         try:
-            pl_module.policy()
+            policy = pl_module.policy()
         except ConfigError as error:
             _say(f"no evaluation: {error}")
             return
         try:
-            make_env(spec.env_id).close()
+            env = make_env(spec.env_id)
         except EvaluationError as error:
             raise EvaluationError(f"{error} Or train with --evaluation.episodes 0.") from error
+        with contextlib.closing(env):
+            if isinstance(policy, GoalPolicy) and "goal" not in env.reset(seed=self.seed)[1]:
+                _say(f"no evaluation: the policy goes where it is told, and {spec.env_id} names no "
+                     "goal; evaluate can be given one as --policy.goal.")  # fmt: skip
+                return
         self._possible = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:

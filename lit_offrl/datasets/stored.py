@@ -64,6 +64,8 @@ def fetch_array(
         with FileLock(path.with_suffix(".lock")):
             found = _load(path, shape, dtype)  # another process may have made it meanwhile
             if found is None:
+                for left in folder.glob(f".{path.name}.*.part"):  # by processes that were killed
+                    left.unlink(missing_ok=True)
                 _require_room(path, shape, dtype, advice)
                 _write(path, shape, np.dtype(dtype), make())
                 note = json.dumps(dict(facts), indent=1, sort_keys=True) + "\n"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from lit_offrl.figures.mazes import draw_walls
 from lit_offrl.figures.palette import colours
@@ -58,24 +59,28 @@ def ends(numbers: Mapping[str, Any]) -> Figure:
     (LDCQ, Fig. 5).
 
     Args:
-        numbers: of ``studies.ldcq_latents``; positions have two numbers.
+        numbers: of ``studies.ldcq_latents``; of positions the first two numbers are drawn, and a
+            single one along a line.
     """
     rows = numbers["rows"]
     figure = Figure(figsize=(9.6, 0.5 + 3.3 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), len(_TITLES), squeeze=False)
     colour = colours(list(_TITLES))
     for line, row in zip(axes, rows, strict=True):
-        every = np.concatenate([np.asarray(row[name]["ends"])[:, :2] for name in _TITLES])
+        places = {name: _plane(row[name]["ends"]) for name in _TITLES}
+        every = np.concatenate(list(places.values()))
         for axis, (name, title) in zip(line, _TITLES.items(), strict=True):
-            x, y = np.asarray(row[name]["ends"])[:, :2].T
+            x, y = places[name].T
             if "free" in numbers:
                 draw_walls(axis, np.asarray(numbers["free"], bool), numbers["corner"])
             else:
-                axis.set_xlim(every[:, 1].min(), every[:, 1].max())
-                axis.set_ylim(every[:, 0].max(), every[:, 0].min())
+                low, high = every.min(0), every.max(0)
+                room = np.where(high > low, 0.0, 0.5)  # where all are the same
+                axis.set_xlim(low[1] - room[1], high[1] + room[1])
+                axis.set_ylim(high[0] + room[0], low[0] - room[0])
                 axis.set_aspect("equal")
             axis.scatter(y, x, s=5, color=colour[name], linewidths=0)
-            start = np.asarray(row["start"])
+            start = _plane([row["start"]])[0]
             axis.plot(start[1], start[0], marker="*", color="black", ms=9)
             axis.set_title(title, fontsize=10)
             distance = row["ends_floor"] if name == "data" else row[name]["ends_distance"]
@@ -83,3 +88,9 @@ def ends(numbers: Mapping[str, Any]) -> Figure:
             axis.set_xlabel(f"{what} {distance:.3f}", fontsize=8)
         line[0].set_ylabel(f"H = {row['horizon']}", fontsize=10)
     return figure
+
+
+def _plane(positions: ArrayLike) -> np.ndarray:
+    """Return two numbers (N, 2) of each position (N, g), the second 0 where there is one alone."""
+    taken = np.asarray(positions)[:, :2]
+    return np.pad(taken, ((0, 0), (0, 2 - taken.shape[1])))

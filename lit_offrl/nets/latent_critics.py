@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lit_offrl.errors import ConfigError
 from lit_offrl.nets.critics import EnsembleLayerNorm, EnsembleLinear
 from lit_offrl.nets.mlp import make_activation
 
@@ -47,6 +48,9 @@ class LatentCritic(nn.Module):
         joined: widths of the layers after both.
         size: number of critics.
         activation: a name of `ACTIVATIONS`.
+
+    Raises:
+        ConfigError: a width is below 1, or there is no layer after both.
     """
 
     def __init__(
@@ -60,6 +64,11 @@ class LatentCritic(nn.Module):
         activation: str = "gelu",
     ) -> None:
         super().__init__()
+        if not joined or min((*state_hidden, *latent_hidden, *joined)) < 1:
+            raise ConfigError(
+                f"state_hidden is {list(state_hidden)}, latent_hidden {list(latent_hidden)} and "
+                f"joined {list(joined)}: give widths of at least 1, of joined at least one."
+            )
         self.size = size
         self.state = _Layers(size, (observation_dim, *state_hidden), activation)
         self.latent = _Layers(size, (latent_dim, *latent_hidden), activation)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lit_offrl.errors import ConfigError
 from lit_offrl.nets.embeddings import NumberEmbedding, sinusoidal
 from lit_offrl.nets.mlp import MLP, make_activation
 
@@ -55,7 +56,7 @@ class UResNetDenoiser(nn.Module):
         activation: a name of `ACTIVATIONS`.
 
     Raises:
-        ValueError: the widths are not the same read backwards.
+        ConfigError: the widths are not the same read backwards, or one is below 1.
     """
 
     angles: Tensor
@@ -73,8 +74,11 @@ class UResNetDenoiser(nn.Module):
     ) -> None:
         super().__init__()
         widths = tuple(widths)
-        if not widths or widths != widths[::-1]:
-            raise ValueError(f"widths must be the same read backwards; got {widths}")
+        if not widths or widths != widths[::-1] or min(widths) < 1:
+            raise ConfigError(
+                f"widths is {list(widths)}: give numbers of at least 1 that are the same read "
+                "backwards."
+            )
         self.diffusion_steps = diffusion_steps
         angles = sinusoidal(torch.arange(1, diffusion_steps + 1), time_dim)
         self.register_buffer("angles", angles, persistent=False)
@@ -136,13 +140,13 @@ class UResNetDenoiser(nn.Module):
 
     def _run(self, x: Tensor, shares: Tensor) -> Tensor:
         kept: list[Tensor] = []
-        middle = len(self.outs) // 2
+        down = (len(self.outs) - 1) // 2  # blocks of each way; of an odd number one is between
         for number, (block, share) in enumerate(
             zip(self.blocks, shares.split(self.outs, dim=-1), strict=True)
         ):
             x = block(x, share)
-            if number < middle - 1:
+            if number < down:
                 kept.append(x)
-            elif number >= middle and kept:
+            elif number >= len(self.outs) - 1 - down and kept:
                 x = x + kept.pop()
         return x

@@ -113,6 +113,8 @@ def _row(
             f"{path}: was trained on observations of {len(stage1.normalizer.low)} numbers, and "
             f"{data.spec.origin} has {data.spec.observation_dim}: give the --data it is of."
         )
+    if stage1.latent_dim < 2:
+        raise ConfigError(f"{path}: has latents of 1 number, and a plane needs 2: train with more.")
     view = Snippets(stage1.horizon, partial=stage1.partial).bind(data, options.device)
     index = _windows(view, data, module.goal_dims, options)
     batch = view.batch(index, torch.zeros(len(index), view.num_uniforms, device=options.device))

@@ -51,6 +51,17 @@ def test_says_why_nothing_is_rolled_out(lit, d4rl_file, capsys, options, said, m
     assert said in capsys.readouterr().out
 
 
+def test_a_policy_without_a_goal_is_not_rolled_out(lit, capsys):
+    small = ("horizon", "2"), ("latent_dim", "2"), ("width", "8"), ("gru_layers", "1")
+    words = [word for name, value in small for word in (f"--model.init_args.{name}", value)]
+    assert lit(*words, "--checkpoint.dirpath", "stage1", module="LDCQStage1Module") == 0
+    words = ["--model.init_args.stage1", "stage1/last.ckpt", "--model.init_args.width", "8"]
+    words += ["--model.init_args.goals", "hindsight", "--evaluation.episodes", "1"]
+    assert lit(*words, module="LDCQStage2Module") == 0  # what is trained is trained
+    said = "no evaluation: the policy goes where it is told, and Pendulum-v1 names no goal"
+    assert said in capsys.readouterr().out
+
+
 def test_an_environment_that_cannot_be_made_is_found_before_training(lit, capsys):
     assert lit("--evaluation.episodes", "1", "--data.init_args.env_id", "Pendulun-v1") == 2
     errors = capsys.readouterr().err

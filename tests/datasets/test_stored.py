@@ -55,6 +55,16 @@ def test_what_breaks_off_leaves_nothing(fetch):
     assert fetch().tolist() == list(range(8))
 
 
+def test_what_a_killed_process_left_is_removed(fetch):
+    fetch.path.parent.mkdir()
+    left = fetch.path.with_name(f".{fetch.path.name}.4711.part")
+    other = fetch.path.with_name(".some-0123.npy.4711.part")  # one in the making
+    for path in (left, other):
+        path.write_bytes(b"half")
+    assert fetch().tolist() == list(range(8))
+    assert not left.exists() and other.exists()
+
+
 def test_a_damaged_or_shorter_file_is_made_anew(fetch):
     fetch()
     fetch.path.write_bytes(fetch.path.read_bytes()[:-3])

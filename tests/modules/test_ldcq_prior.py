@@ -244,6 +244,10 @@ def test_observations_of_one_number_make_positions_of_one(tmp_path):
         ({"posterior": "mode"}, "posterior is 'mode'"),
         ({"posteriors": "never"}, "posteriors is 'never'"),
         ({"diffusion_steps": 0}, "num_steps >= 1"),
+        ({"widths": (8, 4)}, r"widths is \[8, 4\]"),
+        ({"ema_rate": 2.0}, "ema_rate is 2.0"),
+        ({"min_snr": -1.0}, "min_snr is -1.0"),
+        ({"width": 0}, "width 0"),
     ],
 )
 def test_wrong_options_are_refused(stages, options, said):
@@ -272,9 +276,20 @@ def test_goals_of_the_data_must_be_there(stages, fit):
 
 
 def test_more_steps_than_were_trained_are_refused(stages):
-    policy = load_module(stages(2)).policy(sampling_steps=50)
     with pytest.raises(ConfigError, match=r"cannot sample in 50 steps .* trained with 20"):
-        policy.act(np.zeros((1, 2), np.float32))
+        load_module(stages(2)).policy(sampling_steps=50)
+
+
+def test_what_a_prior_never_learned_is_refused(stages):
+    module = load_module(stages(2, steps=1, goals="hindsight", drop_probability=0.0))
+    module.policy(goal=(0.0, 0.0))
+    with pytest.raises(ConfigError, match=r"guidance is 2.0, and .* drop_probability 0"):
+        module.policy(goal=(0.0, 0.0), guidance=2.0)
+    with pytest.raises(ConfigError, match="cannot be asked without"):
+        module.policy(plan=True, goal=(0.0, 0.0))
+    aimed = load_module(stages(2, steps=1, goals="hindsight"))
+    with pytest.raises(ConfigError, match="a plan asks without"):  # c and u would be the same
+        aimed.policy(plan=True, goal=(0.0, 0.0), guidance=2.0, against="state")
 
 
 # ---- goals ---------------------------------------------------------------------------------

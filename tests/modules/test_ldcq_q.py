@@ -218,6 +218,21 @@ def test_candidates_are_made_once_for_all_runs_and_seeds(make, fit, data_directo
     assert len(files()) == len(made) + 1
 
 
+def test_what_is_kept_does_not_depend_on_the_precision_of_the_step(make, fit, monkeypatch):
+    stage, found = make().hparams["stage2"]["path"], []
+    for enabled in (False, True):
+        module = make(stage=stage)
+        monkeypatch.setattr(
+            "lit_offrl.modules.ldcq.windows.fetch_array",
+            lambda *given: np.concatenate(list(given[5]())).astype(given[4]),  # made each time
+        )
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            fit(module, 1)
+        found.append((module._posteriors._values, module._candidates._values))
+    for plain, mixed in zip(*found, strict=True):
+        assert torch.equal(plain, mixed)
+
+
 def test_a_state_that_several_windows_end_in_has_one_set(make, fit, windows):
     module = make()
     fit(module, 1)
@@ -255,6 +270,8 @@ def test_a_full_disk_is_said_in_a_line(make, fit, monkeypatch):
         ({"latents": "stored"}, "latents is 'stored'"),
         ({"num_latents": 0}, "num_latents is 0"),
         ({"gamma": 1.5}, "gamma is 1.5"),
+        ({"polyak_rate": 2.0}, "polyak_rate is 2.0"),
+        ({"joined": ()}, r"joined \[\]: give widths"),
         ({"sampler": "euler"}, "sampler is 'euler'; choose ddpm, ddim or dpm"),
         ({"stage1": "nowhere.ckpt"}, "nowhere.ckpt: no such checkpoint"),
     ],
@@ -286,6 +303,15 @@ def test_the_policy_decodes_the_latent_of_the_best_least_value(make, save):
     torch.testing.assert_close(torch.from_numpy(acted), module.first.decode(rows, best).detach())
     with pytest.raises(ConfigError, match="num_latents is 0"):
         module.policy(num_latents=0)
+
+
+def test_what_the_prior_never_learned_is_refused_before_training(make, stages):
+    with pytest.raises(ConfigError, match="cannot sample in 30 steps"):
+        make(sampling_steps=30)
+    with pytest.raises(ConfigError, match="cannot sample in 30 steps"):
+        make().policy(sampling_steps=30)
+    with pytest.raises(ConfigError, match="drop_probability 0"):
+        make(stage=stages(2, drop_probability=0.0), guidance=2.0)
 
 
 def test_a_sampler_that_is_named_takes_all_its_steps(make, monkeypatch):

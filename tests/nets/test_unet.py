@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from lit_offrl.diffusion import classifier_free_guidance
+from lit_offrl.errors import ConfigError
 from lit_offrl.nets import UResNetDenoiser
 from lit_offrl.nets.unet import UBlock
 
@@ -24,8 +25,9 @@ def test_eight_blocks_in_the_shape_of_a_u_each_with_a_norm_of_its_own(net):
     ]
     norms = [module for module in net.modules() if isinstance(module, nn.LayerNorm)]
     assert len({id(norm.weight) for norm in norms}) == 8
-    with pytest.raises(ValueError, match="same read backwards"):
-        UResNetDenoiser(4, 2, 10, widths=(8, 4))
+    for widths in ((8, 4), (), (8, 0, 8)):
+        with pytest.raises(ConfigError, match="same read backwards"):
+            UResNetDenoiser(4, 2, 10, widths=widths)
 
 
 def test_the_way_down_is_added_to_the_way_up(net):
@@ -42,6 +44,19 @@ def test_the_way_down_is_added_to_the_way_up(net):
         net.blocks[0].second.weight.zero_()
     one, other = net(torch.randn(2, 16), t, condition.expand(2, -1))
     torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("widths", [(8, 4, 4, 8), (8, 4, 8), (8, 8)])
+def test_each_block_down_is_added_to_the_one_of_its_width(widths):
+    """Blocks that answer their number, 1, 2, …, whatever they get, and what the last one sees."""
+    net = UResNetDenoiser(3, 2, 10, widths=widths, width=8, time_dim=8)
+    for number, block in enumerate(net.blocks, start=1):
+        block.forward = lambda x, c, n=number, w=net.outs[number - 1]: x.new_full((1, 1, w), n)
+    seen = []
+    last = net.blocks[-1]
+    last.forward = lambda x, c: seen.append(x) or x.new_zeros(1, 1, 3)
+    net(torch.zeros(1, 3), torch.tensor([1]), torch.zeros(1, 2))
+    assert seen[0].flatten().tolist() == [len(widths) + 1.0] * widths[-1]  # the last and the first
 
 
 def test_rows_that_share_a_condition_are_as_if_each_had_its_own(net):

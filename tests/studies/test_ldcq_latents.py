@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from lit_offrl.__main__ import main
+from lit_offrl.figures.latents import ends
+from lit_offrl.modules import LDCQStage2Module
 from lit_offrl.studies.ldcq_latents import PRIORS, compare_latents
 from tests.modules.conftest import fit, save, stages  # noqa: F401  fixtures
 
@@ -39,6 +41,24 @@ def test_dimensions_count_alike():
     scaled = compare_latents({name: part * scale for name, part in parts.items()})
     for name in ("diffusion", "gaussian"):
         assert scaled[name]["distance"] == pytest.approx(plain[name]["distance"], abs=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_positions_of_one_number_lie_on_a_line():
+    place = {name: {"ends": [[-1.0], [3.0]], "ends_distance": 0.1} for name in ("data", *PRIORS)}
+    figure = ends({"rows": [{"horizon": 1, "start": [0.5], "ends_floor": 0.0, **place}]})
+    for axis in figure.axes:
+        assert axis.collections[0].get_offsets().tolist() == [[0, -1], [0, 3]]
+        assert axis.lines[0].get_xydata().tolist() == [[0, 0.5]]
+    figure.canvas.draw()
+
+
+def test_latents_of_one_number_are_refused(stages, save, tmp_path, capsys):  # noqa: F811
+    module = LDCQStage2Module(2, 1, stage1=str(stages(latent_dim=1)), width=8)
+    path, data = save(module, 1), min(tmp_path.glob("data*.hdf5"))
+    words = ["--ckpt_path", str(path), "--data", str(data), "--no-mlflow"]
+    assert main(["figures", "ldcq-latents", *words]) == 2
+    assert "has latents of 1 number, and a plane needs 2" in capsys.readouterr().err
 
 
 def test_both_figures_of_a_checkpoint(stages, tmp_path, capsys):  # noqa: F811

@@ -172,7 +172,7 @@ def time_grid(num_steps: int, trained: int) -> np.ndarray:
     if not 1 <= num_steps <= trained:
         raise ConfigError(
             f"cannot sample in {num_steps} steps from a diffusion model trained with {trained}: "
-            f"set the sampler's num_steps to 1 … {trained}."
+            f"take 1 … {trained} (sampling_steps, or a sampler's num_steps)."
         )
     if num_steps == 1:
         return np.array([trained])

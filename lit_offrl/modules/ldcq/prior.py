@@ -62,6 +62,23 @@ class Sampling:
         options = {"num_steps": self.sampling_steps, "extra_steps": self.extra_steps}
         return make_sampler(self.sampler, **options)
 
+    def require(self, schedule: Schedule, *, drops: bool) -> None:
+        """See that a prior can be asked so.
+
+        Args:
+            schedule: what the prior was trained with.
+            drops: whether conditions were dropped in its training.
+
+        Raises:
+            ConfigError: it has fewer steps, or what guidance goes against was never learned.
+        """
+        self.make().steps(schedule)
+        if self.guidance != 1 and not drops:
+            raise ConfigError(
+                f"guidance is {self.guidance}, and this prior was trained with drop_probability 0: "
+                "it never saw a condition dropped, so train it with more, or leave guidance at 1."
+            )
+
 
 CHAINS = 65_536  # sampled at once: bounds the memory
 

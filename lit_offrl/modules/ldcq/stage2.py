@@ -100,6 +100,12 @@ class LDCQStage2Module(StagedModule):
         )
         if not 0.0 <= drop_probability <= 0.5:
             raise ConfigError(f"drop_probability is {drop_probability}; give a number in [0, 0.5].")
+        if not 0.0 < ema_rate <= 1.0:
+            raise ConfigError(f"ema_rate is {ema_rate}: give 0 < ema_rate <= 1.")
+        if min_snr <= 0 or width < 1:
+            raise ConfigError(
+                f"min_snr is {min_snr} and width {width}: give a number above 0 and at least 1."
+            )
         dims = tuple(range(min(2, observation_dim)) if goal_dims is None else goal_dims)
         if not dims or not all(0 <= dim < observation_dim for dim in dims):
             raise ConfigError(
@@ -209,6 +215,24 @@ class LDCQStage2Module(StagedModule):
         whole[..., self.goal_dims] = raw
         return self.stage1.normalize(whole)[..., self.goal_dims]
 
+    def require(self, how: Sampling, *, without_goal: bool) -> None:
+        """See that the prior can be asked so.
+
+        Args:
+            how: the sampler and the guidance.
+            without_goal: whether it is asked without one, also if it was trained with goals.
+
+        Raises:
+            ConfigError: its training does not allow for that.
+        """
+        drops = self.drop_probability > 0
+        how.require(self.prior.schedule, drops=drops)
+        if without_goal and self.goals != "none" and not drops:
+            raise ConfigError(
+                "this prior was trained with drop_probability 0, always with a goal, so it cannot "
+                "be asked without: train it with more, or with goals 'none'."
+            )
+
     def sample(
         self,
         observations: Tensor,
@@ -272,14 +296,17 @@ class LDCQStage2Module(StagedModule):
             ConfigError: a number is out of its range, or an unknown word.
         """
         how = Sampling(sampler, sampling_steps, extra_steps, guidance, against)
+        self.require(how, without_goal=plan)
         steps = self.stage1.horizon if execute_steps is None else execute_steps
 
         def decode(rows: Tensor, latents: Tensor) -> Tensor:
             return self.stage1.decode(rows, latents, sample=sample_actions)
 
+        if against == "state" and (plan or self.goals == "none"):
+            raise ConfigError(
+                "against is 'state', for a prior that is asked with a goal; a plan asks without."
+            )
         if self.goals == "none" and not plan:
-            if against == "state":
-                raise ConfigError("against is 'state', for a prior that was trained with goals.")
             return SkillPolicy(
                 lambda rows: self.sample(rows, 1, how).squeeze(1), decode, steps, self.device
             )

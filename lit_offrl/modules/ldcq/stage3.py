@@ -129,6 +129,8 @@ class LDCQStage3Module(StagedModule):
             raise ConfigError(f"num_latents is {num_latents}; give at least 1.")
         if not 0 <= gamma <= 1:
             raise ConfigError(f"gamma is {gamma}; give a number in [0, 1].")
+        if not 0.0 < polyak_rate <= 1.0:
+            raise ConfigError(f"polyak_rate is {polyak_rate}: give 0 < polyak_rate <= 1.")
         self.gamma, self.latents, self.num_latents = gamma, latents, num_latents
         self.how = Sampling(sampler, sampling_steps, extra_steps, guidance)
         self.polyak_rate = polyak_rate
@@ -141,6 +143,7 @@ class LDCQStage3Module(StagedModule):
         self.stage1: LDCQStage1Module | None = None
         if prior == "diffusion":
             self.stage2 = self.take("stage2", source, LDCQStage2Module, action_dim)
+            self.stage2.require(self.how, without_goal=True)
         else:
             self.stage1 = self.take("stage1", source, LDCQStage1Module, action_dim)
         sizes = (self.first.state_dim, self.first.latent_dim)
@@ -286,6 +289,8 @@ class LDCQStage3Module(StagedModule):
             self.how.extra_steps if extra_steps is None else extra_steps,
             self.how.guidance if guidance is None else guidance,
         )
+        if self.stage2 is not None:
+            self.stage2.require(how, without_goal=True)
         steps = self.first.horizon if execute_steps is None else execute_steps
 
         def choose(rows: Tensor) -> Tensor:

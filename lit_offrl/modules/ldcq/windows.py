@@ -3,7 +3,8 @@
 Posteriors are μ and σ of each window's latent, float32; candidates n latents of the prior for each
 distinct state that a window ends in, float16. Both are files in the folder ``latents`` of the
 data's cache, keyed by the earlier stage's checkpoint, the data's file and what else they depend
-on, so that all processes, seeds and resumed runs share them.
+on, so that all processes, seeds and resumed runs share them. They are computed in the precision of
+the weights, whatever that of the step that first asks for them.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ def posteriors(
 
     @torch.no_grad()
     def encode(index: Tensor) -> Tensor:
-        return torch.stack(posterior(_batch(trainer, view, index)), dim=1).float().cpu()
+        with torch.autocast(device.type, enabled=False):
+            return torch.stack(posterior(_batch(trainer, view, index)), dim=1).float().cpu()
 
     def make() -> Iterator[np.ndarray]:
         for index in _bar(trainer, rows.split(_WINDOWS), "encoding windows"):
@@ -135,7 +137,9 @@ def candidates(
         for place, index in enumerate(_bar(trainer, parts, "sampling latents")):
             states = view.states_after(index).to(device)
             noise = ShardedGenerator(_NOISE, place, device=device)
-            yield draw(states, noise).half().cpu().numpy()
+            with torch.autocast(device.type, enabled=False):
+                drawn = draw(states, noise)
+            yield drawn.half().cpu().numpy()
 
     values = fetch_array(
         _folder(trainer),
