@@ -82,7 +82,7 @@ class EvaluationDuringFit(Callback):
             _say(f"no evaluation: {error}")
             return
         try:
-            env = make_env(spec.env_id)
+            env = make_env(spec.env_id, discrete=True)
         except EvaluationError as error:
             raise EvaluationError(f"{error} Or train with --evaluation.episodes 0.") from error
         with contextlib.closing(env):

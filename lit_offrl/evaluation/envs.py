@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 import lit_offrl.envs  # noqa: F401  registers their ids
 from lit_offrl.envs.extras import GL_ADVICE, INSTALL, first_line
@@ -70,6 +71,32 @@ class QuietStart(gymnasium.Wrapper):
             return self.env.reset(**options)
 
 
+class WholeActions(gymnasium.ActionWrapper):
+    """Takes the actions of a Discrete space as vectors (1,) of a whole number, as data have them.
+
+    Raises:
+        EvaluationError: by ``step``, of an action that is no whole number.
+    """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        space = env.action_space
+        assert isinstance(space, gymnasium.spaces.Discrete)
+        last = int(space.start + space.n - 1)
+        self.action_space = gymnasium.spaces.Box(int(space.start), last, (1,), np.int64)
+
+    def action(self, action: np.ndarray) -> int:
+        """Return the number that the environment takes."""
+        (number,) = action.tolist()
+        if number != round(number):
+            space = self.env.action_space
+            raise EvaluationError(
+                f"This environment takes whole numbers, {space}, and the policy gave {number:.4g}:"
+                " evaluate a policy of discrete actions, such as LDCQ's with num_actions."
+            )
+        return round(number)
+
+
 def find_spec(env_id: str) -> Any:
     """Return gymnasium's specification of ``env_id``, registering PyBullet's when needed.
 
@@ -95,8 +122,9 @@ def make_env(
     max_episode_steps: int | None = None,
     render_mode: str | None = None,
     render_size: tuple[int, int] | None = None,
+    discrete: bool = False,
 ) -> gymnasium.Env:
-    """Make a fresh environment with continuous vectors as observations and actions.
+    """Make a fresh environment with vectors as observations and actions.
 
     A fresh object an episode is what makes roll-outs reproducible: PyBullet's ant does not reset to
     the same state in a used one.
@@ -106,6 +134,7 @@ def make_env(
         max_episode_steps: the step limit; the registered one when None.
         render_mode: ``"rgb_array"`` for videos.
         render_size: (width, height) of its pictures in pixels, instead of the environment's own.
+        discrete: also one of discrete actions, which it then takes as `WholeActions`.
 
     Raises:
         EvaluationError: unknown id, missing package, or spaces other than one-dimensional boxes.
@@ -133,6 +162,8 @@ def make_env(
         else:
             raise
         raise EvaluationError(f"Environment '{env_id}' cannot be made: {first}: {todo}.") from error
+    if discrete and isinstance(env.action_space, gymnasium.spaces.Discrete):
+        env = WholeActions(env)
     for role in ("observation", "action"):
         space = getattr(env, f"{role}_space")
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:

@@ -194,7 +194,7 @@ def _spec_for(module: OfflineModule, env_id: str | None) -> DatasetSpec:
         raise EvaluationError(
             f"Nothing says which environment the dataset '{spec.name}' is from: name it with --env."
         )
-    env = make_env(spec.env_id)
+    env = make_env(spec.env_id, discrete=True)
     found = (env.observation_space.shape, env.action_space.shape)
     env.close()
     expected = ((spec.observation_dim,), (spec.action_dim,))

@@ -194,7 +194,13 @@ def _begin(
 ) -> _Episode:
     path, size = film if number == 0 else (None, None)
     mode = None if path is None else "rgb_array"
-    env = make_env(env_id, max_episode_steps=max_episode_steps, render_mode=mode, render_size=size)
+    env = make_env(
+        env_id,
+        max_episode_steps=max_episode_steps,
+        render_mode=mode,
+        render_size=size,
+        discrete=True,
+    )
     own = episode_seed(seed, number)
     observation, info = env.reset(seed=own)
     video = None if path is None else VideoWriter(path, env)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lit_offrl.errors import ConfigError, EvaluationError
+from lit_offrl.evaluation.envs import WholeActions
 from lit_offrl.evaluation.rollouts import episode_seed, merge, rollout
 from lit_offrl.policy import GoalPolicy, Policy
 
@@ -111,9 +112,26 @@ def test_a_misspelt_environment_names_the_nearest():
         rollout(Constant(), "HoperBulletEnv-v0", episodes=1, seed=0)
 
 
-def test_discrete_actions_are_refused():
-    with pytest.raises(EvaluationError, match="action space Discrete"):
-        rollout(Constant(), "CartPole-v1", episodes=1, seed=0)
+def test_discrete_actions_are_whole_numbers():
+    env = gymnasium.make("CartPole-v1")
+    env.reset(seed=episode_seed(0, 0))
+    steps = 1
+    while not env.step(1)[2]:
+        steps += 1
+    found = rollout(Constant(1.0), "CartPole-v1", episodes=1, seed=0)
+    assert found.lengths[0] == steps and found.clipped[0] == 0
+    beyond = rollout(Constant(2.0), "CartPole-v1", episodes=1, seed=0)
+    assert beyond.lengths[0] == beyond.clipped[0] == steps
+    with pytest.raises(EvaluationError, match=r"whole numbers, Discrete\(2\), .* gave 0\.25: "):
+        rollout(Constant(0.25), "CartPole-v1", episodes=1, seed=0)
+
+
+def test_discrete_actions_may_begin_anywhere():
+    env = gymnasium.Env()
+    env.action_space = gymnasium.spaces.Discrete(3, start=-1)
+    whole = WholeActions(env)
+    assert [int(bound[0]) for bound in (whole.action_space.low, whole.action_space.high)] == [-1, 1]
+    assert [whole.action(np.float32([value])) for value in (-1, 0, 1)] == [-1, 0, 1]
 
 
 class Feedback:

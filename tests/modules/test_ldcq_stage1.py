@@ -1,5 +1,8 @@
 """LDCQ's first stage: what its losses count, on random walks, with categories, and as a policy."""
 
+import json
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -198,6 +201,28 @@ def test_discrete_actions_from_the_command_line(categories, capsys):
     assert main([*fit, *run, "2"]) == 2
     said = capsys.readouterr().err.strip()
     assert "'actions' has 2.0 in row" in said and len(said.splitlines()) == 1
+
+
+def test_discrete_actions_are_scored(folder, capsys):
+    random = np.random.default_rng(0)
+    with h5py.File("cart.hdf5", "w") as file:
+        file["observations"] = random.normal(size=(200, 4)).astype(np.float32)
+        file["actions"] = random.integers(2, size=(200, 1))
+        file["rewards"] = np.ones(200, np.float32)
+        file["terminals"] = np.arange(200) % 20 == 19
+    fit = ["fit", "--model", "LDCQStage1Module", "--data", "D4RLDataModule"]
+    fit += ["--data.init_args.dataset", "cart.hdf5", "--trainer.max_steps", "2"]
+    fit += ["--data.init_args.batch_size", "16", "--model.init_args.num_actions", "2"]
+    fit += ["--trainer.accelerator", "cpu", "--trainer.logger", "false"]
+    fit += ["--trainer.enable_progress_bar", "false", "--checkpoint.dirpath", "run"]
+    for name, value in SMALL.items():
+        fit += [f"--model.init_args.{name}", str(value)]
+    assert main(fit) == 0
+    score = ["evaluate", "--ckpt_path", "run/last.ckpt", "--env", "CartPole-v1", "--episodes", "2"]
+    assert main([*score, "--output", "score.json"]) == 0
+    record = json.loads(Path("score.json").read_text())
+    assert all(8 <= steps <= 500 for steps in record["lengths"])
+    assert record["returns"] == record["lengths"]  # CartPole pays 1 a step
 
 
 def test_later_stages_learn_from_the_windows_that_the_first_one_does(stages):
