@@ -131,8 +131,11 @@ def check_options(steps: Sequence[StepFolder]) -> None:
     if not steps:
         return
     from lit_offrl.cli import require_options  # brings torch and Lightning: seconds
-    from lit_offrl.modules.base import read_checkpoint
+    from lit_offrl.commands.evaluate import split_policy_options
+    from lit_offrl.evaluation.evaluate import require_policy_options
+    from lit_offrl.modules.base import OfflineModule, read_checkpoint
 
+    kinds: dict[str, type[OfflineModule]] = {}
     for step in steps:
         for source in step.sources:
             assert isinstance(source, StageFolder)
@@ -143,10 +146,12 @@ def check_options(steps: Sequence[StepFolder]) -> None:
                     raise ConfigError(
                         f"{source.name}: {error} Delete it to train the stage again."
                     ) from error
-        if not isinstance(step, StageFolder):
-            continue
+        words = step.words("checked", anew=step.state() == State.CHANGED)
         try:
-            require_options(step.words("checked", anew=step.state() == State.CHANGED))
+            if isinstance(step, StageFolder):
+                kinds[step.name] = require_options(words)
+            elif kind := kinds.get(step.sources[0].name):  # else it begins at once
+                require_policy_options(kind, split_policy_options(words)[1])
         except ConfigError as error:
             raise ConfigError(f"{step.name}: {error}") from error
 
