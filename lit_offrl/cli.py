@@ -35,6 +35,7 @@ from lit_offrl.cli_checkpoint import ResumeFrom, named_checkpoint
 from lit_offrl.cli_errors import OneLineArgumentParser, find_ours
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import ConfigError
+from lit_offrl.modules.base import OfflineModule, module_class
 from lit_offrl.quiet import quiet
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -186,13 +187,13 @@ class _Parsed(OfflineCLI):
         """Nothing is run."""
 
 
-def require_options(argv: Sequence[str]) -> None:
-    """Parse a verb's options, defaults and files, and do nothing else.
+def require_options(argv: Sequence[str]) -> type[OfflineModule]:
+    """Parse a verb's options, defaults and files, do nothing else, and return the method's class.
 
     Raises:
         ConfigError: an option that the verb would refuse before it builds anything.
     """
-    _Parsed(argv)
+    return module_class(_Parsed(argv).config[argv[0]].model.class_path)
 
 
 def one_seed(seed_everything: int, section: Any) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lit_offrl.errors import ConfigError
+from lit_offrl.files import file_sha256
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule, read_checkpoint
+from lit_offrl.modules.ldcq.stages import stage_path
 
 _LAYER = ("seed_everything", "model", "data")
 _FIT_LAYER = (*_LAYER, "trainer", "checkpoint", "evaluation")
@@ -42,7 +43,8 @@ class ResumeFrom:
         self.ours: dict[str, Any] = checkpoint[CHECKPOINT_KEY]
         self.step: int = checkpoint["global_step"]
         self._shapes = {name: tuple(v.shape) for name, v in checkpoint["state_dict"].items()}
-        self.config = self._config(checkpoint.get("hyper_parameters", {}))
+        self._hyperparameters: Mapping[str, Any] = checkpoint.get("hyper_parameters", {})
+        self.config = self._config(self._hyperparameters)
 
     def _config(self, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
         if "config" in self.ours:
@@ -50,8 +52,10 @@ class ResumeFrom:
             options = (config.get("model") or {}).get("init_args") or {}
             for name, value in options.items():
                 record = hyperparameters.get(name)
-                # an earlier stage's checkpoint that has gone: this one has its weights and record
-                if isinstance(record, Mapping) and isinstance(value, str) and _gone(value):
+                # an earlier stage's checkpoint that has gone, or is no more what it was: this one
+                # has its weights and record
+                staged = isinstance(record, Mapping) and isinstance(value, str)
+                if staged and not _as_it_was(value, record):
                     options[name] = json.loads(json.dumps(record))  # lists, as YAML would have it
             return config
         plain = {k: v for k, v in hyperparameters.items() if not k.startswith("_")}
@@ -85,13 +89,15 @@ class ResumeFrom:
         ]
 
     def require_fit(self, module: OfflineModule, config: Mapping[str, Any]) -> None:
-        """Refuse a module that these weights cannot be loaded into.
+        """Refuse a module that these weights cannot be loaded into, or belong to no more.
 
         Raises:
-            ConfigError: naming a weight and the options that differ.
+            ConfigError: naming a weight and the options that differ, or an earlier stage's
+                checkpoint that is not the one whose weights these are.
         """
         shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
         if shapes == self._shapes:
+            self._require_same_stages(module)
             return
         name = next(n for n in {**shapes, **self._shapes} if shapes.get(n) != self._shapes.get(n))
         changes = self.changes(config)
@@ -101,9 +107,23 @@ class ResumeFrom:
             + (f"options that differ: {'; '.join(changes)}." if changes else "give its options.")
         )
 
+    def _require_same_stages(self, module: OfflineModule) -> None:
+        for name, there in self._hyperparameters.items():
+            here = module.hparams.get(name)
+            if not (isinstance(there, Mapping) and isinstance(here, Mapping)):
+                continue
+            if there.get("sha256") != here.get("sha256"):
+                raise ConfigError(
+                    f"{self.path} was trained on another {name} than {here.get('path')} is now:"
+                    f" leave {name} out to go on with the one that it keeps, or begin a new run."
+                )
 
-def _gone(source: str) -> bool:
-    return source.endswith(".ckpt") and not Path(source).is_file()
+
+def _as_it_was(source: str, record: Mapping[str, Any]) -> bool:
+    try:
+        return file_sha256(stage_path(source)) == record.get("sha256")
+    except (ConfigError, OSError):
+        return False
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:

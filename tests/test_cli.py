@@ -177,14 +177,17 @@ def test_a_callback_with_an_enumeration_for_a_default(lit):
 
 
 def test_a_later_stage_resumes_without_the_earlier_ones_file(tmp_path):
-    """Its record takes the place of a path that has gone, and of no other."""
+    """Its record takes the place of a path that has gone or has changed, and of no other."""
     import yaml
 
     from lit_offrl.cli_checkpoint import ResumeFrom
+    from lit_offrl.files import file_sha256
     from lit_offrl.modules.base import CHECKPOINT_KEY
 
-    there, record = tmp_path / "there.ckpt", {"path": "gone.ckpt", "spec": {"bounds": (1, 2)}}
-    there.touch()
+    there = tmp_path / "there.ckpt"
+    there.write_text("as it was")
+    sha256 = file_sha256(there)
+    record = {"path": "gone.ckpt", "sha256": sha256, "spec": {"bounds": (1, 2)}}
 
     def options(stage):
         config = {"model": {"class_path": "Some", "init_args": {"stage1": stage, "prior": "x"}}}
@@ -197,7 +200,27 @@ def test_a_later_stage_resumes_without_the_earlier_ones_file(tmp_path):
         torch.save(checkpoint, tmp_path / "later.ckpt")
         return ResumeFrom(str(tmp_path / "later.ckpt")).config["model"]["init_args"]
 
-    taken = options(str(tmp_path / "gone.ckpt"))
-    assert taken == {"stage1": {"path": "gone.ckpt", "spec": {"bounds": [1, 2]}}, "prior": "x"}
-    for kept in (str(there), "runs:/0123"):
-        assert options(kept)["stage1"] == kept
+    plain = {"path": "gone.ckpt", "sha256": sha256, "spec": {"bounds": [1, 2]}}
+    assert options(str(tmp_path / "gone.ckpt")) == {"stage1": plain, "prior": "x"}
+    assert options(str(there))["stage1"] == str(there)
+    there.write_text("trained on")
+    assert options(str(there))["stage1"] == plain
+
+
+def test_a_later_stage_goes_on_with_the_earlier_one_that_it_began_with(lit, capsys):
+    """Also where that has been trained on since: its latents are found by that file's sha256."""
+    small = ("--model.init_args.horizon", "3", "--model.init_args.gru_layers", "1")
+    assert lit(*small, "--checkpoint.dirpath", "one", module="LDCQStage1Module") == 0
+    first = ("--model.init_args.stage1", "one/last.ckpt")
+    assert lit(*first, "--checkpoint.dirpath", "two", module="LDCQStage2Module") == 0
+    before = torch.load("two/last.ckpt", weights_only=True)["hyper_parameters"]["stage1"]["sha256"]
+    go_on = ("--trainer.max_steps", "8", "--trainer.enable_progress_bar", "false")
+    assert main(["fit", "--ckpt_path", "one/last.ckpt", *go_on]) == 0
+    assert main(["fit", "--ckpt_path", "two/last.ckpt", *go_on]) == 0
+    after = torch.load("two/last.ckpt", weights_only=True)
+    assert after["global_step"] == 8
+    assert after["hyper_parameters"]["stage1"]["sha256"] == before
+    capsys.readouterr()
+    assert main(["fit", "--ckpt_path", "two/last.ckpt", *first, *go_on]) == 2
+    said = capsys.readouterr().err
+    assert "trained on another stage1 than" in said and "leave stage1 out" in said

@@ -90,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
     stages = [step for step in waiting if isinstance(step, StageFolder)]
     for stage in stages:
         stage.require_data()
-    check_options(stages)
+    check_options(waiting)
     if waiting and uri is not None:
         require_store(uri, "give another --tracking_uri, or --no-mlflow.")
     console = console_of_stdout()
@@ -122,21 +122,38 @@ def _read(options: argparse.Namespace) -> Pipeline:
     return pipeline.override(given, PipelineReader(Path("--set")), "").only(options.only)
 
 
-def check_options(stages: Sequence[StageFolder]) -> None:
-    """Parse every stage's options as fit will, so that a mistake in the last one costs no hours.
+def check_options(steps: Sequence[StepFolder]) -> None:
+    """Parse every step's options as it will, so that a mistake in the last one costs no hours.
 
     Raises:
-        ConfigError: of the first stage that fit would refuse.
+        ConfigError: of the first step whose options or checkpoints would be refused.
     """
-    if not stages:
+    if not steps:
         return
     from lit_offrl.cli import require_options  # brings torch and Lightning: seconds
+    from lit_offrl.commands.evaluate import split_policy_options
+    from lit_offrl.evaluation.evaluate import require_policy_options
+    from lit_offrl.modules.base import OfflineModule, read_checkpoint
 
-    for stage in stages:
+    kinds: dict[str, type[OfflineModule]] = {}
+    for step in steps:
+        for source in step.sources:
+            assert isinstance(source, StageFolder)
+            if source.state() == State.DONE and not source.is_as_it_ended():
+                try:
+                    read_checkpoint(source.checkpoint)
+                except ConfigError as error:
+                    raise ConfigError(
+                        f"{source.name}: {error} Delete it to train the stage again."
+                    ) from error
+        words = step.words("checked", anew=step.state() == State.CHANGED)
         try:
-            require_options(stage.words("checked"))
+            if isinstance(step, StageFolder):
+                kinds[step.name] = require_options(words)
+            elif kind := kinds.get(step.sources[0].name):  # else it begins at once
+                require_policy_options(kind, split_policy_options(words)[1])
         except ConfigError as error:
-            raise ConfigError(f"{stage.name}: {error}") from error
+            raise ConfigError(f"{step.name}: {error}") from error
 
 
 def _print_plan(steps: Sequence[StepFolder]) -> None:
@@ -157,4 +174,5 @@ def _print_plan(steps: Sequence[StepFolder]) -> None:
         if state != State.DONE:
             anew.add(step.name)
         print(f"# {step.name}: {words}")
-        print(shlex.join(["lit-offrl", *step.words(stored["id"] if stored else "ID")]))
+        words = step.words(stored["id"] if stored else "ID", anew=state == State.CHANGED)
+        print(shlex.join(["lit-offrl", *words]))

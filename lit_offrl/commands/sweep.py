@@ -128,12 +128,16 @@ def check_options(folders: Sequence[CellFolder]) -> None:
             continue
         checked.add(key)
         from lit_offrl.cli import require_options  # brings torch and Lightning: seconds
+        from lit_offrl.commands.evaluate import split_policy_options
+        from lit_offrl.evaluation.evaluate import require_policy_options
 
-        for words in folder.trainings():
-            try:
-                require_options(words)
-            except ConfigError as error:
-                raise ConfigError(f"{cell.name}: {error}") from error
+        try:
+            kinds = [require_options(words) for words in folder.trainings()]
+            if kinds and not folder.checkpoint.is_file():  # the last one's is evaluated
+                given = split_policy_options(folder.evaluation("checked"))[1]
+                require_policy_options(kinds[-1], given)
+        except ConfigError as error:
+            raise ConfigError(f"{cell.name}: {error}") from error
 
 
 def _executor(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -157,17 +160,53 @@ def make_policy(module: OfflineModule, options: Mapping[str, Any]) -> Policy:
     """Make a module's policy.
 
     Raises:
-        ConfigError: the policy has no such option; the nearest one is named.
+        ConfigError: as of ``require_policy_options``, or a value out of its range.
     """
-    known = list(inspect.signature(module.policy).parameters)
-    for name in options:
+    require_policy_options(type(module), options)
+    return module.policy(**options)
+
+
+def require_policy_options(kind: type[OfflineModule], options: Mapping[str, Any]) -> None:
+    """Refuse options that a method's policy does not have, and values of other types than theirs.
+
+    Raises:
+        ConfigError: naming the nearest option, or what the value has to be.
+    """
+    known = list(inspect.signature(kind.policy).parameters)[1:]  # without self
+    hints = get_type_hints(kind.policy)
+    for name, value in options.items():
         if name not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise ConfigError(
-                f"The policy of {type(module).__name__} has no option '{name}' ({has})."
+                f"The policy of {kind.__name__} has no option '{name}' ({has})."
                 f"{nearest(name, known)}"
             )
-    return module.policy(**options)
+        parts = _parts(hints.get(name, Any))
+        if all(part in _TYPES and not _TYPES[part][1](value) for part in parts):
+            wanted = " or ".join(_TYPES[part][0] for part in parts)
+            raise ConfigError(
+                f"The option '{name}' of the policy of {kind.__name__} is {value!r}: give {wanted}."
+            )
+
+
+_TYPES: Mapping[Any, tuple[str, Callable[[Any], bool]]] = {
+    NoneType: ("null", lambda value: value is None),
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    int: ("a whole number", lambda value: isinstance(value, Integral) and type(value) is not bool),
+    float: ("a number", lambda value: isinstance(value, Real) and type(value) is not bool),
+    str: ("text", lambda value: isinstance(value, str)),
+    Sequence: (
+        "a list",
+        lambda value: isinstance(value, Sequence | np.ndarray) and type(value) is not str,
+    ),
+}
+"""What a value may be by an annotation's type, in words and as a test."""
+
+
+def _parts(hint: Any) -> list[Any]:
+    """Return the types of an annotation; which words a ``Literal`` takes, the method says."""
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return [str if get_origin(part) is Literal else get_origin(part) or part for part in parts]
 
 
 def _spec_for(module: OfflineModule, env_id: str | None) -> DatasetSpec:

@@ -87,21 +87,26 @@ class StageFolder(StepFolder):
     def sha256(self) -> str:
         """The checkpoint's; from ``done.json`` as long as the file has not changed."""
         stat = self.checkpoint.stat()
-        identity = [stat.st_size, stat.st_mtime_ns]
+        known = self._ended_with()
+        same = known.get("identity") == [stat.st_size, stat.st_mtime_ns]
+        return known["sha256"] if same else file_sha256(self.checkpoint)
+
+    def _ended_with(self) -> dict[str, Any]:
         try:
-            known = json.loads(self.mark.read_text())
+            return json.loads(self.mark.read_text())
         except (OSError, ValueError):
-            known = {}
-        return (
-            known["sha256"] if known.get("identity") == identity else file_sha256(self.checkpoint)
-        )
+            return {}
+
+    def is_as_it_ended(self) -> bool:
+        """Whether the checkpoint is the one that the stage ended with."""
+        return self._ended_with().get("sha256") == self.sha256()
 
     def state(self) -> State:
         """As any step's; without its checkpoint a stage is not done."""
         state = super().state()
         return State.CUT if state == State.DONE and not self.checkpoint.is_file() else state
 
-    def words(self, id: str) -> list[str]:
+    def words(self, id: str, *, anew: bool = False) -> list[str]:
         """Words of the training's command, which goes on from its checkpoint if there is one."""
         logger = None
         if self.where.tracking_uri is not None:
@@ -118,7 +123,7 @@ class StageFolder(StepFolder):
             {**self.stage.options, **taken},
             seed=self.where.seed,
             run=self.run,
-            resume=self.checkpoint if self.checkpoint.is_file() else None,
+            resume=self.checkpoint if self.checkpoint.is_file() and not anew else None,
             logger=logger,
         )
 
@@ -175,7 +180,7 @@ class EvaluationFolder(StepFolder):
         options = json.loads(json.dumps(dict(self.evaluation.options)))
         return {"checkpoint": self.source.sha256(), "options": options}
 
-    def words(self, id: str) -> list[str]:
+    def words(self, id: str, *, anew: bool = False) -> list[str]:
         """Words of the evaluation's command, logged to a run of its own."""
         tags = {"lit_offrl.method": self.name, **self.where.tags, CELL_TAG: id}
         return evaluate_words(

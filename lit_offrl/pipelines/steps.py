@@ -90,8 +90,13 @@ class StepFolder(ABC):
         """
 
     @abstractmethod
-    def words(self, id: str) -> list[str]:
-        """Words of the command, after the program's; where there is something to go on from, so."""
+    def words(self, id: str, *, anew: bool = False) -> list[str]:
+        """Words of the command, after the program's.
+
+        Args:
+            id: that MLflow gets.
+            anew: whether it begins anew, also where there is something to go on from.
+        """
 
     @abstractmethod
     def finish(self) -> None:

@@ -139,6 +139,10 @@ class CellFolder:
         stored = self.stored()
         return "" if stored is None else difference(stored["definition"], self.definition())
 
+    def is_trained(self) -> bool:
+        """Whether fit has succeeded, and what it made is there still."""
+        return self.trained.is_file() and self.checkpoint.is_file()
+
     def state(self) -> State:
         """Tell from the files how far the cell is; whether somebody works on it, a lock says."""
         if self.stored() is None:
@@ -149,7 +153,7 @@ class CellFolder:
             return State.DONE
         if self.failure.is_file():
             return State.FAILED
-        if self.trained.is_file():
+        if self.is_trained():
             return State.TRAINED
         return State.CUT if self.log("fit").is_file() else State.NEW
 

@@ -75,7 +75,7 @@ def work_on(
             id = stored["id"]
             if isinstance(folder, StagedCell):
                 why = _stages(folder, children, environment, choices.retry_failed)
-            elif not folder.trained.is_file():
+            elif not folder.is_trained():
                 why = _fit(folder, children, variables, lock, id)
             else:
                 why = ""

@@ -3,6 +3,7 @@ import json
 import re
 
 import mlflow
+import numpy as np
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
@@ -11,8 +12,9 @@ from lit_offrl.commands.evaluate import main, split_policy_options
 from lit_offrl.datasets.environments import ENVIRONMENTS
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import ConfigError, EvaluationError
-from lit_offrl.evaluation.evaluate import evaluate_module
+from lit_offrl.evaluation.evaluate import evaluate_module, require_policy_options
 from lit_offrl.evaluation.record import EvaluationRecord
+from lit_offrl.modules import LDCQStage2Module
 from lit_offrl.modules.base import CHECKPOINT_KEY
 from lit_offrl.modules.bc import BCModule
 
@@ -118,6 +120,28 @@ def test_policy_options():
         split_policy_options(["--policy.samples", "--seed"])
     with pytest.raises(ConfigError, match="BCModule has no option 'samples'"):
         evaluate_module(a_module(), episodes=1, seed=0, policy_options={"samples": 4})
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("plan", "False", "true or false"),  # not JSON's: text, which would count as true
+        ("guidance", "two", "a number"),
+        ("guidance", None, "a number"),
+        ("execute_steps", 2.5, "a whole number or null"),
+        ("num_latents", True, "a whole number"),
+        ("sampler", 3, "text"),
+        ("goal", 1.0, "a list or text"),
+    ],
+)
+def test_values_of_policy_options_of_another_type_are_refused(option, value, wanted):
+    with pytest.raises(ConfigError, match=f"'{option}' of the policy .* is .*: give {wanted}.$"):
+        require_policy_options(LDCQStage2Module, {option: value})
+
+
+def test_values_of_policy_options_of_their_types_are_taken():
+    good = {"plan": True, "guidance": 2, "execute_steps": None, "num_latents": np.int64(3)}
+    require_policy_options(LDCQStage2Module, {**good, "goal": np.zeros(2), "against": "state"})
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):

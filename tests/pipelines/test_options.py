@@ -9,13 +9,29 @@ CONFIGS = Path(__file__).parent.parent.parent / "configs"
 
 
 @pytest.mark.parametrize(
-    ("option", "message"),
+    ("option", "policy", "message"),
     [
-        ("model.init_args.omgea", "actor: ACDModule has no option 'omgea'. Did you mean 'omega'?"),
-        ("trainer.max_step", "actor: there is no option '--trainer.max_step'. Did you mean"),
+        (
+            "model.init_args.omgea",
+            {},
+            "actor: ACDModule has no option 'omgea'. Did you mean 'omega'?",
+        ),
+        ("trainer.max_step", {}, "actor: there is no option '--trainer.max_step'. Did you mean"),
+        (
+            "model.init_args.omega",
+            {"policy.act_mod": "acd_f"},
+            "best: The policy of ACDModule has no option 'act_mod' (it has",
+        ),
+        (
+            "model.init_args.omega",
+            {"policy.num_samples": "no"},
+            "best: The option 'num_samples' of the policy of ACDModule is 'no': give a whole",
+        ),
     ],
 )
-def test_options_are_parsed_before_anything_begins(folder, d4rl_file, capsys, option, message):
+def test_options_are_parsed_before_anything_begins(
+    folder, d4rl_file, capsys, option, policy, message
+):
     from lit_offrl.__main__ import main
 
     content = {
@@ -28,6 +44,7 @@ def test_options_are_parsed_before_anything_begins(folder, d4rl_file, capsys, op
                 "checkpoints": {"model.init_args.critic": "critic"},
             },
         },
+        "evaluations": {"best": policy},
     }
     (folder / "acd.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     assert main(["pipeline", "--config", "acd.yaml"]) == 2

@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from lit_offrl.commands.pipeline import check_options  # the real one
+from lit_offrl.errors import ConfigError
 from lit_offrl.jobs.children import alone
 from lit_offrl.pipelines import work
+from lit_offrl.pipelines.folders import step_folders
+from lit_offrl.pipelines.reading import read_pipeline
+from lit_offrl.pipelines.steps import Where
 
 ROOT = Path("pipelines/two/seed0")
 
@@ -165,8 +170,19 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(pipeline, stub, capsys
     assert pipeline("--dry_run", "--set", "first.model.width=5") == 0
     out = capsys.readouterr().out
     assert "# first: runs again, since config.model.width: 1 → 5" in out
+    assert "--ckpt_path" not in out.partition("# one:")[0]  # anew, not from where it had ended
     assert "# second: runs again after first" in out and "# one: runs again after second" in out
     assert stub() == []
+
+
+def test_a_checkpoint_cut_short_is_said_before_anything_is_put_aside(pipeline, stub, write):
+    assert pipeline() == 0
+    path = write()
+    (ROOT / "first/fit/last.ckpt").write_bytes(b"PK")
+    steps = step_folders(read_pipeline([path]), ROOT.resolve(), Where("two", None, {}, 0))
+    assert [step.state() for step in steps] == ["done", "changed", "changed", "changed"]
+    with pytest.raises(ConfigError, match=r"^first: .*not a readable .*Delete it to train the"):
+        check_options(steps[1:])
 
 
 def test_it_waits_for_another_process_that_works_on_a_stage(pipeline, stub, capsys, monkeypatch):

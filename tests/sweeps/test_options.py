@@ -20,6 +20,10 @@ BC = str(CONFIGS / "bc_d4rl.yaml")
             {"pipeline": "two.yaml", "options": {"second.trainer.max_step": 1}},
             "late/tiny/seed0: there is no option '--trainer.max_step'. Did you mean",
         ),
+        (
+            {"pipeline": "two.yaml", "options": {"two.policy.plan": True}},
+            "late/tiny/seed0: The policy of BCModule has no option 'plan' (it has none).",
+        ),
     ],
 )
 def test_options_are_parsed_before_anything_begins(folder, d4rl_file, capsys, method, message):

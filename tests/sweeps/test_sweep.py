@@ -74,6 +74,17 @@ def test_a_killed_cell_is_begun_anew_where_there_is_no_checkpoint(sweep, stub, c
         assert "--ckpt_path" not in words
 
 
+def test_a_cell_whose_checkpoint_has_gone_is_trained_again(sweep, stub, capsys):
+    assert sweep(seeds=[0]) == 0
+    stub()
+    (CELLS / "plain/seed0/fit/last.ckpt").unlink()
+    assert sweep(seeds=[0]) == 0  # its record is all that counts
+    assert stub() == []
+    assert sweep("--rerun_changed", seeds=[0], evaluate={"episodes": 3}) == 0
+    verbs = [words[0] for words, _ in stub()]
+    assert verbs == ["fit", "evaluate"]
+
+
 def test_sigterm_lets_fits_save_and_the_same_command_goes_on(sweep, stub, capsys):
     def send():
         while not Path("waiting").exists():
