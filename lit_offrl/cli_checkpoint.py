@@ -52,10 +52,11 @@ class ResumeFrom:
             options = (config.get("model") or {}).get("init_args") or {}
             for name, value in options.items():
                 record = hyperparameters.get(name)
+                if not (isinstance(record, Mapping) and isinstance(value, str)):
+                    continue
                 # an earlier stage's checkpoint that has gone, or is no more what it was: this one
                 # has its weights and record
-                staged = isinstance(record, Mapping) and isinstance(value, str)
-                if staged and not _as_it_was(value, record):
+                if not _as_it_was(value, record):
                     options[name] = json.loads(json.dumps(record))  # lists, as YAML would have it
             return config
         plain = {k: v for k, v in hyperparameters.items() if not k.startswith("_")}
