@@ -54,8 +54,9 @@ class ResumeFrom:
                 record = hyperparameters.get(name)
                 # an earlier stage's checkpoint that has gone, or is no more what it was: this one
                 # has its weights and record
-                staged = isinstance(record, Mapping) and isinstance(value, str)
-                if staged and not _as_it_was(value, record):
+                if not (isinstance(record, Mapping) and isinstance(value, str)):
+                    continue
+                if not _as_it_was(value, record):
                     options[name] = json.loads(json.dumps(record))  # lists, as YAML would have it
             return config
         plain = {k: v for k, v in hyperparameters.items() if not k.startswith("_")}

@@ -174,5 +174,5 @@ def _print_plan(steps: Sequence[StepFolder]) -> None:
         if state != State.DONE:
             anew.add(step.name)
         print(f"# {step.name}: {words}")
-        words = step.words(stored["id"] if stored else "ID", anew=state == State.CHANGED)
-        print(shlex.join(["lit-offrl", *words]))
+        command = step.words(stored["id"] if stored else "ID", anew=state == State.CHANGED)
+        print(shlex.join(["lit-offrl", *command]))
