@@ -6,8 +6,10 @@ import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 import torch.distributed as dist
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from lit_offrl.modules.base import OfflineModule
     from lit_offrl.policy import Policy
 
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 _MAZE2D = "lit_offrl/maze2d-"  # whose episodes go on at the goal, and pay a step there alike
 
 
@@ -156,17 +159,43 @@ def make_policy(module: OfflineModule, options: Mapping[str, Any]) -> Policy:
     """Make a module's policy.
 
     Raises:
-        ConfigError: the policy has no such option; the nearest one is named.
+        ConfigError: the policy has no such option, and the nearest one is named, or the option
+            takes no such value.
     """
     known = list(inspect.signature(module.policy).parameters)
-    for name in options:
+    hints = get_type_hints(module.policy)
+    for name, value in options.items():
         if name not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise ConfigError(
                 f"The policy of {type(module).__name__} has no option '{name}' ({has})."
                 f"{nearest(name, known)}"
             )
+        if not _is_a(value, hint := hints.get(name, Any)):
+            raise ConfigError(f"The policy's option '{name}' is {value!r}: give {_kinds(hint)}.")
     return module.policy(**options)
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a value is of the kind that a hint names; choices and lists are the policy's own."""
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return any(_is_a(value, part) for part in get_args(hint))
+    if origin is Literal:
+        return isinstance(value, str)
+    if hint in (int, float):
+        return isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool)
+    return not isinstance(hint, type) or isinstance(value, hint)
+
+
+def _kinds(hint: Any) -> str:
+    """A hint in words."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(_kinds(part) for part in parts)
+    if origin is Literal:
+        return ", ".join(map(str, parts))
+    return _KINDS.get(hint, "text" if hint is str else "a list")
 
 
 def _spec_for(module: OfflineModule, env_id: str | None) -> DatasetSpec:

@@ -1,18 +1,22 @@
 import hashlib
 import json
 import re
+from collections.abc import Sequence
+from typing import Literal, get_type_hints
 
 import mlflow
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
+from lit_offrl import modules
 from lit_offrl.commands.evaluate import main, split_policy_options
 from lit_offrl.datasets.environments import ENVIRONMENTS
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import ConfigError, EvaluationError
-from lit_offrl.evaluation.evaluate import evaluate_module
+from lit_offrl.evaluation.evaluate import evaluate_module, make_policy
 from lit_offrl.evaluation.record import EvaluationRecord
+from lit_offrl.modules import ACDModule, OfflineModule
 from lit_offrl.modules.base import CHECKPOINT_KEY
 from lit_offrl.modules.bc import BCModule
 
@@ -118,6 +122,34 @@ def test_policy_options():
         split_policy_options(["--policy.samples", "--seed"])
     with pytest.raises(ConfigError, match="BCModule has no option 'samples'"):
         evaluate_module(a_module(), episodes=1, seed=0, policy_options={"samples": 4})
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("omega", "abc", "'omega' is 'abc': give a number or null"),
+        ("advantage", None, "'advantage' is None: give a number"),
+        ("num_samples", 2.5, "'num_samples' is 2.5: give a whole number or null"),
+        ("num_samples", True, "is True: give a whole number"),
+        ("act_mode", 3, "'act_mode' is 3: give acd, acd_f or null"),
+        ("act_mode", "acdf", "Did you mean 'acd_f'"),
+    ],
+)
+def test_a_policy_option_of_another_kind_is_refused(option, value, said):
+    module = ACDModule(2, 1, hidden=(8,), width=8, blocks=1)
+    with pytest.raises(ConfigError, match=said):
+        make_policy(module, {option: value})
+    make_policy(module, {"omega": 2, "advantage": 1, "num_samples": None, "act_mode": "acd_f"})
+
+
+def test_the_kinds_of_all_policies_options_are_known():
+    for name in modules.__all__:
+        kind = getattr(modules, name)
+        if isinstance(kind, type) and issubclass(kind, OfflineModule):
+            assert get_type_hints(kind.policy), name
+    options = {"goal": Sequence[float] | Literal["environment"], "plan": bool}
+    hints = get_type_hints(modules.LDCQStage2Module.policy)
+    assert {name: hints[name] for name in options} == options
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):
