@@ -41,7 +41,8 @@ class ACDModule(CriticGuidedModule):
     ε = (1 + ω) ε(A) − ω ε(∅) (Eq. 4): ω = −1 is the unconditional model, 0 the conditional one.
 
     Departures from the paper: its Eq. 2 prints 1/α where 1/√α is right; advantages are those of
-    the target critics' minimum, as IQL has them; the posterior variance is the sampler's option.
+    the target critics' minimum, as IQL has them; DDPM's noise has variance β, and each step clips
+    its estimate of the action where IDQL's code clips the noisy one.
 
     Args:
         observation_dim: o, size of an observation; linked from the data.
