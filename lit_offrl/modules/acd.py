@@ -6,12 +6,20 @@ Source: "Advantage-conditioned diffusion: offline RL via generalization" (anonym
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from lit_offrl.datasets.views import AdvantageBatch, TransitionBatch, Transitions, View
+from lit_offrl.datasets.labels import critic_hash, load_labels
+from lit_offrl.datasets.views import (
+    AdvantageBatch,
+    AdvantageLabelled,
+    TransitionBatch,
+    Transitions,
+    View,
+)
 from lit_offrl.errors import ConfigError, nearest
 from lit_offrl.modules.base import CHECKPOINT_KEY, Decay
 from lit_offrl.modules.critic_guided import CriticGuidedModule
@@ -33,7 +41,8 @@ class ACDModule(CriticGuidedModule):
     ε = (1 + ω) ε(A) − ω ε(∅) (Eq. 4): ω = −1 is the unconditional model, 0 the conditional one.
 
     Departures from the paper: its Eq. 2 prints 1/α where 1/√α is right; advantages are those of
-    the target critics' minimum, as IQL has them; the posterior variance is the sampler's option.
+    the target critics' minimum, as IQL has them; DDPM's noise has variance β, and each step clips
+    its estimate of the action where IDQL's code clips the noisy one.
 
     Args:
         observation_dim: o, size of an observation; linked from the data.
@@ -176,6 +185,22 @@ class ACDModule(CriticGuidedModule):
         # one's own checkpoint has them, too, and the other may have gone
         load_critics(self, self.resumed_from or self.frozen_from)
         return LabelledBy(self)
+
+    def setup(self, stage: str) -> None:
+        """As every method; where the user chose the view, its labels must be the critics' own.
+
+        Raises:
+            ConfigError: the critics' checkpoint cannot be used.
+            DatasetError: the labels are of other critics.
+        """
+        view = getattr(self.datamodule, "view", None)
+        # view() has loaded them unless it was never asked
+        if self.frozen_from is not None and stage == "fit" and not isinstance(view, LabelledBy):
+            load_critics(self, self.resumed_from or self.frozen_from)
+            if isinstance(view, AdvantageLabelled):
+                made_by = critic_hash(self.critics.state_dict())
+                load_labels(Path(view.labels), self.datamodule.dataset, made_by)
+        super().setup(stage)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The actor with the advantage's encoding, and the critics unless they are frozen."""

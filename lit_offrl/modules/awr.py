@@ -111,7 +111,7 @@ class AWRModule(IQLModule):
                 f"set its 'returns' to {self.gamma}; the data must have all rewards."
             )
         observations = self.observe(batch.observations)
-        error = batch.returns - self.critics.v(observations).squeeze(-1)
+        error = batch.returns - self.critics.value(observations)
         actor = self.actor_loss(observations, batch.actions, error.detach())
         return {"value": error.square().mean(), "actor": actor}
 
@@ -126,7 +126,7 @@ class AWRModule(IQLModule):
         if self.bootstrap:
             return super().batch_advantages(batch)
         assert batch.returns is not None  # or losses() would have refused the batch
-        return batch.returns - self.critics.v(self.observe(batch.observations)).squeeze(-1)
+        return batch.returns - self.critics.value(self.observe(batch.observations))
 
     @torch.no_grad()
     def advantages(self, observations: Tensor, actions: Tensor) -> Tensor:

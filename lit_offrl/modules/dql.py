@@ -25,6 +25,10 @@ class DQLModule(ActorModule):
     The action is drawn by the whole chain, and the gradient of Q runs back through it. Targets are
     r + γ (1 − terminal) min_j Q̄_j(s', a') with a' by the averaged denoiser.
 
+    Departures from the authors' code: ACD's denoiser; critics with ReLU for Mish, whose rate does
+    not decay; DDPM's noise of variance β for the posterior's; averages that move from the first
+    step on, at every step.
+
     Args:
         observation_dim: o, size of an observation; linked from the data.
         action_dim: a, size of an action; linked from the data.

@@ -75,10 +75,9 @@ class ExpectileCritics(nn.Module):
         """Losses ``value`` and ``critic`` of a batch, and its advantages (B,) without gradient."""
         with torch.no_grad():
             pessimistic = self.target.minimum(observations, actions)
-            later = self.v(next_observations).squeeze(-1)
+            later = self.value(next_observations)
             goal = rewards + self.gamma * torch.where(terminals, 0.0, later)
-        values = self.v(observations).squeeze(-1)
-        error = pessimistic - values
+        error = pessimistic - self.value(observations)
         # the sum over the ensemble: each critic has a mean squared error of its own
         critic = (self.q(observations, actions) - goal).square().mean(dim=1).sum()
         losses = {"value": expectile_loss(error, self.expectile).mean(), "critic": critic}
@@ -87,7 +86,12 @@ class ExpectileCritics(nn.Module):
     @torch.no_grad()
     def advantages(self, observations: Tensor, actions: Tensor) -> Tensor:
         """A(s, a) = min_j Q̄_j(s, a) − V(s) by the target critics, (B,)."""
-        return self.target.minimum(observations, actions) - self.v(observations).squeeze(-1)
+        return self.target.minimum(observations, actions) - self.value(observations)
+
+    def value(self, observations: Tensor) -> Tensor:
+        """V(s), (B,); autocast passes it by, as it does Q (`TwinCritic`)."""
+        with torch.autocast(observations.device.type, enabled=False):
+            return self.v(observations).squeeze(-1)
 
     def follow(self) -> None:
         """Let the targets follow the online critics."""

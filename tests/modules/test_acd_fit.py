@@ -68,6 +68,28 @@ def test_a_run_goes_on_without_the_checkpoint_that_its_critics_came_from(lit, da
     assert len(list(Path().glob("own.hdf5.*.npz"))) == 1
 
 
+def test_labels_by_a_view_of_ones_own_come_with_their_critics_or_not_at_all(
+    lit, data, critic, capsys
+):
+    assert precomputed(lit, data, critic, "acd") == 0
+    (file,) = Path().glob("own.hdf5.*.npz")
+    view = ("--data.init_args.view", "AdvantageLabelled", "--data.init_args.view.labels", str(file))
+    labels = ("--model.init_args.labels", "precomputed", "--model.init_args.critic")
+    options = ("--data.init_args.dataset", str(data), *view, *SMALL, *labels)
+    assert lit(*options, str(critic), "--checkpoint.dirpath", "viewed", module="ACDModule") == 0
+    one, other = (load_module(f"{n}/last.ckpt").state_dict() for n in ("acd", "viewed"))
+    for name, value in one.items():
+        assert torch.equal(other[name], value), name
+
+    another = ("--data.init_args.dataset", str(data), "--model.init_args.hidden", "[8]")
+    another += ("--seed_everything", "5", "--checkpoint.dirpath", "another")
+    assert lit(*another, module="IQLModule") == 0
+    capsys.readouterr()
+    assert lit(*options, "another/last.ckpt", module="ACDModule") == 2
+    line = capsys.readouterr().err
+    assert "labels of another critic" in line and line.count("\n") == 1
+
+
 def test_a_checkpoint_without_critics_is_refused(lit, data, capsys):
     options = ("--data.init_args.dataset", str(data), "--checkpoint.dirpath", "bc")
     assert lit(*options) == 0

@@ -86,6 +86,23 @@ def test_targets_follow_the_online_critics():
     torch.testing.assert_close(net.target.members.layers[0].weight, before + 0.25)
 
 
+def test_small_advantages_of_large_values_survive_mixed_precision():
+    net = critics(hidden=(16,))
+    with torch.no_grad():
+        net.v[-1].bias.fill_(-100.0)
+        for critic in (net.q, net.target):
+            critic.members.layers[-1].bias.fill_(-100.0)
+    s, a, r = torch.randn(50, 3), torch.randn(50, 2), torch.randn(50)
+    batch = (s, a, r, torch.randn(50, 3), torch.zeros(50, dtype=torch.bool))
+    losses, advantages = net.losses(*batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, found = net.losses(*batch)
+        torch.testing.assert_close(net.advantages(s, a), advantages)
+    torch.testing.assert_close(found, advantages)
+    for name, loss in losses.items():
+        torch.testing.assert_close(mixed[name], loss)
+
+
 def test_near_tau_one_values_are_optimal_on_a_deterministic_chain():
     """Three cells, left or right; stepping right from the last pays 1 and ends."""
     gamma, cells = 0.9, 3

@@ -18,8 +18,10 @@ class DDPM(Sampler):
 
     Args:
         variance: of a step, ``beta`` (β, exact for data that are standard normal) or ``posterior``
-            (β σ_s²/σ_t², exact for data that are one point). They differ little with all steps;
-            with few, ``beta`` oversteps: choose ``posterior``. The last step adds no noise.
+            (β σ_s²/σ_t², exact for data that are one point). They differ little with many steps.
+            With few out of many, samples are too wide by ``beta``, too narrow by ``posterior``;
+            with all of few (vp, T = 5) too narrow by both, more by ``posterior``. The last step
+            adds no noise.
 
     Raises:
         ConfigError: as `Sampler`, or an unknown variance.
