@@ -105,13 +105,14 @@ class AWRModule(IQLModule):
         """
         if self.bootstrap:
             return super().losses(batch)
-        if getattr(batch, "returns", None) is None:
+        returns: Tensor | None = getattr(batch, "returns", None)
+        if returns is None:
             raise ConfigError(
                 "bootstrap is false, but the batch has no returns: leave the view to the model, or "
                 f"set its 'returns' to {self.gamma}; the data must have all rewards."
             )
         observations = self.observe(batch.observations)
-        error = batch.returns - self.critics.value(observations)
+        error = returns - self.critics.value(observations)
         actor = self.actor_loss(observations, batch.actions, error.detach())
         return {"value": error.square().mean(), "actor": actor}
 
