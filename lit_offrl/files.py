@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,9 +45,30 @@ def whole_file(path: Path) -> Iterator[Path]:
         with replacing(path) as temporary:
             yield temporary
     except OSError as error:
-        raise FileError(
-            f"{path}: cannot be written ({error.strerror or error}): choose another place."
-        ) from None
+        raise _not_written(path, error) from None
+
+
+def require_writable(path: Path) -> None:
+    """See that a file can be written, before the work whose outcome it is to have.
+
+    Missing folders are made.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _not_written(path, error) from None
+
+
+def _not_written(path: Path, error: OSError) -> FileError:
+    why = error.strerror or error
+    return FileError(f"{path}: cannot be written ({why}): choose another place.")
 
 
 def write_whole(path: Path, content: str | bytes | memoryview) -> None:

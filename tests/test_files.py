@@ -4,7 +4,7 @@ import pytest
 
 from lit_offrl.errors import FileError
 from lit_offrl.figures import save_figure, training_curves
-from lit_offrl.files import replacing, write_whole
+from lit_offrl.files import replacing, require_writable, write_whole
 
 
 def names(folder):
@@ -29,6 +29,7 @@ def test_what_fails_leaves_what_was_there(tmp_path):
 
 
 @pytest.mark.parametrize("write", [
+    require_writable,
     lambda path: write_whole(path, "text"),
     lambda path: save_figure(training_curves({"loss": [(1, 3.0), (2, 4.0)]}), path),
 ])  # fmt: skip
@@ -42,5 +43,14 @@ def test_a_folder_in_the_place_is_one_line(tmp_path, write):
 
 def test_a_file_in_the_folders_place_is_one_line(tmp_path):
     write_whole(tmp_path / "file", "old")
-    with pytest.raises(FileError, match=r"note\.txt: cannot be written \(.+\): choose"):
-        write_whole(tmp_path / "file" / "note.txt", "text")
+    for write in (require_writable, lambda path: write_whole(path, "text")):
+        with pytest.raises(FileError, match=r"note\.txt: cannot be written \(.+\): choose"):
+            write(tmp_path / "file" / "note.txt")
+
+
+def test_a_place_that_can_be_written_is_left_as_it_is(tmp_path):
+    write_whole(tmp_path / "note.txt", "old")
+    require_writable(tmp_path / "note.txt")
+    require_writable(tmp_path / "new" / "note.txt")
+    assert names(tmp_path) == ["new", "note.txt"] and names(tmp_path / "new") == []
+    assert (tmp_path / "note.txt").read_text() == "old"

@@ -18,6 +18,7 @@ from lit_offrl.device import device
 from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.evaluate import evaluate_module
 from lit_offrl.evaluation.record import EvaluationRecord
+from lit_offrl.files import require_writable
 from lit_offrl.modules.base import load_module, read_checkpoint
 
 _POLICY = "--policy."
@@ -40,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
         )
     if options.run_tags and options.run_name is None:
         raise ConfigError("--run_tags are of a run of its own: give it a --run_name.")
+    if options.output is not None:
+        require_writable(options.output)
     module = load_module(options.ckpt_path, options.device)
     record = evaluate_module(
         module,

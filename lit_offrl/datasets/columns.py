@@ -53,9 +53,12 @@ def check_layout(
     wanted = {"vectors": (2,), "numbers": (1,), "flags": (1,), None: (1, 2)}[kind]
     if len(shape) not in wanted or (len(shape) == 2 and shape[1] == 0):
         form = "(N, d)" if kind == "vectors" else "(N,)" if kind else "(N,) or (N, d)"
+        todo = "one row per environment step"
+        if kind == "vectors" and len(shape) == 1:
+            todo = f"shape ({shape[0]}, 1)"
         raise DatasetError(
             f"{where}: column '{name}' has shape {shape}, where {form} is needed: "
-            "write it with one row per environment step."
+            f"write it with {todo}."
         )
     if rows is not None and shape[0] != rows:
         raise DatasetError(

@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from lit_offrl.commands.evaluate import main, split_policy_options
 from lit_offrl.datasets.environments import ENVIRONMENTS
 from lit_offrl.datasets.schema import DatasetSpec
-from lit_offrl.errors import ConfigError, EvaluationError
+from lit_offrl.errors import ConfigError, EvaluationError, FileError
 from lit_offrl.evaluation.evaluate import evaluate_module, require_policy_options
 from lit_offrl.evaluation.record import EvaluationRecord
 from lit_offrl.modules import LDCQStage2Module
@@ -154,6 +154,13 @@ def test_mistakes_are_one_line(tmp_path, capsys):
             main(["--ckpt_path", path, *wrong.split()])
         line = capsys.readouterr().err
         assert stop.value.code == 2 and line.count("\n") == 1 and expected in line
+
+
+def test_a_place_for_the_record_is_tried_before_the_episodes(tmp_path, monkeypatch):
+    path = save(a_module(), tmp_path / "a.ckpt")
+    monkeypatch.setattr("lit_offrl.commands.evaluate.evaluate_module", None)
+    with pytest.raises(FileError, match="cannot be written"):
+        main(["--ckpt_path", path, "--output", f"{path}/score.json"])
 
 
 def test_the_record_goes_to_the_run_of_the_training(tmp_path, capsys):

@@ -214,7 +214,10 @@ BROKEN = {
     "short": (changed(shorten), "'rewards' has 4 rows but 'observations' has 5"),
     "one-row": (changed(one_row), "'observations' has 1 row:"),
     "no-rows": (changed(no_rows), "'observations' has 0 rows:"),
-    "flat": (replace("observations", np.zeros(5)), "'observations' has shape (5,)"),
+    "flat": (
+        replace("observations", np.zeros(5)),
+        "(5,), where (N, d) is needed: write it with shape (5, 1)",
+    ),
     "images": (replace("observations", np.zeros((5, 2, 2))), "has shape (5, 2, 2)"),
     "no-dimensions": (replace("observations", np.zeros((5, 0))), "has shape (5, 0)"),
     "wide-rewards": (replace("rewards", np.zeros((5, 3))), "'rewards' has shape (5, 3)"),
