@@ -103,6 +103,41 @@ def test_both_stages_from_the_command_line(file, capsys):
     assert module.denormalize(world).shape == frames.shape
 
 
+def test_each_frame_of_the_data_is_encoded_once(file, monkeypatch):
+    data = ("--data.init_args.dataset", file, "--evaluation.episodes", "0")
+    vae = ("--model.init_args.latent_dim", "4", "--trainer.max_steps", "1")
+    assert lit("ImageVAEModule", *data, *vae, "--checkpoint.dirpath", "vae") == 0
+    encoded, seen = [], []
+    plain, ours = ImageVAEModule.features, LDCQStage1Module.states
+
+    def encode(self, frames):
+        encoded.append(frames[..., 0].numel())
+        return plain(self, frames)
+
+    def states(self, batch):
+        found = ours(self, batch)
+        apart = (found - plain(self.images, batch.observations)).abs()
+        seen.append((apart * batch.mask[:, :, None]).max().item())
+        return found
+
+    monkeypatch.setattr(ImageVAEModule, "features", encode)
+    monkeypatch.setattr(LDCQStage1Module, "states", states)
+    small = ("--model.init_args.horizon", "3", "--model.init_args.gru_layers", "1")
+    small += (
+        "--model.init_args.image_encoder",
+        "vae/last.ckpt",
+        "--model.init_args.partial",
+        "all",
+    )
+    for steps, every_frame in ((3, ROWS + 1), (5, 1)):  # a second run finds them stored
+        encoded.clear()
+        run = ("--trainer.max_steps", str(steps), "--checkpoint.dirpath", f"one-{steps}")
+        more = ("--trainer.limit_val_batches", "0", "--data.init_args.validation_fraction", "0")
+        assert lit("LDCQStage1Module", *data, *small, *run, *more) == 0
+        assert sum(encoded) == every_frame + steps * 16  # the frame after each window, B = 16
+    assert len(seen) == 8 and max(seen) < 1e-5
+
+
 def test_what_are_no_pictures_is_refused(file):
     with pytest.raises(ConfigError, match="6913 numbers, which are no RGB frames"):
         ImageVAEModule(6913)

@@ -176,6 +176,10 @@ class BoundSnippets(BoundView):
         limits = self._limits[torch.searchsorted(self._limits, index, right=True)]
         return torch.minimum(index + self.view.horizon, limits) - 1
 
+    def states(self, index: Int[Tensor, " B"]) -> Float[Tensor, "B o"]:
+        """Return the states in rows ``index``."""
+        return self._rows.need("observations", index)
+
     def states_after(self, final: Int[Tensor, " B"]) -> Float[Tensor, "B o"]:
         """Return the states after rows ``final``, of ``last_steps``."""
         return self._rows.next_observations(final)

@@ -19,6 +19,7 @@ from lit_offrl.modules.base import Decay, OfflineModule
 from lit_offrl.modules.ldcq.images import ImageVAEModule
 from lit_offrl.modules.ldcq.skills import SkillPolicy
 from lit_offrl.modules.ldcq.stages import load_stage, require_same_data
+from lit_offrl.modules.ldcq.windows import RowTable, features
 from lit_offrl.nets import (
     AutoregressiveDecoder,
     CategoricalDecoder,
@@ -109,6 +110,7 @@ class LDCQStage1Module(OfflineModule):
         self.state_dim = observation_dim
         """Size of a state as the networks see it, ``normalize``'s."""
         self.images: ImageVAEModule | None = None
+        self._features: RowTable | None = None
         if image_encoder is not None:
             given: dict[str, Any] = {"observation_dim": observation_dim}
             self.images, record = load_stage(image_encoder, ImageVAEModule, **given)
@@ -141,9 +143,25 @@ class LDCQStage1Module(OfflineModule):
             return self.images.reconstruct(states)
         return self.normalizer.denormalize(states) if self.normalizes else states
 
+    def states(self, batch: SnippetBatch) -> Tensor:
+        """States (B, H, ``state_dim``) of a batch's windows; padded steps have any.
+
+        In training each frame of the data is encoded once, beforehand, and not in each window.
+        """
+        if self.images is None or self._trainer is None:
+            return self.normalize(batch.observations)
+        if self._features is None:
+            record = self.hparams["image_encoder"]
+            self._features = features(self.trainer, self.device, self.normalize, record)
+        if self._features is None:
+            return self.normalize(batch.observations)
+        steps = torch.arange(self.horizon, device=batch.rows.device)
+        rows = torch.where(batch.mask, batch.rows[:, None] + steps, batch.rows[:, None])
+        return self._features.at(rows.flatten()).unflatten(0, rows.shape)
+
     def posterior(self, batch: SnippetBatch) -> tuple[Tensor, Tensor]:
         """μ and σ (B, z) of the latents of a batch's windows."""
-        states = self.normalize(batch.observations)
+        states = self.states(batch)
         return self.encoder(states, self.decoder.encode(batch.actions), batch.mask)
 
     # ---- training ------------------------------------------------------------------------------
@@ -156,6 +174,7 @@ class LDCQStage1Module(OfflineModule):
             ConfigError: the image encoder was trained on other data.
         """
         super().setup(stage)
+        self._features = None  # of other data, perhaps
         if stage != "fit" or self.datamodule is None or self.spec is None:
             return
         if self.images is not None:
@@ -197,7 +216,7 @@ class LDCQStage1Module(OfflineModule):
                 f"LDCQStage1Module trains on Snippets of horizon {self.horizon}: leave "
                 "data.init_args.view to the model, or set it to those."
             )
-        observations, actions = self.normalize(batch.observations), batch.actions
+        observations, actions = self.states(batch), batch.actions
         first = observations[:, 0]
         mean, std = self.encoder(observations, self.decoder.encode(actions), batch.mask)
         latents = mean + std * self.noise.normal(mean.shape)

@@ -1,7 +1,8 @@
 """What the frozen stages say of every window of the data: computed once, kept beside them.
 
 Posteriors are μ and σ of each window's latent, float32; candidates n latents of the prior for each
-distinct state that a window ends in, float16. Both are files in the folder ``latents`` of the
+distinct state that a window ends in, float16; features what an image encoder makes of each row's
+frame, float32. They are files in the folder ``latents`` of the
 data's cache, keyed by the earlier stage's checkpoint, the data's file and what else they depend
 on, so that all processes, seeds and resumed runs share them. They are computed in the precision of
 the weights, whatever that of the step that first asks for them.
@@ -101,6 +102,36 @@ def posteriors(
     return RowTable(rows, values, len(trainer.datamodule.dataset), device)
 
 
+def features(
+    trainer: Any, device: torch.device, encode: Callable[[Tensor], Tensor], stage: StageRecord
+) -> RowTable | None:
+    """Return what the image encoder makes of each row's frame; None of data without a sha256.
+
+    Raises:
+        DatasetError: the file cannot be written.
+    """
+    view, data = _view(trainer), trainer.datamodule.dataset
+    if data.spec.sha256 is None:
+        return None
+    rows = torch.arange(len(data))
+
+    @torch.no_grad()
+    def encoded(index: Tensor) -> np.ndarray:
+        with torch.autocast(device.type, enabled=False):
+            return encode(view.states(index.to(view.device)).to(device)).float().cpu().numpy()
+
+    values = fetch_array(
+        _folder(trainer),
+        "features",
+        _facts_of_data(trainer, stage),
+        (len(rows), *encoded(rows[:1]).shape[1:]),
+        np.float32,
+        lambda: map(encoded, _bar(trainer, rows.split(_WINDOWS), "encoding frames")),
+        "set cache_dir of the data to a folder with room.",
+    )
+    return RowTable(rows, values, len(rows), device)
+
+
 def candidates(
     trainer: Any,
     device: torch.device,
@@ -171,6 +202,14 @@ def _folder(trainer: Any) -> Path:
 
 
 def _facts(trainer: Any, view: BoundSnippets, stage: StageRecord) -> dict[str, Any]:
+    return _facts_of_data(trainer, stage) | {
+        "horizon": view.view.horizon,
+        "partial": view.view.partial,
+        "every": view.view.every,
+    }
+
+
+def _facts_of_data(trainer: Any, stage: StageRecord) -> dict[str, Any]:
     dataset = trainer.datamodule.dataset
     if dataset.spec.sha256 is None:
         raise DatasetError(
@@ -183,9 +222,6 @@ def _facts(trainer: Any, view: BoundSnippets, stage: StageRecord) -> dict[str, A
         "rows": len(dataset),
         "handling": list(dataset.spec.handling),
         "stage": stage["sha256"],
-        "horizon": view.view.horizon,
-        "partial": view.view.partial,
-        "every": view.view.every,
     }
 
 
