@@ -11,6 +11,7 @@ from pathlib import Path
 from lit_offrl.errors import ConfigError
 
 DEFAULT_URI = "sqlite:///mlflow.db"
+STORE_HELP = f"MLflow's store [$MLFLOW_TRACKING_URI, else {DEFAULT_URI}]"
 SQLITE = "sqlite:///"
 _PROBE_SECONDS = 3.0
 _WAY_OUT = "give another --trainer.logger.init_args.tracking_uri, or --trainer.logger false."

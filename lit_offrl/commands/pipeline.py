@@ -14,7 +14,7 @@ import yaml
 from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.errors import ConfigError
 from lit_offrl.jobs.follow import console_of_stdout, follow
-from lit_offrl.mlflow_store import absolute_uri, default_uri, require_store
+from lit_offrl.mlflow_store import STORE_HELP, absolute_uri, default_uri, require_store
 from lit_offrl.pipelines.folders import StageFolder, step_folders
 from lit_offrl.pipelines.plan import Pipeline
 from lit_offrl.pipelines.reading import PipelineReader, read_pipeline
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a stage or an evaluation, with the stages that it needs; may be repeated",
     )
     add("--output", type=Path, metavar="DIR", help="[pipelines/NAME]")
-    add("--tracking_uri", metavar="URI", help="MLflow's store [sqlite:///mlflow.db]")
+    add("--tracking_uri", metavar="URI", help=STORE_HELP)
     add(
         "--mlflow",
         action=argparse.BooleanOptionalAction,

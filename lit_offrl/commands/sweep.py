@@ -11,7 +11,7 @@ from pathlib import Path
 from lit_offrl.commands.parsing import OneLineParser, positive
 from lit_offrl.errors import ConfigError
 from lit_offrl.jobs.follow import Executor, console_of_stdout, follow
-from lit_offrl.mlflow_store import SQLITE, absolute_uri, default_uri, require_store
+from lit_offrl.mlflow_store import SQLITE, STORE_HELP, absolute_uri, default_uri, require_store
 from lit_offrl.sweeps.cell import CellFolder, State
 from lit_offrl.sweeps.grid import Sweep, read_sweep
 from lit_offrl.sweeps.local import LocalExecutor
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--gpus", type=_words, default=[], metavar="0,1,…", help="GPUs of the workers, in turn")
     add("--executor", choices=("local", "slurm"), default="local", help="[local]")
     add("--output", type=Path, metavar="DIR", help="[sweeps/NAME]")
-    add("--tracking_uri", metavar="URI", help="MLflow's store [sqlite:///mlflow.db]")
+    add("--tracking_uri", metavar="URI", help=STORE_HELP)
     add("--dry_run", action="store_true", help="print the cells and their commands")
     add("--retry_failed", action="store_true", help="try failed cells again")
     add(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation.runs import Found, runs_from_files, runs_from_mlflow
-from lit_offrl.mlflow_store import absolute_uri, default_uri, require_store
+from lit_offrl.mlflow_store import STORE_HELP, absolute_uri, default_uri, require_store
 
 EXPERIMENT = "lit-offrl"
 """Where ``fit`` logs by default."""
@@ -23,7 +23,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--tracking_uri",
         metavar="URI",
-        help="MLflow's store [$MLFLOW_TRACKING_URI, else sqlite:///mlflow.db]",
+        help=STORE_HELP,
     )
     add(
         "--records",
