@@ -20,11 +20,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--experiment", nargs="+", default=[], metavar="NAME", help="MLflow experiments")
     add("--filter", default="", metavar="TEXT", help="MLflow's filter, e.g. \"tags.x = 'y'\"")
-    add(
-        "--tracking_uri",
-        metavar="URI",
-        help=STORE_HELP,
-    )
+    add("--tracking_uri", metavar="URI", help=STORE_HELP)
     add(
         "--records",
         nargs="+",
