@@ -41,9 +41,9 @@ def main(argv: Sequence[str]) -> int:
         )
     if options.run_tags and options.run_name is None:
         raise ConfigError("--run_tags are of a run of its own: give it a --run_name.")
+    module = load_module(options.ckpt_path, options.device)
     if options.output is not None:
         require_writable(options.output)
-    module = load_module(options.ckpt_path, options.device)
     record = evaluate_module(
         module,
         episodes=options.episodes,

@@ -135,7 +135,12 @@ def test_each_frame_of_the_data_is_encoded_once(file, monkeypatch):
         more = ("--trainer.limit_val_batches", "0", "--data.init_args.validation_fraction", "0")
         assert lit("LDCQStage1Module", *data, *small, *run, *more) == 0
         assert sum(encoded) == every_frame + steps * 16  # the frame after each window, B = 16
-    assert len(seen) == 8 and max(seen) < 1e-5
+    encoded.clear()
+    later = ("--trainer.max_steps", "2", "--checkpoint.dirpath", "two", *more)
+    later += ("--model.init_args.widths", "[8,4,8]", "--model.init_args.stage1", "one-3/last.ckpt")
+    assert lit("LDCQStage2Module", *data, *later) == 0  # whose posteriors are of stored frames
+    assert sum(encoded) == 1 + 2 * 16  # the first state of each window
+    assert len(seen) > 8 and max(seen) < 1e-5
 
 
 def test_what_are_no_pictures_is_refused(file):

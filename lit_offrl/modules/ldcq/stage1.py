@@ -146,15 +146,15 @@ class LDCQStage1Module(OfflineModule):
     def states(self, batch: SnippetBatch) -> Tensor:
         """States (B, H, ``state_dim``) of a batch's windows; padded steps have any.
 
-        In training each frame of the data is encoded once, beforehand, and not in each window.
+        In training, also of a later stage, each frame of a file is encoded once, beforehand, and
+        not in each window.
         """
-        if self.images is None or self._trainer is None:
+        stored = self.spec is not None and self.spec.sha256 is not None
+        if self.images is None or self._trainer is None or not stored:
             return self.normalize(batch.observations)
         if self._features is None:
             record = self.hparams["image_encoder"]
             self._features = features(self.trainer, self.device, self.normalize, record)
-        if self._features is None:
-            return self.normalize(batch.observations)
         steps = torch.arange(self.horizon, device=batch.rows.device)
         rows = torch.where(batch.mask, batch.rows[:, None] + steps, batch.rows[:, None])
         return self._features.at(rows.flatten()).unflatten(0, rows.shape)

@@ -2,10 +2,10 @@
 
 Posteriors are μ and σ of each window's latent, float32; candidates n latents of the prior for each
 distinct state that a window ends in, float16; features what an image encoder makes of each row's
-frame, float32. They are files in the folder ``latents`` of the
-data's cache, keyed by the earlier stage's checkpoint, the data's file and what else they depend
-on, so that all processes, seeds and resumed runs share them. They are computed in the precision of
-the weights, whatever that of the step that first asks for them.
+frame, float32. They are files in the folder ``latents`` of the data's cache, keyed by the earlier
+stage's checkpoint, the data's file and what else they depend on, so that all processes, seeds and
+resumed runs share them. They are computed in the precision of the weights, whatever that of the
+step that first asks for them.
 """
 
 from __future__ import annotations
@@ -104,16 +104,14 @@ def posteriors(
 
 def features(
     trainer: Any, device: torch.device, encode: Callable[[Tensor], Tensor], stage: StageRecord
-) -> RowTable | None:
-    """Return what the image encoder makes of each row's frame; None of data without a sha256.
+) -> RowTable:
+    """Return what the image encoder makes of each row's frame.
 
     Raises:
-        DatasetError: the file cannot be written.
+        DatasetError: the data have no sha256, or the file cannot be written.
     """
-    view, data = _view(trainer), trainer.datamodule.dataset
-    if data.spec.sha256 is None:
-        return None
-    rows = torch.arange(len(data))
+    view = _view(trainer)
+    rows = torch.arange(len(trainer.datamodule.dataset))
 
     @torch.no_grad()
     def encoded(index: Tensor) -> np.ndarray:
