@@ -35,7 +35,8 @@ from lit_offrl.cli_checkpoint import ResumeFrom, named_checkpoint
 from lit_offrl.cli_errors import OneLineArgumentParser, find_ours
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import ConfigError
-from lit_offrl.modules.base import OfflineModule, module_class
+from lit_offrl.modules.base import OfflineModule
+from lit_offrl.modules.checkpoints import module_class
 from lit_offrl.quiet import quiet
 
 TRAINER_DEFAULTS: dict[str, Any] = {

@@ -10,7 +10,8 @@ import yaml
 
 from lit_offrl.errors import ConfigError
 from lit_offrl.files import file_sha256
-from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule, read_checkpoint
+from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
+from lit_offrl.modules.checkpoints import read_checkpoint
 from lit_offrl.modules.ldcq.stages import stage_path
 
 _LAYER = ("seed_everything", "model", "data")

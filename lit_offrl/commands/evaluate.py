@@ -19,7 +19,7 @@ from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.evaluate import evaluate_module
 from lit_offrl.evaluation.record import EvaluationRecord
 from lit_offrl.files import require_writable
-from lit_offrl.modules.base import load_module, read_checkpoint
+from lit_offrl.modules.checkpoints import load_module, read_checkpoint
 
 _POLICY = "--policy."
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lit_offrl.evaluation.runs import FIGURES_TAG
-from lit_offrl.modules.base import CHECKPOINT_KEY, read_checkpoint
+from lit_offrl.modules.base import CHECKPOINT_KEY
+from lit_offrl.modules.checkpoints import read_checkpoint
 
 TRAINED_BY = "lit_offrl.trained_by"
 """Tag of an evaluation's own run: the id of the run that trained the checkpoint."""

@@ -195,7 +195,7 @@ def _require_scalar(module: Any) -> None:
 
 def _evaluate(checkpoint: Path, options: argparse.Namespace, command: str) -> Any:
     from lit_offrl.evaluation.evaluate import evaluate_module
-    from lit_offrl.modules.base import load_module
+    from lit_offrl.modules.checkpoints import load_module
 
     return evaluate_module(
         load_module(checkpoint),
@@ -221,7 +221,8 @@ def _log_to_mlflow(
 ) -> None:
     """Add the record and the curve so far to the MLflow run of a round's fit, if it has one."""
     from lit_offrl.commands.mlflow_origin import log_to_run
-    from lit_offrl.modules.base import CHECKPOINT_KEY, read_checkpoint
+    from lit_offrl.modules.base import CHECKPOINT_KEY
+    from lit_offrl.modules.checkpoints import read_checkpoint
 
     origin = read_checkpoint(own / "last.ckpt")[CHECKPOINT_KEY].get("mlflow")
     if not origin:

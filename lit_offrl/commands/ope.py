@@ -22,7 +22,8 @@ from lit_offrl.errors import ConfigError
 from lit_offrl.figures import estimates_against_truth, save_figure
 from lit_offrl.files import file_sha256
 from lit_offrl.modules import DVFModule, load_module
-from lit_offrl.modules.base import CHECKPOINT_KEY, read_checkpoint
+from lit_offrl.modules.base import CHECKPOINT_KEY
+from lit_offrl.modules.checkpoints import read_checkpoint
 from lit_offrl.studies import ope
 from lit_offrl.studies.candidates import make_candidates, parse_policies
 from lit_offrl.studies.fqe import FQESettings

@@ -133,7 +133,8 @@ def check_options(steps: Sequence[StepFolder]) -> None:
     from lit_offrl.cli import require_options  # brings torch and Lightning: seconds
     from lit_offrl.commands.evaluate import split_policy_options
     from lit_offrl.evaluation.evaluate import require_policy_options
-    from lit_offrl.modules.base import OfflineModule, read_checkpoint
+    from lit_offrl.modules.base import OfflineModule
+    from lit_offrl.modules.checkpoints import read_checkpoint
 
     kinds: dict[str, type[OfflineModule]] = {}
     for step in steps:

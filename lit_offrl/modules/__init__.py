@@ -3,8 +3,9 @@
 from lit_offrl.modules.acd import ACDModule
 from lit_offrl.modules.acg import ACGModule
 from lit_offrl.modules.awr import AWRModule
-from lit_offrl.modules.base import OfflineModule, load_module
+from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.bc import BCModule
+from lit_offrl.modules.checkpoints import load_module
 from lit_offrl.modules.cql import CQLModule
 from lit_offrl.modules.diffusion_bc import DiffusionBCModule
 from lit_offrl.modules.dql import DQLModule

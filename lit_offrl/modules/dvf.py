@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from lit_offrl.datasets.views import FutureStateBatch, FutureStates
 from lit_offrl.errors import ConfigError
-from lit_offrl.modules.base import Decay, load_parts, read_checkpoint
+from lit_offrl.modules.base import Decay
+from lit_offrl.modules.checkpoints import load_parts, read_checkpoint
 from lit_offrl.modules.dvf_values import DiffusedValues
 from lit_offrl.modules.extraction import awr_loss, q_loss, reward_gradient_loss
 from lit_offrl.modules.history import History

@@ -11,7 +11,7 @@ from lit_offrl.datasets.labels import critic_hash, labels_path, save_labels
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import AdvantageLabelled
 from lit_offrl.errors import ConfigError
-from lit_offrl.modules.base import load_parts, read_checkpoint
+from lit_offrl.modules.checkpoints import load_parts, read_checkpoint
 
 if TYPE_CHECKING:
     from lit_offrl.modules.critic_guided import CriticGuidedModule

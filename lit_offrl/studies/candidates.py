@@ -15,7 +15,8 @@ from lit_offrl.datasets.rows import as_tensor
 from lit_offrl.datasets.sampler import RowOrder
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.errors import ConfigError
-from lit_offrl.modules.base import OfflineModule, load_module
+from lit_offrl.modules.base import OfflineModule
+from lit_offrl.modules.checkpoints import load_module
 from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import GaussianPolicy
 from lit_offrl.randomness import ShardedGenerator, mix

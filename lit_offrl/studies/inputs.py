@@ -18,7 +18,8 @@ from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.device import device
 from lit_offrl.errors import ConfigError, DatasetError
 from lit_offrl.files import file_sha256
-from lit_offrl.modules.base import CHECKPOINT_KEY, load_module, read_checkpoint
+from lit_offrl.modules.base import CHECKPOINT_KEY
+from lit_offrl.modules.checkpoints import load_module, read_checkpoint
 from lit_offrl.modules.dvf import DVFModule
 
 

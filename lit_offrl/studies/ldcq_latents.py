@@ -23,7 +23,7 @@ from lit_offrl.envs.mazes import MAZE2D
 from lit_offrl.envs.point_mass import CELL_OFFSET
 from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.envs import find_spec
-from lit_offrl.modules.base import load_module
+from lit_offrl.modules.checkpoints import load_module
 from lit_offrl.modules.ldcq import LDCQStage2Module, LDCQStage3Module
 from lit_offrl.randomness import ShardedGenerator
 from lit_offrl.studies.inputs import Study, add_checkpoint_options, load_data, protocol_of

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation.record import EvaluationRecord
-from lit_offrl.modules.base import read_checkpoint
+from lit_offrl.modules.checkpoints import read_checkpoint
 from lit_offrl.studies.inputs import Study, protocol_of
 
 

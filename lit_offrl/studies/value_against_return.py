@@ -9,7 +9,7 @@ import torch
 
 from lit_offrl.datasets.views import FutureStates
 from lit_offrl.errors import ConfigError, DatasetError
-from lit_offrl.modules.base import load_module
+from lit_offrl.modules.checkpoints import load_module
 from lit_offrl.modules.dvf import DVFModule
 from lit_offrl.modules.history import History
 from lit_offrl.randomness import mix

@@ -18,7 +18,8 @@ from lit_offrl.datasets.normalizers import MinMaxNormalizer
 from lit_offrl.errors import ConfigError
 from lit_offrl.files import file_sha256
 from lit_offrl.mlflow_store import default_uri
-from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule, module_class, read_checkpoint
+from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
+from lit_offrl.modules.checkpoints import module_class, read_checkpoint
 
 M = TypeVar("M", bound=OfflineModule)
 StageRecord = dict[str, Any]

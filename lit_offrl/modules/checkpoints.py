@@ -1,0 +1,96 @@
+"""Checkpoints of this library: read safely, and turned into modules again."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_offrl.errors import ConfigError
+from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
+
+
+def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a checkpoint of this library, never unpickling anything but tensors and plain types.
+
+    Raises:
+        ConfigError: the file is missing, is no checkpoint, or is not one of this library.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such checkpoint; give the path of a .ckpt file.")
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # torch raises many kinds, each for a broken or foreign file
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"{path}: not a readable checkpoint ({first[:120]}).") from error
+    if not isinstance(checkpoint, dict) or "class_path" not in checkpoint.get(CHECKPOINT_KEY, {}):
+        raise ConfigError(f"{path}: not a checkpoint written by lit-offrl; train one with 'fit'.")
+    return checkpoint
+
+
+def load_parts(
+    module: OfflineModule, names: Sequence[str], state: Mapping[str, Tensor], refusal: str
+) -> None:
+    """Load parts of a module from the ``state_dict`` of another one that has them too.
+
+    Raises:
+        ConfigError: a part does not fit; the line begins with ``refusal``.
+    """
+    for name in names:
+        prefix = f"{name}."
+        part = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        try:
+            getattr(module, name).load_state_dict(part)
+        except RuntimeError as error:
+            first = " ".join(str(error).split())[:200]
+            raise ConfigError(f"{refusal} ({first})") from error
+
+
+def module_class(class_path: str) -> type[OfflineModule]:
+    """Find a method's class by its dotted path.
+
+    Raises:
+        ConfigError: there is no such class, or it is no OfflineModule.
+    """
+    package, _, name = class_path.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(package), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"The checkpoint's class {class_path} cannot be imported.") from error
+    if not (isinstance(kind, type) and issubclass(kind, OfflineModule)):
+        raise ConfigError(f"The checkpoint's class {class_path} is no OfflineModule.")
+    return kind
+
+
+def load_module(path: str | Path, map_location: str | torch.device = "cpu") -> OfflineModule:
+    """Rebuild a trained method from its checkpoint alone, ready to act.
+
+    Args:
+        path: a ``.ckpt`` file written by ``lit-offrl fit``.
+        map_location: where its tensors go.
+
+    Raises:
+        ConfigError: the file is missing, is no checkpoint of this library, or does not fit it.
+    """
+    checkpoint = read_checkpoint(path, map_location)
+    kind = module_class(checkpoint[CHECKPOINT_KEY]["class_path"])
+    arguments = {
+        key: value
+        for key, value in checkpoint.get("hyper_parameters", {}).items()
+        if not key.startswith("_")  # Lightning's own notes, such as _instantiator
+    }
+    try:
+        module = kind(**arguments)
+        module.on_load_checkpoint(checkpoint)
+        module.load_state_dict(checkpoint["state_dict"])
+    except (TypeError, RuntimeError, KeyError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"{path}: does not fit {kind.__name__} of this version: {first}"
+        ) from error
+    return module.to(map_location).eval()
