@@ -38,6 +38,23 @@ class TrainingError(LitOffRLError):
     exit_code = 3  # no mistake of the command's: a script may want to tell the two apart
 
 
+def reason(error: BaseException, limit: int = 200, named: bool = False) -> str:
+    """Return an error's text as the part of a line: no line breaks, at most ``limit`` letters.
+
+    Args:
+        error: of a library, whose text may go over many lines.
+        limit: letters.
+        named: with the name of its class before it.
+    """
+    text = f"{type(error).__name__}: {error}" if named else str(error)
+    return " ".join(text.split())[:limit] or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, without the full stop, or its class's name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
 def nearest(word: str, candidates: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the candidate nearest to ``word``, or ``""``."""
     found = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)

@@ -22,11 +22,16 @@ def default_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of a SQLite store, or None for a store of another kind."""
+    file = uri.removeprefix(SQLITE)
+    return Path(file) if uri.startswith(SQLITE) and file else None
+
+
 def absolute_uri(uri: str) -> str:
     """Make the path of a SQLite store absolute, so that it names the same store from anywhere."""
-    if not uri.startswith(SQLITE) or uri.startswith(f"{SQLITE}/") or uri == SQLITE:
-        return uri
-    return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).resolve()}"
+    file = sqlite_file(uri)
+    return uri if file is None or file.is_absolute() else f"{SQLITE}{file.resolve()}"
 
 
 def require_store(uri: str, way_out: str = _WAY_OUT) -> None:
@@ -35,8 +40,8 @@ def require_store(uri: str, way_out: str = _WAY_OUT) -> None:
     Raises:
         ConfigError: it cannot; the line ends with ``way_out``.
     """
-    if uri.startswith(SQLITE):
-        file = Path(uri.removeprefix(SQLITE))
+    file = sqlite_file(uri)
+    if file is not None:
         held = file if file.exists() else file.parent
         if not os.access(held, os.W_OK):
             raise ConfigError(f"The MLflow store {file} cannot be written: {way_out}")

@@ -17,8 +17,14 @@ from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
-from lit_offrl.errors import ConfigError
-from lit_offrl.mlflow_store import DEFAULT_URI, SQLITE, absolute_uri, default_uri, require_store
+from lit_offrl.errors import ConfigError, first_line, reason
+from lit_offrl.mlflow_store import (
+    DEFAULT_URI,
+    absolute_uri,
+    default_uri,
+    require_store,
+    sqlite_file,
+)
 
 _LOCK_SECONDS = 60.0
 _HELD_BACK = 200  # metrics, and
@@ -109,7 +115,7 @@ class MLflowRun(MLFlowLogger):
                 client.update_run(self._run_id, status="RUNNING")
         except (MlflowException, OSError) as error:
             raise ConfigError(
-                f"MLflow at {self.tracking_uri} refuses: {' '.join(str(error).split())[:200]} "
+                f"MLflow at {self.tracking_uri} refuses: {reason(error)} "
                 "Give another --trainer.logger.init_args.tracking_uri, or --trainer.logger false."
             ) from error
         return client
@@ -153,7 +159,7 @@ class MLflowRun(MLFlowLogger):
                 self.experiment.log_batch(self.run_id, metrics=batch)
                 self._held = self._held[1000:]
         except Exception as error:  # whatever a store's driver throws: training is worth more
-            first = (str(error).splitlines() or [type(error).__name__])[0]
+            first = first_line(error)
             rank_zero_warn(f"MLflow did not take metrics, they are tried again later: {first}")
 
     @rank_zero_only
@@ -165,8 +171,7 @@ class MLflowRun(MLFlowLogger):
             else:
                 self.experiment.log_artifact(self.run_id, str(path), folder)
         except Exception as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            rank_zero_warn(f"MLflow did not take {path}: {first}")
+            rank_zero_warn(f"MLflow did not take {path}: {first_line(error)}")
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
@@ -185,10 +190,11 @@ def _alone(uri: str) -> Iterator[None]:
     Raises:
         ConfigError: another process keeps the lock for a minute.
     """
-    if not uri.startswith(SQLITE) or uri == SQLITE:
+    file = sqlite_file(uri)
+    if file is None:
         yield
         return
-    lock = f"{uri.removeprefix(SQLITE)}.lock"
+    lock = f"{file}.lock"
     try:
         with FileLock(lock, timeout=_LOCK_SECONDS):
             yield

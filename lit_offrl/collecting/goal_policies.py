@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from lit_offrl.datasets.npz import UNREADABLE_NPZ
-from lit_offrl.errors import ConfigError, LitOffRLError, nearest
+from lit_offrl.errors import ConfigError, LitOffRLError, first_line, nearest
 from lit_offrl.policy import Policy
 
 OBSERVATION, ACTION = 29, 8  # 27 of the ant without x and y, and the direction (2,); its torques
@@ -64,7 +64,7 @@ def _try(policy: Policy, path: Path) -> None:
     except LitOffRLError:
         raise
     except (RuntimeError, ValueError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise ConfigError(f"--policy {path}: takes no rows of {OBSERVATION}: {first}.") from error
     if shape != (2, ACTION):
         raise ConfigError(f"--policy {path}: gives actions {shape} for 2 rows: (2, {ACTION}) fit.")
@@ -170,7 +170,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             for key in file.files:
                 arrays[key] = file[key]
     except UNREADABLE_NPZ as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        first = first_line(error)
         raise ConfigError(
             f"--policy {path}: {key} cannot be read ({first}): write it with numpy.savez."
         ) from error

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lit_offrl.errors import first_line
 from lit_offrl.evaluation.runs import FIGURES_TAG
+from lit_offrl.mlflow_store import sqlite_file
 from lit_offrl.modules.base import CHECKPOINT_KEY
 from lit_offrl.modules.checkpoints import read_checkpoint
 
@@ -59,16 +61,16 @@ def log_to_origin(
         return True
     run_id, uri = origin["run_id"], origin["tracking_uri"]
     try:
-        database = uri.removeprefix("sqlite:///")
-        if database != uri and not Path(database).is_file():
+        database = sqlite_file(uri)
+        if database is not None and not database.is_file():
             raise FileNotFoundError(f"{database} is not here")  # MLflow would make an empty one
         if run is None:
             log_to_run(run_id, uri, folder, metrics, files)
         else:
             run_id = _log_beside(run_id, uri, run, folder, metrics, files)
     except Exception as error:  # the files are written; a store that moved must not undo that
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        print(f"lit-offrl {verb}: not logged to MLflow run {run_id}: {first}", file=sys.stderr)
+        said = f"not logged to MLflow run {run_id}: {first_line(error)}"
+        print(f"lit-offrl {verb}: {said}", file=sys.stderr)
         return False
     print(f"MLflow run {run_id}: logged under {folder}/")
     return True
@@ -103,7 +105,7 @@ def log_to_experiment(
         log_to_run(run.info.run_id, tracking_uri, folder, {}, files)
         client.set_terminated(run.info.run_id)
     except Exception as error:  # the files are written
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         print(f"lit-offrl {verb}: not logged to MLflow at {tracking_uri}: {first}", file=sys.stderr)
         return False
     print(f"MLflow run {run.info.run_id}: logged under {folder}/")

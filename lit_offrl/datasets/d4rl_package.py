@@ -16,7 +16,7 @@ from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.columns import ALIASES, KINDS
 from lit_offrl.datasets.entries import CATALOG
 from lit_offrl.datasets.schema import OfflineDataset
-from lit_offrl.errors import ConfigError, DatasetError, nearest
+from lit_offrl.errors import ConfigError, DatasetError, nearest, reason
 
 
 def read_d4rl(
@@ -49,7 +49,9 @@ def read_d4rl(
     try:
         raw = environment.get_dataset()
     except Exception as error:  # of many kinds: the network's, HDF5's, the package's assertions
-        raise DatasetError(f"{where}: the package cannot read it ({_line(error)}).") from error
+        raise DatasetError(
+            f"{where}: the package cannot read it ({reason(error, named=True)})."
+        ) from error
     columns = {key: np.asarray(raw[key]) for key in (*KINDS, *ALIASES) if key in raw}
     if "goals" not in columns and "infos/goal" in raw:
         columns["goals"] = np.asarray(raw["infos/goal"])
@@ -76,12 +78,9 @@ def _make(name: str) -> Any:
         importlib.import_module("d4rl")
         return gym.make(name).unwrapped
     except Exception as error:  # its imports fail in many ways, of which ImportError is one
+        said = reason(error, named=True)
         raise ConfigError(
-            f"d4rl:{name}: the package d4rl cannot be used here ({_line(error)}): it needs Python "
+            f"d4rl:{name}: the package d4rl cannot be used here ({said}): it needs Python "
             f"< 3.11, gym < 0.24 and mujoco_py. Its file is read without it: "
             f"`lit-offrl datasets download {name}`, and give '{name}' alone."
         ) from error
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

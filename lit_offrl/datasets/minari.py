@@ -22,7 +22,7 @@ from gymnasium import spaces
 
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
-from lit_offrl.errors import ConfigError, DatasetError, nearest
+from lit_offrl.errors import ConfigError, DatasetError, nearest, reason
 from lit_offrl.files import file_sha256
 
 PREFIX = "minari:"
@@ -170,10 +170,9 @@ class MinariSource:
             try:
                 episode = next(stored)
             except Exception as error:  # minari lets through whatever its storage raises
-                said = " ".join(f"{type(error).__name__}: {error}".split())[:120]
                 raise DatasetError(
                     f"{self._where}: 'episode_{number}' of {total:,} is missing or cannot be read "
-                    f"({said}): download the dataset again."
+                    f"({reason(error, 120, named=True)}): download the dataset again."
                 ) from None
             yield self._columns(episode, f"{self._where}: 'episode_{number}'")
 
@@ -199,9 +198,8 @@ class MinariSource:
             if self._has_goals:
                 columns["goals"] = np.asarray(stored[_GOAL])[:-1]
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            said = " ".join(f"{error}".split())[:120]
             raise DatasetError(
-                f"{where} cannot be used ({said}): download the dataset again."
+                f"{where} cannot be used ({reason(error, 120)}): download the dataset again."
             ) from None
         for name, values in columns.items():
             if len(values) != steps or steps == 0:
@@ -240,7 +238,7 @@ def _load(dataset_id: str) -> Any:
             f"{PREFIX}{dataset_id}: is not on disk: run `minari download {dataset_id}`."
         ) from None
     except Exception as error:  # a broken folder raises whatever minari trips over
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        said = reason(error, named=True)
         raise DatasetError(
             f"{PREFIX}{dataset_id}: cannot be opened ({said}): download the dataset again."
         ) from None

@@ -8,7 +8,7 @@ import io
 import sys
 from types import ModuleType
 
-from lit_offrl.errors import EvaluationError
+from lit_offrl.errors import EvaluationError, first_line
 
 INSTALL = "`pip install -e .[mujoco]`"
 GL_ADVICE = (
@@ -44,8 +44,3 @@ def require(module: str, task: str) -> ModuleType:
     finally:
         lines = said.getvalue().splitlines(keepends=True)
         sys.stderr.writelines(line for line in lines if not line.startswith(_NOTICE))
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, without the full stop, or the error's name."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -16,8 +16,8 @@ import gymnasium
 import numpy as np
 
 import lit_offrl.envs  # noqa: F401  registers their ids
-from lit_offrl.envs.extras import GL_ADVICE, INSTALL, first_line
-from lit_offrl.errors import EvaluationError, LitOffRLError, nearest
+from lit_offrl.envs.extras import GL_ADVICE, INSTALL
+from lit_offrl.errors import EvaluationError, LitOffRLError, first_line, nearest
 
 _CHATTER = (b"argv[0]=", b"pybullet build time")
 _quiet_lock = threading.RLock()  # file descriptors belong to the whole process

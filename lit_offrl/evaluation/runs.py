@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lit_offrl.errors import ConfigError, EvaluationError, nearest
+from lit_offrl.errors import ConfigError, EvaluationError, first_line, nearest, reason
 from lit_offrl.evaluation.record import EvaluationRecord
 
 TAG = "lit_offrl."
@@ -139,8 +139,7 @@ def runs_from_mlflow(
             if not token:
                 break
     except MlflowException as error:
-        first = " ".join(str(error).split())[:200]
-        raise ConfigError(f"MLflow at {tracking_uri} refuses: {first}") from error
+        raise ConfigError(f"MLflow at {tracking_uri} refuses: {reason(error)}") from error
     with TemporaryDirectory() as folder, ThreadPoolExecutor(_READERS) as pool:
         parts = list(pool.map(lambda run: _runs_of(run, tracking_uri, folder), found))
     return Found(
@@ -192,8 +191,7 @@ def _runs_of(run: Any, tracking_uri: str, folder: str) -> Found:
             seed = run.data.params.get("seed")
             runs.append(make_run(record, source, run.data.tags, seed, params, data))
     except Exception as error:  # one run's files that are gone must not cost the others
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        return Found((), (f"{name}: {first}",))
+        return Found((), (f"{name}: {first_line(error)}",))
     return Found(tuple(runs), (), (tracking_uri, run.info.experiment_id))
 
 

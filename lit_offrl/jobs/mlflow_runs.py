@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-from lit_offrl.errors import LitOffRLError
-from lit_offrl.mlflow_store import SQLITE
+from lit_offrl.errors import LitOffRLError, reason
+from lit_offrl.mlflow_store import sqlite_file
 
 CELL_TAG = "lit_offrl.cell"
 """Names the folder that a run's job works in."""
@@ -14,8 +13,8 @@ CELL_TAG = "lit_offrl.cell"
 
 def forget_runs(tracking_uri: str, experiment: str, id: str) -> None:
     """Delete the MLflow runs of a cell, which `mlflow` can restore: they would count twice."""
-    database = Path(tracking_uri.removeprefix(SQLITE))
-    if tracking_uri.startswith(SQLITE) and not database.is_file():
+    database = sqlite_file(tracking_uri)
+    if database is not None and not database.is_file():
         return  # MLflow would make an empty one
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -31,4 +30,4 @@ def forget_runs(tracking_uri: str, experiment: str, id: str) -> None:
             for run in client.search_runs([found.experiment_id], filter_string=where):
                 client.delete_run(run.info.run_id)
     except MlflowException as error:
-        raise LitOffRLError(f"MLflow at {tracking_uri} refuses: {str(error)[:200]}") from error
+        raise LitOffRLError(f"MLflow at {tracking_uri} refuses: {reason(error)}") from error

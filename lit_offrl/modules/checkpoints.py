@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_offrl.errors import ConfigError
+from lit_offrl.errors import ConfigError, first_line, reason
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
 
 
@@ -26,8 +26,8 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # torch raises many kinds, each for a broken or foreign file
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"{path}: not a readable checkpoint ({first[:120]}).") from error
+        said = first_line(error)[:120]
+        raise ConfigError(f"{path}: not a readable checkpoint ({said}).") from error
     if not isinstance(checkpoint, dict) or "class_path" not in checkpoint.get(CHECKPOINT_KEY, {}):
         raise ConfigError(f"{path}: not a checkpoint written by lit-offrl; train one with 'fit'.")
     return checkpoint
@@ -47,8 +47,7 @@ def load_parts(
         try:
             getattr(module, name).load_state_dict(part)
         except RuntimeError as error:
-            first = " ".join(str(error).split())[:200]
-            raise ConfigError(f"{refusal} ({first})") from error
+            raise ConfigError(f"{refusal} ({reason(error)})") from error
 
 
 def module_class(class_path: str) -> type[OfflineModule]:
@@ -89,8 +88,7 @@ def load_module(path: str | Path, map_location: str | torch.device = "cpu") -> O
         module.on_load_checkpoint(checkpoint)
         module.load_state_dict(checkpoint["state_dict"])
     except (TypeError, RuntimeError, KeyError) as error:
-        first = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"{path}: does not fit {kind.__name__} of this version: {first}"
+            f"{path}: does not fit {kind.__name__} of this version: {reason(error)}"
         ) from error
     return module.to(map_location).eval()

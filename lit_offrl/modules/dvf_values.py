@@ -20,7 +20,7 @@ from lit_offrl.modules.occupancy import OccupancyModel
 from lit_offrl.nets import GaussianPolicy, symexp
 from lit_offrl.randomness import ShardedGenerator, truncated_geometric
 
-_CHAINS = 8192  # sampled at once when values are cached: bounds the memory
+CHAINS = 8192  # futures sampled at once: bounds the memory
 _CACHE_STREAM, _CACHE_KEY = 2, "dvf_cached_values"
 _VALUE_BATCHES, _VALUE_SAMPLES = 2, 32  # for the comparison of values with returns in validation
 
@@ -192,7 +192,7 @@ class DiffusedValues(OfflineModule):
         """
         view = self.datamodule.train_view()
         cache = torch.zeros(int(view.rows.max()) + 1, device=self.device)
-        chunks = view.rows.split(max(1, _CHAINS // self.num_samples))
+        chunks = view.rows.split(max(1, CHAINS // self.num_samples))
         step = self.trainer.global_step
         quiet = not self.trainer.is_global_zero or self.trainer.progress_bar_callback is None
         mine = range(self.global_rank, len(chunks), self.trainer.world_size)

@@ -21,6 +21,7 @@ from lit_offrl.envs.point_mass import CELL_OFFSET
 from lit_offrl.errors import ConfigError, DatasetError
 from lit_offrl.evaluation.envs import find_spec
 from lit_offrl.modules.dvf import DVFModule
+from lit_offrl.modules.dvf_values import CHAINS
 from lit_offrl.randomness import ShardedGenerator, mix
 from lit_offrl.studies.inputs import (
     add_checkpoint_options,
@@ -31,7 +32,6 @@ from lit_offrl.studies.inputs import (
 )
 from lit_offrl.studies.two_samples import energy_distance, policy_accuracy
 
-_CHAINS = 8192  # sampled at once: bounds the memory
 _SHOWN = 1500  # points of a panel that the figure keeps
 
 
@@ -111,7 +111,7 @@ class Comparison:
         return asked._replace(states=np.concatenate(drawn))
 
     def _parts(self) -> int:
-        return -(-self.samples // _CHAINS)
+        return -(-self.samples // CHAINS)
 
     def _futures(
         self, policy: float, gamma: float, stream: int, part: int | None

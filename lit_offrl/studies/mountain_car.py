@@ -19,6 +19,7 @@ from scipy.signal import lfilter
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.errors import ConfigError, DatasetError
 from lit_offrl.modules.dvf import DVFModule
+from lit_offrl.modules.dvf_values import CHAINS
 from lit_offrl.randomness import mix, truncated_geometric
 from lit_offrl.studies.correlations import correlations
 from lit_offrl.studies.inputs import (
@@ -31,7 +32,6 @@ from lit_offrl.studies.inputs import (
 )
 
 _ENVIRONMENTS = ("lit_offrl/mountain-car-v0", "MountainCarContinuous-v0")
-_CHAINS = 8192  # sampled at once: bounds the memory
 _KNOWN = 0.01  # rows count whose return lacks less than this share of what is after a time limit
 _PAIRS = (("return", "value"), ("value", "reward"), ("return", "reward"))
 
@@ -203,7 +203,7 @@ def _values(
 ) -> np.ndarray:
     """V(s; φ) of states (M, o), in parts of bounded memory: (M,)."""
     parts: list[torch.Tensor] = []
-    for part in np.array_split(states, -(-len(states) * samples // _CHAINS)):
+    for part in np.array_split(states, -(-len(states) * samples // CHAINS)):
         rows = torch.from_numpy(part).to(module.device)
         phi = torch.full((len(rows),), float(policy), device=module.device)
         keyed = mix(seed, len(parts))
@@ -216,7 +216,7 @@ def _rewards(
 ) -> np.ndarray:
     """Mean of r(s', π(s')) over s' ~ ρ(· | s, φ), nothing past a terminal: (M,)."""
     parts: list[torch.Tensor] = []
-    for part in np.array_split(states, -(-len(states) * samples // _CHAINS)):
+    for part in np.array_split(states, -(-len(states) * samples // CHAINS)):
         rows = torch.from_numpy(part).to(module.device)
         phi = torch.full((len(rows),), float(policy), device=module.device)
         keyed = mix(seed, len(parts))

@@ -21,13 +21,13 @@ from lit_offrl.datasets.views import Transitions
 from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.statistics import standard_error
 from lit_offrl.modules import DVFModule
+from lit_offrl.modules.dvf_values import CHAINS
 from lit_offrl.modules.history import History
 from lit_offrl.randomness import mix
 from lit_offrl.studies.candidates import Candidate
 from lit_offrl.studies.fqe import FittedQ, FQESettings
 from lit_offrl.studies.ope_truth import discounted_returns, own_episodes
 
-_CHAINS = 8192  # sampled at once: bounds the memory
 _STARTS, _VALUES, _TARGETS, _LAST = 1, 2, 3, 4  # keep the streams of one seed apart
 
 
@@ -141,7 +141,7 @@ def dvf_values(
         actions = one.actions(seed, _VALUES, device=module.device)
         parts = []
         states = starts.observations[number]
-        for rows in torch.arange(len(states)).split(max(1, _CHAINS // samples)):
+        for rows in torch.arange(len(states)).split(max(1, CHAINS // samples)):
             history = None
             if starts.histories is not None:
                 known = starts.histories[number]

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation.runs import Found, runs_from_files, runs_from_mlflow
-from lit_offrl.mlflow_store import STORE_HELP, absolute_uri, default_uri, require_store
+from lit_offrl.mlflow_store import (
+    STORE_HELP,
+    absolute_uri,
+    default_uri,
+    require_store,
+    sqlite_file,
+)
 
 EXPERIMENT = "lit-offrl"
 """Where ``fit`` logs by default."""
@@ -67,9 +72,9 @@ def _need_database(uri: str) -> None:
     Raises:
         ConfigError: there is none.
     """
-    if not uri.startswith("sqlite:///"):
+    file = sqlite_file(uri)
+    if file is None:
         return
-    file = Path(uri.removeprefix("sqlite:///"))
     if not file.is_file():
         raise ConfigError(
             f"There is no MLflow store {file}: name it with --tracking_uri, or give files with "

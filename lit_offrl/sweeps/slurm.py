@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.errors import ConfigError, nearest
+from lit_offrl.errors import ConfigError, nearest, reason
 from lit_offrl.jobs.children import Children
 from lit_offrl.sweeps.cell import CellFolder
 from lit_offrl.sweeps.table import Board
@@ -150,6 +150,5 @@ def _executor(folder: Path, parameters: dict[str, Any], workers: int | None) -> 
         known = [*executor._typed_parameters()]
         word = next((key for key in parameters if key in str(error) and key not in known), "")
         hint = nearest(word, known) if word else ""
-        first = " ".join(str(error).split())[:200]
-        raise ConfigError(f"slurm: submitit refuses: {first}{hint}") from error
+        raise ConfigError(f"slurm: submitit refuses: {reason(error)}{hint}") from error
     return executor

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from lit_offrl.datasets.normalizers import MinMaxNormalizer
-from lit_offrl.errors import ConfigError
+from lit_offrl.errors import ConfigError, reason
 from lit_offrl.files import file_sha256
 from lit_offrl.mlflow_store import default_uri
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
@@ -78,9 +78,8 @@ def load_stage(
         try:
             module.load_state_dict(checkpoint["state_dict"])
         except RuntimeError as error:
-            first = " ".join(str(error).split())[:200]
             raise ConfigError(
-                f"{record['path']}: does not fit {kind.__name__} of this version: {first}"
+                f"{record['path']}: does not fit {kind.__name__} of this version: {reason(error)}"
             ) from error
     asked = {"horizon": horizon, "observation_dim": observation_dim, "action_dim": action_dim}
     for name, here in asked.items():
@@ -131,8 +130,7 @@ def stage_path(source: str) -> Path:
         last = [path for path in found if Path(path).stem == "last"] or found
         return Path(download_artifacts(artifact_path=last[-1], **where))
     except (MlflowException, OSError) as error:
-        first = " ".join(str(error).split())[:200]
-        raise ConfigError(f"MLflow run {run[1]} at {uri} cannot be had: {first}") from error
+        raise ConfigError(f"MLflow run {run[1]} at {uri} cannot be had: {reason(error)}") from error
 
 
 def _build(record: Mapping[str, Any], kind: type[M]) -> M:
