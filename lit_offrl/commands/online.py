@@ -22,7 +22,7 @@ from typing import Any
 
 from lit_offrl.collecting.rounds import FIT, STATE, collect_round, grow, read_state, write_state
 from lit_offrl.commands.parsing import OneLineParser, positive
-from lit_offrl.errors import ConfigError
+from lit_offrl.errors import ConfigError, first_line
 from lit_offrl.evaluation.envs import find_spec
 from lit_offrl.files import file_sha256
 
@@ -246,7 +246,7 @@ def _log_to_mlflow(
         for name in (STATE, "curve.png"):
             client.log_artifact(run_id, str(folder / name), "online")
     except Exception as error:  # the files are written; a store that moved must not undo that
-        first = (str(error).splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         print(f"lit-offrl online: not logged to MLflow run {run_id}: {first}", file=sys.stderr)
 
 
