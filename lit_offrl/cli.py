@@ -14,7 +14,6 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 import lit_offrl.datamodules
 import lit_offrl.modules  # so that a config may say `class_path: DVFModule`
@@ -37,7 +36,7 @@ from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import ConfigError
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import module_class
-from lit_offrl.quiet import quiet
+from lit_offrl.quiet import quiet, say
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_steps": 100_000,
@@ -145,7 +144,8 @@ class OfflineCLI(LightningCLI):
             self.resume.require_fit(self.model, self.config_dump)
             self.model.resumed_from = self.resume.path
             if self.verb == "fit":
-                _say_changes(self.resume.changes(self.config_dump))
+                if changes := self.resume.changes(self.config_dump):
+                    say(f"differs from the checkpoint's run: {'; '.join(changes)}")
                 checkpoints = self._get(self.config_init, "checkpoint")
                 if checkpoints.dirpath is None:  # a resumed run stays in its folder
                     checkpoints.dirpath = str(Path(self.resume.path).resolve().parent)
@@ -245,12 +245,6 @@ _FROM_SPEC = {
 
 def _class(kind: type) -> dict[str, str]:
     return {"class_path": f"{kind.__module__}.{kind.__name__}"}
-
-
-@rank_zero_only
-def _say_changes(changes: list[str]) -> None:
-    if changes:
-        print(f"lit-offrl: differs from the checkpoint's run: {'; '.join(changes)}")
 
 
 def main(argv: Sequence[str], kind: type[OfflineCLI] = OfflineCLI) -> int:

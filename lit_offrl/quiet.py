@@ -1,9 +1,11 @@
-"""Lightning without its chatter."""
+"""What a run prints: our own lines once, and none of Lightning's chatter."""
 
 from __future__ import annotations
 
 import logging
 import warnings
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 _NOISE = (
     ".*Checkpoint directory .* exists and is not empty.*",  # that of a resumed run
@@ -24,3 +26,9 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
+
+
+@rank_zero_only
+def say(line: str) -> None:
+    """Print a line to the user, from the first process alone."""
+    print(f"lit-offrl: {line}")

@@ -2,15 +2,19 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import h5py
 import pytest
 import torch
 
+from lit_offrl.__main__ import main
+from lit_offrl.files import file_sha256
 from lit_offrl.modules import BCModule
 
 # 18 training episodes of 29 or 30 usable rows: 8 batches of 64 an epoch.
@@ -88,8 +92,6 @@ def test_resuming_without_steps_left_does_nothing_and_succeeds(lit, capsys):
 
 
 def test_the_checkpoint_alone_is_enough_to_go_on_further(lit, folder):
-    from lit_offrl.__main__ import main
-
     assert lit(*STEPS, "--checkpoint.dirpath", "run") == 0
     assert main(["fit", "--ckpt_path", "run/last.ckpt", "--trainer.max_steps", "24"]) == 0
     assert step_of("run/last.ckpt") == 24
@@ -145,3 +147,24 @@ def test_a_resumed_run_stays_in_its_folder(lit, folder):
     assert lit("--trainer.max_steps", "4", "--ckpt_path", str(last)) == 0
     assert list(folder.rglob("last.ckpt")) == [last]
     assert (last.parent / "config-resumed.yaml").is_file()
+
+
+def test_a_resumed_run_says_that_the_data_are_others_and_records_them(
+    lit, folder, d4rl_file, capsys
+):
+    data = str(shutil.copy(d4rl_file, folder / "rows.hdf5"))
+    options = ("--data.init_args.dataset", data, "--checkpoint.dirpath", "run")
+    assert lit(*options) == 0
+    before = torch.load("run/last.ckpt", weights_only=True)["lit_offrl"]["spec"]
+    with h5py.File(data, "r+") as file:
+        file["actions"][0] = 0.5
+    capsys.readouterr()
+    go_on = ("--ckpt_path", "run/last.ckpt")
+    assert main(["fit", *go_on, "--trainer.max_steps", "8"]) == 0
+    said = capsys.readouterr().out
+    after = torch.load("run/last.ckpt", weights_only=True)["lit_offrl"]["spec"]
+    assert after["sha256"] == file_sha256(Path(data)) != before["sha256"]
+    assert f"{after['sha256'][:12]}… and {before['sha256'][:12]}…" in said
+
+    assert main(["fit", *go_on, "--trainer.max_steps", "9"]) == 0
+    assert "other data" not in capsys.readouterr().out

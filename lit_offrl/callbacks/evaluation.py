@@ -6,7 +6,6 @@ import contextlib
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
 from lit_offrl.callbacks.checkpoints import Checkpoints, run_folder
@@ -17,6 +16,7 @@ from lit_offrl.evaluation.envs import make_env
 from lit_offrl.evaluation.evaluate import evaluate_module
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.policy import GoalPolicy
+from lit_offrl.quiet import say
 
 
 class EvaluationDuringFit(Callback):
@@ -70,16 +70,16 @@ class EvaluationDuringFit(Callback):
         assert isinstance(pl_module, OfflineModule)
         spec = pl_module.spec
         if spec is not None and spec.env_id is None and spec.why_no_env is not None:
-            _say(f"no evaluation: {spec.why_no_env}.")
+            say(f"no evaluation: {spec.why_no_env}.")
             return
         if spec is None or spec.env_id is None:
-            _say("no evaluation: nothing says which environment the dataset is from; --data."
+            say("no evaluation: nothing says which environment the dataset is from; --data."
                  "init_args.env_id does.")  # fmt: skip
             return
         try:
             policy = pl_module.policy()
         except ConfigError as error:
-            _say(f"no evaluation: {error}")
+            say(f"no evaluation: {error}")
             return
         try:
             env = make_env(spec.env_id, discrete=True)
@@ -87,7 +87,7 @@ class EvaluationDuringFit(Callback):
             raise EvaluationError(f"{error} Or train with --evaluation.episodes 0.") from error
         with contextlib.closing(env):
             if isinstance(policy, GoalPolicy) and "goal" not in env.reset(seed=self.seed)[1]:
-                _say(f"no evaluation: the policy goes where it is told, and {spec.env_id} names no "
+                say(f"no evaluation: the policy goes where it is told, and {spec.env_id} names no "
                      "goal; evaluate can be given one as --policy.goal.")  # fmt: skip
                 return
         self._possible = True
@@ -134,8 +134,3 @@ class EvaluationDuringFit(Callback):
             values["eval/normalized_score"] = figures["score_mean"]
         record_metrics(trainer, values)
         return record
-
-
-@rank_zero_only
-def _say(line: str) -> None:
-    print(f"lit-offrl: {line}")

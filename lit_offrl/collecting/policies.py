@@ -237,6 +237,7 @@ class PolicyCollection:
 def _load(path: Path, env_id: str, sizes: tuple[int, int]) -> Policy:
     """Return a checkpoint's policy for an environment with ``sizes`` (o, a)."""
     from lit_offrl.modules import load_module  # here: it imports Lightning, which takes seconds
+    from lit_offrl.quiet import say
 
     module = load_module(path)
     spec = module.spec
@@ -247,5 +248,5 @@ def _load(path: Path, env_id: str, sizes: tuple[int, int]) -> Policy:
             f" {sizes[0]} and {sizes[1]}: give a checkpoint of that environment."
         )
     if spec is not None and spec.env_id not in (None, env_id):
-        print(f"lit-offrl: {path} was trained on data of {spec.env_id}, not {env_id}.")
+        say(f"{path} was trained on data of {spec.env_id}, not {env_id}.")
     return module.policy()

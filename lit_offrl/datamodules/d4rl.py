@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
 from lit_offrl.datamodules.base import OfflineDataModule
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.catalog import default_cache_dir, resolve
@@ -18,6 +16,7 @@ from lit_offrl.datasets.rewards import Rewards, handle_rewards
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.datasets.views import View
 from lit_offrl.errors import ConfigError
+from lit_offrl.quiet import say
 
 _PACKAGE = "d4rl:"
 
@@ -100,7 +99,7 @@ class D4RLDataModule(OfflineDataModule):
         super().setup(stage)
         if before is None:
             for sentence in self.spec.handling:
-                _say(f"{self.spec.name}: {sentence}")
+                say(f"{self.spec.name}: {sentence}")
 
     def _open(self, dataset: str) -> DatasetSpec:
         self._name = dataset
@@ -122,7 +121,7 @@ class D4RLDataModule(OfflineDataModule):
             return self._packaged.spec
         self._source = resolve(dataset, self.data_dir)
         if self._source.entry is not None and self._source.entry.warning:
-            _say(f"{dataset}: {self._source.entry.warning}")
+            say(f"{dataset}: {self._source.entry.warning}")
         return self._source.header(
             env_id=self.env_id, sparse_windows=self._sparse, cache=self.cache
         )
@@ -163,12 +162,7 @@ class D4RLDataModule(OfflineDataModule):
     def _from_package(self) -> OfflineDataset:
         name = self._name.removeprefix(_PACKAGE)
         if name in CATALOG and (warning := CATALOG[name].warning):
-            _say(f"{name}: {warning}")
+            say(f"{name}: {warning}")
         return read_d4rl(
             name, sparse_windows=self._sparse, accept_faults=self.accept_faults, cache=self.cache
         )
-
-
-@rank_zero_only
-def _say(line: str) -> None:
-    print(f"lit-offrl: {line}")

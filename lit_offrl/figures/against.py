@@ -19,7 +19,7 @@ def from_numbers(numbers: Mapping[str, Any]) -> Figure:
     """Draw the numbers of ``studies.score_against``: a panel a dataset, a line a method.
 
     Values of the option that are all numbers stand at their place, on a logarithmic axis where they
-    span more than a hundredfold; others stand side by side.
+    span more than tenfold; others stand side by side.
     """
     points = numbers["points"]
     datasets = list(dict.fromkeys(point["dataset"] for point in points))
@@ -51,7 +51,7 @@ def from_numbers(numbers: Mapping[str, Any]) -> Figure:
         axis.set_title(dataset)
         axis.set_xlabel(numbers["option"])
         axis.set_ylabel("normalised score" if unit == "score" else "return")
-        if _spread(places) > 100:
+        if _spread(places) > 10:
             axis.set_xscale("log")
         axis.set_xticks([places[text] for text in texts], texts)
         axis.minorticks_off()

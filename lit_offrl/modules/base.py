@@ -17,6 +17,7 @@ from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import ConfigError, nearest
 from lit_offrl.nets import Dropout
 from lit_offrl.policy import Policy
+from lit_offrl.quiet import say
 from lit_offrl.randomness import ShardedGenerator
 
 if TYPE_CHECKING:
@@ -286,6 +287,19 @@ class OfflineModule(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the spec back."""
-        spec = checkpoint.get(CHECKPOINT_KEY, {}).get("spec")
-        self.spec = None if spec is None else DatasetSpec.from_dict(spec)
+        """Take the spec back; a fit keeps that of the data it goes on with, and says which."""
+        stored = checkpoint.get(CHECKPOINT_KEY, {}).get("spec")
+        there = None if stored is None else DatasetSpec.from_dict(stored)
+        fitting = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if not fitting or self.spec is None:
+            self.spec = there
+        elif there is not None and there.sha256 != self.spec.sha256:
+            say(
+                f"{self.spec.origin}: other data than the checkpoint's, sha256 {_short(self.spec)} "
+                f"and {_short(there)}: the run goes on with these, and with the normaliser's "
+                "statistics of those"
+            )
+
+
+def _short(spec: DatasetSpec) -> str:
+    return "unknown" if spec.sha256 is None else f"{spec.sha256[:12]}…"

@@ -55,6 +55,14 @@ class StageFolder(StepFolder):
         """Says which checkpoint the stage ended with."""
         return self.path / "done.json"
 
+    def config(self) -> dict[str, Any]:
+        """The tree of its options.
+
+        Raises:
+            ConfigError: a config cannot be read.
+        """
+        return resolved_config(self.stage.configs, self.stage.options)
+
     def definition(self) -> dict[str, Any]:
         """What it is made from but the seed, without looking at data and checkpoints.
 
@@ -62,13 +70,13 @@ class StageFolder(StepFolder):
             ConfigError: a config cannot be read.
         """
         return {
-            "config": resolved_config(self.stage.configs, self.stage.options),
+            "config": self.config(),
             "checkpoints": {name: each.definition() for name, each in self.source_of.items()},
         }
 
     def inputs(self) -> dict[str, Any]:
         """The config, the seed, and the sha256 of the data and of the checkpoints."""
-        config = resolved_config(self.stage.configs, self.stage.options)
+        config = self.config()
         return {
             "config": config,
             "seed": self.where.seed,
@@ -82,7 +90,7 @@ class StageFolder(StepFolder):
         Raises:
             DatasetError: they are not.
         """
-        data_sha256(resolved_config(self.stage.configs, self.stage.options))
+        data_sha256(self.config())
 
     def sha256(self) -> str:
         """The checkpoint's; from ``done.json`` as long as the file has not changed."""

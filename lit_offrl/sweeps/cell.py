@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lit_offrl.errors import DatasetError
 from lit_offrl.files import write_whole
 from lit_offrl.jobs import children
 from lit_offrl.jobs.files import (
@@ -23,6 +24,7 @@ from lit_offrl.jobs.mlflow_runs import CELL_TAG
 from lit_offrl.jobs.parts import Parts
 from lit_offrl.jobs.plain import difference
 from lit_offrl.jobs.words import evaluate_words, fit_words
+from lit_offrl.pipelines.inputs import data_sha256, resolved_config
 from lit_offrl.sweeps.grid import Cell
 
 
@@ -111,14 +113,30 @@ class CellFolder:
             ConfigError: a config cannot be read.
         """
         definition = {
-            "config": [config_contents(path) for path in self.cell.configs],
-            "options": dict(self.cell.options),
+            **self.training(),
+            "data_sha256": self._data_sha256(),
             "seed": self.cell.seed,
             "experiment": self.sweep,
             "tracking_uri": self.tracking_uri,
             "evaluate": dict(self.evaluate),
         }
         return json.loads(json.dumps(definition, default=str))
+
+    def training(self) -> dict[str, Any]:
+        """What the training is made from, beside seed and data."""
+        configs = [config_contents(path) for path in self.cell.configs]
+        return {"config": configs, "options": dict(self.cell.options)}
+
+    def config(self) -> dict[str, Any]:
+        """The tree of the training's options."""
+        return resolved_config(self.cell.configs, self.cell.options)
+
+    def _data_sha256(self) -> str | None:
+        """None where the data are not here: what has been made of them stays what it is."""
+        try:
+            return data_sha256(self.config())
+        except DatasetError:
+            return None
 
     def stored(self) -> dict[str, Any] | None:
         """What ``begin`` has written; None in a folder where nothing has begun.
@@ -136,8 +154,20 @@ class CellFolder:
 
     def change(self) -> str:
         """Say how the definition differs from that of the folder's files; "" where it does not."""
+        return "" if self.stored() is None else difference(*self.definitions())
+
+    def definitions(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The definition of the folder's files and this one; unknown data are those of the other.
+
+        Raises:
+            ConfigError: a config or the file cannot be read.
+        """
         stored = self.stored()
-        return "" if stored is None else difference(stored["definition"], self.definition())
+        assert stored is not None
+        before, after = stored["definition"], self.definition()
+        if None in (before.get("data_sha256"), after["data_sha256"]):
+            before["data_sha256"] = after["data_sha256"] = None
+        return before, after
 
     def is_trained(self) -> bool:
         """Whether fit has succeeded, and what it made is there still."""

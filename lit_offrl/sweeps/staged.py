@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,16 +37,13 @@ class StagedCell(CellFolder):
         """What is evaluated."""
         return self.stages[-1].checkpoint
 
-    def definition(self) -> dict[str, Any]:
-        """All that the result depends on: the stages' contents in place of one training's."""
-        definition = {
-            "stage": self.stages[-1].definition(),
-            "seed": self.cell.seed,
-            "experiment": self.sweep,
-            "tracking_uri": self.tracking_uri,
-            "evaluate": dict(self.evaluate),
-        }
-        return json.loads(json.dumps(definition, default=str))
+    def training(self) -> dict[str, Any]:
+        """What the last stage is made from, and those before it."""
+        return {"stage": self.stages[-1].definition()}
+
+    def config(self) -> dict[str, Any]:
+        """The tree of the last stage's options."""
+        return self.stages[-1].config()
 
     def state(self) -> State:
         """As any cell's; as long as the stages are not all trained, they say how far it is."""

@@ -149,7 +149,7 @@ def _set_aside(folder: CellFolder) -> None:
     stored = folder.stored()
     assert stored is not None
     change = folder.change()
-    before, after = stored["definition"], folder.definition()
+    before, after = folder.definitions()
     number = 1
     while (aside := folder.path.with_name(f"{folder.path.name}.before-{number}")).exists():
         number += 1

@@ -15,8 +15,8 @@ def sweep(folder, monkeypatch):
     monkeypatch.setattr(sweep, "check_options", lambda folders: None)  # the stand-in has none
     (folder / "a.yaml").write_text("model: {width: 1}\n")
 
-    def run(*options, datasets=("plain",), seeds=(0, 1), **keys):
-        content = {"methods": {"m": {"config": "a.yaml"}}, "datasets": list(datasets)}
+    def run(*options, datasets=["plain"], seeds=(0, 1), **keys):
+        content = {"methods": {"m": {"config": "a.yaml"}}, "datasets": datasets}
         content |= {"name": "grid", "seeds": list(seeds), **keys}
         (folder / "grid.yaml").write_text(yaml.safe_dump(content))
         return main(["sweep", "--config", "grid.yaml", *options])

@@ -1,5 +1,6 @@
 """Cells from nothing to their records, with a stand-in for fit and evaluate."""
 
+import hashlib
 import json
 import os
 import signal
@@ -51,7 +52,7 @@ def test_dry_run_prints_the_commands_and_does_nothing(sweep, stub, capsys, folde
 
 
 def test_a_failing_cell_says_why_and_stops_no_other(sweep, stub, capsys):
-    datasets = ("fails", "plain")
+    datasets = ["fails", "plain"]
     assert sweep(datasets=datasets, seeds=[0]) == 1
     printed = capsys.readouterr()
     assert "m/fails/seed0: fit ended with 1: lit-offrl: error: no such thing." in printed.err
@@ -124,6 +125,29 @@ def test_a_changed_definition_is_refused_or_run_again_but_never_mixed(sweep, stu
     assert sweep(seeds=[0], **other) == 1
     assert stub() == []
     assert sweep("--rerun_changed", seeds=[0], **other) == 0
+    assert [words[0] for words, _ in stub()] == ["evaluate"]
+
+
+def test_other_bytes_of_the_data_are_a_change_and_data_that_have_gone_are_none(
+    sweep, stub, capsys, folder
+):
+    data = folder / "rows.npz"
+    data.write_bytes(b"one")
+    grid = {"datasets": {"rows": {"dataset": "rows.npz"}}, "seeds": [0]}
+    assert sweep(**grid) == 0
+    data.write_bytes(b"another")
+    stub()
+    capsys.readouterr()
+    assert sweep(**grid) == 1
+    assert (
+        f"changed: data_sha256: {hashlib.sha256(b'one').hexdigest()} → " in capsys.readouterr().err
+    )
+    assert stub() == []
+    assert sweep("--rerun_changed", **grid) == 0
+    assert [words[0] for words, _ in stub()] == ["fit", "evaluate"]
+    data.unlink()
+    assert sweep(**grid) == 0
+    assert sweep("--rerun_changed", **grid, evaluate={"episodes": 3}) == 0
     assert [words[0] for words, _ in stub()] == ["evaluate"]
 
 
