@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -34,3 +35,21 @@ class GoalPolicy(Protocol):
         None where the environment's ``info`` has no ``goal``.
         """
         ...
+
+
+def named_goal(info: Mapping[str, Any]) -> np.ndarray | None:
+    """Return the goal (g,), float32, that an environment's first ``info`` names, if any."""
+    return np.asarray(info["goal"], np.float32) if "goal" in info else None
+
+
+def begin_episodes(policy: Policy, mask: np.ndarray, goals: np.ndarray | None) -> None:
+    """Begin new episodes where ``mask`` (E,) is True, towards goals (E, g) if the policy has any.
+
+    Args:
+        policy: what acts.
+        mask: which environments begin an episode.
+        goals: of all episodes under way; None where the environments name none.
+    """
+    policy.reset(mask)
+    if isinstance(policy, GoalPolicy):
+        policy.aim(goals)

@@ -21,7 +21,7 @@ from lit_offrl.collecting.base import origin, progress_bar, return_summary
 from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation.envs import box, find_spec, make_env
-from lit_offrl.policy import Policy
+from lit_offrl.policy import Policy, begin_episodes, named_goal
 from lit_offrl.randomness import mix
 
 _NOISE = 8  # keeps the streams of one seed apart
@@ -52,8 +52,9 @@ class _Episode:
         self._noise, self._hold, self._is_random = options.noise, options.hold, random
         self._random = np.random.default_rng(mix(options.seed, number, _NOISE))
         self._held: Any = None  # what was drawn last, (a,)
-        observation, _ = self._env.reset(seed=mix(options.seed, number) % 2**31)
+        observation, info = self._env.reset(seed=mix(options.seed, number) % 2**31)
         self.observation = np.asarray(observation, np.float32)
+        self.goal = named_goal(info)
         self.rows: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
         self.done = False
 
@@ -146,6 +147,7 @@ class PolicyCollection:
         finished = 0
         shape = (len(slots), *self.action_space.shape)
         observations: np.ndarray | None = None
+        goals: np.ndarray | None = None
         while True:
             begun = np.zeros(len(slots), bool)
             for slot, episode in enumerate(slots):
@@ -158,16 +160,19 @@ class PolicyCollection:
             if not any(slots):
                 return
             if observations is None:
-                observations = np.zeros(
-                    (len(slots), len(self._episodes[0].observation)), np.float32
-                )
+                first = self._episodes[0]
+                observations = np.zeros((len(slots), len(first.observation)), np.float32)
+                if first.goal is not None:
+                    goals = np.zeros((len(slots), *first.goal.shape), np.float32)
             for slot, episode in enumerate(slots):
                 if episode is not None:
                     observations[slot] = episode.observation
+                    if goals is not None:
+                        goals[slot] = episode.goal
             actions = None
             if self._policy is not None:
                 if begun.any():
-                    self._policy.reset(begun)
+                    begin_episodes(self._policy, begun, goals)
                 actions = np.asarray(self._policy.act(observations), np.float32)
                 if actions.shape != shape or not np.isfinite(actions).all():
                     raise EvaluationError(

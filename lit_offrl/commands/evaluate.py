@@ -13,9 +13,10 @@ from typing import Any
 from rich.console import Console
 
 from lit_offrl.commands.mlflow_origin import OwnRun, log_to_origin
-from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.commands.parsing import OneLineParser, RaisingParser, positive
 from lit_offrl.device import device
 from lit_offrl.errors import ConfigError
+from lit_offrl.evaluation.envs import find_spec
 from lit_offrl.evaluation.evaluate import evaluate_module
 from lit_offrl.evaluation.record import EvaluationRecord
 from lit_offrl.files import require_writable
@@ -76,8 +77,21 @@ def main(argv: Sequence[str]) -> int:
     return int(options.mlflow is True and not logged)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
+def require_arguments(argv: Sequence[str]) -> dict[str, Any]:
+    """Look at arguments before there is a checkpoint; return the options of the policy.
+
+    Raises:
+        LitOffRLError: one that it would refuse; the policy's options are not looked at.
+    """
+    rest, policy_options = split_policy_options(argv)
+    options = _parser(RaisingParser).parse_args(rest)
+    if options.env is not None:
+        find_spec(options.env)
+    return policy_options
+
+
+def _parser(kind: type[OneLineParser] = OneLineParser) -> argparse.ArgumentParser:
+    parser = kind(
         prog="lit-offrl evaluate",
         description="Roll out a checkpoint's policy, score it, and record how."
         " The same command gives the same returns each time.",
@@ -85,11 +99,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--ckpt_path", required=True, type=Path, metavar="FILE", help="a checkpoint of 'fit'")
-    add("--episodes", type=int, default=100, help="[100]")
+    add("--episodes", type=positive, default=100, help="[100]")
     add("--seed", type=int, default=0, help="each episode's own seed follows from it [0]")
     add("--env", metavar="ID", help="a gymnasium id [the dataset's own environment]")
-    add("--num_envs", type=int, default=8, help="environments stepped together [8]")
-    add("--max_episode_steps", type=int, metavar="N", help="instead of the registered limit")
+    add("--num_envs", type=positive, default=8, help="environments stepped together [8]")
+    add("--max_episode_steps", type=positive, metavar="N", help="instead of the registered limit")
     add("--gamma", type=float, help="record discounted returns too")
     add("--video", type=Path, metavar="FILE.mp4", help="film the first episode")
     add("--video_size", type=_size, metavar="WxH", help="pixels, e.g. 640x480")

@@ -26,12 +26,16 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the one line on stderr and exit with 2."""
+        self.exit(2, f"{self.prog}: {self.line(message)} (see {self.prog} --help)\n")
+
+    def line(self, message: str) -> str:
+        """Put argparse's message in a line of ours."""
         head, found, rest = message.partition("unrecognized arguments: ")
         if found:
             message = head + _unknown(rest, list(self.option_names()))
         message = " ".join(message.split()).rstrip(".")
         end = "" if message.endswith("?") else "."
-        self.exit(2, f"{self.prog}: {message}{end} (see {self.prog} --help)\n")
+        return f"{message}{end}"
 
     def option_names(self) -> Iterator[str]:
         """Yield every option of this parser and of the subparsers below it."""
@@ -54,6 +58,18 @@ class OneLineParser(argparse.ArgumentParser):
             None if what == "verb" else action,
             f"unknown {what} '{value}' (known: {known}).{guess}",
         )
+
+
+class RaisingParser(OneLineParser):
+    """Says what ``OneLineParser`` says in a ``ConfigError``, for arguments nobody has typed yet."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the one line.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(self.line(message))
 
 
 def _unknown(words: str, options: list[str]) -> str:

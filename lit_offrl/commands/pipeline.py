@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from lit_offrl.commands.parsing import OneLineParser
-from lit_offrl.errors import ConfigError
+from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.jobs.follow import console_of_stdout, follow
 from lit_offrl.mlflow_store import STORE_HELP, absolute_uri, default_uri, require_store
 from lit_offrl.pipelines.folders import StageFolder, step_folders
@@ -131,7 +131,7 @@ def check_options(steps: Sequence[StepFolder]) -> None:
     if not steps:
         return
     from lit_offrl.cli import require_options  # brings torch and Lightning: seconds
-    from lit_offrl.commands.evaluate import split_policy_options
+    from lit_offrl.commands.evaluate import require_arguments
     from lit_offrl.evaluation.evaluate import require_policy_options
     from lit_offrl.modules.base import OfflineModule
     from lit_offrl.modules.checkpoints import read_checkpoint
@@ -152,8 +152,8 @@ def check_options(steps: Sequence[StepFolder]) -> None:
             if isinstance(step, StageFolder):
                 kinds[step.name] = require_options(words)
             elif kind := kinds.get(step.sources[0].name):  # else it begins at once
-                require_policy_options(kind, split_policy_options(words)[1])
-        except ConfigError as error:
+                require_policy_options(kind, require_arguments(words[1:]))
+        except (ConfigError, EvaluationError) as error:
             raise ConfigError(f"{step.name}: {error}") from error
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_offrl.commands.parsing import OneLineParser, positive
-from lit_offrl.errors import ConfigError
+from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.jobs.follow import Executor, console_of_stdout, follow
 from lit_offrl.mlflow_store import SQLITE, STORE_HELP, absolute_uri, default_uri, require_store
 from lit_offrl.sweeps.cell import CellFolder, State
@@ -128,15 +128,15 @@ def check_options(folders: Sequence[CellFolder]) -> None:
             continue
         checked.add(key)
         from lit_offrl.cli import require_options  # brings torch and Lightning: seconds
-        from lit_offrl.commands.evaluate import split_policy_options
+        from lit_offrl.commands.evaluate import require_arguments
         from lit_offrl.evaluation.evaluate import require_policy_options
 
         try:
             kinds = [require_options(words) for words in folder.trainings()]
             if kinds and not folder.checkpoint.is_file():  # the last one's is evaluated
-                given = split_policy_options(folder.evaluation("checked"))[1]
+                given = require_arguments(folder.evaluation("checked")[1:])
                 require_policy_options(kinds[-1], given)
-        except ConfigError as error:
+        except (ConfigError, EvaluationError) as error:
             raise ConfigError(f"{cell.name}: {error}") from error
 
 

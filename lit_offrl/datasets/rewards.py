@@ -46,12 +46,12 @@ def handle_rewards(dataset: OfflineDataset, rewards: Rewards) -> OfflineDataset:
 
 
 def _minus_one(dataset: OfflineDataset) -> OfflineDataset:
-    return dataset.with_rewards(_of_zero_and_one(dataset, "minus_one") - 1, "rewards: r - 1")
+    return dataset.with_rewards(_of_zero_and_one(dataset, "minus_one") - 1, "r - 1")
 
 
 def _centred(dataset: OfflineDataset) -> OfflineDataset:
     values = _of_zero_and_one(dataset, "centred")
-    return dataset.with_rewards(4 * (values - 0.5), "rewards: 4 (r - 0.5)")
+    return dataset.with_rewards(4 * (values - 0.5), "4 (r - 0.5)")
 
 
 def _return_range(dataset: OfflineDataset) -> OfflineDataset:
@@ -63,7 +63,7 @@ def _return_range(dataset: OfflineDataset) -> OfflineDataset:
             f"{returns[0]:g}, so rewards 'return_range' cannot scale it: use 'as_recorded'."
         )
     scaled = dataset.columns["rewards"] * np.float32(1000 / spread)
-    words = f"rewards: r * 1000 / {spread:.6g}, the range of the {len(returns):,} episode returns"
+    words = f"r * 1000 / {spread:.6g}, the range of the {len(returns):,} episode returns"
     return dataset.with_rewards(scaled, words)
 
 
@@ -78,7 +78,7 @@ def _differences(dataset: OfflineDataset) -> OfflineDataset:
     paid = np.diff(largest, prepend=0.0)
     starts = dataset.episodes[:, 0]
     paid[starts] = largest[starts]
-    return dataset.with_rewards(paid, "rewards: 1 for each rise of the count of solved elements")
+    return dataset.with_rewards(paid, "1 for each rise of the count of solved elements")
 
 
 def _of_families(dataset: OfflineDataset, option: str, families: tuple[str, ...]) -> None:

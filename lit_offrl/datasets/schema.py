@@ -18,6 +18,8 @@ import numpy as np
 from lit_offrl.datasets.columns import clean_column, clean_columns, need_ends
 from lit_offrl.errors import DatasetError, nearest
 
+_REWARDS = "rewards: "  # begins what is said of their handling
+
 
 @dataclass(frozen=True)
 class DatasetSpec:
@@ -56,6 +58,11 @@ class DatasetSpec:
     columns: tuple[str, ...] = ()
     why_no_env: str | None = None
     handling: tuple[str, ...] = ()
+
+    @property
+    def rows_handling(self) -> tuple[str, ...]:
+        """What of ``handling`` concerns more than the rewards."""
+        return tuple(each for each in self.handling if not each.startswith(_REWARDS))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types that JSON and ``torch.load(weights_only=True)`` take."""
@@ -188,15 +195,15 @@ class OfflineDataset:
         """Return the same rows under another spec, of the same dimensions."""
         return self.from_checked(self.columns, spec, self.provenance, self.episodes, self.cut_off)
 
-    def with_rewards(self, rewards: np.ndarray, handling: str) -> OfflineDataset:
-        """Return the same rows with other rewards (N,), and what was done to them in the spec.
+    def with_rewards(self, rewards: np.ndarray, what: str) -> OfflineDataset:
+        """Return the same rows with other rewards (N,), and ``what`` they are in the spec.
 
         Raises:
             DatasetError: if a reward is not finite.
         """
         columns = dict(self.columns)
         columns["rewards"] = clean_column("rewards", rewards, len(self), self.spec.origin).view()
-        spec = replace(self.spec, handling=(*self.spec.handling, handling))
+        spec = replace(self.spec, handling=(*self.spec.handling, _REWARDS + what))
         return self.from_checked(columns, spec, self.provenance, self.episodes, self.cut_off)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation.envs import box, make_env
 from lit_offrl.evaluation.video import VideoWriter
-from lit_offrl.policy import GoalPolicy, Policy
+from lit_offrl.policy import Policy, begin_episodes, named_goal
 from lit_offrl.randomness import mix
 
 _TOLERANCE = 1e-5  # rounding at a bound does not make an action a clipped one
@@ -204,8 +204,8 @@ def _begin(
     own = episode_seed(seed, number)
     observation, info = env.reset(seed=own)
     video = None if path is None else VideoWriter(path, env)
-    goal = np.asarray(info["goal"], np.float32) if "goal" in info else None
-    return _Episode(number, own, env, video, np.asarray(observation, np.float32), goal)
+    first = np.asarray(observation, np.float32)
+    return _Episode(number, own, env, video, first, named_goal(info))
 
 
 def _run(
@@ -231,9 +231,7 @@ def _run(
                 if goals is not None:
                     goals[row] = episode.goal
         if begun.any():
-            policy.reset(begun)
-            if isinstance(policy, GoalPolicy):
-                policy.aim(goals)
+            begin_episodes(policy, begun, goals)
         actions = np.asarray(policy.act(observations), np.float32)
         _check(actions, slots, low.shape)
         executed = np.clip(actions, low, high)

@@ -13,7 +13,12 @@ from lit_offrl.files import file_sha256, write_whole
 from lit_offrl.jobs.files import mean_score
 from lit_offrl.jobs.mlflow_runs import CELL_TAG
 from lit_offrl.jobs.words import evaluate_words, fit_words
-from lit_offrl.pipelines.inputs import data_sha256, digest, resolved_config
+from lit_offrl.pipelines.inputs import (
+    data_sha256,
+    digest,
+    named_checkpoints,
+    resolved_config,
+)
 from lit_offrl.pipelines.plan import Evaluation, Pipeline, Stage
 from lit_offrl.pipelines.steps import State, StepFolder, Where
 
@@ -81,7 +86,8 @@ class StageFolder(StepFolder):
             "config": config,
             "seed": self.where.seed,
             "data_sha256": data_sha256(config),
-            "checkpoints": {name: each.sha256() for name, each in self.source_of.items()},
+            "checkpoints": named_checkpoints(config)
+            | {name: each.sha256() for name, each in self.source_of.items()},
         }
 
     def require_data(self) -> None:

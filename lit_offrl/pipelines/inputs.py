@@ -10,7 +10,9 @@ from typing import Any
 
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.catalog import default_cache_dir, resolve
+from lit_offrl.files import file_sha256
 from lit_offrl.jobs.files import config_contents
+from lit_offrl.jobs.plain import leaves
 
 
 def resolved_config(configs: Sequence[Path], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,6 +54,12 @@ def data_sha256(config: Mapping[str, Any]) -> str | None:
     source = resolve(name, folder)
     source.require_on_disk()
     return ColumnCache(default_cache_dir(folder)).sha256(source.path)
+
+
+def named_checkpoints(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the sha256 of each checkpoint's file that a config names, by the option's name."""
+    named = {name: value for name, value in leaves(config) if str(value).endswith(".ckpt")}
+    return {name: file_sha256(path) for name, path in named.items() if Path(path).is_file()}
 
 
 def digest(plain: Any) -> str:

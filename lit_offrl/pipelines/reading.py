@@ -82,6 +82,8 @@ def _require_name(reader: FileReader, key: str, name: Any) -> None:
 def _require_earlier(
     reader: FileReader, key: str, source: Any, earlier: list[str], all_stages: Mapping[str, Any]
 ) -> None:
+    if not isinstance(source, str):
+        raise reader.wrong(key, source, "the name of a stage above")
     if source in earlier:
         return
     if source in all_stages:
@@ -90,7 +92,7 @@ def _require_earlier(
             " can only be taken of a stage above."
         )
     known = f" There are {', '.join(all_stages)}."
-    hint = nearest(str(source), all_stages) or known
+    hint = nearest(source, all_stages) or known
     raise ConfigError(f"{reader.path}: {key}: there is no stage '{source}'.{hint}")
 
 

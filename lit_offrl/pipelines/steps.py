@@ -23,6 +23,8 @@ from lit_offrl.jobs.files import failure_reason, read_stored, steps_done
 from lit_offrl.jobs.parts import Parts
 from lit_offrl.jobs.plain import difference
 
+INPUTS = "inputs.json"
+
 
 class State(enum.StrEnum):
     """What the files of a folder say."""
@@ -125,13 +127,13 @@ class StepFolder(ABC):
         Raises:
             ConfigError: the file cannot be read.
         """
-        return read_stored(self.path / "inputs.json", "inputs")
+        return read_stored(self.path / INPUTS, "inputs")
 
     def begin(self) -> str:
         """Write what everything in the folder is made from; return the id that MLflow gets."""
         id = uuid.uuid4().hex
         stored = {"id": id, "inputs": self.inputs()}
-        write_whole(self.path / "inputs.json", json.dumps(stored, indent=1) + "\n")
+        write_whole(self.path / INPUTS, json.dumps(stored, indent=1) + "\n")
         return id
 
     # ---- state ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from lit_offrl.errors import LitOffRLError
 from lit_offrl.jobs.children import HELD, STOPPED, Children, alone, run_job
 from lit_offrl.jobs.mlflow_runs import forget_runs
 from lit_offrl.pipelines.folders import StageFolder
-from lit_offrl.pipelines.steps import State, StepFolder
+from lit_offrl.pipelines.steps import INPUTS, State, StepFolder
 
 _LOOK_SECONDS = 1.0
 _CHANGES = "changes.log"
@@ -115,7 +115,8 @@ def _work_alone(
     step.failure.unlink(missing_ok=True)
     stored = step.stored()
     id = step.begin() if stored is None else stored["id"]
-    resume = isinstance(step, StageFolder) and step.checkpoint.is_file()
+    known = stored is not None  # or else nobody says what a checkpoint was made from
+    resume = known and isinstance(step, StageFolder) and step.checkpoint.is_file()
     if resume:
         words = f"goes on from {step.steps() or 'its checkpoint'}"
     elif step.log.exists():  # killed before there was anything to go on from
@@ -127,7 +128,7 @@ def _work_alone(
     try:
         why = run_job(
             children,
-            step.words(id),
+            step.words(id, anew=not resume),
             program=step.where.program,
             log=step.log,
             failure=step.failure,
@@ -150,6 +151,8 @@ def _set_aside(step: StepFolder) -> str:
     assert stored is not None
     _forget(step, stored["id"])
     entries = [entry for entry in step.path.iterdir() if entry.name not in _KEPT]
+    # What all is made from goes last: killed in between, the rest must not count as other inputs'.
+    entries.sort(key=lambda entry: entry.name == INPUTS)
     if not step.mark.is_file() and not (step.path / "fit" / "last.ckpt").is_file():
         for entry in entries:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -25,6 +25,7 @@ from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.envs import find_spec
 from lit_offrl.modules.checkpoints import load_module
 from lit_offrl.modules.ldcq import LDCQStage2Module, LDCQStage3Module
+from lit_offrl.modules.ldcq.prior import Sampling
 from lit_offrl.randomness import ShardedGenerator
 from lit_offrl.studies.inputs import Study, add_checkpoint_options, load_data, protocol_of
 from lit_offrl.studies.two_samples import energy_distance
@@ -113,6 +114,16 @@ def _row(
             f"{path}: was trained on observations of {len(stage1.normalizer.low)} numbers, and "
             f"{data.spec.origin} has {data.spec.observation_dim}: give the --data it is of."
         )
+    trained_in = None if module.spec is None else module.spec.env_id
+    if None not in (trained_in, data.spec.env_id) and trained_in != data.spec.env_id:
+        raise ConfigError(
+            f"{path}: was trained on data of {trained_in}, and {data.spec.origin} is of "
+            f"{data.spec.env_id}: give the --data it is of."
+        )
+    try:
+        module.require(Sampling(), without_goal=True)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     if stage1.latent_dim < 2:
         raise ConfigError(f"{path}: has latents of 1 number, and a plane needs 2: train with more.")
     view = Snippets(stage1.horizon, partial=stage1.partial).bind(data, options.device)

@@ -68,6 +68,28 @@ def test_rows_are_whole_episodes_that_replay(leaning):
     assert sum(mask.sum() for mask in leaning.resets) == 5
 
 
+def test_a_policy_with_a_goal_is_told_the_environments(monkeypatch):
+    class Homing:
+        """Goes straight to the goal, by position and velocity."""
+
+        def reset(self, mask=None):
+            self.begun = mask
+
+        def aim(self, goals):
+            self.goals = goals
+
+        def act(self, observations):
+            return 2 * (self.goals - observations[:, :2]) - observations[:, 2:]
+
+    monkeypatch.setattr(policies, "_load", lambda *_: Homing())
+    # In an open maze nothing stands in the way, so it comes to the goal wherever it starts.
+    columns, _ = collected(
+        policy="some.ckpt", env="lit_offrl/maze2d-open-v1", steps=300, max_episode_steps=100
+    )
+    assert columns["timeouts"].sum() == 3
+    assert columns["rewards"][columns["timeouts"]].all()
+
+
 def test_data_do_not_depend_on_how_many_environments_are_stepped_together():
     one, other = (collected(num_envs=number, hold=5)[0] for number in (1, 7))
     for name in one:

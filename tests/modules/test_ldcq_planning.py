@@ -8,6 +8,7 @@ import torch
 
 from lit_offrl.errors import ConfigError
 from lit_offrl.modules import load_module
+from lit_offrl.modules.ldcq import planning
 from lit_offrl.modules.ldcq.planning import Planner
 
 STEPS = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0], [2.5, 0.0]])
@@ -74,6 +75,17 @@ def test_at_depth_two_both_searches_are_the_same():
     goals = np.random.default_rng(0).uniform(-4, 4, (30, 2))
     states = [[0.0, 0.0]] * 30
     assert plan(goals, states, wall) == plan(goals, states, wall, search="greedy")
+
+
+@pytest.mark.parametrize("scored", ["last", "nearest"])
+@pytest.mark.parametrize("search", ["exhaustive", "greedy"])
+def test_however_many_are_tried_at_once_the_plan_is_the_same(monkeypatch, search, scored):
+    goals = np.random.default_rng(1).uniform(-4, 4, (7, 2))
+    options = {"depth": 3, "search": search, "scored": scored}
+    whole = plan(goals, [[0.0, 0.0]] * 7, wall, **options)
+    for chains in (1, 15, 40):
+        monkeypatch.setattr(planning, "CHAINS", chains)
+        assert plan(goals, [[0.0, 0.0]] * 7, wall, **options) == whole
 
 
 def test_the_nearest_state_on_the_way_may_count():

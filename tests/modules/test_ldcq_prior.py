@@ -292,6 +292,23 @@ def test_what_a_prior_never_learned_is_refused(stages):
         aimed.policy(plan=True, goal=(0.0, 0.0), guidance=2.0, against="state")
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"depth": 3}, "depth is 3, which is for a plan:"),
+        ({"num_latents": 7}, "num_latents is 7, which is for a plan:"),
+        (
+            {"goal": (9.0, 9.0)},
+            r"goal is \(9.0, 9.0\), which is for a plan or a prior",
+        ),
+        ({"plan": True, "goal": ("a", "b")}, r"goal is \('a', 'b'\); give 2 finite numbers"),
+    ],
+)
+def test_options_that_nothing_would_look_at_are_refused(stages, options, said):
+    with pytest.raises(ConfigError, match=said):
+        load_module(stages(2, steps=1)).policy(**options)
+
+
 # ---- goals ---------------------------------------------------------------------------------
 
 

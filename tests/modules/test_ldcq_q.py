@@ -7,6 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
+from lit_offrl.datamodules import OfflineDataModule
+from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import SnippetBatch
 from lit_offrl.errors import ConfigError, DatasetError
@@ -134,8 +136,11 @@ def test_beta_grows_as_the_paper_says():
         *(0.3, 0.3, 0.33, 0.39, 0.99, 1.0)
     ]
     assert growing(1.0, 0.03, 3000).at(0) == 1.0
-    with pytest.raises(ConfigError, match=r"priority_beta is 0\.3 and priority_beta_step 0"):
-        growing(0.3, 0, 3000)
+    for step in (0, -0.1, float("nan"), 1e-320):
+        with pytest.raises(
+            ConfigError, match=rf"priority_beta is 0\.3 and priority_beta_step {step}"
+        ):
+            growing(0.3, step, 3000)
 
 
 def test_errors_of_a_step_become_the_priorities_of_its_rows(make, fit):
@@ -177,18 +182,30 @@ def test_data_all_of_whose_windows_end_in_terminals_are_learned_from(make, stage
     assert module.latest_losses["q"].isfinite() and module._candidates is not None
 
 
+def test_what_is_stored_for_the_data_of_training_is_not_for_others(make, fit, tmp_path, columns):
+    module = make()
+    trainer = fit(module, 1)
+    path = tmp_path / "other.hdf5"
+    limits = {"action_low": [-1.0], "action_high": [1.0]}
+    write_hdf5(path, columns(scale=2.0), limits)
+    (tested,) = trainer.test(module, datamodule=OfflineDataModule(str(path), batch_size=16))
+    plain = make(latents="online", posteriors="online")
+    plain.load_state_dict(module.state_dict())
+    (expected,) = trainer.test(plain, datamodule=OfflineDataModule(str(path), batch_size=16))
+    assert tested == expected
+
+
 @pytest.mark.parametrize("gaussian", [False, True])
 def test_cached_and_online_candidates_are_of_one_distribution(make, fit, windows, gaussian):
     """Values under one critic of 2 × 500 candidates at each of a few states."""
     module = make(gaussian, num_latents=500)
-    trainer = fit(module, 1)
+    fit(module, 1)
     batch = windows(module)
     assert module._candidates is not None
     cached = module.proposed(batch)
-    module._trainer = None
+    module.latents = "online"
     module.noise = ShardedGenerator(5)
     online = module.proposed(batch)
-    module.trainer = trainer
     assert cached.shape == online.shape and not torch.equal(cached, online)
     states = module.first.normalize(batch.next_observations)
     for at in (~batch.terminals).nonzero().flatten()[::9]:

@@ -1,15 +1,15 @@
 """Earlier stages: loaded, frozen, refused where they disagree, and kept by later checkpoints."""
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 import torch
 
-from lit_offrl.datasets.normalizers import MinMaxNormalizer
 from lit_offrl.errors import ConfigError
 from lit_offrl.modules import LDCQStage1Module
 from lit_offrl.modules.bc import BCModule
-from lit_offrl.modules.ldcq.stages import load_stage, require_same_data, stage_path
+from lit_offrl.modules.ldcq.stages import is_same_data, load_stage, require_same_data, stage_path
 
 SMALL = {"horizon": 4, "width": 8, "gru_layers": 1, "latent_dim": 2}
 
@@ -24,9 +24,8 @@ def trained(save):
 def test_a_stage_comes_back_frozen_with_its_record(trained):
     module, path = trained
     stage, record = load_stage(
-        str(path), LDCQStage1Module, horizon=4, observation_dim=2, action_dim=1,
-        dataset_sha256=module.spec.sha256, normalizer=module.normalizer,
-    )  # fmt: skip
+        str(path), LDCQStage1Module, horizon=4, observation_dim=2, action_dim=1
+    )
     assert not stage.training and not any(p.requires_grad for p in stage.parameters())
     for name, value in module.state_dict().items():
         assert torch.equal(stage.state_dict()[name], value), name
@@ -35,7 +34,7 @@ def test_a_stage_comes_back_frozen_with_its_record(trained):
     assert record["class_path"].endswith("LDCQStage1Module")
     assert record["hyper_parameters"]["horizon"] == 4
     assert record["spec"]["sha256"] == module.spec.sha256 == stage.spec.sha256
-    require_same_data(record, module.spec.sha256)
+    require_same_data(record, module.spec)
 
     # a later checkpoint has the weights: the record alone builds the module, without the file
     path.unlink()
@@ -58,16 +57,20 @@ def test_a_stage_of_another_size_is_refused_in_one_line(trained, name, there, he
     assert len(said.splitlines()) == 1
 
 
-def test_a_stage_of_other_data_or_ranges_is_refused(trained):
+def test_a_stage_of_other_data_is_refused(trained):
     module, path = trained
     own, other = module.spec.sha256[:12], "ab" * 32
-    with pytest.raises(ConfigError, match=f"sha256 {own}…, this stage {other[:12]}…"):
-        load_stage(str(path), LDCQStage1Module, dataset_sha256=other)
     _, record = load_stage(str(path), LDCQStage1Module)
+    with pytest.raises(ConfigError, match=f"sha256 {own}…, this stage {other[:12]}…"):
+        require_same_data(record, replace(module.spec, sha256=other))
     with pytest.raises(ConfigError, match=f"sha256 {own}…, this stage None"):
-        require_same_data(record, None)
-    with pytest.raises(ConfigError, match=r"normalizer\.low"):
-        load_stage(str(path), LDCQStage1Module, normalizer=MinMaxNormalizer(2))
+        require_same_data(record, replace(module.spec, sha256=None))
+    parts = replace(module.spec, handling=("observations: position",))
+    with pytest.raises(ConfigError, match="handling none, this stage observations: position:"):
+        require_same_data(record, parts)
+    rewarded = replace(module.spec, handling=("rewards: r - 1",))
+    require_same_data(record, rewarded)
+    assert is_same_data(record, rewarded) and not is_same_data(record, parts)
 
 
 def test_what_is_no_such_stage_is_refused(trained, save):
@@ -102,6 +105,9 @@ def test_a_stage_is_found_by_its_mlflow_run(trained, tmp_path, monkeypatch):
     for source in (run, f"runs:/{run}"):
         stage, record = load_stage(source, LDCQStage1Module)
         assert stage.horizon == 4 and record["path"] == source
+    assert stage_path(f"runs:/{run}/checkpoints/step-1.ckpt").read_bytes() == b"not the last"
+    with pytest.raises(ConfigError, match=r"cannot be had"):
+        stage_path(f"runs:/{run}/checkpoints/step-2.ckpt")
     with pytest.raises(ConfigError, match=r"cannot be had") as caught:
         stage_path("0" * 32)
     assert len(str(caught.value).splitlines()) == 1

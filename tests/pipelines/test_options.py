@@ -27,6 +27,16 @@ CONFIGS = Path(__file__).parent.parent.parent / "configs"
             {"policy.num_samples": "no"},
             "best: The option 'num_samples' of the policy of ACDModule is 'no': give a whole",
         ),
+        (
+            "model.init_args.omega",
+            {"episodes": "ten"},
+            "best: argument --episodes: invalid positive integer value: 'ten'.",
+        ),
+        (
+            "model.init_args.omega",
+            {"env": "lit_offrl/maze2d-umaze-v9"},
+            "best: There is no environment 'lit_offrl/maze2d-umaze-v9'. Did you mean",
+        ),
     ],
 )
 def test_options_are_parsed_before_anything_begins(

@@ -106,6 +106,19 @@ def test_other_data_are_another_input(pipeline, stub, capsys, d4rl_file, folder)
     assert "lit-offrl datasets download maze2d-umaze-v1" in capsys.readouterr().err
 
 
+def test_other_bytes_of_a_checkpoint_that_an_option_names_are_another_input(pipeline, stub, capsys):
+    critic = Path("critic.ckpt").resolve()
+    critic.write_bytes(b"one")
+    second = {"config": "a.yaml", "options": {"model.critic": str(critic)}}
+    stages = {"first": {"config": "a.yaml"}, "second": second}
+    assert pipeline(stages=stages) == 0
+    stub()
+    critic.write_bytes(b"another")
+    assert pipeline(stages=stages) == 0
+    assert [verb for verb in verbs(stub()) if verb[0] == "fit"] == [("fit", "second")]
+    assert "again, since checkpoints.model.critic: " in capsys.readouterr().out
+
+
 def test_a_failing_stage_names_its_log_and_stops_only_what_needs_it(pipeline, stub, capsys):
     fails = ("--set", "second.model.mode=fails")
     assert pipeline(*fails) == 1
@@ -130,6 +143,15 @@ def test_a_stage_killed_before_its_first_checkpoint_begins_anew(pipeline, stub, 
         assert "--ckpt_path" not in words
     assert pipeline("--only", "first") == 0
     assert not ROOT.with_name("first.before-1").exists()  # nothing of worth had been made
+
+
+def test_a_checkpoint_of_unknown_inputs_is_not_gone_on_from(pipeline, stub):
+    assert pipeline() == 0
+    stub()
+    for name in ("inputs.json", "done.json"):
+        (ROOT / "first" / name).unlink()
+    assert pipeline() == 0
+    assert "--ckpt_path" not in stub()[0][0]
 
 
 def test_a_fit_without_a_checkpoint_is_no_stage(pipeline, stub, capsys):

@@ -152,6 +152,7 @@ def stages(**second):
         ({"stages": {"first": {"confg": "a.yaml"}}}, "Did you mean 'config'?"),
         ({"stages": {"first": {"config": "aa.yaml"}}}, "Did you mean 'a.yaml'?"),
         ({"config": "c.yaml"}, "config: there is no file"),
+        ({"stages": stages(checkpoints={"x": ["first"]})}, "checkpoints.x: ['first'] is given"),
         ({"stages": stages(checkpoints={"x": "frist"})}, "second.checkpoints.x: there is no stage"),
         ({"stages": stages(checkpoints={"x": "second"})}, "does not come before this one"),
         (

@@ -2,8 +2,10 @@
 
 import json
 
+import h5py
 import numpy as np
 import pytest
+import torch
 
 from lit_offrl.__main__ import main
 from lit_offrl.figures.latents import ends
@@ -59,6 +61,22 @@ def test_latents_of_one_number_are_refused(stages, save, tmp_path, capsys):  # n
     words = ["--ckpt_path", str(path), "--data", str(data), "--no-mlflow"]
     assert main(["figures", "ldcq-latents", *words]) == 2
     assert "has latents of 1 number, and a plane needs 2" in capsys.readouterr().err
+
+
+def test_a_prior_that_cannot_answer_is_refused(stages, tmp_path, capsys):  # noqa: F811
+    aimed = stages(2, goals="hindsight", drop_probability=0.0)
+    data = min(tmp_path.glob("data*.hdf5"))
+    words = ["--data", str(data), "--no-mlflow", "--ckpt_path"]
+    assert main(["figures", "ldcq-latents", *words, str(aimed)]) == 2
+    assert f"{aimed}: this prior was trained with drop_probability 0" in capsys.readouterr().err
+    plain = stages(2)
+    checkpoint = torch.load(plain, weights_only=True)
+    checkpoint["lit_offrl"]["spec"]["env_id"] = "lit_offrl/maze2d-umaze-v1"
+    torch.save(checkpoint, plain)
+    with h5py.File(data, "r+") as file:
+        file.attrs["env_id"] = "lit_offrl/mountain-car-v0"
+    assert main(["figures", "ldcq-latents", *words, str(plain)]) == 2
+    assert "was trained on data of lit_offrl/maze2d-umaze-v1, and " in capsys.readouterr().err
 
 
 def test_both_figures_of_a_checkpoint(stages, tmp_path, capsys):  # noqa: F811

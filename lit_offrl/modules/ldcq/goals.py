@@ -53,7 +53,7 @@ class GoalSkillPolicy(SkillPolicy):
         self._fixed: np.ndarray | None = None
         self._goals: np.ndarray | None = None
         if not isinstance(goal, str):
-            self._fixed = np.asarray(goal, np.float32)
+            self._fixed = _numbers(goal)
             if self._fixed.shape != (goal_dim,) or not np.isfinite(self._fixed).all():
                 raise ConfigError(f"goal is {goal}; give {goal_dim} finite numbers.")
         elif goal != "environment":
@@ -83,3 +83,10 @@ class GoalSkillPolicy(SkillPolicy):
         rows = np.asarray(observations, np.float32)
         goals = np.broadcast_to(goals, (len(rows), self._goal_dim)).astype(np.float32)
         return super().act(np.concatenate([rows, goals], axis=1))
+
+
+def _numbers(goal: Sequence[float]) -> np.ndarray:
+    try:
+        return np.asarray(goal, np.float32)
+    except (TypeError, ValueError):
+        return np.empty(0, np.float32)  # of no goal's size

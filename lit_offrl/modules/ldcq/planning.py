@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_offrl.errors import ConfigError
+from lit_offrl.modules.ldcq.prior import CHAINS
 
 Search = Literal["exhaustive", "greedy"]
 Scored = Literal["last", "nearest"]
@@ -67,31 +68,42 @@ class Planner:
     @torch.no_grad()
     def choose(self, states: Tensor, goals: Tensor) -> tuple[Tensor, Tensor]:
         """Latents (E, z) for states (E, o) and goals (E, g), and how near they lead (E,)."""
-        first, after, gaps = self._try(states[:, None], goals)
-        latents = first[:, 0]  # (E, n, z)
-        ends, nearest = after[:, 0, :, None], gaps[:, 0, :, None]  # of each first latent: (E, n, k)
-        for _ in range(1, self.depth):
-            _, after, gaps = self._try(ends.flatten(1, 2), goals)
-            after, gaps = (x.unflatten(1, ends.shape[1:3]) for x in (after, gaps))  # (E, n, k, n)
+        latents = self._draw(states, self.number)  # (E, n, z)
+        ends = self._after(states, latents)[:, :, None]  # of each first latent: (E, n, k, o)
+        nearest = self._gaps(ends, goals[:, None, None])  # (E, n, k)
+        for level in range(2, self.depth + 1):
+            go_on_from_all = self.search == "exhaustive" and level < self.depth
+            ends, gaps = self._try(ends, goals, go_on_from_all)
             if self.scored == "nearest":
-                reached = torch.minimum(gaps, nearest[..., None])
-            else:
-                reached = gaps
-            if self.search == "greedy":
-                at = gaps.argmin(dim=-1, keepdim=True)
-                after = after.gather(-2, at[..., None].expand(*at.shape, after.shape[-1]))
-                reached = reached.gather(-1, at)
-            ends, nearest = after.flatten(2, 3), reached.flatten(2, 3)
+                gaps = torch.minimum(gaps, nearest[..., None])
+            nearest = gaps.flatten(2)
         gap, best = nearest.amin(dim=-1).min(dim=1)
         return latents[torch.arange(len(latents), device=best.device), best], gap
 
-    def _try(self, states: Tensor, goals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """n latents for each of states (E, k, o): (E, k, n, z), the states after, and distances."""
-        flat = states.flatten(0, 1)
-        latents = self._draw(flat, self.number)
-        repeated = flat.repeat_interleave(self.number, dim=0)
-        after = self._world(repeated, latents.flatten(0, 1)).view(
-            *states.shape[:2], self.number, -1
-        )
-        gaps = (self._position(after) - goals[:, None, None]).norm(dim=-1)
-        return latents.unflatten(0, states.shape[:2]), after, gaps
+    def _try(self, ends: Tensor, goals: Tensor, keep_all: bool) -> tuple[Tensor, Tensor]:
+        """Try n latents in each of states (E, n, k, o), of which all or the nearest are kept.
+
+        As many at once as the prior samples at once, so that memory does not grow with their
+        number: states after them (E, n, k·m, o) and distances (E, n, k, m), m n or 1.
+        """
+        flat = ends.flatten(0, 2)
+        aims = goals.repeat_interleave(len(flat) // len(goals), dim=0)
+        size = max(1, CHAINS // self.number)
+        kept = []
+        for states, aim in zip(flat.split(size), aims.split(size), strict=True):
+            after = self._after(states, self._draw(states, self.number))
+            gaps = self._gaps(after, aim[:, None])
+            if not keep_all:
+                at = gaps.argmin(dim=1, keepdim=True)
+                after, gaps = after.take_along_dim(at[..., None], dim=1), gaps.gather(1, at)
+            kept.append((after, gaps))
+        after, gaps = (torch.cat(p).unflatten(0, ends.shape[:3]) for p in zip(*kept, strict=True))
+        return after.flatten(2, 3), gaps
+
+    def _after(self, states: Tensor, latents: Tensor) -> Tensor:
+        """States (S, n, o) after latents (S, n, z) in states (S, o)."""
+        repeated = states.repeat_interleave(latents.shape[1], dim=0)
+        return self._world(repeated, latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
+
+    def _gaps(self, states: Tensor, goals: Tensor) -> Tensor:
+        return (self._position(states) - goals).norm(dim=-1)

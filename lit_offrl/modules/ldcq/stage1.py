@@ -178,7 +178,7 @@ class LDCQStage1Module(OfflineModule):
         if stage != "fit" or self.datamodule is None or self.spec is None:
             return
         if self.images is not None:
-            require_same_data(self.hparams["image_encoder"], self.spec.sha256)
+            require_same_data(self.hparams["image_encoder"], self.datamodule.spec)
         if self.num_actions is None:
             return
         actions = self.datamodule.dataset.column("actions")[:, 0]

@@ -5,6 +5,7 @@ Source: "Reasoning with latent diffusion in offline reinforcement learning", sec
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -293,8 +294,15 @@ class LDCQStage2Module(StagedModule):
             extra_steps: Diffusion-X's further steps.
 
         Raises:
-            ConfigError: a number is out of its range, or an unknown word.
+            ConfigError: a number is out of its range, an unknown word, or an option that nothing
+                would look at.
         """
+        if not plan:
+            _require_unset(
+                "a plan", num_latents=num_latents, depth=depth, search=search, scored=scored
+            )
+            if self.goals == "none":
+                _require_unset("a plan or a prior trained with goals", goal=goal)
         how = Sampling(sampler, sampling_steps, extra_steps, guidance, against)
         self.require(how, without_goal=plan)
         steps = self.stage1.horizon if execute_steps is None else execute_steps
@@ -339,3 +347,17 @@ class LDCQStage2Module(StagedModule):
         policy.aim(self._goals_of(batch).cpu().numpy())
         acted = policy.act(observations.numpy())
         return {"observations": observations, "actions": torch.from_numpy(acted)}
+
+
+def _require_unset(needs: str, **given: Any) -> None:
+    """Refuse options of ``policy`` that have other values than their defaults.
+
+    Raises:
+        ConfigError: the first of them.
+    """
+    known = inspect.signature(LDCQStage2Module.policy).parameters
+    for name, value in given.items():
+        if value != known[name].default:
+            raise ConfigError(
+                f"{name} is {value}, which is for {needs}: leave it out, or set plan to true."
+            )

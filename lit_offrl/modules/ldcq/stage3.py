@@ -5,6 +5,7 @@ Source: "Reasoning with latent diffusion in offline reinforcement learning", sec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
@@ -162,6 +163,11 @@ class LDCQStage3Module(StagedModule):
         assert self.stage1 is not None  # one of the two is there
         return self.stage1
 
+    def setup(self, stage: str) -> None:
+        """As any later stage's; candidates stored for other data are forgotten."""
+        super().setup(stage)
+        self._candidates = None
+
     def view(self) -> Snippets:
         """Windows of stage 1's H steps, with returns discounted by γ."""
         first = self.first
@@ -211,7 +217,7 @@ class LDCQStage3Module(StagedModule):
 
     def proposed(self, batch: SnippetBatch) -> Tensor:
         """Candidate latents (B, n, z) in the states after a batch's windows."""
-        if self.latents == "online" or self._trainer is None:
+        if self.latents == "online" or not self.storable:
             return self.propose(batch.next_observations, self.num_latents, self.how, self.noise)
         if self._candidates is None:
             settings = {} if self.stage2 is None else asdict(self.how)
@@ -315,9 +321,10 @@ def growing(start: float, step: float, every: int) -> Linear:
     Raises:
         ConfigError: it does not grow.
     """
-    if step <= 0 or not 0 <= start <= 1:
+    steps = (1.0 - start) / step * every if step > 0 else math.nan
+    if not math.isfinite(steps) or not 0 <= start <= 1:
         raise ConfigError(
             f"priority_beta is {start} and priority_beta_step {step}; give a number in [0, 1] and "
             "one above 0."
         )
-    return Linear(start, 1.0, steps=max(1, round((1.0 - start) / step * every)), every=every)
+    return Linear(start, 1.0, steps=max(1, round(steps)), every=every)

@@ -11,7 +11,13 @@ from lit_offrl.datasets.views import SnippetBatch
 from lit_offrl.errors import ConfigError
 from lit_offrl.modules.base import Decay, OfflineModule
 from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
-from lit_offrl.modules.ldcq.stages import M, StageRecord, load_stage, require_same_data
+from lit_offrl.modules.ldcq.stages import (
+    M,
+    StageRecord,
+    is_same_data,
+    load_stage,
+    require_same_data,
+)
 from lit_offrl.modules.ldcq.windows import RowTable, posteriors
 
 PosteriorKind = Literal["sample", "mean"]
@@ -49,6 +55,8 @@ class StagedModule(OfflineModule):
         self.window_every = window_every
         self.taken: StageRecord = {}
         """Record of the earlier stage, whose data must be this stage's."""
+        self.storable = False
+        """Whether the data are those of training, for whose windows latents are stored."""
         self._posteriors: RowTable | None = None
 
     @property
@@ -75,11 +83,16 @@ class StagedModule(OfflineModule):
         return stage
 
     def setup(self, stage: str) -> None:
-        """Refuse other data than those of the earlier stage."""
+        """Refuse to train on other data than those of the earlier stage.
+
+        Other data may be validated, tested and predicted on: nothing is stored for them.
+        """
         super().setup(stage)
+        self._posteriors, self.storable = None, False
         if self.datamodule is not None:
-            assert self.spec is not None  # taken from the data
-            require_same_data(self.taken, self.spec.sha256)
+            if stage == "fit":
+                require_same_data(self.taken, self.datamodule.spec)
+            self.storable = is_same_data(self.taken, self.datamodule.spec)
 
     def train(self, mode: bool = True) -> StagedModule:
         """As in any module, but earlier stages stay in eval mode."""
@@ -104,7 +117,7 @@ class StagedModule(OfflineModule):
     @torch.no_grad()
     def moments(self, batch: SnippetBatch) -> tuple[Tensor, Tensor]:
         """μ and σ (B, z) of the posteriors of a batch's windows."""
-        if self.posteriors_from == "online" or self._trainer is None:
+        if self.posteriors_from == "online" or not self.storable:
             return self.first.posterior(batch)
         if self._posteriors is None:
             record = self.taken  # of stage 1, whatever stage this is: they share its file

@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
-from lit_offrl.datasets.normalizers import MinMaxNormalizer
+from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import ConfigError, reason
 from lit_offrl.files import file_sha256
 from lit_offrl.mlflow_store import default_uri
@@ -26,7 +24,7 @@ StageRecord = dict[str, Any]
 """Where a stage came from, in plain types: ``path``, ``sha256`` of that file, ``class_path``,
 ``hyper_parameters``, ``spec`` of its data, ``mlflow`` (``run_id``, ``tracking_uri``, or None)."""
 
-_RUN = re.compile(r"(?:runs:/)?([0-9a-f]{32})(?:/.*)?")
+_RUN = re.compile(r"(?:runs:/)?([0-9a-f]{32})(?:/(.+))?")
 
 
 def load_stage(
@@ -36,20 +34,17 @@ def load_stage(
     horizon: int | None = None,
     observation_dim: int | None = None,
     action_dim: int | None = None,
-    dataset_sha256: str | None = None,
-    normalizer: MinMaxNormalizer | None = None,
 ) -> tuple[M, StageRecord]:
     """Load a trained stage, frozen and in eval mode; what is given must agree with it.
 
     Args:
-        source: path of its checkpoint, an MLflow run (``runs:/ID`` or the bare id), or a record of
-            it, of which the module is built without its weights, for a checkpoint that has them.
+        source: path of its checkpoint, an MLflow run (``runs:/ID`` or the bare id; a path after
+            ``runs:/ID/`` for another than its last), or a record of it, of which the module is
+            built without its weights, for a checkpoint that has them.
         kind: the class that it must be of.
         horizon: H.
         observation_dim: o.
         action_dim: a.
-        dataset_sha256: of the data's file; see also ``require_same_data``.
-        normalizer: of the later stage, if it has one.
 
     Returns:
         The stage, and its record for the later stage's ``save_hyperparameters``.
@@ -86,30 +81,43 @@ def load_stage(
         there = getattr(module, name, record["hyper_parameters"].get(name))
         if here is not None and there is not None and there != here:
             _refuse(record, name, there, here)
-    if dataset_sha256 is not None:
-        require_same_data(record, dataset_sha256)
-    if normalizer is not None and checkpoint is not None:
-        for side in ("low", "high"):
-            there, here = getattr(module.normalizer, side), getattr(normalizer, side).cpu()
-            if not torch.equal(there, here):
-                _refuse(record, f"normalizer.{side}", there.tolist(), here.tolist())
     return module.requires_grad_(False).eval(), record
 
 
-def require_same_data(record: Mapping[str, Any], sha256: str | None) -> None:
-    """Refuse a stage of other data than those with ``sha256``; to be called once they are read.
+def require_same_data(record: Mapping[str, Any], spec: DatasetSpec) -> None:
+    """Refuse a stage of other data than these; to be called once they are read.
+
+    The same are those of a file with the same bytes, of which the same rows and observations were
+    taken; their rewards may have been handled otherwise.
 
     Raises:
         ConfigError: the two differ.
     """
-    there = (record.get("spec") or {}).get("sha256")
-    if there != sha256:
-        sides = [value and f"{value[:12]}…" for value in (there, sha256)]
+    (there, rows_there), (here, rows_here) = _data_of(record), (spec.sha256, spec.rows_handling)
+    if there != here:
+        sides = [value and f"{value[:12]}…" for value in (there, here)]
         _refuse(record, "the data's sha256", *sides)
+    if rows_there != rows_here:
+        sides = ["; ".join(value) or "none" for value in (rows_there, rows_here)]
+        _refuse(record, "the data's handling", *sides)
+
+
+def is_same_data(record: Mapping[str, Any], spec: DatasetSpec) -> bool:
+    """Whether ``require_same_data`` passes."""
+    return _data_of(record) == (spec.sha256, spec.rows_handling)
+
+
+def _data_of(record: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+    if record.get("spec") is None:
+        return None, ()
+    spec = DatasetSpec.from_dict(record["spec"])
+    return spec.sha256, spec.rows_handling
 
 
 def stage_path(source: str) -> Path:
     """Return the file of a checkpoint, given by its path or by the MLflow run that made it.
+
+    Of a run it is the last one, unless ``runs:/ID/PATH`` says which.
 
     Raises:
         ConfigError: the run or its checkpoint cannot be had.
@@ -123,6 +131,8 @@ def stage_path(source: str) -> Path:
     uri = default_uri()
     where = {"run_id": run[1], "tracking_uri": uri}
     try:
+        if run[2] is not None:
+            return Path(download_artifacts(artifact_path=run[2], **where))
         found = [item.path for item in list_artifacts(artifact_path="checkpoints", **where)]
         found = sorted(path for path in found if path.endswith(".ckpt"))
         if not found:
