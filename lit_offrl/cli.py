@@ -139,14 +139,19 @@ class OfflineCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer around a module that fits the checkpoint."""
         config = self._get(self.config_init, "trainer")
+        checkpoints = self._get(self.config_init, "checkpoint") if self.verb == "fit" else None
+        if checkpoints is not None and checkpoints.dirpath is not None:
+            self._require_own_folder(Path(checkpoints.dirpath))
         if self.resume is not None:
             self._dump_config()
             self.resume.require_fit(self.model, self.config_dump)
             self.model.resumed_from = self.resume.path
-            if self.verb == "fit":
+            if checkpoints is not None:
                 if changes := self.resume.changes(self.config_dump):
                     say(f"differs from the checkpoint's run: {'; '.join(changes)}")
-                checkpoints = self._get(self.config_init, "checkpoint")
+                limit = config.get("max_steps") or -1
+                if 0 <= limit <= self.resume.step:
+                    say(f"nothing to do: it is at step {self.resume.step} of {limit}")
                 if checkpoints.dirpath is None:  # a resumed run stays in its folder
                     checkpoints.dirpath = str(Path(self.resume.path).resolve().parent)
         if config.get("enable_checkpointing") is False:
@@ -163,6 +168,20 @@ class OfflineCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError) as error:  # what it says is for the user
             raise ConfigError(f"trainer: {error}") from error
+
+    def _require_own_folder(self, folder: Path) -> None:
+        """Refuse the folder of another run than the one to go on with.
+
+        Raises:
+            ConfigError: there is a checkpoint in it.
+        """
+        there = folder / "last.ckpt"
+        resumed = None if self.resume is None else Path(self.resume.path).resolve().parent
+        if there.exists() and resumed != folder.resolve():
+            raise ConfigError(
+                f"{folder}: holds the checkpoint of another run: go on with that by --ckpt_path "
+                f"{there}, or give another --checkpoint.dirpath."
+            )
 
     def instantiate_classes(self) -> None:
         """Build everything; jsonargparse wraps our errors into its own, so take them out."""

@@ -70,9 +70,15 @@ class ResumeFrom:
         }
 
     def layer(self, verb: str) -> str:
-        """Return the part of its config that a verb takes over, as YAML."""
+        """Return the part of its config that a verb takes over, as YAML.
+
+        Not the run's folder, which is where the checkpoint lies, whatever it was called before.
+        """
         keys = _FIT_LAYER if verb == "fit" else _LAYER
-        return yaml.safe_dump({k: v for k, v in self.config.items() if k in keys})
+        layer = {k: v for k, v in self.config.items() if k in keys}
+        if "checkpoint" in layer:
+            layer["checkpoint"] = {k: v for k, v in layer["checkpoint"].items() if k != "dirpath"}
+        return yaml.safe_dump(layer)
 
     def mlflow_run(self, tracking_uri: str) -> str | None:
         """Return the id of the MLflow run to go on with, if it is in this store."""

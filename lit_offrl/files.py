@@ -48,6 +48,19 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise _not_written(path, error) from None
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, if it is not there, before the work whose outcome goes into it.
+
+    Raises:
+        FileError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = error.strerror or error
+        raise FileError(f"{path}: cannot be made ({why}): choose another place.") from None
+
+
 def require_writable(path: Path) -> None:
     """See that a file can be written, before the work whose outcome it is to have.
 

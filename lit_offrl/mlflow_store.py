@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -14,6 +16,7 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 STORE_HELP = f"MLflow's store [$MLFLOW_TRACKING_URI, else {DEFAULT_URI}]"
 SQLITE = "sqlite:///"
 _PROBE_SECONDS = 3.0
+_LOCKED_SECONDS = 10.0  # a run's own writing takes milliseconds
 _WAY_OUT = "give another --trainer.logger.init_args.tracking_uri, or --trainer.logger false."
 
 
@@ -45,6 +48,8 @@ def require_store(uri: str, way_out: str = _WAY_OUT) -> None:
         held = file if file.exists() else file.parent
         if not os.access(held, os.W_OK):
             raise ConfigError(f"The MLflow store {file} cannot be written: {way_out}")
+        if file.exists():
+            _require_database(file, way_out)
         return
     if urllib.parse.urlsplit(uri).scheme not in ("http", "https"):
         return
@@ -57,3 +62,21 @@ def require_store(uri: str, way_out: str = _WAY_OUT) -> None:
         raise ConfigError(
             f"The MLflow server {uri} cannot be reached ({reason}): start it, {way_out}"
         ) from error
+
+
+def _require_database(file: Path, way_out: str) -> None:
+    """See that a file is a store's or empty; MLflow would put its tables into any database.
+
+    Raises:
+        ConfigError: it is another program's or no database, or another process keeps it locked.
+    """
+    try:
+        with contextlib.closing(sqlite3.connect(file, timeout=_LOCKED_SECONDS)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            found = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            tables = {name for (name,) in found}
+            database.rollback()
+    except sqlite3.Error as error:
+        raise ConfigError(f"The MLflow store {file} cannot be used ({error}): {way_out}") from error
+    if tables and "experiments" not in tables:
+        raise ConfigError(f"{file} is the database of another program than MLflow: {way_out}")

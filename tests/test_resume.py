@@ -88,7 +88,8 @@ def test_resuming_without_steps_left_does_nothing_and_succeeds(lit, capsys):
     before = Path("run/last.ckpt").read_bytes()
     assert lit(*STEPS, "--ckpt_path", "run/last.ckpt") == 0
     assert Path("run/last.ckpt").read_bytes() == before
-    assert capsys.readouterr().err == ""
+    said = capsys.readouterr()
+    assert said.err == "" and "nothing to do: it is at step 20 of 20" in said.out
 
 
 def test_the_checkpoint_alone_is_enough_to_go_on_further(lit, folder):
@@ -147,6 +148,26 @@ def test_a_resumed_run_stays_in_its_folder(lit, folder):
     assert lit("--trainer.max_steps", "4", "--ckpt_path", str(last)) == 0
     assert list(folder.rglob("last.ckpt")) == [last]
     assert (last.parent / "config-resumed.yaml").is_file()
+
+
+def test_a_copy_of_a_run_goes_on_in_its_own_folder(lit, folder):
+    assert lit("--trainer.max_steps", "2", "--checkpoint.dirpath", "run") == 0
+    shutil.copytree("run", "copy")
+    before = Path("run/last.ckpt").read_bytes()
+    assert main(["fit", "--ckpt_path", "copy/last.ckpt", "--trainer.max_steps", "4"]) == 0
+    assert Path("run/last.ckpt").read_bytes() == before and step_of("copy/last.ckpt") == 4
+
+
+def test_a_new_run_does_not_take_the_folder_of_another(lit, capsys):
+    options = ("--trainer.max_steps", "2", "--checkpoint.dirpath")
+    assert lit(*options, "one") == 0
+    assert lit(*options, "two") == 0
+    before = Path("two/last.ckpt").read_bytes()
+    capsys.readouterr()
+    for more in ((), ("--ckpt_path", "one/last.ckpt")):
+        assert lit(*options, "two", *more) == 2
+        assert "two: holds the checkpoint of another run" in capsys.readouterr().err
+    assert Path("two/last.ckpt").read_bytes() == before
 
 
 def test_a_resumed_run_says_that_the_data_are_others_and_records_them(

@@ -5,13 +5,35 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lit_offrl.callbacks.interruption import Interrupted
 from lit_offrl.callbacks.lookup import find_callback, settings, validation_follows
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import ConfigError
+from lit_offrl.files import make_folder, whole_file
+
+
+class WholeFileIO(TorchCheckpointIO):
+    """Writes a checkpoint beside the former one and then puts it in its place.
+
+    Lightning writes it to the folder for temporary files and moves it, which where that is another
+    file system is a copy over the former one.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            FileError: it cannot be written; what was there is there still.
+        """
+        with whole_file(Path(path)) as temporary, temporary.open("wb") as stream:
+            torch.save(checkpoint, stream)
 
 
 class Checkpoints(ModelCheckpoint):
@@ -31,6 +53,7 @@ class Checkpoints(ModelCheckpoint):
 
     Raises:
         ConfigError: N is not positive.
+        FileError: the folder cannot be made, or a checkpoint not be written.
     """
 
     def __init__(
@@ -58,7 +81,9 @@ class Checkpoints(ModelCheckpoint):
             if self.dirpath is None:
                 name = run_name(pl_module, getattr(settings(trainer).datamodule, "spec", None))
                 self.dirpath = str(trainer.strategy.broadcast(_folder(trainer, name)))
-            Path(self.dirpath).mkdir(parents=True, exist_ok=True)
+            make_folder(Path(self.dirpath))
+            if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+                trainer.strategy.checkpoint_io = WholeFileIO()
             super().setup(trainer, pl_module, stage)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

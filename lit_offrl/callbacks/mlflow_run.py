@@ -44,7 +44,8 @@ class MLflowRun(MLFlowLogger):
         tags: of the run.
 
     Raises:
-        ConfigError: the server does not answer, or the store's file cannot be written or is locked.
+        ConfigError: the server does not answer, the store's file cannot be written or is locked, or
+            MLflow knows no such store.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class MLflowRun(MLFlowLogger):
         set_patience()
         if getattr(rank_zero_only, "rank", 0) == 0:  # the first process asks for all
             require_store(uri)
-        with _alone(uri):
+        with _refusals(uri), _alone(uri):
             super().__init__(
                 experiment_name=experiment_name,
                 run_name=run_name,
@@ -106,18 +107,11 @@ class MLflowRun(MLFlowLogger):
         """
         if self._initialized:
             return self._mlflow_client
-        from mlflow.exceptions import MlflowException
-
-        try:
+        with _refusals(self.tracking_uri):
             with _alone(self.tracking_uri):
                 client = super().experiment
             if self.resumed:
                 client.update_run(self._run_id, status="RUNNING")
-        except (MlflowException, OSError) as error:
-            raise ConfigError(
-                f"MLflow at {self.tracking_uri} refuses: {reason(error)} "
-                "Give another --trainer.logger.init_args.tracking_uri, or --trainer.logger false."
-            ) from error
         return client
 
     @rank_zero_only
@@ -179,6 +173,24 @@ class MLflowRun(MLFlowLogger):
         if self._initialized:
             self.save()
             super().finalize("KILLED" if self.stopped and status == "failed" else status)
+
+
+@contextmanager
+def _refusals(uri: str) -> Iterator[None]:
+    """Say in a line what MLflow refuses, whatever its store's driver throws.
+
+    Raises:
+        ConfigError: instead of any other error.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"MLflow at {uri} refuses: {reason(error).rstrip('.')}. "
+            "Give another --trainer.logger.init_args.tracking_uri, or --trainer.logger false."
+        ) from error
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_offrl.files import whole_file
+from lit_offrl.files import require_writable, whole_file
 
 
 class PredictionWriter(Callback):
@@ -23,6 +23,14 @@ class PredictionWriter(Callback):
     def __init__(self, path: str = "predictions.npz") -> None:
         self.path = Path(path)
         self._parts: list[dict[str, torch.Tensor]] = []
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See that the file can be written.
+
+        Raises:
+            FileError: it cannot.
+        """
+        require_writable(self.path)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lit_offrl.commands.parsing import OneLineParser, make_folder
+from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.evaluation.comparison import ALL, Comparison, compare
 from lit_offrl.evaluation.tables import (
     footnotes,
@@ -20,6 +20,7 @@ from lit_offrl.evaluation.tables import (
     protocol_lines,
     write_files,
 )
+from lit_offrl.files import make_folder
 from lit_offrl.studies.runs import EXPERIMENT, add_run_options, find_runs
 
 

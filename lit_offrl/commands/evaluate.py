@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from lit_offrl.device import device
 from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.envs import find_spec
 from lit_offrl.evaluation.evaluate import evaluate_module
-from lit_offrl.evaluation.record import EvaluationRecord
-from lit_offrl.files import require_writable
+from lit_offrl.files import file_sha256, require_writable
+from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import load_module, read_checkpoint
 
 _POLICY = "--policy."
@@ -43,8 +44,10 @@ def main(argv: Sequence[str]) -> int:
     if options.run_tags and options.run_name is None:
         raise ConfigError("--run_tags are of a run of its own: give it a --run_name.")
     module = load_module(options.ckpt_path, options.device)
-    if options.output is not None:
-        require_writable(options.output)
+    output = options.output or _default_output(options, module, policy_options)
+    for path in (output, options.video):
+        if path is not None:
+            require_writable(path)
     record = evaluate_module(
         module,
         episodes=options.episodes,
@@ -63,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
         command=shlex.join(["lit-offrl", "evaluate", *argv]),
     )
     Console().print(record.table())
-    path = record.save(options.output or _default_output(options, record))
+    path = record.save(output)
     print(f"record: {path}")
     if options.video is not None:
         print(f"video: {options.video}")
@@ -72,7 +75,13 @@ def main(argv: Sequence[str]) -> int:
     files = [path] if options.video is None else [path, options.video]
     run = None if options.run_name is None else OwnRun(options.run_name, options.run_tags)
     logged = log_to_origin(
-        options.ckpt_path, "evaluate", "evaluate", record.summary(), files, run=run
+        options.ckpt_path,
+        "evaluate",
+        "evaluate",
+        record.summary(),
+        files,
+        run=run,
+        asked_for=options.mlflow is True or run is not None,
     )
     return int(options.mlflow is True and not logged)
 
@@ -104,14 +113,15 @@ def _parser(kind: type[OneLineParser] = OneLineParser) -> argparse.ArgumentParse
     add("--env", metavar="ID", help="a gymnasium id [the dataset's own environment]")
     add("--num_envs", type=positive, default=8, help="environments stepped together [8]")
     add("--max_episode_steps", type=positive, metavar="N", help="instead of the registered limit")
-    add("--gamma", type=float, help="record discounted returns too")
-    add("--video", type=Path, metavar="FILE.mp4", help="film the first episode")
+    add("--gamma", type=_discount, help="record discounted returns too")
+    add("--video", type=_video, metavar="FILE.mp4", help="film the first episode")
     add("--video_size", type=_size, metavar="WxH", help="pixels, e.g. 640x480")
     add(
         "--output",
         type=Path,
         metavar="FILE.json",
-        help="the record [evaluations/CHECKPOINT-ENV-seedSEED.json]",
+        help="the record [evaluations/RUN-CHECKPOINT-ENV-seedSEED.json; -2 and so on where that is"
+        " of another checkpoint or policy option]",
     )
     add("--device", type=device, default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:1, … [cpu]")
     add(
@@ -169,6 +179,21 @@ def _tags(text: str) -> dict[str, str]:
     return {name: str(value) for name, value in tags.items()}
 
 
+def _discount(text: str) -> float:
+    gamma = float(text)
+    if not 0 <= gamma <= 1:
+        raise ValueError
+    return gamma
+
+
+def _video(text: str) -> Path:
+    if not text.endswith(".mp4"):
+        raise ValueError
+    return Path(text)
+
+
+_discount.__name__ = "number in [0, 1]"
+_video.__name__ = "name of an .mp4"
 _tags.__name__ = "JSON mapping"
 _size.__name__ = "even WIDTHxHEIGHT"  # argparse names the type in its message
 
@@ -177,6 +202,25 @@ def _rule(path: Path) -> str:
     return "last" if path.stem.startswith("last") else "named by the user"
 
 
-def _default_output(options: argparse.Namespace, record: EvaluationRecord) -> Path:
-    name = f"{options.ckpt_path.stem}-{record.env_id.replace('/', '-')}-seed{options.seed}.json"
-    return Path("evaluations") / name
+def _default_output(
+    options: argparse.Namespace, module: OfflineModule, policy_options: dict[str, Any]
+) -> Path:
+    """Name the record, so that only one of the same checkpoint and policy options is replaced."""
+    checkpoint = options.ckpt_path.resolve()
+    env_id = options.env or (module.spec and module.spec.env_id) or "env"
+    parts = (checkpoint.parent.name, checkpoint.stem, env_id.replace("/", "-"))
+    name = "-".join([*parts, f"seed{options.seed}"])
+    own = {"checkpoint_sha256": file_sha256(checkpoint), "policy_options": policy_options}
+    for number in itertools.count(1):
+        path = Path("evaluations") / (f"{name}.json" if number == 1 else f"{name}-{number}.json")
+        if not path.exists() or _facts(path, own) == own:
+            return path
+    raise AssertionError  # numbers do not end
+
+
+def _facts(path: Path, names: Iterable[str]) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text())
+        return {name: record.get(name) for name in names}
+    except (OSError, ValueError, AttributeError):
+        return {}

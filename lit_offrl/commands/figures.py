@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from lit_offrl.commands.parsing import OneLineParser, make_folder, positive
+from lit_offrl.commands.parsing import OneLineParser, positive
 from lit_offrl.errors import ConfigError, nearest
-from lit_offrl.files import write_whole
+from lit_offrl.files import make_folder, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

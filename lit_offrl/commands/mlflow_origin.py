@@ -42,22 +42,26 @@ def log_to_origin(
     files: Sequence[Path],
     *,
     run: OwnRun | None = None,
+    asked_for: bool = False,
 ) -> bool:
     """Add metrics and files to the training's run, if any; say so where that cannot be done.
 
     Args:
-        checkpoint: of ``fit``; nothing happens if it came from no run.
+        checkpoint: of ``fit``; nothing is logged if it came from no run.
         verb: of lit-offrl, for the message.
         folder: of the artifacts, and what the metrics' names begin with.
         metrics: by name.
         files: to log.
         run: a new one to log to, which takes over what the training's says of its options and data.
+        asked_for: whether to say so where there is no run.
 
     Returns:
         Whether nothing is left to be logged.
     """
     origin = read_checkpoint(checkpoint)[CHECKPOINT_KEY].get("mlflow")
     if not origin:
+        if asked_for:
+            print(f"lit-offrl {verb}: {checkpoint} came from no MLflow run: nothing is logged.")
         return True
     run_id, uri = origin["run_id"], origin["tracking_uri"]
     try:

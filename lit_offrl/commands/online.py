@@ -53,6 +53,10 @@ def main(argv: Sequence[str]) -> int:
     settings = {f"--{name}": getattr(options, name) for name in _KEPT}
     settings[FIT] = _grouped(fit)
     rounds = read_state(folder, settings)
+    if len(rounds) < options.rounds:
+        from lit_offrl.cli import require_options  # brings torch and Lightning: seconds
+
+        require_options(_fit_words(folder, folder, options, fit))
     for number in range(len(rounds), options.rounds):
         code = _round(number, rounds, settings, options, fit, command)
         if code:
@@ -168,9 +172,7 @@ def _fit(own: Path, dataset: Path, options: argparse.Namespace, fit: Sequence[st
             _require_scalar(self.model)
             return super().instantiate_trainer(**kwargs)
 
-    words = ["fit", *fit, "--data.init_args.dataset", str(dataset)]
-    words += ["--checkpoint.dirpath", str(own), "--seed_everything", str(options.seed)]
-    words += ["--evaluation.episodes", "0", "--trainer.devices", "1", "--trainer.num_nodes", "1"]
+    words = _fit_words(own, dataset, options, fit)
     checkpoint = own / "last.ckpt"
     if checkpoint.is_file():
         words += ["--ckpt_path", str(checkpoint)]
@@ -181,6 +183,23 @@ def _fit(own: Path, dataset: Path, options: argparse.Namespace, fit: Sequence[st
             " trainer.fast_dev_run alone."
         )
     return code
+
+
+def _fit_words(
+    own: Path, dataset: Path, options: argparse.Namespace, fit: Sequence[str]
+) -> list[str]:
+    """Words of a fit's command without the checkpoint that it may go on from."""
+    words = ["fit", *fit, "--data.init_args.dataset", str(dataset)]
+    words += ["--checkpoint.dirpath", str(own), "--seed_everything", str(options.seed)]
+    return [
+        *words,
+        "--evaluation.episodes",
+        "0",
+        "--trainer.devices",
+        "1",
+        "--trainer.num_nodes",
+        "1",
+    ]
 
 
 def _require_scalar(module: Any) -> None:

@@ -15,12 +15,12 @@ import yaml
 from rich.console import Console
 
 from lit_offrl.commands.mlflow_origin import log_to_origin
-from lit_offrl.commands.parsing import OneLineParser, make_folder
+from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.datamodules import OfflineDataModule
 from lit_offrl.device import device
 from lit_offrl.errors import ConfigError
 from lit_offrl.figures import estimates_against_truth, save_figure
-from lit_offrl.files import file_sha256
+from lit_offrl.files import file_sha256, make_folder
 from lit_offrl.modules import DVFModule, load_module
 from lit_offrl.modules.base import CHECKPOINT_KEY
 from lit_offrl.modules.checkpoints import read_checkpoint

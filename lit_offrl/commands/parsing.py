@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
 from lit_offrl.errors import ConfigError, nearest
@@ -79,18 +78,6 @@ def _unknown(words: str, options: list[str]) -> str:
             name = word.partition("=")[0]
             return f"unknown option '{name}'.{nearest(name, options)}"
     return f"unexpected argument '{words}'"
-
-
-def make_folder(path: Path) -> None:
-    """Make the folder that ``--output`` names; called before the work whose result goes there.
-
-    Raises:
-        ConfigError: it cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output {path}: cannot be made ({error.strerror}).") from error
 
 
 def positive(text: str) -> int:

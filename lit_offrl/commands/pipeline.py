@@ -13,6 +13,7 @@ import yaml
 
 from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.errors import ConfigError, EvaluationError
+from lit_offrl.files import make_folder
 from lit_offrl.jobs.follow import console_of_stdout, follow
 from lit_offrl.mlflow_store import STORE_HELP, absolute_uri, default_uri, require_store
 from lit_offrl.pipelines.folders import StageFolder, step_folders
@@ -93,6 +94,7 @@ def main(argv: Sequence[str]) -> int:
     check_options(waiting)
     if waiting and uri is not None:
         require_store(uri, "give another --tracking_uri, or --no-mlflow.")
+    make_folder(output)
     console = console_of_stdout()
     board = Board(steps, console)
     code = 0

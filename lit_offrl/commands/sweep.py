@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lit_offrl.commands.parsing import OneLineParser, positive
 from lit_offrl.errors import ConfigError, EvaluationError
+from lit_offrl.files import make_folder
 from lit_offrl.jobs.follow import Executor, console_of_stdout, follow
 from lit_offrl.mlflow_store import SQLITE, STORE_HELP, absolute_uri, default_uri, require_store
 from lit_offrl.sweeps.cell import CellFolder, State
@@ -95,6 +96,7 @@ def main(argv: Sequence[str]) -> int:
         check_options(waiting)
         if options.executor == "local":  # a cluster's nodes may reach what its front cannot
             require_store(uri, "give another --tracking_uri.")
+        make_folder(output)
         executor = _executor(options, sweep, waiting, choices, board, output)
         code = follow(executor, board, console, "lit-offrl sweep")
     else:

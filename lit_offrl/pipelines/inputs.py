@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -37,8 +38,8 @@ def resolved_config(configs: Sequence[Path], options: Mapping[str, Any]) -> dict
     return json.loads(json.dumps(tree, default=str))
 
 
-def data_sha256(config: Mapping[str, Any]) -> str | None:
-    """Return the sha256 of the data's file.
+def data_file(config: Mapping[str, Any]) -> Path | None:
+    """Return the data's file.
 
     None where the config names no file: Minari's and d4rl's ids name a version, and the datasets
     that come with the library change with it alone.
@@ -46,14 +47,42 @@ def data_sha256(config: Mapping[str, Any]) -> str | None:
     Raises:
         DatasetError: there is no such dataset, or it is not on disk.
     """
-    data = config.get("data")
-    options = data.get("init_args") or {} if isinstance(data, Mapping) else {}
-    name, folder = options.get("dataset"), options.get("data_dir")
+    options = _data_options(config)
+    name = options.get("dataset")
     if not isinstance(name, str) or name.startswith(("minari:", "d4rl:")):
         return None
-    source = resolve(name, folder)
+    source = resolve(name, options.get("data_dir"))
     source.require_on_disk()
-    return ColumnCache(default_cache_dir(folder)).sha256(source.path)
+    return source.path
+
+
+def data_sha256(config: Mapping[str, Any]) -> str | None:
+    """Return the sha256 of the data's file, None where there is no file.
+
+    Raises:
+        DatasetError: as ``data_file``, or the cache, in which it is kept, cannot be written.
+    """
+    file, options = data_file(config), _data_options(config)
+    if file is None:
+        return None
+    if options.get("cache") is False:
+        stat = file.stat()
+        return _sha256(file, stat.st_size, stat.st_mtime_ns)
+    folder = options.get("cache_dir")
+    cache = Path(folder).expanduser() if folder else default_cache_dir(options.get("data_dir"))
+    return ColumnCache(cache).sha256(file)
+
+
+@functools.lru_cache
+def _sha256(file: Path, size: int, modified: int) -> str:
+    """Hash a file once, as long as it is as it was."""
+    del size, modified
+    return file_sha256(file)
+
+
+def _data_options(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    data = config.get("data")
+    return data.get("init_args") or {} if isinstance(data, Mapping) else {}
 
 
 def named_checkpoints(config: Mapping[str, Any]) -> dict[str, str]:

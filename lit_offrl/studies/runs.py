@@ -17,8 +17,6 @@ from lit_offrl.mlflow_store import (
 EXPERIMENT = "lit-offrl"
 """Where ``fit`` logs by default."""
 
-_SQLITE_MAGIC = b"SQLite format 3\0"
-
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--experiment``, ``--filter``, ``--tracking_uri`` and ``--records``."""
@@ -73,13 +71,8 @@ def _need_database(uri: str) -> None:
         ConfigError: there is none.
     """
     file = sqlite_file(uri)
-    if file is None:
-        return
-    if not file.is_file():
+    if file is not None and not file.is_file():
         raise ConfigError(
             f"There is no MLflow store {file}: name it with --tracking_uri, or give files with "
             "--records."
         )
-    with file.open("rb") as start:
-        if start.read(len(_SQLITE_MAGIC)) != _SQLITE_MAGIC:
-            raise ConfigError(f"{file} is no SQLite database: give another --tracking_uri.")

@@ -24,7 +24,7 @@ from lit_offrl.jobs.mlflow_runs import CELL_TAG
 from lit_offrl.jobs.parts import Parts
 from lit_offrl.jobs.plain import difference
 from lit_offrl.jobs.words import evaluate_words, fit_words
-from lit_offrl.pipelines.inputs import data_sha256, resolved_config
+from lit_offrl.pipelines.inputs import data_file, data_sha256, resolved_config
 from lit_offrl.sweeps.grid import Cell
 
 
@@ -133,10 +133,12 @@ class CellFolder:
 
     def _data_sha256(self) -> str | None:
         """None where the data are not here: what has been made of them stays what it is."""
+        config = self.config()
         try:
-            return data_sha256(self.config())
+            data_file(config)
         except DatasetError:
             return None
+        return data_sha256(config)
 
     def stored(self) -> dict[str, Any] | None:
         """What ``begin`` has written; None in a folder where nothing has begun.

@@ -1,5 +1,8 @@
 """Which files a run writes, and when."""
 
+import errno
+import os
+import tempfile
 from pathlib import Path
 
 import torch
@@ -29,3 +32,34 @@ def test_a_run_that_ends_early_is_saved_too(lit):
 def test_no_checkpoints_if_none_are_wanted(lit):
     assert lit("--trainer.enable_checkpointing", "false") == 0
     assert not list(Path().rglob("*.ckpt"))
+
+
+def test_a_save_that_fails_leaves_the_former_checkpoint(lit, monkeypatch, capsys):
+    assert lit("--trainer.max_steps", "2", "--checkpoint.dirpath", "run") == 0
+    before = Path("run/last.ckpt").read_bytes()
+    files = set(Path("run").iterdir())
+
+    def full(checkpoint, stream):
+        stream.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torch, "save", full)
+    capsys.readouterr()
+    options = ("--trainer.max_steps", "4", "--ckpt_path", "run/last.ckpt")
+    assert lit(*options) == 2
+    assert "last.ckpt: cannot be written (No space left on device)" in capsys.readouterr().err
+    assert Path("run/last.ckpt").read_bytes() == before
+    assert {path.name for path in set(Path("run").iterdir()) - files} <= {"config-resumed.yaml"}
+
+
+def test_checkpoints_are_written_beside_the_former_ones(lit, monkeypatch):
+    """Not in the folder for temporary files, from where another file system gets a copy."""
+    monkeypatch.setattr(tempfile, "mkstemp", None)
+    assert lit("--checkpoint.dirpath", "run") == 0
+    assert torch.load("run/last.ckpt", weights_only=True)["global_step"] == 6
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(lit, capsys):
+    Path("file").write_text("kept")
+    assert lit("--checkpoint.dirpath", "file/run") == 2
+    assert "file/run: cannot be made (Not a directory)" in capsys.readouterr().err

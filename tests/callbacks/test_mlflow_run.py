@@ -1,6 +1,8 @@
 """What MLflow holds after a fit, and after one that was interrupted and resumed."""
 
+import contextlib
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import yaml
 from filelock import FileLock
 from mlflow.tracking import MlflowClient
 
+from lit_offrl import mlflow_store
 from lit_offrl.__main__ import main
 from lit_offrl.callbacks.mlflow_run import MLflowRun
 from lit_offrl.datasets.schema import OfflineDataset
@@ -99,11 +102,26 @@ def test_a_run_that_was_asked_to_stop_is_killed_and_not_failed(fit, folder, monk
     assert status() == "FINISHED"
 
 
-def test_a_store_that_cannot_be_used_is_said_at_once(folder):
+def test_a_store_that_cannot_be_used_is_said_at_once(folder, monkeypatch):
     with pytest.raises(ConfigError, match="cannot be written"):
         require_store("sqlite:////no/such/folder/mlflow.db")
     with pytest.raises(ConfigError, match="cannot be reached"):
         MLflowRun("http://127.0.0.1:9")
+    with pytest.raises(ConfigError, match="MLflow at foo://bar refuses"):
+        MLflowRun("foo://bar")
+    (folder / "garbage.db").write_bytes(b"no database" * 100)
+    (folder / "folder.db").mkdir()
+    for name in ("garbage", "folder"):
+        with pytest.raises(ConfigError, match=f"{name}.db cannot be used"):
+            MLflowRun(f"sqlite:///{name}.db")
+    with contextlib.closing(sqlite3.connect("other.db")) as other:
+        other.execute("CREATE TABLE t (x)")
+        with pytest.raises(ConfigError, match="the database of another program"):
+            MLflowRun("sqlite:///other.db")
+        monkeypatch.setattr(mlflow_store, "_LOCKED_SECONDS", 0.01)
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(ConfigError, match="database is locked"):
+            MLflowRun("sqlite:///other.db")
     assert absolute_uri("sqlite:///mlflow.db") == f"sqlite:///{folder.resolve()}/mlflow.db"
 
 

@@ -79,7 +79,7 @@ def test_a_filter_and_returns(store, capsys):
         (["--filter", "nonsense ="], "refuses: Invalid"),
         (["--filter", "tags.x = 'y'"], "no evaluated run to compare"),
         (["--tracking_uri", "sqlite:///none.db"], "no MLflow store"),
-        (["--tracking_uri", "sqlite:///broken.db"], "is no SQLite database"),
+        (["--tracking_uri", "sqlite:///broken.db"], "file is not a database"),
         (["--tracking_uri", "http://127.0.0.1:9"], "cannot be reached"),
         (["--records", "none.json"], "no such file or folder"),
         (["--records", "broken.db"], "broken.db: Not an evaluation record"),
@@ -98,7 +98,7 @@ def test_an_output_that_cannot_be_written_is_one_line(made_record, folder, capsy
     made_record(10.0, 0).save(folder / "records" / "0.json")
     (folder / "file").write_text("kept")
     (folder / "out" / "bars.png").mkdir(parents=True)
-    for place, said in (("file", "--output file: cannot be made"), ("out", "bars.png: cannot be")):
+    for place, said in (("file", "file: cannot be made"), ("out", "bars.png: cannot be")):
         assert main(["compare", "--records", "records", "--output", place]) == 2
         line = capsys.readouterr().err
         assert line.count("\n") == 1 and said in line

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import re
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -14,6 +15,7 @@ from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import ConfigError, EvaluationError, FileError
 from lit_offrl.evaluation.evaluate import evaluate_module, require_policy_options
 from lit_offrl.evaluation.record import EvaluationRecord
+from lit_offrl.files import file_sha256
 from lit_offrl.modules import LDCQStage2Module
 from lit_offrl.modules.base import CHECKPOINT_KEY
 from lit_offrl.modules.bc import BCModule
@@ -56,7 +58,8 @@ def test_the_command_writes_a_full_record_and_repeats(tmp_path, capfd):
     assert main(["--ckpt_path", path, "--seed", "4", *QUICK]) == 0
     out, err = capfd.readouterr()
     assert "normalised score" in out and "bullet build" not in out + err and "argv" not in out
-    record = EvaluationRecord.load("evaluations/last-HopperBulletEnv-v0-seed4.json")
+    name = f"evaluations/{tmp_path.name}-last-HopperBulletEnv-v0-seed4"
+    record = EvaluationRecord.load(f"{name}.json")
     assert record.method == "BCModule" and record.dataset == "some-data"
     assert record.checkpoint_rule == "last"
     with open(path, "rb") as file:
@@ -65,11 +68,39 @@ def test_the_command_writes_a_full_record_and_repeats(tmp_path, capfd):
     expected = [100 * (value - low) / (high - low) for value in record.returns]
     assert record.scores == pytest.approx(expected)
     assert record.command.startswith("lit-offrl evaluate --ckpt_path")
+    assert main(["--ckpt_path", path, "--seed", "4", *QUICK]) == 0
+    assert not Path(f"{name}-2.json").exists()  # it is the same evaluation
     again = ["--ckpt_path", path, "--seed", "4", *QUICK, "--output", "again.json"]
     assert main(again) == 0
     assert EvaluationRecord.load("again.json").returns == record.returns
     assert main([*again[:3], "5", *again[4:]]) == 0
     assert EvaluationRecord.load("again.json").returns != record.returns
+
+
+def test_the_record_of_another_checkpoint_is_not_replaced(tmp_path):
+    path = save(a_module(), tmp_path / "last.ckpt")
+    assert main(["--ckpt_path", path, *QUICK]) == 0
+    name = f"evaluations/{tmp_path.name}-last-HopperBulletEnv-v0-seed0"
+    before = Path(f"{name}.json").read_bytes()
+    save(a_module(), path, origin={"run_id": "0" * 32, "tracking_uri": "sqlite:///gone.db"})
+    assert main(["--ckpt_path", path, *QUICK, "--no-mlflow"]) == 0
+    assert Path(f"{name}.json").read_bytes() == before
+    assert EvaluationRecord.load(f"{name}-2.json").checkpoint_sha256 == file_sha256(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--gamma", "nan"], "--gamma: invalid number in [0, 1] value: 'nan'"),
+        (["--gamma", "2"], "--gamma: invalid number in [0, 1]"),
+        (["--video", "film.txt"], "--video: invalid name of an .mp4 value"),
+        (["--episodes", "0"], "--episodes: invalid positive integer"),
+    ],
+)
+def test_options_out_of_range_are_refused_at_once(options, said, capsys):
+    with pytest.raises(SystemExit):
+        main(["--ckpt_path", "a.ckpt", *options])
+    assert said in capsys.readouterr().err
 
 
 def test_another_environment_brings_its_own_references():
