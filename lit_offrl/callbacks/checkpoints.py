@@ -116,7 +116,7 @@ class Checkpoints(ModelCheckpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Save if a signal asked to stop, which happens between two steps only."""
+        """Save if a signal asked to stop, which ends no fit within a step that moves weights."""
         if isinstance(exception, Interrupted):
             self.save_now(trainer)
             exception.checkpoint = self.last_model_path

@@ -42,3 +42,18 @@ def test_after_a_stopped_fit_too(lit, heard, monkeypatch):
     assert lit("--trainer.max_steps", "5") == 128 + signal.SIGTERM
     assert [signal.getsignal(number) for number in NUMBERS] == before
     assert not heard
+
+
+def test_a_signal_in_the_sanity_check_stops_after_the_first_step(lit, heard, monkeypatch, capsys):
+    from lit_offrl.modules import BCModule
+
+    validate = BCModule.validation_step
+
+    def told(self, batch, batch_idx):
+        if self.trainer.sanity_checking:
+            signal.raise_signal(signal.SIGTERM)
+        validate(self, batch, batch_idx)
+
+    monkeypatch.setattr(BCModule, "validation_step", told)
+    assert lit("--trainer.num_sanity_val_steps", "1") == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM after step 1; saved" in capsys.readouterr().err and not heard

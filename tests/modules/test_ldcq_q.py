@@ -241,7 +241,7 @@ def test_what_is_kept_does_not_depend_on_the_precision_of_the_step(make, fit, mo
         module = make(stage=stage)
         monkeypatch.setattr(
             "lit_offrl.modules.ldcq.windows.fetch_array",
-            lambda *given: np.concatenate(list(given[5]())).astype(given[4]),  # made each time
+            lambda *given: np.concatenate(list(given[6](0))).astype(given[4]),  # made each time
         )
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             fit(module, 1)

@@ -155,8 +155,11 @@ class LDCQStage2Module(StagedModule):
         """The denoiser's."""
         return {"prior": list(self.prior.denoiser.parameters())}
 
-    def on_fit_start(self) -> None:
-        """Take the latents' mean and standard deviation from the training data."""
+    def on_train_start(self) -> None:
+        """Take the latents' mean and standard deviation from the training data.
+
+        They may have to be encoded first, which a signal may stop from here on.
+        """
         if not self.standardize or self.prior.fitted:
             return
         parts = [self.moments(batch) for batch in spread_batches(self.trainer, _FITTED_ON)]

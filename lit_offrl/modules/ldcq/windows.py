@@ -5,13 +5,12 @@ distinct state that a window ends in, float16; features what an image encoder ma
 frame, float32. They are files in the folder ``latents`` of the data's cache, keyed by the earlier
 stage's checkpoint, the data's file and what else they depend on, so that all processes, seeds and
 resumed runs share them. They are computed in the precision of the weights, whatever that of the
-step that first asks for them.
+step that first asks for them. A fit that is stopped or killed on the way goes on where it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,26 +76,25 @@ def posteriors(
 
     Raises:
         DatasetError: the data have no sha256, or the file cannot be written.
+        Interrupted: a signal has come; what is computed is kept.
     """
     view = _view(trainer)
     rows = view.rows
 
     @torch.no_grad()
-    def encode(index: Tensor) -> Tensor:
+    def encode(index: Tensor) -> np.ndarray:
         with torch.autocast(device.type, enabled=False):
-            return torch.stack(posterior(_batch(trainer, view, index)), dim=1).float().cpu()
+            found = torch.stack(posterior(_batch(trainer, view, index)), dim=1)
+            return found.float().cpu().numpy()
 
-    def make() -> Iterator[np.ndarray]:
-        for index in _bar(trainer, rows.split(_WINDOWS), "encoding windows"):
-            yield encode(index).numpy()
-
-    values = fetch_array(
-        _folder(trainer),
+    values = _fetch(
+        trainer,
         "posteriors",
         _facts(trainer, view, stage),
-        (len(rows), *encode(rows[:1]).shape[1:]),
-        np.float32,
-        make,
+        encode(rows[:1]),
+        rows.split(_WINDOWS),
+        lambda index, place: encode(index),
+        "encoding windows",
         "set posteriors to 'online', or cache_dir of the data to a folder with room.",
     )
     return RowTable(rows, values, len(trainer.datamodule.dataset), device)
@@ -109,6 +107,7 @@ def features(
 
     Raises:
         DatasetError: the data have no sha256, or the file cannot be written.
+        Interrupted: a signal has come; what is computed is kept.
     """
     view = _view(trainer)
     rows = torch.arange(len(trainer.datamodule.dataset))
@@ -118,13 +117,14 @@ def features(
         with torch.autocast(device.type, enabled=False):
             return encode(view.states(index.to(view.device)).to(device)).float().cpu().numpy()
 
-    values = fetch_array(
-        _folder(trainer),
+    values = _fetch(
+        trainer,
         "features",
         _facts_of_data(trainer, stage),
-        (len(rows), *encoded(rows[:1]).shape[1:]),
-        np.float32,
-        lambda: map(encoded, _bar(trainer, rows.split(_WINDOWS), "encoding frames")),
+        encoded(rows[:1]),
+        rows.split(_WINDOWS),
+        lambda index, place: encoded(index),
+        "encoding frames",
         "set cache_dir of the data to a folder with room.",
     )
     return RowTable(rows, values, len(rows), device)
@@ -154,6 +154,7 @@ def candidates(
 
     Raises:
         DatasetError: the data have no sha256, or the disk cannot hold the latents.
+        Interrupted: a signal has come; what is computed is kept.
     """
     view = _view(trainer)
     final = view.last_steps(view.rows).unique()
@@ -161,22 +162,20 @@ def candidates(
     final = asked if len(asked) else final[:1]  # one that is never used, so that there is a table
 
     @torch.no_grad()
-    def make() -> Iterator[np.ndarray]:
-        parts = final.split(max(1, CHAINS // number))
-        for place, index in enumerate(_bar(trainer, parts, "sampling latents")):
-            states = view.states_after(index).to(device)
-            noise = ShardedGenerator(_NOISE, place, device=device)
-            with torch.autocast(device.type, enabled=False):
-                drawn = draw(states, noise)
-            yield drawn.half().cpu().numpy()
+    def sample(index: Tensor, place: int) -> np.ndarray:
+        states = view.states_after(index).to(device)
+        noise = ShardedGenerator(_NOISE, place, device=device)
+        with torch.autocast(device.type, enabled=False):
+            return draw(states, noise).half().cpu().numpy()
 
-    values = fetch_array(
-        _folder(trainer),
+    values = _fetch(
+        trainer,
         "candidates",
         _facts(trainer, view, stage) | settings | {"number": number, "sampling": 2},
-        (len(final), number, latent_dim),
-        np.float16,
-        make,
+        np.empty((1, number, latent_dim), np.float16),
+        final.split(max(1, CHAINS // number)),
+        sample,
+        "sampling latents",
         "take fewer with num_latents, fewer windows with window_every, set latents to 'online', or "
         "cache_dir of the data to a folder with room.",
     )
@@ -193,10 +192,6 @@ def _batch(trainer: Any, view: BoundSnippets, index: Tensor) -> SnippetBatch:
     unused = torch.zeros(len(index), view.num_uniforms, device=view.device)
     device = trainer.strategy.root_device
     return trainer.datamodule.transfer_batch_to_device(view.batch(index, unused), device, 0)
-
-
-def _folder(trainer: Any) -> Path:
-    return trainer.datamodule.cache_dir / "latents"
 
 
 def _facts(trainer: Any, view: BoundSnippets, stage: StageRecord) -> dict[str, Any]:
@@ -223,6 +218,61 @@ def _facts_of_data(trainer: Any, stage: StageRecord) -> dict[str, Any]:
     }
 
 
-def _bar(trainer: Any, parts: Any, what: str) -> Any:
-    quiet = trainer.progress_bar_callback is None
-    return tqdm(parts, what, unit="chunk", leave=False, disable=quiet)
+def _fetch(
+    trainer: Any,
+    name: str,
+    facts: dict[str, Any],
+    like: np.ndarray,
+    parts: Sequence[Tensor],
+    compute: Callable[[Tensor, int], np.ndarray],
+    what: str,
+    advice: str,
+) -> np.ndarray:
+    """Fetch values of rows, computed a part at a time; between two of them a signal may stop it.
+
+    Args:
+        trainer: with the datamodule.
+        name: of the file.
+        facts: all that they depend on.
+        like: values (1, …) of any row.
+        parts: the rows' numbers, all but the last of one length.
+        compute: values of a part (K, …), which depend on its rows and its place.
+        what: is done meanwhile.
+        advice: what to do where the disk cannot hold them.
+
+    Raises:
+        DatasetError: the file cannot be written.
+        Interrupted: a signal has come; what is computed is kept.
+    """
+    from lit_offrl.callbacks import GracefulStop  # which imports modules
+    from lit_offrl.callbacks.lookup import find_callback
+
+    def make(first: int) -> Iterator[np.ndarray]:
+        places = tqdm(
+            range(first, len(parts)),
+            what,
+            total=len(parts),
+            initial=first,
+            unit="chunk",
+            leave=False,
+            disable=trainer.progress_bar_callback is None,
+        )
+        for place in places:
+            yield compute(parts[place], place)
+
+    graceful = find_callback(trainer, GracefulStop)
+    values = fetch_array(
+        trainer.datamodule.cache_dir / "latents",
+        name,
+        facts,
+        (sum(map(len, parts)), *like.shape[1:]),
+        like.dtype,
+        len(parts[0]),
+        make,
+        advice,
+        lambda: graceful is not None and graceful.asked(trainer),
+    )
+    if graceful is not None:
+        graceful.stop_if_asked(trainer, f"{what} goes on with the same command")
+    assert values is not None  # else it was asked to stop
+    return values
