@@ -133,12 +133,14 @@ class OfflineDataModule(LightningDataModule):
         rank, world_size = self._place()
         place = (view.spans, self.batch_size, self.seed, rank, world_size, view.device)
         priorities: Priorities | None = getattr(self._module(), "priorities", None)
-        order = RowOrder(*place) if priorities is None else PrioritizedOrder(*place, priorities)
+        accumulated = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        order: Order = RowOrder(*place)
+        if priorities is not None:
+            order = PrioritizedOrder(*place, priorities, accumulated)
         order.load_state_dict(self._order_state)
         self.row_order, self._order_state = order, {}
         # Lightning steps at an epoch's end even where gradients are still to be accumulated: so an
         # epoch has a whole number of steps.
-        accumulated = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
         steps = max(1, len(view.spans) // (self.batch_size * world_size * accumulated))
         return TrainLoader(view, order, steps * accumulated, self._batches_done)
 
