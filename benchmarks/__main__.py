@@ -15,7 +15,14 @@ from rich.table import Table
 
 from benchmarks.acd import FitResult, PassResult, run_fit, run_passes
 from benchmarks.coverage import HOLDS, SHAPES, CoverageResult, run_coverage
-from benchmarks.latents import latent_table, quality_table, run_latents, run_quality
+from benchmarks.latents import (
+    latent_table,
+    picture_table,
+    quality_table,
+    run_latents,
+    run_pictures,
+    run_quality,
+)
 from benchmarks.loader import LoaderResult, run_loader
 from benchmarks.machine import describe
 from benchmarks.maze import MazeScore, MazeSpeed, run_scores, run_speed
@@ -332,6 +339,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         latents = list(run_latents(device=device, seed=options.seed))
         numbers["latents"] = [asdict(r) for r in latents]
         console.print(latent_table(latents))
+        pictures = list(run_pictures(device=device, seed=options.seed))
+        numbers["latents of pictures"] = [asdict(r) for r in pictures]
+        console.print(picture_table(pictures))
         if options.checkpoint is not None:
             qualities = list(run_quality(options.checkpoint, seed=options.seed))
             numbers["latents' quality"] = [asdict(r) for r in qualities]

@@ -1,4 +1,7 @@
-"""LDCQ's prior step, Q step and decision, and what few-step sampling does to the best Q."""
+"""LDCQ's prior step, Q step and decision, and what few-step sampling does to the best Q.
+
+Of pictures also steps by stored features beside steps by the frames.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.machine import clock
+from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import SnippetBatch
 from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.envs import make_env
 from lit_offrl.modules import (
+    ImageVAEModule,
     LDCQStage1Module,
     LDCQStage2Module,
     LDCQStage3Module,
@@ -31,6 +36,8 @@ from lit_offrl.randomness import ShardedGenerator
 
 OBSERVATION, ACTION, LATENT = 4, 2, 16
 """maze2d's numbers and the paper's."""
+FRAME = 3 * 48**2
+"""Numbers of a frame, CARLA's size."""
 _STORED = 1024  # windows and states whose latents are stored
 AUTHORS = {"prior": 12.6e-3, "Q, 500": 1.120, "Q, 100": 0.169, "decision": 2.036}
 """Seconds of the authors' code, one thread of such a machine."""
@@ -47,6 +54,17 @@ class LatentResult:
     seconds: float
     authors_seconds: float | None
     ratio: float | None
+
+
+@dataclass(frozen=True)
+class PictureResult:
+    """A step with the making of its batch: seconds by stored features and by the frames."""
+
+    what: str
+    batch: int
+    seconds: float
+    frames_seconds: float
+    ratio: float
 
 
 @dataclass(frozen=True)
@@ -104,21 +122,77 @@ def run_latents(
         return LatentResult(what, how, seconds, authors, authors and authors / seconds)
 
     second, third = make_stages(device, **options)
-    yield result("prior", f"batch {batch}", _stepper(second, batch))
+    make = partial(_batch, device=device)
+    yield result("prior", f"batch {batch}", _stepper(second, partial(make, rows=batch)))
     for n in candidates:
         third.num_latents = n
-        yield result(f"Q, {n}", f"batch {rows}, {n} stored latents", _stepper(third, rows))
+        stepper = _stepper(third, partial(make, rows=rows))
+        yield result(f"Q, {n}", f"batch {rows}, {n} stored latents", stepper)
     state = torch.randn(1, OBSERVATION, device=device)
     for how in (EXACT, FEW):
         run = partial(third.choose, state, number, how)
         yield result("decision", f"n = {number}, {_name(how)}", run)
 
 
-def make_stages(device: torch.device, **options: Any) -> tuple[LDCQStage2Module, LDCQStage3Module]:
+def run_pictures(
+    *,
+    device: torch.device,
+    seed: int = 0,
+    repeats: int = 5,
+    batch: int = 32,
+    rows: int = 128,
+    number: int = 100,
+    **options: Any,
+) -> Iterator[PictureResult]:
+    """Time steps on windows of made-up frames, and of their features in the frames' place.
+
+    Args:
+        device: where to compute.
+        seed: of weights, data and noise.
+        repeats: of each; as in ``run_latents`` the least counts.
+        batch: B of the prior.
+        rows: B of Q.
+        number: n of the Q step.
+        options: of the second stage.
+    """
+    torch.manual_seed(seed)
+    encoder = _record(ImageVAEModule, {"observation_dim": FRAME})
+    second, third = make_stages(device, FRAME, encoder, **options)
+    third.num_latents = number
+    frames = torch.rand(_STORED, FRAME)
+    features = torch.cat([second.stage1.normalize(x.to(device)) for x in frames.split(128)])
+
+    def step(module: LDCQStage2Module | LDCQStage3Module, observations: Tensor, b: int) -> float:
+        columns = {
+            "observations": observations.cpu().numpy(),
+            "actions": np.zeros((_STORED, ACTION), np.float32),
+            "rewards": np.zeros(_STORED, np.float32),
+            "timeouts": np.arange(_STORED) == _STORED - 1,
+        }
+        view = module.view().bind(OfflineDataset.from_columns(columns), device)
+
+        def make(number: int) -> SnippetBatch:
+            drawn = torch.randint(len(view.spans), (b,), generator=_generator(number))
+            return view.batch(view.spans.at(drawn).to(device))
+
+        return _least(_stepper(module, make), device, repeats)
+
+    for what, module, b in (("prior", second, batch), (f"Q, {number}", third, rows)):
+        stored, encoded = step(module, features, b), step(module, frames, b)
+        yield PictureResult(what, b, stored, encoded, encoded / stored)
+
+
+def make_stages(
+    device: torch.device,
+    observation_dim: int = OBSERVATION,
+    image_encoder: dict[str, Any] | None = None,
+    **options: Any,
+) -> tuple[LDCQStage2Module, LDCQStage3Module]:
     """Build both stages around an untrained first one, with random latents stored for windows."""
-    first = {"observation_dim": OBSERVATION, "action_dim": ACTION, "latent_dim": LATENT}
-    small = {"horizon": 30, "width": 32, "gru_layers": 1}  # what is stored is not encoded
-    sizes = (OBSERVATION, ACTION)
+    sizes = (observation_dim, ACTION)
+    first = {"observation_dim": observation_dim, "action_dim": ACTION, "latent_dim": LATENT}
+    # what is stored is not encoded
+    small = {"horizon": 30, "width": 32, "gru_layers": 1, "image_encoder": image_encoder}
     second = LDCQStage2Module(*sizes, stage1=_record(LDCQStage1Module, first | small), **options)
     record = _record(LDCQStage2Module, dict(second.hparams))
     third = LDCQStage3Module(*sizes, stage2=record, prioritized=False)
@@ -196,6 +270,16 @@ def latent_table(results: Sequence[LatentResult]) -> Table:
     return table
 
 
+def picture_table(results: Sequence[PictureResult]) -> Table:
+    """One line a step."""
+    table = Table("LDCQ", "batch", "stored features", "frames", "ratio", title="Pictures")
+    for r in results:
+        ours, theirs = f"{r.seconds * 1e3:,.4g} ms", f"{r.frames_seconds * 1e3:,.4g} ms"
+        table.add_row(r.what, f"{r.batch}", ours, theirs, f"{r.ratio:.1f} ×")
+    table.caption = "48 × 48 pixels, H = 30; steps with the making of their batches"
+    return table
+
+
 def quality_table(results: Sequence[QualityResult]) -> Table:
     """One line a sampler."""
     title = f"Best Q of {results[0].number} latents in {results[0].states} states"
@@ -206,8 +290,10 @@ def quality_table(results: Sequence[QualityResult]) -> Table:
     return table
 
 
-def _stepper(module: LDCQStage2Module | LDCQStage3Module, rows: int) -> Callable[[], None]:
-    """A whole training step, on a batch of its own each time."""
+def _stepper(
+    module: LDCQStage2Module | LDCQStage3Module, make: Callable[[int], SnippetBatch]
+) -> Callable[[], None]:
+    """A whole training step, on a batch of its own each time, made from the step's number."""
     device = module.device
     optimizer = module.configure_optimizers()
     if isinstance(module, LDCQStage3Module):
@@ -220,8 +306,7 @@ def _stepper(module: LDCQStage2Module | LDCQStage3Module, rows: int) -> Callable
     def run() -> None:
         number = next(step)
         module.seed_noise(number)
-        batch = _batch(rows, number, device)
-        loss = torch.stack(list(module.losses(batch).values())).sum()
+        loss = torch.stack(list(module.losses(make(number)).values())).sum()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(module.parameter_groups().popitem()[1], 1.0)
@@ -231,8 +316,12 @@ def _stepper(module: LDCQStage2Module | LDCQStage3Module, rows: int) -> Callable
     return run
 
 
-def _batch(rows: int, seed: int, device: torch.device) -> SnippetBatch:
-    random = torch.Generator().manual_seed(seed)
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _batch(seed: int, rows: int, device: torch.device) -> SnippetBatch:
+    random = _generator(seed)
     columns = {
         "observations": torch.randn(rows, 30, OBSERVATION, generator=random),
         "actions": torch.zeros(rows, 30, ACTION),

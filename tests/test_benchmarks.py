@@ -14,7 +14,15 @@ import torch
 
 from benchmarks import __main__ as command
 from benchmarks.acd import plan, run_fit, run_passes
-from benchmarks.latents import EXACT, FEW, latent_table, make_stages, run_latents
+from benchmarks.latents import (
+    EXACT,
+    FEW,
+    latent_table,
+    make_stages,
+    picture_table,
+    run_latents,
+    run_pictures,
+)
 from benchmarks.loader import run_loader
 from benchmarks.machine import held_bytes
 from benchmarks.made_up import Settings, make_dataset, make_maze, make_module, settings
@@ -29,6 +37,7 @@ from benchmarks.value import autoregressive_value, counted, run_value
 from lit_offrl.datasets.sampler import RowOrder
 from lit_offrl.datasets.views import FutureStates, Snippets, Transitions
 from lit_offrl.errors import ConfigError
+from lit_offrl.modules import ImageVAEModule
 
 CPU = torch.device("cpu")
 TINY = {"width": 16, "blocks": 1, "latents": 2, "history": 2, "hidden": [8], "num_samples": 3}
@@ -395,10 +404,17 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
         return run_latents(**options, **tiny, repeats=1, width=8, diffusion_steps=20)
 
     monkeypatch.setattr(command, "run_vaes", tiny_vae)
+
+    def tiny_pictures(**options):
+        tiny = {"repeats": 1, "batch": 2, "rows": 2, "number": 3, "width": 8}
+        return run_pictures(**options, **tiny, diffusion_steps=20)
+
     monkeypatch.setattr(command, "run_latents", tiny_latents)
+    monkeypatch.setattr(command, "run_pictures", tiny_pictures)
     numbers = command.main(["--json", "numbers.json"])
     assert json.loads((folder / "numbers.json").read_text()) == json.loads(json.dumps(numbers))
-    assert numbers.keys() == {"machine", *command.NAMES} - {"coverage"}
+    known = {"machine", *command.NAMES, "latents of pictures"}
+    assert numbers.keys() == known - {"coverage"}
     assert numbers["machine"]["threads"] == torch.get_num_threads() == 1
     printed = capsys.readouterr().out
     for word in (
@@ -410,6 +426,7 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
         "its relatives",
         "One value",
         "LDCQ's VAE step",
+        "Pictures",
         "Collecting maze2d",
         "plans once",
     ):
@@ -450,6 +467,19 @@ def test_wrong_options_are_refused(options, message, capsys, folder):
         command.main(options)
     assert error.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_steps_of_pictures_are_timed_with_and_without_stored_features(monkeypatch):
+    seen, plain = [], ImageVAEModule.features
+    monkeypatch.setattr(
+        ImageVAEModule, "features", lambda self, x: seen.append(len(x)) or plain(self, x)
+    )
+    sizes = {"repeats": 1, "batch": 2, "rows": 3, "number": 3, "width": 8}
+    results = list(run_pictures(device=CPU, **sizes, diffusion_steps=20))
+    assert [(r.what, r.batch) for r in results] == [("prior", 2), ("Q, 3", 3)]
+    assert seen == [128] * 8 + [2] * 2 + [3] * 4  # the rows; then first frames, and next ones too
+    assert all(r.ratio == r.frames_seconds / r.seconds > 0 for r in results)
+    assert picture_table(results).row_count == 2
 
 
 def test_latents_are_timed_by_the_stages_own_steps(monkeypatch):

@@ -94,7 +94,7 @@ class OfflineDataModule(LightningDataModule):
         self.row_order: Order | None = None
         self._order_state: dict[str, Any] = {}
         self._episodes: dict[str, np.ndarray] = {}
-        self._whole: BoundView | None = None
+        self._whole: tuple[OfflineDataset, BoundView] | None = None
         self._bound: dict[str, BoundView] = {}
 
     # ---- what Lightning calls ------------------------------------------------------------------
@@ -133,12 +133,14 @@ class OfflineDataModule(LightningDataModule):
         rank, world_size = self._place()
         place = (view.spans, self.batch_size, self.seed, rank, world_size, view.device)
         priorities: Priorities | None = getattr(self._module(), "priorities", None)
-        order = RowOrder(*place) if priorities is None else PrioritizedOrder(*place, priorities)
+        accumulated = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
+        order: Order = RowOrder(*place)
+        if priorities is not None:
+            order = PrioritizedOrder(*place, priorities, accumulated)
         order.load_state_dict(self._order_state)
         self.row_order, self._order_state = order, {}
         # Lightning steps at an epoch's end even where gradients are still to be accumulated: so an
         # epoch has a whole number of steps.
-        accumulated = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
         steps = max(1, len(view.spans) // (self.batch_size * world_size * accumulated))
         return TrainLoader(view, order, steps * accumulated, self._batches_done)
 
@@ -211,9 +213,7 @@ class OfflineDataModule(LightningDataModule):
 
     def whole_view(self) -> BoundView:
         """All episodes, held out or not, through the view, for what one file keeps for all runs."""
-        self._bind("train")
-        assert self._whole is not None  # made there
-        return self._whole
+        return self._bind_whole()
 
     @property
     def cache_dir(self) -> Path:
@@ -283,16 +283,24 @@ class OfflineDataModule(LightningDataModule):
         chosen[self._episodes["train"]] = True
         return dataset.columns[name][np.repeat(chosen, dataset.episode_lengths)]
 
+    def _bind_whole(self) -> BoundView:
+        """Return a view of all episodes, of the data that the module has stand in for these."""
+        dataset = self._ready()
+        stand_in = getattr(self._module(), "stand_in", None)
+        seen = dataset if stand_in is None else stand_in(dataset)
+        if self._whole is None or self._whole[0] is not seen:
+            assert self.view is not None  # setup has put one in
+            self._whole = seen, self.view.bind(seen, self._device_for(seen))
+            self._bound = {}
+        return self._whole[1]
+
     def _bind(self, which: Literal["train", "held_out"]) -> BoundView:
         """Return a view of some episodes; both share the columns, which are bound once."""
-        dataset = self._ready()
+        dataset, whole = self._ready(), self._bind_whole()
         if which not in self._episodes:
             which = "train"
         if which not in self._bound:
-            assert self.view is not None  # setup has put one in
-            if self._whole is None:
-                self._whole = self.view.bind(dataset, self._device_for(dataset))
-            bound = copy.copy(self._whole)
+            bound = copy.copy(whole)
             if not self._takes_all():
                 bounds = torch.from_numpy(dataset.episodes[self._episodes[which]])
                 bound.spans = bound.spans.within(Spans(bounds[:, 0], bounds[:, 1]))

@@ -87,6 +87,8 @@ class PrioritizedOrder(Order):
         device: where priorities are held and rows and numbers are wanted. Uniform numbers are drawn
             on the CPU, but sums are rounded as the device does.
         settings: the exponents.
+        accumulated: how many of this order's steps make an optimiser step, by which exponents
+            change.
 
     Raises:
         ConfigError: if there are no rows, the batch is empty or the rank does not exist.
@@ -101,9 +103,11 @@ class PrioritizedOrder(Order):
         world_size: int = 1,
         device: torch.device | str = "cpu",
         settings: Priorities | None = None,
+        accumulated: int = 1,
     ) -> None:
         super().__init__(spans, batch_size, seed, rank, world_size, device)
         self.settings = settings or Priorities()
+        self._accumulated = accumulated
         self._priorities = torch.full((self.spans.stop,), _ABSENT, device=self.device)
         self._priorities[self.spans.all().to(self.device)] = 1.0
         self._largest = torch.ones((), device=self.device)
@@ -122,7 +126,8 @@ class PrioritizedOrder(Order):
         Raises:
             ConfigError: if no row has a priority above 0.
         """
-        if (alpha := _value(self.settings.alpha, step)) != self._alpha:
+        done = step // self._accumulated
+        if (alpha := _value(self.settings.alpha, done)) != self._alpha:
             self._alpha = alpha
             self._sums = BlockSums(self._weigh(self._priorities))
         self._need_some()
@@ -131,7 +136,7 @@ class PrioritizedOrder(Order):
         drawn = ShardedGenerator(self.seed, _STRATA, step).uniform((count,), torch.float64)
         shares = ((torch.arange(count) + drawn) / count).to(self.device)
         rows, chance = self._sums.find(shares)
-        weights = (self.num_rows * chance) ** -_value(self.settings.beta, step)
+        weights = (self.num_rows * chance) ** -_value(self.settings.beta, done)
         mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         return Draw(rows[mine], (weights[mine] / weights.max()).float())
 

@@ -160,7 +160,7 @@ class CategoricalDecoder(nn.Module):
         observation_dim: o.
         latent_dim: z.
         num_actions: n.
-        width: of the 4 hidden layers, as many as a continuous dimension has.
+        width: of the 3 hidden layers, as many as a continuous dimension has.
     """
 
     action_dim = 1

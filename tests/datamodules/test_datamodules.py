@@ -164,11 +164,11 @@ class Prioritised(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def fit(module, build, folder, steps, checkpoint=None):
+def fit(module, build, folder, steps, checkpoint=None, **options):
     trainer = Trainer(
         max_steps=steps, accelerator="cpu", logger=False, default_root_dir=folder,
         enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
-        limit_val_batches=0,
+        limit_val_batches=0, **options,
     )  # fmt: skip
     trainer.fit(module, build(batch_size=100), ckpt_path=checkpoint, weights_only=True)
     trainer.save_checkpoint(folder / f"{steps}.ckpt")
@@ -191,6 +191,18 @@ def test_a_module_draws_by_the_priorities_that_it_sets_and_resumes_exactly(build
     for step, (rows, weights) in enumerate(whole):
         assert all(map(torch.equal, (rows, weights), order.draw(step)))
         order.update(rows, (rows % 7 + 0.1 * step).float())
+
+
+def test_exponents_of_priorities_change_by_optimiser_steps(build, folder):
+    seen = fit(Prioritised(), build, folder, 6, accumulate_grad_batches=3)
+    data = build(batch_size=100, view=Snippets(3))
+    data.setup("fit")
+    settings = Priorities(beta=Linear(0.5, 1.0, steps=30, every=3))
+    order = PrioritizedOrder(data.train_view().spans, 100, 0, settings=settings)
+    assert len(seen) == 18
+    for batch, (rows, weights) in enumerate(seen):
+        assert all(map(torch.equal, (rows, weights), order.draw(batch)))
+        order.update(rows, (rows % 7 + 0.1 * (batch // 3)).float())
 
 
 def test_views_without_room_for_weights_cannot_be_drawn_by_priority(build):

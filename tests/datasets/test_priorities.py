@@ -105,6 +105,19 @@ def test_weights_follow_the_formula():
         assert weights.dtype == torch.float32
 
 
+def test_exponents_change_by_optimiser_steps():
+    settings = Priorities(alpha=Linear(0.3, 0.9, steps=10), beta=Linear(0.4, 1.0, steps=10))
+    whole = PrioritizedOrder(SPANS, 8, seed=3, settings=settings, accumulated=3)
+    stretched = Priorities(
+        alpha=Linear(0.3, 0.9, steps=30, every=3), beta=Linear(0.4, 1.0, steps=30, every=3)
+    )
+    same = PrioritizedOrder(SPANS, 8, seed=3, settings=stretched)
+    for order in (whole, same):
+        order.update(SPANS.all(), torch.arange(1.0, 11.0))
+    for step in (0, 2, 3, 17, 29, 30, 100):
+        assert all(map(torch.equal, whole.draw(step), same.draw(step)))
+
+
 def test_a_scheduled_alpha_changes_the_draws():
     settings = Priorities(alpha=Linear(0.0, 2.0, steps=20, every=10))
     order = PrioritizedOrder(2, 1000, seed=0, settings=settings)

@@ -213,6 +213,45 @@ def test_every_kth_row_of_each_episode_begins_a_window(columns_of):
         Snippets(3, every=4)
 
 
+def test_the_last_full_window_covers_the_steps_before_a_timeout(columns_of):
+    """36 rows, H = 30: the state after row 35 is unknown, so the last full window is at row 5."""
+    data = OfflineDataset.from_columns(columns_of([36, 29], ["timeout"] * 2, following=False))
+    assert Snippets(30, every=10).bind(data).rows.tolist() == [0, 5]
+    ended = OfflineDataset.from_columns(columns_of([36], ["terminal"]))
+    assert Snippets(30, every=10).bind(ended).rows.tolist() == [0, 10, 20, 30]
+    assert Snippets(30, every=10, partial="none").bind(ended).rows.tolist() == [0, 6]
+
+
+@relaxed
+@given(
+    layout=st.lists(
+        st.tuples(st.integers(2, 15), st.sampled_from(["terminal", "timeout"])),
+        min_size=1,
+        max_size=6,
+    ),
+    following=st.booleans(),
+    sizes=st.integers(1, 8).flatmap(lambda h: st.tuples(st.just(h), st.integers(1, h))),
+    partial=st.sampled_from(["terminal", "all", "none"]),
+)
+def test_fewer_windows_leave_no_step_out(columns_of, layout, following, sizes, partial):
+    lengths, ends = zip(*layout, strict=True)
+    data = OfflineDataset.from_columns(columns_of(list(lengths), list(ends), following=following))
+    horizon, every = sizes
+    try:
+        whole = Snippets(horizon, partial=partial).bind(data)
+    except DatasetError:
+        return
+    few = Snippets(horizon, partial=partial, every=every).bind(data)
+
+    def steps(bound):
+        batch = bound.batch(bound.rows)
+        return (bound.rows[:, None] + torch.arange(horizon))[batch.mask].unique()
+
+    assert torch.equal(steps(few), steps(whole))
+    assert set(few.rows.tolist()) <= set(whole.rows.tolist())
+    assert len(few.rows) <= sum(-(-length // every) + 1 for length in lengths)
+
+
 @pytest.mark.parametrize("following", [True, False])
 def test_where_windows_end(columns_of, following):
     columns = columns_of([5, 4], ["timeout", "terminal"], following=following)

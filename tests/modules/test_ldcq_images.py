@@ -6,12 +6,21 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from lit_offrl.__main__ import main
+from lit_offrl.datamodules import OfflineDataModule
+from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import Transitions
 from lit_offrl.errors import ConfigError
-from lit_offrl.modules import ImageVAEModule, LDCQStage1Module, load_module
+from lit_offrl.modules import (
+    ImageVAEModule,
+    LDCQStage1Module,
+    LDCQStage2Module,
+    LDCQStage3Module,
+    load_module,
+)
 from lit_offrl.randomness import ShardedGenerator
 
 SIDE, ROWS, LENGTH = 16, 200, 20
@@ -103,44 +112,122 @@ def test_both_stages_from_the_command_line(file, capsys):
     assert module.denormalize(world).shape == frames.shape
 
 
-def test_each_frame_of_the_data_is_encoded_once(file, monkeypatch):
-    data = ("--data.init_args.dataset", file, "--evaluation.episodes", "0")
-    vae = ("--model.init_args.latent_dim", "4", "--trainer.max_steps", "1")
-    assert lit("ImageVAEModule", *data, *vae, "--checkpoint.dirpath", "vae") == 0
-    encoded, seen = [], []
-    plain, ours = ImageVAEModule.features, LDCQStage1Module.states
+def data_of(path, following=False, turned=False):
+    """A datamodule of frames, every second episode of which ends in a true terminal."""
+    columns = make_columns()
+    even = np.arange(ROWS) // LENGTH % 2 == 0
+    columns["terminals"] = columns["timeouts"] & even
+    columns["timeouts"] &= ~even
+    if turned:
+        columns["observations"] = columns["observations"][::-1].copy()
+    if following:  # of other frames than the rows have
+        columns["next_observations"] = 0.5 * columns["observations"]
+    write_hdf5(path, columns)
+    return OfflineDataModule(path, batch_size=16, validation_fraction=0.2)
 
-    def encode(self, frames):
-        encoded.append(frames[..., 0].numel())
+
+def run(module, data, steps, ckpt_path=None):
+    trainer = Trainer(
+        max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, data, ckpt_path=ckpt_path)
+    return trainer
+
+
+@pytest.fixture
+def pictures(folder):
+    """Make an image encoder of the data above, then a first stage on it."""
+
+    def make(data, seed=0):
+        torch.manual_seed(seed)
+        vae = ImageVAEModule(3 * SIDE**2, 2, latent_dim=4, width=8)
+        own = OfflineDataModule(data.spec.origin, batch_size=16)
+        run(vae, own, 1).save_checkpoint(f"vae{seed}.ckpt")
+        sizes = {"horizon": 3, "latent_dim": 2, "width": 8, "gru_layers": 1}
+        return LDCQStage1Module(3 * SIDE**2, 2, **sizes, image_encoder=f"vae{seed}.ckpt")
+
+    return make
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """How many frames each call encoded."""
+    counts, plain = [], ImageVAEModule.features
+
+    def features(self, frames):
+        counts.append(frames[..., 0].numel())
         return plain(self, frames)
 
-    def states(self, batch):
-        found = ours(self, batch)
-        apart = (found - plain(self.images, batch.observations)).abs()
-        seen.append((apart * batch.mask[:, :, None]).max().item())
-        return found
+    monkeypatch.setattr(ImageVAEModule, "features", features)
+    return counts
 
-    monkeypatch.setattr(ImageVAEModule, "features", encode)
-    monkeypatch.setattr(LDCQStage1Module, "states", states)
-    small = ("--model.init_args.horizon", "3", "--model.init_args.gru_layers", "1")
-    small += (
-        "--model.init_args.image_encoder",
-        "vae/last.ckpt",
-        "--model.init_args.partial",
-        "all",
-    )
-    for steps, every_frame in ((3, ROWS + 1), (5, 1)):  # a second run finds them stored
+
+@pytest.mark.parametrize("following", [False, True])
+def test_no_step_sees_a_frame_and_losses_are_those_of_the_frames(pictures, encoded, following):
+    data = data_of("frames.hdf5", following)
+    module = pictures(data)
+    for number, every_frame in ((1, ROWS * (1 + following)), (2, 0), (3, 0)):
         encoded.clear()
-        run = ("--trainer.max_steps", str(steps), "--checkpoint.dirpath", f"one-{steps}")
-        more = ("--trainer.limit_val_batches", "0", "--data.init_args.validation_fraction", "0")
-        assert lit("LDCQStage1Module", *data, *small, *run, *more) == 0
-        assert sum(encoded) == every_frame + steps * 16  # the frame after each window, B = 16
-    encoded.clear()
-    later = ("--trainer.max_steps", "2", "--checkpoint.dirpath", "two", *more)
-    later += ("--model.init_args.widths", "[8,4,8]", "--model.init_args.stage1", "one-3/last.ckpt")
-    assert lit("LDCQStage2Module", *data, *later) == 0  # whose posteriors are of stored frames
-    assert sum(encoded) == 1 + 2 * 16  # the first state of each window
-    assert len(seen) > 8 and max(seen) < 1e-5
+        seen = []
+        losses = module.losses
+        module.losses = lambda batch, losses=losses, seen=seen: seen.append(batch) or losses(batch)
+        trainer = run(module, data_of("frames.hdf5", following), 2)
+        assert sum(encoded) == every_frame  # once, though windows overlap, and found again
+        assert len(seen) > 2  # also in validation
+        for batch in seen:
+            assert batch.observations.shape[1:] == (3, 4) and batch.next_observations.shape[1:] == (
+                4,
+            )
+        del module.losses
+
+        data = trainer.datamodule
+        if number > 1:
+            module.posteriors_from = "online"
+        if number > 2:
+            module.latents = "online"
+        rows = data.train_view().rows
+        found = []
+        for view in (data.train_view(), module.view().bind(data.dataset)):
+            module.seed_noise(0)
+            found.append(module.eval().losses(view.batch(rows)))
+        torch.testing.assert_close(*found)
+
+        acted = trainer.predict(module, data)[0]
+        assert acted["observations"].shape[1] == 3 * SIDE**2  # acting is by frames
+        assert acted["actions"].shape[1] == 2 and acted["actions"].isfinite().all()
+
+        trainer.save_checkpoint(f"{number}.ckpt")
+        if number == 1:
+            small = {"widths": (8, 4, 8), "width": 8, "diffusion_steps": 20}
+            module = LDCQStage2Module(3 * SIDE**2, 2, stage1="1.ckpt", **small)
+        elif number == 2:
+            small = {"state_hidden": (8,), "latent_hidden": (8,), "joined": (8, 4)}
+            module = LDCQStage3Module(3 * SIDE**2, 2, stage2="2.ckpt", num_latents=4, **small)
+
+
+def test_features_are_of_the_data_and_the_encoder_at_hand(pictures):
+    def same(module, data):
+        dataset, view = data.dataset, data.whole_view()
+        expected = module.images.features(torch.tensor(dataset.column("observations")))
+        torch.testing.assert_close(view.batch(view.rows).observations[:, 0], expected[view.rows])
+
+    data = data_of("frames.hdf5")
+    first, second = pictures(data), pictures(data, seed=1)
+    trainer = run(first, data, 2)
+    same(first, data)
+    trainer.save_checkpoint("first.ckpt")
+    other = data_of("other.hdf5", turned=True)
+    trainer.validate(first, other)
+    same(first, other)
+    run(second, data, 1)
+    same(second, data)
+    # and of a resumed run, which goes on as if it had never stopped
+    resumed, unbroken = pictures(data), pictures(data)
+    run(resumed, data_of("frames.hdf5"), 4, ckpt_path="first.ckpt")
+    run(unbroken, data_of("frames.hdf5"), 4)
+    for name, value in unbroken.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
 
 
 def test_what_are_no_pictures_is_refused(file):
@@ -148,6 +235,8 @@ def test_what_are_no_pictures_is_refused(file):
         ImageVAEModule(6913)
     with pytest.raises(ConfigError, match="no RGB frames whose side"):
         ImageVAEModule(3 * 12**2)
+    with pytest.raises(ConfigError, match=r"latent_dim is 768 .* below the frames' 768"):
+        ImageVAEModule(3 * SIDE**2, latent_dim=3 * SIDE**2)
     with pytest.raises(ConfigError, match="normalize is for states"):
         LDCQStage1Module(3 * SIDE**2, 2, image_encoder="any.ckpt", normalize=True)
     assert lit("ImageVAEModule", "--data.init_args.dataset", file, "--trainer.max_steps", "1",

@@ -192,13 +192,13 @@ def test_discrete_actions_from_the_command_line(categories, capsys):
     fit += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
     for name, value in SMALL.items():
         fit += [f"--model.init_args.{name}", str(value)]
-    run = ("--checkpoint.dirpath", "run", "--model.init_args.num_actions")
-    assert main([*fit, *run, "3"]) == 0
+    actions = "--model.init_args.num_actions"
+    assert main([*fit, "--checkpoint.dirpath", "run", actions, "3"]) == 0
     acted = load_module("run/last.ckpt").policy(sample_actions=True).act(np.zeros((50, 3)))
     assert acted.shape == (50, 1) and set(np.unique(acted)) <= {0.0, 1.0, 2.0}
 
     capsys.readouterr()
-    assert main([*fit, *run, "2"]) == 2
+    assert main([*fit, actions, "2"]) == 2
     said = capsys.readouterr().err.strip()
     assert "'actions' has 2.0 in row" in said and len(said.splitlines()) == 1
 

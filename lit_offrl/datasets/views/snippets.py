@@ -71,7 +71,8 @@ class Snippets(View):
         partial: which windows of fewer than H steps are kept: those that end in a ``terminal``,
             ``all`` of at least one step, or ``none``.
         every: windows begin only at every so many rows of an episode, in [1, H], so that fewer have
-            to be computed with; H lets no step out.
+            to be computed with; and at the last full window, where the episode keeps no shorter
+            ones. So they have each step that windows at all rows have.
         goals: ``column`` gives the data's goals, if there are any; ``hindsight`` a state of the
             episode, drawn evenly from that after the window to the last one known.
     """
@@ -94,7 +95,7 @@ class Snippets(View):
         if not 1 <= self.every <= self.horizon:
             raise ConfigError(
                 f"Snippets: every is {self.every}: give a number from 1 to the horizon, "
-                f"{self.horizon}, so that each step is in a window."
+                f"{self.horizon}, so that no step is left out."
             )
         if self.goals not in ("column", "hindsight"):
             raise ConfigError(f"Snippets: goals is '{self.goals}': give 'column' or 'hindsight'.")
@@ -176,10 +177,6 @@ class BoundSnippets(BoundView):
         limits = self._limits[torch.searchsorted(self._limits, index, right=True)]
         return torch.minimum(index + self.view.horizon, limits) - 1
 
-    def states(self, index: Int[Tensor, " B"]) -> Float[Tensor, "B o"]:
-        """Return the states in rows ``index``."""
-        return self._rows.need("observations", index)
-
     def states_after(self, final: Int[Tensor, " B"]) -> Float[Tensor, "B o"]:
         """Return the states after rows ``final``, of ``last_steps``."""
         return self._rows.next_observations(final)
@@ -202,7 +199,8 @@ class BoundSnippets(BoundView):
         partial = {"terminal": rows.terminated, "all": True, "none": False}[view.partial]
         stops = torch.where(torch.as_tensor(partial, device=self.device), self._limits, full)
         bounds = (rows.starts.cpu(), stops.cpu())
-        spans = Spans(*(bounds if view.every == 1 else _every(*bounds, view.every)))
+        whole = (stops == full).cpu()  # episodes that have full windows alone
+        spans = Spans(*(bounds if view.every == 1 else _every(*bounds, view.every, whole)))
         if len(spans) == 0:
             longest = int((self._limits - rows.starts).max())
             raise DatasetError(
@@ -214,11 +212,16 @@ class BoundSnippets(BoundView):
         return spans
 
 
-def _every(starts: Tensor, stops: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """Return every ``step``-th row of ranges, from each one's first, as ranges of one row."""
+def _every(starts: Tensor, stops: Tensor, step: int, whole: Tensor) -> tuple[Tensor, Tensor]:
+    """Return every ``step``-th row of ranges, from each one's first, as ranges of one row.
+
+    With them the last row of each of the ranges ``whole`` (E,), bool.
+    """
     counts = ((stops - starts).clamp(min=0) + step - 1) // step
     place = torch.arange(int(counts.sum())) - (counts.cumsum(0) - counts).repeat_interleave(counts)
     rows = starts.repeat_interleave(counts) + place * step
+    last = (stops - 1)[whole & (stops > starts)]
+    rows = torch.cat([rows, last]).unique()  # in rising order
     return rows, rows + 1
 
 

@@ -59,9 +59,10 @@ class ImageVAEModule(OfflineModule):
                 f"observations have {observation_dim} numbers, which are no RGB frames whose side "
                 "is a multiple of 8 pixels: choose data of pictures."
             )
-        if latent_dim < 1 or beta < 0:
+        if not 1 <= latent_dim < observation_dim or beta < 0:
             raise ConfigError(
-                f"latent_dim is {latent_dim} and beta {beta}: give at least 1 and at least 0."
+                f"latent_dim is {latent_dim} and beta {beta}: give at least 1, below the frames' "
+                f"{observation_dim}, and at least 0."
             )
         self.save_hyperparameters()
         self.latent_dim, self.beta = latent_dim, beta

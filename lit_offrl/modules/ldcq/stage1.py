@@ -10,8 +10,10 @@ from functools import partial
 from typing import Any
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import SnippetBatch, Snippets
 from lit_offrl.datasets.views.snippets import Partial
 from lit_offrl.errors import ConfigError, DatasetError
@@ -19,7 +21,7 @@ from lit_offrl.modules.base import Decay, OfflineModule
 from lit_offrl.modules.ldcq.images import ImageVAEModule
 from lit_offrl.modules.ldcq.skills import SkillPolicy
 from lit_offrl.modules.ldcq.stages import load_stage, require_same_data
-from lit_offrl.modules.ldcq.windows import RowTable, features
+from lit_offrl.modules.ldcq.windows import with_features
 from lit_offrl.nets import (
     AutoregressiveDecoder,
     CategoricalDecoder,
@@ -57,7 +59,7 @@ class LDCQStage1Module(OfflineModule):
         num_actions: n, where actions are discrete: one column of whole numbers 0 … n − 1; None
             where they are continuous.
         image_encoder: checkpoint of an ImageVAEModule, where observations are pictures: states are
-            then its 32 numbers (appendix C).
+            then its 32 numbers (appendix C). Frames of a file are encoded once, beforehand.
         normalize: scale observations to the data's range [−1, 1].
         learning_rate: Adam's rate.
         decay: of the rate: constant, or by a cosine to 0 at ``trainer.max_steps``.
@@ -110,7 +112,7 @@ class LDCQStage1Module(OfflineModule):
         self.state_dim = observation_dim
         """Size of a state as the networks see it, ``normalize``'s."""
         self.images: ImageVAEModule | None = None
-        self._features: RowTable | None = None
+        self._stand_in: tuple[OfflineDataset, OfflineDataset] | None = None
         if image_encoder is not None:
             given: dict[str, Any] = {"observation_dim": observation_dim}
             self.images, record = load_stage(image_encoder, ImageVAEModule, **given)
@@ -132,9 +134,13 @@ class LDCQStage1Module(OfflineModule):
     # ---- what later stages ask for -------------------------------------------------------------
 
     def normalize(self, observations: Tensor) -> Tensor:
-        """Raw observations (…, o) as the networks see them (…, ``state_dim``)."""
+        """Raw observations (…, o) as the networks see them (…, ``state_dim``).
+
+        Features of pictures, which batches have where ``stand_in`` gives data of them, stay.
+        """
         if self.images is not None:
-            return self.images.features(observations)
+            seen = observations.shape[-1] == self.state_dim
+            return observations if seen else self.images.features(observations)
         return self.normalizer.normalize(observations) if self.normalizes else observations
 
     def denormalize(self, states: Tensor) -> Tensor:
@@ -143,25 +149,26 @@ class LDCQStage1Module(OfflineModule):
             return self.images.reconstruct(states)
         return self.normalizer.denormalize(states) if self.normalizes else states
 
-    def states(self, batch: SnippetBatch) -> Tensor:
-        """States (B, H, ``state_dim``) of a batch's windows; padded steps have any.
+    def stand_in(self, dataset: OfflineDataset) -> OfflineDataset:
+        """The data of which batches are made: of a file of pictures, with features for frames.
 
-        In training, also of a later stage, each frame of a file is encoded once, beforehand, and
-        not in each window.
+        So no step gathers or encodes a frame. Predictions are of the frames themselves.
+
+        Raises:
+            DatasetError: the features cannot be stored.
         """
-        stored = self.spec is not None and self.spec.sha256 is not None
-        if self.images is None or self._trainer is None or not stored:
-            return self.normalize(batch.observations)
-        if self._features is None:
-            record = self.hparams["image_encoder"]
-            self._features = features(self.trainer, self.device, self.normalize, record)
-        steps = torch.arange(self.horizon, device=batch.rows.device)
-        rows = torch.where(batch.mask, batch.rows[:, None] + steps, batch.rows[:, None])
-        return self._features.at(rows.flatten()).unflatten(0, rows.shape)
+        if self.images is None or dataset.spec.sha256 is None:
+            return dataset
+        if self.trainer.state.fn == TrainerFn.PREDICTING:
+            return dataset
+        if self._stand_in is None or self._stand_in[0] is not dataset:
+            given = (self.images.features, self.state_dim, self.hparams["image_encoder"])
+            self._stand_in = dataset, with_features(self.trainer, self.device, *given)
+        return self._stand_in[1]
 
     def posterior(self, batch: SnippetBatch) -> tuple[Tensor, Tensor]:
         """μ and σ (B, z) of the latents of a batch's windows."""
-        states = self.states(batch)
+        states = self.normalize(batch.observations)
         return self.encoder(states, self.decoder.encode(batch.actions), batch.mask)
 
     # ---- training ------------------------------------------------------------------------------
@@ -174,7 +181,6 @@ class LDCQStage1Module(OfflineModule):
             ConfigError: the image encoder was trained on other data.
         """
         super().setup(stage)
-        self._features = None  # of other data, perhaps
         if stage != "fit" or self.datamodule is None or self.spec is None:
             return
         if self.images is not None:
@@ -216,7 +222,7 @@ class LDCQStage1Module(OfflineModule):
                 f"LDCQStage1Module trains on Snippets of horizon {self.horizon}: leave "
                 "data.init_args.view to the model, or set it to those."
             )
-        observations, actions = self.states(batch), batch.actions
+        observations, actions = self.normalize(batch.observations), batch.actions
         first = observations[:, 0]
         mean, std = self.encoder(observations, self.decoder.encode(actions), batch.mask)
         latents = mean + std * self.noise.normal(mean.shape)

@@ -55,7 +55,7 @@ class LDCQStage2Module(StagedModule):
         ema_rate: rate of the averaged denoiser, which samples.
         posterior: train on a ``sample`` of a window's posterior, or on its ``mean``.
         posteriors: ``cached`` encodes each window once, beside the data; ``online`` in each step.
-        window_every: windows begin at every so many rows alone.
+        window_every: windows begin at every so many rows alone, see ``Snippets``.
         standardize: give latents mean 0 and variance 1 before they are diffused.
         learning_rate: Adam's rate.
         decay: of the rate: constant, or by a cosine to 0 at ``trainer.max_steps``.

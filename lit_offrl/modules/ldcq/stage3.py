@@ -60,12 +60,13 @@ class LDCQStage3Module(StagedModule):
         guidance: w of u + w (c − u).
         posterior: a window's latent is a ``sample`` of its posterior, or its ``mean``.
         posteriors: ``cached`` encodes each window once, beside the data; ``online`` in each step.
-        window_every: windows begin at every so many rows alone: fewer candidates to cache.
+        window_every: windows begin at every so many rows alone, see ``Snippets``: fewer candidates
+            to cache.
         prioritized: draw windows by the errors of Q, else evenly.
         priority_alpha: how far errors matter.
         priority_beta: importance exponent at the first step.
         priority_beta_step: what it grows by, up to 1, …
-        priority_beta_every: … every so many steps.
+        priority_beta_every: … every so many optimiser steps.
         polyak_rate: of the target critics.
         state_hidden: widths of the critics' layers of the state.
         latent_hidden: of the latent.

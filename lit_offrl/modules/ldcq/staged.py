@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import SnippetBatch
 from lit_offrl.errors import ConfigError
 from lit_offrl.modules.base import Decay, OfflineModule
@@ -93,6 +94,10 @@ class StagedModule(OfflineModule):
             if stage == "fit":
                 require_same_data(self.taken, self.datamodule.spec)
             self.storable = is_same_data(self.taken, self.datamodule.spec)
+
+    def stand_in(self, dataset: OfflineDataset) -> OfflineDataset:
+        """The data of which batches are made, as stage 1 says."""
+        return self.first.stand_in(dataset)
 
     def train(self, mode: bool = True) -> StagedModule:
         """As in any module, but earlier stages stay in eval mode."""

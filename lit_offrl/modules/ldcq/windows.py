@@ -1,16 +1,19 @@
 """What the frozen stages say of every window of the data: computed once, kept beside them.
 
 Posteriors are μ and σ of each window's latent, float32; candidates n latents of the prior for each
-distinct state that a window ends in, float16; features what an image encoder makes of each row's
-frame, float32. They are files in the folder ``latents`` of the data's cache, keyed by the earlier
-stage's checkpoint, the data's file and what else they depend on, so that all processes, seeds and
-resumed runs share them. They are computed in the precision of the weights, whatever that of the
-step that first asks for them. A fit that is stopped or killed on the way goes on where it was.
+distinct state that a window ends in, float16; features what an image encoder makes of each frame,
+float32, in whose place they stand. They are files in the folder ``latents`` of the data's cache,
+keyed by the earlier stage's checkpoint, the data's file and what else they depend on, so that all
+processes, seeds and resumed runs share them. They are computed in the precision of the weights,
+whatever that of the step that first asks for them. A fit that is stopped or killed on the way goes
+on where it was.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lit_offrl.datasets.rows import as_tensor
+from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.stored import fetch_array
 from lit_offrl.datasets.views import SnippetBatch
 from lit_offrl.datasets.views.snippets import BoundSnippets
@@ -100,34 +104,53 @@ def posteriors(
     return RowTable(rows, values, len(trainer.datamodule.dataset), device)
 
 
-def features(
-    trainer: Any, device: torch.device, encode: Callable[[Tensor], Tensor], stage: StageRecord
-) -> RowTable:
-    """Return what the image encoder makes of each row's frame.
+def with_features(
+    trainer: Any,
+    device: torch.device,
+    encode: Callable[[Tensor], Tensor],
+    size: int,
+    stage: StageRecord,
+) -> OfflineDataset:
+    """Return the data with features (N, size) where they have frames, also next ones.
+
+    Args:
+        trainer: with the datamodule.
+        device: where to encode.
+        encode: the image encoder: raw frames (n, o) to features (n, size).
+        size: of a frame's features.
+        stage: record of the image encoder.
 
     Raises:
         DatasetError: the data have no sha256, or the file cannot be written.
         Interrupted: a signal has come; what is computed is kept.
     """
-    view = _view(trainer)
-    rows = torch.arange(len(trainer.datamodule.dataset))
+    dataset: OfflineDataset = trainer.datamodule.dataset
+    columns = dict(dataset.columns)
 
     @torch.no_grad()
-    def encoded(index: Tensor) -> np.ndarray:
+    def encoded(frames: np.ndarray, index: Tensor, place: int) -> np.ndarray:
+        part = frames[int(index[0]) : int(index[-1]) + 1]
         with torch.autocast(device.type, enabled=False):
-            return encode(view.states(index.to(view.device)).to(device)).float().cpu().numpy()
+            return encode(as_tensor(part, device)).float().cpu().numpy()
 
-    values = _fetch(
-        trainer,
-        "features",
-        _facts_of_data(trainer, stage),
-        encoded(rows[:1]),
-        rows.split(_WINDOWS),
-        lambda index, place: encoded(index),
-        "encoding frames",
-        "set cache_dir of the data to a folder with room.",
+    rows = torch.arange(len(dataset)).split(_WINDOWS)
+    for name in ("observations", "next_observations"):
+        if name not in columns:
+            continue
+        columns[name] = _fetch(
+            trainer,
+            "features",
+            _facts_of_data(trainer, stage) | {"column": name},
+            np.empty((1, size), np.float32),
+            rows,
+            partial(encoded, columns[name]),
+            "encoding frames",
+            "set cache_dir of the data to a folder with room.",
+        )
+    spec = replace(dataset.spec, observation_dim=size)
+    return OfflineDataset.from_checked(
+        columns, spec, dataset.provenance, dataset.episodes, dataset.cut_off
     )
-    return RowTable(rows, values, len(rows), device)
 
 
 def candidates(
