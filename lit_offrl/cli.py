@@ -37,6 +37,7 @@ from lit_offrl.errors import ConfigError
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import module_class
 from lit_offrl.quiet import quiet, say
+from lit_offrl.ranges import SEEDS, require_in
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_steps": 100_000,
@@ -46,6 +47,15 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "num_sanity_val_steps": 0,
     "use_distributed_sampler": False,  # our loaders shard their rows themselves
 }
+
+TRAINER_RANGES = {
+    "accumulate_grad_batches": "[1, inf)",
+    "check_val_every_n_epoch": "[1, inf)",
+    "gradient_clip_val": "[0, inf)",
+    "log_every_n_steps": "[0, inf)",
+    "val_check_interval": "(0, inf)",
+}
+"""Of numbers with which Lightning begins to train, and then stumbles or does something else."""
 
 
 class OfflineCLI(LightningCLI):
@@ -127,9 +137,17 @@ class OfflineCLI(LightningCLI):
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse without Lightning's warning about arguments that are also in ``sys.argv``."""
+        """Parse without Lightning's warning about arguments that are also in ``sys.argv``.
+
+        Raises:
+            ConfigError: an option cannot be.
+        """
         assert isinstance(args, list)  # as given to the constructor
         self.config = _without_enums(parser.parse_args(args))
+        for name, interval in TRAINER_RANGES.items():
+            value = self.config[self.verb].trainer[name]
+            if isinstance(value, int | float):  # the interval may be a time
+                require_in(interval, **{f"trainer.{name}": value})
 
     def _parse_ckpt_path(self) -> None:
         """The checkpoint's options have been parsed already, below those given."""
@@ -220,8 +238,9 @@ def one_seed(seed_everything: int, section: Any) -> int:
     """Return the seed of a section, which must not contradict the one for everything.
 
     Raises:
-        ConfigError: it does.
+        ConfigError: it does, or is none.
     """
+    require_in(SEEDS, seed_everything=seed_everything)
     given = {} if section is None else section.get("init_args") or {}
     own = given.get("seed") or seed_everything
     if own != seed_everything:

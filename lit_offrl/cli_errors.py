@@ -8,22 +8,30 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_offrl.errors import ConfigError, LitOffRLError, nearest
+from lit_offrl.jobs.files import config_contents
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
 _UNKNOWN_PARAMETER = re.compile(r"(?:Option|Key) '([^']+)' is not accepted")
 _UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
+_NO_SUBCLASS = re.compile(r"Import path (\S+) does not correspond to a subclass of (\w+)")
+_MISSING = re.compile(r"the following arguments are required: ([^\n]+)")
 _UNKNOWN_OPTION = re.compile(r"(?:Subcommand|Group) '([^']+)' does not accept option '([^']+)'")
 _TYPES = re.compile(r"Subtypes: \[<class '([^']+)'>")
 _EXPECTED = re.compile(r"(Expected (?:a|an|one of) [^\n]*?)\. Got value: ([^\n]*)")
 _LITERAL = re.compile(r"typing\.Literal\[(.*?)\]")
+_PLAIN = re.compile(r"Subtypes: \[((?:<class '(?:bool|int|float|str|NoneType)'>(?:, )?)+)\]")
+_GIVEN = re.compile(r"Given value: ([^\n]*)")
 _VALUE = re.compile(r"Given value: (.+)\s*$")
 _ARTICLE = re.compile(r"^Expected an? ")
 _LENGTH = 300
@@ -38,6 +46,16 @@ class OneLineArgumentParser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+
+    def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
+        """Read a config, whose mistakes jsonargparse says without the file.
+
+        Raises:
+            ConfigError: it is no YAML, or holds no options.
+        """
+        if config_contents(Path(path)) is None:
+            raise ConfigError(f"{path}: is empty: write fit's options in it, or leave it out.")
+        return super().parse_path(path, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong.
@@ -101,21 +119,37 @@ def explain(message: str, options: Iterable[str]) -> str:
             hint = nearest(found[1], _parameters(path))
             return f"{path.rpartition('.')[2]} has no option '{found[1]}'.{hint}"
         return f"there is no option '{found[1]}'.{_nearest_option(found[1], options)}"
+    if found := _MISSING.search(message):
+        return _missing(found[1].split(", "), _keys(message, found.start()))
     if found := _UNKNOWN_CLASS.search(message):
-        bases = [m[1] for m in _TYPES.finditer(message) if m.start() < found.start()]
-        known = _subclasses(bases[-1]) if bases else []
-        hint = nearest(found[1], known) or (f" Known: {', '.join(known)}." if known else "")
+        hint = _nearest_class(message, found.start(), found[1])
         return f"{_place(message, found.start())} there is no class '{found[1]}'.{hint}"
+    if found := _NO_SUBCLASS.search(message):
+        hint = _nearest_class(message, found.start(), found[1])
+        return f"{_place(message, found.start())} '{found[1]}' is no {found[2]}.{hint}"
+    if (found := _PLAIN.search(message)) and (given := _GIVEN.search(message, found.end())):
+        kinds = " or ".join(re.findall(r"'(\w+)'", found[1])).replace("NoneType", "null")
+        return _wrong_value(message, found.start(), f"Expected a {kinds}", given[1])
     if found := _EXPECTED.search(message):
         return _wrong_value(message, found.start(), found[1], found[2])
     if (found := _VALUE.search(message)) and _LITERAL.search(message):
         return _wrong_value(message, found.start(), message, found[1])
-    if message.startswith("the following arguments are required: "):
-        names = [name.partition(".")[2] for name in message.partition(": ")[2].split(", ")]
-        needed = " and ".join(f"--{name}" for name in names)
-        return f"{needed} must be given, by an option or in a --config file."
     line = " ".join(message.split()).replace('Parser key "config": ', "--config: ")
     return line if len(line) <= _LENGTH else f"{line[:_LENGTH]} …"
+
+
+def _missing(names: Iterable[str], keys: Sequence[str]) -> str:
+    """Say what must be given, in the class that stands at the end of ``keys``, or to the verb."""
+    place = ".init_args.".join([*keys, ""])
+    full = [place + name if keys else name.partition(".")[2] for name in names]
+    needed = " and ".join(f"--{name}" for name in full)
+    return f"{needed} must be given, by an option or in a --config file."
+
+
+def _nearest_class(message: str, end: int, name: str) -> str:
+    bases = [found[1] for found in _TYPES.finditer(message, 0, end)]
+    known = _subclasses(bases[-1]) if bases else []
+    return nearest(name, known) or (f" Known: {', '.join(known)}." if known else "")
 
 
 def _unknown_words(words: str, options: list[str]) -> str:
@@ -153,8 +187,12 @@ def _wrong_value(message: str, end: int, expected: str, value: str) -> str:
 
 def _place(message: str, end: int) -> str:
     """Name the option that a part of the message is about: ``data.init_args.view:``."""
-    keys = [found[1] for found in _KEY.finditer(message, 0, end)]
+    keys = _keys(message, end)
     return f"{'.init_args.'.join(keys)}:" if keys else ""
+
+
+def _keys(message: str, end: int) -> list[str]:
+    return [found[1] for found in _KEY.finditer(message, 0, end)]
 
 
 def _find(path: str) -> Any:

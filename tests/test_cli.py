@@ -78,6 +78,13 @@ def test_a_verbs_help_and_printed_config(lit, capsys):
         ("--ckpt_path nothing.ckpt", "nothing.ckpt: no such checkpoint"),
         ("--config nothing.yaml", "File does not exist"),
         ("--model.init_args.seed 3", "give seed_everything alone"),
+        ("--seed_everything -1", "seed_everything is -1: give a number in [0, 4294967295]."),
+        ("--trainer.val_check_interval 0", "trainer.val_check_interval is 0: give a number above"),
+        ("--trainer.gradient_clip_val -1", "trainer.gradient_clip_val is -1"),
+        ("--trainer.gradient_clip_val x", "gradient_clip_val: 'x' does not fit: expected "),
+        ("--model LDCQStage2Module", "--model.init_args.stage1 must be given, by an option or"),
+        ("--data.init_args.view AdvantageLabelled", "--data.init_args.view.init_args.labels must"),
+        ("--model.class_path os.system", "model: 'os.system' is no OfflineModule. Known: ACDM"),
         ("word", "nothing is known to do with 'word'"),
     ],
 )
@@ -92,11 +99,15 @@ def test_a_mistake_on_the_command_line_is_one_line(lit, capsys, options, said):
         ("{trainer: {max_step: 4}}", "no option 'trainer.max_step'. Did you mean 'trainer.max_st"),
         ("{modle: {class_path: BCModule}}", "no option 'modle.class_path'. Did you mean 'model'?"),
         ("{model: {class_path: BCModule, init_args: {hiden: [3]}}}", "Did you mean 'hidden'?"),
-        ("{model: [", "while parsing"),
+        ("{model: [", "wrong.yaml: is no YAML: while parsing"),
+        ("day: 2024-13-45", "wrong.yaml: is no YAML: month must be in 1..12"),
+        ("\x89HDF", "wrong.yaml: is no YAML: 'utf-8' codec can't decode byte 0x89"),
+        ("- model", "wrong.yaml: holds no mapping of options"),
+        ("# none", "wrong.yaml: is empty"),
     ],
 )
 def test_a_mistake_in_a_file_is_one_line(lit, capsys, text, said):
-    Path("wrong.yaml").write_text(text)
+    Path("wrong.yaml").write_text(text, encoding="latin-1")
     assert lit("--config", "wrong.yaml") == 2
     assert said in only_line(capsys)
 

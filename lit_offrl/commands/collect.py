@@ -21,7 +21,7 @@ from lit_offrl.collecting.graded import GradedCollection
 from lit_offrl.collecting.planned import PlannedCollection
 from lit_offrl.collecting.policies import PolicyCollection
 from lit_offrl.collecting.steps import StepsCollection
-from lit_offrl.commands.parsing import OneLineParser, positive
+from lit_offrl.commands.parsing import OneLineParser, positive, seed_number
 from lit_offrl.errors import ConfigError, LitOffRLError
 from lit_offrl.evaluation.envs import find_spec
 
@@ -106,7 +106,7 @@ The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 
     )
     add("--output", required=True, type=Path, metavar="FILE.hdf5", help="what to write")
     add("--steps", type=positive, default=1_000_000, help="steps recorded at most [1000000]")
-    add("--seed", type=int, default=0, help="of SAC, the environment and all noise [0]")
+    add("--seed", type=seed_number, default=0, help="of SAC, the environment and all noise [0]")
     add("--target_return", type=float, metavar="R", help="ends the training of mixed and medium")
     add("--train_steps", type=positive, metavar="N", help="SAC's steps at most [200000]")
     add(

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from lit_offrl.commands.mlflow_origin import OwnRun, log_to_origin
-from lit_offrl.commands.parsing import OneLineParser, RaisingParser, positive
+from lit_offrl.commands.parsing import OneLineParser, RaisingParser, positive, seed_number
 from lit_offrl.device import device
 from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.envs import find_spec
@@ -109,7 +109,7 @@ def _parser(kind: type[OneLineParser] = OneLineParser) -> argparse.ArgumentParse
     add = parser.add_argument
     add("--ckpt_path", required=True, type=Path, metavar="FILE", help="a checkpoint of 'fit'")
     add("--episodes", type=positive, default=100, help="[100]")
-    add("--seed", type=int, default=0, help="each episode's own seed follows from it [0]")
+    add("--seed", type=seed_number, default=0, help="each episode's own seed follows from it [0]")
     add("--env", metavar="ID", help="a gymnasium id [the dataset's own environment]")
     add("--num_envs", type=positive, default=8, help="environments stepped together [8]")
     add("--max_episode_steps", type=positive, metavar="N", help="instead of the registered limit")

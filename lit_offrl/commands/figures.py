@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from lit_offrl.commands.parsing import OneLineParser, positive
+from lit_offrl.commands.parsing import OneLineParser, positive, seed_number
 from lit_offrl.errors import ConfigError, nearest
 from lit_offrl.files import make_folder, write_whole
 
@@ -146,7 +146,7 @@ def _parser(name: str, entry: Entry) -> OneLineParser:
     parser = OneLineParser(prog=f"lit-offrl figures {name}", description=entry.line + ".")
     add = parser.add_argument
     add("--output", type=Path, default=Path("figures"), metavar="DIR", help="[figures]")
-    add("--seed", type=int, default=0, help="of all that the study draws [0]")
+    add("--seed", type=seed_number, default=0, help="of all that the study draws [0]")
     add("--dpi", type=positive, default=120, help="of the picture [120]")
     add(
         "--mlflow",

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_offrl.collecting.rounds import FIT, STATE, collect_round, grow, read_state, write_state
-from lit_offrl.commands.parsing import OneLineParser, positive
+from lit_offrl.commands.parsing import OneLineParser, positive, seed_number
 from lit_offrl.errors import ConfigError, first_line
 from lit_offrl.evaluation.envs import find_spec
 from lit_offrl.files import file_sha256
@@ -88,11 +88,12 @@ a larger --rounds adds rounds.""",
     add("--noise", type=float, default=0.3, help="normal, in half-ranges of the action [0.3]")
     add("--hold", type=float, default=1.0, metavar="N",
         help="steps that noise and random actions last in the mean [1]")  # fmt: skip
-    add("--seed", type=int, default=0, help="of fits, environments and noise [0]")
+    add("--seed", type=seed_number, default=0, help="of fits, environments and noise [0]")
     add("--num_envs", type=positive, default=8, metavar="E", help="stepped together [8]")
     add("--max_episode_steps", type=positive, metavar="N", help="instead of the registered limit")
     add("--episodes", type=positive, default=20, help="of each round's evaluation [20]")
-    add("--evaluation_seed", type=int, default=0, help="each episode's seed follows from it [0]")
+    add("--evaluation_seed", type=seed_number, default=0,
+        help="each episode's seed follows from it [0]")  # fmt: skip
     return parser
 
 

@@ -15,7 +15,7 @@ import yaml
 from rich.console import Console
 
 from lit_offrl.commands.mlflow_origin import log_to_origin
-from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.commands.parsing import OneLineParser, seed_number
 from lit_offrl.datamodules import OfflineDataModule
 from lit_offrl.device import device
 from lit_offrl.errors import ConfigError
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         " those of their episodes [data]",
     )
     add("--episodes", type=int, default=100, metavar="N", help="of each roll-out [100]")
-    add("--seed", type=int, default=0, help="of clones, nets and noise [0]")
+    add("--seed", type=seed_number, default=0, help="of clones, nets and noise [0]")
     add("--device", type=device, default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:1, … [cpu]")
     add("--output", type=Path, metavar="DIR", help="[ope/RUN-CHECKPOINT-seedSEED]")
     add(

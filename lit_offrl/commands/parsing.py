@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from lit_offrl.errors import ConfigError, nearest
+from lit_offrl.ranges import SEEDS, lies_in
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -88,4 +89,13 @@ def positive(text: str) -> int:
     return number
 
 
+def seed_number(text: str) -> int:
+    """Read a seed, as argparse's ``type``."""
+    number = int(text)
+    if not lies_in(SEEDS, number):
+        raise ValueError
+    return number
+
+
+seed_number.__name__ = f"seed in {SEEDS}"
 positive.__name__ = "positive integer"  # argparse names the type in its message

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.commands.parsing import OneLineParser, seed_number
 from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.files import make_folder
 from lit_offrl.jobs.follow import console_of_stdout, follow
+from lit_offrl.jobs.plain import from_yaml
 from lit_offrl.mlflow_store import STORE_HELP, absolute_uri, default_uri, require_store
 from lit_offrl.pipelines.folders import StageFolder, step_folders
 from lit_offrl.pipelines.plan import Pipeline
@@ -41,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the pipeline's file; further ones are laid over it",
     )
     add("--dataset", metavar="NAME", help="instead of the file's: a name or a path")
-    add("--seed", type=int, metavar="S", help="of all trainings, instead of the file's")
+    add("--seed", type=seed_number, metavar="S", help="of all trainings, instead of the file's")
     add(
         "--set",
         action="append",
@@ -78,8 +77,6 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(list(argv))
     pipeline, seed = _read(options), options.seed
     seed = pipeline.seed if seed is None else seed
-    if seed < 0:
-        raise ConfigError(f"--seed {seed}: give a number from 0 upwards.")
     output = (options.output or Path("pipelines") / pipeline.name).resolve()
     uri = absolute_uri(options.tracking_uri or default_uri()) if options.mlflow else None
     where = Where(pipeline.name, uri, {"lit_offrl.pipeline": pipeline.name}, seed)
@@ -117,8 +114,8 @@ def _read(options: argparse.Namespace) -> Pipeline:
         if not equals:
             raise ConfigError(f"--set {text}: give KEY=VALUE, such as stage1.trainer.max_steps=10.")
         try:
-            given[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            given[key] = from_yaml(value)
+        except ValueError as error:
             raise ConfigError(f"--set {text}: '{value}' is no YAML.") from error
     pipeline = read_pipeline(options.config)
     return pipeline.override(given, PipelineReader(Path("--set")), "").only(options.only)

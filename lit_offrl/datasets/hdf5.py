@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -233,15 +234,19 @@ def _facts(file: Hdf5File, facts: EnvironmentFacts | None, action_dim: int) -> d
     if facts is not None and action_dim:
         low = low or (-facts.action_bound,) * action_dim
         high = high or (facts.action_bound,) * action_dim
+    if low is not None and high is not None:
+        _require_below(file, "action_low", low, "action_high", high)
     steps = _number(file, "max_episode_steps")
-    if steps is not None and not 1 <= steps < 2**31:  # NaN is neither
+    if steps is not None and not 1 <= steps < 2**31:
         raise DatasetError(
             f"{file.path}: attribute 'max_episode_steps' is {steps:g}: write the step limit, or "
             "leave it out."
         )
     if steps is None and facts is not None:
         steps = facts.max_episode_steps
-    scores = _number(file, "ref_min_score"), _number(file, "ref_max_score")
+    scores = least, most = _number(file, "ref_min_score"), _number(file, "ref_max_score")
+    if least is not None and most is not None:
+        _require_below(file, "ref_min_score", [least], "ref_max_score", [most])
     source: str | None = None
     if scores != (None, None):  # never one reference from each source
         source = str(given.get("ref_source", "the file's attributes"))
@@ -262,10 +267,11 @@ def _number(file: Hdf5File, key: str) -> float | None:
     if value is None:
         return None
     try:
-        return float(value)
+        return _finite(value)
     except (TypeError, ValueError):
         raise DatasetError(
-            f"{file.path}: attribute '{key}' is {value!r}: write it as a number."
+            f"{file.path}: attribute '{key}' is {value!r}: write it as a finite number, or leave "
+            "it out."
         ) from None
 
 
@@ -274,9 +280,31 @@ def _vector(file: Hdf5File, key: str, size: int) -> tuple[float, ...] | None:
     if value is None or size == 0:
         return None
     values = value if isinstance(value, tuple) else (value,) * size
-    if isinstance(value, str) or len(values) != size:
+    try:
+        if isinstance(value, str) or len(values) != size:
+            raise ValueError
+        return tuple(map(_finite, values))
+    except (TypeError, ValueError):
         raise DatasetError(
-            f"{file.path}: attribute '{key}' is {value!r}: write one number an action dimension "
-            f"({size})."
-        )
-    return tuple(float(number) for number in values)
+            f"{file.path}: attribute '{key}' is {value!r}: write one finite number an action "
+            f"dimension ({size}), or leave it out."
+        ) from None
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _require_below(
+    file: Hdf5File, low_key: str, low: Sequence[float], high_key: str, high: Sequence[float]
+) -> None:
+    for dimension, (least, most) in enumerate(zip(low, high, strict=True)):
+        if least >= most:
+            where = f" in dimension {dimension}" if len(low) > 1 else ""
+            raise DatasetError(
+                f"{file.path}: attribute '{low_key}' is {least:g} and '{high_key}' {most:g}{where}:"
+                " write a smaller and a larger number."
+            )

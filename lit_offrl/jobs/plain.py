@@ -7,13 +7,27 @@ from typing import Any
 
 import yaml
 
+from lit_offrl.errors import reason
+
+
+def from_yaml(text: str) -> Any:
+    """Return what YAML stands for.
+
+    Raises:
+        ValueError: it is none; a date that there is not, too, which is no error of PyYAML's own.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(reason(error)) from error
+
 
 def yaml_text(value: Any) -> str:
     """Return a value as it is written behind an option: text that YAML reads back as the same."""
     if isinstance(value, str):
         try:
-            plain = yaml.safe_load(value) == value and value == value.strip()
-        except yaml.YAMLError:
+            plain = from_yaml(value) == value and value == value.strip()
+        except ValueError:
             plain = False
         if plain:
             return value

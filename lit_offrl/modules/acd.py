@@ -24,10 +24,11 @@ from lit_offrl.errors import ConfigError, nearest
 from lit_offrl.modules.base import CHECKPOINT_KEY, Decay
 from lit_offrl.modules.critic_guided import CriticGuidedModule
 from lit_offrl.modules.diffusion_actor import DiffusionActor
-from lit_offrl.modules.expectile import best_of, require_candidates
+from lit_offrl.modules.expectile import best_of
 from lit_offrl.modules.frozen_critics import LabelledBy, load_critics
 from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import AdvantageEncoding, frozen_copy, polyak_update_
+from lit_offrl.ranges import require_in
 
 ActMode = Literal["acd", "acd_f"]
 _MODES = ("acd", "acd_f")
@@ -141,14 +142,14 @@ class ACDModule(CriticGuidedModule):
             decay=decay,
             seed=seed,
         )
-        if not 0.0 <= drop_probability <= 1.0:
-            raise ConfigError(f"drop_probability is {drop_probability}; give a number in [0, 1].")
+        require_in("[0, 1]", drop_probability=drop_probability)
+        require_in("(-inf, inf)", omega=omega)
+        require_in("[1, inf)", num_samples=num_samples)
         if (labels == "precomputed") != (critic is not None):
             raise ConfigError(
                 f"labels is '{labels}' and critic is {critic}: precomputed labels need a critic's "
                 "checkpoint, joint ones train their own."
             )
-        require_candidates(num_samples)
         self.save_hyperparameters()
         self.act_mode, self.omega, self.num_samples = act_mode, omega, num_samples
         self.guidance = guidance
@@ -261,7 +262,7 @@ class ACDModule(CriticGuidedModule):
             advantage: A, 0 being that of an optimal action.
 
         Raises:
-            ConfigError: unknown mode, or N below 1.
+            ConfigError: unknown mode, or a number out of its range.
         """
         mode = self.act_mode if act_mode is None else act_mode
         if mode not in _MODES:
@@ -269,8 +270,9 @@ class ACDModule(CriticGuidedModule):
                 f"act_mode is '{mode}': choose from {', '.join(_MODES)}.{nearest(mode, _MODES)}"
             )
         number = self.num_samples if num_samples is None else num_samples
-        require_candidates(number)
+        require_in("[1, inf)", num_samples=number)
         strength = self.omega if omega is None else omega
+        require_in("(-inf, inf)", omega=strength, advantage=advantage)
 
         def act(rows: Tensor) -> Tensor:
             if mode == "acd":

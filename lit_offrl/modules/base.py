@@ -19,6 +19,7 @@ from lit_offrl.nets import Dropout
 from lit_offrl.policy import Policy
 from lit_offrl.quiet import say
 from lit_offrl.randomness import ShardedGenerator
+from lit_offrl.ranges import SEEDS, require_in
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,6 +50,9 @@ class OfflineModule(LightningModule):
         learning_rate: Adam's rate.
         seed: names the stream of all random numbers in training.
         decay: of the rate: ``constant``, or ``cosine`` to 0 at ``trainer.max_steps``.
+
+    Raises:
+        ConfigError: a number is out of its range.
     """
 
     noise: ShardedGenerator
@@ -58,10 +62,9 @@ class OfflineModule(LightningModule):
         self, observation_dim: int, learning_rate: float, seed: int, decay: Decay = "constant"
     ) -> None:
         super().__init__()
-        if observation_dim < 1:
-            raise ConfigError(f"observation_dim is {observation_dim}; give at least 1.")
-        if not learning_rate >= 0.0:
-            raise ConfigError(f"learning_rate is {learning_rate}; give 0 or more.")
+        require_in("[1, inf)", observation_dim=observation_dim)
+        require_in("[0, inf)", learning_rate=learning_rate)
+        require_in(SEEDS, seed=seed)
         self.learning_rate = learning_rate
         self.decay = decay
         self.seed = seed

@@ -16,6 +16,7 @@ from lit_offrl.errors import ConfigError
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import TanhGaussianPolicy, TwinCritic, frozen_copy, polyak_update_
+from lit_offrl.ranges import require_in
 
 
 class CQLModule(OfflineModule):
@@ -56,7 +57,7 @@ class CQLModule(OfflineModule):
         seed: names the stream of all random numbers in training.
 
     Raises:
-        ConfigError: options contradict each other or the data.
+        ConfigError: options contradict each other or the data, or a number is out of its range.
     """
 
     log_temperature: Tensor
@@ -85,17 +86,12 @@ class CQLModule(OfflineModule):
         super().__init__(observation_dim, learning_rate, seed)
         if action_dim < 1:
             raise ConfigError("CQL needs a dataset with actions and rewards; this has no actions.")
-        if not 0.0 <= gamma < 1.0:
-            raise ConfigError(f"gamma is {gamma}; give a discount with 0 <= gamma < 1.")
-        if not 0.0 < tau <= 1.0:
-            raise ConfigError(f"tau is {tau}; give a rate with 0 < tau <= 1.")
-        if cql_weight < 0:
-            raise ConfigError(f"cql_weight is {cql_weight}; give at least 0.")
-        if num_actions < 1:
-            raise ConfigError(f"num_actions is {num_actions}; the integral needs at least 1.")
-        for name, value in (("min_q_temperature", min_q_temperature), ("temperature", temperature)):
-            if value is not None and value <= 0:
-                raise ConfigError(f"{name} is {value}; give a number above 0.")
+        require_in("[0, 1)", gamma=gamma)
+        require_in("(0, 1]", tau=tau)
+        require_in("[0, inf)", cql_weight=cql_weight, warmup_steps=warmup_steps)
+        require_in("[1, inf)", num_actions=num_actions)
+        require_in("(0, inf)", min_q_temperature=min_q_temperature, temperature=temperature)
+        require_in("(-inf, inf)", lagrange=lagrange, target_entropy=target_entropy)
         if lagrange is not None and cql_weight == 0:
             raise ConfigError("lagrange multiplies cql_weight, which is 0: leave one of them out.")
         self.save_hyperparameters()

@@ -14,6 +14,7 @@ from lit_offrl.figures import advantage_histogram
 from lit_offrl.modules.base import Decay, OfflineModule
 from lit_offrl.modules.diffusion_actor import DiffusionActor
 from lit_offrl.modules.expectile import ExpectileCritics
+from lit_offrl.ranges import require_in
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,8 +55,7 @@ class ActorModule(OfflineModule):
             raise ConfigError(
                 f"{type(self).__name__} needs a dataset with actions; this one has none."
             )
-        if not weight_decay >= 0.0:
-            raise ConfigError(f"weight_decay is {weight_decay}; give 0 or more.")
+        require_in("[0, inf)", weight_decay=weight_decay)
         self.normalize, self.weight_decay = normalize, weight_decay
 
     def observe(self, observations: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from lit_offrl.diffusion import (
@@ -18,8 +17,9 @@ from lit_offrl.diffusion import (
     make_sampler,
     repeat_encoded,
 )
-from lit_offrl.errors import ConfigError
 from lit_offrl.nets import ResNetDenoiser, frozen_copy, polyak_update_
+from lit_offrl.nets.policies import centre_and_scale
+from lit_offrl.ranges import require_in
 
 _EDGE = 1.0 - 1e-5
 
@@ -69,14 +69,11 @@ class DiffusionActor(nn.Module):
         ema_rate: float = 0.001,
     ) -> None:
         super().__init__()
-        if width < 1:
-            raise ConfigError(f"width is {width}; give at least 1.")
-        if not 0.0 < ema_rate <= 1.0:
-            raise ConfigError(f"actor_ema_rate is {ema_rate}: give 0 < actor_ema_rate <= 1.")
-        lower = torch.as_tensor([-1.0] * action_dim if low is None else low).float()
-        upper = torch.as_tensor([1.0] * action_dim if high is None else high).float()
-        self.register_buffer("centre", (upper + lower) / 2)
-        self.register_buffer("scale", (upper - lower) / 2)
+        require_in("[1, inf)", diffusion_steps=diffusion_steps, sampling_steps=sampling_steps)
+        require_in("(0, 1]", actor_ema_rate=ema_rate)
+        centre, scale = centre_and_scale(action_dim, low, high)
+        self.register_buffer("centre", centre)
+        self.register_buffer("scale", scale)
         self.action_dim = action_dim
         self.ema_rate = ema_rate
         self.schedule = Schedule(schedule, diffusion_steps)

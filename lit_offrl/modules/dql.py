@@ -13,10 +13,11 @@ from lit_offrl.errors import ConfigError
 from lit_offrl.modules.base import Decay
 from lit_offrl.modules.critic_guided import ActorModule
 from lit_offrl.modules.diffusion_actor import DiffusionActor
-from lit_offrl.modules.expectile import best_of, require_candidates
+from lit_offrl.modules.expectile import best_of
 from lit_offrl.modules.extraction import mean_over_processes
 from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import TwinCritic, frozen_copy, polyak_update_
+from lit_offrl.ranges import require_in
 
 
 class DQLModule(ActorModule):
@@ -93,13 +94,10 @@ class DQLModule(ActorModule):
         super().__init__(
             observation_dim, action_dim, normalize, learning_rate, weight_decay, decay, seed
         )
-        require_candidates(num_samples)
-        if backup_samples < 1:
-            raise ConfigError(f"backup_samples is {backup_samples}; give at least 1.")
-        if not 0.0 <= gamma < 1.0:
-            raise ConfigError(f"gamma is {gamma}: give 0 <= gamma < 1.")
-        if not 0.0 < polyak_rate <= 1.0:
-            raise ConfigError(f"polyak_rate is {polyak_rate}: give 0 < polyak_rate <= 1.")
+        require_in("[1, inf)", backup_samples=backup_samples, num_samples=num_samples)
+        require_in("[0, 1)", gamma=gamma)
+        require_in("[0, inf)", eta=eta)
+        require_in("(0, 1]", polyak_rate=polyak_rate)
         self.save_hyperparameters()
         self.gamma, self.eta, self.polyak_rate = gamma, eta, polyak_rate
         self.backup_samples, self.num_samples = backup_samples, num_samples
@@ -180,7 +178,7 @@ class DQLModule(ActorModule):
             ConfigError: ``num_samples`` below 1.
         """
         number = self.num_samples if num_samples is None else num_samples
-        require_candidates(number)
+        require_in("[1, inf)", num_samples=number)
 
         def act(rows: Tensor) -> Tensor:
             observations = self.observe(rows)

@@ -22,6 +22,7 @@ from lit_offrl.modules.history import History
 from lit_offrl.modules.occupancy import OccupancyModel
 from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import DenseNetMLP, GaussianPolicy, frozen_copy, polyak_update_, symlog
+from lit_offrl.ranges import require_in
 
 
 class DVFModule(DiffusedValues):
@@ -108,7 +109,7 @@ class DVFModule(DiffusedValues):
         seed: names the stream of all random numbers in training.
 
     Raises:
-        ConfigError: options contradict each other or the data.
+        ConfigError: options contradict each other or the data, or a number is out of its range.
     """
 
     def __init__(
@@ -153,14 +154,12 @@ class DVFModule(DiffusedValues):
         seed: int = 0,
     ) -> None:
         super().__init__(observation_dim, learning_rate, seed, decay)
-        if not 0.0 <= gamma < 1.0:
-            raise ConfigError(f"gamma is {gamma}; the occupancy needs 0 <= gamma < 1.")
-        if not 0.0 <= near_share < 1.0:
-            raise ConfigError(
-                f"near_share is {near_share}; give a number with 0 <= near_share < 1."
-            )
-        if num_samples < 1:
-            raise ConfigError(f"num_samples is {num_samples}; a value needs at least 1 sample.")
+        require_in("[0, 1)", gamma=gamma, near_share=near_share)
+        require_in("[1, inf)", num_samples=num_samples, max_offset=max_offset)
+        require_in("[1, inf)", refresh_steps=refresh_steps)
+        require_in("[0, inf)", bc_coefficient=bc_coefficient, awr_temperature=awr_temperature)
+        require_in("[0, inf)", warmup_steps=warmup_steps)
+        require_in("(0, 1]", actor_ema_rate=actor_ema_rate)
         if train != "occupancy" and action_dim < 1:
             raise ConfigError(
                 f"train is '{train}', which needs a dataset with actions and rewards; "
@@ -175,8 +174,6 @@ class DVFModule(DiffusedValues):
                 "values is 'cached' without warmup_steps: give the steps that ρ and r train before "
                 "values are sampled from them."
             )
-        if refresh_steps is not None and refresh_steps < 1:
-            raise ConfigError(f"refresh_steps is {refresh_steps}; give at least 1, or null.")
         sequential = policy_representation == "sequential"
         if sequential and history < 1:
             raise ConfigError("policy_representation 'sequential' needs history of at least 1.")

@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lit_offrl.errors import ConfigError
 from lit_offrl.nets import MLP, TwinCritic, frozen_copy, polyak_update_
+from lit_offrl.ranges import require_in
 
 
 def expectile_loss(error: Tensor, expectile: float) -> Tensor:
@@ -53,12 +53,9 @@ class ExpectileCritics(nn.Module):
         layer_norm: bool = False,
     ) -> None:
         super().__init__()
-        if not 0.0 <= gamma < 1.0:
-            raise ConfigError(f"gamma is {gamma}: give 0 <= gamma < 1.")
-        if not 0.0 < expectile < 1.0:
-            raise ConfigError(f"expectile is {expectile}: give 0 < expectile < 1.")
-        if not 0.0 < polyak_rate <= 1.0:
-            raise ConfigError(f"polyak_rate is {polyak_rate}: give 0 < polyak_rate <= 1.")
+        require_in("[0, 1)", gamma=gamma)
+        require_in("(0, 1)", expectile=expectile)
+        require_in("(0, 1]", polyak_rate=polyak_rate)
         self.gamma, self.expectile, self.polyak_rate = gamma, expectile, polyak_rate
         self.q = TwinCritic(observation_dim, action_dim, hidden, layer_norm)
         self.target = frozen_copy(self.q)
@@ -103,16 +100,6 @@ class ExpectileCritics(nn.Module):
 
 
 Pick = Literal["max", "softmax"]
-
-
-def require_candidates(number: int) -> None:
-    """Refuse to choose among none.
-
-    Raises:
-        ConfigError: ``number`` is below 1.
-    """
-    if number < 1:
-        raise ConfigError(f"num_samples is {number}; give at least 1.")
 
 
 @torch.no_grad()

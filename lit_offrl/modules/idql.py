@@ -10,8 +10,9 @@ from torch import Tensor
 from lit_offrl.modules.base import Decay
 from lit_offrl.modules.critic_guided import CriticGuidedModule
 from lit_offrl.modules.diffusion_actor import DiffusionActor
-from lit_offrl.modules.expectile import best_of, require_candidates
+from lit_offrl.modules.expectile import best_of
 from lit_offrl.modules.policies import NetworkPolicy
+from lit_offrl.ranges import require_in
 
 
 class IDQLModule(CriticGuidedModule):
@@ -91,7 +92,7 @@ class IDQLModule(CriticGuidedModule):
             decay=decay,
             seed=seed,
         )
-        require_candidates(num_samples)
+        require_in("[1, inf)", num_samples=num_samples)
         self.save_hyperparameters()
         self.num_samples = num_samples
         self.actor = DiffusionActor(
@@ -123,7 +124,7 @@ class IDQLModule(CriticGuidedModule):
             ConfigError: N is below 1.
         """
         number = self.num_samples if num_samples is None else num_samples
-        require_candidates(number)
+        require_in("[1, inf)", num_samples=number)
 
         def act(rows: Tensor) -> Tensor:
             observations = self.observe(rows)

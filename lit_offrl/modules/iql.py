@@ -11,6 +11,7 @@ from lit_offrl.modules.base import Decay
 from lit_offrl.modules.critic_guided import CriticGuidedModule
 from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import GaussianPolicy
+from lit_offrl.ranges import require_in
 
 _LARGEST_WEIGHT = 100.0
 
@@ -88,6 +89,7 @@ class IQLModule(CriticGuidedModule):
             decay=decay,
             seed=seed,
         )
+        require_in("[0, inf)", beta=beta)
         self.save_hyperparameters()
         self.beta = beta
         self.actor = GaussianPolicy(

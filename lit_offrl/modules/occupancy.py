@@ -12,6 +12,7 @@ from lit_offrl.errors import ConfigError
 from lit_offrl.modules.history import History
 from lit_offrl.nets import FutureCondition, PerceiverDenoiser, frozen_copy, polyak_update_
 from lit_offrl.randomness import ShardedGenerator
+from lit_offrl.ranges import require_in
 
 
 class OccupancyModel(nn.Module):
@@ -35,6 +36,9 @@ class OccupancyModel(nn.Module):
         ema_rate: rate of the averaged denoiser that samples; 1 samples with the latest weights.
         sampler: which sampler draws states.
         sampling_steps: its number of steps, at most T.
+
+    Raises:
+        ConfigError: a number out of its range, or more sampling steps than T.
     """
 
     def __init__(
@@ -54,6 +58,8 @@ class OccupancyModel(nn.Module):
         sampling_steps: int,
     ) -> None:
         super().__init__()
+        require_in("[1, inf)", diffusion_steps=diffusion_steps, sampling_steps=sampling_steps)
+        require_in("(0, 1]", ema_rate=ema_rate)
         self.state_dim = observation_dim + 1
         self.policy_representation = policy_representation
         self.history = history
@@ -71,6 +77,7 @@ class OccupancyModel(nn.Module):
         )
         self.average = frozen_copy(self.denoiser)
         self.sampler = make_sampler(sampler, num_steps=sampling_steps, clip=1.0)
+        self.sampler.steps(self.schedule)  # refuses what could not sample, before it is trained
 
     @staticmethod
     def mark(states: Tensor, absorbed: Tensor | None = None) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lit_offrl.errors import ConfigError
 from lit_offrl.nets.embeddings import sinusoidal
 from lit_offrl.nets.mlp import MLP
+from lit_offrl.ranges import require_in
 
 Representation = Literal["raw", "one_hot", "sinusoidal", "learned"]
 
@@ -53,10 +54,7 @@ class AdvantageEncoding(nn.Module):
             )
         if bins < 1 or bins % 2 == 0:
             raise ConfigError(f"bins is {bins}; give an odd number, whose middle is one of them.")
-        if not (scale > 0 and bin_width > 0):
-            raise ConfigError(
-                f"advantage_scale is {scale} and bin_width {bin_width}; both must be positive."
-            )
+        require_in("(0, inf)", advantage_scale=scale, bin_width=bin_width)
         self.representation = representation
         self.scale, self.bins, self.bin_width, self.features = scale, bins, bin_width, features
         sizes = {"raw": 1, "one_hot": bins, "sinusoidal": features, "learned": features}

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lit_offrl.nets.mlp import make_activation
+from lit_offrl.nets.mlp import make_activation, require_widths
 
 
 class EnsembleLinear(nn.Module):
@@ -88,6 +88,7 @@ class EnsembleMLP(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
+        require_widths(hidden)
         self.size = size
         layers: list[nn.Module] = []
         for before, after in pairwise((in_dim, *hidden)):
@@ -123,6 +124,7 @@ class EnsembleDenseNetMLP(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
+        require_widths(hidden)
         self.size = size
         widths = tuple(accumulate((in_dim, *hidden)))
         outs = (*hidden, out_dim)

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from lit_offrl.errors import ConfigError
 from lit_offrl.randomness import ShardedGenerator
+from lit_offrl.ranges import require_in
 
 _MANY = 1 << 14
 """Numbers from which on several simple passes are faster than PyTorch's one of `Mish`."""
@@ -77,6 +78,16 @@ def make_activation(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
+def require_widths(hidden: Sequence[int]) -> None:
+    """Refuse layers without units.
+
+    Raises:
+        ConfigError: a width is below 1.
+    """
+    if not all(width >= 1 for width in hidden):
+        raise ConfigError(f"hidden is {list(hidden)}: give widths of at least 1.")
+
+
 class Dropout(nn.Module):
     """Dropout whose masks come from the noise of the training step, like all other noise.
 
@@ -95,8 +106,7 @@ class Dropout(nn.Module):
 
     def __init__(self, probability: float) -> None:
         super().__init__()
-        if not 0.0 <= probability < 1.0:
-            raise ConfigError(f"dropout must lie in [0, 1); got {probability}.")
+        require_in("[0, 1)", dropout=probability)
         self.probability = probability
         self.noise: ShardedGenerator | None = None
 
@@ -120,6 +130,9 @@ class MLP(nn.Sequential):
         activation: a name of `ACTIVATIONS`.
         layer_norm: whether a LayerNorm stands between each hidden layer and its activation.
         dropout: probability of dropping a hidden unit.
+
+    Raises:
+        ConfigError: a width below 1, or a probability outside [0, 1).
     """
 
     def __init__(
@@ -131,13 +144,14 @@ class MLP(nn.Sequential):
         layer_norm: bool = False,
         dropout: float = 0.0,
     ) -> None:
+        require_widths(hidden)
         layers: list[nn.Module] = []
         for before, after in pairwise((in_dim, *hidden)):
             layers.append(nn.Linear(before, after))
             if layer_norm:
                 layers.append(nn.LayerNorm(after))
             layers.append(make_activation(activation))
-            if dropout > 0:
+            if dropout != 0:
                 layers.append(Dropout(dropout))
         super().__init__(*layers, nn.Linear((in_dim, *hidden)[-1], out_dim))
 
@@ -157,6 +171,9 @@ class DenseNetMLP(nn.Module):
         hidden: widths of the hidden layers.
         out_dim: size of an output.
         activation: a name of `ACTIVATIONS`.
+
+    Raises:
+        ConfigError: a width below 1.
     """
 
     def __init__(
@@ -167,6 +184,7 @@ class DenseNetMLP(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
+        require_widths(hidden)
         self.hidden = nn.ModuleList()
         for width in hidden:
             self.hidden.append(

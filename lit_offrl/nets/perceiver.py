@@ -7,8 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
+from lit_offrl.errors import ConfigError
 from lit_offrl.nets.attention import CrossAttention, SelfAttention, own_block
 from lit_offrl.nets.embeddings import NumberEmbedding
+from lit_offrl.ranges import require_in
 
 
 class FutureCondition(NamedTuple):
@@ -76,7 +78,8 @@ class PerceiverDenoiser(nn.Module):
         max_policy_period: the same for a scalar φ(π), in its own units.
 
     Raises:
-        ValueError: if the sizes do not fit one another.
+        ConfigError: if a size is below 1, or ``width`` odd or not divided by the heads.
+        ValueError: if ``policy`` and ``history`` do not fit one another.
     """
 
     def __init__(
@@ -96,10 +99,12 @@ class PerceiverDenoiser(nn.Module):
         max_policy_period: float = 1_000_000.0,
     ) -> None:
         super().__init__()
+        require_in("[1, inf)", width=width, blocks=blocks, latents=latents)
+        require_in("[1, inf)", heads=min(cross_heads, self_heads))
         if width % 2 or width % cross_heads or width % self_heads:
-            raise ValueError(
-                f"width={width} must be even and divisible by cross_heads={cross_heads} and "
-                f"self_heads={self_heads}"
+            heads = " and ".join(map(str, dict.fromkeys((cross_heads, self_heads))))
+            raise ConfigError(
+                f"width is {width} and heads {heads}: give an even width that heads divide."
             )
         if (policy == "sequential") != (history > 0):
             raise ValueError(

@@ -8,13 +8,18 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lit_offrl.errors import ConfigError
 from lit_offrl.nets.mlp import MLP, DenseNetMLP
 
 
-def _centre_and_scale(
+def centre_and_scale(
     action_dim: int, low: Sequence[float] | None, high: Sequence[float] | None
 ) -> tuple[Tensor, Tensor]:
-    """Centre and half width ``(a,)`` of the action bounds; ValueError if they are none."""
+    """Centre and half width ``(a,)`` of the action bounds, −1 and 1 where they are None.
+
+    Raises:
+        ConfigError: they are none.
+    """
     lower = torch.as_tensor([-1.0] * action_dim if low is None else low).float()
     upper = torch.as_tensor([1.0] * action_dim if high is None else high).float()
     if (
@@ -22,9 +27,9 @@ def _centre_and_scale(
         or not bool(torch.isfinite(upper - lower).all())
         or not bool((lower < upper).all())
     ):
-        raise ValueError(
-            f"action bounds need {action_dim} finite numbers each, low < high; "
-            f"got low={low}, high={high}"
+        raise ConfigError(
+            f"action_low is {low} and action_high {high}: give {action_dim} finite numbers each, "
+            "low below high."
         )
     return (upper + lower) / 2, (upper - lower) / 2
 
@@ -42,7 +47,7 @@ class DeterministicPolicy(nn.Module):
         dropout: probability of dropping a hidden unit.
 
     Raises:
-        ValueError: if the bounds do not have ``action_dim`` finite numbers each, low below high.
+        ConfigError: if the bounds do not have ``action_dim`` finite numbers each, low below high.
     """
 
     centre: Tensor
@@ -60,7 +65,7 @@ class DeterministicPolicy(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        centre, scale = _centre_and_scale(action_dim, low, high)
+        centre, scale = centre_and_scale(action_dim, low, high)
         self.net = MLP(observation_dim, hidden, action_dim, layer_norm=layer_norm, dropout=dropout)
         self.register_buffer("centre", centre)
         self.register_buffer("scale", scale)
@@ -158,7 +163,7 @@ class TanhGaussianPolicy(nn.Module):
         log_std_range: log σ, before squashing, is clamped to it.
 
     Raises:
-        ValueError: if the bounds do not have ``action_dim`` finite numbers each, low below high.
+        ConfigError: if the bounds do not have ``action_dim`` finite numbers each, low below high.
     """
 
     centre: Tensor
@@ -175,7 +180,7 @@ class TanhGaussianPolicy(nn.Module):
         log_std_range: tuple[float, float] = (-5.0, 2.0),
     ) -> None:
         super().__init__()
-        centre, scale = _centre_and_scale(action_dim, low, high)
+        centre, scale = centre_and_scale(action_dim, low, high)
         self.net = DenseNetMLP(observation_dim, hidden, 2 * action_dim)
         self.register_buffer("centre", centre)
         self.register_buffer("scale", scale)

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lit_offrl.nets.mlp import Dropout, make_activation
+from lit_offrl.ranges import require_in
 
 
 class FourierFeatures(nn.Module):
@@ -66,6 +67,9 @@ class ResNetDenoiser(nn.Module):
         dropout: probability of dropping a unit at a block's entrance.
         activation: a name of `ACTIVATIONS`.
         time_dim: size of the time's Fourier features.
+
+    Raises:
+        ConfigError: a number out of its range.
     """
 
     def __init__(
@@ -81,6 +85,8 @@ class ResNetDenoiser(nn.Module):
         time_dim: int = 64,
     ) -> None:
         super().__init__()
+        require_in("[1, inf)", width=width)
+        require_in("[0, inf)", blocks=blocks)
         self.diffusion_steps = diffusion_steps
         self.time = nn.Sequential(
             FourierFeatures(time_dim),

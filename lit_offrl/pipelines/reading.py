@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lit_offrl.errors import ConfigError, nearest
+from lit_offrl.jobs.files import read_yaml
 from lit_offrl.jobs.reading import NAME, SUFFIXES, FileReader
 from lit_offrl.pipelines.plan import SECTIONS, Evaluation, Pipeline, Stage, checked
+from lit_offrl.ranges import SEEDS, lies_in
 
 KEYS = ("base", "name", "seed", "dataset", "config", "options", "stages", "evaluate", "evaluations")
 _STAGE_KEYS = ("config", "options", "checkpoints")
@@ -42,8 +42,8 @@ def read_pipeline(paths: Sequence[Path]) -> Pipeline:
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise reader.wrong("name", name, "letters, digits, '_', '-' and '.'")
     seed = given.get("seed", 0)
-    if type(seed) is not int or seed < 0:
-        raise reader.wrong("seed", seed, "a number from 0 upwards")
+    if type(seed) is not int or not lies_in(SEEDS, seed):
+        raise reader.wrong("seed", seed, f"a whole number in {SEEDS}")
     stages = _stages(reader, given)
     evaluations = _evaluations(reader, given, name, [stage.name for stage in stages])
     return Pipeline(name, seed, stages, evaluations)
@@ -122,12 +122,7 @@ def _evaluations(
 def _load(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """Read one file over its base, with absolute paths in it."""
     reader = PipelineReader(path)
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}.") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is no YAML: {error}") from error
+    given = read_yaml(path)
     reader.known(given, "the file", KEYS)
     given = dict(given)
     if given.get("config") is not None:

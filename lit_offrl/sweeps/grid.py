@@ -10,9 +10,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lit_offrl.errors import ConfigError, nearest
+from lit_offrl.jobs.files import read_yaml
 from lit_offrl.jobs.reading import NAME
 from lit_offrl.pipelines.plan import Pipeline
 from lit_offrl.sweeps.reading import KEYS, STAGES, Part, Reader
@@ -92,12 +91,7 @@ def read_sweep(path: Path, only: Sequence[str] = ()) -> Sweep:
     Raises:
         ConfigError: one line that names the file and the key, or the filter.
     """
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}.") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: is no YAML: {error}") from error
+    given = read_yaml(path)
     reader = Reader(path)
     reader.known(given, "the file", KEYS)
     name = given.get("name", path.stem)

@@ -12,6 +12,7 @@ from lit_offrl.jobs.plain import yaml_text
 from lit_offrl.jobs.reading import SUFFIXES, FileReader
 from lit_offrl.pipelines.plan import Pipeline
 from lit_offrl.pipelines.reading import read_pipeline
+from lit_offrl.ranges import SEEDS, lies_in
 
 KEYS = ("name", "methods", "datasets", "seeds", "options", "evaluate", "slurm")
 
@@ -98,8 +99,8 @@ class Reader(FileReader):
     def seeds(self, given: Any) -> list[int]:
         """Read a list of different numbers."""
         numbers: list[Any] = given if isinstance(given, list) and given else [None]
-        if any(type(seed) is not int or seed < 0 for seed in numbers):
-            raise self.wrong("seeds", given, "a list of numbers from 0 upwards, such as [0, 1, 2]")
+        if not all(type(seed) is int and lies_in(SEEDS, seed) for seed in numbers):
+            raise self.wrong("seeds", given, f"a list of numbers in {SEEDS}, such as [0, 1, 2]")
         if len(set(numbers)) < len(numbers):
             raise self.wrong("seeds", given, "each once")
         return numbers

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from lit_offrl.__main__ import main
 from lit_offrl.commands.parsing import OneLineParser
 
 
@@ -34,6 +35,16 @@ def test_a_mistake_is_one_line_that_names_the_nearest(capsys, argv, line):
     said = capsys.readouterr().err
     assert caught.value.code == 2
     assert said.startswith(line) and said.endswith("--help)\n") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["collect", "evaluate", "figures scores", "online", "ope"])
+@pytest.mark.parametrize("seed", ["-1", str(2**32), "x"])
+def test_a_seed_is_one_that_numpy_takes(capsys, verb, seed):
+    with pytest.raises(SystemExit) as caught:
+        main([*verb.split(), "--seed", seed])
+    said = capsys.readouterr().err
+    assert caught.value.code == 2 and said.count("\n") == 1
+    assert f"argument --seed: invalid seed in [0, 4294967295] value: '{seed}'" in said
 
 
 def test_what_is_right_is_parsed():

@@ -159,13 +159,17 @@ def without_space(path: Path, columns: Columns) -> None:
         file["rewards"] = h5py.Empty("f4")
 
 
-def attribute(name: str, value: object) -> Callable[[Path, Columns], None]:
+def attributes(**values: object) -> Callable[[Path, Columns], None]:
     def make(path: Path, columns: Columns) -> None:
         changed(lambda _: None)(path, columns)
         with h5py.File(path, "a") as file:
-            file.attrs[name] = value
+            file.attrs.update(values)
 
     return make
+
+
+def attribute(name: str, value: object) -> Callable[[Path, Columns], None]:
+    return attributes(**{name: value})
 
 
 def no_ends(columns: Columns) -> None:
@@ -253,6 +257,18 @@ BROKEN = {
     "limit-of-nan": (attribute("max_episode_steps", np.nan), "'max_episode_steps' is nan"),
     "bad-limit": (attribute("max_episode_steps", "many"), "'max_episode_steps' is 'many'"),
     "bad-bounds": (attribute("action_low", [-1.0]), "'action_low' is (-1.0,)"),
+    "bound-of-nan": (attribute("action_high", [1.0, np.nan]), "'action_high' is (1.0, nan)"),
+    "infinite-bound": (attribute("action_low", -np.inf), "'action_low' is -inf"),
+    "swapped-bounds": (
+        attributes(action_low=[-1.0, 1.0], action_high=[1.0, -1.0]),
+        "'action_low' is 1 and 'action_high' -1 in dimension 1",
+    ),
+    "equal-bounds": (attributes(action_low=0.0, action_high=0.0), "'action_high' 0 in dimension 0"),
+    "reference-of-nan": (attribute("ref_min_score", np.nan), "'ref_min_score' is nan"),
+    "equal-references": (
+        attributes(ref_min_score=2.0, ref_max_score=2.0),
+        "'ref_min_score' is 2 and 'ref_max_score' 2: write",
+    ),
 }
 
 

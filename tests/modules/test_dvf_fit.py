@@ -178,7 +178,8 @@ def test_cached_values_end_the_training_of_what_they_are_made_of(tiny, fit):
 
 def test_cached_values_are_those_of_sampling_in_training(tiny, fit, monkeypatch):
     monkeypatch.setattr("lit_offrl.modules.dvf_values.CHAINS", 3 * 20)  # 20 rows at a time
-    module = tiny(warmup_steps=WARMUP, values="cached", actor_ema_rate=0.0)  # the actor stands
+    module = tiny(warmup_steps=WARMUP, values="cached")
+    module.actor_ema_rate = 0.0  # the actor stands
     watch = Watch(lambda m: m._cache)
     trainer = fit(module, WARMUP + 2, watch)
     assert [cache is None for cache in watch.seen] == [True] * (WARMUP + 1) + [False] * 2

@@ -243,11 +243,11 @@ def test_observations_of_one_number_make_positions_of_one(tmp_path):
         ({"goals": "hindsight", "goal_dims": (0, 5)}, r"goal_dims is \[0, 5\]; name dimensions"),
         ({"posterior": "mode"}, "posterior is 'mode'"),
         ({"posteriors": "never"}, "posteriors is 'never'"),
-        ({"diffusion_steps": 0}, "num_steps >= 1"),
+        ({"diffusion_steps": 0}, "diffusion_steps is 0: give at least 1"),
         ({"widths": (8, 4)}, r"widths is \[8, 4\]"),
         ({"ema_rate": 2.0}, "ema_rate is 2.0"),
         ({"min_snr": -1.0}, "min_snr is -1.0"),
-        ({"width": 0}, "width 0"),
+        ({"width": 0}, "width is 0"),
     ],
 )
 def test_wrong_options_are_refused(stages, options, said):

@@ -232,7 +232,7 @@ def test_errors_say_what_is_missing():
         make("sequential", history=4).encode(c)
     with pytest.raises(ValueError, match="history_actions"):
         make("sequential", action_dim=A).encode(c._replace(history_actions=None))
-    with pytest.raises(ValueError, match="divisible"):
+    with pytest.raises(ValueError, match="width is 18 and heads 2 and 4: give an even"):
         make(width=18)
     with pytest.raises(ValueError, match="history > 0"):
         make("sequential", history=0)

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from lit_offrl.errors import DatasetError
+from lit_offrl.errors import ConfigError, DatasetError
 from lit_offrl.pipelines.inputs import data_sha256, resolved_config
 
 
@@ -20,6 +20,26 @@ def test_files_and_options_make_one_tree(folder):
     assert resolved_config([folder / "short.yaml"], {"model.init_args.x": 1}) == {
         "model": {"class_path": "BCModule", "init_args": {"x": 1}}
     }
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "said"),
+    [
+        (b"- model", "holds no mapping of options"),
+        (b"name: 2024-13-45", "is no YAML: month must be in 1..12"),
+        (b"\x89HDF", "is no YAML: 'utf-8' codec can't decode"),
+        (b"{model: [", "is no YAML: while parsing"),
+        (None, "cannot be read"),
+    ],
+)
+def test_what_is_no_config_is_said_in_one_line(folder, bytes_, said):
+    path = folder / "wrong.yaml"
+    if bytes_ is not None:
+        path.write_bytes(bytes_)
+    with pytest.raises(ConfigError) as caught:
+        resolved_config([path], {})
+    text = str(caught.value)
+    assert text.startswith(f"{path}: {said}") and "\n" not in text
 
 
 def test_the_data_are_known_by_their_bytes(d4rl_file):

@@ -231,9 +231,10 @@ def test_it_waits_for_another_process_that_works_on_a_stage(pipeline, stub, caps
     ("options", "message"),
     [
         (("--set", "first.x"), "--set first.x: give KEY=VALUE"),
+        (("--set", "first.x=2024-13-45"), "'2024-13-45' is no YAML"),
         (("--set", "frst.x=1"), "Did you mean 'first'?"),
         (("--only", "frst"), "there is no such stage or evaluation. Did you mean 'first'?"),
-        (("--seed", "-1"), "--seed -1: give a number from 0 upwards"),
+        (("--seed", "-1"), "invalid seed in [0, 4294967295] value: '-1'"),
         (("--ouput", "x"), "Did you mean '--output'?"),
         (["--tracking_uri", "http://127.0.0.1:9"], "or --no-mlflow."),
     ],

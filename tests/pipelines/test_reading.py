@@ -169,6 +169,7 @@ def stages(**second):
         ({"evaluate": {"stage": "first"}}, "unknown key 'stage'"),
         ({"dataset": "none.hdf5"}, "dataset: there is no file"),
         ({"seed": -1}, "seed: -1 is given"),
+        ({"seed": 2**32}, "seed: 4294967296 is given; give a whole number in [0, 4294967295]"),
         ({"name": "a/b"}, "name: 'a/b' is given"),
         ({"base": "two.yaml"}, "is built on this file"),
     ],

@@ -134,6 +134,7 @@ def test_only_takes_parts(tmp_path):
         ({"seeds": [0, 0]}, "seeds: [0, 0] is given; give each once"),
         ({"seeds": 3}, "seeds: 3 is given; give a list"),
         ({"seeds": [True]}, "seeds: [True] is given"),
+        ({"seeds": [0, 2**32]}, "seeds: [0, 4294967296] is given; give a list of numbers in [0, "),
         ({"options": {"seed": [1]}}, "'seed' is an axis already"),
         ({"options": {"seed_everything": 1}}, "'seed_everything' is given by the sweep itself"),
         ({"options": {"trainer.logger": False}}, "'trainer.logger' is given by the sweep itself"),

@@ -13,6 +13,7 @@ from lit_offrl.errors import ConfigError
 from lit_offrl.modules.base import Decay, OfflineModule
 from lit_offrl.nets import ImageDecoder, ImageEncoder, gaussian_kl
 from lit_offrl.policy import Policy
+from lit_offrl.ranges import require_in
 
 
 class ImageVAEModule(OfflineModule):
@@ -59,11 +60,11 @@ class ImageVAEModule(OfflineModule):
                 f"observations have {observation_dim} numbers, which are no RGB frames whose side "
                 "is a multiple of 8 pixels: choose data of pictures."
             )
-        if not 1 <= latent_dim < observation_dim or beta < 0:
-            raise ConfigError(
-                f"latent_dim is {latent_dim} and beta {beta}: give at least 1, below the frames' "
-                f"{observation_dim}, and at least 0."
-            )
+        require_in(
+            f"[1, {observation_dim - 1}]", latent_dim=latent_dim
+        )  # features are told by their size
+        require_in("[1, inf)", width=width)
+        require_in("[0, inf)", beta=beta)
         self.save_hyperparameters()
         self.latent_dim, self.beta = latent_dim, beta
         self.encoder = ImageEncoder(size, latent_dim, width=width)

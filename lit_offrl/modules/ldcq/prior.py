@@ -23,6 +23,7 @@ from lit_offrl.diffusion import (
 from lit_offrl.errors import ConfigError
 from lit_offrl.nets import UResNetDenoiser, frozen_copy, polyak_update_
 from lit_offrl.randomness import ShardedGenerator
+from lit_offrl.ranges import require_in
 
 Against = Literal["nothing", "state"]
 """What the unconditional model of classifier-free guidance sees: neither state nor goal, or the
@@ -53,6 +54,9 @@ class Sampling:
     against: Against = "nothing"
 
     def __post_init__(self) -> None:
+        require_in("[1, inf)", sampling_steps=self.sampling_steps)
+        require_in("[0, inf)", extra_steps=self.extra_steps)
+        require_in("(-inf, inf)", guidance=self.guidance)
         self.make()
         if self.against not in ("nothing", "state"):
             raise ConfigError(f"against is '{self.against}'; choose nothing or state.")

@@ -30,6 +30,7 @@ from lit_offrl.nets import (
     WorldModel,
     gaussian_kl,
 )
+from lit_offrl.ranges import require_in
 
 
 class LDCQStage1Module(OfflineModule):
@@ -97,12 +98,9 @@ class LDCQStage1Module(OfflineModule):
                 f"num_actions is {num_actions}, for one column of at least 2 discrete actions; "
                 f"the data have {action_dim} action columns."
             )
-        counts = {"horizon": horizon, "latent_dim": latent_dim, "width": width}
-        for name, number in (counts | {"gru_layers": gru_layers}).items():
-            if number < 1:
-                raise ConfigError(f"{name} is {number}; give at least 1.")
-        if beta < 0:
-            raise ConfigError(f"beta is {beta}; give at least 0.")
+        require_in("[1, inf)", horizon=horizon, latent_dim=latent_dim)
+        require_in("[1, inf)", width=width, gru_layers=gru_layers)
+        require_in("[0, inf)", beta=beta)
         if image_encoder is not None and normalize:
             raise ConfigError("normalize is for states, not for pictures: leave one of both out.")
         self.save_hyperparameters()

@@ -23,6 +23,7 @@ from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
 from lit_offrl.modules.ldcq.staged import PosteriorKind, PosteriorsFrom, StagedModule
 from lit_offrl.modules.ldcq.windows import spread_batches
 from lit_offrl.randomness import ShardedGenerator
+from lit_offrl.ranges import require_in
 
 _FITTED_ON = 8192  # windows whose latents standardise all
 
@@ -99,14 +100,10 @@ class LDCQStage2Module(StagedModule):
             decay=decay,
             seed=seed,
         )
-        if not 0.0 <= drop_probability <= 0.5:
-            raise ConfigError(f"drop_probability is {drop_probability}; give a number in [0, 0.5].")
-        if not 0.0 < ema_rate <= 1.0:
-            raise ConfigError(f"ema_rate is {ema_rate}: give 0 < ema_rate <= 1.")
-        if min_snr <= 0 or width < 1:
-            raise ConfigError(
-                f"min_snr is {min_snr} and width {width}: give a number above 0 and at least 1."
-            )
+        require_in("[0, 0.5]", drop_probability=drop_probability)
+        require_in("(0, 1]", ema_rate=ema_rate)
+        require_in("(0, inf)", min_snr=min_snr)
+        require_in("[1, inf)", width=width, diffusion_steps=diffusion_steps)
         dims = tuple(range(min(2, observation_dim)) if goal_dims is None else goal_dims)
         if not dims or not all(0 <= dim < observation_dim for dim in dims):
             raise ConfigError(

@@ -25,6 +25,7 @@ from lit_offrl.modules.ldcq.staged import PosteriorKind, PosteriorsFrom, StagedM
 from lit_offrl.modules.ldcq.windows import RowTable, candidates
 from lit_offrl.nets import LatentCritic, frozen_copy, polyak_update_
 from lit_offrl.randomness import ShardedGenerator
+from lit_offrl.ranges import require_in
 
 _LEAST_PRIORITY = 1e-6  # so that a window whose error is 0 may be drawn again
 
@@ -127,12 +128,9 @@ class LDCQStage3Module(StagedModule):
         source = stage2 if prior == "diffusion" else stage1
         if source is None or other is not None:
             raise ConfigError(f"prior is '{prior}', which takes the checkpoint {needed} alone.")
-        if num_latents < 1:
-            raise ConfigError(f"num_latents is {num_latents}; give at least 1.")
-        if not 0 <= gamma <= 1:
-            raise ConfigError(f"gamma is {gamma}; give a number in [0, 1].")
-        if not 0.0 < polyak_rate <= 1.0:
-            raise ConfigError(f"polyak_rate is {polyak_rate}: give 0 < polyak_rate <= 1.")
+        require_in("[1, inf)", num_latents=num_latents)
+        require_in("[0, 1]", gamma=gamma)
+        require_in("(0, 1]", polyak_rate=polyak_rate)
         self.gamma, self.latents, self.num_latents = gamma, latents, num_latents
         self.how = Sampling(sampler, sampling_steps, extra_steps, guidance)
         self.polyak_rate = polyak_rate
@@ -287,8 +285,7 @@ class LDCQStage3Module(StagedModule):
             ConfigError: a number is out of its range, or no such sampler.
         """
         number = self.num_latents if num_latents is None else num_latents
-        if number < 1:
-            raise ConfigError(f"num_latents is {number}; give at least 1.")
+        require_in("[1, inf)", num_latents=number)
         trained = self.how.sampling_steps if sampler is None else None
         how = Sampling(
             sampler or self.how.sampler,
@@ -320,12 +317,12 @@ def growing(start: float, step: float, every: int) -> Linear:
     """β from ``start`` to 1, growing by ``step`` every so many optimiser steps.
 
     Raises:
-        ConfigError: it does not grow.
+        ConfigError: it does not grow, or a number is out of its range.
     """
-    steps = (1.0 - start) / step * every if step > 0 else math.nan
-    if not math.isfinite(steps) or not 0 <= start <= 1:
-        raise ConfigError(
-            f"priority_beta is {start} and priority_beta_step {step}; give a number in [0, 1] and "
-            "one above 0."
-        )
+    require_in("[0, 1]", priority_beta=start)
+    require_in("(0, inf)", priority_beta_step=step)
+    require_in("[1, inf)", priority_beta_every=every)
+    steps = (1.0 - start) / step * every
+    if not math.isfinite(steps):
+        raise ConfigError(f"priority_beta_step is {step}: give a larger number.")
     return Linear(start, 1.0, steps=max(1, round(steps)), every=every)

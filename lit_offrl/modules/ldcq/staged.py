@@ -20,6 +20,7 @@ from lit_offrl.modules.ldcq.stages import (
     require_same_data,
 )
 from lit_offrl.modules.ldcq.windows import RowTable, posteriors
+from lit_offrl.ranges import require_in
 
 PosteriorKind = Literal["sample", "mean"]
 PosteriorsFrom = Literal["cached", "online"]
@@ -38,6 +39,9 @@ class StagedModule(OfflineModule):
         learning_rate: Adam's rate.
         decay: of the rate.
         seed: names the stream of all random numbers in training.
+
+    Raises:
+        ConfigError: a number is out of its range.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class StagedModule(OfflineModule):
         seed: int,
     ) -> None:
         super().__init__(observation_dim, learning_rate, seed, decay)
+        require_in("[1, inf)", window_every=window_every)
         self.posterior_kind, self.posteriors_from = posterior, posteriors
         self.window_every = window_every
         self.taken: StageRecord = {}
