@@ -22,6 +22,7 @@ from lit_offrl.evaluation.evaluate import evaluate_module
 from lit_offrl.files import file_sha256, require_writable
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import load_module, read_checkpoint
+from lit_offrl.ranges import lies_in
 
 _POLICY = "--policy."
 
@@ -181,7 +182,7 @@ def _tags(text: str) -> dict[str, str]:
 
 def _discount(text: str) -> float:
     gamma = float(text)
-    if not 0 <= gamma <= 1:
+    if not lies_in("[0, 1]", gamma):
         raise ValueError
     return gamma
 

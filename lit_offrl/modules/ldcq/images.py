@@ -60,9 +60,8 @@ class ImageVAEModule(OfflineModule):
                 f"observations have {observation_dim} numbers, which are no RGB frames whose side "
                 "is a multiple of 8 pixels: choose data of pictures."
             )
-        require_in(
-            f"[1, {observation_dim - 1}]", latent_dim=latent_dim
-        )  # features are told by their size
+        # Below the frames' size, by which features and frames are told apart.
+        require_in(f"[1, {observation_dim - 1}]", latent_dim=latent_dim)
         require_in("[1, inf)", width=width)
         require_in("[0, inf)", beta=beta)
         self.save_hyperparameters()
