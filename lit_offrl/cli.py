@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from lit_offrl.callbacks.progress import StepProgress
 from lit_offrl.cli_checkpoint import ResumeFrom, named_checkpoint
 from lit_offrl.cli_errors import OneLineArgumentParser, find_ours
 from lit_offrl.datasets.schema import DatasetSpec
-from lit_offrl.errors import ConfigError
+from lit_offrl.errors import ConfigError, LitOffRLError
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import module_class
 from lit_offrl.quiet import quiet, say
@@ -187,6 +188,19 @@ class OfflineCLI(LightningCLI):
         except (MisconfigurationException, ValueError) as error:  # what it says is for the user
             raise ConfigError(f"trainer: {error}") from error
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the verb.
+
+        Raises:
+            ConfigError: what Lightning refuses once it sees the loaders: it is for the user.
+        """
+        try:
+            super()._run_subcommand(subcommand)
+        except (MisconfigurationException, ValueError) as error:
+            if isinstance(error, LitOffRLError) or not _is_of_lightning(error):
+                raise
+            raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+
     def _require_own_folder(self, folder: Path) -> None:
         """Refuse the folder of another run than the one to go on with.
 
@@ -273,6 +287,11 @@ def _spec_reader(name: str) -> Any:
 
     read.__name__ = name  # shown by --help
     return read
+
+
+def _is_of_lightning(error: BaseException) -> bool:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("lightning.")
 
 
 _FROM_SPEC = {

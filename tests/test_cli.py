@@ -73,6 +73,10 @@ def test_a_verbs_help_and_printed_config(lit, capsys):
         ("--trainer.max_step 3", "Did you mean '--trainer.max_steps'?"),
         ("--trainer.max_steps x", "trainer.max_steps: 'x' does not fit: expected int."),
         ("--trainer.accelerator gpux", "invalid accelerator name"),
+        (
+            "--trainer.check_val_every_n_epoch 1 --trainer.val_check_interval 5000",
+            "trainer: `val_check_interval` (5000) must be less than or equal to the number of",
+        ),
         ("--trainer.precision bf17", "Did you mean 'bf16'?"),
         ("--checkpoint.keep al", "'al' is none of last, all. Did you mean 'all'?"),
         ("--ckpt_path nothing.ckpt", "nothing.ckpt: no such checkpoint"),
