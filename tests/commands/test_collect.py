@@ -1,7 +1,10 @@
+import contextlib
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 
 import gymnasium
 import h5py
@@ -167,15 +170,19 @@ def test_a_signal_leaves_the_rows(tmp_path, number):
         "import sys; from lit_offrl.commands.collect import main; sys.exit(main(sys.argv[1:]))"
     )
     argv = ["--env", "Pendulum-v1", "--kind", "random", "--steps", "9999999", "--output", str(path)]
-    process = subprocess.Popen(
-        [sys.executable, "-c", command, *argv], stderr=subprocess.PIPE, env={**os.environ}
-    )
+    screen, stderr = pty.openpty()  # on a terminal the bar moves twice a second
+    termios.tcsetwinsize(screen, (24, 200))
+    process = subprocess.Popen([sys.executable, "-c", command, *argv], stderr=stderr)
+    os.close(stderr)
     said = b""
     while b"return" not in said:  # the bar shows the first finished episodes
-        said += os.read(process.stderr.fileno(), 4096)
+        said += os.read(screen, 4096)
     process.send_signal(number)
-    said += process.communicate(timeout=60)[1]
-    assert process.returncode == 128 + number
+    with contextlib.suppress(OSError):  # nobody has the terminal any more
+        while part := os.read(screen, 4096):
+            said += part
+    os.close(screen)
+    assert process.wait(60) == 128 + number
     assert f"stopped by {number.name}; kept".encode() in said and b"Traceback" not in said
     columns, attributes = read(path)
     assert len(columns["rewards"]) == attributes["rows"] >= 200
