@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_offrl.callbacks.lookup import steps_now, validation_follows
+from lit_offrl.modules.base import OfflineModule
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ASKED = "lit_offrl/asked"  # in the processes' common store, once a signal has come to one of them
@@ -43,7 +44,7 @@ class GracefulStop(Callback):
     Lightning's own handler leaves with exit code 0, may stop half-way through accumulated
     gradients, and talks to the other processes from within the handler. Here the handler only takes
     a note; the processes agree at the step's end, where the checkpoint is exact. What takes long
-    before the first step looks at the note itself: ``asked``, then ``stop_if_asked``.
+    before the first step looks at the note itself, by the module's ``stopping``.
     """
 
     def __init__(self) -> None:
@@ -53,6 +54,8 @@ class GracefulStop(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the handlers that are there: right after this, Lightning puts its own in place."""
         self._received = 0
+        if isinstance(pl_module, OfflineModule):
+            pl_module.stopping = self
         if threading.current_thread() is threading.main_thread():  # Python allows no other
             self._before = {number: signal.getsignal(number) for number in _SIGNALS}
 
@@ -98,6 +101,8 @@ class GracefulStop(Callback):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+        if isinstance(pl_module, OfflineModule):
+            pl_module.stopping = None
 
     # ---- whether to stop -----------------------------------------------------------------------
 

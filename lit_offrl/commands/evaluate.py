@@ -212,11 +212,9 @@ def _default_output(
     parts = (checkpoint.parent.name, checkpoint.stem, env_id.replace("/", "-"))
     name = "-".join([*parts, f"seed{options.seed}"])
     own = {"checkpoint_sha256": file_sha256(checkpoint), "policy_options": policy_options}
-    for number in itertools.count(1):
-        path = Path("evaluations") / (f"{name}.json" if number == 1 else f"{name}-{number}.json")
-        if not path.exists() or _facts(path, own) == own:
-            return path
-    raise AssertionError  # numbers do not end
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    paths = (Path("evaluations") / f"{each}.json" for each in names)
+    return next(path for path in paths if not path.exists() or _facts(path, own) == own)
 
 
 def _facts(path: Path, names: Iterable[str]) -> dict[str, Any]:

@@ -192,15 +192,8 @@ def _fit_words(
     """Words of a fit's command without the checkpoint that it may go on from."""
     words = ["fit", *fit, "--data.init_args.dataset", str(dataset)]
     words += ["--checkpoint.dirpath", str(own), "--seed_everything", str(options.seed)]
-    return [
-        *words,
-        "--evaluation.episodes",
-        "0",
-        "--trainer.devices",
-        "1",
-        "--trainer.num_nodes",
-        "1",
-    ]
+    words += ["--evaluation.episodes", "0", "--trainer.devices", "1", "--trainer.num_nodes", "1"]
+    return words
 
 
 def _require_scalar(module: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
 import torch
 from lightning.pytorch import LightningModule
@@ -29,6 +29,16 @@ CHECKPOINT_KEY = "lit_offrl"
 
 Decay = Literal["constant", "cosine"]
 _VALIDATION_STREAM = 1
+
+
+class Stopping(Protocol):
+    """Knows whether a signal has come, for what takes long within a step or before the first."""
+
+    def asked(self, trainer: Any) -> bool:
+        """Whether one has, as far as this process knows."""
+
+    def stop_if_asked(self, trainer: Any, kept: str) -> None:
+        """Leave if one has come to any process, saying what is kept; all must call this."""
 
 
 class OfflineModule(LightningModule):
@@ -71,6 +81,8 @@ class OfflineModule(LightningModule):
         self.spec: DatasetSpec | None = None
         self.resumed_from: str | None = None
         """The checkpoint whose weights come once the data are there, where a command names one."""
+        self.stopping: Stopping | None = None
+        """Set by the callback that hears signals, in a fit that has it."""
         self.normalizer = MinMaxNormalizer(observation_dim)
         self.noise = ShardedGenerator(seed)
         self.latest_losses: dict[str, Tensor] = {}

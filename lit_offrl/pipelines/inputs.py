@@ -66,16 +66,20 @@ def data_sha256(config: Mapping[str, Any]) -> str | None:
     if file is None:
         return None
     if options.get("cache") is False:
-        stat = file.stat()
-        return _sha256(file, stat.st_size, stat.st_mtime_ns)
+        return _sha256(file)
     folder = options.get("cache_dir")
     cache = Path(folder).expanduser() if folder else default_cache_dir(options.get("data_dir"))
     return ColumnCache(cache).sha256(file)
 
 
+def _sha256(file: Path) -> str:
+    """Hash a file once, as long as it is as it was: states are asked for again and again."""
+    stat = file.stat()
+    return _hashed(file, stat.st_size, stat.st_mtime_ns)
+
+
 @functools.lru_cache
-def _sha256(file: Path, size: int, modified: int) -> str:
-    """Hash a file once, as long as it is as it was."""
+def _hashed(file: Path, size: int, modified: int) -> str:
     del size, modified
     return file_sha256(file)
 
@@ -88,7 +92,7 @@ def _data_options(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def named_checkpoints(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the sha256 of each checkpoint's file that a config names, by the option's name."""
     named = {name: value for name, value in leaves(config) if str(value).endswith(".ckpt")}
-    return {name: file_sha256(path) for name, path in named.items() if Path(path).is_file()}
+    return {name: _sha256(Path(path)) for name, path in named.items() if Path(path).is_file()}
 
 
 def digest(plain: Any) -> str:

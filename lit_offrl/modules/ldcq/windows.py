@@ -267,8 +267,6 @@ def _fetch(
         DatasetError: the file cannot be written.
         Interrupted: a signal has come; what is computed is kept.
     """
-    from lit_offrl.callbacks import GracefulStop  # which imports modules
-    from lit_offrl.callbacks.lookup import find_callback
 
     def make(first: int) -> Iterator[np.ndarray]:
         places = tqdm(
@@ -283,7 +281,7 @@ def _fetch(
         for place in places:
             yield compute(parts[place], place)
 
-    graceful = find_callback(trainer, GracefulStop)
+    stopping = trainer.lightning_module.stopping
     values = fetch_array(
         trainer.datamodule.cache_dir / "latents",
         name,
@@ -293,9 +291,9 @@ def _fetch(
         len(parts[0]),
         make,
         advice,
-        lambda: graceful is not None and graceful.asked(trainer),
+        lambda: stopping is not None and stopping.asked(trainer),
     )
-    if graceful is not None:
-        graceful.stop_if_asked(trainer, f"{what} goes on with the same command")
+    if stopping is not None:
+        stopping.stop_if_asked(trainer, f"{what} goes on with the same command")
     assert values is not None  # else it was asked to stop
     return values
