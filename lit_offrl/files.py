@@ -1,16 +1,33 @@
-"""Files that are written whole or not at all, and what tells two of them apart."""
+"""Files that are written whole or not at all, and what tells two of them apart.
+
+A file is written beside its place, as ``.NAME.MACHINE.PID.part``, and then moved. A process that is
+killed leaves that part; whoever writes to the folder next removes it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import hashlib
 import os
+import re
+import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lit_offrl.errors import FileError
+
+SPARE_BYTES = 64 * 2**20
+"""Bytes of a disk that are left free."""
+
+_PART = re.compile(r"\.(?P<name>.+?)(\.(?P<machine>[0-9a-f]{12}))?\.(?P<pid>\d+)\.part", re.DOTALL)
+_ABANDONED = 24 * 3600.0  # seconds: nobody writes for a day without a byte
+_CLOCKS = 120.0  # seconds by which a file server's clock may differ from this machine's
 
 
 @contextmanager
@@ -24,7 +41,8 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: of the file system, for callers that have advice of their own.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    sweep(path.parent)
+    temporary = part_path(path)
     try:
         yield temporary
         with temporary.open("rb+") as stream:
@@ -32,6 +50,80 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def part_path(path: Path) -> Path:
+    """Return where this process writes a file or folder before it is moved to ``path``."""
+    return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.part")
+
+
+def sweep(folder: Path) -> None:
+    """Remove the parts that killed processes left in a folder; those being written stay.
+
+    A part is left behind if its process, of this machine, has ended, or if the process of that
+    number began after the part was last written. Of other machines' processes nothing is known:
+    their parts, and those that name no machine, go when nothing has been written to them for a day.
+    What cannot be removed stays.
+    """
+    with contextlib.suppress(OSError):
+        with os.scandir(folder) as entries:
+            parts = [Path(entry.path) for entry in entries if entry.name.endswith(".part")]
+        for part in parts:
+            with contextlib.suppress(OSError):  # moved or removed meanwhile
+                if _left_behind(part):
+                    shutil.rmtree(part) if part.is_dir() else part.unlink()
+
+
+def _left_behind(part: Path) -> bool:
+    found = _PART.fullmatch(part.name)
+    if found is None:
+        return False
+    places = [part, *part.iterdir()] if part.is_dir() and not part.is_symlink() else [part]
+    written = max(place.lstat().st_mtime for place in places)
+    if found["machine"] != _machine():
+        return time.time() - written > _ABANDONED
+    begun = _begun(int(found["pid"]))
+    return begun is None or begun > written + _CLOCKS
+
+
+def _begun(pid: int) -> float | None:
+    """Return when a process began, as time since the epoch; None where there is none.
+
+    Where the system does not tell, a process that exists has always been there.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        ticks = int(fields[19])  # the 22nd of all, in clock ticks since the system's start
+    except (OSError, ValueError, IndexError):
+        try:
+            os.kill(pid, 0)
+        except (ProcessLookupError, OverflowError):
+            return None
+        except OSError:
+            pass  # it is another user's
+        return 0.0
+    if fields[0] in "ZX":  # killed, and not yet waited for
+        return None
+    since_boot = ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot
+
+
+@functools.cache
+def _machine() -> str:
+    """Return what tells apart the machines, and the containers, whose process numbers differ."""
+    facts = [socket.gethostname()]
+    for read in (
+        lambda: Path("/proc/sys/kernel/random/boot_id").read_text(),
+        lambda: os.readlink("/proc/self/ns/pid"),
+    ):
+        with contextlib.suppress(OSError):
+            facts.append(read())
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
+
+
+def free_bytes(folder: Path) -> int:
+    """Return how many bytes a folder's disk can still take, with ``SPARE_BYTES`` left free."""
+    return max(shutil.disk_usage(folder).free - SPARE_BYTES, 0)
 
 
 @contextmanager

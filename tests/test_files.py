@@ -1,10 +1,15 @@
 """Files are written whole or not at all."""
 
+import os
+import subprocess
+import sys
+import time
+
 import pytest
 
 from lit_offrl.errors import FileError
 from lit_offrl.figures import save_figure, training_curves
-from lit_offrl.files import replacing, require_writable, write_whole
+from lit_offrl.files import part_path, replacing, require_writable, sweep, write_whole
 
 
 def names(folder):
@@ -54,3 +59,64 @@ def test_a_place_that_can_be_written_is_left_as_it_is(tmp_path):
     require_writable(tmp_path / "new" / "note.txt")
     assert names(tmp_path) == ["new", "note.txt"] and names(tmp_path / "new") == []
     assert (tmp_path / "note.txt").read_text() == "old"
+
+
+WRITE_AND_BE_KILLED = """
+import os, signal, sys, types
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+sys.modules["lit_offrl"] = package = types.ModuleType("lit_offrl")  # without its imports
+package.__path__ = [sys.argv[2] + "/lit_offrl"]
+from lit_offrl.files import replacing
+with replacing(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_goes_when_the_folder_is_next_written(tmp_path, request):
+    path, root = tmp_path / "last.ckpt", str(request.config.rootpath)
+    write_whole(path, "whole")
+    run = [sys.executable, "-c", WRITE_AND_BE_KILLED, str(path), root]
+    assert subprocess.run(run, check=False).returncode == -9
+    assert len(names(tmp_path)) == 2 and path.read_text() == "whole"
+    write_whole(tmp_path / "another.json", "{}")
+    assert names(tmp_path) == ["another.json", "last.ckpt"]
+
+
+def named(path, pid=None, machine=None):
+    """Return the part that another process, or another machine, would write."""
+    name = part_path(path).name
+    _, mine, number, _ = name.rsplit(".", 3)
+    name = name.replace(f".{number}.part", f".{pid or number}.part")
+    return path.with_name(name.replace(mine, mine if machine is None else machine))
+
+
+def test_parts_that_may_still_be_written_stay(tmp_path):
+    alive = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    path, day = tmp_path / "last.ckpt", 24 * 3600
+    kept = {
+        named(path): 0,  # of this process
+        named(path, alive.pid): 0,
+        named(path, dead.pid, "0" * 12): day - 60,  # another machine's, on a shared disk
+        tmp_path / f".last.ckpt.{dead.pid}.part": 0,  # of an unknown machine
+        tmp_path / "download.hdf5.part": 9 * day,  # goes on where it broke off
+        tmp_path / "notes.part": 9 * day,
+    }
+    swept = {
+        named(path, dead.pid): 0,
+        named(tmp_path / "again.ckpt", alive.pid): day,  # a number that is used again
+        named(tmp_path / "other.ckpt", machine="f" * 12): day + 60,
+        tmp_path / f".old.ckpt.{alive.pid}.part": day + 60,
+    }
+    for part, age in {**kept, **swept}.items():
+        part.write_text("half")
+        os.utime(part, (time.time() - age,) * 2)
+    sweep(tmp_path)
+    assert names(tmp_path) == sorted(part.name for part in kept)
+    alive.communicate(b"\n")
+    sweep(tmp_path)
+    assert not named(path, alive.pid).exists()
+    sweep(tmp_path / "nowhere")

@@ -25,7 +25,7 @@ from filelock import FileLock
 
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.errors import DatasetError
-from lit_offrl.files import file_sha256, replacing
+from lit_offrl.files import file_sha256, free_bytes, part_path, replacing, sweep
 
 READER_VERSION = 1
 """Raised when the same file would be read into other columns than before."""
@@ -98,6 +98,7 @@ class ColumnCache:
             DatasetError: if the folder cannot be written.
         """
         entry = self._entry(sha256, options)
+        sweep(self.folder)
         found = _load(entry)
         if found is not None:
             return found
@@ -141,8 +142,7 @@ class ColumnCache:
         with self._writing():
             for path in entries:
                 shutil.rmtree(path.parent)
-            for left in self.folder.glob(".*.part"):  # of processes that were killed
-                shutil.rmtree(left)
+            sweep(self.folder)
             for lock in self.folder.glob("*.lock"):
                 lock.unlink()
             for part in ("index", "latents"):  # the second is modules', of any dataset
@@ -175,10 +175,11 @@ def _identity(path: Path) -> list[int]:
 
 
 def _save(dataset: OfflineDataset, entry: Path) -> None:
-    temporary = entry.with_name(f".{entry.name}.{os.getpid()}.part")
+    temporary = part_path(entry)
+    arrays = {**dataset.columns, _EPISODES: dataset.episodes}
+    _require_room(entry.parent, arrays)
     try:
         temporary.mkdir()
-        arrays = {**dataset.columns, _EPISODES: dataset.episodes}
         for name, values in arrays.items():
             with (temporary / f"{name}.npy").open("wb") as stream:
                 np.save(stream, values)
@@ -198,6 +199,15 @@ def _save(dataset: OfflineDataset, entry: Path) -> None:
         temporary.replace(entry)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _require_room(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    needed, free = sum(values.nbytes for values in arrays.values()), free_bytes(folder)
+    if needed > free:
+        raise DatasetError(
+            f"{folder}: the cached columns would take {needed / 1e9:.2f} GB, and the disk has "
+            f"{free / 1e9:.2f} GB left: name another folder with cache_dir, or set cache to false."
+        )
 
 
 def _load(entry: Path) -> OfflineDataset | None:

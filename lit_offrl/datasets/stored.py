@@ -20,7 +20,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -30,8 +29,8 @@ import numpy as np
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from lit_offrl.errors import DatasetError
+from lit_offrl.files import free_bytes
 
-_SPARE = 64 * 2**20  # bytes of a disk that are left free
 _LOOK = 1.0  # seconds after which whoever waits for the lock looks whether to stop
 
 
@@ -120,13 +119,13 @@ def _part(path: Path) -> Path:
 
 def _require_room(path: Path, shape: tuple[int, ...], dtype: np.dtype | type, advice: str) -> None:
     needed = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-    free = shutil.disk_usage(path.parent).free - _SPARE
+    free = free_bytes(path.parent)
     with contextlib.suppress(FileNotFoundError):
         free += _part(path).stat().st_size
     if needed > free:
         raise DatasetError(
             f"{path}: would take {needed / 1e9:.2f} GB ({' × '.join(map(str, shape))} numbers of "
-            f"{np.dtype(dtype)}), and the disk has {max(free, 0) / 1e9:.2f} GB left: {advice}"
+            f"{np.dtype(dtype)}), and the disk has {free / 1e9:.2f} GB left: {advice}"
         )
 
 

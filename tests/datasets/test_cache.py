@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import subprocess
 from pathlib import Path
 
 import h5py
@@ -17,6 +18,7 @@ from lit_offrl.datasets.catalog import Source, default_cache_dir
 from lit_offrl.datasets.hdf5 import read_hdf5, write_hdf5
 from lit_offrl.datasets.sidecar import write_sidecar
 from lit_offrl.errors import DatasetError
+from lit_offrl.files import part_path
 
 
 @pytest.fixture
@@ -203,11 +205,40 @@ def test_a_folder_that_cannot_be_written_is_one_line(path, tmp_path):
 def test_clearing_removes_what_was_put_there_and_no_more(path, cache):
     (cache.folder / "other").mkdir(parents=True)
     data = read(path, cache)
-    (cache.folder / ".killed.1.part").mkdir()
+    killed(cache.folder / "entry")
     assert cache.clear() == 1
     assert [file.name for file in cache.folder.iterdir()] == ["other"]
     assert data.columns["rewards"].sum() > 0  # who has it open keeps it
     assert cache.clear() == 0 and ColumnCache("/nowhere").clear() == 0
+
+
+def killed(entry: Path) -> Path:
+    """Leave what a process leaves that is killed while it makes an entry."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    part = part_path(entry)
+    part = part.with_name(part.name.replace(f".{os.getpid()}.", f".{process.pid}."))
+    part.mkdir()
+    (part / "observations.npy").write_bytes(b"half")
+    return part
+
+
+def test_what_killed_processes_left_goes_when_the_cache_is_next_used(path, cache):
+    read(path, cache)
+    part = killed(cache.folder / "entry")
+    mine = part_path(cache.folder / "being-made")
+    mine.mkdir()
+    read(path, cache)
+    assert not part.exists() and mine.exists()
+
+
+def test_columns_that_the_disk_cannot_hold_are_refused_before_one_is_written(
+    path, cache, monkeypatch
+):
+    monkeypatch.setattr("lit_offrl.files.SPARE_BYTES", 10**18)
+    with pytest.raises(DatasetError, match=r"cached columns would take 0\.00 GB.*cache_dir"):
+        read(path, cache)
+    assert cache.entries() == [] and not list(cache.folder.rglob("*.npy"))
 
 
 def test_it_lies_in_the_data_directory(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from lit_offrl import files
 from lit_offrl.datasets import stored
 from lit_offrl.datasets.stored import fetch_array, stored_path
 from lit_offrl.errors import DatasetError
@@ -204,7 +205,7 @@ def test_what_is_there_counts_as_room(tmp_path, monkeypatch):
     making = Making(tmp_path)
     making.killed(4)
     usage = namedtuple("usage", "total used free")
-    left = stored._SPARE + 2 * 2 * 4 * 2  # of the last chunk
+    left = files.SPARE_BYTES + 2 * 2 * 4 * 2  # of the last chunk
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, left))
     assert making.fetch() is not None
 

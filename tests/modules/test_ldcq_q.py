@@ -267,7 +267,7 @@ def test_fewer_windows_need_fewer_candidates(make, fit, windows):
 
 def test_a_full_disk_is_said_in_a_line(make, fit, monkeypatch):
     module = make(num_latents=7, posteriors="online")
-    monkeypatch.setattr("lit_offrl.datasets.stored._SPARE", 10**18)
+    monkeypatch.setattr("lit_offrl.files.SPARE_BYTES", 10**18)
     with pytest.raises(DatasetError, match="GB left: take fewer with num_latents, fewer windows"):
         fit(module, 1)
 
