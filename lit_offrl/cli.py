@@ -35,6 +35,7 @@ from lit_offrl.cli_checkpoint import ResumeFrom, named_checkpoint
 from lit_offrl.cli_errors import OneLineArgumentParser, find_ours
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import ConfigError, LitOffRLError
+from lit_offrl.evaluation.envs import name_env
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import module_class
 from lit_offrl.quiet import quiet, say
@@ -149,6 +150,25 @@ class OfflineCLI(LightningCLI):
             value = self.config[self.verb].trainer[name]
             if isinstance(value, int | float):  # the interval may be a time
                 require_in(interval, **{f"trainer.{name}": value})
+        self._name_env()
+
+    def _name_env(self) -> None:
+        """Import the module of an environment that the user has named as ``module:id``.
+
+        That of the checkpoint's run is kept as a name alone, as importing it would run what any
+        file says.
+
+        Raises:
+            LitOffRLError: there is no such module or environment.
+        """
+        data = self.config[self.verb].get("data")
+        options = None if data is None else data.get("init_args")
+        if options is None or "env_id" not in options:
+            return
+        if options.env_id is not None and ":" in options.env_id:
+            name_env(options.env_id, "--data.init_args.env_id")
+        elif options.env_id is None and self.resume is not None:
+            options.env_id = self.resume.env_of_module()
 
     def _parse_ckpt_path(self) -> None:
         """The checkpoint's options have been parsed already, below those given."""

@@ -72,13 +72,23 @@ class ResumeFrom:
     def layer(self, verb: str) -> str:
         """Return the part of its config that a verb takes over, as YAML.
 
-        Not the run's folder, which is where the checkpoint lies, whatever it was called before.
+        Not the run's folder, which is where the checkpoint lies, whatever it was called before; nor
+        an environment of a module's, which only the user may name (see ``env_of_module``).
         """
         keys = _FIT_LAYER if verb == "fit" else _LAYER
         layer = {k: v for k, v in self.config.items() if k in keys}
         if "checkpoint" in layer:
             layer["checkpoint"] = {k: v for k, v in layer["checkpoint"].items() if k != "dirpath"}
+        if self.env_of_module() is not None:
+            options = {k: v for k, v in layer["data"]["init_args"].items() if k != "env_id"}
+            layer["data"] = {**layer["data"], "init_args": options}
         return yaml.safe_dump(layer)
+
+    def env_of_module(self) -> str | None:
+        """Return the data's ``env_id`` where it is of the form ``module:id``."""
+        options = (self.config.get("data") or {}).get("init_args") or {}
+        env_id = options.get("env_id")
+        return env_id if isinstance(env_id, str) and ":" in env_id else None
 
     def mlflow_run(self, tracking_uri: str) -> str | None:
         """Return the id of the MLflow run to go on with, if it is in this store."""

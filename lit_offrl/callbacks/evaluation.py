@@ -12,7 +12,7 @@ from lit_offrl.callbacks.checkpoints import Checkpoints, run_folder
 from lit_offrl.callbacks.curves import record_metrics
 from lit_offrl.callbacks.lookup import find_callback, settings
 from lit_offrl.errors import ConfigError, EvaluationError
-from lit_offrl.evaluation.envs import make_env
+from lit_offrl.evaluation.envs import make_env, step_limit
 from lit_offrl.evaluation.evaluate import evaluate_module
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.policy import GoalPolicy
@@ -28,13 +28,16 @@ class EvaluationDuringFit(Callback):
     a step: ``evaluation-step-STEP.json``) to the run's folder.
 
     Where nothing can be rolled out, a line says so and training goes on: the dataset names no
-    environment, the module has no policy (yet), or one that the environment gives no goal.
+    environment, or one whose episodes nothing limits; the module has no policy (yet), or one that
+    the environment gives no goal.
 
     Args:
         episodes: of each evaluation; 0 for none.
         every_n_steps: N; at the end only by default.
         seed: with an episode's number it gives the episode's own seed.
         num_envs: environments stepped together.
+        max_episode_steps: instead of the environment's own step limit; that of the data by default
+            where the environment has none.
 
     Raises:
         ConfigError: a number that cannot be.
@@ -47,6 +50,7 @@ class EvaluationDuringFit(Callback):
         every_n_steps: int | None = None,
         seed: int = 0,
         num_envs: int = 8,
+        max_episode_steps: int | None = None,
     ) -> None:
         if episodes < 0 or num_envs < 1:
             raise ConfigError(
@@ -54,10 +58,15 @@ class EvaluationDuringFit(Callback):
             )
         if every_n_steps is not None and every_n_steps < 1:
             raise ConfigError(f"every_n_steps is {every_n_steps}: give at least 1, or null.")
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise ConfigError(
+                f"max_episode_steps is {max_episode_steps}: give at least 1, or null."
+            )
         self.episodes = episodes
         self.every_n_steps = every_n_steps
         self.seed = seed
         self.num_envs = num_envs
+        self.max_episode_steps = max_episode_steps
         self._latest = 0
         self._possible = False
 
@@ -86,6 +95,10 @@ class EvaluationDuringFit(Callback):
         except EvaluationError as error:
             raise EvaluationError(f"{error} Or train with --evaluation.episodes 0.") from error
         with contextlib.closing(env):
+            if not (self.max_episode_steps or spec.max_episode_steps or step_limit(env)):
+                say(f"no evaluation: {spec.env_id} has no step limit, and the data name none:"
+                     " give --evaluation.max_episode_steps.")  # fmt: skip
+                return
             if isinstance(policy, GoalPolicy) and "goal" not in env.reset(seed=self.seed)[1]:
                 say(f"no evaluation: the policy goes where it is told, and {spec.env_id} names no "
                      "goal; evaluate can be given one as --policy.goal.")  # fmt: skip
@@ -122,6 +135,7 @@ class EvaluationDuringFit(Callback):
             episodes=self.episodes,
             seed=self.seed,
             num_envs=self.num_envs,
+            max_episode_steps=self.max_episode_steps,
             checkpoint=saved if last else None,
             checkpoint_rule="last" if last else f"step {trainer.global_step}",
             training_steps=trainer.global_step,

@@ -16,7 +16,7 @@ import numpy as np
 from lit_offrl.collecting.base import origin, progress_bar, return_summary
 from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.errors import ConfigError
-from lit_offrl.evaluation.envs import box, make_env
+from lit_offrl.evaluation.envs import box, make_env, require_step_limit
 from lit_offrl.evaluation.recorder import Enough, Recorder
 from lit_offrl.randomness import mix
 
@@ -86,6 +86,7 @@ class AgentCollection:
         """Collect until there is enough."""
         chosen = self.options
         env = self._env()
+        require_step_limit(env, chosen.env)
         low, high = box(env.action_space).low, box(env.action_space).high
         if not np.isfinite([low, high]).all():
             raise ConfigError(

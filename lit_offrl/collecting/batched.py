@@ -16,7 +16,7 @@ import numpy as np
 from lit_offrl.collecting.base import origin, progress_bar, return_summary
 from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.errors import ConfigError
-from lit_offrl.evaluation.envs import box, make_env
+from lit_offrl.evaluation.envs import box, make_env, require_step_limit
 from lit_offrl.randomness import mix
 
 BATCH = 2**18  # rows simulated at once, at most, where one round of episodes has no more
@@ -34,8 +34,8 @@ class BatchedCollection(ABC):
         example: an environment id that fits, for the error.
 
     Raises:
-        ConfigError: the environment is of another kind, or has no step limit.
-        EvaluationError: there is no such environment.
+        ConfigError: the environment is of another kind.
+        EvaluationError: there is no such environment, or it has no step limit.
     """
 
     target_reached: bool | None = None
@@ -50,11 +50,8 @@ class BatchedCollection(ABC):
                 f"--planner {options.planner}: does not know '{options.env}': choose {example}, or"
                 " give --kind."
             )
-        limit = getattr(env.spec, "max_episode_steps", None)
-        if limit is None:
-            raise ConfigError(f"'{options.env}' has no step limit: give --max_episode_steps.")
         self._env: Any = env.unwrapped
-        self._limit: int = limit
+        self._limit = require_step_limit(env, options.env)
         self._random = np.random.default_rng(mix(options.seed, 5))
         self._parts: list[dict[str, np.ndarray]] = []
         self.count = 0

@@ -22,7 +22,7 @@ from lit_offrl.envs.maze2d import Maze2dEnv, random_start, reached
 from lit_offrl.envs.planners import Waypoints, plan
 from lit_offrl.envs.point_mass import PointMass
 from lit_offrl.errors import ConfigError
-from lit_offrl.evaluation.envs import box, make_env
+from lit_offrl.evaluation.envs import box, make_env, require_step_limit, step_limit
 from lit_offrl.randomness import mix
 
 _BLOCK = 1024  # steps between two updates of the bar
@@ -62,14 +62,13 @@ class PlannedCollection:
             raise ConfigError(
                 f"maze '{self._maze.name}': has cells without a way between them: join them."
             )
-        self._limit: int | None = getattr(env.spec, "max_episode_steps", None)
+        self._limit = step_limit(env)
         if options.start is not None:
             self._maze.index(options.start)
         if options.goals is not None:
             for cell in options.goals:
                 self._maze.index(cell)
-            if self._limit is None:
-                raise ConfigError(f"'{options.env}' has no step limit: give --max_episode_steps.")
+            require_step_limit(env, options.env)
         rows = options.steps
         self._columns = {
             "observations": np.empty((rows, 4), np.float32),

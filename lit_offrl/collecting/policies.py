@@ -20,7 +20,7 @@ from tqdm import tqdm
 from lit_offrl.collecting.base import origin, progress_bar, return_summary
 from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.errors import ConfigError, EvaluationError
-from lit_offrl.evaluation.envs import box, find_spec, make_env
+from lit_offrl.evaluation.envs import box, make_env, require_step_limit
 from lit_offrl.policy import Policy, begin_episodes, named_goal
 from lit_offrl.randomness import mix
 
@@ -74,14 +74,12 @@ class _Episode:
     def step(self, action: np.ndarray) -> None:
         """Take one step and keep it."""
         following, reward, terminated, truncated, _ = self._env.step(action)
-        if not (np.isfinite(float(reward)) and np.isfinite(following).all()):
-            raise FloatingPointError("the environment gave a NaN or infinity")
         after = np.array(following, np.float32)
         row = (self.observation, action, reward, terminated, truncated and not terminated, after)
         for column, value in zip(self.rows.values(), row, strict=True):
             column.append(value)
         self.observation = after
-        self.done = bool(terminated or truncated)
+        self.done = terminated or truncated
 
     def close(self) -> None:
         self._env.close()
@@ -101,9 +99,10 @@ class PolicyCollection:
             ``output`` and ``next_observations``.
 
     Raises:
-        ConfigError: an option cannot be, the environment has no step limit or unbounded actions,
-            or the checkpoint is of an environment of other sizes.
-        EvaluationError: there is no such environment, or its spaces are no continuous vectors.
+        ConfigError: an option cannot be, the environment has unbounded actions, or the checkpoint
+            is of an environment of other sizes.
+        EvaluationError: there is no such environment, it has no step limit, or its spaces are no
+            continuous vectors.
     """
 
     target_reached: bool | None = None
@@ -116,14 +115,11 @@ class PolicyCollection:
         self.action_space = box(env.action_space)
         sizes = (box(env.observation_space).shape[0], self.action_space.shape[0])
         env.close()
+        self._limit = require_step_limit(env, options.env)
         if not np.isfinite([self.action_space.low, self.action_space.high]).all():
             raise ConfigError(
                 f"Environment '{options.env}' has unbounded actions: wrap it so that they are."
             )
-        limit = options.max_episode_steps or find_spec(options.env).max_episode_steps
-        if limit is None:
-            raise ConfigError(f"'{options.env}' has no step limit: give --max_episode_steps.")
-        self._limit: int = limit
         self._policy = None if options.policy is None else _load(options.policy, options.env, sizes)
         self._episodes: list[_Episode] = []
 

@@ -116,8 +116,8 @@ def collect_round(
         collection = PolicyCollection(chosen)
         try:
             collection.run()
-        except FloatingPointError as error:
-            raise EvaluationError(f"{options.env}: round {number}: {error}.") from error
+        except EvaluationError as error:
+            raise EvaluationError(f"round {number}: {error}") from error
         columns, cut = collection.recorded()
         facts = collection.facts(columns, cut)
         columns["policy"] = np.full(len(columns["rewards"]), number, np.float32)

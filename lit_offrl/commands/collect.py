@@ -23,7 +23,7 @@ from lit_offrl.collecting.policies import PolicyCollection
 from lit_offrl.collecting.steps import StepsCollection
 from lit_offrl.commands.parsing import OneLineParser, positive, seed_number
 from lit_offrl.errors import ConfigError, LitOffRLError
-from lit_offrl.evaluation.envs import find_spec
+from lit_offrl.evaluation.envs import name_env
 
 KINDS = ("random", "mixed", "medium", "expert", "policy")
 PLANNERS: dict[str, Callable[[argparse.Namespace], Collection]] = {
@@ -94,7 +94,12 @@ The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 
 (PyBullet); give --target_return for other environments. An interrupted run keeps its rows.""",
     )
     add = parser.add_argument
-    add("--env", required=True, metavar="ID", help="a gymnasium id, e.g. HopperBulletEnv-v0")
+    add(
+        "--env",
+        required=True,
+        metavar="ID",
+        help="a gymnasium id, e.g. HopperBulletEnv-v0, or MODULE:ID for one of your own",
+    )
     acts = parser.add_mutually_exclusive_group(required=True)
     acts.add_argument("--kind", choices=KINDS)
     acts.add_argument("--planner", choices=tuple(PLANNERS))
@@ -141,7 +146,7 @@ The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 
 
 def _check(options: argparse.Namespace) -> None:
     """Find what cannot work before hours of training, and fill in the task's target return."""
-    find_spec(options.env)
+    name_env(options.env)
     if options.output.exists() and not options.overwrite:
         raise ConfigError(f"{options.output} exists: choose another --output or say --overwrite.")
     try:
@@ -230,11 +235,12 @@ def main(argv: Sequence[str]) -> int:
     _check(options)
     collection = _collection(options)
     code, why = 0, ""
+    refused: LitOffRLError | None = None
     with _signals():
         try:
             collection.run()
-        except LitOffRLError:
-            raise
+        except LitOffRLError as error:
+            refused, code, why = error, 1, str(error).rstrip(".")
         except Interrupted as interrupted:
             code, why = 128 + interrupted.number, f"stopped by {interrupted}"
         except Exception as error:  # whatever an environment may throw: the rows are worth more
@@ -243,6 +249,8 @@ def main(argv: Sequence[str]) -> int:
             _ignore_signals()  # the writing is not to be interrupted
         command = shlex.join(["lit-offrl", "collect", *argv])
         rows = collection.save(command, complete=code == 0)
+    if refused is not None and not rows:
+        raise refused
     kept = f"{rows:,} rows in {options.output}" if rows else "no rows, so nothing was written"
     if code:
         mark = " (complete: False)" if rows else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,7 @@ from lit_offrl.commands.mlflow_origin import OwnRun, log_to_origin
 from lit_offrl.commands.parsing import OneLineParser, RaisingParser, positive, seed_number
 from lit_offrl.device import device
 from lit_offrl.errors import ConfigError
-from lit_offrl.evaluation.envs import find_spec
+from lit_offrl.evaluation.envs import name_env
 from lit_offrl.evaluation.evaluate import evaluate_module
 from lit_offrl.files import file_sha256, require_writable
 from lit_offrl.modules.base import OfflineModule
@@ -44,6 +45,8 @@ def main(argv: Sequence[str]) -> int:
         )
     if options.run_tags and options.run_name is None:
         raise ConfigError("--run_tags are of a run of its own: give it a --run_name.")
+    if options.env is not None:
+        name_env(options.env)
     module = load_module(options.ckpt_path, options.device)
     output = options.output or _default_output(options, module, policy_options)
     for path in (output, options.video):
@@ -96,7 +99,7 @@ def require_arguments(argv: Sequence[str]) -> dict[str, Any]:
     rest, policy_options = split_policy_options(argv)
     options = _parser(RaisingParser).parse_args(rest)
     if options.env is not None:
-        find_spec(options.env)
+        name_env(options.env)
     return policy_options
 
 
@@ -111,9 +114,18 @@ def _parser(kind: type[OneLineParser] = OneLineParser) -> argparse.ArgumentParse
     add("--ckpt_path", required=True, type=Path, metavar="FILE", help="a checkpoint of 'fit'")
     add("--episodes", type=positive, default=100, help="[100]")
     add("--seed", type=seed_number, default=0, help="each episode's own seed follows from it [0]")
-    add("--env", metavar="ID", help="a gymnasium id [the dataset's own environment]")
+    add(
+        "--env",
+        metavar="ID",
+        help="a gymnasium id, or MODULE:ID for one of your own [the dataset's own environment]",
+    )
     add("--num_envs", type=positive, default=8, help="environments stepped together [8]")
-    add("--max_episode_steps", type=positive, metavar="N", help="instead of the registered limit")
+    add(
+        "--max_episode_steps",
+        type=positive,
+        metavar="N",
+        help="instead of the registered limit [that of the data where the environment has none]",
+    )
     add("--gamma", type=_discount, help="record discounted returns too")
     add("--video", type=_video, metavar="FILE.mp4", help="film the first episode")
     add("--video_size", type=_size, metavar="WxH", help="pixels, e.g. 640x480")
@@ -209,7 +221,7 @@ def _default_output(
     """Name the record, so that only one of the same checkpoint and policy options is replaced."""
     checkpoint = options.ckpt_path.resolve()
     env_id = options.env or (module.spec and module.spec.env_id) or "env"
-    parts = (checkpoint.parent.name, checkpoint.stem, env_id.replace("/", "-"))
+    parts = (checkpoint.parent.name, checkpoint.stem, re.sub("[/:]", "-", env_id))
     name = "-".join([*parts, f"seed{options.seed}"])
     own = {"checkpoint_sha256": file_sha256(checkpoint), "policy_options": policy_options}
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))

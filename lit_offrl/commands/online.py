@@ -12,6 +12,7 @@ that grew.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import shlex
 import sys
@@ -23,7 +24,7 @@ from typing import Any
 from lit_offrl.collecting.rounds import FIT, STATE, collect_round, grow, read_state, write_state
 from lit_offrl.commands.parsing import OneLineParser, positive, seed_number
 from lit_offrl.errors import ConfigError, first_line
-from lit_offrl.evaluation.envs import find_spec
+from lit_offrl.evaluation.envs import make_env, name_env, require_step_limit
 from lit_offrl.files import file_sha256
 
 _KEPT = ("env", "steps_per_round", "noise", "hold", "seed", "max_episode_steps", "episodes",
@@ -81,7 +82,12 @@ rounds' rows in one file; online.json, curve.png. The same command goes on where
 a larger --rounds adds rounds.""",
     )
     add = parser.add_argument
-    add("--env", required=True, metavar="ID", help="a gymnasium id")
+    add(
+        "--env",
+        required=True,
+        metavar="ID",
+        help="a gymnasium id, or MODULE:ID for one of your own",
+    )
     add("--output", required=True, type=Path, metavar="DIR", help="where all files go")
     add("--rounds", type=positive, default=10, metavar="K", help="[10]")
     add("--steps_per_round", type=positive, default=5000, metavar="N", help="[5000]")
@@ -98,7 +104,11 @@ a larger --rounds adds rounds.""",
 
 
 def _check(options: argparse.Namespace, fit: Sequence[str]) -> None:
-    find_spec(options.env)
+    name_env(options.env)
+    with contextlib.closing(
+        make_env(options.env, max_episode_steps=options.max_episode_steps)
+    ) as env:
+        require_step_limit(env, options.env)
     if not (math.isfinite(options.noise) and options.noise >= 0):
         raise ConfigError(f"--noise {options.noise:g}: give a number from 0 upwards.")
     for word in fit:

@@ -17,7 +17,9 @@ import numpy as np
 
 import lit_offrl.envs  # noqa: F401  registers their ids
 from lit_offrl.envs.extras import GL_ADVICE, INSTALL
-from lit_offrl.errors import EvaluationError, LitOffRLError, first_line, nearest
+from lit_offrl.errors import EvaluationError, LitOffRLError, first_line, nearest, reason
+from lit_offrl.evaluation.strict import StrictEnv
+from lit_offrl.user_code import import_named, place
 
 _CHATTER = (b"argv[0]=", b"pybullet build time")
 _quiet_lock = threading.RLock()  # file descriptors belong to the whole process
@@ -97,23 +99,83 @@ class WholeActions(gymnasium.ActionWrapper):
         return round(number)
 
 
+def name_env(env_id: str, option: str = "--env") -> None:
+    """Take an id that the user has named: of ``my_robot:Reach-v0`` import the module, as gymnasium.
+
+    From here on ``find_spec`` finds the id. Only for what stands on the command line or in a config
+    of the user's: the id of a file may name any module, and importing it would run it.
+
+    Args:
+        env_id: a gymnasium id, with or without a module.
+        option: where it was given, for messages.
+
+    Raises:
+        ConfigError: there is no such module, or importing it fails.
+        EvaluationError: no environment has that id; the nearest one is named.
+    """
+    module, colon, name = env_id.rpartition(":")
+    if colon:
+        import_named(module, f"{option} {env_id}")
+        if name not in gymnasium.registry:
+            raise EvaluationError(
+                f"Module '{module}' registers no environment '{name}'."
+                f"{nearest(name, gymnasium.registry)} It has to call gymnasium.register."
+            )
+    find_spec(env_id)
+
+
 def find_spec(env_id: str) -> Any:
     """Return gymnasium's specification of ``env_id``, registering PyBullet's when needed.
 
+    Of ``module:id`` no module is imported: that is for ids that the user names, see ``name_env``.
+
     Raises:
-        EvaluationError: no environment has that id; the nearest one is named.
+        EvaluationError: no environment has that id, and the nearest one is named; or its module
+            has not been imported.
     """
-    if env_id not in gymnasium.registry and ":" not in env_id:
+    module, _, name = env_id.rpartition(":")
+    if name not in gymnasium.registry:
+        if module:
+            raise EvaluationError(
+                f"Environment '{env_id}' is of a module that is not imported, since only a file"
+                " names it: if you trust it, name it yourself (evaluate, collect and online:"
+                f" --env {env_id}; fit: --data.init_args.env_id {env_id})."
+            )
         # The package only registers ids here; the simulator is loaded when one is made.
         with contextlib.suppress(ImportError):
             importlib.import_module("pybullet_envs_gymnasium")
     try:
-        return gymnasium.spec(env_id)
+        return gymnasium.spec(name)
     except (gymnasium.error.Error, ImportError) as error:
         raise EvaluationError(
             f"There is no environment '{env_id}'.{nearest(env_id, gymnasium.registry)}"
-            " Give the id of an installed gymnasium environment."
+            " Give the id of an installed gymnasium environment, or MODULE:ID for one of your own."
         ) from error
+
+
+def step_limit(env: gymnasium.Env) -> int | None:
+    """Return the number of steps after which an environment is truncated, if anything limits it."""
+    layer = env
+    while isinstance(layer, gymnasium.Wrapper):
+        if isinstance(layer, gymnasium.wrappers.TimeLimit):
+            return layer._max_episode_steps
+        layer = layer.env
+    return None
+
+
+def require_step_limit(env: gymnasium.Env, env_id: str) -> int:
+    """Return the step limit of an environment, without which an episode may never end.
+
+    Raises:
+        EvaluationError: it has none.
+    """
+    limit = step_limit(env)
+    if limit is None:
+        raise EvaluationError(
+            f"Environment '{env_id}' has no step limit, so its episodes may never end: give"
+            " --max_episode_steps."
+        )
+    return limit
 
 
 def make_env(
@@ -137,7 +199,8 @@ def make_env(
         discrete: also one of discrete actions, which it then takes as `WholeActions`.
 
     Raises:
-        EvaluationError: unknown id, missing package, or spaces other than one-dimensional boxes.
+        EvaluationError: unknown id, missing package, an error of the environment's own, or spaces
+            other than one-dimensional boxes; of its ``reset`` and ``step``, see ``StrictEnv``.
     """
     spec = find_spec(env_id)
     drawing = {} if render_mode is None else {"render_mode": render_mode}  # not all take one
@@ -159,8 +222,8 @@ def make_env(
             todo = f"run {INSTALL}" if "mujoco" in first.lower() else "install the package it needs"
         elif os.environ.get("MUJOCO_GL"):  # MuJoCo loads the OpenGL named there, with its errors
             todo = GL_ADVICE
-        else:
-            raise
+        else:  # of its own code
+            first, todo = reason(error, named=True) + place(error), "mend it"
         raise EvaluationError(f"Environment '{env_id}' cannot be made: {first}: {todo}.") from error
     if discrete and isinstance(env.action_space, gymnasium.spaces.Discrete):
         env = WholeActions(env)
@@ -174,7 +237,7 @@ def make_env(
             )
     if render_size is not None:
         _set_render_size(env, render_size)
-    return QuietStart(env)
+    return QuietStart(StrictEnv(env, env_id))
 
 
 def box(space: gymnasium.Space) -> gymnasium.spaces.Box:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
@@ -18,7 +18,7 @@ import torch.distributed as dist
 from lit_offrl.datasets.environments import ENVIRONMENTS
 from lit_offrl.envs.differences import differences
 from lit_offrl.errors import ConfigError, EvaluationError, LitOffRLError, nearest
-from lit_offrl.evaluation.envs import make_env
+from lit_offrl.evaluation.envs import make_env, require_step_limit, step_limit
 from lit_offrl.evaluation.record import EvaluationRecord, config_sha256
 from lit_offrl.evaluation.rollouts import Rollouts, merge, rollout
 from lit_offrl.evaluation.scores import has_references, normalized_score
@@ -62,7 +62,8 @@ def evaluate_module(
         seed: with an episode's number it gives the episode's own seed.
         num_envs: environments stepped together.
         env_id: where; the dataset's own environment when None.
-        max_episode_steps: instead of the environment's own step limit.
+        max_episode_steps: instead of the environment's own step limit; that of the data by default
+            where the environment has none.
         policy_options: options of ``module.policy``.
         gamma: discount for discounted returns beside the plain ones.
         record_video: an ``.mp4`` of the first episode.
@@ -74,11 +75,12 @@ def evaluate_module(
         command: the command line.
 
     Raises:
-        EvaluationError: no environment is known or it does not fit, or the policy went wrong.
+        EvaluationError: no environment is known, it does not fit, or nothing limits its episodes;
+            or the policy went wrong.
         ConfigError: an option that the policy does not have.
     """
     options = dict(policy_options or {})
-    spec = _spec_for(module, env_id)
+    spec, max_episode_steps = _spec_for(module, env_id, max_episode_steps)
     assert spec.env_id is not None  # _spec_for saw to it
     share = (0, 1)
     if dist.is_available() and dist.is_initialized():
@@ -209,8 +211,13 @@ def _parts(hint: Any) -> list[Any]:
     return [str if get_origin(part) is Literal else get_origin(part) or part for part in parts]
 
 
-def _spec_for(module: OfflineModule, env_id: str | None) -> DatasetSpec:
-    """Return the spec with the environment asked for and the references that go with it."""
+def _spec_for(
+    module: OfflineModule, env_id: str | None, max_episode_steps: int | None
+) -> tuple[DatasetSpec, int | None]:
+    """Return the spec with the environment asked for and its references, and the step limit.
+
+    The limit is None where the environment's own holds.
+    """
     spec = module.spec
     if spec is None:
         raise EvaluationError("This module was never trained on a dataset, so it cannot act.")
@@ -233,19 +240,23 @@ def _spec_for(module: OfflineModule, env_id: str | None) -> DatasetSpec:
         raise EvaluationError(
             f"Nothing says which environment the dataset '{spec.name}' is from: name it with --env."
         )
-    env = make_env(spec.env_id, discrete=True)
-    found = (env.observation_space.shape, env.action_space.shape)
-    env.close()
+    env = make_env(spec.env_id, max_episode_steps=max_episode_steps, discrete=True)
+    with contextlib.closing(env):
+        if step_limit(env) is None and spec.max_episode_steps is not None:
+            max_episode_steps = spec.max_episode_steps
+        elif max_episode_steps is None:
+            require_step_limit(env, spec.env_id)
+        found = (env.observation_space.shape, env.action_space.shape)
     expected = ((spec.observation_dim,), (spec.action_dim,))
     if found != expected and spec.action_dim > 0:
         raise EvaluationError(
             f"Environment '{spec.env_id}' has observations and actions of shapes {found}, the"
             f" module was trained for {expected}: evaluate it where its data came from."
         )
-    return spec
+    return spec, max_episode_steps
 
 
-@contextmanager
+@contextlib.contextmanager
 def _evaluating(module: OfflineModule, seed: int) -> Iterator[None]:
     """Without gradients or dropout, and with global generators that depend on the seed alone."""
     training = {part: part.training for part in module.modules()}

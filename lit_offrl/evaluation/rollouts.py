@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lit_offrl.errors import ConfigError, EvaluationError
-from lit_offrl.evaluation.envs import box, make_env
+from lit_offrl.evaluation.envs import box, make_env, require_step_limit
 from lit_offrl.evaluation.video import VideoWriter
 from lit_offrl.policy import Policy, begin_episodes, named_goal
 from lit_offrl.randomness import mix
@@ -95,17 +95,18 @@ class _Episode:
 
     def step(self, action: np.ndarray, clipped: bool, gamma: float) -> None:
         observation, reward, terminated, truncated, info = self.env.step(action)
+        paid = float(reward)
         self.observation = np.asarray(observation, np.float32)
-        self.total += float(reward)
-        self.discounted += gamma**self.length * float(reward)
+        self.total += paid
+        self.discounted += gamma**self.length * paid
         self.length += 1
-        self.stayed += self.paid if self.reached > 0 else float(reward)
+        self.stayed += self.paid if self.reached > 0 else paid
         if self.reached <= 0 and "success" in info:
             self.reached = self.length if info["success"] else 0
-            self.paid = float(reward)
+            self.paid = paid
         self.clipped += clipped
-        self.terminated = bool(terminated)
-        self.done = bool(terminated or truncated)
+        self.terminated = terminated
+        self.done = terminated or truncated
         if self.video is not None:
             self.video.add(self.env)
 
@@ -145,8 +146,8 @@ def rollout(
         progress: show a bar.
 
     Raises:
-        EvaluationError: no such environment, or the policy gave an action that is not finite or of
-            the wrong shape.
+        EvaluationError: no such environment, or one without a step limit; it gave what makes no
+            sense; or the policy gave an action that is not finite or of the wrong shape.
         ConfigError: a number that cannot be.
     """
     for name, number in (("episodes", episodes), ("num_envs", num_envs)):
@@ -201,6 +202,7 @@ def _begin(
         render_size=size,
         discrete=True,
     )
+    require_step_limit(env, env_id)
     own = episode_seed(seed, number)
     observation, info = env.reset(seed=own)
     video = None if path is None else VideoWriter(path, env)

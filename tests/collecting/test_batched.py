@@ -11,7 +11,7 @@ from lit_offrl.collecting.graded import GradedCollection
 from lit_offrl.commands.collect import main
 from lit_offrl.commands.datasets import main as check
 from lit_offrl.datamodules import D4RLDataModule
-from lit_offrl.errors import ConfigError
+from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation.envs import make_env
 from lit_offrl.evaluation.recorder import episode_returns
 
@@ -258,7 +258,7 @@ def test_mistakes_are_found_before_anything_runs(tmp_path, planner, env, more, s
 def test_no_step_limit_is_an_error_until_one_is_given(tmp_path):
     gymnasium.register("Endless-v0", "lit_offrl.envs.random_walk:RandomWalkEnv")
     try:
-        with pytest.raises(ConfigError, match="no step limit: give --max_episode_steps"):
+        with pytest.raises(EvaluationError, match=r"no step limit.* give --max_episode_steps"):
             collect(tmp_path / "a", "steps", 100, env="Endless-v0")
         more = ["--max_episode_steps", "5"]
         assert collect(tmp_path / "a", "steps", 20, *more, env="Endless-v0") == 0

@@ -223,8 +223,8 @@ def test_a_killed_collection_leaves_nothing_half_written(tmp_path, monkeypatch):
 
 def test_an_environment_that_gives_nan_is_said(tmp_path, monkeypatch):
     def nan(self, action):
-        raise FloatingPointError("the environment gave a NaN or infinity")
+        raise EvaluationError("Environment 'A-v0' gave the reward nan: give one finite number.")
 
     monkeypatch.setattr(policies._Episode, "step", nan)
-    with pytest.raises(EvaluationError, match="round 0: the environment gave a NaN"):
+    with pytest.raises(EvaluationError, match="round 0: Environment 'A-v0' gave the reward nan"):
         collect_round(tmp_path, 0, options(steps_per_round=60), None, "command")

@@ -156,7 +156,11 @@ def test_a_file_that_is_there_is_kept(tmp_path):
 def test_a_failing_environment_leaves_its_rows(tmp_path, capsys):
     assert collect(tmp_path / "a", "Breaking-v0", "random", 100) == 1
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "stopped by RuntimeError: the simulator fell over; kept 9 rows" in said
+    assert (
+        "failed at step 6 of an episode: RuntimeError: the simulator fell over with a second line ("
+        in said
+    )
+    assert "test_collect.py, line" in said and "); kept 9 rows" in said
     columns, attributes = read(tmp_path / "a")
     assert len(columns["rewards"]) == 9
     assert not attributes["complete"] and attributes["last_episode_cut"]

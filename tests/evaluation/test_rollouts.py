@@ -216,7 +216,7 @@ class Bare(gymnasium.Env):
 
 
 def test_an_environment_need_not_know_of_render_modes():
-    gymnasium.register("Bare-v0", Bare)
+    gymnasium.register("Bare-v0", Bare, max_episode_steps=9)
     try:
         assert rollout(Constant(), "Bare-v0", episodes=2, seed=0).returns.tolist() == [2.0, 2.0]
     finally:
@@ -269,7 +269,7 @@ class Passing(gymnasium.Env):
 
 
 def test_when_the_goal_was_reached_and_what_staying_there_would_have_paid():
-    gymnasium.register("Passing-v0", Passing)
+    gymnasium.register("Passing-v0", Passing, max_episode_steps=99)
     try:
         found = rollout(Constant(), "Passing-v0", episodes=2, seed=0, num_envs=1)
         early = rollout(Constant(), "Passing-v0", episodes=1, seed=0, max_episode_steps=2)

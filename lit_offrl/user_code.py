@@ -1,0 +1,70 @@
+"""Code of the user's own, which only the user's own words may name.
+
+A module is imported only because the command line or a config of the user's names it, never because
+a data file, a checkpoint or a tracking store does: importing runs what is in it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import sysconfig
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+from lit_offrl.errors import ConfigError, reason
+
+
+def import_named(module: str, given: str) -> ModuleType:
+    """Import a module that the user has named; the working folder counts, as for ``python -m``.
+
+    Args:
+        module: its name, such as ``my_robot`` or ``my_package.robots``.
+        given: what the user has written, for messages.
+
+    Raises:
+        ConfigError: there is no such module, or it fails; the line names its file and line.
+    """
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)  # it stays: environments import their parts when they are made
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+            raise ConfigError(
+                f"{given}: there is no module '{module}', neither in {here} nor among the installed"
+                " packages: run the command beside its file, or install it."
+            ) from None
+        raise ConfigError(f"{given}: {_failure(module, error)}") from error
+    except (Exception, SystemExit) as error:  # whatever a user's file may raise
+        raise ConfigError(f"{given}: {_failure(module, error)}") from error
+
+
+def _failure(module: str, error: BaseException) -> str:
+    return f"importing '{module}' failed: {reason(error, named=True)}{place(error)}."
+
+
+def place(error: BaseException) -> str:
+    """Return `` (FILE, line N)`` of an error: the innermost line that is of no installed package.
+
+    Where all lines are of packages, the innermost one of all.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({error.filename}, line {error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not _is_installed(frame.filename)]
+    for frame in reversed(own or frames):
+        return f" ({frame.filename}, line {frame.lineno})"
+    return ""
+
+
+def _is_installed(filename: str) -> bool:
+    """Whether a file is Python's, a package's or this library's; frozen code has no file."""
+    if filename.startswith("<"):
+        return True
+    folders = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
+    folders.add(str(Path(__file__).parent))
+    return any(Path(filename).is_relative_to(folder) for folder in folders if folder)
