@@ -27,7 +27,7 @@ from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.errors import DatasetError
 from lit_offrl.files import file_sha256, free_bytes, part_path, replacing, sweep
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Raised when the same file would be read into other columns than before."""
 
 _ENTRY, _EPISODES = "entry.json", "_episodes"

@@ -111,6 +111,13 @@ def _odd_ends(dataset: OfflineDataset) -> Iterator[str]:
         yield "there is a single episode, so none can be held out"
     if single := int((lengths == 1).sum()):
         yield f"{single:,} episodes are a single row"
+    whole = lengths[: len(lengths) - dataset.cut_off]
+    alike = len(whole) > 1 and whole.min() == whole.max() and whole[0] not in (1, limit)
+    if alike and terminated[: len(whole)].all():
+        yield (
+            f"all {len(whole):,} episodes have {whole[0]:,} rows and end in 'terminals': most "
+            "likely timeouts, after which values go on: write those ends as 'timeouts'"
+        )
     # D4RL's mazes end episodes by rules of their own: at goals, or after runs of 1,001 rows.
     if limit is None or family(dataset.spec.env_id or dataset.spec.name) in ("maze2d", "antmaze"):
         return

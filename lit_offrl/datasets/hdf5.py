@@ -15,6 +15,7 @@ import numpy as np
 
 from lit_offrl.datasets import d4rl, pybullet
 from lit_offrl.datasets.columns import clean_columns
+from lit_offrl.datasets.ends import read_ends
 from lit_offrl.datasets.environments import ENVIRONMENTS, OWN, EnvironmentFacts, env_id_from_name
 from lit_offrl.datasets.hdf5_file import Hdf5File
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
@@ -60,20 +61,30 @@ def read_hdf5(
         layout, spec = _header(file, tuple(require), format, env_id, name)
         wanted = pybullet.COLUMNS if layout == "pybullet" else tuple(file.columns)
         columns = {key: file.read(key) for key in wanted if key in file.columns}
+        ended = file.read_ends() if file.ends else {}
     digest = file_sha256(path)
     handling: tuple[str, ...] = ()
+    if ended:
+        read, handling = read_ends(ended, len(columns["observations"]), str(path))
+        columns |= read
     if layout == "pybullet":
+        if "timeouts" in columns:
+            raise DatasetError(
+                f"{path}: says with '{next(iter(file.ends), 'timeouts')}' which ends are timeouts, "
+                "which format 'pybullet' has no place for: use format 'd4rl'."
+            )
         limit = spec.max_episode_steps or pybullet.STEP_LIMIT
         columns = pybullet.to_transitions(columns, limit, str(path))
     else:
         own = spec.env_id if (spec.env_id or "").startswith(OWN) else None
-        columns, handling = d4rl.put_right(
+        columns, done = d4rl.put_right(
             columns,
             task or own,
             spec.max_episode_steps,
             str(path),
             sparse_windows=sparse_windows,
         )
+        handling += done
     provenance = {key: str(value) for key, value in file.attributes.items()}
     provenance[LAYOUT_ATTRIBUTE] = layout
     spec = replace(spec, sha256=digest, handling=handling)
@@ -180,6 +191,11 @@ def _layout(file: Hdf5File, format: str) -> str:
                 f"{file.path}: has no column 'terminals', which format 'pybullet' needs: "
                 "use format 'd4rl'."
             )
+        if format == "pybullet" and "timeouts" in file.columns:
+            raise DatasetError(
+                f"{file.path}: has a column 'timeouts', which format 'pybullet' has not: "
+                "use format 'd4rl'."
+            )
         return format
     if format != "auto":
         known = ("auto", *_LAYOUTS)
@@ -187,7 +203,7 @@ def _layout(file: Hdf5File, format: str) -> str:
     stated = file.attributes.get(LAYOUT_ATTRIBUTE)
     if stated in _LAYOUTS:
         return str(stated)
-    if "timeouts" in file.columns or "terminals" not in file.columns:
+    if "timeouts" in file.columns or "terminals" not in file.columns or file.ends:
         return "d4rl"
     if file.columns["terminals"].ndim != 2:
         return "d4rl"

@@ -9,12 +9,14 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from lit_offrl.datasets import ends
 from lit_offrl.datasets.columns import ALIASES, KINDS, NUMERIC, check_layout, need_ends
 from lit_offrl.errors import DatasetError, nearest
 
@@ -29,6 +31,7 @@ class Hdf5File:
         path: the file.
         attributes: the file's own attributes, as str, numbers or tuples of numbers.
         columns: the known columns that the file has.
+        ends: other arrays that may say where episodes end, see ``ends``, by their paths.
 
     Raises:
         DatasetError: on entering, if the file is missing, no file, not HDF5, truncated or damaged;
@@ -39,6 +42,7 @@ class Hdf5File:
         self.path = Path(path)
         self.attributes: dict[str, Any] = {}
         self.columns: dict[str, h5py.Dataset] = {}
+        self.ends: dict[str, h5py.Dataset] = {}
 
     def __enter__(self) -> Hdf5File:
         self._file = _open(self.path)
@@ -50,6 +54,7 @@ class Hdf5File:
                     if found is not None:
                         self.columns.setdefault(name, found)
             self._refuse_misspelt()
+            self.ends = {key: found for key in self._ends() if (found := self._find(key))}
         except BaseException as error:
             self._file.close()
             if isinstance(error, OSError | RuntimeError | KeyError):  # h5py's, of broken trees
@@ -77,7 +82,10 @@ class Hdf5File:
                     f"{self.path}: has no column '{name}' (it has {', '.join(keys) or 'nothing'})."
                     f"{nearest(name, keys) or ' Choose a file that has it.'}"
                 )
-        need_ends(self.columns, str(self.path))
+        if not ends.decisive(self.ends):
+            if not {"terminals", "timeouts"} & self.columns.keys():
+                ends.refuse_undecided(self.ends, str(self.path))
+            need_ends(self.columns, str(self.path))
         rows = None
         for name, column in self.columns.items():  # observations come first and set the length
             shape = check_layout(name, column.shape or (), column.dtype, rows, str(self.path))
@@ -92,8 +100,26 @@ class Hdf5File:
         Raises:
             DatasetError: if its bytes are damaged or do not fit into memory.
         """
+        return self._values(name, self.columns[name])
+
+    def read_ends(self) -> dict[str, np.ndarray]:
+        """Read what may say where episodes end, ``terminals`` and ``timeouts`` among it."""
+        rows = self.columns["observations"].shape[0]
+        own = self.columns.keys() & {"terminals", "timeouts"}
+        found = {name: self.read(name) for name in own}
+        for key, column in self.ends.items():
+            shape = column.shape or ()
+            if not ends.may_claim(key, shape, column.dtype, rows):
+                continue
+            if column.shape is None or column.size > rows:
+                what = f"has shape {shape} where 'observations' has {rows:,} rows"
+                ends.refuse(key, what, str(self.path))
+            found[key] = self._values(key, column)
+        return found
+
+    def _values(self, name: str, column: h5py.Dataset) -> np.ndarray:
         try:
-            return self.columns[name][()]
+            return column[()]
         except MemoryError:
             raise DatasetError(self._too_large(name)) from None
         except (OSError, RuntimeError, ValueError, TypeError) as error:
@@ -140,15 +166,37 @@ class Hdf5File:
 
     def _refuse_misspelt(self) -> None:
         """Refuse ``timeout`` for ``timeouts``: read as absent, it would silently join episodes."""
-        unknown = [key for key in self._file if key not in KINDS and key not in ALIASES]
+        known = {*KINDS, *ALIASES}
+        unknown = {key.lower(): key for key in self._file if key not in known}
         for name in KINDS:
             if name not in self.columns:
                 near = difflib.get_close_matches(name, unknown, n=1, cutoff=0.85)
                 if near:
                     raise DatasetError(
-                        f"{self.path}: has a column '{near[0]}', which is none of ours. "
+                        f"{self.path}: has a column '{unknown[near[0]]}', which is none of ours. "
                         f"Did you mean '{name}'? Rename it in the file."
                     )
+
+    def _ends(self) -> Iterator[str]:
+        """Yield the paths of unknown arrays, down to one group deep, that may claim ends."""
+        for key in self._file:
+            if key in KINDS or key in ALIASES:
+                continue
+            if not isinstance(self._file.get(key, getlink=True), h5py.HardLink):
+                if ends.kind_of(key):
+                    yield key  # which is refused as a link
+                continue
+            try:
+                node = self._file[key]
+            except (KeyError, OSError, RuntimeError):
+                continue  # damaged, and nothing that is read
+            flag = ends.kind_of(key) in ("terminals", "timeouts", "ends")  # refused as a group
+            if isinstance(node, h5py.Group) and not flag:
+                for below in filter(ends.kind_of, node):
+                    if node.get(below, getclass=True) is not h5py.Group:
+                        yield f"{key}/{below}"
+            elif ends.kind_of(key):
+                yield key
 
 
 def _memory() -> int:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lit_offrl.datasets import ends
 from lit_offrl.datasets.columns import clean_column, clean_columns, need_ends
 from lit_offrl.errors import DatasetError, nearest
 
@@ -132,8 +133,8 @@ class OfflineDataset:
                 )
         for values in columns.values():
             values.flags.writeable = False  # a view of our own: the caller's array stays as it is
-        ends = np.flatnonzero(columns["terminals"] | columns["timeouts"]) + 1
-        episodes = np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1).astype(np.int64)
+        stops = np.flatnonzero(columns["terminals"] | columns["timeouts"]) + 1
+        episodes = np.stack([np.concatenate([[0], stops[:-1]]), stops], axis=1).astype(np.int64)
         episodes.flags.writeable = False
         object.__setattr__(self, "columns", MappingProxyType(columns))
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
@@ -153,13 +154,16 @@ class OfflineDataset:
         """Build a dataset whose spec takes its dimensions from the columns.
 
         Args:
-            columns: as in the class.
+            columns: as in the class; those that say otherwise where episodes end, such as
+                ``truncations`` or ``dones``, are read as in files, see ``ends``.
             name: the name it goes by.
             origin: what messages begin with.
             provenance: how the data came to be.
             **facts: other fields of ``DatasetSpec``, such as ``env_id``.
         """
+        columns, said = _with_read_ends(columns, origin)
         cleaned = clean_columns(columns, origin)
+        facts["handling"] = (*facts.get("handling", ()), *said)
         names = tuple(dict.fromkeys([*cleaned, "terminals", "timeouts"]))
         spec = DatasetSpec(
             name=name,
@@ -275,6 +279,26 @@ class OfflineDataset:
             self.spec,
             self.provenance,
         )
+
+
+def _with_read_ends(
+    columns: Mapping[str, np.ndarray], where: str
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Return columns whose ends have our names, and how they were read."""
+    rows = len(columns.get("observations", ()))
+    arrays = {key: np.asarray(values) for key, values in columns.items()}
+    found = {
+        key: values
+        for key, values in arrays.items()
+        if ends.kind_of(key) and ends.may_claim(key, values.shape, values.dtype, rows)
+    }
+    if not found.keys() - {"terminals", "timeouts"}:
+        return dict(columns), ()
+    if not ends.decisive(found):
+        ends.refuse_undecided(found, where)
+    read, said = ends.read_ends(found, rows, where)
+    kept = {k: v for k, v in arrays.items() if k not in found or k in ("terminals", "timeouts")}
+    return kept | read, said
 
 
 def _with_ends(columns: dict[str, np.ndarray], where: str) -> tuple[dict[str, np.ndarray], bool]:

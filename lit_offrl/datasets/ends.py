@@ -1,0 +1,342 @@
+"""Where episodes end, from whatever columns a file has for it: read rightly, or refused by name.
+
+Beside ``terminals`` (the task ended) and ``timeouts`` (only the recording ended), files say it with
+other words. What a column of a known name claims of each row:
+
+    terminals   terminations, terminated, is_terminal; discounts, where 0     a terminal
+    timeouts    truncations, truncated, TimeLimit.truncated                   a timeout
+    ends        dones, is_last, episode_terminals, episode_ends, …            one of the two
+    starts      is_first, episode_starts                                      one a row before
+    episodes    episode_ids, episode_index, traj_id; episode_lengths          one where they change
+    masks       0 at a terminal                                               (JaxRL, OGBench)
+
+Ends that are no terminals are timeouts. Claims that contradict each other are refused, and so is a
+flag of an unknown name that sounds like an end and is True where no end was read: what is left out
+would silently join episodes.
+
+OGBench's ``terminals`` mark each trajectory's last state, and its ``masks`` the true ends: where
+both are there, differ, and no timeouts are, they are read so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NoReturn
+
+import numpy as np
+
+from lit_offrl.datasets.columns import KINDS, NUMERIC
+from lit_offrl.errors import DatasetError
+
+_EPISODE = r"(ep|eps|episode|episodes|traj|trajs|trajectory|trajectories|rollout)"
+_NAMES = {
+    "terminals": r"terminals?|terminations?|terminated|terminates|is_terminals?|is_terminated",
+    "timeouts": r"time_?outs?|truncations?|(is_)?truncated|time_?limits?(_truncated)?",
+    "ends": rf"(is_|{_EPISODE}_|next_)?(dones?|ends?|ended|last|terminals?)(_float)?|is_final",
+    "starts": rf"(is_|{_EPISODE}_)?(first|starts?|resets?|begins?)|new_{_EPISODE}",
+    "episodes": rf"{_EPISODE}(_(ids?|idxs?|index|indexes|indices|nums?|numbers?|no|nr))?",
+    "lengths": rf"{_EPISODE}_(lens?|lengths?)",
+    "masks": r"masks|non_?terminals?|continues?",
+    "going on": r"valids|not_dones?",
+    "discounts": r"discounts?",
+}
+_SOUNDS_LIKE_AN_END = re.compile(
+    r"dones?|termina|truncat|time_?out|time_?limit|new_episode|(episode|traj|trajectory)_(over|start)"
+    r"|(^|_)(ends?|ended|last|final|first|resets?|boundary|boundaries)$"
+)
+_DECISIVE = ("terminals", "timeouts")
+"""Kinds that say which sort of end it is."""
+
+
+def kind_of(key: str) -> str | None:
+    """Return what a column claims by its name, ``"unknown"`` if it only sounds like an end.
+
+    Args:
+        key: the column's name, such as ``infos/TimeLimit.truncated``; the last part alone counts.
+
+    Returns:
+        One of the kinds above; None for a name that has nothing to do with episodes' ends.
+    """
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key.rpartition("/")[2])
+    name = re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
+    for kind, pattern in _NAMES.items():
+        if re.fullmatch(pattern, name):
+            return kind
+    return "unknown" if _SOUNDS_LIKE_AN_END.search(name) else None
+
+
+def decisive(keys: Iterable[str]) -> bool:
+    """Say whether a column tells terminals or timeouts, so that ends can be read."""
+    return any(kind_of(key) in _DECISIVE for key in keys)
+
+
+def refuse_undecided(keys: Iterable[str], where: str) -> None:
+    """Refuse columns that say where episodes end and leave open how.
+
+    Raises:
+        DatasetError: naming the first of them.
+    """
+    for key in keys:
+        if kind_of(key) not in (None, "unknown"):
+            raise DatasetError(
+                f"{where}: has neither 'terminals' nor 'timeouts', and its column '{key}' does not "
+                "say which of its ends are the task's and which only the recording's: write them "
+                "as two bool columns, 'terminals' and 'timeouts'."
+            )
+
+
+def may_claim(key: str, shape: tuple[int, ...], dtype: np.dtype, rows: int) -> bool:
+    """Say whether a column is to be read for what it claims, or refused by name in ``read_ends``.
+
+    Not where another use explains it better: a start position (N, 2), an action mask (N, k).
+
+    Args:
+        key: its name.
+        shape: as stored.
+        dtype: as stored.
+        rows: N.
+    """
+    kind = kind_of(key)
+    flat = len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
+    if flat and dtype.kind in NUMERIC:
+        lenient = (None, "unknown", "masks", "going on", "discounts")
+        return shape[0] == rows or kind not in lenient
+    return kind in _DECISIVE or "done" in key.lower() or (flat and kind == "episodes")
+
+
+def refuse(key: str, what: str, where: str) -> NoReturn:
+    """Refuse a column whose name promises episodes' ends.
+
+    Raises:
+        DatasetError: always, naming it and ``what`` is wrong with it.
+    """
+    raise DatasetError(
+        f"{where}: column '{key}' sounds like episodes' ends and {what}: write 'timeouts' (bool, "
+        "True on the last row of an episode that did not end in a terminal), or rename it."
+    )
+
+
+def read_ends(
+    found: Mapping[str, np.ndarray], rows: int, where: str
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Return ``terminals`` and, where they are known, ``timeouts`` (N,), and how they were read.
+
+    Args:
+        found: columns whose names have a ``kind_of``, as stored, ``terminals`` and ``timeouts``
+            among them.
+        rows: N.
+        where: the file, for messages.
+
+    Raises:
+        DatasetError: a column has another form than its name promises, or two contradict.
+    """
+    return _Ends(found, rows, where).read()
+
+
+class _Ends:
+    """The claims of one file."""
+
+    def __init__(self, found: Mapping[str, np.ndarray], rows: int, where: str) -> None:
+        self._rows, self._where = rows, where
+        self._claims: dict[str, list[tuple[str, np.ndarray]]] = {
+            kind: [] for kind in ("terminals", "timeouts", "ends", "masks", "unknown")
+        }
+        # our own names first, so that messages set the others beside them
+        for key in sorted(found, key=lambda key: (key not in KINDS, key)):
+            self._take(key, np.asarray(found[key]))
+
+    def read(self) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+        terminals = self._agreed("terminals")
+        timeouts = self._agreed("timeouts", None if terminals is None else terminals[1])
+        said = [
+            f"{kind} read from '{claim[0]}'"
+            for kind, claim in (("terminals", terminals), ("timeouts", timeouts))
+            if claim is not None and claim[0] != kind
+        ]
+        ends = list(self._claims["ends"])
+        stray = False  # whether terminals may lie within a trajectory
+        masked = self._agreed("masks")
+        if masked is not None:
+            if terminals is None:
+                terminals = masked
+                said.append(f"terminals read where '{masked[0]}' is 0")
+            elif not np.array_equal(masked[1], terminals[1]):
+                if timeouts is not None:
+                    self._contradict(terminals, masked)
+                ends, terminals, stray = [terminals, *ends], masked, True
+                said.append(
+                    f"terminals read where '{masked[0]}' is 0; rows that '{ends[0][0]}' marks "
+                    "besides are the last of their trajectories, read as timeouts"
+                )
+        if terminals is not None:  # `dones` that are the very terminals say nothing more
+            ends = [end for end in ends if not np.array_equal(end[1], terminals[1])]
+        for end in ends[1:]:
+            if not _same(end[1], ends[0][1]):
+                self._contradict(ends[0], end)
+        read = self._combine(terminals, timeouts, ends[0] if ends else None, stray, said)
+        self._refuse_unknown(read)
+        return read, tuple(said)
+
+    def _combine(
+        self,
+        terminals: tuple[str, np.ndarray] | None,
+        timeouts: tuple[str, np.ndarray] | None,
+        ends: tuple[str, np.ndarray] | None,
+        stray: bool,
+        said: list[str],
+    ) -> dict[str, np.ndarray]:
+        if ends is None:
+            given = {"terminals": terminals, "timeouts": timeouts}
+            return {name: claim[1] for name, claim in given.items() if claim is not None}
+        if terminals is None:
+            if timeouts is None:
+                refuse_undecided([ends[0]], self._where)
+            assert timeouts is not None
+            if (timeouts[1][:-1] & ~ends[1][:-1]).any():
+                self._contradict(timeouts, ends)
+            said.append(f"terminals read where '{ends[0]}' ends episodes without a timeout")
+            return {"terminals": ends[1] & ~timeouts[1], "timeouts": timeouts[1]}
+        if not stray and (terminals[1][:-1] & ~ends[1][:-1]).any():
+            self._contradict(terminals, ends)
+        rest = ends[1] & ~terminals[1]
+        if timeouts is not None:
+            if not _same(rest, timeouts[1] & ~terminals[1]):
+                self._contradict(timeouts, (ends[0], rest))
+            return {"terminals": terminals[1], "timeouts": timeouts[1]}
+        if not stray:
+            said.append(
+                f"timeouts read where '{ends[0]}' ends episodes without a terminal "
+                f"({int(rest.sum()):,} rows)"
+            )
+        return {"terminals": terminals[1], "timeouts": rest}
+
+    def _take(self, key: str, values: np.ndarray) -> None:
+        kind = kind_of(key) if key not in _DECISIVE else key
+        if values.dtype.kind not in NUMERIC or values.ndim not in (1, 2) or values[:1].size != 1:
+            if key in KINDS:
+                return  # its own check says what is wrong with it
+            self._refuse(key, f"has dtype {values.dtype} and shape {values.shape}")
+        values = values.reshape(-1)
+        if kind == "lengths":
+            if len(values) != self._rows or int(values.sum()) == self._rows:
+                self._add("ends", key, self._at(key, np.cumsum(values) - 1))
+            return  # else each row has its episode's length
+        if len(values) != self._rows:
+            if key in KINDS:
+                return
+            if kind == "ends" and values.dtype.kind in "iu":  # row numbers, cumulative
+                past = int(values[-1:].sum()) == self._rows
+                self._add("ends", key, self._at(key, values.astype(np.int64) - past))
+                return
+            if kind == "starts" and values.dtype.kind in "iu":
+                firsts = self._at(key, values, last=False)
+                self._add("ends", key, _before(firsts))
+                return
+            self._refuse(key, f"has {len(values):,} rows where 'observations' has {self._rows:,}")
+        if kind == "episodes":
+            self._add("ends", key, self._changes(key, values))
+        elif kind == "discounts":
+            if (values == 0).any():
+                self._add("terminals", key, values == 0)
+        elif kind == "unknown":
+            if ((values == 0) | (values == 1)).all():
+                self._add("unknown", key, values != 0)
+        else:
+            flags = self._flags(key, values)
+            if flags is None:
+                return
+            if kind == "starts":
+                self._add("ends", key, _before(flags))
+            elif kind in ("masks", "going on"):
+                self._add("masks" if kind == "masks" else "ends", key, ~flags)
+            elif kind is not None:
+                self._add(kind, key, flags)
+
+    def _add(self, kind: str, key: str, claim: np.ndarray) -> None:
+        self._claims[kind].append((key, claim))
+
+    def _flags(self, key: str, values: np.ndarray) -> np.ndarray | None:
+        bad = (values != 0) & (values != 1)
+        if not bad.any():
+            return values != 0
+        if key in KINDS:
+            return None
+        row = int(np.argmax(bad))
+        self._refuse(key, f"has {values[row]} in row {row:,}, where only 0 and 1 may stand")
+
+    def _changes(self, key: str, values: np.ndarray) -> np.ndarray:
+        """Return the last rows of runs of equal numbers; an episode must be one run."""
+        ends = np.ones(self._rows, dtype=np.bool_)
+        ends[:-1] = values[1:] != values[:-1]
+        firsts = np.flatnonzero(_after(ends))
+        numbers = values[firsts]
+        if len(np.unique(numbers)) < len(numbers):
+            order = np.argsort(numbers, kind="stable")
+            again = np.sort(order[1:][numbers[order[1:]] == numbers[order[:-1]]])[0]
+            self._refuse(
+                key,
+                f"comes back to {numbers[again]} in row {firsts[again]:,}, so that the rows of an "
+                "episode do not lie together (sort them by episode)",
+            )
+        return ends
+
+    def _at(self, key: str, rows: np.ndarray, last: bool = True) -> np.ndarray:
+        """Return flags (N,) of rows given by rising numbers that end, or begin, at the file's."""
+        whole = len(rows) > 0 and (rows[-1] == self._rows - 1 if last else rows[0] == 0)
+        if not whole or (np.diff(rows) <= 0).any() or rows[0] < 0 or rows[-1] >= self._rows:
+            self._refuse(
+                key, f"has {len(rows):,} numbers that do not divide the {self._rows:,} rows"
+            )
+        flags = np.zeros(self._rows, dtype=np.bool_)
+        flags[rows.astype(np.int64)] = True
+        return flags
+
+    def _agreed(
+        self, kind: str, besides: np.ndarray | None = None
+    ) -> tuple[str, np.ndarray] | None:
+        """Return the one claim of a kind, about rows other than ``besides`` (N,) alone."""
+        claims = self._claims[kind]
+        if besides is not None:
+            claims = [(key, claim & ~besides) for key, claim in claims]
+        same = _same if kind == "timeouts" else np.array_equal
+        for claim in claims[1:]:
+            if not same(claim[1], claims[0][1]):
+                self._contradict(claims[0], claim)
+        return claims[0] if claims else None
+
+    def _refuse(self, key: str, what: str) -> NoReturn:
+        refuse(key, what, self._where)
+
+    def _contradict(self, one: tuple[str, np.ndarray], other: tuple[str, np.ndarray]) -> NoReturn:
+        row = int(np.argmax(one[1] != other[1]))
+        raise DatasetError(
+            f"{self._where}: columns '{one[0]}' and '{other[0]}' contradict each other about "
+            f"episodes' ends, first in row {row:,}: keep 'terminals' (the task ended) and "
+            "'timeouts' (only the recording ended) alone."
+        )
+
+    def _refuse_unknown(self, read: Mapping[str, np.ndarray]) -> None:
+        ends = np.zeros(self._rows, dtype=np.bool_)
+        for flags in read.values():
+            ends = ends | flags
+        ends[-1] = True
+        for key, flags in self._claims["unknown"]:
+            lost = flags & ~ends
+            if lost.any() and (flags & ~_after(ends)).any():
+                self._refuse(key, f"is True in row {int(np.argmax(lost)):,}, where no end was read")
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    """Say whether two agree; of the last row, which is an end in any case, both may be silent."""
+    return bool(np.array_equal(one[:-1], other[:-1]))
+
+
+def _before(firsts: np.ndarray) -> np.ndarray:
+    """Return the rows before the first ones of episodes, and the last row of all."""
+    return np.append(firsts[1:], True)
+
+
+def _after(ends: np.ndarray) -> np.ndarray:
+    """Return the first rows of episodes."""
+    return np.append(True, ends[:-1])
