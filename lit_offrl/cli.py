@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -28,6 +28,7 @@ from lit_offrl.callbacks import (
     MLflowRun,
     PredictionWriter,
     RunRecord,
+    SayWhyEnded,
 )
 from lit_offrl.callbacks.checkpoints import run_name
 from lit_offrl.callbacks.progress import StepProgress
@@ -88,7 +89,7 @@ class OfflineCLI(LightningCLI):
             trainer_defaults={
                 **TRAINER_DEFAULTS,
                 "logger": _class(MLflowRun) if fits else False,
-                "callbacks": [FiniteGuard(), Curves(), GracefulStop()] if fits else [],
+                "callbacks": _always_there() if fits else [],
             },
             parser_class=OneLineArgumentParser,
             auto_configure_optimizers=False,
@@ -188,9 +189,6 @@ class OfflineCLI(LightningCLI):
             if checkpoints is not None:
                 if changes := self.resume.changes(self.config_dump):
                     say(f"differs from the checkpoint's run: {'; '.join(changes)}")
-                limit = config.get("max_steps") or -1
-                if 0 <= limit <= self.resume.step:
-                    say(f"nothing to do: it is at step {self.resume.step} of {limit}")
                 if checkpoints.dirpath is None:  # a resumed run stays in its folder
                     checkpoints.dirpath = str(Path(self.resume.path).resolve().parent)
         if config.get("enable_checkpointing") is False:
@@ -205,8 +203,8 @@ class OfflineCLI(LightningCLI):
                 logger.go_on_with(self.resume.mlflow_run(logger.tracking_uri))
         try:
             return super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ValueError) as error:  # what it says is for the user
-            raise ConfigError(f"trainer: {error}") from error
+        except (MisconfigurationException, RuntimeError, ValueError) as error:
+            raise ConfigError(f"trainer: {error}") from error  # what it says is for the user
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the verb.
@@ -318,6 +316,11 @@ _FROM_SPEC = {
     name: _spec_reader(name)
     for name in ("observation_dim", "action_dim", "action_low", "action_high")
 }
+
+
+def _always_there() -> list[Callback]:
+    """Make the callbacks of every fit that have no options."""
+    return [FiniteGuard(), Curves(), GracefulStop(), SayWhyEnded()]
 
 
 def _class(kind: type) -> dict[str, str]:

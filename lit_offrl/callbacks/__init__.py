@@ -2,6 +2,7 @@
 
 from lit_offrl.callbacks.checkpoints import Checkpoints
 from lit_offrl.callbacks.curves import Curves
+from lit_offrl.callbacks.ending import SayWhyEnded
 from lit_offrl.callbacks.evaluation import EvaluationDuringFit
 from lit_offrl.callbacks.finite import FiniteGuard
 from lit_offrl.callbacks.interruption import GracefulStop, Interrupted
@@ -19,4 +20,5 @@ __all__ = [
     "MLflowRun",
     "PredictionWriter",
     "RunRecord",
+    "SayWhyEnded",
 ]

@@ -74,6 +74,8 @@ class Checkpoints(ModelCheckpoint):
             enable_version_counter=False,
         )
         self._due = False
+        self.namesake: Path | None = None
+        """The folder of an earlier run of the same name, where this one's got a number."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the run's folder."""
@@ -81,6 +83,8 @@ class Checkpoints(ModelCheckpoint):
             if self.dirpath is None:
                 name = run_name(pl_module, getattr(settings(trainer).datamodule, "spec", None))
                 self.dirpath = str(trainer.strategy.broadcast(_folder(trainer, name)))
+                if Path(self.dirpath).name != name:
+                    self.namesake = Path(self.dirpath).with_name(name)
             make_folder(Path(self.dirpath))
             if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
                 trainer.strategy.checkpoint_io = WholeFileIO()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lit_offrl.evaluation.scores import has_references, normalized_score
 from lit_offrl.figures import save_figure, training_curves
 from lit_offrl.files import write_whole
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
+from lit_offrl.quiet import say
 
 CONFIG_KEY = "config"
 MLFLOW_KEY = "mlflow"
@@ -79,8 +81,13 @@ class RunRecord(SaveConfigCallback):
                 run.log_files(record)
             if checkpoints is not None:
                 run.log_files(Path(checkpoints.last_model_path), "checkpoints")
-        here = Path.cwd()
-        print(f"run: {folder.relative_to(here) if folder.is_relative_to(here) else folder}")
+        print(f"run: {_shown(folder)}")
+        if checkpoints is not None and checkpoints.namesake is not None:
+            words = ("lit-offrl", "evaluate", "--ckpt_path", _shown(checkpoints.last_model_path))
+            say(
+                f"{_shown(checkpoints.namesake)} is of an earlier run; evaluate this one by: "
+                f"{shlex.join(words)}"
+            )
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -121,6 +128,12 @@ def data_figures(trainer: Trainer) -> dict[str, float]:
     if has_references(data.spec):
         figures["data/score_mean"] = float(normalized_score(returns, data.spec).mean())
     return figures
+
+
+def _shown(path: str | Path) -> str:
+    """Return a path as a command of this working directory would give it."""
+    path, here = Path(path), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _mlflow_runs(trainer: Trainer) -> list[MLflowRun]:
