@@ -23,9 +23,13 @@ from lit_offrl.datasets.catalog import (
     resolve,
 )
 from lit_offrl.datasets.checks import examine
+from lit_offrl.datasets.d4rl_package import PackagedSource
 from lit_offrl.datasets.download import download
 from lit_offrl.datasets.entries import CATALOG, CatalogEntry
+from lit_offrl.datasets.minari import MinariSource
+from lit_offrl.datasets.minari_opening import PREFIX
 from lit_offrl.datasets.sidecar import read_sidecar
+from lit_offrl.datasets.sources import D4RL_PREFIX, AnySource, find_source
 from lit_offrl.errors import ConfigError, DatasetError, nearest
 
 
@@ -93,22 +97,34 @@ def _env_id(source: Source) -> str:
         return "unreadable: see check"
 
 
+def _find(options: argparse.Namespace) -> AnySource:
+    """Find what ``info`` and ``check`` are about; of Minari's parts the usual ones by default."""
+    chosen: str | None = options.minari_observations
+    parts = None if chosen is None else [part.strip() for part in chosen.split(",")]
+    return find_source(options.dataset, options.data_dir, minari_observations=parts, guess=True)
+
+
 def _info(options: argparse.Namespace) -> int:
     """Print what is known of one dataset without reading its rows."""
-    source = resolve(options.dataset, options.data_dir)
-    entry = source.entry
-    unknown = entry is not None and not source.on_disk and entry.action_dim is None
-    rows = {"sizes": "not known before the file is on disk"} if unknown else _spec_rows(source)
-    if entry is not None:
-        rows |= _published(entry)
-    rows["on disk"] = str(source.path) if source.on_disk else "no"
-    if digest := read_sidecar(source.path).get("sha256"):
-        rows["sha256 when downloaded"] = digest
+    source = _find(options)
+    rows: dict[str, str] = {}
+    if isinstance(source, MinariSource):
+        rows |= _spec_rows(source) | source.facts() | {"on disk": str(source.path)}
+    else:
+        entry, on_disk = source.entry, isinstance(source, Source) and source.on_disk
+        unknown = entry is not None and not on_disk and entry.action_dim is None
+        rows = {"sizes": "not known before the file is on disk"} if unknown else _spec_rows(source)
+        if entry is not None:
+            rows |= _published(entry)
+    if isinstance(source, Source):
+        rows["on disk"] = str(source.path) if source.on_disk else "no"
+        if digest := read_sidecar(source.path).get("sha256"):
+            rows["sha256 when downloaded"] = digest
     _print_facts(source.name, rows)
     return 0
 
 
-def _spec_rows(source: Source) -> dict[str, str]:
+def _spec_rows(source: AnySource) -> dict[str, str]:
     facts = source.header().to_dict()
     return {key: _text(value) for key, value in facts.items() if value not in (None, ())}
 
@@ -132,26 +148,33 @@ def _published(entry: CatalogEntry) -> dict[str, str]:
 
 
 def _check(options: argparse.Namespace) -> int:
-    """Read a file whole and print what is in it and what is odd about it."""
-    source = resolve(options.dataset, options.data_dir)
+    """Read a dataset whole and print what is in it and what is odd about it."""
+    source = _find(options)
     dataset = source.read(require=(), accept_faults=True)
     report = examine(dataset)
-    rows = {"file": str(source.path), "layout": dataset.provenance["lit_offrl_layout"]}
+    where = source.name if isinstance(source, PackagedSource) else str(source.path)
+    layout = dataset.provenance.get("lit_offrl_layout") or dataset.provenance["source"]
+    rows = {"file": where, "layout": layout}
+    if isinstance(source, MinariSource):
+        rows |= source.facts()
     rows |= {"environment": dataset.spec.env_id or "unknown", **report.facts}
     rows["sha256"] = str(dataset.spec.sha256)
     _print_facts(dataset.spec.name, rows)
-    entry = source.entry
+    entry = None if isinstance(source, MinariSource) else source.entry
     known = [text for text in (entry.refusal, entry.warning) if text] if entry else []
     warnings = [*known, *report.warnings]
     for warning in warnings:
         print(f"warning: {warning}")
-    print(f"{source.path}: readable, {len(warnings)} warning{'s' * (len(warnings) != 1)}")
+    print(f"{where}: readable, {len(warnings)} warning{'s' * (len(warnings) != 1)}")
     return 0
 
 
 def _download(options: argparse.Namespace) -> int:
     """Bring a dataset of the catalogue to disk."""
-    source = resolve(options.dataset, options.data_dir)
+    if options.dataset.startswith(PREFIX):
+        name = options.dataset.removeprefix(PREFIX)
+        raise ConfigError(f"{options.dataset}: Minari fetches its own: `minari download {name}`.")
+    source = resolve(options.dataset.removeprefix(D4RL_PREFIX), options.data_dir)
     if source.entry is None:
         print(f"{source.name}: is on disk already: {source.path}")
         return 0
@@ -211,6 +234,9 @@ def _parser() -> OneLineParser:
     cache.set_defaults(run=_cache)
     for verb in (info, check, fetch):
         verb.add_argument("dataset", metavar="NAME" if verb is fetch else "NAME|FILE")
+    for verb in (info, check):
+        parts = "of Minari's nested observations, the parts to put behind each other"
+        verb.add_argument("--minari_observations", metavar="A,B", help=parts)
     where = f"where downloads are [${DATA_DIR_VARIABLE}, else ~/.lit_offrl/datasets]"
     for verb in (listing, info, check, fetch, cache):
         verb.add_argument("--data_dir", type=Path, metavar="DIR", help=where)

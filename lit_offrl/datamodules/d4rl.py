@@ -8,17 +8,15 @@ from typing import Literal
 
 from lit_offrl.datamodules.base import OfflineDataModule
 from lit_offrl.datasets.cache import ColumnCache
-from lit_offrl.datasets.catalog import default_cache_dir, resolve
-from lit_offrl.datasets.d4rl_package import read_d4rl
-from lit_offrl.datasets.entries import CATALOG
-from lit_offrl.datasets.minari import PREFIX, minari_source
+from lit_offrl.datasets.catalog import default_cache_dir
+from lit_offrl.datasets.d4rl_package import PackagedSource, read_d4rl
+from lit_offrl.datasets.minari import MinariSource
 from lit_offrl.datasets.rewards import Rewards, handle_rewards
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
+from lit_offrl.datasets.sources import D4RL_PREFIX, find_source, is_minari
 from lit_offrl.datasets.views import View
 from lit_offrl.errors import ConfigError
 from lit_offrl.quiet import say
-
-_PACKAGE = "d4rl:"
 
 
 class D4RLDataModule(OfflineDataModule):
@@ -30,14 +28,15 @@ class D4RLDataModule(OfflineDataModule):
 
     Args:
         dataset: a name of ``lit-offrl datasets list``; a path; ``minari:ID``, through the package
-            minari; or ``d4rl:NAME``, through the package d4rl, which is not cached.
+            minari, or the path of a Minari dataset's folder; or ``d4rl:NAME``, through the package
+            d4rl, which is not cached.
         view: as in the base class.
         rewards: ``as_recorded``; ``minus_one`` (AntMaze), ``centred`` (AntMaze), ``return_range``
             (locomotion), ``differences`` (kitchen), ``sparse_windows`` (AntMaze, maze2d): see
             ``handle_rewards`` and ``d4rl.put_right``. The policy is always scored on the
             environment's own rewards.
         minari_observations: of Minari's dictionary observations, the parts to put behind each
-            other, such as ``[observation, desired_goal]``.
+            other, such as ``[observation, desired_goal]`` or ``[desired_goal.microwave]``.
         accept_faults: use data that the catalogue refuses.
         cache: keep columns on disk; without it every process reads the file.
         cache_dir: where; the folder ``cache`` in ``data_dir`` by default.
@@ -102,38 +101,34 @@ class D4RLDataModule(OfflineDataModule):
                 say(f"{self.spec.name}: {sentence}")
 
     def _open(self, dataset: str) -> DatasetSpec:
-        self._name = dataset
-        minari, package = dataset.startswith(PREFIX), dataset.startswith(_PACKAGE)
-        if self.minari_observations is not None and not minari:
-            raise ConfigError(f"{dataset}: minari_observations goes with minari:ID alone.")
-        if (minari or package) and self.env_id is not None:
+        minari = is_minari(dataset)
+        if (minari or dataset.startswith(D4RL_PREFIX)) and self.env_id is not None:
             raise ConfigError(f"{dataset}: env_id goes with files alone: leave it out.")
-        if minari:
-            if self._sparse:
-                raise ConfigError(
-                    f"{dataset}: rewards 'sparse_windows' is for D4RL's antmaze and maze2d: "
-                    "leave the option out."
-                )
-            self._minari = minari_source(dataset.removeprefix(PREFIX), self.minari_observations)
-            return self._minari.header()
-        if package:
-            self._packaged: OfflineDataset | None = self._from_package()
+        if minari and self._sparse:
+            raise ConfigError(
+                f"{dataset}: rewards 'sparse_windows' is for D4RL's antmaze and maze2d: "
+                "leave the option out."
+            )
+        found = find_source(dataset, self.data_dir, minari_observations=self.minari_observations)
+        self._found = found
+        if isinstance(found, MinariSource):
+            return found.header()
+        if found.entry is not None and found.entry.warning:
+            say(f"{dataset}: {found.entry.warning}")
+        if isinstance(found, PackagedSource):
+            self._packaged: OfflineDataset | None = self._from_package(found)
             return self._packaged.spec
-        self._source = resolve(dataset, self.data_dir)
-        if self._source.entry is not None and self._source.entry.warning:
-            say(f"{dataset}: {self._source.entry.warning}")
-        return self._source.header(
-            env_id=self.env_id, sparse_windows=self._sparse, cache=self.cache
-        )
+        return found.header(env_id=self.env_id, sparse_windows=self._sparse, cache=self.cache)
 
     def _read(self, require: Sequence[str]) -> OfflineDataset:
-        if self._name.startswith(PREFIX):
-            rows = self._minari.read(self.cache)
-        elif self._name.startswith(_PACKAGE):
-            rows = self._packaged or self._from_package()
+        found = self._found
+        if isinstance(found, MinariSource):
+            rows = found.read(self.cache)
+        elif isinstance(found, PackagedSource):
+            rows = self._packaged or self._from_package(found)
             self._packaged = None  # its copy of the rows, which may be other ones from here on
         else:
-            rows = self._source.read(
+            rows = found.read(
                 require=require,
                 env_id=self.env_id,
                 sparse_windows=self._sparse,
@@ -159,10 +154,10 @@ class D4RLDataModule(OfflineDataModule):
     def _sparse(self) -> bool:
         return self.rewards == "sparse_windows"
 
-    def _from_package(self) -> OfflineDataset:
-        name = self._name.removeprefix(_PACKAGE)
-        if name in CATALOG and (warning := CATALOG[name].warning):
-            say(f"{name}: {warning}")
+    def _from_package(self, found: PackagedSource) -> OfflineDataset:
         return read_d4rl(
-            name, sparse_windows=self._sparse, accept_faults=self.accept_faults, cache=self.cache
+            found.dataset,
+            sparse_windows=self._sparse,
+            accept_faults=self.accept_faults,
+            cache=self.cache,
         )

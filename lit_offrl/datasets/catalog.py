@@ -201,6 +201,8 @@ def resolve(
     text = os.fspath(name_or_path)
     folder = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
     packaged = bundled()
+    if text.startswith(("minari:", "d4rl:")):
+        raise DatasetError(f"{text}: is read by D4RLDataModule alone: set data.class_path to it.")
     if text in CATALOG:
         entry = CATALOG[text]
         path, published = folder / f"{text}.hdf5", folder / entry.file

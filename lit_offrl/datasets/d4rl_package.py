@@ -6,6 +6,8 @@ The package is no requirement: its files are read directly, with the same result
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ import numpy as np
 from lit_offrl.datasets import d4rl
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.columns import ALIASES, KINDS
-from lit_offrl.datasets.entries import CATALOG
-from lit_offrl.datasets.schema import OfflineDataset
+from lit_offrl.datasets.entries import CATALOG, CatalogEntry
+from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.errors import ConfigError, DatasetError, nearest, reason
 
 
@@ -38,10 +40,7 @@ def read_d4rl(
         ConfigError: the package is not installed or cannot be used.
         DatasetError: there is no such dataset, or its rows cannot be used.
     """
-    entry = CATALOG.get(name)
-    if entry is None or entry.format != "d4rl":
-        names = [key for key, known in CATALOG.items() if known.format == "d4rl"]
-        raise DatasetError(f"d4rl:{name}: is no dataset of D4RL.{nearest(name, names)}")
+    entry = _entry(name)
     if entry.refusal and not accept_faults:
         raise DatasetError(f"{name}: is refused: {entry.refusal}.")
     where = f"d4rl:{name}"
@@ -70,6 +69,61 @@ def read_d4rl(
         handling=handling,
     )
     return dataset.with_spec(entry.complete(dataset.spec))
+
+
+@dataclass(frozen=True)
+class PackagedSource:
+    """A dataset of D4RL, read with its package: what ``Source`` is for files.
+
+    Args:
+        dataset: a D4RL name of the catalogue.
+
+    Raises:
+        DatasetError: there is no such dataset.
+    """
+
+    dataset: str
+
+    def __post_init__(self) -> None:
+        _entry(self.dataset)
+
+    @property
+    def name(self) -> str:
+        """The name with its prefix."""
+        return f"d4rl:{self.dataset}"
+
+    @property
+    def entry(self) -> CatalogEntry:
+        """The catalogue's entry."""
+        return _entry(self.dataset)
+
+    def header(self) -> DatasetSpec:
+        """Return what the catalogue knows: the package is not asked.
+
+        Raises:
+            DatasetError: not even the sizes are known.
+        """
+        return self.entry.spec()
+
+    def read(self, *, require: Sequence[str] = (), accept_faults: bool = False) -> OfflineDataset:
+        """Read it through the package; see ``read_d4rl``.
+
+        Raises:
+            ConfigError: as ``read_d4rl``.
+            DatasetError: as ``read_d4rl``, or a column of ``require`` is missing.
+        """
+        dataset = read_d4rl(self.dataset, accept_faults=accept_faults)
+        for column in require:
+            dataset.column(column)
+        return dataset
+
+
+def _entry(name: str) -> CatalogEntry:
+    entry = CATALOG.get(name)
+    if entry is None or entry.format != "d4rl":
+        names = [key for key, known in CATALOG.items() if known.format == "d4rl"]
+        raise DatasetError(f"d4rl:{name}: is no dataset of D4RL.{nearest(name, names)}")
+    return entry
 
 
 def _make(name: str) -> Any:

@@ -18,8 +18,10 @@ import numpy as np
 
 from lit_offrl.datasets import ends
 from lit_offrl.datasets.columns import ALIASES, KINDS, NUMERIC, check_layout, need_ends
+from lit_offrl.datasets.hdf5_limits import require_memory, require_written, say_missing
 from lit_offrl.errors import DatasetError, nearest
 
+_ITEM_SIZES = {"flags": 1}  # bytes in memory; all else is float32
 # Where a column may stand in a file, beside under its own name.
 _OTHER_KEYS = {"goals": "infos/goal", **{column: alias for alias, column in ALIASES.items()}}
 
@@ -90,15 +92,14 @@ class Hdf5File:
         for name, column in self.columns.items():  # observations come first and set the length
             shape = check_layout(name, column.shape or (), column.dtype, rows, str(self.path))
             rows = shape[0] if rows is None else rows
-            # Asked for and not left to fail: Linux hands out memory that it does not have.
-            if column.size * column.dtype.itemsize > _memory():
-                raise DatasetError(self._too_large(name))
+        self._require_memory()
 
     def read(self, name: str) -> np.ndarray:
         """Read a column as it is stored.
 
         Raises:
-            DatasetError: if its bytes are damaged or do not fit into memory.
+            DatasetError: if its bytes are damaged, in a compression that is not installed, or do
+                not fit into memory.
         """
         return self._values(name, self.columns[name])
 
@@ -118,21 +119,38 @@ class Hdf5File:
         return found
 
     def _values(self, name: str, column: h5py.Dataset) -> np.ndarray:
+        # Known beforehand and said afterwards: pieces may be stored without their compression.
+        uncompressed = say_missing(column, name, str(self.path))
         try:
             return column[()]
         except MemoryError:
-            raise DatasetError(self._too_large(name)) from None
+            raise DatasetError(
+                f"{self.path}: column '{name}' of shape {column.shape} does not fit into "
+                "memory: use a machine with more, or a smaller file."
+            ) from None
         except (OSError, RuntimeError, ValueError, TypeError) as error:
+            if uncompressed is not None:
+                raise DatasetError(uncompressed) from None
             raise DatasetError(
                 f"{self.path}: column '{name}' cannot be read ({_reason(error)}): the file is "
                 "damaged; collect or download it again."
             ) from None
 
-    def _too_large(self, name: str) -> str:
-        return (
-            f"{self.path}: column '{name}' of shape {self.columns[name].shape} does not fit into "
-            "memory: use a machine with more, or a smaller file."
-        )
+    def _require_memory(self) -> None:
+        """Refuse what does not fit into memory, as stored and as the columns that it becomes."""
+        rows = self.columns["observations"].shape[0]
+        read = self.columns | {
+            key: found for key, found in self.ends.items() if (found.size or 0) <= rows
+        }
+        stored = {key: (found.size or 0) * found.dtype.itemsize for key, found in read.items()}
+        made = {
+            key: (found.size or 0) * _ITEM_SIZES.get(KINDS.get(key, "flags"), 4)
+            for key, found in read.items()
+            if found.dtype not in (np.float32, np.bool_)
+        }
+        both = {key: size + made.get(key, 0) for key, size in stored.items()}
+        require_memory(both, str(self.path))
+        require_written(stored, self.path.stat().st_size, str(self.path))
 
     def _find(self, key: str) -> h5py.Dataset | None:
         """Return the array under a key such as ``infos/goal``, following hard links alone."""
@@ -197,11 +215,6 @@ class Hdf5File:
                         yield f"{key}/{below}"
             elif ends.kind_of(key):
                 yield key
-
-
-def _memory() -> int:
-    """Return the machine's main memory in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _open(path: Path) -> h5py.File:

@@ -8,24 +8,32 @@ is the last row's ``next_observations``.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import importlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from lit_offrl.datasets.cache import ColumnCache
+from lit_offrl.datasets.hdf5_limits import refuse_missing_filters, require_memory, stored_bytes
+from lit_offrl.datasets.minari_opening import PREFIX, environment, minari_folder, open_minari
+from lit_offrl.datasets.minari_spaces import (
+    Part,
+    choose,
+    goal_parts,
+    is_nested,
+    parts_of,
+    usual_choice,
+    vector,
+)
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
-from lit_offrl.errors import ConfigError, DatasetError, nearest, reason
+from lit_offrl.errors import DatasetError, reason
 from lit_offrl.files import file_sha256
 
-PREFIX = "minari:"
 _GOAL = "desired_goal"
 
 
@@ -34,22 +42,38 @@ class MinariSource:
     """A Minari dataset on disk.
 
     Args:
-        dataset_id: such as ``D4RL/pointmaze/umaze-v2``.
-        observations: of a dictionary observation, the parts that are put behind each other; None
-            where observations are plain vectors. A ``desired_goal`` that is not among them becomes
-            the column ``goals``.
+        dataset_id: such as ``D4RL/pointmaze/umaze-v2``, or the path of a dataset's folder.
+        observations: of a nested observation, the parts that are put behind each other, see
+            ``minari_spaces``; None where observations are plain vectors. A ``desired_goal`` that is
+            not among them becomes the column ``goals``.
+        guess: take ``usual_choice`` of the parts where ``observations`` is None.
 
     Raises:
-        ConfigError: ``minari`` is not installed.
+        ConfigError: ``minari`` is not installed, or ``observations`` does not fit the dataset.
         DatasetError: there is no such dataset on disk, it is broken, or its spaces do not fit.
     """
 
     dataset_id: str
     observations: tuple[str, ...] | None = None
+    guess: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_minari", _load(self.dataset_id))
-        self._parts()
+        folder = minari_folder(self.dataset_id)
+        found = open_minari(self.dataset_id, folder)
+        object.__setattr__(self, "_minari", found)
+        if folder is not None:  # a moved folder goes by the id that it was given
+            stated = found.storage.metadata.get("dataset_id")
+            object.__setattr__(self, "dataset_id", str(stated or folder.name))
+        if self.guess and self.observations is None:
+            object.__setattr__(self, "observations", usual_choice(found.observation_space))
+        parts = choose(found.observation_space, self.observations, self._where)
+        goals = goal_parts(found.observation_space, _GOAL, parts)
+        object.__setattr__(self, "_chosen", (tuple(parts), tuple(goals)))
+
+    @property
+    def name(self) -> str:
+        """The name it goes by in tables: never that of D4RL."""
+        return PREFIX + self.dataset_id
 
     @property
     def path(self) -> Path:
@@ -59,6 +83,26 @@ class MinariSource:
     @property
     def _dataset(self) -> Any:
         return self.__dict__["_minari"]
+
+    @property
+    def _parts(self) -> tuple[Part, ...]:
+        """What makes an observation."""
+        return self.__dict__["_chosen"][0]
+
+    @property
+    def _goals(self) -> tuple[Part, ...]:
+        """What makes the column ``goals``; empty where there is none."""
+        return self.__dict__["_chosen"][1]
+
+    def facts(self) -> dict[str, str]:
+        """Return what the metadata say beside the spec, for people: parts, episodes, format."""
+        space, storage = self._dataset.observation_space, self._dataset.storage
+        facts = {"rows (metadata)": f"{int(storage.total_steps):,}"}
+        facts["episodes (metadata)"] = f"{int(storage.total_episodes):,}"
+        facts["format"] = str(storage.metadata.get("data_format", storage.FORMAT))
+        if is_nested(space):
+            facts["parts"] = ", ".join(part.text for part in parts_of(space))
+        return facts
 
     def header(self) -> DatasetSpec:
         """Return what the metadata say."""
@@ -70,15 +114,15 @@ class MinariSource:
                 "choose a dataset with continuous actions."
             )
         metadata = found.storage.metadata
-        env_id, limit, why_no_env = _environment(metadata)
+        env_id, limit, why_no_env = environment(metadata)
         scores = metadata.get("ref_min_score"), metadata.get("ref_max_score")
         scored = None not in scores
         bounded = bool(np.isfinite(actions.low).all() and np.isfinite(actions.high).all())
         columns = ["observations", "actions", "rewards", "terminals", "timeouts"]
-        columns += ["next_observations"] + ["goals"] * self._has_goals
+        columns += ["next_observations"] + ["goals"] * bool(self._goals)
         spec = DatasetSpec(
-            name=PREFIX + self.dataset_id,
-            observation_dim=sum(size for _, size in self._parts()),
+            name=self.name,
+            observation_dim=sum(part.size or 0 for part in self._parts),
             action_dim=actions.shape[0],
             action_low=tuple(map(float, actions.low)) if bounded else None,
             action_high=tuple(map(float, actions.high)) if bounded else None,
@@ -93,28 +137,45 @@ class MinariSource:
         )
         if self.observations is None:
             return spec
-        parts = " + ".join(self.observations)
+        handling = [f"observations: {_joined(self._parts)}"]
+        if len(self._goals) > 1:
+            handling.append(f"goals: {_joined(self._goals)}")
         return replace(
             spec,
             env_id=None,
             why_no_env="its environment gives dictionaries, of which"
-            f" {parts} were put behind each other",
-            handling=(f"observations: {parts}",),
+            f" {' + '.join(self.observations)} were put behind each other",
+            handling=tuple(handling),
         )
 
-    def read(self, cache: ColumnCache | None = None) -> OfflineDataset:
+    def read(
+        self,
+        cache: ColumnCache | None = None,
+        *,
+        require: Sequence[str] = (),
+        accept_faults: bool = False,
+    ) -> OfflineDataset:
         """Read all episodes.
 
         Args:
             cache: where columns are kept.
+            require: columns that must be there.
+            accept_faults: as in ``Source.read``; no dataset of Minari's is refused for its faults.
 
         Raises:
             DatasetError: naming the episode that is missing or wrong, or the column and row.
         """
         spec = self.header()
+        for name in require:
+            if name not in spec.columns:
+                raise DatasetError(
+                    f"{self._where}: has no column '{name}' (it has {', '.join(spec.columns)}): "
+                    "choose a dataset that has it."
+                )
         digest = self._sha256(cache)
 
         def make() -> OfflineDataset:
+            self._require_memory(spec)
             episodes = list(self._episodes())
             columns = {name: np.concatenate([e[name] for e in episodes]) for name in episodes[0]}
             whole = replace(spec, sha256=digest)
@@ -127,39 +188,17 @@ class MinariSource:
 
     @property
     def _where(self) -> str:
-        return f"{PREFIX}{self.dataset_id} ({self.path})"
+        return f"{self.name} ({self.path})"
 
-    @property
-    def _has_goals(self) -> bool:
-        space = self._dataset.observation_space
-        return (
-            isinstance(space, spaces.Dict)
-            and _GOAL in space.spaces
-            and _GOAL not in (self.observations or ())
-        )
-
-    def _parts(self) -> list[tuple[str | None, int]]:
-        """Return the keys and sizes of what makes an observation; one key None for a vector."""
-        space, where = self._dataset.observation_space, self._where
-        if not isinstance(space, spaces.Dict):
-            if self.observations is not None:
-                raise ConfigError(
-                    f"{where}: its observations are no dictionary: leave minari_observations out."
-                )
-            return [(None, _size(space, "observations", where))]
-        keys = list(space.spaces)
-        if not self.observations:
-            raise ConfigError(
-                f"{where}: its observations are dictionaries of {', '.join(keys)}: say with "
-                "minari_observations which of them to put behind each other."
-            )
-        for key in self.observations:
-            if key not in keys:
-                raise ConfigError(
-                    f"{where}: has no observation '{key}' (it has {', '.join(keys)})."
-                    f"{nearest(key, keys)}"
-                )
-        return [(key, _size(space.spaces[key], key, where)) for key in self.observations]
+    def _require_memory(self, spec: DatasetSpec) -> None:
+        """Refuse what the memory cannot hold, by what the metadata and HDF5's headers say."""
+        goals = sum(part.size or 0 for part in self._goals)
+        width = 2 * spec.observation_dim + spec.action_dim + goals + 2
+        sizes = {"columns": 4 * width * int(self._dataset.storage.total_steps)}
+        for file in self.path.glob("*.hdf5"):
+            sizes[file.name] = stored_bytes(file)
+        for what, needed in sizes.items():
+            require_memory({what: needed}, self._where)
 
     def _episodes(self) -> Iterator[dict[str, np.ndarray]]:
         total = int(self._dataset.storage.total_episodes)
@@ -170,23 +209,27 @@ class MinariSource:
             try:
                 episode = next(stored)
             except Exception as error:  # minari lets through whatever its storage raises
+                self._refuse_filters()
                 raise DatasetError(
                     f"{self._where}: 'episode_{number}' of {total:,} is missing or cannot be read "
-                    f"({reason(error, 120, named=True)}): download the dataset again."
+                    f"({reason(error, 120, named=True)}): it is not what its metadata say; make or "
+                    "download the dataset again."
                 ) from None
             yield self._columns(episode, f"{self._where}: 'episode_{number}'")
 
+    def _refuse_filters(self) -> None:
+        """Raise DatasetError if the data are in a compression that cannot be undone here."""
+        for file in self.path.glob("*.hdf5"):
+            with contextlib.suppress(OSError, RuntimeError, KeyError):
+                refuse_missing_filters(file, self._where)
+
     def _columns(self, episode: dict[str, Any], where: str) -> dict[str, np.ndarray]:
         """Return one episode's rows, its lengths checked; values are checked when all are there."""
+        stored = episode["observations"]
+        states = vector(self._parts, stored, where)
         try:
             rewards = np.asarray(episode["rewards"])
             steps = len(rewards)
-            stored = episode["observations"]
-            pieces = [
-                np.asarray(stored if key is None else stored[key]).reshape(-1, size)
-                for key, size in self._parts()
-            ]
-            states = np.concatenate(pieces, axis=1)
             columns = {
                 "observations": states[:-1],
                 "next_observations": states[1:],
@@ -195,17 +238,19 @@ class MinariSource:
                 "terminals": np.asarray(episode["terminations"], dtype=np.bool_),
                 "timeouts": np.asarray(episode["truncations"], dtype=np.bool_).copy(),
             }
-            if self._has_goals:
-                columns["goals"] = np.asarray(stored[_GOAL])[:-1]
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise DatasetError(
-                f"{where} cannot be used ({reason(error, 120)}): download the dataset again."
+                f"{where} cannot be used ({reason(error, 120)}): make or download the dataset "
+                "again."
             ) from None
+        if self._goals:
+            columns["goals"] = vector(self._goals, stored, where)[:-1]
         for name, values in columns.items():
-            if len(values) != steps or steps == 0:
+            if values.ndim == 0 or len(values) != steps or steps == 0:
+                rows = len(values) if values.ndim else 0
                 raise DatasetError(
-                    f"{where} has {len(values):,} rows of '{name}' for {steps:,} rewards, where "
-                    "each step has one and observations one more: download the dataset again."
+                    f"{where} has {rows:,} rows of '{name}' for {steps:,} rewards, where each step "
+                    "has one and observations one more: make or download the dataset again."
                 )
         columns["timeouts"][-1] |= not columns["terminals"][-1]  # its group ends here
         return columns
@@ -219,54 +264,12 @@ class MinariSource:
         return digest.hexdigest()
 
 
-def minari_source(dataset_id: str, observations: Sequence[str] | None = None) -> MinariSource:
+def minari_source(
+    dataset_id: str, observations: Sequence[str] | None = None, *, guess: bool = False
+) -> MinariSource:
     """Find a Minari dataset on disk; see ``MinariSource``."""
-    return MinariSource(dataset_id, None if observations is None else tuple(observations))
+    return MinariSource(dataset_id, None if observations is None else tuple(observations), guess)
 
 
-def _load(dataset_id: str) -> Any:
-    try:
-        minari = importlib.import_module("minari")
-    except ImportError:
-        raise ConfigError(
-            f"{PREFIX}{dataset_id}: needs the package minari: pip install 'lit-offrl[minari]'."
-        ) from None
-    try:
-        return minari.load_dataset(dataset_id)
-    except FileNotFoundError:
-        raise DatasetError(
-            f"{PREFIX}{dataset_id}: is not on disk: run `minari download {dataset_id}`."
-        ) from None
-    except Exception as error:  # a broken folder raises whatever minari trips over
-        said = reason(error, named=True)
-        raise DatasetError(
-            f"{PREFIX}{dataset_id}: cannot be opened ({said}): download the dataset again."
-        ) from None
-
-
-def _environment(metadata: Mapping[str, Any]) -> tuple[str | None, int | None, str | None]:
-    """Return id and step limit of the environment to evaluate in, else of that of the data.
-
-    An id names it only where it was made with the options that gymnasium registers with the id;
-    else there is no id, and the third is the reason.
-    """
-    stated = metadata.get("eval_env_spec") or metadata.get("env_spec")
-    if not stated:
-        return None, None, None
-    facts = json.loads(stated)  # minari has read it, so it is sound
-    env_id, limit = facts.get("id"), facts.get("max_episode_steps")
-    options = facts.get("kwargs") or {}
-    usual = gymnasium.registry[env_id].kwargs if env_id in gymnasium.registry else {}
-    other = [name for name in options if name not in usual or options[name] != usual[name]]
-    other += ["additional_wrappers"] if facts.get("additional_wrappers") else []
-    if not other:
-        return env_id, limit, None
-    return None, limit, f"its {env_id} was made with options of its own ({', '.join(other)})"
-
-
-def _size(space: spaces.Space, key: str, where: str) -> int:
-    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-        raise DatasetError(
-            f"{where}: its '{key}' is {space}, where a vector is needed: choose another dataset."
-        )
-    return space.shape[0]
+def _joined(parts: Sequence[Part]) -> str:
+    return " + ".join(part.text if "one-hot" in part.text else part.name for part in parts)

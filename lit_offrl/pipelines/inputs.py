@@ -11,6 +11,7 @@ from typing import Any
 
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.catalog import default_cache_dir, resolve
+from lit_offrl.datasets.sources import D4RL_PREFIX, is_minari
 from lit_offrl.files import file_sha256
 from lit_offrl.jobs.files import config_contents
 from lit_offrl.jobs.plain import leaves
@@ -49,7 +50,7 @@ def data_file(config: Mapping[str, Any]) -> Path | None:
     """
     options = _data_options(config)
     name = options.get("dataset")
-    if not isinstance(name, str) or name.startswith(("minari:", "d4rl:")):
+    if not isinstance(name, str) or name.startswith(D4RL_PREFIX) or is_minari(name):
         return None
     source = resolve(name, options.get("data_dir"))
     source.require_on_disk()

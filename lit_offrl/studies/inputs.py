@@ -13,8 +13,9 @@ import numpy as np
 import torch
 import yaml
 
-from lit_offrl.datasets.catalog import resolve
+from lit_offrl.datasets.minari_opening import PREFIX
 from lit_offrl.datasets.schema import OfflineDataset
+from lit_offrl.datasets.sources import find_source
 from lit_offrl.device import device
 from lit_offrl.errors import ConfigError, DatasetError
 from lit_offrl.files import file_sha256
@@ -110,16 +111,17 @@ def load_data(given: str | None, checkpoint: Path, require: Sequence[str]) -> Of
         ConfigError: none are given and the checkpoint does not tell.
         DatasetError: they cannot be read or lack a column.
     """
-    folder = None
+    parts = folder = None
+    if given is None or given.startswith(PREFIX):
+        options = _data_options(checkpoint)
+        parts = options.get("minari_observations")
     if given is None:
-        config = yaml.safe_load(read_checkpoint(checkpoint)[CHECKPOINT_KEY].get("config") or "{}")
-        options = (config.get("data") or {}).get("init_args") or {}
         given, folder = options.get("dataset"), options.get("data_dir")
         if given is None:
             raise ConfigError(
                 f"{checkpoint}: does not say what it was trained on: give --data NAME or FILE."
             )
-    dataset = resolve(given, folder).read(require=())
+    dataset = find_source(given, folder, minari_observations=parts).read(require=())
     for name in require:  # said here, since what to do depends on the column
         if name not in dataset.columns:
             how = " collect data of several planners" if name == "policy" else " choose other data"
@@ -127,6 +129,12 @@ def load_data(given: str | None, checkpoint: Path, require: Sequence[str]) -> Of
                 f"{dataset.spec.origin}: has no column '{name}', which this figure needs:{how}."
             )
     return dataset
+
+
+def _data_options(checkpoint: Path) -> dict[str, Any]:
+    """Return the options of the data that a checkpoint was trained on; empty if it tells none."""
+    config = yaml.safe_load(read_checkpoint(checkpoint)[CHECKPOINT_KEY].get("config") or "{}")
+    return (config.get("data") or {}).get("init_args") or {}
 
 
 def policies_of(dataset: OfflineDataset) -> np.ndarray:

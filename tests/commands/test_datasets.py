@@ -117,6 +117,70 @@ def test_check_reads_every_value(folder, capsys):
         main(["check", str(folder / "text.hdf5")])
 
 
+@pytest.fixture
+def kitchen(tmp_path, monkeypatch):
+    """A Minari dataset like the kitchen's: 2 episodes of 3 steps, goals that are dictionaries."""
+    minari = pytest.importorskip("minari", reason="the package minari is not installed")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    from gymnasium import spaces
+    from minari.data_collector import EpisodeBuffer
+
+    def box(size):
+        return spaces.Box(-np.inf, np.inf, (size,), np.float64)
+
+    goal = spaces.Dict({"kettle": box(7), "microwave": box(1)})
+    space = spaces.Dict({"observation": box(9), "desired_goal": goal})
+    buffers = [
+        EpisodeBuffer(
+            id=number,
+            observations={
+                "observation": np.full((4, 9), number, float),
+                "desired_goal": {"kettle": np.ones((4, 7)), "microwave": np.ones((4, 1))},
+            },
+            actions=np.zeros((3, 2), np.float32),
+            rewards=np.zeros(3),
+            terminations=np.zeros(3, bool),
+            truncations=np.arange(3) == 2,
+        )
+        for number in range(2)
+    ]
+    bounds = spaces.Box(-1, 1, (2,), np.float32)
+    minari.create_dataset_from_buffers(
+        "demo/kitchen-v0", buffers, action_space=bounds, observation_space=space
+    )
+    return tmp_path / "minari" / "demo" / "kitchen-v0"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_minaris_datasets_are_described_and_checked_like_files(folder, kitchen, capsys):
+    for name in ("minari:demo/kitchen-v0", str(kitchen)):
+        assert main(["info", name]) == 0
+        said = capsys.readouterr().out
+        assert "desired_goal.kettle (7), desired_goal.microwave (1), observation (9)" in said
+        assert main(["check", name]) == 0
+        said = capsys.readouterr().out
+        assert "6 × 9, 0 to 1" in said and "6 × 8, 1 to 1" in said and "readable" in said
+    parts = ["--minari_observations", "desired_goal.microwave, observation"]
+    assert main(["check", "minari:demo/kitchen-v0", *parts]) == 0
+    assert "6 × 10, 0 to 1" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"'obsrvation' .*mean 'observation'"):
+        main(["check", "minari:demo/kitchen-v0", "--minari_observations", "obsrvation"])
+    with pytest.raises(DatasetError, match="minari download demo/other-v0"):
+        main(["info", "minari:demo/other-v0"])
+    with pytest.raises(ConfigError, match="minari download demo/other-v0"):
+        main(["download", "minari:demo/other-v0"])
+
+
+def test_names_of_d4rls_package_are_described_and_checked(folder, capsys):
+    assert main(["info", "d4rl:hopper-medium-v2"]) == 0
+    said = capsys.readouterr().out
+    assert "d4rl:hopper-medium-v2" in said and "lit_offrl/hopper-v2" in said
+    with pytest.raises(ConfigError, match=r"d4rl:hopper-medium-v2: the package d4rl cannot be"):
+        main(["check", "d4rl:hopper-medium-v2"])
+    with pytest.raises(DatasetError, match=r"d4rl:hoper-medium-v2.*mean 'hopper-medium-v2'"):
+        main(["info", "d4rl:hoper-medium-v2"])
+
+
 def test_download_of_what_is_on_disk_says_so(folder, capsys):
     assert main(["download", "hopper-bullet-mine"]) == 0
     assert "on disk already" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import zipfile
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.catalog import Source
 from lit_offrl.datasets.hdf5 import read_hdf5
+from lit_offrl.datasets.hdf5_limits import available_memory
 from lit_offrl.errors import DatasetError
 
 Columns = dict[str, np.ndarray]
@@ -120,6 +122,39 @@ def sparse(path: Path, columns: Columns) -> None:
     with h5py.File(path, "w") as file:
         for name, values in columns.items():
             file.create_dataset(name, (10**12, *values.shape[1:]), values.dtype)
+
+
+def many_rows(rows: int, dtype: str) -> Callable[[Path, Columns], None]:
+    """Promise rows of which no column alone is too large, in a file of two kilobytes."""
+
+    def make(path: Path, columns: Columns) -> None:
+        with h5py.File(path, "w") as file:
+            for name, values in columns.items():
+                file.create_dataset(name, (rows, *values.shape[1:]), dtype)
+
+    return make
+
+
+def compressed(*codes: int, left_out: int = 0) -> Callable[[Path, Columns], None]:
+    """Store the rewards through filters that HDF5 does not have.
+
+    ``left_out`` is a bit mask of those that their only piece was stored without.
+    """
+
+    def make(path: Path, columns: Columns) -> None:
+        rewards = columns.pop("rewards")
+        changed(lambda _: None)(path, columns)
+        settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        settings.set_chunk(rewards.shape)
+        for code in codes:
+            settings.set_filter(code, h5py.h5z.FLAG_OPTIONAL, (3,))
+        with h5py.File(path, "a") as file:
+            space = h5py.h5s.create_simple(rewards.shape)
+            kind = h5py.h5t.IEEE_F32LE
+            column = h5py.h5d.create(file.id, b"rewards", kind, space, dcpl=settings)
+            column.write_direct_chunk((0,), rewards.tobytes(), filter_mask=left_out)
+
+    return make
 
 
 def zipped(path: Path, columns: Columns) -> None:
@@ -239,6 +274,19 @@ BROKEN = {
     "huge": (huge, "does not fit into memory"),
     "one-step-episodes": (changed(one_step), "'timeouts' end every row"),
     "sparse": (sparse, "does not fit into memory"),
+    "columns-together": (
+        many_rows(available_memory() // 24, "f4"),  # 9 numbers a row, of 4 bytes
+        "does not fit into memory",
+    ),
+    "never-written": (many_rows(2**26, "f4"), "promises 2.42 GB (observations 0.54 GB, actions"),
+    "zstd": (
+        compressed(32015),
+        "'rewards' is compressed with Zstandard (filter 32015), which is not installed here: run "
+        "`pip install hdf5plugin`.",
+    ),
+    "blosc-and-lz4": (compressed(32001, 32004), "Blosc (filter 32001) and LZ4 (filter 32004)"),
+    "lzo": (compressed(305), "LZO (filter 305), which is not installed here: write it again"),
+    "own-filter": (compressed(400), "unknown (filter 400)"),
     "zip": (zipped, "not an HDF5 file"),
     "unreadable": (unreadable, "cannot be opened (Permission denied)"),
     "link-to-itself": (looped, "broken.hdf5"),
@@ -294,6 +342,34 @@ def test_a_broken_file_is_refused_in_one_line(tmp_path, columns_of, case):
         assert caught.value.__suppress_context__ or caught.value.__context__ is None
     assert time.perf_counter() - begun < 2
     assert cache.entries() == [] and not list(cache.folder.glob("*/*.npy"))
+
+
+def test_pieces_that_were_stored_without_their_filter_are_read(tmp_path, columns_of):
+    path, columns = tmp_path / "x.hdf5", columns_of([3, 2], ["terminal", "timeout"])
+    rewards = columns["rewards"].copy()
+    compressed(32015, left_out=1)(path, columns)
+    assert read_hdf5(path).columns["rewards"].tolist() == rewards.tolist()
+
+
+def test_an_installed_plugin_is_loaded(tmp_path, columns_of, monkeypatch):
+    path = tmp_path / "x.hdf5"
+    compressed(32015)(path, columns_of([3, 2], ["terminal", "timeout"]))
+    plugin = tmp_path / "plugin" / "hdf5plugin.py"
+    plugin.parent.mkdir()
+    plugin.write_text(f"open({str(tmp_path / 'loaded')!r}, 'w').close()")
+    monkeypatch.syspath_prepend(plugin.parent)
+    monkeypatch.delitem(sys.modules, "hdf5plugin", raising=False)
+    with pytest.raises(DatasetError, match="Zstandard"):
+        read_hdf5(path)
+    assert (tmp_path / "loaded").exists()
+
+
+def test_a_jobs_share_of_the_memory_counts(tmp_path, monkeypatch):
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "unlimited").write_text("max\n")
+    limits = [tmp_path / "memory.max", tmp_path / "unlimited", tmp_path / "nowhere"]
+    monkeypatch.setattr("lit_offrl.datasets.hdf5_limits._control_group_limits", lambda: limits)
+    assert available_memory() == 5000
 
 
 def test_there_are_enough_of_them():

@@ -17,6 +17,7 @@ from minari.data_collector import EpisodeBuffer  # noqa: E402
 
 from lit_offrl.datasets.cache import ColumnCache  # noqa: E402
 from lit_offrl.datasets.minari import minari_source  # noqa: E402
+from lit_offrl.datasets.sources import find_source  # noqa: E402
 from lit_offrl.errors import ConfigError, DatasetError  # noqa: E402
 
 BOX = spaces.Box(-10, 10, (2,), np.float32)
@@ -108,7 +109,9 @@ def test_an_environment_with_options_of_its_own_is_not_named_by_its_id_alone(fol
 
 def test_of_dictionaries_it_must_be_said_which_parts(folder):
     make("made/goals-v0", spaces.Dict(PARTS))
-    with pytest.raises(ConfigError, match=r"dictionaries of .*observation.*minari_observations"):
+    with pytest.raises(
+        ConfigError, match=r"dictionaries of .*observation \(2\).*minari_observations"
+    ):
         minari_source("made/goals-v0")
     with pytest.raises(ConfigError, match=r"'desired_gaol' .* Did you mean 'desired_goal'"):
         minari_source("made/goals-v0", ["observation", "desired_gaol"])
@@ -205,3 +208,216 @@ def test_without_the_package_it_is_said_how_to_get_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "minari", None)
     with pytest.raises(ConfigError, match=r"pip install 'lit-offrl\[minari\]'"):
         minari_source("made/box-v0")
+
+
+# ---- nested observations ---------------------------------------------------------------------
+
+
+def number(*shape: int) -> spaces.Box:
+    return spaces.Box(-np.inf, np.inf, shape, np.float64)
+
+
+def elements() -> spaces.Dict:
+    return spaces.Dict({"microwave": number(1), "kettle": number(7), "light switch": number(2)})
+
+
+NESTED = spaces.Dict(
+    {
+        "observation": number(9),
+        "desired_goal": elements(),
+        "achieved_goal": elements(),
+        "deep": spaces.Dict({"er": spaces.Dict({"still": number(2, 2)}), "a.b": number()}),
+        "pair": spaces.Tuple((spaces.Discrete(3, start=1), spaces.MultiBinary(2))),
+        "gears": spaces.MultiDiscrete([2, 3]),
+        "picture": spaces.Box(0, 255, (40, 36, 3), np.uint8),
+        "mission": spaces.Text(20),
+    }
+)
+
+
+def counted(space: spaces.Space, steps: int, start: int):
+    """Return ``steps + 1`` observations whose numbers say part and step."""
+    if isinstance(space, spaces.Dict):
+        return {
+            key: counted(inner, steps, start + 100 * place)
+            for place, (key, inner) in enumerate(space.spaces.items())
+        }
+    if isinstance(space, spaces.Tuple):
+        return tuple(counted(inner, steps, start) for inner in space.spaces)
+    if isinstance(space, spaces.Text):
+        return ["open the door"] * (steps + 1)
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        values = np.arange(steps + 1)[:, None] % getattr(space, "nvec", space.start * 0 + 3)
+        return values[:, 0] + space.start if isinstance(space, spaces.Discrete) else values
+    shape = (steps + 1, *space.shape)
+    if isinstance(space, spaces.MultiBinary):
+        return np.ones(shape, np.int8)
+    if space.dtype == np.uint8:
+        return np.zeros(shape, np.uint8)
+    return start + np.arange(np.prod(shape)).reshape(shape).astype(np.float64)
+
+
+def make_nested(name: str, space: spaces.Space, *, episodes: int = 2, data_format: str = "hdf5"):
+    steps = 4
+    buffers = [
+        EpisodeBuffer(
+            id=place,
+            observations=counted(space, steps, 1000 * place),
+            actions=np.zeros((steps, 2), np.float32),
+            rewards=np.zeros(steps),
+            terminations=np.zeros(steps, bool),
+            truncations=np.arange(steps) == steps - 1,
+        )
+        for place in range(episodes)
+    ]
+    minari.create_dataset_from_buffers(
+        name, buffers, action_space=BOX, observation_space=space, data_format=data_format
+    )
+
+
+@pytest.fixture(scope="module", params=["hdf5", "parquet"])
+def nested(tmp_path_factory, request):
+    """Two episodes of four steps with every kind of space."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("minari")))
+        make_nested("made/nested-v0", NESTED, data_format=request.param)
+        yield lambda *names: minari_source("made/nested-v0", list(names))
+
+
+def test_a_goal_that_is_a_dictionary_becomes_a_vector_in_the_order_of_the_space(nested):
+    source = nested("observation")
+    data = source.read()
+    assert (len(data), data.spec.observation_dim) == (8, 9)
+    # Of the space's keys, sorted, `observation` is the sixth and `desired_goal` the third.
+    assert data.columns["observations"][4].tolist() == [1500 + at for at in range(9)]
+    kettle, light, microwave = range(1200, 1207), range(1300, 1302), range(1400, 1401)
+    assert data.columns["goals"][4].tolist() == [*kettle, *light, *microwave]
+    assert data.columns["goals"].shape == (8, 10)
+    assert data.spec.handling == (
+        "observations: observation",
+        "goals: desired_goal.kettle + desired_goal.light switch + desired_goal.microwave",
+    )
+    assert set(source.header().columns) == set(data.columns)
+
+
+@pytest.mark.parametrize(
+    ("names", "row"),
+    [
+        (["desired_goal.microwave"], [401]),
+        (["desired_goal.light switch", "deep.a.b"], [302, 303, 101]),
+        (["deep"], [101, 204, 205, 206, 207]),
+        (["pair"], [0, 1, 0, 1, 1]),  # 2 of 1 to 3
+        (["pair.1", "pair.0"], [1, 1, 0, 1, 0]),
+        (["gears"], [0, 1, 0, 1, 0]),
+    ],
+)
+def test_any_part_of_any_depth_can_be_named(nested, names, row):
+    data = nested(*names).read()
+    assert data.columns["observations"][1].tolist() == row
+    assert data.columns["next_observations"][0].tolist() == row
+    assert data.spec.observation_dim == len(row)
+    assert ("goals" in data.columns) == (names[0].partition(".")[0] != "desired_goal")
+    if "pair" in names:
+        assert data.spec.handling[0] == "observations: pair.0 (3, one-hot) + pair.1"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (
+            ["picture"],
+            r"its 'picture' is Box\(0, 255.* of its parts .*observation \(9\).*can be read",
+        ),
+        (["observation", "mission"], r"its 'mission' is Text\("),
+        (
+            ["desired_goal.kettel"],
+            r"no observation 'desired_goal.kettel'.* 'desired_goal.kettle'\?",
+        ),
+        (["desired_goal", "desired_goal.kettle"], "names 'desired_goal.kettle' twice"),
+        (
+            ["pair.2"],
+            r"no observation 'pair.2' \(it has .*picture \(picture, 40 × 36 × 3: not read",
+        ),
+    ],
+)
+def test_parts_that_cannot_be_had_are_refused_by_name(nested, names, said):
+    with pytest.raises((ConfigError, DatasetError), match=said) as caught:
+        nested(*names)
+    assert "download" not in str(caught.value)
+
+
+def test_a_tuple_of_observations_and_one_number(folder):
+    make_nested("made/tuple-v0", spaces.Tuple((number(2), spaces.Dict({"x": number(1)}))))
+    with pytest.raises(ConfigError, match=r"are tuples of 0 \(2\), 1\.x \(1\): say with"):
+        minari_source("made/tuple-v0")
+    data = minari_source("made/tuple-v0", ["1", "0"]).read()
+    assert data.columns["observations"][1].tolist() == [101 - 100, 2, 3]
+    make_nested("made/discrete-v1", spaces.Discrete(3))
+    assert minari_source("made/discrete-v1").read().columns["observations"][1].tolist() == [0, 1, 0]
+    make_nested("made/picture-v0", NESTED["picture"])
+    with pytest.raises(DatasetError, match=r"'observations' is Box.*no vector: choose another"):
+        minari_source("made/picture-v0")
+
+
+def change_key(file, key):
+    file[key.rpartition("/")[0] + "/other"] = file[key][()]
+    del file[key]
+
+
+def put_seven(file, key):
+    file[key][1] = 7
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "names", "said"),
+    [
+        (drop, "desired_goal/kettle", ["observation"], "'episode_1' has no 'desired_goal.kettle'"),
+        (drop, "desired_goal", ["desired_goal"], "has no 'desired_goal.kettle'"),
+        (change_key, "deep/er/still", ["deep"], "'episode_1' of 2 is missing or cannot be read"),
+        (shorten, "desired_goal/kettle", ["observation"], "has 5 rows of 'desired_goal.light"),
+        (put_seven, "pair/_index_0", ["pair"], r"has \[7\] as 'pair.0' in row 1, which is not in"),
+    ],
+)
+def test_an_episode_that_is_not_as_its_space_says(folder, change, key, names, said):
+    make_nested("made/nested-v1", NESTED)
+    with h5py.File(folder / "made/nested-v1/data/main_data.hdf5", "a") as file:
+        change(file, f"episode_1/observations/{key}")
+    with pytest.raises(DatasetError, match=said) as caught:
+        minari_source("made/nested-v1", names).read()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dataset_by_its_folder(folder, tmp_path):
+    make("made/box-v0", BOX)
+    by_id = minari_source("made/box-v0").read()
+    moved = (folder / "made/box-v0").rename(tmp_path / "elsewhere")
+    for place in (moved, moved / "data"):
+        found = find_source(place).read()
+        assert found.spec.name == "minari:made/box-v0"
+        assert found.spec.sha256 == by_id.spec.sha256 and str(moved) in found.spec.origin
+    assert find_source(f"minari:{moved}").name == "minari:made/box-v0"
+
+
+def test_episodes_that_promise_more_than_the_memory_holds_are_refused_unread(folder):
+    make("made/box-v0", BOX)
+    with h5py.File(folder / "made/box-v0/data/main_data.hdf5", "a") as file:
+        del file["episode_1/rewards"]
+        file["episode_1"].create_dataset("rewards", (10**13,), "f8", chunks=(1024,))
+    with pytest.raises(DatasetError, match=r"does not fit into memory: 80,000\.00 GB \(main_data"):
+        minari_source("made/box-v0").read()
+
+
+def test_a_compression_that_is_not_installed_is_named(folder):
+    make("made/box-v0", BOX)
+    with h5py.File(folder / "made/box-v0/data/main_data.hdf5", "a") as file:
+        rewards = file["episode_1/rewards"][()]
+        del file["episode_1/rewards"]
+        settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        settings.set_chunk(rewards.shape)
+        settings.set_filter(32001, h5py.h5z.FLAG_OPTIONAL, (3,))
+        space, kind = h5py.h5s.create_simple(rewards.shape), h5py.h5t.IEEE_F64LE
+        column = h5py.h5d.create(file["episode_1"].id, b"rewards", kind, space, dcpl=settings)
+        column.write_direct_chunk((0,), rewards.tobytes(), filter_mask=0)
+    said = r"'episode_1/rewards' is compressed with Blosc \(filter 32001\).*pip install hdf5plugin"
+    with pytest.raises(DatasetError, match=said):
+        minari_source("made/box-v0").read()

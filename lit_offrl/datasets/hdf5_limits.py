@@ -1,0 +1,182 @@
+"""What of an HDF5 file this machine can read: sizes against its memory, compressions against h5py.
+
+Both are told from headers alone. A file of two kilobytes may promise 2³¹ rows of which none was
+ever written, and reading fills them in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import h5py
+
+from lit_offrl.errors import DatasetError
+
+_PLUGIN = "hdf5plugin"  # brings the filters below; h5py has gzip, LZF and mostly szip itself
+_PLUGIN_FILTERS = {
+    307: "bzip2",
+    32001: "Blosc",
+    32004: "LZ4",
+    32008: "Bitshuffle",
+    32013: "ZFP",
+    32015: "Zstandard",
+    32017: "SZ",
+    32018: "FCIDECOMP",
+    32024: "SZ3",
+    32026: "Blosc2",
+    32028: "SPERR",
+}
+_OTHER_FILTERS = {4: "szip", 305: "LZO", 32000: "LZF", 32012: "JPEG-LS", 32019: "JPEG"}
+
+_SMALL = 2**30  # bytes up to which a file may promise whatever it likes
+_RATIO = 2000  # gzip makes data smaller by a factor of 1,032 at best
+
+
+def require_memory(sizes: Mapping[str, int], where: str) -> None:
+    """Refuse, before anything is read, what the memory cannot hold.
+
+    Args:
+        sizes: bytes that each column takes in memory.
+        where: the file, for messages.
+
+    Raises:
+        DatasetError: with the sizes, and the memory there is.
+    """
+    needed, free = sum(sizes.values()), available_memory()
+    # Asked for and not left to fail: Linux hands out memory that it does not have.
+    if needed > free:
+        raise DatasetError(
+            f"{where}: does not fit into memory: {_gigabytes(needed)} ({_listed(sizes)}) are "
+            f"needed and {_gigabytes(free)} are available: use a machine with more memory, or "
+            "fewer rows."
+        )
+
+
+def require_written(sizes: Mapping[str, int], file_size: int, where: str) -> None:
+    """Refuse a file that promises far more than it can hold, most of which was never written.
+
+    Args:
+        sizes: bytes of each column before compression.
+        file_size: bytes of the file.
+        where: the file, for messages.
+
+    Raises:
+        DatasetError: with the sizes.
+    """
+    promised = sum(sizes.values())
+    if promised > max(_SMALL, _RATIO * file_size):
+        raise DatasetError(
+            f"{where}: promises {_gigabytes(promised)} ({_listed(sizes)}) in {file_size:,} bytes, "
+            "so that nearly all of its values were never written: write the file again, with as "
+            "many rows as there are values."
+        )
+
+
+def stored_bytes(path: Path) -> int:
+    """Return how many bytes the arrays of an HDF5 file are before compression, by its headers.
+
+    A file that cannot be opened has none: whoever reads it says why.
+    """
+    total = 0
+
+    def add(_: str, node: object) -> None:
+        nonlocal total
+        if isinstance(node, h5py.Dataset) and node.shape is not None:
+            total += node.size * node.dtype.itemsize
+
+    with contextlib.suppress(OSError, RuntimeError, KeyError), h5py.File(path, "r") as file:
+        file.visititems(add)
+    return total
+
+
+def available_memory() -> int:
+    """Return the bytes that can be had without swapping, of the machine or of the job's share."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        stated = next((line for line in lines if line.startswith("MemAvailable:")), "")
+        found.append(int(stated.split()[1]) * 1024)
+    for limit in _control_group_limits():
+        with contextlib.suppress(OSError, ValueError):  # `max`, where there is none
+            found.append(int(limit.read_text()))
+    return min(found)
+
+
+def _control_group_limits() -> list[Path]:
+    """Return the files with the limits of this process's control groups, versions 1 and 2."""
+    root, limits = Path("/sys/fs/cgroup"), []
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, place = line.split(":", 2)
+            if controllers in ("", "memory"):
+                top = root / controllers
+                name = "memory.limit_in_bytes" if controllers else "memory.max"
+                group = top / place.lstrip("/")
+                limits += [folder / name for folder in (group, *group.parents, top)]
+    return [path for path in limits if path.is_relative_to(root)]
+
+
+def missing_filters(column: h5py.Dataset) -> list[str]:
+    """Return the compressions of a column that cannot be undone, in words for a message.
+
+    Those that an installed ``hdf5plugin`` brings are loaded and so not missing.
+    """
+    codes = _unavailable(column)
+    if codes:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(_PLUGIN)
+            codes = _unavailable(column)
+    known = _PLUGIN_FILTERS | _OTHER_FILTERS
+    return [f"{known.get(code) or name or 'unknown'} (filter {code})" for code, name in codes]
+
+
+def say_missing(column: h5py.Dataset, name: str, where: str) -> str | None:
+    """Return what to say of a column whose compression is not installed; None where it is."""
+    missing = missing_filters(column)
+    if not missing:
+        return None
+    installable = all(code in _PLUGIN_FILTERS for code, _ in _unavailable(column))
+    todo = f"run `pip install {_PLUGIN}`" if installable else "write it again with gzip"
+    return (
+        f"{where}: '{name}' is compressed with {' and '.join(missing)}, which is not installed "
+        f"here: {todo}."
+    )
+
+
+def refuse_missing_filters(path: Path, where: str) -> None:
+    """Refuse a file with an array whose compression is not installed.
+
+    Raises:
+        DatasetError: it names the first such array, its compression, and how to install that.
+    """
+
+    def look(name: str, node: object) -> str | None:
+        return say_missing(node, name, where) if isinstance(node, h5py.Dataset) else None
+
+    with h5py.File(path, "r") as file:
+        said = file.visititems(look)
+    if said is not None:
+        raise DatasetError(said)
+
+
+def _unavailable(column: h5py.Dataset) -> list[tuple[int, str]]:
+    """Return code and stated name of each filter that HDF5 does not have."""
+    settings = column.id.get_create_plist()
+    filters = [settings.get_filter(place) for place in range(settings.get_nfilters())]
+    return [
+        (code, name.decode(errors="replace"))
+        for code, _, _, name in filters
+        if not h5py.h5z.filter_avail(code)
+    ]
+
+
+def _listed(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {_gigabytes(size)}" for name, size in sizes.items())
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.2f} GB"

@@ -1,0 +1,75 @@
+"""Opening a Minari dataset through the ``minari`` package: by its id, or by its folder."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from lit_offrl.errors import ConfigError, DatasetError, reason
+
+PREFIX = "minari:"
+_METADATA = "metadata.json"
+
+
+def minari_folder(path: str | os.PathLike[str]) -> Path | None:
+    """Return the folder ``data`` of a Minari dataset's folder, or of that folder itself.
+
+    None where the path is no such folder, as an id is none.
+    """
+    place = Path(path).expanduser()
+    for folder in (place / "data", place):
+        if (folder / _METADATA).is_file():
+            return folder.absolute()
+    return None
+
+
+def open_minari(dataset_id: str, folder: Path | None) -> Any:
+    """Return the package's dataset of a folder, or of an id under the package's root.
+
+    Raises:
+        ConfigError: the package is not installed.
+        DatasetError: there is no such dataset, or it cannot be opened.
+    """
+    try:
+        minari = importlib.import_module("minari")
+    except ImportError:
+        raise ConfigError(
+            f"{PREFIX}{dataset_id}: needs the package minari: pip install 'lit-offrl[minari]'."
+        ) from None
+    try:
+        return minari.load_dataset(dataset_id) if folder is None else minari.MinariDataset(folder)
+    except FileNotFoundError:
+        raise DatasetError(
+            f"{PREFIX}{dataset_id}: is not on disk: run `minari download {dataset_id}`."
+        ) from None
+    except Exception as error:  # a broken folder raises whatever minari trips over
+        said = reason(error, named=True)
+        raise DatasetError(
+            f"{PREFIX}{dataset_id}: cannot be opened ({said}): make or download the dataset again."
+        ) from None
+
+
+def environment(metadata: Mapping[str, Any]) -> tuple[str | None, int | None, str | None]:
+    """Return id and step limit of the environment to evaluate in, else of that of the data.
+
+    An id names it only where it was made with the options that gymnasium registers with the id;
+    else there is no id, and the third is the reason.
+    """
+    stated = metadata.get("eval_env_spec") or metadata.get("env_spec")
+    if not stated:
+        return None, None, None
+    facts = json.loads(stated)  # minari has read it, so it is sound
+    env_id, limit = facts.get("id"), facts.get("max_episode_steps")
+    options = facts.get("kwargs") or {}
+    usual = gymnasium.registry[env_id].kwargs if env_id in gymnasium.registry else {}
+    other = [name for name in options if name not in usual or options[name] != usual[name]]
+    other += ["additional_wrappers"] if facts.get("additional_wrappers") else []
+    if not other:
+        return env_id, limit, None
+    return None, limit, f"its {env_id} was made with options of its own ({', '.join(other)})"

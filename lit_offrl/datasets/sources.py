@@ -1,0 +1,51 @@
+"""Datasets by whatever a command line names: a name, a file, ``minari:ID``, ``d4rl:NAME``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from lit_offrl.datasets.catalog import Source, resolve
+from lit_offrl.datasets.d4rl_package import PackagedSource
+from lit_offrl.datasets.minari import MinariSource, minari_source
+from lit_offrl.datasets.minari_opening import PREFIX, minari_folder
+from lit_offrl.errors import ConfigError
+
+D4RL_PREFIX = "d4rl:"
+
+AnySource = Source | MinariSource | PackagedSource
+
+
+def is_minari(text: str) -> bool:
+    """Say whether a name is ``minari:ID`` or the path of a Minari dataset's folder."""
+    return text.startswith(PREFIX) or minari_folder(text) is not None
+
+
+def find_source(
+    name_or_path: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    minari_observations: Sequence[str] | None = None,
+    guess: bool = False,
+) -> AnySource:
+    """Find a dataset.
+
+    Args:
+        name_or_path: ``minari:ID``; the folder of a Minari dataset, with ``minari:`` or without;
+            ``d4rl:NAME``; or what ``resolve`` takes.
+        data_dir: as in ``resolve``.
+        minari_observations: of Minari's nested observations, the parts to put behind each other.
+        guess: take the usual parts where none are given.
+
+    Raises:
+        ConfigError: an option does not go with the dataset.
+        DatasetError: there is no such dataset, or it cannot be opened.
+    """
+    text = os.fspath(name_or_path)
+    if is_minari(text):
+        return minari_source(text.removeprefix(PREFIX), minari_observations, guess=guess)
+    if minari_observations is not None:
+        raise ConfigError(f"{text}: minari_observations goes with minari:ID alone.")
+    if text.startswith(D4RL_PREFIX):
+        return PackagedSource(text.removeprefix(D4RL_PREFIX))
+    return resolve(text, data_dir)
