@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 from rich.markup import escape
@@ -26,6 +27,7 @@ from lit_offrl.datasets.checks import examine
 from lit_offrl.datasets.d4rl_package import PackagedSource
 from lit_offrl.datasets.download import download
 from lit_offrl.datasets.entries import CATALOG, CatalogEntry
+from lit_offrl.datasets.hdf5 import Format
 from lit_offrl.datasets.minari import MinariSource
 from lit_offrl.datasets.minari_opening import PREFIX
 from lit_offrl.datasets.sidecar import read_sidecar
@@ -101,7 +103,13 @@ def _find(options: argparse.Namespace) -> AnySource:
     """Find what ``info`` and ``check`` are about; of Minari's parts the usual ones by default."""
     chosen: str | None = options.minari_observations
     parts = None if chosen is None else [part.strip() for part in chosen.split(",")]
-    return find_source(options.dataset, options.data_dir, minari_observations=parts, guess=True)
+    return find_source(
+        options.dataset,
+        options.data_dir,
+        minari_observations=parts,
+        guess=True,
+        format=options.format,
+    )
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -235,6 +243,8 @@ def _parser() -> OneLineParser:
     for verb in (info, check, fetch):
         verb.add_argument("dataset", metavar="NAME" if verb is fetch else "NAME|FILE")
     for verb in (info, check):
+        words = "an HDF5 file's layout: auto takes what the file says, else guesses [auto]"
+        verb.add_argument("--format", choices=get_args(Format), default="auto", help=words)
         parts = "of Minari's nested observations, the parts to put behind each other"
         verb.add_argument("--minari_observations", metavar="A,B", help=parts)
     where = f"where downloads are [${DATA_DIR_VARIABLE}, else ~/.lit_offrl/datasets]"

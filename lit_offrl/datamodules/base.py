@@ -15,6 +15,7 @@ from lightning.pytorch import LightningDataModule
 
 from lit_offrl.datamodules.loaders import FixedLoader, TrainLoader
 from lit_offrl.datasets.catalog import default_cache_dir, resolve
+from lit_offrl.datasets.hdf5 import Format
 from lit_offrl.datasets.policies import episodes_of_policies
 from lit_offrl.datasets.priorities import Priorities, PrioritizedOrder
 from lit_offrl.datasets.rows import Spans
@@ -22,6 +23,7 @@ from lit_offrl.datasets.sampler import Order, RowOrder
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.datasets.views import BoundView, Transitions, View
 from lit_offrl.errors import ConfigError, DatasetError
+from lit_offrl.quiet import say
 from lit_offrl.randomness import ShardedGenerator, mix
 
 _SPLIT, _HELD_OUT = 0x5B17, 0x4E1D  # keep the streams of one seed apart
@@ -44,6 +46,8 @@ class OfflineDataModule(LightningDataModule):
         data_dir: where downloaded datasets are; ``$LIT_OFFRL_DATA`` or ``~/.lit_offrl/datasets``
             by default.
         env_id: the environment's gymnasium id, where the file is silent or wrong.
+        format: the file's layout: ``d4rl``, ``pybullet`` (rewards shifted by one row), or ``auto``,
+            which takes what the file says, else guesses; see ``read_hdf5``.
         device: ``auto`` keeps data that fit on the training device, ``cpu`` in main memory.
         seed: of the order of rows and of the choice of held-out episodes.
         hold_out_policies: values of the column ``policy`` whose episodes are in no training and no
@@ -64,6 +68,7 @@ class OfflineDataModule(LightningDataModule):
         validation_batches: int | None = 20,
         data_dir: str | None = None,
         env_id: str | None = None,
+        format: Format = "auto",
         device: Literal["auto", "cpu"] = "auto",
         seed: int = 0,
         hold_out_policies: Sequence[float] = (),
@@ -84,6 +89,7 @@ class OfflineDataModule(LightningDataModule):
         self.validation_fraction = validation_fraction
         self.validation_batches = validation_batches
         self.env_id = env_id
+        self.format = format
         self.device = device
         self.seed = seed
         self.hold_out_policies = tuple(float(value) for value in hold_out_policies)
@@ -100,7 +106,10 @@ class OfflineDataModule(LightningDataModule):
     # ---- what Lightning calls ------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Read the rows, check that the module can use them, and hold episodes out."""
+        """Read the rows, check that the module can use them, and hold episodes out.
+
+        What was done to the rows is said.
+        """
         if self.dataset is not None:
             return
         module = self._module()
@@ -122,6 +131,8 @@ class OfflineDataModule(LightningDataModule):
             dataset = dataset.with_spec(replace(dataset.spec, handling=said))
         self.spec = dataset.spec
         self.dataset = dataset
+        for sentence in self.spec.handling:
+            say(f"{self.spec.name}: {sentence}")
 
     def train_dataloader(self) -> TrainLoader:
         """Batches in an order that is a pure function of (seed, step, rank, world size).
@@ -228,11 +239,11 @@ class OfflineDataModule(LightningDataModule):
     def _open(self, dataset: str) -> DatasetSpec:
         """Find the dataset and return its spec, without its rows."""
         self._source = resolve(dataset, self.data_dir)
-        return self._source.header(env_id=self.env_id)
+        return self._source.header(format=self.format, env_id=self.env_id)
 
     def _read(self, require: Sequence[str]) -> OfflineDataset:
         """Return the rows, with at least these columns."""
-        return self._source.read(require=require, env_id=self.env_id)
+        return self._source.read(require=require, format=self.format, env_id=self.env_id)
 
     def _split(self, dataset: OfflineDataset) -> dict[str, np.ndarray]:
         """Return the numbers of the training episodes and, if there are any, the held-out ones.

@@ -10,6 +10,7 @@ from lit_offrl.datamodules.base import OfflineDataModule
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.catalog import default_cache_dir
 from lit_offrl.datasets.d4rl_package import PackagedSource, read_d4rl
+from lit_offrl.datasets.hdf5 import Format
 from lit_offrl.datasets.minari import MinariSource
 from lit_offrl.datasets.rewards import Rewards, handle_rewards
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
@@ -45,6 +46,7 @@ class D4RLDataModule(OfflineDataModule):
         validation_batches: so many batches a process in a validation at most.
         data_dir: where downloaded datasets are.
         env_id: the environment's gymnasium id, where the file is silent or wrong.
+        format: the file's layout, ``auto``, ``d4rl`` or ``pybullet``, as in the base class.
         device: ``auto`` keeps data that fit on the training device, ``cpu`` in main memory.
         seed: of the order of rows and of the choice of held-out episodes.
         hold_out_policies: values of the column ``policy`` that are in no batch, as in the base
@@ -70,6 +72,7 @@ class D4RLDataModule(OfflineDataModule):
         validation_batches: int | None = 20,
         data_dir: str | None = None,
         env_id: str | None = None,
+        format: Format = "auto",
         device: Literal["auto", "cpu"] = "auto",
         seed: int = 0,
         hold_out_policies: Sequence[float] = (),
@@ -87,18 +90,11 @@ class D4RLDataModule(OfflineDataModule):
             validation_batches=validation_batches,
             data_dir=data_dir,
             env_id=env_id,
+            format=format,
             device=device,
             seed=seed,
             hold_out_policies=hold_out_policies,
         )
-
-    def setup(self, stage: str) -> None:
-        """Read the rows as the base class does, and say what was done to them."""
-        before = self.dataset
-        super().setup(stage)
-        if before is None:
-            for sentence in self.spec.handling:
-                say(f"{self.spec.name}: {sentence}")
 
     def _open(self, dataset: str) -> DatasetSpec:
         minari = is_minari(dataset)
@@ -109,7 +105,12 @@ class D4RLDataModule(OfflineDataModule):
                 f"{dataset}: rewards 'sparse_windows' is for D4RL's antmaze and maze2d: "
                 "leave the option out."
             )
-        found = find_source(dataset, self.data_dir, minari_observations=self.minari_observations)
+        found = find_source(
+            dataset,
+            self.data_dir,
+            minari_observations=self.minari_observations,
+            format=self.format,
+        )
         self._found = found
         if isinstance(found, MinariSource):
             return found.header()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from lit_offrl.datamodules.base import OfflineDataModule
+from lit_offrl.datasets.hdf5 import Format
 from lit_offrl.datasets.views import View
 
 
@@ -21,6 +22,7 @@ class PyBulletDataModule(OfflineDataModule):
         validation_batches: so many batches a process in a validation at most.
         data_dir: where downloaded datasets are.
         env_id: the environment's gymnasium id, where the file is silent or wrong.
+        format: the file's layout, ``auto``, ``d4rl`` or ``pybullet``, as in the base class.
         device: ``auto`` keeps data that fit on the training device, ``cpu`` in main memory.
         seed: of the order of rows and of the choice of held-out episodes.
         hold_out_policies: values of the column ``policy`` that are in no batch, as in the base
@@ -41,6 +43,7 @@ class PyBulletDataModule(OfflineDataModule):
         validation_batches: int | None = 20,
         data_dir: str | None = None,
         env_id: str | None = None,
+        format: Format = "auto",
         device: Literal["auto", "cpu"] = "auto",
         seed: int = 0,
         hold_out_policies: Sequence[float] = (),
@@ -53,6 +56,7 @@ class PyBulletDataModule(OfflineDataModule):
             validation_batches=validation_batches,
             data_dir=data_dir,
             env_id=env_id,
+            format=format,
             device=device,
             seed=seed,
             hold_out_policies=hold_out_policies,

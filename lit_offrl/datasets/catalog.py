@@ -12,6 +12,7 @@ from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.entries import CATALOG, CatalogEntry
 from lit_offrl.datasets.environments import env_id_from_name
 from lit_offrl.datasets.hdf5 import Format, read_hdf5, read_header
+from lit_offrl.datasets.pybullet import without_layout
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.datasets.sidecar import read_sidecar
 from lit_offrl.errors import DatasetError, nearest
@@ -30,12 +31,14 @@ class Source:
         path: of its file, which for a catalogue entry may have to be downloaded first.
         entry: the catalogue's, if it is one of the catalogue.
         bundled: whether the file is part of the package.
+        format: the layout that it is read in where ``header`` and ``read`` are told none.
     """
 
     name: str
     path: Path
     entry: CatalogEntry | None = None
     bundled: bool = False
+    format: Format = "auto"
 
     @property
     def on_disk(self) -> bool:
@@ -140,6 +143,7 @@ class Source:
         return dataset.with_spec(self._complete(dataset.spec, env_id))
 
     def _options(self, format: Format, env_id: str | None) -> dict[str, Any]:
+        format = self.format if format == "auto" else format
         if self.entry is None:
             return {"format": format, "env_id": env_id}
         format = self.entry.format if format == "auto" else format
@@ -155,6 +159,8 @@ class Source:
         spec = replace(spec, name=self.name, origin=str(self.path))
         if self.entry is None:
             return spec
+        if self.entry.format == "pybullet":
+            spec = replace(spec, handling=without_layout(spec.handling))
         # The catalogue knows the environment, or that there is none, better than the file's name.
         return self.entry.complete(replace(spec, env_id=env_id or self.entry.env_id))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lit_offrl.datasets.d4rl import family
+from lit_offrl.datasets.pybullet import is_guess
 from lit_offrl.datasets.schema import OfflineDataset
 
 
@@ -92,6 +93,7 @@ def _warnings(dataset: OfflineDataset) -> Iterator[str]:
                 f"column 'next_observations' is not the observation of the following row in "
                 f"{int(broken.sum()):,} rows within episodes, first in row {rows[broken][0]:,}"
             )
+    yield from filter(is_guess, spec.handling)
     yield from _odd_ends(dataset)
 
 

@@ -46,7 +46,7 @@ def read_hdf5(
         format: ``d4rl``; ``pybullet`` (rewards shifted by one, no timeouts); or ``auto``: what the
             file's attribute ``lit_offrl_layout`` says, else ``pybullet`` if the file has no
             ``timeouts``, its ``terminals`` are (N, 1) and the action on every terminal row is
-            zero, else ``d4rl``.
+            zero, else ``d4rl``. A guess stands in the spec's ``handling``.
         env_id: the environment's gymnasium id, where the file does not say, or says it wrong.
         name: the name the dataset goes by; the file's own unless given.
         task: whose conventions hold in layout ``d4rl`` (see ``d4rl.put_right``), where that is not
@@ -59,6 +59,7 @@ def read_hdf5(
     """
     with Hdf5File(path) as file:
         layout, spec = _header(file, tuple(require), format, env_id, name)
+        guessed = layout == "pybullet" and format == "auto" and not _stated(file)
         wanted = pybullet.COLUMNS if layout == "pybullet" else tuple(file.columns)
         columns = {key: file.read(key) for key in wanted if key in file.columns}
         ended = file.read_ends() if file.ends else {}
@@ -74,7 +75,9 @@ def read_hdf5(
                 "which format 'pybullet' has no place for: use format 'd4rl'."
             )
         limit = spec.max_episode_steps or pybullet.STEP_LIMIT
+        rows = len(columns["observations"])
         columns = pybullet.to_transitions(columns, limit, str(path))
+        handling = (pybullet.words(rows - len(columns["observations"]), guessed),)
     else:
         own = spec.env_id if (spec.env_id or "").startswith(OWN) else None
         columns, done = d4rl.put_right(
@@ -200,9 +203,8 @@ def _layout(file: Hdf5File, format: str) -> str:
     if format != "auto":
         known = ("auto", *_LAYOUTS)
         raise ConfigError(f"format '{format}': use one of {known}.{nearest(format, known)}")
-    stated = file.attributes.get(LAYOUT_ATTRIBUTE)
-    if stated in _LAYOUTS:
-        return str(stated)
+    if stated := _stated(file):
+        return stated
     if "timeouts" in file.columns or "terminals" not in file.columns or file.ends:
         return "d4rl"
     if file.columns["terminals"].ndim != 2:
@@ -211,10 +213,17 @@ def _layout(file: Hdf5File, format: str) -> str:
     found = pybullet.looks_like(file.read("terminals"), actions)
     if found is None:
         raise DatasetError(
-            f"{file.path}: without 'actions' nothing tells whether its rewards are shifted by one "
-            "as d4rl-pybullet's are: give format 'd4rl' or 'pybullet'."
+            f"{file.path}: its 'terminals' are (N, 1) as d4rl-pybullet's are, and without 'actions'"
+            " nothing tells whether each episode ends in an extra row as there: give format 'd4rl' "
+            "or 'pybullet' (--data.init_args.format, or `lit-offrl datasets check --format`)."
         )
     return "pybullet" if found else "d4rl"
+
+
+def _stated(file: Hdf5File) -> str | None:
+    """Return the layout that the file's attribute names."""
+    stated = file.attributes.get(LAYOUT_ATTRIBUTE)
+    return str(stated) if stated in _LAYOUTS else None
 
 
 def _env_id(file: Hdf5File, sizes: tuple[int, int]) -> str | None:

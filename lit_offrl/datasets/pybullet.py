@@ -23,6 +23,8 @@ from lit_offrl.errors import DatasetError
 
 COLUMNS = ("observations", "actions", "rewards", "terminals")
 STEP_LIMIT = 1000  # of all four environments
+_LAYOUT = "layout: "  # begins what is said of it
+_GUESSED = _LAYOUT + "guessed to be "
 
 
 def looks_like(terminals: np.ndarray, actions: np.ndarray | None) -> bool | None:
@@ -40,6 +42,32 @@ def looks_like(terminals: np.ndarray, actions: np.ndarray | None) -> bool | None
     if actions is None or len(actions) != len(ends):
         return None
     return not actions[ends].any()
+
+
+def words(extra: int, guessed: bool) -> str:
+    """Return what stands with the data: what was done to the rows, and whether on a guess.
+
+    Args:
+        extra: how many rows were left out.
+        guessed: whether nothing but the columns' shapes and values told the layout.
+    """
+    done = f"d4rl-pybullet's: each row's reward is the one after it, {extra:,} extra rows left out"
+    if not guessed:
+        return _LAYOUT + done
+    return (
+        f"{_GUESSED}{done}; the signs were 'terminals' of shape (N, 1), no 'timeouts', and zero "
+        "actions on all terminal rows: if the rows are steps already, give format 'd4rl'"
+    )
+
+
+def is_guess(sentence: str) -> bool:
+    """Say whether a sentence of ``handling`` tells of a guessed layout."""
+    return sentence.startswith(_GUESSED)
+
+
+def without_layout(handling: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the sentences that do not tell of the layout, for data that are known to have it."""
+    return tuple(each for each in handling if not each.startswith(_LAYOUT))
 
 
 def to_transitions(

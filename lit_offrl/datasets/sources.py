@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lit_offrl.datasets.catalog import Source, resolve
 from lit_offrl.datasets.d4rl_package import PackagedSource
+from lit_offrl.datasets.hdf5 import Format
 from lit_offrl.datasets.minari import MinariSource, minari_source
 from lit_offrl.datasets.minari_opening import PREFIX, minari_folder
 from lit_offrl.errors import ConfigError
@@ -27,6 +29,7 @@ def find_source(
     *,
     minari_observations: Sequence[str] | None = None,
     guess: bool = False,
+    format: Format = "auto",
 ) -> AnySource:
     """Find a dataset.
 
@@ -36,16 +39,19 @@ def find_source(
         data_dir: as in ``resolve``.
         minari_observations: of Minari's nested observations, the parts to put behind each other.
         guess: take the usual parts where none are given.
+        format: the layout of an HDF5 file, see ``read_hdf5``.
 
     Raises:
         ConfigError: an option does not go with the dataset.
         DatasetError: there is no such dataset, or it cannot be opened.
     """
     text = os.fspath(name_or_path)
+    if format != "auto" and (is_minari(text) or text.startswith(D4RL_PREFIX)):
+        raise ConfigError(f"{text}: format goes with HDF5 files alone: leave it out.")
     if is_minari(text):
         return minari_source(text.removeprefix(PREFIX), minari_observations, guess=guess)
     if minari_observations is not None:
         raise ConfigError(f"{text}: minari_observations goes with minari:ID alone.")
     if text.startswith(D4RL_PREFIX):
         return PackagedSource(text.removeprefix(D4RL_PREFIX))
-    return resolve(text, data_dir)
+    return replace(resolve(text, data_dir), format=format)

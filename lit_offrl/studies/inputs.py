@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import yaml
 
+from lit_offrl.datasets.hdf5 import Format
 from lit_offrl.datasets.minari_opening import PREFIX
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.sources import find_source
@@ -112,16 +113,19 @@ def load_data(given: str | None, checkpoint: Path, require: Sequence[str]) -> Of
         DatasetError: they cannot be read or lack a column.
     """
     parts = folder = None
+    layout: Format = "auto"
     if given is None or given.startswith(PREFIX):
         options = _data_options(checkpoint)
         parts = options.get("minari_observations")
     if given is None:
         given, folder = options.get("dataset"), options.get("data_dir")
+        layout = options.get("format", layout)
         if given is None:
             raise ConfigError(
                 f"{checkpoint}: does not say what it was trained on: give --data NAME or FILE."
             )
-    dataset = find_source(given, folder, minari_observations=parts).read(require=())
+    source = find_source(given, folder, minari_observations=parts, format=layout)
+    dataset = source.read(require=())
     for name in require:  # said here, since what to do depends on the column
         if name not in dataset.columns:
             how = " collect data of several planners" if name == "policy" else " choose other data"
