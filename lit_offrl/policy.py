@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+
+from lit_offrl.errors import EvaluationError
 
 
 @runtime_checkable
@@ -53,3 +56,52 @@ def begin_episodes(policy: Policy, mask: np.ndarray, goals: np.ndarray | None) -
     policy.reset(mask)
     if isinstance(policy, GoalPolicy):
         policy.aim(goals)
+
+
+class CheckedAct:
+    """A policy's ``act`` that refuses observations which it could only answer with nonsense.
+
+    Args:
+        act: maps observations (E, o), float32, to actions (E, a).
+        width: o.
+    """
+
+    def __init__(self, act: Callable[[np.ndarray], np.ndarray], width: int) -> None:
+        self._act = act
+        self._width = width
+
+    def __call__(self, observations: np.ndarray) -> np.ndarray:
+        """Map raw observations (E, o) to environment actions (E, a), float32.
+
+        Raises:
+            EvaluationError: they have another shape, or one of them is not finite.
+        """
+        with np.errstate(over="ignore"):  # what overflows is infinite, and refused
+            rows = np.asarray(observations, np.float32)
+        if rows.ndim != 2 or rows.shape[1] != self._width:
+            single = " of one environment as observation[None]" if rows.ndim == 1 else ""
+            raise EvaluationError(
+                f"policy.act takes observations of shape (E, {self._width}), a row for each of E"
+                f" environments, and was given {rows.shape}: give those{single}."
+            )
+        finite = np.isfinite(rows)
+        if not finite.all():
+            row, dimension = np.argwhere(~finite)[0]
+            raise EvaluationError(
+                f"policy.act was given {rows[row, dimension]} in dimension {dimension} of"
+                f" observation {row}: give finite numbers."
+            )
+        return self._act(rows)
+
+
+def checked(make: Callable[..., Policy]) -> Callable[..., Policy]:
+    """Return a method's ``policy`` with ``CheckedAct`` in place of ``act`` in what it returns."""
+
+    @functools.wraps(make)
+    def policy(module: Any, *args: Any, **options: Any) -> Policy:
+        found = make(module, *args, **options)
+        if not isinstance(found.act, CheckedAct):  # as it is where a subclass calls its parent's
+            found.act = CheckedAct(found.act, module.observation_dim)  # type: ignore[method-assign]
+        return found
+
+    return policy

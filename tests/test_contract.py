@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lit_offrl.errors import EvaluationError
 from lit_offrl.evaluation.evaluate import evaluate_module
 from lit_offrl.modules import OfflineModule, load_module
 
@@ -94,6 +95,18 @@ def weights(path):
     return torch.load(path, weights_only=True)["state_dict"]
 
 
+def refuses_what_no_state_can_be(policy, observations):
+    for wrong, said in (
+        (observations[:, :2], r"shape \(E, 3\), a row for each .* was given \(5, 2\)"),
+        (observations[0], r"was given \(3,\): give those of one environment as observation"),
+        (np.where(np.eye(5, 3) * [0, 1, 0], np.nan, observations), "nan in dimension 1 of obse"),
+        (observations * 1e41, "inf in dimension 0 of observation 0"),  # in float32
+    ):
+        with pytest.raises(EvaluationError, match=said):
+            policy.act(wrong)
+    policy.act(observations.tolist())
+
+
 def test_fits_scores_saves_loads_and_predicts(fit, folder, capsys):
     from lit_offrl.__main__ import main
 
@@ -108,6 +121,7 @@ def test_fits_scores_saves_loads_and_predicts(fit, folder, capsys):
     actions = module.policy(**goal).act(observations)
     assert actions.shape == (5, 1) and actions.dtype == np.float32
     assert np.abs(actions).max() <= 2.0
+    refuses_what_no_state_can_be(module.policy(**goal), observations)
 
     records = [
         evaluate_module(load_module(path), episodes=2, seed=1, policy_options=goal)

@@ -16,7 +16,7 @@ from lit_offrl.datasets.normalizers import MinMaxNormalizer
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import ConfigError, nearest
 from lit_offrl.nets import Dropout
-from lit_offrl.policy import Policy
+from lit_offrl.policy import Policy, checked
 from lit_offrl.quiet import say
 from lit_offrl.randomness import ShardedGenerator
 from lit_offrl.ranges import SEEDS, require_in
@@ -68,6 +68,12 @@ class OfflineModule(LightningModule):
     noise: ShardedGenerator
     missing_columns_advice: str = "Choose a dataset that has it."
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Have the policies of every method, a user's own too, refuse what no state can be."""
+        super().__init_subclass__(**options)
+        if "policy" in vars(cls):
+            cls.policy = checked(cls.policy)  # type: ignore[method-assign]
+
     def __init__(
         self, observation_dim: int, learning_rate: float, seed: int, decay: Decay = "constant"
     ) -> None:
@@ -83,6 +89,7 @@ class OfflineModule(LightningModule):
         """The checkpoint whose weights come once the data are there, where a command names one."""
         self.stopping: Stopping | None = None
         """Set by the callback that hears signals, in a fit that has it."""
+        self.observation_dim = observation_dim
         self.normalizer = MinMaxNormalizer(observation_dim)
         self.noise = ShardedGenerator(seed)
         self.latest_losses: dict[str, Tensor] = {}
