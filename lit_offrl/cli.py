@@ -21,6 +21,7 @@ import lit_offrl.modules  # so that a config may say `class_path: DVFModule`
 from lit_offrl.callbacks import (
     Checkpoints,
     Curves,
+    Duration,
     EvaluationDuringFit,
     FiniteGuard,
     GracefulStop,
@@ -320,7 +321,7 @@ _FROM_SPEC = {
 
 def _always_there() -> list[Callback]:
     """Make the callbacks of every fit that have no options."""
-    return [FiniteGuard(), Curves(), GracefulStop(), SayWhyEnded()]
+    return [FiniteGuard(), Curves(), GracefulStop(), Duration(), SayWhyEnded()]
 
 
 def _class(kind: type) -> dict[str, str]:

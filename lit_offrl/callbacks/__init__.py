@@ -2,6 +2,7 @@
 
 from lit_offrl.callbacks.checkpoints import Checkpoints
 from lit_offrl.callbacks.curves import Curves
+from lit_offrl.callbacks.duration import Duration
 from lit_offrl.callbacks.ending import SayWhyEnded
 from lit_offrl.callbacks.evaluation import EvaluationDuringFit
 from lit_offrl.callbacks.finite import FiniteGuard
@@ -13,6 +14,7 @@ from lit_offrl.callbacks.record import RunRecord
 __all__ = [
     "Checkpoints",
     "Curves",
+    "Duration",
     "EvaluationDuringFit",
     "FiniteGuard",
     "GracefulStop",

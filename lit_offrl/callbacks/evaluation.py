@@ -1,4 +1,4 @@
-"""Roll-outs of the policy while it is being trained, and a table at the end."""
+"""Roll-outs of the policy while it is being trained, and tables at the end."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from rich.console import Console
 from lit_offrl.callbacks.checkpoints import Checkpoints, run_folder
 from lit_offrl.callbacks.curves import record_metrics
 from lit_offrl.callbacks.lookup import find_callback, settings
-from lit_offrl.errors import ConfigError, EvaluationError
+from lit_offrl.callbacks.record import data_figures
+from lit_offrl.callbacks.yardsticks import clone_behaviour, yardsticks
+from lit_offrl.errors import ConfigError, EvaluationError, LitOffRLError
 from lit_offrl.evaluation.envs import make_env, step_limit
 from lit_offrl.evaluation.evaluate import evaluate_module
+from lit_offrl.evaluation.record import EvaluationRecord
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.policy import GoalPolicy
 from lit_offrl.quiet import say
+from lit_offrl.ranges import require_in
 
 
 class EvaluationDuringFit(Callback):
@@ -26,6 +30,10 @@ class EvaluationDuringFit(Callback):
     ``evaluate_module`` leaves those as they were. Logs ``eval/return_mean`` and, where the
     environment has reference returns, ``eval/normalized_score``; writes ``evaluation.json`` (of
     a step: ``evaluation-step-STEP.json``) to the run's folder.
+
+    At the end a table shows the policy's mean beside that of the data's own episodes, without which
+    a score says little, and with ``bc_steps`` beside that of a policy which imitates the data:
+    trained then, in seconds, rolled out alike, and recorded in ``behaviour-cloning.json``.
 
     Where nothing can be rolled out, a line says so and training goes on: the dataset names no
     environment, or one whose episodes nothing limits; the module has no policy (yet), or one that
@@ -38,6 +46,7 @@ class EvaluationDuringFit(Callback):
         num_envs: environments stepped together.
         max_episode_steps: instead of the environment's own step limit; that of the data by default
             where the environment has none.
+        bc_steps: optimiser steps of behaviour cloning, for the table at the end; 0 for none.
 
     Raises:
         ConfigError: a number that cannot be.
@@ -51,6 +60,7 @@ class EvaluationDuringFit(Callback):
         seed: int = 0,
         num_envs: int = 8,
         max_episode_steps: int | None = None,
+        bc_steps: int = 0,
     ) -> None:
         if episodes < 0 or num_envs < 1:
             raise ConfigError(
@@ -62,11 +72,13 @@ class EvaluationDuringFit(Callback):
             raise ConfigError(
                 f"max_episode_steps is {max_episode_steps}: give at least 1, or null."
             )
+        require_in("[0, inf)", bc_steps=bc_steps)
         self.episodes = episodes
         self.every_n_steps = every_n_steps
         self.seed = seed
         self.num_envs = num_envs
         self.max_episode_steps = max_episode_steps
+        self.bc_steps = bc_steps
         self._latest = 0
         self._possible = False
 
@@ -115,15 +127,49 @@ class EvaluationDuringFit(Callback):
             self._evaluate(trainer, pl_module, f"evaluation-step-{step}.json")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate what was trained, once it is saved, and print the table."""
+        """Evaluate what was trained, once it is saved, and print the tables."""
         checkpoints = find_callback(trainer, Checkpoints)
         if checkpoints is not None:
             checkpoints.save_now(trainer)
         record = self._evaluate(trainer, pl_module, "evaluation.json")
-        if record is not None and trainer.is_global_zero:
-            Console().print(record.table())
+        cloning = self._evaluate_cloning(trainer, pl_module)
+        if not trainer.is_global_zero or self.episodes == 0 or settings(trainer).fast_dev_run:
+            return
+        console = Console()
+        if record is not None:
+            console.print(record.table())
+        data = data_figures(trainer)
+        if record is not None or data:
+            dataset = settings(trainer).datamodule.spec.name
+            console.print(yardsticks(data, dataset, record, cloning))
 
-    def _evaluate(self, trainer: Trainer, module: LightningModule, name: str) -> Any:
+    def _evaluate_cloning(
+        self, trainer: Trainer, module: LightningModule
+    ) -> EvaluationRecord | None:
+        if not self._possible or self.bc_steps == 0:
+            return None
+        assert isinstance(module, OfflineModule) and module.spec is not None
+        say(f"training behaviour cloning for {self.bc_steps:,} steps, to compare with.")
+        try:
+            dataset = settings(trainer).datamodule.train_set.with_spec(module.spec)
+            record = evaluate_module(
+                clone_behaviour(dataset, self.bc_steps, module.seed),
+                episodes=self.episodes,
+                seed=self.seed,
+                num_envs=self.num_envs,
+                max_episode_steps=self.max_episode_steps,
+                training_steps=self.bc_steps,
+            )
+        except LitOffRLError as error:  # a yardstick must not cost the run its own table
+            say(f"no behaviour cloning beside it: {error}")
+            return None
+        if trainer.is_global_zero:
+            record.save(run_folder(trainer) / "behaviour-cloning.json")
+        return record
+
+    def _evaluate(
+        self, trainer: Trainer, module: LightningModule, name: str
+    ) -> EvaluationRecord | None:
         if not self._possible:
             return None
         assert isinstance(module, OfflineModule)

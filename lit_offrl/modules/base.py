@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import torch
 from lightning.pytorch import LightningModule
@@ -41,6 +50,15 @@ class Stopping(Protocol):
         """Leave if one has come to any process, saying what is kept; all must call this."""
 
 
+class CostChange(NamedTuple):
+    """Where a step's cost changes."""
+
+    step: int
+    """The first optimiser step that costs something else."""
+    dearer: bool
+    """Whether it is known to cost more, rather than not known or less."""
+
+
 class OfflineModule(LightningModule):
     """A method: networks, losses, and a policy that acts on raw observations.
 
@@ -67,6 +85,8 @@ class OfflineModule(LightningModule):
 
     noise: ShardedGenerator
     missing_columns_advice: str = "Choose a dataset that has it."
+    cpu_advice: str | None = None
+    """What makes the method fit CPU cores, in words, where there is a config for it."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Have the policies of every method, a user's own too, refuse what no state can be."""
@@ -146,6 +166,10 @@ class OfflineModule(LightningModule):
     def trained_until(self, network: str) -> int | float:
         """Step after which a parameter group rests; at 0 is its decaying rate by then."""
         return math.inf
+
+    def cost_changes(self, step: int) -> CostChange | None:
+        """The next step, after a given one, from which a step computes something else, if any."""
+        return None
 
     def weight_decay_of(self, network: str) -> float:
         """AdamW's decay of a parameter group's weights; none by default."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lit_offrl.datasets.views import FutureStateBatch, FutureStates
 from lit_offrl.errors import ConfigError
-from lit_offrl.modules.base import Decay
+from lit_offrl.modules.base import CostChange, Decay
 from lit_offrl.modules.checkpoints import load_parts, read_checkpoint
 from lit_offrl.modules.dvf_values import DiffusedValues
 from lit_offrl.modules.extraction import awr_loss, q_loss, reward_gradient_loss
@@ -255,6 +255,7 @@ class DVFModule(DiffusedValues):
 
     # ---- what it needs from the data -----------------------------------------------------------
 
+    cpu_advice = "add --config configs/quick.yaml, which fits two cores"
     missing_columns_advice = (
         "Choose a dataset that has it, or set model.init_args.train to occupancy to pre-train on "
         "states alone."
@@ -356,6 +357,12 @@ class DVFModule(DiffusedValues):
         """ρ and r rest after the warm-up where their values are cached then."""
         done = self.values == "cached" and network in ("occupancy", "reward")
         return self.warmup_steps if done else math.inf
+
+    def cost_changes(self, step: int) -> CostChange | None:
+        """The warm-up's end: then values are sampled for each batch, or ρ and r train no more."""
+        if self.train_part == "occupancy" or step >= self.warmup_steps:
+            return None
+        return CostChange(self.warmup_steps, dearer=self.values == "online")
 
     def idle_parameters(self) -> list[nn.Parameter]:
         """Parameters of the networks that wait or that are done, and those their losses omit."""
