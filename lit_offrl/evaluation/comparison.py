@@ -19,6 +19,7 @@ from lit_offrl.errors import EvaluationError
 from lit_offrl.evaluation import protocol
 from lit_offrl.evaluation.runs import Run
 from lit_offrl.evaluation.statistics import (
+    MANY,
     Statistic,
     interquartile_mean,
     mean,
@@ -127,8 +128,9 @@ def compare(
     marks = {
         run.source: tuple(n for n, each in enumerate(found, 1) if run in each.runs) for run in runs
     }
+    ranges = {name: _range(name, runs, units[name]) for name in datasets}
     cells = {
-        (dataset, method): _cell([members[dataset, method]], [units[dataset]], marks)
+        (dataset, method): _cell([members[dataset, method]], [units[dataset]], marks, ranges)
         for dataset in datasets
         for method in methods
         if (dataset, method) in members
@@ -136,7 +138,9 @@ def compare(
     scored = [dataset for dataset in datasets if units[dataset] == "score"]
     whole = [m for m in methods if all((dataset, m) in members for dataset in scored)]
     aggregates = {
-        method: _cell([members[name, method] for name in scored], ["score"] * len(scored), marks)
+        method: _cell(
+            [members[name, method] for name in scored], ["score"] * len(scored), marks, ranges
+        )
         for method in whole
         if len(scored) > 1
     }
@@ -156,9 +160,13 @@ def compare(
 
 def score_of(run: Run, unit: Metric) -> float:
     """Return a run's mean over its episodes."""
+    return float(np.mean(_episodes(run, unit)))
+
+
+def _episodes(run: Run, unit: Metric) -> tuple[float, ...]:
     values = run.record.scores if unit == "score" else run.record.returns
     assert values is not None  # _unit saw to it
-    return float(np.mean(values))
+    return values
 
 
 def method_labels(
@@ -219,18 +227,33 @@ def _cell(
     members: Sequence[Sequence[Run]],
     units: Sequence[Metric],
     marks: Mapping[str, tuple[int, ...]],
+    ranges: Mapping[str, tuple[float, float]],
 ) -> Cell:
     strata = tuple(
         np.array([score_of(run, unit) for run in runs])
         for runs, unit in zip(members, units, strict=True)
     )
     runs = tuple(run for group in members for run in group)
+    lows, highs = np.array([ranges[group[0].dataset] for group in members]).T
+    limits = {"mean": (lows.mean(), highs.mean()), "iqm": (lows.min(), highs.max())}
     estimates = {}
     for name, statistic in _STATISTICS.items():
-        low, high = stratified_interval(strata, statistic)
-        estimates[name] = Estimate(float(statistic(*strata)), float(low), float(high))
+        ends = np.clip(stratified_interval(strata, statistic), *limits[name])
+        estimates[name] = Estimate(float(statistic(*strata)), *map(float, ends))
     marked = sorted({number for run in runs for number in marks[run.source]})
     return Cell(strata, runs, estimates["mean"], estimates["iqm"], tuple(marked))
+
+
+def _range(dataset: str, runs: Sequence[Run], unit: Metric) -> tuple[float, float]:
+    """Return the least and the most that an episode of any run has earned on a dataset.
+
+    No policy's mean lies outside of what episodes earn, and of many their range is that. Of few,
+    infinities.
+    """
+    values = np.concatenate([_episodes(run, unit) for run in runs if run.dataset == dataset])
+    if len(values) < MANY:
+        return -math.inf, math.inf
+    return float(values.min()), float(values.max())
 
 
 def _data_means(runs: Sequence[Run], units: Mapping[str, Metric]) -> dict[str, float]:

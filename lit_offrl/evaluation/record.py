@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping
@@ -18,7 +19,12 @@ import torch
 from rich.table import Table
 
 from lit_offrl.errors import EvaluationError, nearest
-from lit_offrl.evaluation.statistics import bootstrap_interval, interquartile_mean, standard_error
+from lit_offrl.evaluation.statistics import (
+    ENOUGH,
+    interquartile_mean,
+    interval_within_range,
+    standard_error,
+)
 from lit_offrl.files import write_whole
 
 _PACKAGES = (
@@ -224,15 +230,17 @@ class EvaluationRecord:
         for name, values in rows.items():
             if values is not None:
                 array = np.array(values, np.float64)
-                low, high = bootstrap_interval(array)
+                low, high = interval_within_range(array)
                 cells = [array.mean(), standard_error(array), interquartile_mean(array)]
                 numbers = [f"{cell:.1f}" for cell in (*cells, array.min(), array.max())]
-                interval = f"{low:.1f} … {high:.1f}" if len(array) > 1 else "–"
+                interval = "–" if math.isnan(low) else f"{low:.1f} … {high:.1f}"
                 table.add_row(name, *numbers[:3], interval, *numbers[3:])
         remarks = [f"{self.dataset}: {sentence}." for sentence in self.dataset_handling]
         if self.reached is not None:
             count = sum(steps > 0 for steps in self.reached)
             remarks.append(f"{count} of {len(self.reached)} episodes reached the goal.")
+        if len(self.episodes) < ENOUGH:
+            remarks.append(f"Fewer than {ENOUGH} episodes have no interval (–).")
         if self.scores is None:
             remarks.append("No normalised score: this environment has no reference returns.")
         table.caption = "\n".join(remarks) or None

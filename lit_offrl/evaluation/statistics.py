@@ -15,6 +15,11 @@ import numpy as np
 Statistic = Callable[..., Any]
 """Takes strata (..., K_m), K_m of each, and ``axis``; returns (...)."""
 
+ENOUGH = 6
+"""Values whose range has their median between its ends in 97 % of samples, 1 − 2^(1 − 6)."""
+MANY = 20
+"""Episodes of all runs on a dataset from which on their range is taken for what is possible."""
+
 _HELD = 20_000_000  # numbers that one batch of resamples may have
 
 
@@ -117,6 +122,19 @@ def bootstrap_interval(
         [values], statistic, level=level, resamples=resamples, seed=seed
     )
     return float(low), float(high)
+
+
+def interval_within_range(values: np.ndarray) -> tuple[float, float]:
+    """Interval of the IQM of a run's episodes (K,), cut at the smallest and the largest of them.
+
+    A length lies between 1 and the step limit and many a return between 0 and a goal's reward,
+    which Student's interval around a few does not know. The range of fewer than ``ENOUGH`` values
+    misses the truth too often to cut at, and there is no interval: NaN.
+    """
+    if len(values) < ENOUGH:
+        return math.nan, math.nan
+    low, high = bootstrap_interval(values)
+    return max(low, float(values.min())), min(high, float(values.max()))
 
 
 def performance_profile(

@@ -11,6 +11,7 @@ from typing import Any
 from lit_offrl.evaluation.comparison import ALL, Cell, Comparison, Estimate, score_of
 from lit_offrl.evaluation.coverage import coverage
 from lit_offrl.evaluation.runs import Run
+from lit_offrl.evaluation.statistics import MANY
 from lit_offrl.files import whole_file, write_whole
 
 DATA = "data"
@@ -102,7 +103,9 @@ def footnotes(comparison: Comparison) -> list[str]:
         notes.append("The IQM of fewer than 4 runs is their mean: nothing can be left out.")
     notes.append(
         "Intervals: statistic ± t · standard error of 2,000 resamples of the runs within each "
-        "dataset; –: a single run has none."
+        f"dataset, cut at the least and the most that an episode of any run earned there where "
+        f"there are {MANY} or more; "
+        "–: a single run has none."
     )
     return notes + list(_coverages(cells))
 

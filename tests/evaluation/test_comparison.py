@@ -41,6 +41,23 @@ def runs(run):
     ]
 
 
+def test_intervals_stay_within_what_episodes_earn(run):
+    """Three seeds of a task that pays 0 or 1 an episode: Student's interval begins below 0."""
+    ten = {name: tuple(range(10)) for name in ("episodes", "seeds", "lengths")}
+    ten |= {"terminated": (True,) * 10, "scores": None}
+    shares = (0, 2, 7)
+    found = compare(
+        [
+            run("BC", "maze", seed, 0.0, returns=(1.0,) * share + (0.0,) * (10 - share), **ten)
+            for seed, share in enumerate(shares)
+        ]
+    ).cells["maze", "BC"]
+    student = stats.t.interval(0.95, 2, 0.3, stats.sem([0.0, 0.2, 0.7]))
+    assert student[0] < 0 and student[1] > 1
+    for estimate in (found.mean, found.iqm):
+        assert (estimate.value, estimate.low, estimate.high) == (pytest.approx(0.3), 0.0, 1.0)
+
+
 def test_a_known_table(runs):
     table = compare(runs)
     cell = table.cells["hopper", "BC"]

@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import json
 
 import pytest
@@ -100,3 +101,22 @@ def test_hashes_and_versions():
 def test_the_hardware_names_the_instructions_that_kernels_are_chosen_by():
     said = hardware()
     assert f"({torch.backends.cpu.get_cpu_capability()})" in said and "torch threads" in said
+
+
+@pytest.mark.parametrize("count", [3, 8])
+def test_intervals_stay_within_what_episodes_have_shown(made_record, count):
+    """Of three lengths 2, 9 and 400 Student's interval reaches from −77 to 468 and the like."""
+    lengths = (2, 9, 400, 3, 5, 300, 4, 500)[:count]
+    many = {"lengths": lengths, "returns": tuple(map(float, lengths)), "scores": None}
+    many |= {name: tuple(range(count)) for name in ("episodes", "seeds")}
+    record = made_record(0.0, 0, **many, terminated=(True,) * count)
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(record.table())
+    text = console.export_text()
+    (line,) = [line for line in text.splitlines() if "length" in line]
+    interval = line.split("│")[5].strip()
+    if count == 3:
+        assert interval == "–" and "Fewer than 6 episodes have no interval" in text
+    else:
+        low, high = map(float, interval.split(" … "))
+        assert 2 <= low < high <= 500

@@ -7,6 +7,7 @@ from scipy import stats
 from lit_offrl.evaluation.statistics import (
     bootstrap_interval,
     interquartile_mean,
+    interval_within_range,
     mean,
     performance_profile,
     standard_error,
@@ -74,3 +75,13 @@ def test_the_share_above_each_threshold():
     assert low.tolist()[::2] == [1, 0] == high.tolist()[::2]
     assert 0 <= low[1] < 0.5 < high[1] <= 1
     assert np.isnan(performance_profile([np.array([1.0])], np.zeros(2))[1]).all()
+
+
+def test_an_interval_of_episodes_stays_within_them():
+    lengths = np.array([1.0, 3.0, 5.0, 9.0, 400.0, 500.0])
+    wide = bootstrap_interval(lengths)
+    assert wide[0] < 1  # Student's, around six lengths: below what a length can be
+    low, high = interval_within_range(lengths)
+    assert low == 1 and high == wide[1] <= 500
+    assert all(map(math.isnan, interval_within_range(lengths[:5])))
+    assert interval_within_range(np.full(6, 50.0)) == (50, 50)
