@@ -1,4 +1,4 @@
-"""``lit-offrl datasets``: list, describe, check, download datasets, and clear their cache."""
+"""``lit-offrl datasets``: list, describe, check, convert, download them, and clear their cache."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lit_offrl.commands import datasets_convert
 from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.catalog import (
@@ -234,6 +235,7 @@ def _parser() -> OneLineParser:
     info.set_defaults(run=_info)
     check = verbs.add_parser("check", help="read every value; say what is in it and what is odd")
     check.set_defaults(run=_check)
+    datasets_convert.add_parser(verbs)
     fetch = verbs.add_parser("download", help="bring a dataset of the catalogue to disk")
     fetch.add_argument("--force", action="store_true", help="replace the file that is there")
     fetch.set_defaults(run=_download)
@@ -259,5 +261,5 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         LitOffRLError: in one line, what is wrong and what to do.
     """
-    options = _parser().parse_args(list(argv))
+    options = _parser().parse_args(datasets_convert.join_negative(argv))
     return int(options.run(options))

@@ -12,6 +12,8 @@ from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.entries import CATALOG, CatalogEntry
 from lit_offrl.datasets.environments import env_id_from_name
 from lit_offrl.datasets.hdf5 import Format, read_hdf5, read_header
+from lit_offrl.datasets.logs import is_log
+from lit_offrl.datasets.other_formats import refuse_other_formats
 from lit_offrl.datasets.pybullet import without_layout
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.datasets.sidecar import read_sidecar
@@ -217,11 +219,12 @@ def resolve(
         return Source(text, packaged[text], bundled=True)
     path = Path(text).expanduser()
     if path.exists():
+        refuse_other_formats(path)
         return Source(path.stem, path)
     own = folder / f"{text}.hdf5"
     if os.sep not in text and own.is_file():
         return Source(text, own)
-    if os.sep in text or path.suffix in _SUFFIXES:
+    if os.sep in text or path.suffix in _SUFFIXES or is_log(path):
         known = [entry.name for entry in path.parent.glob("*")] if path.parent.is_dir() else []
         hint = nearest(path.name, known) or " Check the path."
         raise DatasetError(f"{text}: no such file.{hint}")

@@ -181,6 +181,25 @@ def test_names_of_d4rls_package_are_described_and_checked(folder, capsys):
         main(["info", "d4rl:hoper-medium-v2"])
 
 
+def test_a_log_is_converted_and_then_checked(folder, capsys):
+    log, output = folder / "log.csv", folder / "robot.hdf5"
+    lines = [f"{at % 4},{at},{-at % 3},1,{at // 4}" for at in range(12)]
+    log.write_text("\n".join(["x_0,x_1,u,r,id", *lines]))
+    roles = ["--observations", "x_*", "--actions", "u", "--reward", "r", "--episode", "id"]
+    bounds = ["--action-low", "-1,", "--action_high", "2"]
+    with pytest.raises(SystemExit):
+        main(["convert", str(log), str(output), *roles, *bounds])
+    assert "--action_low" in capsys.readouterr().err and not output.exists()
+    bounds[1] = "-1.5"
+    assert main(["convert", str(log), str(output), *roles, *bounds]) == 0
+    assert "observations: 2: x_0, x_1" in capsys.readouterr().out
+    assert main(["check", str(output)]) == 0
+    said = capsys.readouterr().out
+    assert "3: 0 end in a terminal, 3 in a timeout" in said and "12 × 2, 0 to 11" in said
+    assert "0 warnings" not in said  # the reward is constant
+    assert resolve(output).header().action_low == (-1.5,)
+
+
 def test_download_of_what_is_on_disk_says_so(folder, capsys):
     assert main(["download", "hopper-bullet-mine"]) == 0
     assert "on disk already" in capsys.readouterr().out
@@ -193,7 +212,8 @@ def test_download_of_what_is_on_disk_says_so(folder, capsys):
     [
         (
             ["lst"],
-            "unknown verb 'lst' (known: list, info, check, download, cache). Did you mean 'list'?",
+            "unknown verb 'lst' (known: list, info, check, convert, download, cache). Did you mean "
+            "'list'?",
         ),
         (["list", "--filtr", "x"], "unknown option '--filtr'. Did you mean '--filter'?"),
         (["info"], "the following arguments are required: NAME|FILE."),

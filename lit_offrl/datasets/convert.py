@@ -1,0 +1,243 @@
+"""``convert_log``: a log in CSV or Parquet becomes an HDF5 file that everything here reads."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_offrl.datasets.environments import ENVIRONMENTS
+from lit_offrl.datasets.hdf5 import write_hdf5
+from lit_offrl.datasets.log_columns import choose_columns, one_column, require_one_role
+from lit_offrl.datasets.logs import (
+    Log,
+    episode_ends,
+    flags,
+    numbers,
+    open_log,
+    require_rising,
+)
+from lit_offrl.errors import ConfigError, DatasetError
+from lit_offrl.files import file_sha256, require_writable
+
+SUFFIXES = (".hdf5", ".h5")
+_LONGEST = 30_000  # letters of an attribute; HDF5 takes 64 KiB
+
+
+@dataclass(frozen=True)
+class LogOptions:
+    """What the columns of a log are, as the user writes it; see ``choose_columns``.
+
+    Attributes:
+        observations: columns that are put behind each other.
+        actions: likewise; None where the log has none.
+        reward: the column of rewards, if there is one.
+        episode: the column whose value tells episodes apart. Without it ``terminal`` and
+            ``timeout`` say where episodes end.
+        next_observations: as ``observations``, after the step.
+        terminal: whether the task ended with the row.
+        timeout: whether only the recording ended with it.
+        time: rises within each episode; it is checked and not written.
+        env_id: the environment's gymnasium id.
+        action_low: one number, or one an action dimension; with ``action_high``, or both None.
+        action_high: likewise.
+        max_episode_steps: the step limit.
+    """
+
+    observations: str
+    actions: str | None = None
+    reward: str | None = None
+    episode: str | None = None
+    next_observations: str | None = None
+    terminal: str | None = None
+    timeout: str | None = None
+    time: str | None = None
+    env_id: str | None = None
+    action_low: Sequence[float] | None = None
+    action_high: Sequence[float] | None = None
+    max_episode_steps: int | None = None
+
+
+def convert_log(
+    log: Path, output: Path, options: LogOptions, *, force: bool = False
+) -> dict[str, str]:
+    """Write a log's rows as an HDF5 file in D4RL's layout, whole or not at all.
+
+    Args:
+        log: a CSV or Parquet file, see ``logs``.
+        output: the file to write, ``.hdf5`` or ``.h5``.
+        options: what its columns are.
+        force: replace a file that is there.
+
+    Returns:
+        What was written, for people.
+
+    Raises:
+        ConfigError: an option names a column that is not there, or does not go with the others.
+        DatasetError: naming the column and row of the first thing wrong in the log.
+        FileError: the file cannot be written.
+    """
+    if output.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"{output}: the file to write is HDF5: name it {output.stem}.hdf5.")
+    if output.exists() and not force:
+        raise ConfigError(f"{output}: is there already: name another file, or say --force.")
+    if options.episode is None and options.terminal is None and options.timeout is None:
+        raise ConfigError(
+            f"{log}: nothing says where its episodes end: give --episode, the column that tells "
+            "them apart, or --terminal and --timeout."
+        )
+    opened = open_log(log)
+    roles = _roles(opened, options)
+    bounds = _bounds(options)
+    require_writable(output)
+    frame = opened.read([name for names in roles.values() for name in names])
+    columns = _columns(frame, roles, str(log))
+    sizes = {name: values.shape[1] for name, values in columns.items() if values.ndim == 2}
+    _check_sizes(sizes, bounds, options.env_id, str(log))
+    attributes: dict[str, Any] = {
+        "source": "lit-offrl datasets convert",
+        "log": log.name,
+        "log_sha256": file_sha256(log),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "env_id": options.env_id,
+        "max_episode_steps": options.max_episode_steps,
+        **{f"log_{role.lstrip('-')}": ",".join(names)[:_LONGEST] for role, names in roles.items()},
+        **{key: np.resize(value, sizes["actions"]) for key, value in bounds.items()},
+    }
+    write_hdf5(output, columns, attributes)
+    return _summary(columns, roles)
+
+
+def _roles(log: Log, options: LogOptions) -> dict[str, list[str]]:
+    """Return the columns of each option that names some."""
+    where, roles = str(log.path), {}
+    for key in ("observations", "actions", "next_observations"):
+        if (text := getattr(options, key)) is not None:
+            roles[f"--{key}"] = choose_columns(text, log.columns, f"--{key}", where)
+    for key in ("reward", "episode", "terminal", "timeout", "time"):
+        if (text := getattr(options, key)) is not None:
+            roles[f"--{key}"] = [one_column(text, log.columns, f"--{key}", where)]
+    require_one_role(roles, where)
+    return roles
+
+
+def _columns(frame: Any, roles: Mapping[str, list[str]], where: str) -> dict[str, np.ndarray]:
+    """Return the columns of the file to be written."""
+    columns = {}
+    for key in ("observations", "actions", "next_observations"):
+        if names := roles.get(f"--{key}"):
+            pieces = [numbers(frame[name], where).reshape(len(frame), -1) for name in names]
+            columns[key] = np.concatenate(pieces, axis=1)
+    if "--reward" in roles:
+        columns["rewards"] = numbers(frame[roles["--reward"][0]], where)
+        if columns["rewards"].ndim > 1:
+            raise DatasetError(f"{where}: column '{roles['--reward'][0]}' holds lists: name one.")
+    columns |= _ends(frame, {role: names[0] for role, names in roles.items()}, where)
+    return columns
+
+
+def _ends(frame: Any, roles: Mapping[str, str], where: str) -> dict[str, np.ndarray]:
+    """Return ``terminals`` and ``timeouts`` (N,)."""
+    claims = {
+        role: flags(frame[roles[role]], where)
+        for role in ("--terminal", "--timeout")
+        if role in roles
+    }
+    never = np.zeros(len(frame), dtype=np.bool_)
+    terminals = claims.get("--terminal", never)
+    if "--episode" in roles:
+        last = episode_ends(frame[roles["--episode"]], where)
+        for role, claim in claims.items():
+            early = np.flatnonzero(claim & ~last)
+            if len(early):
+                row = int(early[0])
+                raise DatasetError(
+                    f"{where}: column '{roles[role]}' ends an episode in row {row:,}, and by column"
+                    f" '{roles['--episode']}' it goes on in row {row + 1:,}: correct the one that "
+                    f"is wrong, or leave {role} out."
+                )
+    else:
+        last = terminals | claims.get("--timeout", never)
+        last[-1] = True
+    if "--time" in roles:
+        require_rising(frame[roles["--time"]], last, where)
+    if last.all() and "--next_observations" not in roles:
+        raise DatasetError(
+            f"{where}: each of its rows is an episode of its own, so that no row has a next one: "
+            "name the column that is the same in all rows of an episode with --episode."
+        )
+    return {"terminals": terminals, "timeouts": last & ~terminals}
+
+
+def _bounds(options: LogOptions) -> dict[str, Sequence[float]]:
+    low, high = options.action_low, options.action_high
+    if low is None and high is None:
+        return {}
+    if low is None or high is None:
+        raise ConfigError("--action_low and --action_high go together: give both, or neither.")
+    if options.actions is None:
+        raise ConfigError("--action_low and --action_high go with --actions: give the columns.")
+    if not all(map(math.isfinite, (*low, *high))):
+        raise ConfigError("--action_low and --action_high: give finite numbers.")
+    return {"action_low": low, "action_high": high}
+
+
+def _check_sizes(
+    sizes: Mapping[str, int], bounds: Mapping[str, Sequence[float]], env_id: str | None, where: str
+) -> None:
+    """Refuse what the file would be refused for as soon as it is read."""
+    following = sizes.get("next_observations", sizes["observations"])
+    if following != sizes["observations"]:
+        raise ConfigError(
+            f"{where}: --next_observations are {following} numbers and --observations "
+            f"{sizes['observations']}: name the same ones, after the step."
+        )
+    for key, values in bounds.items():
+        if len(values) not in (1, sizes["actions"]):
+            raise ConfigError(
+                f"--{key} has {len(values)} numbers for {sizes['actions']} action dimensions: give "
+                "one for all, or one each."
+            )
+    if bounds:
+        lows, highs = (np.resize(value, sizes["actions"]) for value in bounds.values())
+        for dimension, (low, high) in enumerate(zip(lows, highs, strict=True)):
+            if low >= high:
+                raise ConfigError(
+                    f"--action_low is {low:g} and --action_high {high:g} in dimension {dimension}: "
+                    "give a smaller and a larger number."
+                )
+    facts = ENVIRONMENTS.get(env_id or "")
+    if facts is None:
+        return
+    for key, expected in (
+        ("observations", facts.observation_dim),
+        ("actions", facts.action_dim),
+    ):
+        if key in sizes and sizes[key] != expected:
+            raise ConfigError(
+                f"{where}: --{key} are {sizes[key]} numbers and {facts.env_id} has {expected}: "
+                "name its columns, or leave --env out."
+            )
+
+
+def _summary(
+    columns: Mapping[str, np.ndarray], roles: Mapping[str, Sequence[str]]
+) -> dict[str, str]:
+    ends = columns["terminals"] | columns["timeouts"]
+    terminated = int(columns["terminals"].sum())
+    summary = {
+        "rows": f"{len(ends):,}",
+        "episodes": f"{int(ends.sum()):,}: {terminated:,} end in a terminal, "
+        f"{int(ends.sum()) - terminated:,} in a timeout",
+    }
+    for key in ("observations", "actions", "next_observations"):
+        if key in columns:
+            names = roles[f"--{key}"]
+            summary[key] = f"{columns[key].shape[1]}: {', '.join(names)}"
+    summary["rewards"] = roles["--reward"][0] if "rewards" in columns else "none"
+    return summary

@@ -1,0 +1,59 @@
+"""What is said of files that are no HDF5: how to convert a log, or what can be read instead."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import h5py
+
+from lit_offrl.datasets.log_columns import listed
+from lit_offrl.datasets.logs import is_log, open_log
+from lit_offrl.errors import DatasetError
+
+_KINDS = {
+    "a NumPy archive": (".npz", ".npy"),
+    "a pickle (which can run code when it is opened)": (".pkl", ".pickle", ".p", ".joblib"),
+    "a file of PyTorch's": (".pt", ".pth", ".ckpt", ".safetensors"),
+    "JSON": (".json", ".jsonl", ".ndjson"),
+    "text": (".txt", ".log", ".yaml", ".yml"),
+    "a spreadsheet": (".xlsx", ".xls", ".ods"),
+    "an Arrow file": (".arrow", ".feather", ".ipc"),
+    "a MATLAB file": (".mat",),
+    "TensorFlow's records": (".tfrecord", ".tfrecords"),
+    "a recording of ROS": (".bag", ".mcap", ".db3"),
+    "an archive": (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z"),
+}
+LOG_COMMAND = "lit-offrl datasets convert"
+
+
+def refuse_other_formats(path: Path) -> None:
+    """Refuse a file that by its name is of another format than HDF5, and is none either.
+
+    Raises:
+        DatasetError: for a log, with the command that converts it; else with what can be read.
+    """
+    log = is_log(path)
+    kind = next((kind for kind, ends in _KINDS.items() if path.suffix.lower() in ends), None)
+    if not path.is_file() or not (log or kind) or h5py.is_hdf5(path):
+        return
+    if not log:
+        raise DatasetError(
+            f"{path}: by its name it is {kind}, from which no dataset is read. Readable are HDF5 "
+            "files (.hdf5, as `lit_offrl.datasets.hdf5.write_hdf5` makes of arrays), Minari's "
+            f"datasets (minari:ID), and logs in CSV or Parquet through `{LOG_COMMAND}`."
+        )
+    output = path.with_name(path.name.partition(".")[0] + ".hdf5")
+    files = shlex.join([str(path), str(output)])
+    command = f"{LOG_COMMAND} {files} --observations A,B,C --actions U --reward R --episode ID"
+    raise DatasetError(
+        f"{path}: is a log: make an HDF5 file of it once with `{command}`, with the names of its "
+        f"columns in place of the capitals{_names(path)}."
+    )
+
+
+def _names(path: Path) -> str:
+    try:
+        return f" (it has {listed(open_log(path).columns)})"
+    except DatasetError:
+        return ""
