@@ -108,7 +108,7 @@ class OfflineDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read the rows, check that the module can use them, and hold episodes out.
 
-        What was done to the rows is said.
+        What was done to the rows, and what is odd about their values, is said.
         """
         if self.dataset is not None:
             return
@@ -131,7 +131,7 @@ class OfflineDataModule(LightningDataModule):
             dataset = dataset.with_spec(replace(dataset.spec, handling=said))
         self.spec = dataset.spec
         self.dataset = dataset
-        for sentence in self.spec.handling:
+        for sentence in (*self.spec.handling, *self.spec.notices):
             say(f"{self.spec.name}: {sentence}")
 
     def train_dataloader(self) -> TrainLoader:

@@ -94,6 +94,7 @@ def _warnings(dataset: OfflineDataset) -> Iterator[str]:
                 f"{int(broken.sum()):,} rows within episodes, first in row {rows[broken][0]:,}"
             )
     yield from filter(is_guess, spec.handling)
+    yield from spec.notices
     yield from _odd_ends(dataset)
 
 

@@ -22,6 +22,7 @@ KINDS: Mapping[str, str] = {
     "goals": "vectors",
     "policy": "numbers",
     "reward_mask": "flags",
+    "next_unknown": "flags",
 }
 ALIASES: Mapping[str, str] = {"labelled": "reward_mask"}
 NUMERIC = "fiub"  # dtype kinds: floats, signed and unsigned integers, booleans

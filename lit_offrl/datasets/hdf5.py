@@ -14,11 +14,13 @@ import h5py
 import numpy as np
 
 from lit_offrl.datasets import d4rl, pybullet
+from lit_offrl.datasets.autoreset import mark_autoresets
 from lit_offrl.datasets.columns import clean_columns
 from lit_offrl.datasets.ends import read_ends
 from lit_offrl.datasets.environments import ENVIRONMENTS, OWN, EnvironmentFacts, env_id_from_name
 from lit_offrl.datasets.hdf5_file import Hdf5File
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
+from lit_offrl.datasets.values import remarks
 from lit_offrl.errors import ConfigError, DatasetError, nearest
 from lit_offrl.files import file_sha256, write_whole
 
@@ -63,11 +65,12 @@ def read_hdf5(
         wanted = pybullet.COLUMNS if layout == "pybullet" else tuple(file.columns)
         columns = {key: file.read(key) for key in wanted if key in file.columns}
         ended = file.read_ends() if file.ends else {}
+    as_stored = columns
     digest = file_sha256(path)
     handling: tuple[str, ...] = ()
     if ended:
         read, handling = read_ends(ended, len(columns["observations"]), str(path))
-        columns |= read
+        columns = columns | read
     if layout == "pybullet":
         if "timeouts" in columns:
             raise DatasetError(
@@ -92,12 +95,13 @@ def read_hdf5(
     provenance[LAYOUT_ATTRIBUTE] = layout
     spec = replace(spec, sha256=digest, handling=handling)
     dataset = OfflineDataset(columns, spec, provenance)
+    dataset = dataset.with_spec(replace(spec, notices=remarks(as_stored)))
     if "next_observations" not in dataset.columns and len(dataset.episodes) == len(dataset):
         raise DatasetError(
             f"{path}: its 'terminals' and 'timeouts' end every row, from row 0 on, so that no row "
             "has a next one: write them True on each episode's last row alone."
         )
-    return dataset
+    return mark_autoresets(dataset)
 
 
 def read_header(
@@ -111,7 +115,7 @@ def read_header(
     """Read what a file says of itself; names, shapes and dtypes are checked, values are not.
 
     The arguments and errors are those of ``read_hdf5``, and so is the spec, except that ``sha256``
-    is None and ``handling`` empty.
+    is None and ``handling`` and ``notices`` are empty.
     """
     with Hdf5File(path) as file:
         return _header(file, tuple(require), format, env_id, name)[1]

@@ -31,6 +31,7 @@ from lit_offrl.datasets.minari_spaces import (
     vector,
 )
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
+from lit_offrl.datasets.values import remarks
 from lit_offrl.errors import DatasetError, reason
 from lit_offrl.files import file_sha256
 
@@ -179,12 +180,14 @@ class MinariSource:
             episodes = list(self._episodes())
             columns = {name: np.concatenate([e[name] for e in episodes]) for name in episodes[0]}
             whole = replace(spec, sha256=digest)
+            whole = replace(whole, notices=remarks(columns))
             return OfflineDataset(columns, whole, {"source": "minari", "id": self.dataset_id})
 
         if cache is None:
             return make()
         options = {"minari": self.dataset_id, "observations": self.observations}
-        return cache.fetch(digest, options, make).with_spec(replace(spec, sha256=digest))
+        rows = cache.fetch(digest, options, make)
+        return rows.with_spec(replace(spec, sha256=digest, notices=rows.spec.notices))
 
     @property
     def _where(self) -> str:

@@ -84,6 +84,7 @@ class Rows:
         starts: first row of each episode (E,), int64.
         stops: the row after each episode's last (E,), int64.
         terminated: whether each episode (E,) ended in a true terminal.
+        beyond: whether the state after each episode's (E,) last row is in the data.
     """
 
     def __init__(self, dataset: OfflineDataset, device: torch.device | str) -> None:
@@ -93,6 +94,9 @@ class Rows:
         self.starts, self.stops = episodes[:, 0].contiguous(), episodes[:, 1].contiguous()
         self.terminated = self.columns["terminals"][self.stops - 1]
         self.device = self.starts.device
+        self.beyond = torch.full_like(self.terminated, "next_observations" in self.columns)
+        if "next_unknown" in self.columns:
+            self.beyond &= ~self.columns["next_unknown"][self.stops - 1]
 
     @cached_property
     def episode(self) -> Tensor:
@@ -124,10 +128,8 @@ class Rows:
         Raises:
             DatasetError: if there is none.
         """
-        stops = self.stops
-        if "next_observations" not in self.columns:
-            stops = stops - (~(self.terminated & past_terminals)).long()
-        spans = Spans(self.starts.cpu(), stops.cpu())
+        unknown = ~(self.beyond | (self.terminated & past_terminals))
+        spans = Spans(self.starts.cpu(), (self.stops - unknown.long()).cpu())
         if len(spans) == 0:
             raise DatasetError(
                 f"{self._origin}: no row has a next state, as every episode is a single row and "

@@ -42,6 +42,7 @@ class DatasetSpec:
         columns: the names of the columns.
         why_no_env: why its policies cannot be evaluated, where no environment can be had.
         handling: what was done to the file's rows on reading, a sentence each; stands with scores.
+        notices: what the user is to know of the values, a line each; ``fit`` and ``check`` say it.
     """
 
     name: str
@@ -59,6 +60,7 @@ class DatasetSpec:
     columns: tuple[str, ...] = ()
     why_no_env: str | None = None
     handling: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
     @property
     def rows_handling(self) -> tuple[str, ...]:
@@ -101,7 +103,9 @@ class OfflineDataset:
     Attributes:
         columns: ``observations`` (N, o) and, where the data have them, ``actions`` (N, a),
             ``rewards`` (N,), ``next_observations`` (N, o), ``goals`` (N, g), ``policy`` (N,), all
-            float32; ``reward_mask`` (N,) bool; always ``terminals`` and ``timeouts`` (N,) bool.
+            float32; ``reward_mask`` and ``next_unknown`` (True on an episode's last row whose next
+            observation is not the next state) (N,) bool; always ``terminals`` and ``timeouts``
+            (N,) bool.
         spec: dimensions, environment, references; its dimensions must be those of the columns.
         provenance: how the data came to be, as text.
         episodes: int64 (E, 2), each episode's rows [start, stop).

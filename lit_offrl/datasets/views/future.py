@@ -106,7 +106,6 @@ class BoundFutureStates(BoundView):
         self.view = view
         self._rows = Rows(dataset, device)
         self.device = self._rows.device
-        self._beyond = int("next_observations" in dataset.columns)
         self._absorbing = view.terminals == "absorbing"
         # The absorbing state as the next one is known, so the rule is Transitions' own.
         self.spans = self._rows.with_next(past_terminals=self._absorbing)
@@ -118,10 +117,13 @@ class BoundFutureStates(BoundView):
         episode = rows.episode[index]
         stop = rows.stops[episode]
         absorbing = rows.terminated[episode] & self._absorbing
-        offsets = self._offsets(uniforms[:, 0], stop - index, absorbing)
+        known = stop - index - (~rows.beyond[episode]).long()
+        offsets = self._offsets(uniforms[:, 0], known, absorbing)
         ahead = index + offsets
         absorbed = absorbing & (ahead >= stop)
-        if self._beyond:  # s_{t+Δt} is what row t+Δt−1 led to, also after an episode's last row
+        if (
+            "next_observations" in rows.columns
+        ):  # s_{t+Δt} is what row t+Δt−1 led to, also after an episode's last row
             future = rows.need("next_observations", torch.minimum(ahead, stop) - 1)
         else:
             future = rows.need("observations", torch.minimum(ahead, stop - 1))
@@ -144,8 +146,8 @@ class BoundFutureStates(BoundView):
             rows=index,
         )
 
-    def _offsets(self, uniforms: Tensor, left: Tensor, absorbing: Tensor) -> Tensor:
-        limit = left.double() - (1 - self._beyond)
+    def _offsets(self, uniforms: Tensor, known: Tensor, absorbing: Tensor) -> Tensor:
+        limit = known.double()
         limit = limit.masked_fill(absorbing, math.inf)
         if self.view.max_offset is not None:
             limit = limit.clamp(max=self.view.max_offset)

@@ -119,7 +119,7 @@ class BoundSnippets(BoundView):
         self.device = rows.device
         self.num_uniforms = int(view.goals == "hindsight")
         # An episode's windows end before its limit: what follows their last row is known.
-        known = rows.terminated | ("next_observations" in rows.columns)
+        known = rows.terminated | rows.beyond
         self._limits = rows.stops - (~known).long()
         self.spans = self._find_spans(dataset.spec.origin)
         last = int(self.spans.at(torch.tensor([len(self.spans) - 1])))
