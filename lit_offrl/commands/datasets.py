@@ -26,7 +26,7 @@ from lit_offrl.datasets.catalog import (
 )
 from lit_offrl.datasets.checks import examine
 from lit_offrl.datasets.d4rl_package import PackagedSource
-from lit_offrl.datasets.download import download
+from lit_offrl.datasets.download import download, verification
 from lit_offrl.datasets.entries import CATALOG, CatalogEntry
 from lit_offrl.datasets.hdf5 import Format
 from lit_offrl.datasets.minari import MinariSource
@@ -187,7 +187,9 @@ def _download(options: argparse.Namespace) -> int:
     if source.entry is None:
         print(f"{source.name}: is on disk already: {source.path}")
         return 0
-    print(download(source.entry, options.data_dir, force=options.force))
+    path = download(source.entry, options.data_dir, force=options.force)
+    print(path)
+    print(f"{source.name}: {verification(path)}", file=sys.stderr)
     return 0
 
 

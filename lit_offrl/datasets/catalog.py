@@ -131,7 +131,7 @@ class Source:
             # The header first: what it refuses need not be hashed.
             known = cache.sha256(self.path, compute=False) if self.on_disk else None
             if known is None:
-                read_header(self.path, require=require, name=self.name, **options)
+                read_header(self.path, require=require, name=self.name, to_read=True, **options)
             digest = cache.sha256(self.path)
             assert digest is not None  # computed
             self._same_as_downloaded(digest)

@@ -11,36 +11,19 @@ from __future__ import annotations
 
 import datetime
 import fcntl
-import http.client
-import json
 import os
-import re
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tqdm import tqdm
-
+from lit_offrl.datasets.answers import BrokenOff, Refused
 from lit_offrl.datasets.catalog import CatalogEntry, default_data_dir
+from lit_offrl.datasets.fetching import discard, fetch
 from lit_offrl.datasets.hdf5 import read_header
 from lit_offrl.datasets.sidecar import is_as_recorded, read_sidecar, sidecar_path, write_sidecar
 from lit_offrl.errors import DatasetError, DownloadError
 from lit_offrl.files import file_sha256
-
-_TIMEOUT = 30.0  # seconds without a byte
-_ATTEMPTS = 3  # each goes on where the last one broke off
-_BLOCK = 1 << 18
-
-
-class _BrokenOff(Exception):
-    """The connection ended early; what has come stays for the next attempt."""
-
-
-class _Refused(Exception):
-    """Trying again would not help."""
 
 
 def download(
@@ -74,27 +57,36 @@ def download(
                 return path
             part = path.with_name(path.name + ".part")
             if force:
-                _discard(part)
-            validator = _fetch_with_retries(entry.url, part, entry.name, progress)
+                discard(part)
+            fetched = fetch(entry.url, part, entry.name, entry.largest_bytes, progress)
             try:
                 _verify(part, entry)
-            except _Refused:
-                _discard(part)  # whole but wrong: nothing to resume
+            except Refused:
+                discard(part)  # whole but wrong: nothing to resume
                 raise
             digest = file_sha256(part)
             sidecar_path(path).unlink(missing_ok=True)
             part.replace(path)
             sidecar_path(part).unlink(missing_ok=True)
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            write_sidecar(
-                path,
-                {"url": entry.url, "sha256": digest, "version": validator, "downloaded": now},
-            )
+            told = {"version": fetched.version, "length_known": fetched.length_known}
+            write_sidecar(path, {"url": entry.url, "sha256": digest, "downloaded": now, **told})
             return path
-    except (_BrokenOff, _Refused) as error:
+    except (BrokenOff, Refused) as error:
         raise DownloadError(_advice(entry, str(error))) from None
     except OSError as error:
         raise DownloadError(_advice(entry, f"{folder}: {error.strerror or error}")) from None
+
+
+def verification(path: Path) -> str:
+    """Return a sentence on what is known of a downloaded file, as ``download`` returns it."""
+    came = " that as many bytes came as the server said," * bool(
+        read_sidecar(path).get("length_known")
+    )
+    return (
+        f"no sha256 of it is published. What was checked is{came} that it opens and that it has "
+        "the columns and sizes of its task. Its own sha256 is kept, and tells if it changes"
+    )
 
 
 def _advice(entry: CatalogEntry, cause: str) -> str:
@@ -112,7 +104,7 @@ def _verified_before(path: Path, entry: CatalogEntry) -> bool:
         return True
     digest = file_sha256(path)
     if record.get("sha256") not in (None, digest):
-        raise _Refused(
+        raise Refused(
             f"{path} is there but has changed since it was downloaded (say --force to replace it)"
         )
     _verify(path, entry)  # put there by hand, or copied without its time of change
@@ -129,105 +121,7 @@ def _verify(path: Path, entry: CatalogEntry) -> None:
             env_id=entry.env_id,
         )
     except DatasetError as error:
-        raise _Refused(f"what came is no such dataset ({error})") from None
-
-
-def _fetch_with_retries(url: str, part: Path, name: str, progress: bool) -> str | None:
-    for attempt in range(1, _ATTEMPTS + 1):
-        before = _size(part)
-        try:
-            return _fetch(url, part, name, progress)
-        except _BrokenOff:
-            # Nothing came, and nothing was thrown away: the next attempt would fare no better.
-            if attempt == _ATTEMPTS or _size(part) == before:
-                raise
-    raise AssertionError("unreachable")
-
-
-def _fetch(url: str, part: Path, name: str, progress: bool) -> str | None:
-    """Append to ``part`` what is missing, or start anew; return the version's validator."""
-    request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-        raise _Refused(f"{url} is not an http address")
-    begun = read_sidecar(part)
-    if _size(part) and begun.get("url") == url and begun.get("version"):
-        request.add_header("Range", f"bytes={_size(part)}-")
-        request.add_header("If-Range", begun["version"])
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
-            return _receive(response, url, part, name, progress)
-    except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing lies beyond the bytes so far
-            if error.headers.get("Content-Range") == f"bytes */{_size(part)}":
-                return begun["version"]
-            _discard(part)
-            raise _BrokenOff("the server cannot resume it; run the command again") from None
-        raise _Refused(f"HTTP status {error.code} {error.reason}".strip()) from None
-    except (urllib.error.URLError, TimeoutError, http.client.HTTPException) as error:
-        raise _BrokenOff(f"no connection ({getattr(error, 'reason', None) or error})") from None
-
-
-def _receive(
-    response: http.client.HTTPResponse, url: str, part: Path, name: str, progress: bool
-) -> str | None:
-    kind = response.headers.get_content_type()
-    if kind in ("text/html", "application/xhtml+xml"):
-        raise _Refused(f"the server sent a page ({kind}) instead of the file")
-    length = response.headers.get("Content-Length")
-    expected = int(length) if length and length.isdigit() else None
-    have = 0
-    if response.status == 206:
-        found = re.match(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-        have = _size(part)
-        if not found or int(found[1]) != have:
-            _discard(part)
-            raise _BrokenOff("the server resumed it at the wrong place; run the command again")
-        expected = None if expected is None else have + expected
-    elif response.status != 200:
-        raise _Refused(f"HTTP status {response.status} {response.reason}")
-    version = _validator(response.headers)
-    if have == 0:
-        part.write_bytes(b"")
-        sidecar_path(part).write_text(json.dumps({"url": url, "version": version}), "utf-8")
-    bar = tqdm(
-        total=expected,
-        initial=have,
-        unit="B",
-        unit_scale=True,
-        desc=name,
-        disable=not progress,
-        dynamic_ncols=True,
-    )
-    with bar, part.open("ab") as file:
-        for block in _blocks(response):
-            file.write(block)
-            bar.update(len(block))
-        file.flush()
-        os.fsync(file.fileno())
-    if expected is not None and _size(part) != expected:
-        raise _BrokenOff(
-            f"the connection ended after {_size(part):,} of {expected:,} bytes; run the command "
-            "again to resume"
-        )
-    return version
-
-
-def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    """Read on; a fault here is the connection's, while one in writing is the disk's."""
-    try:
-        while block := response.read(_BLOCK):
-            yield block
-    except (OSError, http.client.HTTPException) as error:
-        reason = f"{error or type(error).__name__}"
-        raise _BrokenOff(
-            f"the connection broke off ({reason}); run the command again to resume"
-        ) from None
-
-
-def _validator(headers: http.client.HTTPMessage) -> str | None:
-    """Return what If-Range may name; a weak ETag it may not."""
-    tag = headers.get("ETag")
-    return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
+        raise Refused(f"what came is no such dataset ({error})") from None
 
 
 @contextmanager
@@ -236,12 +130,3 @@ def _locked(path: Path) -> Iterator[None]:
     with path.with_name(path.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _discard(part: Path) -> None:
-    part.unlink(missing_ok=True)
-    sidecar_path(part).unlink(missing_ok=True)

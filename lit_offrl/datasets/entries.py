@@ -13,6 +13,7 @@ from lit_offrl.errors import DatasetError
 
 _FACTS = Path(__file__).with_name("catalog.json")
 _UNBOUNDED = ("carla", "flow")  # or not known to be bounded
+_LARGEST = 16 * 10**9  # bytes of a file; CARLA's are the largest, with some 3 GB
 _COLUMNS = ("observations", "actions", "rewards", "terminals")
 
 
@@ -69,6 +70,14 @@ class CatalogEntry:
     def file(self) -> str:
         """The published file's own name."""
         return self.url.rsplit("/", 1)[1].partition("?")[0]
+
+    @property
+    def largest_bytes(self) -> int:
+        """How many bytes the file has at most, with room for columns that are not read here."""
+        if self.rows is None or self.observation_dim is None or self.action_dim is None:
+            return _LARGEST
+        row = 2 * self.observation_dim + self.action_dim + 8
+        return 2 * 8 * row * self.rows + 64 * 2**20
 
     @property
     def regenerated_name(self) -> str:

@@ -111,14 +111,19 @@ def read_header(
     format: Format = "auto",
     env_id: str | None = None,
     name: str | None = None,
+    to_read: bool = False,
 ) -> DatasetSpec:
     """Read what a file says of itself; names, shapes and dtypes are checked, values are not.
 
     The arguments and errors are those of ``read_hdf5``, and so is the spec, except that ``sha256``
-    is None and ``handling`` and ``notices`` are empty.
+    is None and ``handling`` and ``notices`` are empty. What the memory cannot hold is refused if it
+    is ``to_read``.
     """
     with Hdf5File(path) as file:
-        return _header(file, tuple(require), format, env_id, name)[1]
+        spec = _header(file, tuple(require), format, env_id, name)[1]
+        if to_read:
+            file.require_memory()
+        return spec
 
 
 def write_hdf5(

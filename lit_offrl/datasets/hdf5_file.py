@@ -18,7 +18,12 @@ import numpy as np
 
 from lit_offrl.datasets import ends
 from lit_offrl.datasets.columns import ALIASES, KINDS, NUMERIC, check_layout, need_ends
-from lit_offrl.datasets.hdf5_limits import require_memory, require_written, say_missing
+from lit_offrl.datasets.hdf5_limits import (
+    promises_too_much,
+    refuse_unwritten,
+    require_memory,
+    say_missing,
+)
 from lit_offrl.errors import DatasetError, nearest
 
 _ITEM_SIZES = {"flags": 1}  # bytes in memory; all else is float32
@@ -45,6 +50,7 @@ class Hdf5File:
         self.attributes: dict[str, Any] = {}
         self.columns: dict[str, h5py.Dataset] = {}
         self.ends: dict[str, h5py.Dataset] = {}
+        self._fits = False
 
     def __enter__(self) -> Hdf5File:
         self._file = _open(self.path)
@@ -92,7 +98,10 @@ class Hdf5File:
         for name, column in self.columns.items():  # observations come first and set the length
             shape = check_layout(name, column.shape or (), column.dtype, rows, str(self.path))
             rows = shape[0] if rows is None else rows
-        self._require_memory()
+        sizes, file_size = self._sizes(), self.path.stat().st_size
+        if promises_too_much(sizes, file_size):
+            self.require_memory()
+            refuse_unwritten(sizes, file_size, str(self.path))
 
     def read(self, name: str) -> np.ndarray:
         """Read a column as it is stored.
@@ -119,6 +128,7 @@ class Hdf5File:
         return found
 
     def _values(self, name: str, column: h5py.Dataset) -> np.ndarray:
+        self.require_memory()
         # Known beforehand and said afterwards: pieces may be stored without their compression.
         uncompressed = say_missing(column, name, str(self.path))
         try:
@@ -136,21 +146,28 @@ class Hdf5File:
                 "damaged; collect or download it again."
             ) from None
 
-    def _require_memory(self) -> None:
-        """Refuse what does not fit into memory, as stored and as the columns that it becomes."""
+    def require_memory(self) -> None:
+        """Refuse what does not fit into memory, as stored and as the columns that it becomes.
+
+        Whoever reads a column asks for this first, so that a file is refused at once or not.
+
+        Raises:
+            DatasetError: with the sizes of the columns.
+        """
+        if not self._fits:
+            require_memory(self._sizes(converted=True), str(self.path))
+            self._fits = True
+
+    def _sizes(self, converted: bool = False) -> dict[str, int]:
+        """Return the bytes of each column before compression, with those of what is made of it."""
         rows = self.columns["observations"].shape[0]
-        read = self.columns | {
-            key: found for key, found in self.ends.items() if (found.size or 0) <= rows
-        }
-        stored = {key: (found.size or 0) * found.dtype.itemsize for key, found in read.items()}
-        made = {
-            key: (found.size or 0) * _ITEM_SIZES.get(KINDS.get(key, "flags"), 4)
-            for key, found in read.items()
-            if found.dtype not in (np.float32, np.bool_)
-        }
-        both = {key: size + made.get(key, 0) for key, size in stored.items()}
-        require_memory(both, str(self.path))
-        require_written(stored, self.path.stat().st_size, str(self.path))
+        few = {key: found for key, found in self.ends.items() if (found.size or 0) <= rows}
+        sizes = {}
+        for key, found in (self.columns | few).items():
+            sizes[key] = (found.size or 0) * found.dtype.itemsize
+            if converted and found.dtype not in (np.float32, np.bool_):
+                sizes[key] += (found.size or 0) * _ITEM_SIZES.get(KINDS.get(key, "flags"), 4)
+        return sizes
 
     def _find(self, key: str) -> h5py.Dataset | None:
         """Return the array under a key such as ``infos/goal``, following hard links alone."""

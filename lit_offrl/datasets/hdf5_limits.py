@@ -11,6 +11,7 @@ import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import h5py
 
@@ -56,24 +57,27 @@ def require_memory(sizes: Mapping[str, int], where: str) -> None:
         )
 
 
-def require_written(sizes: Mapping[str, int], file_size: int, where: str) -> None:
-    """Refuse a file that promises far more than it can hold, most of which was never written.
+def promises_too_much(sizes: Mapping[str, int], file_size: int) -> bool:
+    """Say whether a file promises far more than it can hold, most of which was never written.
 
     Args:
         sizes: bytes of each column before compression.
         file_size: bytes of the file.
-        where: the file, for messages.
+    """
+    return sum(sizes.values()) > max(_SMALL, _RATIO * file_size)
+
+
+def refuse_unwritten(sizes: Mapping[str, int], file_size: int, where: str) -> NoReturn:
+    """Refuse a file that promises too much.
 
     Raises:
         DatasetError: with the sizes.
     """
-    promised = sum(sizes.values())
-    if promised > max(_SMALL, _RATIO * file_size):
-        raise DatasetError(
-            f"{where}: promises {_gigabytes(promised)} ({_listed(sizes)}) in {file_size:,} bytes, "
-            "so that nearly all of its values were never written: write the file again, with as "
-            "many rows as there are values."
-        )
+    raise DatasetError(
+        f"{where}: promises {_gigabytes(sum(sizes.values()))} ({_listed(sizes)}) in {file_size:,} "
+        "bytes, so that nearly all of its values were never written: write the file again, with "
+        "as many rows as there are values."
+    )
 
 
 def stored_bytes(path: Path) -> int:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import email.utils
+import socket
+import struct
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lit_offrl.datasets import download as download_module
+from lit_offrl.datasets import answers, fetching
 from lit_offrl.datasets.catalog import CATALOG, resolve
-from lit_offrl.datasets.download import download
+from lit_offrl.datasets.download import download, verification
 from lit_offrl.errors import DownloadError
 
 NAME = "hopper-bullet-mixed-v0"
@@ -29,7 +35,13 @@ class Server(ThreadingHTTPServer):
     break_after: int | None = None  # bytes of a response, then the connection ends
     breaks = 10**9  # how many responses break
     ignore_range = False
-    requests: list[tuple[str | None, int]]  # the Range asked for, the status given
+    length = True  # whether Content-Length is sent
+    extra: dict[str, str]  # headers
+    refusals = 0  # how many requests get `refusal` before the rest is served
+    refusal: int | str = 503  # a status, "reset", or "cut" within the head
+    drip: str | None = None  # "head" or "body": a byte every so often, for ever
+    stopped: threading.Event
+    requests: list[tuple[str | None, int | str]]  # the Range asked for, the status given
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -48,20 +60,45 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 extra = {"Content-Range": f"bytes {begin}-{len(body) - 1}/{len(body)}"}
                 status, body = 206, body[begin:]
+        if server.refusals > 0:
+            server.refusals -= 1
+            status, body = server.refusal, b""
         server.requests.append((asked, status))
+        if status == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            self.close_connection = True
+            return
+        if status == "cut":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-")
+            self.close_connection = True
+            return
+        if server.drip == "head":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            return self.drip_on()
         self.send_response(status)
+        extra |= server.extra
         for key, value in extra.items():
             self.send_header(key, value)
         if server.etag:
             self.send_header("ETag", server.etag)
         self.send_header("Content-Type", server.content_type)
-        self.send_header("Content-Length", str(len(body)))
+        if server.length:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        if server.drip == "body":
+            return self.drip_on()
         if server.break_after is not None and server.breaks > 0:
             server.breaks -= 1
             body = body[: server.break_after]
         self.wfile.write(body)
         self.close_connection = True
+
+    def drip_on(self) -> None:
+        self.close_connection = True
+        with contextlib.suppress(OSError):  # until the other side gives up
+            while not self.server.stopped.wait(0.01):
+                self.wfile.write(b"x")
 
     def log_message(self, *_: object) -> None:
         pass
@@ -80,10 +117,12 @@ def server(tmp_path_factory, raw) -> Iterator[Server]:
     columns["actions"][99::100] = 0
     path = raw(tmp_path_factory.mktemp("served") / "x.hdf5", columns)
     with Server(("127.0.0.1", 0), Handler) as serving:
-        serving.content, serving.requests = path.read_bytes(), []
+        serving.content, serving.requests, serving.extra = path.read_bytes(), [], {}
+        serving.stopped = threading.Event()
         thread = threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield serving
+        serving.stopped.set()
         serving.shutdown()
         thread.join()
 
@@ -91,6 +130,14 @@ def server(tmp_path_factory, raw) -> Iterator[Server]:
 @pytest.fixture
 def entry(server):
     return replace(CATALOG[NAME], url=f"http://127.0.0.1:{server.server_port}/{NAME}.hdf5?dl=1")
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch):
+    """Pauses between attempts, which take no time here."""
+    taken: list[float] = []
+    monkeypatch.setattr(fetching, "_wait", taken.append)
+    return taken
 
 
 def names(folder: Path) -> set[str]:
@@ -120,14 +167,14 @@ def test_a_broken_download_is_resumed_where_it_broke_off(tmp_path, server, entry
 
 
 def test_one_that_keeps_breaking_says_so_and_goes_on_next_time(tmp_path, server, entry):
-    server.break_after, server.breaks = 3000, 3
-    with pytest.raises(DownloadError, match=r"ended after 9,000 of .*again to resume") as caught:
+    server.break_after, server.breaks = 2000, 5
+    with pytest.raises(DownloadError, match=r"ended after 10,000 of .*again to resume") as caught:
         download(entry, tmp_path, progress=False)
     assert "lit-offrl collect --env HopperBulletEnv-v0 --kind mixed" in str(caught.value)
     assert "hopper-bullet-mixed-regenerated.hdf5" in str(caught.value)
     assert names(tmp_path) == {f"{NAME}.hdf5.part", f"{NAME}.hdf5.part.json"}
     assert download(entry, tmp_path, progress=False).read_bytes() == server.content
-    assert server.requests[-1] == ("bytes=9000-", 206)
+    assert server.requests[-1] == ("bytes=10000-", 206)
     assert names(tmp_path) == DONE
 
 
@@ -136,7 +183,7 @@ def test_one_that_cannot_be_resumed_starts_anew(tmp_path, server, entry, how):
     server.break_after, server.breaks = 3000, 1
     server.etag = {"no-validator": None, "weak": 'W/"one"'}.get(how, server.etag)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(download_module, "_ATTEMPTS", 1)
+        patch.setattr(fetching, "_ATTEMPTS", 1)
         with pytest.raises(DownloadError):
             download(entry, tmp_path, progress=False)
     if how == "changed":
@@ -247,3 +294,125 @@ def test_two_at_once_download_once(tmp_path, server, entry):
     for thread in threads:
         thread.join()
     assert len(found) == 3 and len(server.requests) == 1
+
+
+# ---- servers that are slow, busy, endless or point elsewhere ---------------------------------
+
+
+@pytest.mark.parametrize("refusal", [503, 429, 502, "reset"])
+def test_a_passing_refusal_is_tried_again_after_longer_and_longer_pauses(
+    tmp_path, server, entry, pauses, refusal
+):
+    server.refusals, server.refusal = 3, refusal
+    assert download(entry, tmp_path, progress=False).read_bytes() == server.content
+    assert [status for _, status in server.requests] == [refusal] * 3 + [200]
+    assert pauses == [1, 2, 4]
+
+
+def test_a_lasting_refusal_is_said_after_the_last_attempt(tmp_path, server, entry, pauses):
+    server.refusals = 11
+    with pytest.raises(DownloadError, match="HTTP status 503 Service Unavailable"):
+        download(entry, tmp_path, progress=False)
+    assert len(server.requests) == 5 and pauses == [1, 2, 4, 8]
+    server.refusal = "reset"
+    with pytest.raises(DownloadError, match=r"from 127\.0\.0\.1:\d+: no connection \(.*reset"):
+        download(entry, tmp_path, progress=False)
+    server.refusal = 404
+    begun = len(server.requests)
+    with pytest.raises(DownloadError, match="HTTP status 404"):
+        download(entry, tmp_path, progress=False)
+    assert len(server.requests) == begun + 1  # not tried again
+    assert names(tmp_path) == set()
+
+
+def test_what_a_server_asks_to_wait_is_waited(tmp_path, server, entry, pauses):
+    server.refusals, server.extra = 1, {"Retry-After": "7"}
+    download(entry, tmp_path, progress=False)
+    assert pauses == [7]
+    server.refusals, server.extra = 1, {"Retry-After": email.utils.formatdate(time.time() + 30)}
+    download(entry, tmp_path, force=True, progress=False)
+    assert 0 < pauses[1] <= 30
+    server.refusals, server.extra = 1, {"Retry-After": "3600"}
+    with pytest.raises(DownloadError, match=r"503 .*asks to come again in 3,600 s"):
+        download(entry, tmp_path, force=True, progress=False)
+    assert len(pauses) == 2
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_more_bytes_than_the_file_can_have_are_refused(
+    tmp_path, server, entry, monkeypatch, length
+):
+    assert 1e8 < entry.largest_bytes < 1e9  # 59,345 rows of 15 + 15 + 3 numbers and a few more
+    monkeypatch.setattr(type(entry), "largest_bytes", 5000)
+    server.length = length
+    said = r"can have 5,000 at most" if length else r"more than 5,000 bytes came"
+    with pytest.raises(DownloadError, match=said):
+        download(entry, tmp_path, progress=False)
+    assert len(server.requests) == 1 and names(tmp_path) == set()
+
+
+def test_a_file_of_unknown_length_comes_whole_and_this_is_said(tmp_path, server, entry):
+    server.length = False
+    path = download(entry, tmp_path, progress=False)
+    assert path.read_bytes() == server.content
+    said = verification(path)
+    assert "no sha256 of it is published" in said and "as the server said" not in said
+    server.length = True
+    assert "as the server said" in verification(
+        download(entry, tmp_path, force=True, progress=False)
+    )
+
+
+@pytest.mark.parametrize("where", ["head", "body"])
+def test_a_server_that_drips_is_given_up(tmp_path, server, entry, monkeypatch, where):
+    server.drip = where
+    monkeypatch.setattr(answers, "_ANSWER", 0.1)
+    monkeypatch.setattr(fetching, "_WINDOW", 0.1)
+    monkeypatch.setattr(fetching, "_ATTEMPTS", 2)
+    said = "no answer within 0.1 s" if where == "head" else r"only \d+ bytes came in"
+    with pytest.raises(DownloadError, match=said):
+        download(entry, tmp_path, progress=False)
+    assert len(server.requests) == 2
+
+
+def test_an_answer_that_ends_within_its_head_is_tried_again(tmp_path, server, entry):
+    server.refusals, server.refusal = 2, "cut"
+    assert download(entry, tmp_path, progress=False).read_bytes() == server.content
+    assert [status for _, status in server.requests] == ["cut", "cut", 200]
+
+
+@pytest.mark.parametrize("to", ["ftp://127.0.0.1/x.hdf5", "file:///etc/hostname", "data:,x"])
+def test_redirects_lead_to_http_alone(tmp_path, server, entry, to):
+    server.status, server.extra = 302, {"Location": to}
+    with pytest.raises(DownloadError, match=r"redirects to|302 .*not allowed") as caught:
+        download(entry, tmp_path, progress=False)
+    assert to.partition(":")[0] in str(caught.value) and "\n" not in str(caught.value)
+    assert names(tmp_path) == set()
+
+
+def test_redirects_do_not_leave_https():
+    secure = urllib.request.Request("https://example.org/x.hdf5")
+    follow = answers._Redirects().redirect_request
+    with pytest.raises(answers.Refused, match=r"redirects from https to http://example\.org/y"):
+        follow(secure, None, 302, "Found", {}, "http://example.org/y.hdf5")
+    assert follow(secure, None, 302, "Found", {}, "https://example.org/y.hdf5") is not None
+
+
+def test_redirects_without_end_and_within_http(tmp_path, server, entry):
+    server.status = 302
+    server.extra = {"Location": f"http://127.0.0.1:{server.server_port}/again.hdf5"}
+    with pytest.raises(DownloadError, match="HTTP status 302") as caught:
+        download(entry, tmp_path, progress=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_disk_without_room_is_said_before_a_byte_is_written(tmp_path, server, entry, monkeypatch):
+    monkeypatch.setattr(fetching, "free_bytes", lambda _: 1000)
+    with pytest.raises(DownloadError, match=r"disk has 1,000 bytes left and [\d,]+ are to come"):
+        download(entry, tmp_path, progress=False)
+    assert names(tmp_path) == set()
+
+
+def test_a_file_that_this_machines_memory_cannot_hold_is_kept(tmp_path, server, entry, monkeypatch):
+    monkeypatch.setattr("lit_offrl.datasets.hdf5_limits.available_memory", lambda: 1000)
+    assert download(entry, tmp_path, progress=False).exists()

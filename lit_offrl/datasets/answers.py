@@ -1,0 +1,147 @@
+"""An answer over HTTP: in time, from http and https alone, or an error that says which it is."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import email.message
+import email.utils
+import http.client
+import socket
+import ssl
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any
+
+from lit_offrl.errors import reason
+
+_TIMEOUT = 30.0  # seconds without a byte
+_ANSWER = 60.0  # seconds until the answer's head is there
+
+
+class BrokenOff(Exception):
+    """The connection failed or ended early; what has come stays for the next attempt.
+
+    Attributes:
+        again: whether another attempt may fare better.
+        after: seconds that the server asks to wait before it.
+    """
+
+    def __init__(self, said: str, *, again: bool = True, after: float | None = None) -> None:
+        super().__init__(said)
+        self.again, self.after = again, after
+
+
+class Refused(Exception):
+    """Trying again would not help."""
+
+
+def open_url(request: urllib.request.Request) -> Any:
+    """Return the response to a request.
+
+    Raises:
+        BrokenOff: there is none, or not in time.
+        HTTPError: it is an error.
+    """
+    with _Deadline(_ANSWER) as deadline:
+        opener = urllib.request.build_opener(_Redirects, *deadline.handlers())
+        try:
+            response = opener.open(request, timeout=_TIMEOUT)
+        except urllib.error.HTTPError:
+            raise
+        except (OSError, http.client.HTTPException) as error:
+            deadline.require()
+            cause = getattr(error, "reason", None) or error
+            raise BrokenOff(
+                f"no connection ({printable(str(cause) or type(cause).__name__)})",
+                again=_may_pass(cause),
+            ) from None
+    deadline.require()  # a head that was cut off is taken for a whole one
+    return response
+
+
+def _may_pass(cause: object) -> bool:
+    """Say whether a connection that failed so may succeed a moment later."""
+    lasting = (socket.gaierror, ssl.SSLCertVerificationError, ConnectionRefusedError, TimeoutError)
+    return isinstance(cause, OSError | http.client.RemoteDisconnected) and (
+        not isinstance(cause, lasting)
+    )
+
+
+class _Deadline:
+    """Ends a connection whose answer has not begun in time: a byte a second keeps it alive else."""
+
+    def __init__(self, seconds: float) -> None:
+        self.passed = False
+        self._connections: list[http.client.HTTPConnection] = []
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> _Deadline:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def require(self) -> None:
+        """Raise BrokenOff if the time has passed."""
+        if self.passed:
+            raise BrokenOff(f"no answer within {_ANSWER:g} s") from None
+
+    def handlers(self) -> list[urllib.request.BaseHandler]:
+        """Return urllib's handlers with their connections watched."""
+        watch = self._watch
+
+        class Http(urllib.request.HTTPHandler):
+            def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+                return self.do_open(watch(http.client.HTTPConnection), req)
+
+        class Https(urllib.request.HTTPSHandler):
+            def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+                return self.do_open(watch(http.client.HTTPSConnection), req)
+
+        return [Http(), Https()]
+
+    def _watch(self, kind: type[http.client.HTTPConnection]) -> Any:
+        def connect(host: str, **options: Any) -> http.client.HTTPConnection:
+            self._connections.append(kind(host, **options))
+            return self._connections[-1]
+
+        return connect
+
+    def _end(self) -> None:
+        self.passed = True
+        for connection in self._connections:
+            with contextlib.suppress(OSError, AttributeError):  # closed, or not yet connected
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        before, after = req.type, urllib.parse.urlsplit(newurl).scheme.lower()
+        if after not in ("http", "https"):
+            raise Refused(f"it redirects to {printable(newurl)}, which is not an http address")
+        if (before, after) == ("https", "http"):
+            raise Refused(f"it redirects from https to {printable(newurl)}, which is not secure")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def retry_after(headers: email.message.Message) -> float | None:
+    """Return the seconds that a server asks to wait, which it may write as a date."""
+    text = (headers.get("Retry-After") or "").strip()
+    if text.isdecimal():
+        return float(text)
+    with contextlib.suppress(ValueError, TypeError):
+        date = email.utils.parsedate_to_datetime(text)
+        return max((date - datetime.datetime.now(datetime.UTC)).total_seconds(), 0.0)
+    return None
+
+
+def printable(text: str) -> str:
+    """Return a server's words in one line, without what a terminal would act on."""
+    return reason(Exception("".join(c if c.isprintable() else " " for c in text)))

@@ -1,0 +1,224 @@
+"""One file over HTTP into ``FILE.part``: resumed where it broke off, tried again, never for ever.
+
+What a server may do, and what comes of it:
+
+    status 408, 429, 500, 502, 503, 504     tried again, after as long as Retry-After says
+    the connection is reset or ends early   tried again, from the bytes that are there
+    less than 1 kB/s for a minute           given up, tried again
+    an answer that does not begin           given up after a minute, tried again
+    more bytes than the file can have       refused
+    a redirect to ftp:, file:, or from https to http        refused
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import json
+import os
+import re
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lit_offrl.datasets.answers import BrokenOff, Refused, open_url, printable, retry_after
+from lit_offrl.datasets.sidecar import read_sidecar, sidecar_path
+from lit_offrl.files import free_bytes
+
+_WINDOW = 60.0  # seconds over which the speed is measured
+_SLOWEST = 1000.0  # bytes a second
+_ATTEMPTS = 5  # each goes on where the last one broke off
+_PAUSE = 1.0  # seconds before the second attempt; twice as long before each further one
+_LONGEST_PAUSE = 60.0  # of those that a server may ask for
+_BLOCK = 1 << 18
+_PASSING = (408, 429, 500, 502, 503, 504)  # statuses that may be others a little later
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What is known of a file that has come.
+
+    Attributes:
+        version: its ETag or date.
+        length_known: whether the server said how long it is.
+    """
+
+    version: str | None
+    length_known: bool
+
+
+def fetch(url: str, part: Path, name: str, limit: int, progress: bool) -> Fetched:
+    """Bring the rest of a file, or all of it, to ``part``.
+
+    Args:
+        url: http or https.
+        part: where the bytes go; beside it a sidecar tells which version they are of.
+        name: for the bar.
+        limit: bytes that the file has at most.
+        progress: show a bar on stderr.
+
+    Raises:
+        BrokenOff: it did not come whole in several attempts.
+        Refused: it cannot be had, or is too large.
+        OSError: the disk cannot be written.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _fetch(url, part, name, limit, progress)
+        except BrokenOff as error:
+            if not error.again or attempt == _ATTEMPTS - 1:
+                raise
+            if (error.after or 0) > _LONGEST_PAUSE:
+                raise Refused(f"{error}, and asks to come again in {error.after:,.0f} s") from None
+            _wait(_PAUSE * 2**attempt if error.after is None else error.after)
+    raise AssertionError("unreachable")
+
+
+def discard(part: Path) -> None:
+    """Remove what has come of a file."""
+    part.unlink(missing_ok=True)
+    sidecar_path(part).unlink(missing_ok=True)
+
+
+def _wait(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def _fetch(url: str, part: Path, name: str, limit: int, progress: bool) -> Fetched:
+    """Append to ``part`` what is missing, or start anew."""
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+        raise Refused(f"{url} is not an http address")
+    request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
+    begun = read_sidecar(part)
+    if _size(part) and begun.get("url") == url and begun.get("version"):
+        request.add_header("Range", f"bytes={_size(part)}-")
+        request.add_header("If-Range", begun["version"])
+    try:
+        response = open_url(request)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing lies beyond the bytes so far
+            if error.headers.get("Content-Range") == f"bytes */{_size(part)}":
+                return Fetched(begun["version"], length_known=True)
+            discard(part)
+            raise BrokenOff("the server cannot resume it; run the command again") from None
+        said = printable(f"HTTP status {error.code} {error.reason}")
+        if error.code in _PASSING:
+            raise BrokenOff(said, after=retry_after(error.headers)) from None
+        raise Refused(said) from None
+    with response:
+        return _receive(response, url, part, name, limit, progress)
+
+
+def _receive(
+    response: http.client.HTTPResponse, url: str, part: Path, name: str, limit: int, progress: bool
+) -> Fetched:
+    kind = response.headers.get_content_type()
+    if kind in ("text/html", "application/xhtml+xml"):
+        raise Refused(f"the server sent a page ({kind}) instead of the file")
+    length = response.headers.get("Content-Length")
+    expected = int(length) if length and length.isdecimal() else None
+    have = 0
+    if response.status == 206:
+        found = re.match(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+        have = _size(part)
+        if not found or int(found[1]) != have:
+            discard(part)
+            raise BrokenOff("the server resumed it at the wrong place; run the command again")
+        expected = None if expected is None else have + expected
+    elif response.status != 200:
+        raise Refused(printable(f"HTTP status {response.status} {response.reason}"))
+    _require_room(part.parent, expected, have, limit)
+    version = _validator(response.headers)
+    if have == 0:
+        part.write_bytes(b"")
+        sidecar_path(part).write_text(json.dumps({"url": url, "version": version}), "utf-8")
+    bar = tqdm(
+        total=expected,
+        initial=have,
+        unit="B",
+        unit_scale=True,
+        desc=name,
+        disable=not progress,
+        dynamic_ncols=True,
+    )
+    with bar, part.open("ab") as file:
+        for block in _blocks(response):
+            have += len(block)
+            if have > limit:
+                break
+            file.write(block)
+            bar.update(len(block))
+        file.flush()
+        os.fsync(file.fileno())
+    if have > limit:
+        discard(part)
+        raise Refused(f"more than {limit:,} bytes came, which the file cannot have")
+    if expected is None and have == 0:
+        raise BrokenOff("the answer was empty")
+    if expected is not None and _size(part) != expected:
+        raise BrokenOff(
+            f"the connection ended after {_size(part):,} of {expected:,} bytes; run the command "
+            "again to resume"
+        )
+    return Fetched(version, length_known=expected is not None)
+
+
+def _require_room(folder: Path, expected: int | None, have: int, limit: int) -> None:
+    if expected is None:
+        return
+    if expected > limit:
+        raise Refused(f"it is said to have {expected:,} bytes, and can have {limit:,} at most")
+    if expected - have > free_bytes(folder):
+        raise OSError(
+            errno.ENOSPC,
+            f"the disk has {free_bytes(folder):,} bytes left and {expected - have:,} are to come",
+        )
+
+
+def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Read on; a fault here is the connection's, while one in writing is the disk's."""
+    speed = _Speed(time.monotonic)
+    try:
+        while block := response.read1(_BLOCK):  # what is there, be it a single byte
+            speed.count(len(block))
+            yield block
+    except (OSError, http.client.HTTPException) as error:
+        said = printable(str(error) or type(error).__name__)
+        raise BrokenOff(
+            f"the connection broke off ({said}); run the command again to resume"
+        ) from None
+
+
+class _Speed:
+    """Breaks a connection off that brings less than ``_SLOWEST`` over a window."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._begun, self._bytes = clock, clock(), 0
+
+    def count(self, size: int) -> None:
+        self._bytes += size
+        passed = self._clock() - self._begun
+        if passed < _WINDOW:
+            return
+        if self._bytes < _SLOWEST * passed:
+            raise BrokenOff(
+                f"only {self._bytes:,} bytes came in {passed:,.1f} s; run the command again to "
+                "resume"
+            )
+        self._begun, self._bytes = self._clock(), 0
+
+
+def _validator(headers: http.client.HTTPMessage) -> str | None:
+    """Return what If-Range may name; a weak ETag it may not."""
+    tag = headers.get("ETag")
+    return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
