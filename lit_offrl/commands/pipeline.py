@@ -15,7 +15,8 @@ from lit_offrl.files import make_folder
 from lit_offrl.jobs.follow import console_of_stdout, follow
 from lit_offrl.jobs.plain import from_yaml
 from lit_offrl.mlflow_store import STORE_HELP, absolute_uri, default_uri, require_store
-from lit_offrl.pipelines.folders import StageFolder, step_folders
+from lit_offrl.pipelines.folders import EvaluationFolder, StageFolder, step_folders
+from lit_offrl.pipelines.inputs import data_spec
 from lit_offrl.pipelines.plan import Pipeline
 from lit_offrl.pipelines.reading import PipelineReader, read_pipeline
 from lit_offrl.pipelines.steps import State, StepFolder, Where
@@ -89,6 +90,7 @@ def main(argv: Sequence[str]) -> int:
     for stage in stages:
         stage.require_data()
     check_options(waiting)
+    check_environments(waiting)
     if waiting and uri is not None:
         require_store(uri, "give another --tracking_uri, or --no-mlflow.")
     make_folder(output)
@@ -154,6 +156,29 @@ def check_options(steps: Sequence[StepFolder]) -> None:
                 require_policy_options(kind, require_arguments(words[1:]))
         except (ConfigError, EvaluationError) as error:
             raise ConfigError(f"{step.name}: {error}") from error
+
+
+def check_environments(steps: Sequence[StepFolder]) -> None:
+    """See that what is trained can be rolled out, before the first stage begins.
+
+    Raises:
+        ConfigError: of the first evaluation that would be refused.
+    """
+    for step in steps:
+        if not isinstance(step, EvaluationFolder) or step.source.state() == State.DONE:
+            continue  # of what is trained the evaluation begins at once, and says so itself
+        from lit_offrl.evaluation.evaluate import environment_of  # brings torch
+
+        spec, options = data_spec(step.source.config()), step.evaluate_options()
+        if spec is None:
+            continue
+        try:
+            environment_of(spec, options.get("env"), options.get("max_episode_steps"))
+        except (ConfigError, EvaluationError) as error:
+            raise ConfigError(
+                f"{step.name}: {error} Options of evaluate stand under 'evaluate:' of the"
+                " pipeline's file, such as {env: ID}; 'evaluations: {}' trains alone."
+            ) from error
 
 
 def _print_plan(steps: Sequence[StepFolder]) -> None:

@@ -13,6 +13,7 @@ from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.files import make_folder
 from lit_offrl.jobs.follow import Executor, console_of_stdout, follow
 from lit_offrl.mlflow_store import SQLITE, STORE_HELP, absolute_uri, default_uri, require_store
+from lit_offrl.pipelines.inputs import data_spec
 from lit_offrl.sweeps.cell import CellFolder, State
 from lit_offrl.sweeps.grid import Sweep, read_sweep
 from lit_offrl.sweeps.local import LocalExecutor
@@ -94,6 +95,7 @@ def main(argv: Sequence[str]) -> int:
     code = 0
     if waiting:
         check_options(waiting)
+        check_environments(waiting, local=options.executor == "local")
         if options.executor == "local":  # a cluster's nodes may reach what its front cannot
             require_store(uri, "give another --tracking_uri.")
         make_folder(output)
@@ -135,11 +137,46 @@ def check_options(folders: Sequence[CellFolder]) -> None:
 
         try:
             kinds = [require_options(words) for words in folder.trainings()]
-            if kinds and not folder.checkpoint.is_file():  # the last one's is evaluated
+            is_evaluated = folder.evaluate is not None
+            if is_evaluated and kinds and not folder.checkpoint.is_file():  # the last one's
                 given = require_arguments(folder.evaluation("checked")[1:])
                 require_policy_options(kinds[-1], given)
         except (ConfigError, EvaluationError) as error:
             raise ConfigError(f"{cell.name}: {error}") from error
+
+
+def check_environments(folders: Sequence[CellFolder], *, local: bool) -> None:
+    """See that every dataset's policies can be rolled out, before the first one is trained.
+
+    Args:
+        folders: of cells that are to be worked on.
+        local: whether the environments are to be found on this machine.
+
+    Raises:
+        ConfigError: of the first cell whose evaluation would be refused.
+    """
+    from lit_offrl.evaluation.evaluate import environment_of  # brings torch
+
+    checked: set[str] = set()
+    for folder in folders:
+        if folder.evaluate is None or folder.state() == State.TRAINED:
+            continue
+        config, options = folder.config(), folder.evaluate_options()
+        key = repr((config.get("data"), options))
+        if key in checked:
+            continue
+        checked.add(key)
+        spec, env_id = data_spec(config), options.get("env")
+        if spec is None:
+            continue
+        try:
+            environment_of(spec, env_id, options.get("max_episode_steps"), make=local)
+        except (ConfigError, EvaluationError) as error:
+            raise ConfigError(
+                f"{folder.cell.name}: {error} Options of evaluate stand under 'evaluate:' of the"
+                " sweep's file, such as {env: ID}; 'evaluate: false' trains alone, for runs that"
+                " are compared by offline metrics (compare --metric, ope)."
+            ) from error
 
 
 def _executor(

@@ -214,13 +214,29 @@ def _parts(hint: Any) -> list[Any]:
 def _spec_for(
     module: OfflineModule, env_id: str | None, max_episode_steps: int | None
 ) -> tuple[DatasetSpec, int | None]:
-    """Return the spec with the environment asked for and its references, and the step limit.
-
-    The limit is None where the environment's own holds.
-    """
-    spec = module.spec
-    if spec is None:
+    if module.spec is None:
         raise EvaluationError("This module was never trained on a dataset, so it cannot act.")
+    return environment_of(module.spec, env_id, max_episode_steps)
+
+
+def environment_of(
+    spec: DatasetSpec, env_id: str | None, max_episode_steps: int | None, *, make: bool = True
+) -> tuple[DatasetSpec, int | None]:
+    """Find out where policies of a dataset can be evaluated.
+
+    Args:
+        spec: of the dataset.
+        env_id: where; the dataset's own environment when None.
+        max_episode_steps: instead of the environment's own step limit.
+        make: see whether the environment can be made, fits, and has a step limit.
+
+    Returns:
+        The spec with the environment and its references, and the step limit, which is None where
+        the environment's own holds.
+
+    Raises:
+        EvaluationError: no environment is known, it does not fit, or nothing limits its episodes.
+    """
     if env_id is not None and env_id != spec.env_id:
         facts = ENVIRONMENTS.get(env_id)  # a dataset's references hold for its environment only
         spec = dataclasses.replace(
@@ -240,6 +256,8 @@ def _spec_for(
         raise EvaluationError(
             f"Nothing says which environment the dataset '{spec.name}' is from: name it with --env."
         )
+    if not make:
+        return spec, max_episode_steps
     env = make_env(spec.env_id, max_episode_steps=max_episode_steps, discrete=True)
     with contextlib.closing(env):
         if step_limit(env) is None and spec.max_episode_steps is not None:

@@ -17,6 +17,7 @@ from lit_offrl.pipelines.inputs import (
     data_sha256,
     digest,
     named_checkpoints,
+    own_environment,
     resolved_config,
 )
 from lit_offrl.pipelines.plan import Evaluation, Pipeline, Stage
@@ -200,11 +201,15 @@ class EvaluationFolder(StepFolder):
         return evaluate_words(
             self.source.checkpoint,
             self.draft,
-            self.evaluation.options,
+            self.evaluate_options(),
             mlflow=self.where.tracking_uri is not None,
             run_name=f"{self.name}-seed{self.where.seed}",
             run_tags={**tags, **seconds_tags(self.source)},
         )
+
+    def evaluate_options(self) -> dict[str, Any]:
+        """The options of evaluate, with the environment where the data's options name one's own."""
+        return {**own_environment(self.source.config()), **self.evaluation.options}
 
     def finish(self) -> None:
         """Put the record in its place."""

@@ -11,7 +11,9 @@ from typing import Any
 
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.catalog import default_cache_dir, resolve
-from lit_offrl.datasets.sources import D4RL_PREFIX, is_minari
+from lit_offrl.datasets.schema import DatasetSpec
+from lit_offrl.datasets.sources import D4RL_PREFIX, find_source, is_minari
+from lit_offrl.errors import LitOffRLError
 from lit_offrl.files import file_sha256
 from lit_offrl.jobs.files import config_contents
 from lit_offrl.jobs.plain import leaves
@@ -57,6 +59,34 @@ def data_file(config: Mapping[str, Any]) -> Path | None:
     return source.path
 
 
+def data_spec(config: Mapping[str, Any]) -> DatasetSpec | None:
+    """Return what is known of the data without their rows, with the environment that is named.
+
+    None where that cannot be told yet: the data are not on disk, or are read by a package.
+    """
+    options = _data_options(config)
+    name, env_id = options.get("dataset"), options.get("env_id")
+    if not isinstance(name, str) or name.startswith(D4RL_PREFIX):
+        return None
+    try:
+        if is_minari(name):
+            parts = options.get("minari_observations")
+            return find_source(name, minari_observations=parts).header()
+        return resolve(name, options.get("data_dir")).header(env_id=env_id)
+    except LitOffRLError:
+        return None
+
+
+def own_environment(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the option of evaluate that names an environment of the user's own module.
+
+    What a config names as ``module:id`` the evaluation has to be told too, since it takes no
+    checkpoint's word for what to import.
+    """
+    env_id = _data_options(config).get("env_id")
+    return {"env": env_id} if isinstance(env_id, str) and ":" in env_id else {}
+
+
 def data_sha256(config: Mapping[str, Any]) -> str | None:
     """Return the sha256 of the data's file, None where there is no file.
 
@@ -87,7 +117,10 @@ def _hashed(file: Path, size: int, modified: int) -> str:
 
 def _data_options(config: Mapping[str, Any]) -> Mapping[str, Any]:
     data = config.get("data")
-    return data.get("init_args") or {} if isinstance(data, Mapping) else {}
+    if not isinstance(data, Mapping):
+        return {}
+    short = {k: v for k, v in data.items() if k not in ("class_path", "init_args")}
+    return {**short, **(data.get("init_args") or {})}  # `--data.dataset` is of init_args too
 
 
 def named_checkpoints(config: Mapping[str, Any]) -> dict[str, str]:

@@ -24,7 +24,7 @@ from lit_offrl.jobs.mlflow_runs import CELL_TAG
 from lit_offrl.jobs.parts import Parts
 from lit_offrl.jobs.plain import difference
 from lit_offrl.jobs.words import evaluate_words, fit_words
-from lit_offrl.pipelines.inputs import data_file, data_sha256, resolved_config
+from lit_offrl.pipelines.inputs import data_file, data_sha256, own_environment, resolved_config
 from lit_offrl.sweeps.grid import Cell
 
 
@@ -53,7 +53,7 @@ class CellFolder:
         path: the folder.
         sweep: the experiment's name.
         tracking_uri: the MLflow store.
-        evaluate: options of evaluate.
+        evaluate: options of evaluate; None where a cell is done once it is trained.
         program: begins both commands.
     """
 
@@ -61,7 +61,7 @@ class CellFolder:
     path: Path
     sweep: str
     tracking_uri: str
-    evaluate: Mapping[str, Any]
+    evaluate: Mapping[str, Any] | None
     program: tuple[str, ...] = field(default_factory=lambda: children.PROGRAM)
 
     # ---- files ---------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ class CellFolder:
             "seed": self.cell.seed,
             "experiment": self.sweep,
             "tracking_uri": self.tracking_uri,
-            "evaluate": dict(self.evaluate),
+            "evaluate": None if self.evaluate is None else dict(self.evaluate),
         }
         return json.loads(json.dumps(definition, default=str))
 
@@ -181,7 +181,7 @@ class CellFolder:
             return State.NEW
         if self.change():
             return State.CHANGED
-        if self.record.is_file():
+        if self.record.is_file() or (self.evaluate is None and self.is_trained()):
             return State.DONE
         if self.failure.is_file():
             return State.FAILED
@@ -233,8 +233,13 @@ class CellFolder:
 
     def commands(self, id: str) -> list[list[str]]:
         """Words of all commands, in order."""
-        return [self.fit(id=id, resume=self.checkpoint.is_file()), self.evaluation(id)]
+        fit = self.fit(id=id, resume=self.checkpoint.is_file())
+        return [fit] if self.evaluate is None else [fit, self.evaluation(id)]
 
     def evaluation(self, id: str) -> list[str]:
         """Words of the evaluation's command, after the program's."""
-        return evaluate_words(self.checkpoint, self.draft, self.evaluate)
+        return evaluate_words(self.checkpoint, self.draft, self.evaluate_options())
+
+    def evaluate_options(self) -> dict[str, Any]:
+        """The options of evaluate, with the environment where the data's options name one's own."""
+        return {**own_environment(self.config()), **(self.evaluate or {})}

@@ -69,14 +69,14 @@ class Sweep:
         path: of the file.
         name: of the MLflow experiment, and of the folder.
         cells: seed by seed, so that the first results are of the whole grid.
-        evaluate: options of ``lit-offrl evaluate``.
+        evaluate: options of ``lit-offrl evaluate``; None for no evaluations.
         slurm: parameters for submitit.
     """
 
     path: Path
     name: str
     cells: tuple[Cell, ...]
-    evaluate: Mapping[str, Any] = field(default_factory=dict)
+    evaluate: Mapping[str, Any] | None = field(default_factory=dict)
     slurm: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -120,8 +120,9 @@ def read_sweep(path: Path, only: Sequence[str] = ()) -> Sweep:
     cells = select(cells, only)
     taken = {cell.labels["dataset"] for cell in cells}
     reader.require_datasets([part for part in datasets if part.label in taken])
-    evaluate = given.get("evaluate") or {}
-    reader.evaluate("evaluate", evaluate)
+    evaluate = None if given.get("evaluate") is False else given.get("evaluate") or {}
+    if evaluate is not None:
+        reader.evaluate("evaluate", evaluate)
     slurm = given.get("slurm") or {}
     if not isinstance(slurm, dict):
         raise reader.wrong("slurm", slurm, "a mapping of submitit's parameters")

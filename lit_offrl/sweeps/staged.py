@@ -80,14 +80,14 @@ class StagedCell(CellFolder):
         for stage in self.stages:
             stored = stage.stored()
             stages.append(stage.words(stored["id"] if stored else "ID"))
-        return [*stages, self.evaluation(id)]
+        return stages if self.evaluate is None else [*stages, self.evaluation(id)]
 
     def evaluation(self, id: str) -> list[str]:
         """Words of the evaluation's command, which logs to a run of its own."""
         return evaluate_words(
             self.checkpoint,
             self.draft,
-            self.evaluate,
+            self.evaluate_options(),
             run_name=self.cell.name.replace("/", "-"),
             run_tags={**self.tags(id), **seconds_tags(self.stages[-1])},
         )
@@ -112,6 +112,6 @@ def cell_folder(cell: Cell, sweep: Sweep, output: Path, tracking_uri: str) -> Ce
     where = Where(sweep.name, tracking_uri, tags, cell.seed)
     stages = stage_folders(cell.pipeline, output / cell.shared, where, hashed=True)
     (evaluation,) = cell.pipeline.evaluations
-    options = {**evaluation.options, **sweep.evaluate}
+    options = None if sweep.evaluate is None else {**evaluation.options, **sweep.evaluate}
     source = stages[evaluation.stage]
     return StagedCell(cell, path, sweep.name, tracking_uri, options, source=source)

@@ -79,7 +79,9 @@ def work_on(
                 why = _fit(folder, children, variables, lock, id)
             else:
                 why = ""
-            return why or _evaluate(folder, children, variables, lock, id)
+            if why or folder.evaluate is None:
+                return why
+            return _evaluate(folder, children, variables, lock, id)
     except (LitOffRLError, OSError) as error:
         return " ".join(str(error).split())
 

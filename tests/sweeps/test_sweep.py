@@ -275,3 +275,15 @@ def test_a_folder_that_is_not_ours_is_refused(sweep, stub):
     Path("cell").mkdir()
     Path("cell/cell.json").write_text("{}")
     assert "move the folder" in work_on(cell_folder(), Choices(), Children())
+
+
+def test_a_sweep_can_train_alone(sweep, stub, capsys):
+    assert sweep(evaluate=False) == 0
+    assert [words[0] for words, _ in stub()] == ["fit", "fit"]
+    assert sweep(evaluate=False) == 0 and stub() == []  # nothing is left to do
+    assert sweep("--dry_run", evaluate=False) == 0
+    said = capsys.readouterr().out
+    assert "# m/plain/seed0: done" in said and "lit-offrl evaluate" not in said
+    # evaluated after all, without training again
+    assert sweep("--rerun_changed", evaluate={"episodes": 2}) == 0
+    assert [words[0] for words, _ in stub()] == ["evaluate", "evaluate"]
