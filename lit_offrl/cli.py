@@ -32,6 +32,7 @@ from lit_offrl.callbacks import (
     SayWhyEnded,
 )
 from lit_offrl.callbacks.checkpoints import run_name
+from lit_offrl.callbacks.mlflow_run import go_on_with, mlflow_loggers, name_run
 from lit_offrl.callbacks.progress import StepProgress
 from lit_offrl.cli_checkpoint import ResumeFrom, named_checkpoint
 from lit_offrl.cli_errors import OneLineArgumentParser, find_ours
@@ -197,11 +198,11 @@ class OfflineCLI(LightningCLI):
         callbacks = self.trainer_defaults["callbacks"]
         if self.verb == "fit" and config.get("enable_progress_bar") is not False:
             callbacks.append(StepProgress())
-        logger = config.get("logger")
-        if isinstance(logger, MLflowRun):
-            logger.name_run(run_name(self.model, self.datamodule.spec))
-            if self.resume is not None:
-                logger.go_on_with(self.resume.mlflow_run(logger.tracking_uri))
+        if self.verb == "fit":
+            loggers = mlflow_loggers(config.get("logger"))
+            for logger in loggers:
+                name_run(logger, run_name(self.model, self.datamodule.spec))
+            go_on_with(loggers, [] if self.resume is None else self.resume.mlflow_runs())
         try:
             return super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, RuntimeError, ValueError) as error:

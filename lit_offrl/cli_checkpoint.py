@@ -28,6 +28,19 @@ def named_checkpoint(argv: Sequence[str]) -> str | None:
     return None
 
 
+def mlflow_runs(ours: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return ``run_id`` and ``tracking_uri`` of a checkpoint's MLflow runs.
+
+    Args:
+        ours: the library's part of the checkpoint.
+    """
+    first = ours.get("mlflow")
+    if not isinstance(first, Mapping):
+        return []
+    runs = [first, *(first.get("beside") or [])]
+    return [{name: str(run[name]) for name in ("run_id", "tracking_uri")} for run in runs]
+
+
 class ResumeFrom:
     """A checkpoint that a verb starts from.
 
@@ -90,10 +103,9 @@ class ResumeFrom:
         env_id = options.get("env_id")
         return env_id if isinstance(env_id, str) and ":" in env_id else None
 
-    def mlflow_run(self, tracking_uri: str) -> str | None:
-        """Return the id of the MLflow run to go on with, if it is in this store."""
-        origin = self.ours.get("mlflow") or {}
-        return origin.get("run_id") if origin.get("tracking_uri") == tracking_uri else None
+    def mlflow_runs(self) -> list[dict[str, str]]:
+        """Return ``run_id`` and ``tracking_uri`` of the MLflow runs to go on with."""
+        return mlflow_runs(self.ours)
 
     def changes(self, config: Mapping[str, Any]) -> list[str]:
         """Name the options of module and data that differ from the checkpoint's."""

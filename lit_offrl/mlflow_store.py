@@ -1,20 +1,36 @@
-"""Where MLflow's runs are kept, without importing MLflow."""
+"""Where MLflow's runs are kept, without importing MLflow.
+
+A store is named by its URI everywhere in this library: in options, checkpoints and messages. The
+path of a SQLite file stands in it as it is, whatever letters are in the folders' names, and a
+server's address has no password: that goes into the environment, where MLflow looks for it.
+:func:`client_uri` gives what MLflow itself is to be called with.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import re
 import sqlite3
 import urllib.error
 import urllib.parse
 import urllib.request
+import warnings
+from base64 import b64encode
 from pathlib import Path
+from typing import Any
 
 from lit_offrl.errors import ConfigError
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 STORE_HELP = f"MLflow's store [$MLFLOW_TRACKING_URI, else {DEFAULT_URI}]"
 SQLITE = "sqlite:///"
+EXPERIMENT = "lit-offrl"
+_QUOTED = "sqlite+pysqlite:///"
+_USERNAME, _PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+_TOKEN = "MLFLOW_TRACKING_TOKEN"
+_USER_IN_URI = re.compile(r"(?<=://)[^/\s@]*@")
 _PROBE_SECONDS = 3.0
 _LOCKED_SECONDS = 10.0  # a run's own writing takes milliseconds
 _WAY_OUT = "give another --trainer.logger.init_args.tracking_uri, or --trainer.logger false."
@@ -25,6 +41,16 @@ def default_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
+def store_uri(given: str | None = None) -> str:
+    """Return the store that counts, ``given`` or else the default, as it is named everywhere."""
+    return absolute_uri(given or default_uri())
+
+
+def default_experiment() -> str:
+    """Return the name of the experiment that counts where none is named."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+
+
 def sqlite_file(uri: str) -> Path | None:
     """Return the file of a SQLite store, or None for a store of another kind."""
     file = uri.removeprefix(SQLITE)
@@ -32,9 +58,92 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def absolute_uri(uri: str) -> str:
-    """Make the path of a SQLite store absolute, so that it names the same store from anywhere."""
+    """Name a store so that it is the same from anywhere, and without a password.
+
+    The path of a SQLite file becomes absolute. A user and password before a server's address are
+    moved to ``$MLFLOW_TRACKING_USERNAME`` and ``$MLFLOW_TRACKING_PASSWORD``, from which MLflow
+    takes them for each request, so that nothing that holds the URI holds them.
+    """
+    if uri.startswith(_QUOTED):
+        uri = SQLITE + urllib.parse.unquote(uri.removeprefix(_QUOTED))
     file = sqlite_file(uri)
-    return uri if file is None or file.is_absolute() else f"{SQLITE}{file.resolve()}"
+    if file is not None:
+        return uri if file.is_absolute() else f"{SQLITE}{file.resolve()}"
+    if not uri.startswith(("http://", "https://")):
+        return uri
+    user, at, host = urllib.parse.urlsplit(uri).netloc.rpartition("@")
+    if not at:
+        return uri
+    name, _, password = user.partition(":")
+    os.environ[_USERNAME] = urllib.parse.unquote(name)
+    os.environ[_PASSWORD] = urllib.parse.unquote(password)
+    return uri.replace(f"{user}@{host}", host, 1)
+
+
+def client_uri(uri: str) -> str:
+    """Return the URI by which MLflow finds a store.
+
+    SQLAlchemy reads a URI's path as quoted and its ``?`` as the beginning of options, so the path
+    of a SQLite file in which that matters is quoted. The driver is named with it: MLflow would else
+    make the folder of that very name, quotes and all.
+    """
+    file = sqlite_file(uri)
+    quoted = "" if file is None else urllib.parse.quote(str(file))
+    if file is None or not needs_quoting(file):
+        return uri
+    return f"{_QUOTED}{quoted}"
+
+
+def open_client(uri: str) -> Any:
+    """Return MLflow's client of a store; it takes seconds to import, and contacts nothing yet.
+
+    Raises:
+        MlflowException: MLflow knows no such store.
+    """
+    set_patience()
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=client_uri(absolute_uri(uri)))
+
+
+def needs_quoting(path: Path) -> bool:
+    """Whether a path within a URI would be read as another."""
+    return any(sign in str(path) for sign in "%?#")
+
+
+def redacted(text: str) -> str:
+    """Return a text without passwords: those in URIs, and those in MLflow's environment."""
+    text = _USER_IN_URI.sub("", text)
+    for name in (_PASSWORD, _TOKEN):
+        secret = os.environ.get(name)
+        if secret and len(secret) > 3:  # a shorter one would be found in any word
+            for form in {secret, urllib.parse.quote(secret, safe="")}:
+                text = text.replace(form, "***")
+    return text
+
+
+def runs_address(uri: str, experiment_id: str) -> str:
+    """Say where a browser shows the table of an experiment's runs, as a part of a line."""
+    page = f"#/experiments/{experiment_id}?workflowType=machine_learning"
+    if uri.startswith(("http://", "https://")):
+        return f"{uri.rstrip('/')}/{page}"
+    file = sqlite_file(uri)
+    if file is not None and file.parent == Path.cwd():
+        uri = f"{SQLITE}{file.name}"
+    return f"mlflow ui --backend-store-uri {uri} and then http://127.0.0.1:5000/{page}"
+
+
+def set_patience() -> None:
+    """Let a dead server cost seconds, and keep MLflow's chatter off the screen.
+
+    MLflow would try a request again for minutes. Whoever may wait tries again by its own clock.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")  # MLflow sets its loggers by this
+    for name in ("alembic", "lightning.pytorch.loggers.mlflow", "mlflow", "urllib3"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module="mlflow")
 
 
 def require_store(uri: str, way_out: str = _WAY_OUT) -> None:
@@ -43,6 +152,7 @@ def require_store(uri: str, way_out: str = _WAY_OUT) -> None:
     Raises:
         ConfigError: it cannot; the line ends with ``way_out``.
     """
+    uri = absolute_uri(uri)
     file = sqlite_file(uri)
     if file is not None:
         held = file if file.exists() else file.parent
@@ -54,14 +164,29 @@ def require_store(uri: str, way_out: str = _WAY_OUT) -> None:
     if urllib.parse.urlsplit(uri).scheme not in ("http", "https"):
         return
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_PROBE_SECONDS).close()
-    except urllib.error.HTTPError:
-        return  # it answers; whether it lets us in will be seen
+        request = urllib.request.Request(f"{uri.rstrip('/')}/health", headers=_authorization())
+        urllib.request.urlopen(request, timeout=_PROBE_SECONDS).close()
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            raise ConfigError(
+                f"The MLflow server {uri} does not let you in ({error.code}): give it as "
+                f"http://USER:PASSWORD@HOST or set ${_USERNAME} and ${_PASSWORD}."
+            ) from None
+        return  # it answers; whether it takes what is logged will be seen
     except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
+        reason = redacted(str(getattr(error, "reason", error)))
         raise ConfigError(
             f"The MLflow server {uri} cannot be reached ({reason}): start it, {way_out}"
         ) from error
+
+
+def _authorization() -> dict[str, str]:
+    """Return the headers by which MLflow would be let in."""
+    user, password = os.environ.get(_USERNAME), os.environ.get(_PASSWORD)
+    if user and password:
+        return {"Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"}
+    token = os.environ.get(_TOKEN)
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def _require_database(file: Path, way_out: str) -> None:

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_offrl.callbacks.lookup import find_callback, settings
+from lit_offrl.evaluation.record import present_names
 
 
 class Curves(Callback):
@@ -65,14 +66,14 @@ class Curves(Callback):
         return {"history": {name: [list(p) for p in line] for name, line in self.history.items()}}
 
     def on_save_checkpoint(self, trainer: Trainer, *args: Any) -> None:
-        """What loggers still hold back is sent before the checkpoint that has it is written."""
+        """What loggers of files still hold back is written before the checkpoint that has it."""
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.save()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the history back."""
-        history = state_dict["history"]
+        history = present_names(state_dict["history"])
         self.history = {name: [(s, v) for s, v in line] for name, line in history.items()}
 
 

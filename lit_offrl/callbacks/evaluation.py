@@ -16,7 +16,7 @@ from lit_offrl.callbacks.yardsticks import clone_behaviour, yardsticks
 from lit_offrl.errors import ConfigError, EvaluationError, LitOffRLError
 from lit_offrl.evaluation.envs import make_env, step_limit
 from lit_offrl.evaluation.evaluate import evaluate_module
-from lit_offrl.evaluation.record import EvaluationRecord
+from lit_offrl.evaluation.record import CURVES, EvaluationRecord
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.policy import GoalPolicy
 from lit_offrl.quiet import say
@@ -27,8 +27,8 @@ class EvaluationDuringFit(Callback):
     """Rolls the policy out every N steps and at the end of a fit; processes share the episodes.
 
     Training is as if nothing had happened: it draws nothing from global generators, and
-    ``evaluate_module`` leaves those as they were. Logs ``eval/return_mean`` and, where the
-    environment has reference returns, ``eval/normalized_score``; writes ``evaluation.json`` (of
+    ``evaluate_module`` leaves those as they were. Logs ``eval/return`` and, where the
+    environment has reference returns, ``eval/score``; writes ``evaluation.json`` (of
     a step: ``evaluation-step-STEP.json``) to the run's folder.
 
     At the end a table shows the policy's mean beside that of the data's own episodes, without which
@@ -188,9 +188,6 @@ class EvaluationDuringFit(Callback):
         )
         if trainer.is_global_zero:
             record.save(run_folder(trainer) / name)
-        figures = record.summary()
-        values = {"eval/return_mean": figures["return_mean"]}
-        if "score_mean" in figures:
-            values["eval/normalized_score"] = figures["score_mean"]
-        record_metrics(trainer, values)
+        metrics = record.metrics()
+        record_metrics(trainer, {name: metrics[name] for name in CURVES if name in metrics})
         return record

@@ -2,44 +2,59 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
+import re
+import shlex
 import time
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from lightning.fabric.utilities.logger import _convert_params, _flatten_dict
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
-from lightning.pytorch.utilities.rank_zero import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from lit_offrl.errors import ConfigError, first_line, reason
+from lit_offrl.errors import ConfigError, FileError, reason
 from lit_offrl.mlflow_store import (
-    DEFAULT_URI,
-    absolute_uri,
-    default_uri,
+    client_uri,
+    default_experiment,
+    needs_quoting,
+    redacted,
     require_store,
+    set_patience,
     sqlite_file,
+    store_uri,
 )
+from lit_offrl.quiet import say
+from lit_offrl.tracking.outbox import Artifact, Outbox, Point, curve_points, load_outbox
+from lit_offrl.tracking.outbox import unsent_file as file_of_unsent
+from lit_offrl.tracking.sender import Sender
 
 _LOCK_SECONDS = 60.0
-_HELD_BACK = 200  # metrics, and
-_FLUSH_SECONDS = 5.0  # seconds, after which they are sent
+_LAST_SECONDS = 10.0  # for a store that does not answer once training has ended,
+_STOPPED_SECONDS = 3.0  # and once a signal has ended it
+_LONGEST_PARAM = 250  # letters, of any MLflow's
+_STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}
 
 
 class MLflowRun(MLFlowLogger):
-    """Logs to MLflow in batches; nothing is contacted before the first process needs it.
+    """Logs to MLflow from a thread of its own; training never waits for the store.
 
-    A server that cannot be reached is an error before training and a warning during it: what could
-    not be sent then is sent later.
+    A server that cannot be reached is an error before training. During training it costs a line:
+    what could not be sent is sent once it is back. What is left at the end is kept in the run's
+    folder, from which the next resume or ``lit-offrl mlflow sync`` sends it.
+
+    Where neither experiment nor name is given, ``$MLFLOW_RUN_ID`` counts: the run is logged to that
+    one.
 
     Args:
         tracking_uri: the store; ``$MLFLOW_TRACKING_URI`` or ``sqlite:///mlflow.db`` by default.
-        experiment_name: MLflow's group of runs.
+        experiment_name: MLflow's group of runs; ``$MLFLOW_EXPERIMENT_NAME``, that of
+            ``$MLFLOW_EXPERIMENT_ID``, or ``lit-offrl`` by default.
         run_name: the run's name; by default MODULE-DATASET-seedSEED.
         tags: of the run.
 
@@ -51,51 +66,42 @@ class MLflowRun(MLFlowLogger):
     def __init__(
         self,
         tracking_uri: str | None = None,
-        experiment_name: str = "lit-offrl",
+        experiment_name: str | None = None,
         run_name: str | None = None,
         tags: dict[str, str] | None = None,
     ) -> None:
-        uri = absolute_uri(tracking_uri or default_uri())
+        uri = store_uri(tracking_uri)
         set_patience()
         if getattr(rank_zero_only, "rank", 0) == 0:  # the first process asks for all
             require_store(uri)
+        name = experiment_name or default_experiment()
         with _refusals(uri), _alone(uri):
             super().__init__(
-                experiment_name=experiment_name,
+                experiment_name=name,
                 run_name=run_name,
-                tracking_uri=uri,
+                tracking_uri=client_uri(uri),
                 tags=tags,
+                artifact_location=_artifact_location(uri, name),
             )
-        self._held: list[Any] = []
-        self._flushed = time.monotonic()
+        self._store = uri
+        self._given_run: str | None = None
+        if experiment_name is None:
+            self._experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID") or None
+            if run_name is None:
+                self._given_run = os.environ.get("MLFLOW_RUN_ID") or None
+        self._sender: Sender | None = None
+        self._folder: Path | None = None
         self.resumed = False
         self.stopped = False
 
     @property
     def tracking_uri(self) -> str:
         """The store."""
-        return self._tracking_uri or DEFAULT_URI
+        return self._store
 
     def name_run(self, name: str) -> None:
         """Give the run a name, unless it has one or exists already."""
-        if self._run_name is None and self._run_id is None:
-            self._run_name = name
-
-    @rank_zero_only
-    def go_on_with(self, run_id: str | None) -> None:
-        """Log to a run that exists; where it is gone, or None is given, to a new one."""
-        from mlflow.exceptions import MlflowException
-
-        if run_id is None:
-            return
-        try:
-            self._mlflow_client.get_run(run_id)
-        except MlflowException:
-            rank_zero_warn(
-                f"MLflow run {run_id} is gone from {self.tracking_uri}; a new one begins."
-            )
-        else:
-            self._run_id, self.resumed = run_id, True
+        name_run(self, name)
 
     @property
     @rank_zero_experiment
@@ -108,71 +114,203 @@ class MLflowRun(MLFlowLogger):
         if self._initialized:
             return self._mlflow_client
         with _refusals(self.tracking_uri):
-            with _alone(self.tracking_uri):
+            if self._run_id is None and self._given_run is not None:
+                self._mlflow_client.get_run(self._given_run)
+                self._run_id, self.resumed = self._given_run, True
+            with _alone(self.tracking_uri), _default_store_kept():
                 client = super().experiment
             if self.resumed:
                 client.update_run(self._run_id, status="RUNNING")
         return client
 
+    # ---- what is logged: it waits in memory, and the thread sends it ----------------------------
+
     @rank_zero_only
-    def log_hyperparams(self, params: Mapping[str, Any] | Any) -> None:
-        """Log parameters, without Lightning's own notes; a resumed run keeps those it has."""
-        plain = {k: v for k, v in dict(params).items() if not str(k).startswith("_")}
-        if self.resumed:
-            known = self.experiment.get_run(self.run_id).data.params
-            plain = {k: v for k, v in plain.items() if k not in known}
-        super().log_hyperparams(plain)
+    def log_hyperparams(self, params: Any) -> None:
+        """Log parameters, without Lightning's own notes; a run keeps those that it has."""
+        plain = {k: v for k, v in _convert_params(params).items() if not str(k).startswith("_")}
+        texts = {k: str(v)[:_LONGEST_PARAM] for k, v in _flatten_dict(plain).items()}
+        self._sending().add_facts(texts, {})
+
+    @rank_zero_only
+    def log_facts(self, facts: Mapping[str, Any]) -> None:
+        """Log what runs are grouped by as parameters and, unless a tag is given, as tags.
+
+        A resumed run keeps its parameters; its tags say what is true by now.
+        """
+        texts = {name: str(value)[:_LONGEST_PARAM] for name, value in facts.items()}
+        own = self.tags or {}
+        self._sending().add_facts(texts, {k: v for k, v in texts.items() if k not in own})
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Hold metrics back until enough have come together, or some seconds have passed."""
-        from mlflow.entities import Metric
-
+        """Log metrics of a step; NaN is left out."""
         stamp = int(time.time() * 1000)
-        self._held += [
-            Metric(name, float(value), stamp, step or 0)
+        points = [
+            Point(_plain_name(name), float(value), step or 0, stamp)
             for name, value in metrics.items()
             if not math.isnan(value)  # MLflow's servers differ about NaN; a gap says as much
         ]
-        if len(self._held) >= _HELD_BACK or time.monotonic() - self._flushed > _FLUSH_SECONDS:
-            self.save()
+        self._sending().add_points(points)
 
     @rank_zero_only
-    def log_once(self, metrics: Mapping[str, float]) -> None:
-        """Log facts of the whole run at step 0; a resumed run keeps those it has."""
-        known = self.experiment.get_run(self.run_id).data.metrics if self.resumed else {}
-        self.log_metrics({name: value for name, value in metrics.items() if name not in known}, 0)
+    def log_history(self, history: Mapping[str, Iterable[Sequence[float]]]) -> None:
+        """Log the curves that a checkpoint keeps, as far as the run is without them.
 
-    @rank_zero_only
-    def save(self) -> None:
-        """Send what is held back."""
-        self._flushed = time.monotonic()
-        try:
-            while self._held:
-                batch = self._held[:1000]  # MLflow's limit for a call
-                self.experiment.log_batch(self.run_id, metrics=batch)
-                self._held = self._held[1000:]
-        except Exception as error:  # whatever a store's driver throws: training is worth more
-            first = first_line(error)
-            rank_zero_warn(f"MLflow did not take metrics, they are tried again later: {first}")
+        It is, of what was held back when a process was killed.
+        """
+        self._sending().add_points(curve_points(history, int(time.time() * 1000)))
 
     @rank_zero_only
     def log_files(self, path: Path, folder: str | None = None) -> None:
-        """Log a file, or all files of a folder, as artifacts."""
-        try:
-            if path.is_dir():
-                self.experiment.log_artifacts(self.run_id, str(path), folder)
-            else:
-                self.experiment.log_artifact(self.run_id, str(path), folder)
-        except Exception as error:
-            rank_zero_warn(f"MLflow did not take {path}: {first_line(error)}")
+        """Log a file, or all files of a folder, as artifacts, as they are when they are sent."""
+        self._sending().add_artifact(Artifact(str(path.absolute()), folder or ""))
+
+    @rank_zero_only
+    def keep_in(self, folder: Path) -> None:
+        """Keep in a folder what cannot be sent by the end, and send what is kept there.
+
+        Raises:
+            FileError: a file that is there is damaged.
+        """
+        self._folder = folder
+        if self.resumed:
+            self._sending().add_unsent(load_outbox(folder, str(self.run_id)))
+
+    def save(self) -> None:
+        """Nothing: what is logged is sent within seconds."""
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
-        """Send what is left and close the run; one that was asked to stop has not failed."""
-        if self._initialized:
-            self.save()
-            super().finalize("KILLED" if self.stopped and status == "failed" else status)
+        """Send what is left and close the run; one that was asked to stop has not failed.
+
+        A store that does not answer gets some seconds. Then what it has yet to get is kept in the
+        run's folder, and a line says so.
+        """
+        if not self._initialized:
+            return
+        ended = _STATUS.get(status, status)
+        limit = _LAST_SECONDS
+        if self.stopped:
+            limit = _STOPPED_SECONDS
+            ended = "KILLED" if ended == "FAILED" else ended
+        sender = self._sending()
+        try:
+            sender.end(ended, limit)
+        finally:
+            self._sender, self.resumed = None, True
+            self._keep(sender.left())
+
+    def _sending(self) -> Sender:
+        if self._sender is None:
+            client, run_id = self.experiment, str(self.run_id)
+            self._sender = Sender(client, self.tracking_uri, run_id, resumed=self.resumed)
+        return self._sender
+
+    def _keep(self, left: Outbox) -> None:
+        folder = self._folder or Path.cwd()
+        file = file_of_unsent(folder, str(self._run_id))
+        if not left:
+            file.unlink(missing_ok=True)
+        if not left or (self._folder is None and left.is_only_the_end()):
+            return
+        said = f"MLflow at {self.tracking_uri} did not get everything of this run ({left})"
+        try:
+            left.save(folder, str(self._run_id))
+        except FileError as error:
+            say(f"{said}, and it cannot be kept: {error}")
+            return
+        here = Path.cwd()
+        shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
+        words = ["lit-offrl", "mlflow", "sync", str(shown)]
+        if self.tracking_uri != store_uri():
+            words += ["--tracking_uri", self.tracking_uri]
+        say(f"{said}; {file.name} in the run's folder keeps it: send it by {shlex.join(words)}")
+
+
+def mlflow_loggers(loggers: Any) -> list[MLFlowLogger]:
+    """Return those that log to MLflow, of one logger, a list of them, or none."""
+    several = loggers if isinstance(loggers, list) else [loggers]
+    return [logger for logger in several if isinstance(logger, MLFlowLogger)]
+
+
+def mlflow_origin(logger: MLFlowLogger) -> dict[str, str]:
+    """Return what finds a logger's run again: ``run_id`` and ``tracking_uri``."""
+    return {"run_id": str(logger.run_id), "tracking_uri": _store_of(logger)}
+
+
+def _store_of(logger: MLFlowLogger) -> str:
+    return logger.tracking_uri if isinstance(logger, MLflowRun) else store_uri(logger._tracking_uri)
+
+
+def name_run(logger: MLFlowLogger, name: str) -> None:
+    """Give a logger's run a name, unless it has one or exists already."""
+    if logger._run_name is None and logger._run_id is None:
+        logger._run_name = name
+
+
+@rank_zero_only
+def go_on_with(loggers: Sequence[MLFlowLogger], runs: Sequence[Mapping[str, str]]) -> None:
+    """Let loggers of a resumed fit log to the runs that its checkpoint names.
+
+    A run's id is unique, so it is the same run wherever a logger's store has it: the project may
+    have been moved, and the server have another name. A line says where a new run begins.
+
+    Args:
+        loggers: Lightning's own or this library's.
+        runs: ``run_id`` and ``tracking_uri`` of each; the store that it names is not asked.
+
+    Raises:
+        ConfigError: a logger's store cannot be used.
+    """
+    left = list(runs)
+    for logger in loggers:
+        given = getattr(logger, "_given_run", None)
+        if given is not None:
+            if given not in [run["run_id"] for run in runs]:
+                say(f"$MLFLOW_RUN_ID: this fit is logged to the MLflow run {given}.")
+            continue
+        if logger._run_id is not None or not left:
+            continue
+        uri = _store_of(logger)
+        if not isinstance(logger, MLflowRun):
+            require_store(uri)
+        found = next((run for run in left if _is_there(logger, run["run_id"], uri)), None)
+        if found is None:
+            was = redacted(left[0]["tracking_uri"])
+            where = "is gone from" if was == uri else f"of {was} is not in"
+            say(f"MLflow run {left[0]['run_id']} {where} {uri}: a new run begins there.")
+            continue
+        left.remove(found)
+        logger._run_id = found["run_id"]
+        if isinstance(logger, MLflowRun):
+            logger.resumed = True
+
+
+def _is_there(logger: MLFlowLogger, run_id: str, uri: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    with _refusals(uri):
+        try:
+            run = logger._mlflow_client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return False
+            raise
+    return str(run.info.lifecycle_stage) == "active"
+
+
+def _plain_name(name: str) -> str:
+    """Leave out of a metric's name what MLflow refuses."""
+    return re.sub(r"[^\w/. -]", "", name, flags=re.ASCII)
+
+
+def _artifact_location(uri: str, experiment: str) -> str | None:
+    """Return where an experiment's files go, if MLflow would take its own choice for another."""
+    file = sqlite_file(uri)
+    if file is None or not needs_quoting(file):
+        return None
+    return (file.parent / "mlruns" / re.sub(r"[^\w.-]", "_", experiment)).as_uri()
 
 
 @contextmanager
@@ -188,9 +326,21 @@ def _refusals(uri: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ConfigError(
-            f"MLflow at {uri} refuses: {reason(error).rstrip('.')}. "
+            f"MLflow at {uri} refuses: {redacted(reason(error)).rstrip('.')}. "
             "Give another --trainer.logger.init_args.tracking_uri, or --trainer.logger false."
         ) from error
+
+
+@contextmanager
+def _default_store_kept() -> Iterator[None]:
+    """Let Lightning not make a run's store the default of all that comes after it."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    try:
+        yield
+    finally:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 @contextmanager
@@ -215,13 +365,3 @@ def _alone(uri: str) -> Iterator[None]:
             f"{lock} is held by another process since {_LOCK_SECONDS:.0f} seconds: wait for it or "
             "end it; if there is none, remove the file."
         ) from error
-
-
-def set_patience() -> None:
-    """Let a dead server cost seconds, and keep MLflow's first-use chatter off the screen."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # MLflow sets its loggers by this
-    for name in ("alembic", "lightning.pytorch.loggers.mlflow"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="mlflow")

@@ -15,10 +15,11 @@ from lit_offrl.callbacks.checkpoints import Checkpoints, run_folder
 from lit_offrl.callbacks.curves import Curves
 from lit_offrl.callbacks.interruption import Interrupted
 from lit_offrl.callbacks.lookup import find_callback, settings
-from lit_offrl.callbacks.mlflow_run import MLflowRun
+from lit_offrl.callbacks.mlflow_run import MLflowRun, mlflow_loggers, mlflow_origin
 from lit_offrl.evaluation.scores import has_references, normalized_score
 from lit_offrl.figures import save_figure, training_curves
 from lit_offrl.files import write_whole
+from lit_offrl.mlflow_store import redacted, runs_address
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
 from lit_offrl.quiet import say
 
@@ -35,7 +36,7 @@ class RunRecord(SaveConfigCallback):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
-        self.text = self.parser.dump(self.config, skip_none=False)
+        self.text = redacted(self.parser.dump(self.config, skip_none=False))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Lightning would save the config here, where the run's folder is not known yet."""
@@ -51,9 +52,13 @@ class RunRecord(SaveConfigCallback):
         path = run_folder(trainer) / ("config-resumed.yaml" if resumed else "config.yaml")
         write_whole(path, self.text)
         data = yaml.safe_load(self.text).get("data") or {}
+        curves = find_callback(trainer, Curves)
         for run in _mlflow_runs(trainer):
-            run.log_hyperparams({"data": data})
-            run.log_once(data_figures(trainer))
+            run.keep_in(path.parent)
+            run.log_hyperparams({"data": data, **data_figures(trainer)})
+            run.log_facts(run_facts(trainer, pl_module))
+            if resumed and curves is not None:
+                run.log_history(curves.history)
             run.log_files(path)
 
     def on_save_checkpoint(
@@ -63,8 +68,11 @@ class RunRecord(SaveConfigCallback):
         ours = checkpoint.setdefault(CHECKPOINT_KEY, {})
         ours[CONFIG_KEY] = self.text
         if trainer.is_global_zero:
-            for run in _mlflow_runs(trainer):
-                ours[MLFLOW_KEY] = {"run_id": run.run_id, "tracking_uri": run.tracking_uri}
+            runs = [mlflow_origin(logger) for logger in mlflow_loggers(trainer.loggers)]
+            if runs:
+                ours[MLFLOW_KEY] = runs[0]
+            if len(runs) > 1:
+                ours[MLFLOW_KEY]["beside"] = runs[1:]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the figures, and give MLflow the files of the run with its last checkpoint."""
@@ -81,6 +89,7 @@ class RunRecord(SaveConfigCallback):
                 run.log_files(record)
             if checkpoints is not None:
                 run.log_files(Path(checkpoints.last_model_path), "checkpoints")
+            print(f"runs: {runs_address(run.tracking_uri, str(run.experiment_id))}")
         print(f"run: {_shown(folder)}")
         if checkpoints is not None and checkpoints.namesake is not None:
             words = ("lit-offrl", "evaluate", "--ckpt_path", _shown(checkpoints.last_model_path))
@@ -124,7 +133,7 @@ def data_figures(trainer: Trainer) -> dict[str, float]:
     returns = data.complete_returns()
     if len(returns) == 0:
         return {}
-    figures = {"data/episodes": float(len(returns)), "data/return_mean": float(returns.mean())}
+    figures = {"data/episodes": len(returns), "data/return_mean": float(returns.mean())}
     if has_references(data.spec):
         figures["data/score_mean"] = float(normalized_score(returns, data.spec).mean())
     return figures
@@ -134,6 +143,20 @@ def _shown(path: str | Path) -> str:
     """Return a path as a command of this working directory would give it."""
     path, here = Path(path), Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def run_facts(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """Return what runs are grouped by; what is unknown is left out."""
+    spec = getattr(settings(trainer).datamodule, "spec", None)
+    facts = {
+        "method": type(module).__name__,
+        "dataset": getattr(spec, "name", None),
+        "dataset_sha256": getattr(spec, "sha256", None),
+        "max_steps": trainer.max_steps,
+        "precision": trainer.precision,
+        "seed": getattr(module, "seed", None),
+    }
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _mlflow_runs(trainer: Trainer) -> list[MLflowRun]:

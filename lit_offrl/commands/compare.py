@@ -21,7 +21,8 @@ from lit_offrl.evaluation.tables import (
     write_files,
 )
 from lit_offrl.files import make_folder
-from lit_offrl.studies.runs import EXPERIMENT, add_run_options, find_runs
+from lit_offrl.mlflow_store import default_experiment
+from lit_offrl.studies.runs import add_run_options, find_runs
 
 
 def main(argv: Sequence[str]) -> int:
@@ -52,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="lit-offrl compare",
         description="Scores of runs by method and dataset: means and IQMs with 95 % intervals "
         "over training seeds, and the protocol beneath.",
-        epilog=f"Without --experiment, --filter and --records: MLflow's experiment {EXPERIMENT}.",
+        epilog="Without --experiment, --filter and --records: MLflow's experiment"
+        f" {default_experiment()}.",
     )
     add_run_options(parser)
     add = parser.add_argument

@@ -21,6 +21,7 @@ from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.envs import name_env
 from lit_offrl.evaluation.evaluate import evaluate_module
 from lit_offrl.files import file_sha256, require_writable
+from lit_offrl.mlflow_store import STORE_HELP, redacted
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import load_module, read_checkpoint
 from lit_offrl.ranges import lies_in
@@ -67,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
         checkpoint=options.ckpt_path,
         checkpoint_rule=_rule(options.ckpt_path),
         training_steps=read_checkpoint(options.ckpt_path).get("global_step"),
-        command=shlex.join(["lit-offrl", "evaluate", *argv]),
+        command=redacted(shlex.join(["lit-offrl", "evaluate", *argv])),
     )
     Console().print(record.table())
     path = record.save(output)
@@ -82,8 +83,10 @@ def main(argv: Sequence[str]) -> int:
         options.ckpt_path,
         "evaluate",
         "evaluate",
-        record.summary(),
+        record.metrics(),
         files,
+        step=record.training_steps or 0,
+        tracking_uri=options.tracking_uri,
         run=run,
         asked_for=options.mlflow is True or run is not None,
     )
@@ -143,6 +146,7 @@ def _parser(kind: type[OneLineParser] = OneLineParser) -> argparse.ArgumentParse
         help="log to the MLflow run that the checkpoint came from, if any [yes]; asked for, to fail"
         " at it is an error",
     )
+    add("--tracking_uri", metavar="URI", help=STORE_HELP)
     add(
         "--run_name",
         metavar="NAME",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from lit_offrl.commands.parsing import OneLineParser, positive, seed_number
 from lit_offrl.errors import ConfigError, nearest
 from lit_offrl.files import make_folder, write_whole
+from lit_offrl.mlflow_store import STORE_HELP, redacted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(rest)
     make_folder(options.output)
     found = study.run(options)
-    command = shlex.join(["lit-offrl", "figures", *argv])
+    command = redacted(shlex.join(["lit-offrl", "figures", *argv]))
     module, _, function = entry.drawing.partition(":")
     draw: Callable[..., Figure] = getattr(importlib.import_module(module), function)
     picture, numbers = (options.output / f"{name}.{kind}" for kind in ("png", "json"))
@@ -124,8 +125,10 @@ def main(argv: Sequence[str]) -> int:
     if options.mlflow and found.checkpoint is not None:
         from lit_offrl.commands.mlflow_origin import log_to_origin
 
-        named = {f"{name}/{metric}": value for metric, value in found.metrics.items()}
-        log_to_origin(found.checkpoint, "figures", "figures", named, [picture, numbers])
+        named = {f"figures/{name}/{metric}": value for metric, value in found.metrics.items()}
+        uri = options.tracking_uri
+        files = [picture, numbers]
+        log_to_origin(found.checkpoint, "figures", "figures", named, files, tracking_uri=uri)
     elif options.mlflow and found.experiment is not None:
         from lit_offrl.commands.mlflow_origin import log_to_experiment
 
@@ -143,7 +146,11 @@ def _usage() -> str:
 
 
 def _parser(name: str, entry: Entry) -> OneLineParser:
-    parser = OneLineParser(prog=f"lit-offrl figures {name}", description=entry.line + ".")
+    parser = OneLineParser(
+        prog=f"lit-offrl figures {name}",
+        description=entry.line + ".",
+        conflict_handler="resolve",  # studies of runs have a --tracking_uri of the same meaning
+    )
     add = parser.add_argument
     add("--output", type=Path, default=Path("figures"), metavar="DIR", help="[figures]")
     add("--seed", type=seed_number, default=0, help="of all that the study draws [0]")
@@ -155,4 +162,5 @@ def _parser(name: str, entry: Entry) -> OneLineParser:
         help="log to the MLflow run that the checkpoint came from, if any; a figure of runs to one"
         " of its own in their experiment [yes]",
     )
+    add("--tracking_uri", metavar="URI", help=STORE_HELP)
     return parser

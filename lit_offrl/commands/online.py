@@ -26,6 +26,7 @@ from lit_offrl.commands.parsing import OneLineParser, positive, seed_number
 from lit_offrl.errors import ConfigError, first_line
 from lit_offrl.evaluation.envs import make_env, name_env, require_step_limit
 from lit_offrl.files import file_sha256
+from lit_offrl.mlflow_store import open_client, redacted, store_uri
 
 _KEPT = ("env", "steps_per_round", "noise", "hold", "seed", "max_episode_steps", "episodes",
          "evaluation_seed")  # fmt: skip
@@ -49,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     """
     options, fit = _parser().parse_known_args(argv)
     _check(options, fit)
-    command = shlex.join(["lit-offrl", "online", *argv])
+    command = redacted(shlex.join(["lit-offrl", "online", *argv]))
     folder: Path = options.output
     settings = {f"--{name}": getattr(options, name) for name in _KEPT}
     settings[FIT] = _grouped(fit)
@@ -164,7 +165,7 @@ def _round(
     )
     _draw(folder, rounds)
     write_state(folder, settings, rounds)
-    _log_to_mlflow(own, record, rounds, folder)
+    _log_to_mlflow(own, record, rounds, folder, _store(fit))
     last = rounds[-1]
     print(f"round {number}: {last['environment_steps']:,} steps, return "
           f"{last['return_mean']:.1f} ± {last['return_standard_error']:.1f}, data "
@@ -240,21 +241,22 @@ def _draw(folder: Path, rounds: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _log_to_mlflow(
-    own: Path, record: Any, rounds: Sequence[Mapping[str, Any]], folder: Path
+    own: Path, record: Any, rounds: Sequence[Mapping[str, Any]], folder: Path, uri: str
 ) -> None:
     """Add the record and the curve so far to the MLflow run of a round's fit, if it has one."""
-    from lit_offrl.commands.mlflow_origin import log_to_run
+    from lit_offrl.commands.mlflow_origin import log_to_run, require_there
     from lit_offrl.modules.base import CHECKPOINT_KEY
     from lit_offrl.modules.checkpoints import read_checkpoint
 
     origin = read_checkpoint(own / "last.ckpt")[CHECKPOINT_KEY].get("mlflow")
     if not origin:
         return
-    run_id, uri = origin["run_id"], origin["tracking_uri"]
+    run_id = str(origin["run_id"])
     try:
-        log_to_run(run_id, uri, "evaluate", record.summary(), [own / "evaluation.json"])
+        require_there(uri)
+        steps = record.training_steps or 0
+        log_to_run(run_id, uri, "evaluate", record.metrics(), [own / "evaluation.json"], steps)
         from mlflow.entities import Metric, RunTag
-        from mlflow.tracking import MlflowClient
 
         stamp = int(time.time() * 1000)
         metrics = [
@@ -264,13 +266,20 @@ def _log_to_mlflow(
         ]
         tags = [RunTag("lit_offrl.online", folder.resolve().name),
                 RunTag("lit_offrl.round", str(len(rounds) - 1))]  # fmt: skip
-        client = MlflowClient(tracking_uri=uri)
+        client = open_client(uri)
         client.log_batch(run_id, metrics=metrics, tags=tags)
         for name in (STATE, "curve.png"):
             client.log_artifact(run_id, str(folder / name), "online")
     except Exception as error:  # the files are written; a store that moved must not undo that
-        first = first_line(error)
+        first = redacted(first_line(error))
         print(f"lit-offrl online: not logged to MLflow run {run_id}: {first}", file=sys.stderr)
+
+
+def _store(fit: Sequence[str]) -> str:
+    """Return the MLflow store that the options of the fits name, else the default."""
+    words = [word for given in fit for word in given.split("=", 1)]
+    places = [n for n, word in enumerate(words) if word.endswith(".init_args.tracking_uri")]
+    return store_uri(words[places[-1] + 1] if places and places[-1] + 1 < len(words) else None)
 
 
 def _finish(folder: Path, rounds: Sequence[Mapping[str, Any]]) -> None:

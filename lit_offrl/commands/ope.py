@@ -21,6 +21,7 @@ from lit_offrl.device import device
 from lit_offrl.errors import ConfigError
 from lit_offrl.figures import estimates_against_truth, save_figure
 from lit_offrl.files import file_sha256, make_folder
+from lit_offrl.mlflow_store import STORE_HELP, redacted
 from lit_offrl.modules import DVFModule, load_module
 from lit_offrl.modules.base import CHECKPOINT_KEY
 from lit_offrl.modules.checkpoints import read_checkpoint
@@ -66,7 +67,9 @@ def main(argv: Sequence[str]) -> int:
     for kind, path in files.items():
         print(f"{kind}: {path}")
     if options.mlflow:
-        log_to_origin(options.ckpt_path, "ope", "ope", record.metrics(), [*files.values()])
+        metrics = {f"ope/{name}": value for name, value in record.metrics().items()}
+        uri = options.tracking_uri
+        log_to_origin(options.ckpt_path, "ope", "ope", metrics, [*files.values()], tracking_uri=uri)
     return 0
 
 
@@ -100,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=seed_number, default=0, help="of clones, nets and noise [0]")
     add("--device", type=device, default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:1, … [cpu]")
     add("--output", type=Path, metavar="DIR", help="[ope/RUN-CHECKPOINT-seedSEED]")
+    add("--tracking_uri", metavar="URI", help=STORE_HELP)
     add(
         "--mlflow",
         action=argparse.BooleanOptionalAction,
@@ -203,7 +207,7 @@ def _evaluate(
         fqe=None if settings is None else vars(settings),
         fqe_trace=None if trace is None else trace.tolist(),
         seed=seed,
-        command=shlex.join(["lit-offrl", "ope", *argv]),
+        command=redacted(shlex.join(["lit-offrl", "ope", *argv])),
     )
 
 

@@ -14,7 +14,7 @@ from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.files import make_folder
 from lit_offrl.jobs.follow import console_of_stdout, follow
 from lit_offrl.jobs.plain import from_yaml
-from lit_offrl.mlflow_store import STORE_HELP, absolute_uri, default_uri, require_store
+from lit_offrl.mlflow_store import STORE_HELP, require_store, store_uri
 from lit_offrl.pipelines.folders import EvaluationFolder, StageFolder, step_folders
 from lit_offrl.pipelines.inputs import data_spec
 from lit_offrl.pipelines.plan import Pipeline
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
     pipeline, seed = _read(options), options.seed
     seed = pipeline.seed if seed is None else seed
     output = (options.output or Path("pipelines") / pipeline.name).resolve()
-    uri = absolute_uri(options.tracking_uri or default_uri()) if options.mlflow else None
+    uri = store_uri(options.tracking_uri) if options.mlflow else None
     where = Where(pipeline.name, uri, {"lit_offrl.pipeline": pipeline.name}, seed)
     steps = step_folders(pipeline, output / f"seed{seed}", where)
     if options.dry_run:

@@ -12,7 +12,7 @@ from lit_offrl.commands.parsing import OneLineParser, positive
 from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.files import make_folder
 from lit_offrl.jobs.follow import Executor, console_of_stdout, follow
-from lit_offrl.mlflow_store import SQLITE, STORE_HELP, absolute_uri, default_uri, require_store
+from lit_offrl.mlflow_store import SQLITE, STORE_HELP, require_store, store_uri
 from lit_offrl.pipelines.inputs import data_spec
 from lit_offrl.sweeps.cell import CellFolder, State
 from lit_offrl.sweeps.grid import Sweep, read_sweep
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     sweep = read_sweep(options.config, options.only)
     output = (options.output or Path("sweeps") / sweep.name).resolve()
-    uri = absolute_uri(options.tracking_uri or default_uri())
+    uri = store_uri(options.tracking_uri)
     folders = [cell_folder(cell, sweep, output, uri) for cell in sweep.cells]
     choices = Choices(options.retry_failed, options.rerun_changed)
     if options.dry_run:

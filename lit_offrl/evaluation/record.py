@@ -42,6 +42,17 @@ _PACKAGES = (
 )
 
 
+CURVES = ("eval/return", "eval/score")
+"""Metrics of evaluations that a fit keeps by step."""
+
+_FORMER_NAMES = {"eval/return_mean": "eval/return", "eval/normalized_score": "eval/score"}
+
+
+def present_names(history: Mapping[str, Any]) -> dict[str, Any]:
+    """Return curves under today's names, of a checkpoint that an earlier version may have made."""
+    return {_FORMER_NAMES.get(name, name): line for name, line in history.items()}
+
+
 def package_versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that results depend on."""
     versions = {"python": platform.python_version()}
@@ -214,6 +225,15 @@ class EvaluationRecord:
         if self.scores_if_stayed is not None:
             figures["score_if_stayed_mean"] = float(np.mean(self.scores_if_stayed))
         return figures
+
+    def metrics(self) -> dict[str, float]:
+        """Return the figures under the names that they have in MLflow: ``eval/score`` and so on.
+
+        During a fit and afterwards, one quantity has one name.
+        """
+        return {
+            f"eval/{name.removesuffix('_mean')}": figure for name, figure in self.summary().items()
+        }
 
     def table(self) -> Table:
         """Return a table for the terminal: one row for scores, returns and lengths."""

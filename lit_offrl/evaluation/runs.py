@@ -13,6 +13,8 @@ from typing import Any
 
 from lit_offrl.errors import ConfigError, EvaluationError, first_line, nearest, reason
 from lit_offrl.evaluation.record import EvaluationRecord
+from lit_offrl.mlflow_store import open_client, redacted
+from lit_offrl.tracking.artifacts import artifact_repository
 
 TAG = "lit_offrl."
 FIGURES_TAG = f"{TAG}figures"
@@ -20,6 +22,8 @@ FIGURES_TAG = f"{TAG}figures"
 _OPTION = f"{TAG}option."
 _SEED_IN_NAME = re.compile(r"-seed(\d+)(?:-\d+)?$")
 _PER_RUN = ("seed", "dataset", "data_dir", "cache_dir", "pretrained")  # parameters that may differ
+_IN_RECORD = ("method", "dataset_sha256", "max_steps", "precision")  # parameters that tables have
+_OF_DATA = ("episodes", "return_mean", "score_mean")
 _READERS = 8  # requests to a server at a time
 
 
@@ -125,10 +129,9 @@ def runs_from_mlflow(
         ConfigError: there is no such experiment, or MLflow refuses; the line says why.
     """
     from mlflow.exceptions import MlflowException  # seconds to import
-    from mlflow.tracking import MlflowClient
 
     try:
-        client = MlflowClient(tracking_uri)
+        client = open_client(tracking_uri)
         ids = _experiment_ids(client, experiments)
         found: list[Any] = []
         token = None
@@ -139,7 +142,7 @@ def runs_from_mlflow(
             if not token:
                 break
     except MlflowException as error:
-        raise ConfigError(f"MLflow at {tracking_uri} refuses: {reason(error)}") from error
+        raise ConfigError(f"MLflow at {tracking_uri} refuses: {redacted(reason(error))}") from error
     with TemporaryDirectory() as folder, ThreadPoolExecutor(_READERS) as pool:
         parts = list(pool.map(lambda run: _runs_of(run, tracking_uri, folder), found))
     return Found(
@@ -179,11 +182,8 @@ def _runs_of(run: Any, tracking_uri: str, folder: str) -> Found:
             why = "no evaluation record: run `lit-offrl evaluate --ckpt_path …` on its checkpoint"
             return Found((), (f"{name}: {why}",))
         params = {k: v for k, v in run.data.params.items() if _same_in_a_cell(k, v)}
-        data = {
-            key.removeprefix("data/"): value
-            for key, value in run.data.metrics.items()
-            if key.startswith("data/")
-        }
+        known = {**run.data.metrics, **run.data.params}  # earlier versions had them as metrics
+        data = {key: float(known[f"data/{key}"]) for key in _OF_DATA if f"data/{key}" in known}
         runs = []
         for path, text in texts.items():
             record = EvaluationRecord.from_json(text)
@@ -197,11 +197,10 @@ def _runs_of(run: Any, tracking_uri: str, folder: str) -> Found:
 
 def _records(run: Any, tracking_uri: str, folder: str) -> dict[str, str]:
     """Return the texts of a run's records by artifact path."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
     # The repository itself, since MLflow's client looks the run up again for each file.
-    repository = get_artifact_repository(run.info.artifact_uri, tracking_uri=tracking_uri)
+    repository = artifact_repository(tracking_uri, run.info.artifact_uri)
     paths = [item.path for item in repository.list_artifacts("evaluate")]
     paths = [path for path in paths if path.endswith(".json")]
     if not paths:
@@ -222,7 +221,7 @@ def _records(run: Any, tracking_uri: str, folder: str) -> dict[str, str]:
 
 def _same_in_a_cell(name: str, value: str) -> bool:
     last = PurePosixPath(name).name
-    return last not in _PER_RUN and not value.endswith(".ckpt")
+    return last not in (*_PER_RUN, *_IN_RECORD, *_OF_DATA) and not value.endswith(".ckpt")
 
 
 def make_run(

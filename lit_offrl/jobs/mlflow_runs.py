@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from lit_offrl.errors import LitOffRLError, reason
-from lit_offrl.mlflow_store import sqlite_file
+from lit_offrl.mlflow_store import open_client, redacted, sqlite_file
 
 CELL_TAG = "lit_offrl.cell"
 """Names the folder that a run's job works in."""
@@ -16,18 +14,16 @@ def forget_runs(tracking_uri: str, experiment: str, id: str) -> None:
     database = sqlite_file(tracking_uri)
     if database is not None and not database.is_file():
         return  # MLflow would make an empty one
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     from mlflow.exceptions import MlflowException  # seconds to import, and seldom needed
-    from mlflow.tracking import MlflowClient
 
     try:
-        client = MlflowClient(tracking_uri=tracking_uri)
+        client = open_client(tracking_uri)
         found = client.get_experiment_by_name(experiment)
         if found is not None:
             where = f"tags.`{CELL_TAG}` = '{id}'"
             for run in client.search_runs([found.experiment_id], filter_string=where):
                 client.delete_run(run.info.run_id)
     except MlflowException as error:
-        raise LitOffRLError(f"MLflow at {tracking_uri} refuses: {reason(error)}") from error
+        raise LitOffRLError(
+            f"MLflow at {tracking_uri} refuses: {redacted(reason(error))}"
+        ) from error

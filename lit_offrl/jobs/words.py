@@ -51,7 +51,7 @@ def evaluate_words(
     output: Path,
     options: Mapping[str, Any],
     *,
-    mlflow: bool = True,
+    tracking_uri: str | None,
     run_name: str | None = None,
     run_tags: Mapping[str, str] | None = None,
 ) -> list[str]:
@@ -61,13 +61,15 @@ def evaluate_words(
         checkpoint: what is evaluated.
         output: of the record.
         options: of evaluate.
-        mlflow: whether it has to be logged.
+        tracking_uri: MLflow's store, that it has to be logged to; None logs nothing.
         run_name: of an MLflow run of its own; None logs to the checkpoint's run.
         run_tags: of that run.
     """
     words = ["evaluate", "--ckpt_path", str(checkpoint), "--output", str(output)]
     for name, value in options.items():
         words += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
-    if mlflow and run_name is not None:
+    if tracking_uri is None:
+        return [*words, "--no-mlflow"]
+    if run_name is not None:
         words += ["--run_name", run_name, "--run_tags", json.dumps(run_tags or {})]
-    return [*words, "--mlflow" if mlflow else "--no-mlflow"]
+    return [*words, "--tracking_uri", tracking_uri, "--mlflow"]

@@ -202,7 +202,7 @@ class EvaluationFolder(StepFolder):
             self.source.checkpoint,
             self.draft,
             self.evaluate_options(),
-            mlflow=self.where.tracking_uri is not None,
+            tracking_uri=self.where.tracking_uri,
             run_name=f"{self.name}-seed{self.where.seed}",
             run_tags={**tags, **seconds_tags(self.source)},
         )

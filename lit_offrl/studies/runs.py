@@ -8,14 +8,12 @@ from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation.runs import Found, runs_from_files, runs_from_mlflow
 from lit_offrl.mlflow_store import (
     STORE_HELP,
-    absolute_uri,
-    default_uri,
+    default_experiment,
     require_store,
+    set_patience,
     sqlite_file,
+    store_uri,
 )
-
-EXPERIMENT = "lit-offrl"
-"""Where ``fit`` logs by default."""
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +32,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def find_runs(options: argparse.Namespace) -> Found:
-    """Read the runs that the options name; without any, those of MLflow's ``EXPERIMENT``.
+    """Read the runs that the options name; without any, those of ``fit``'s own experiment.
 
     Raises:
         ConfigError: there is no such store or experiment.
@@ -42,16 +40,13 @@ def find_runs(options: argparse.Namespace) -> Found:
     """
     parts = [runs_from_files(options.records)] if options.records else []
     if options.experiment or options.filter or not options.records:
-        # The callbacks' module brings Lightning: only where there is a store to ask.
-        from lit_offrl.callbacks.mlflow_run import set_patience
-
-        uri = absolute_uri(options.tracking_uri or default_uri())
+        uri = store_uri(options.tracking_uri)
         set_patience()
         _need_database(uri)
         require_store(uri, "give another --tracking_uri, or files with --records.")
         names = options.experiment
         if not names and not options.filter:
-            names = [EXPERIMENT]
+            names = [default_experiment()]
         parts.append(runs_from_mlflow(uri, names, options.filter))
     found = Found(
         tuple(run for part in parts for run in part.runs),

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from lit_offrl.errors import ConfigError, EvaluationError
-from lit_offrl.evaluation.record import EvaluationRecord
+from lit_offrl.evaluation.record import CURVES, EvaluationRecord, present_names
 from lit_offrl.modules.checkpoints import read_checkpoint
 from lit_offrl.studies.inputs import Study, protocol_of
 
@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> Study:
     """
     saved = read_checkpoint(options.ckpt_path).get("callbacks", {})
     kept = [state["history"] for state in saved.values() if "history" in state]
-    history = dict(kept[0]) if kept else None
+    history = present_names(kept[0]) if kept else None
     if not history:
         raise ConfigError(
             f"{options.ckpt_path}: keeps no curves: give one of 'lit-offrl fit' that was written "
@@ -49,8 +49,5 @@ def _last_evaluation(checkpoint: Path, sha256: str) -> dict[str, list[float]]:
         return {}
     if record.checkpoint_sha256 != sha256 or record.training_steps is None:
         return {}
-    names = {"return_mean": "eval/return_mean", "score_mean": "eval/normalized_score"}
-    figures = record.summary()
-    return {
-        name: [record.training_steps, figures[key]] for key, name in names.items() if key in figures
-    }
+    metrics = record.metrics()
+    return {name: [record.training_steps, metrics[name]] for name in CURVES if name in metrics}

@@ -238,7 +238,9 @@ class CellFolder:
 
     def evaluation(self, id: str) -> list[str]:
         """Words of the evaluation's command, after the program's."""
-        return evaluate_words(self.checkpoint, self.draft, self.evaluate_options())
+        return evaluate_words(
+            self.checkpoint, self.draft, self.evaluate_options(), tracking_uri=self.tracking_uri
+        )
 
     def evaluate_options(self) -> dict[str, Any]:
         """The options of evaluate, with the environment where the data's options name one's own."""

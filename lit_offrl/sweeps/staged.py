@@ -88,6 +88,7 @@ class StagedCell(CellFolder):
             self.checkpoint,
             self.draft,
             self.evaluate_options(),
+            tracking_uri=self.tracking_uri,
             run_name=self.cell.name.replace("/", "-"),
             run_tags={**self.tags(id), **seconds_tags(self.stages[-1])},
         )

@@ -1,6 +1,7 @@
 """What MLflow holds after a fit, and after one that was interrupted and resumed."""
 
 import contextlib
+import os
 import signal
 import sqlite3
 import subprocess
@@ -15,10 +16,14 @@ from mlflow.tracking import MlflowClient
 
 from lit_offrl import mlflow_store
 from lit_offrl.__main__ import main
+from lit_offrl.callbacks import mlflow_run
 from lit_offrl.callbacks.mlflow_run import MLflowRun
+from lit_offrl.callbacks.progress import StepProgress
+from lit_offrl.commands import mlflow as mlflow_command
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.errors import ConfigError
-from lit_offrl.mlflow_store import absolute_uri, require_store
+from lit_offrl.files import file_sha256
+from lit_offrl.mlflow_store import absolute_uri, open_client, require_store
 
 
 @pytest.fixture
@@ -65,12 +70,16 @@ def test_a_run_and_its_resumption_are_one_run_that_holds_everything(fit, folder,
 
     steps = [p.step for p in client.get_metric_history(run.info.run_id, "train/loss/actor")]
     assert steps == [2, 4, 6, 8, 10]
-    assert run.data.metrics["data/episodes"] == 20  # all of them, held out or not
-    assert len(client.get_metric_history(run.info.run_id, "data/return_mean")) == 1
+    assert run.data.params["data/episodes"] == "20"  # all of them, held out or not
     rewards = OfflineDataset.from_columns(read_columns(d4rl_file)).episode_returns()
-    assert run.data.metrics["data/return_mean"] == pytest.approx(rewards.mean())
-    assert "data/score_mean" not in run.data.metrics  # Pendulum has no references
-    assert "val/loss/actor" in run.data.metrics and "eval/return_mean" in run.data.metrics
+    assert float(run.data.params["data/return_mean"]) == pytest.approx(rewards.mean())
+    assert "data/score_mean" not in run.data.params  # Pendulum has no references
+    assert "val/loss/actor" in run.data.metrics and "eval/return" in run.data.metrics
+    assert not [name for name in run.data.metrics if name.startswith("data/")]
+    facts = {"method": "BCModule", "dataset": "pendulum", "seed": "0", "precision": "32-true"}
+    assert facts.items() <= run.data.params.items() and facts.items() <= run.data.tags.items()
+    assert run.data.params["max_steps"] == "6" and run.data.tags["max_steps"] == "10"
+    assert run.data.params["dataset_sha256"] == file_sha256(d4rl_file)
 
     assert artifacts(client, run.info.run_id) == {
         "config.yaml",
@@ -125,19 +134,130 @@ def test_a_store_that_cannot_be_used_is_said_at_once(folder, monkeypatch):
     assert absolute_uri("sqlite:///mlflow.db") == f"sqlite:///{folder.resolve()}/mlflow.db"
 
 
-def test_metrics_that_could_not_be_sent_are_sent_later(folder, monkeypatch):
-    run = MLflowRun()
-    run.log_metrics({"loss": 1.0, "gap": float("nan")}, step=1)
-    client = run.experiment
-    send = client.log_batch
-    monkeypatch.setattr(client, "log_batch", lambda *args, **kwargs: 1 / 0)
-    with pytest.warns(UserWarning, match="tried again later: division by zero"):
-        run.save()
-    monkeypatch.setattr(client, "log_batch", send)
-    run.log_metrics({"loss": 0.5}, step=2)
-    run.finalize()
-    points = client.get_metric_history(run.run_id, "loss")
-    assert [(p.step, p.value) for p in points] == [(1, 1.0), (2, 0.5)]
+def the_run(client=None, experiment="lit-offrl"):
+    client = client or MlflowClient(absolute_uri("sqlite:///mlflow.db"))
+    (run,) = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    history = client.get_metric_history(run.info.run_id, "train/loss/actor")
+    return run, [point.step for point in history]
+
+
+LAST = "checkpoints/BCModule-pendulum-seed0/last.ckpt"
+
+
+def test_a_store_that_dies_costs_nothing_and_is_made_good_later(fit, folder, monkeypatch, capsys):
+    """Dead from the first step to the end; then `sync`, a kill's loss, and a resume."""
+    monkeypatch.setattr(mlflow_run, "_LAST_SECONDS", 0.5)
+    alive = {}
+
+    def begin(self, trainer, module):
+        for name in ("log_batch", "set_terminated", "get_run"):
+            alive[name] = getattr(MlflowClient, name)
+            monkeypatch.setattr(MlflowClient, name, lambda *args, **kwargs: 1 / 0)
+
+    monkeypatch.setattr(StepProgress, "on_train_start", begin)
+    assert fit("--trainer.enable_progress_bar", "true") == 0
+    out = capsys.readouterr().out
+    run_folder = Path(LAST).parent
+    assert out.count("MLflow at") <= 2 and "lit-offrl mlflow sync checkpoints/BCM" in out
+    assert Path(LAST).is_file() and len(list(run_folder.glob("mlflow-unsent-*.json"))) == 1
+    for name, call in alive.items():
+        monkeypatch.setattr(MlflowClient, name, call)
+    assert the_run()[1] == [] and the_run()[0].info.status == "RUNNING"
+
+    assert main(["mlflow", "sync", str(run_folder)]) == 0
+    run, steps = the_run()
+    assert steps == [2, 4, 6] and run.info.status == "FINISHED"
+    assert run.data.params["method"] == "BCModule" and run.data.tags["dataset"] == "pendulum"
+    client = MlflowClient(absolute_uri("sqlite:///mlflow.db"))
+    assert {"config.yaml", "checkpoints/last.ckpt"} <= artifacts(client, run.info.run_id)
+    assert not list(run_folder.glob("mlflow-unsent-*"))
+    assert main(["mlflow", "sync", LAST]) == 0
+    assert "nothing was missing" in capsys.readouterr().out and the_run()[1] == [2, 4, 6]
+
+    with contextlib.closing(sqlite3.connect("mlflow.db")) as database:  # as a kill -9 would
+        database.execute("DELETE FROM metrics WHERE step > 2")
+        database.commit()
+    assert fit("--trainer.max_steps", "8", "--ckpt_path", LAST) == 0
+    assert the_run()[1] == [2, 4, 6, 8]
+    with pytest.raises(ConfigError, match="no such folder or checkpoint"):
+        mlflow_command.main(["sync", "nowhere"])
+    with pytest.raises(ConfigError, match=r"other\.db: name it with --tracking_uri"):
+        mlflow_command.main(["sync", LAST, "--tracking_uri", "sqlite:///other.db"])
+
+
+def test_a_run_goes_on_among_loggers_and_in_a_folder_that_was_moved(
+    command, tmp_path, capsys, monkeypatch
+):
+    """The project lies in a folder with an odd name, moves to another, and goes on."""
+    before, after = tmp_path / "100%25 a?b#ü", tmp_path / "moved%20 here"
+    before.mkdir()
+    monkeypatch.chdir(before)
+    loggers = [
+        {"class_path": "lit_offrl.callbacks.MLflowRun", "init_args": {"experiment_name": "mine"}},
+        {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "csv"}},
+    ]
+    Path("two.yaml").write_text(yaml.safe_dump({"trainer": {"logger": loggers}}))
+    words = command("--trainer.log_every_n_steps", "2", "--evaluation.episodes", "1")
+    position = words.index("--trainer.logger")
+    words[position : position + 2] = ["--config", "two.yaml"]
+    assert main(words) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == [before.name]
+    before.rename(after)
+    monkeypatch.chdir(after)
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    words[position : position + 2] = []
+    assert main([*words, "--trainer.max_steps", "8", "--ckpt_path", LAST]) == 0
+    client = open_client("sqlite:///mlflow.db")
+    run, steps = the_run(client, "mine")
+    assert run.info.run_name == "BCModule-pendulum-seed0" and steps == [2, 4, 6, 8]
+    assert client.get_experiment_by_name("lit-offrl") is None
+    assert main(["evaluate", "--ckpt_path", LAST, "--episodes", "1", "--output", "r.json"]) == 0
+    assert main(["compare", "--experiment", "mine"]) == 0
+    assert "BCModule" in capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.iterdir()) == [after.name]  # nothing beside it
+    words += ["--trainer.logger", "lit_offrl.callbacks.MLflowRun"]
+    words += ["--trainer.logger.init_args.tracking_uri", "sqlite:///other.db"]
+    assert main([*words, "--trainer.max_steps", "10", "--ckpt_path", LAST]) == 0
+    out = capsys.readouterr().out
+    assert f"MLflow run {run.info.run_id} of sqlite:///" in out and "a new run begins there" in out
+    assert the_run(open_client("sqlite:///other.db"))[1] == [2, 4, 6, 8, 10]
+
+
+def test_lightnings_own_logger_goes_on_in_its_run(command, folder):
+    words = command("--trainer.log_every_n_steps", "2")
+    words[words.index("--trainer.logger") + 1] = "MLFlowLogger"
+    name = "--trainer.logger.init_args."
+    words += [f"{name}tracking_uri", "sqlite:///own.db", f"{name}experiment_name", "own"]
+    assert main(words) == 0
+    assert main([*words, "--trainer.max_steps", "8", "--ckpt_path", LAST]) == 0
+    run, steps = the_run(open_client("sqlite:///own.db"), "own")
+    assert run.info.run_name == "BCModule-pendulum-seed0" and steps == [2, 4, 6, 8]
+
+
+def test_what_a_launcher_sets_counts_where_nothing_is_given(fit, folder, monkeypatch):
+    client = open_client("sqlite:///mlflow.db")
+    run_id = client.create_run(client.create_experiment("launched"), run_name="given").info.run_id
+    with monkeypatch.context() as patched:
+        patched.setenv("MLFLOW_RUN_ID", run_id)
+        assert fit() == 0
+        patched.setenv("MLFLOW_RUN_ID", "0" * 32)
+        with pytest.raises(ConfigError, match=r"MLflow at .* refuses: .*0000"):
+            assert MLflowRun().experiment
+        given = MLflowRun(experiment_name="launched")
+        assert given.run_id not in (run_id, "0" * 32)
+        given.finalize()
+    run = client.get_run(run_id)
+    assert (run.info.run_name, run.info.status) == ("given", "FINISHED")
+    assert run.data.tags["seed"] == "0"
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "by-name")
+    by_name = MLflowRun()
+    by_name.name_run("one")
+    assert client.get_experiment(by_name.experiment_id).name == "by-name"
+    by_name.finalize()
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", run.info.experiment_id)
+    by_id = MLflowRun()
+    assert by_id.experiment_id == run.info.experiment_id
+    by_id.finalize()
 
 
 def test_runs_begun_at_once_share_a_new_store(tmp_path):

@@ -194,22 +194,24 @@ def test_a_place_for_the_record_is_tried_before_the_episodes(tmp_path, monkeypat
         main(["--ckpt_path", path, "--output", f"{path}/score.json"])
 
 
-def test_the_record_goes_to_the_run_of_the_training(tmp_path, capsys):
+def test_the_record_goes_to_the_run_of_the_training(tmp_path, capsys, monkeypatch):
     uri = f"sqlite:///{tmp_path}/runs.db"
     client = MlflowClient(uri)
     experiment = client.create_experiment("tests", artifact_location=str(tmp_path / "artifacts"))
     run_id = client.create_run(experiment).info.run_id
     origin = {"run_id": run_id, "tracking_uri": uri}
     path = save(a_module(), tmp_path / "a.ckpt", origin)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert main(["--ckpt_path", path, *QUICK, "--output", "r.json"]) == 0
     with open("r.json") as file:
         scores = json.load(file)["scores"]
     logged = client.get_run(run_id).data.metrics
-    assert logged["evaluate/score_mean"] == pytest.approx(sum(scores) / 3)
+    assert logged["eval/score"] == pytest.approx(sum(scores) / 3)
     assert [item.path for item in client.list_artifacts(run_id, "evaluate")] == ["evaluate/r.json"]
     capsys.readouterr()
 
-    moved = save(a_module(), tmp_path / "b.ckpt", {**origin, "tracking_uri": "sqlite:///gone.db"})
+    moved = save(a_module(), tmp_path / "b.ckpt", {**origin, "tracking_uri": "sqlite:///old.db"})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///gone.db")
     assert main(["--ckpt_path", moved, *QUICK]) == 0  # the record matters more than the store
     assert re.search("not logged to MLflow run .*gone.db is not here", capsys.readouterr().err)
     assert not (tmp_path / "gone.db").exists()

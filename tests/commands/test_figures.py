@@ -81,7 +81,7 @@ def test_values_and_curves(tmp_path, save, car_file, made_record):  # noqa: F811
     assert numbers(tmp_path, "training-curves")["numbers"]["history"] == curves
     # What ended the fit is beside the checkpoint; another checkpoint's evaluation does not count.
     record = made_record(30.0, 0, training_steps=20)
-    for sha256, added in (("0" * 64, {}), (file_sha256(path), {"eval/return_mean": [[20, 300.0]]})):
+    for sha256, added in (("0" * 64, {}), (file_sha256(path), {"eval/return": [[20, 300.0]]})):
         replace(record, scores=None, checkpoint_sha256=sha256).save(tmp_path / "evaluation.json")
         assert figures("training-curves", "--ckpt_path", path, "--output", tmp_path) == 0
         found = numbers(tmp_path, "training-curves")["numbers"]["history"]
@@ -101,7 +101,7 @@ def test_figure_and_numbers_go_to_the_run_of_the_training(
     checkpoint[CHECKPOINT_KEY]["mlflow"] = {"run_id": run_id, "tracking_uri": uri}
     torch.save(checkpoint, path)
     words = ["maze2d-policies", "--ckpt_path", path, "--data", maze_file(), "--samples", "20"]
-    assert figures(*words) == 0
+    assert figures(*words, "--tracking_uri", uri) == 0
     found = numbers(tmp_path / "figures", "maze2d-policies")["metrics"]
     logged = client.get_run(run_id).data.metrics
     assert logged["figures/maze2d-policies/distance"] == pytest.approx(found["distance"])

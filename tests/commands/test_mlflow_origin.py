@@ -15,7 +15,8 @@ def test_finite_numbers_and_files_go_to_the_run(folder):
     experiment = client.create_experiment("tests", artifact_location=str(folder / "artifacts"))
     run_id = client.create_run(experiment).info.run_id
     (folder / "ope.json").write_text("{}")
-    log_to_run(run_id, uri, "ope", {"spearman": 0.5, "none": float("nan")}, [folder / "ope.json"])
+    metrics = {"ope/spearman": 0.5, "ope/none": float("nan")}
+    log_to_run(run_id, uri, "ope", metrics, [folder / "ope.json"])
     assert client.get_run(run_id).data.metrics == {"ope/spearman": 0.5}
     assert [item.path for item in client.list_artifacts(run_id, "ope")] == ["ope/ope.json"]
 
@@ -32,7 +33,8 @@ def test_a_run_of_its_own_says_what_was_trained_and_is_compared_by_its_tags(
         numbers = range(first, min(first + 100, 120))
         params = [Param(f"option{number}", str(number)) for number in numbers]
         client.log_batch(trained, params=params)
-    client.log_metric(trained, "data/score_mean", 7.0)
+    client.log_metric(trained, "data/score_mean", 7.0)  # as earlier versions did
+    client.log_param(trained, "data/return_mean", "70.0")
     client.log_metric(trained, "train/loss", 1.0)
     client.set_terminated(trained)
     checkpoint = {CHECKPOINT_KEY: {"mlflow": {"run_id": trained, "tracking_uri": uri}}}
@@ -41,15 +43,18 @@ def test_a_run_of_its_own_says_what_was_trained_and_is_compared_by_its_tags(
         path = folder / method / "evaluation.json"
         made_record(50.0, 3).save(path)
         run = OwnRun(f"{method}-seed3", {"lit_offrl.method": method})
-        files, metrics = [path], {"score_mean": 50.0}
-        assert log_to_origin(folder / "x.ckpt", "evaluate", "evaluate", metrics, files, run=run)
+        files, metrics = [path], {"eval/score": 50.0}
+        words = (folder / "x.ckpt", "evaluate", "evaluate", metrics, files)
+        assert log_to_origin(*words, tracking_uri=uri, run=run, step=500)
     found = runs_from_mlflow(uri, ["tests"])
     assert found.left_out == ()  # the stage's own run has no record, and needs none
     assert {(run.method, run.seed) for run in found.runs} == {("ldcq", 3), ("ldcp", 3)}
-    assert found.runs[0].data == {"score_mean": 7.0} and found.runs[0].params["option119"] == "119"
+    assert found.runs[0].data == {"score_mean": 7.0, "return_mean": 70.0}
+    assert found.runs[0].params["option119"] == "119"
     own = client.search_runs([experiment], "tags.`lit_offrl.method` = 'ldcq'")[0]
     assert own.data.tags["lit_offrl.trained_by"] == trained
-    assert own.data.metrics == {"data/score_mean": 7.0, "evaluate/score_mean": 50.0}
+    assert own.data.metrics == {"data/score_mean": 7.0, "eval/score": 50.0}
+    assert client.get_metric_history(own.info.run_id, "eval/score")[0].step == 500
 
 
 @pytest.mark.parametrize(
@@ -62,5 +67,6 @@ def test_a_run_that_is_not_there_is_said_and_costs_nothing(
     checkpoint = {CHECKPOINT_KEY: {"mlflow": origin}}
     monkeypatch.setattr("lit_offrl.commands.mlflow_origin.read_checkpoint", lambda _: checkpoint)
     assert log_to_origin(folder / "last.ckpt", "ope", "ope", {}, []) is logged
-    assert ("gone.db is not here" in capsys.readouterr().err) is not logged
-    assert not (folder / "gone.db").exists()
+    said = capsys.readouterr().err
+    assert ("mlflow.db is not here; the run was in sqlite:///gone.db" in said) is not logged
+    assert not (folder / "gone.db").exists() and not (folder / "mlflow.db").exists()

@@ -34,7 +34,8 @@ def test_a_grid_runs_once_and_then_not_again(sweep, stub, capsys):
         "lit_offrl.dataset": "plain",
     }
     evaluation = next(w for w in words if w[0] == "evaluate")
-    assert evaluation[-3:] == ["--episodes", "3", "--mlflow"]
+    assert evaluation[-5:-2] == ["--episodes", "3", "--tracking_uri"]
+    assert evaluation[-1] == "--mlflow"
     out = capsys.readouterr().out
     assert "2 of 2 cells done" in out and "5.5" in out  # the mean of 5 and 6
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import ConfigError, reason
 from lit_offrl.files import file_sha256
-from lit_offrl.mlflow_store import default_uri
+from lit_offrl.mlflow_store import client_uri, redacted, set_patience, store_uri
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
 from lit_offrl.modules.checkpoints import module_class, read_checkpoint
 
@@ -128,8 +128,9 @@ def stage_path(source: str) -> Path:
     from mlflow.artifacts import download_artifacts, list_artifacts  # seconds to import
     from mlflow.exceptions import MlflowException
 
-    uri = default_uri()
-    where = {"run_id": run[1], "tracking_uri": uri}
+    set_patience()
+    uri = store_uri()
+    where = {"run_id": run[1], "tracking_uri": client_uri(uri)}
     try:
         if run[2] is not None:
             return Path(download_artifacts(artifact_path=run[2], **where))
@@ -140,7 +141,9 @@ def stage_path(source: str) -> Path:
         last = [path for path in found if Path(path).stem == "last"] or found
         return Path(download_artifacts(artifact_path=last[-1], **where))
     except (MlflowException, OSError) as error:
-        raise ConfigError(f"MLflow run {run[1]} at {uri} cannot be had: {reason(error)}") from error
+        raise ConfigError(
+            f"MLflow run {run[1]} at {uri} cannot be had: {redacted(reason(error))}"
+        ) from error
 
 
 def _build(record: Mapping[str, Any], kind: type[M]) -> M:

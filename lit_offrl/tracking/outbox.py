@@ -1,0 +1,184 @@
+"""What has yet to be sent to an MLflow run, in memory and in a file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from lit_offrl.errors import FileError
+from lit_offrl.files import write_whole
+
+_FILE = re.compile(r"mlflow-unsent-([\w-]+)\.json")
+
+
+class Point(NamedTuple):
+    """A metric's value at a step.
+
+    Attributes:
+        name: of the metric.
+        value: a number that is not NaN.
+        step: the optimiser's.
+        stamp: when it was logged, in milliseconds since 1970.
+    """
+
+    name: str
+    value: float
+    step: int
+    stamp: int
+
+
+class Artifact(NamedTuple):
+    """A file or folder to be copied to the run.
+
+    Attributes:
+        path: where it lies.
+        folder: among the run's artifacts; "" for the topmost.
+    """
+
+    path: str
+    folder: str
+
+
+@dataclass
+class Outbox:
+    """What waits, each kind in the order in which it came.
+
+    It grows as the run's curves do, which are in memory as well.
+
+    Attributes:
+        points: of metrics.
+        params: the run's parameters.
+        tags: the run's tags.
+        artifacts: files of the run.
+        status: the run's last, once it has ended: ``FINISHED``, ``FAILED`` or ``KILLED``.
+        ended: when it did, in milliseconds since 1970.
+    """
+
+    points: list[Point] = field(default_factory=list)
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    artifacts: list[Artifact] = field(default_factory=list)
+    status: str | None = None
+    ended: int | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.status) or not self.is_only_the_end()
+
+    def is_only_the_end(self) -> bool:
+        """Whether all that waits is how the run ended."""
+        return not (self.points or self.params or self.tags or self.artifacts)
+
+    def __str__(self) -> str:
+        counts = {
+            "metric values": len(self.points),
+            "parameters and tags": len(self.params) + len(self.tags),
+            "files": len(self.artifacts),
+        }
+        said = [f"{number} {name}" for name, number in counts.items() if number]
+        said += ["how the run ended"] * bool(self.status)
+        return ", ".join(said) or "nothing"
+
+    def add(self, other: Outbox) -> None:
+        """Take in what another one holds, but for how the run ended."""
+        self.points += other.points
+        self.artifacts += other.artifacts
+        for mine, others in ((self.params, other.params), (self.tags, other.tags)):
+            for name, value in others.items():
+                mine.setdefault(name, value)
+
+    def copy(self) -> Outbox:
+        """Return what it holds now, whoever changes it meanwhile."""
+        return Outbox(
+            list(self.points),
+            dict(self.params),
+            dict(self.tags),
+            list(self.artifacts),
+            self.status,
+            self.ended,
+        )
+
+    def save(self, folder: Path, run_id: str) -> Path:
+        """Keep it in a run's folder, whole or not at all; return the file.
+
+        Raises:
+            FileError: it cannot be written.
+        """
+        facts = asdict(self)
+        facts["artifacts"] = [
+            [_within(Path(path), folder), place] for path, place in self.artifacts
+        ]
+        path = unsent_file(folder, run_id)
+        write_whole(path, json.dumps({"run_id": run_id, **facts}) + "\n")
+        return path
+
+
+def unsent_file(folder: Path, run_id: str) -> Path:
+    """Return where a run's folder keeps what could not be sent to an MLflow run."""
+    return folder / f"mlflow-unsent-{run_id}.json"
+
+
+def unsent_runs(folder: Path) -> list[str]:
+    """Return the ids of the MLflow runs for which a run's folder keeps something."""
+    found = (_FILE.fullmatch(path.name) for path in sorted(folder.glob("mlflow-unsent-*.json")))
+    return [match[1] for match in found if match is not None]
+
+
+def load_outbox(folder: Path, run_id: str) -> Outbox:
+    """Read what a run's folder keeps for an MLflow run; nothing where there is no file.
+
+    Files that lie outside of the run's folder are left out: a file that came from elsewhere must
+    not have the user's own sent anywhere.
+
+    Raises:
+        FileError: the file is damaged.
+    """
+    path = unsent_file(folder, run_id)
+    try:
+        facts = json.loads(path.read_text())
+        artifacts = [
+            Artifact(str(folder / name), str(place))
+            for name, place in facts["artifacts"]
+            if _is_within(folder / name, folder)
+        ]
+        return Outbox(
+            points=[
+                Point(str(name), float(value), int(step), int(stamp))
+                for name, value, step, stamp in facts["points"]
+            ],
+            params={str(name): str(value) for name, value in facts["params"].items()},
+            tags={str(name): str(value) for name, value in facts["tags"].items()},
+            artifacts=artifacts,
+            status=facts["status"],
+            ended=facts["ended"],
+        )
+    except FileNotFoundError:
+        return Outbox()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FileError(
+            f"{path}: what MLflow has yet to get cannot be read ({error}): remove the file; the "
+            "checkpoint keeps the metrics."
+        ) from None
+
+
+def curve_points(history: Mapping[str, Iterable[Sequence[float]]], stamp: int) -> list[Point]:
+    """Return the points of a checkpoint's curves, by step, as of one time."""
+    points = [
+        Point(name, float(value), int(step), stamp)
+        for name, line in history.items()
+        for step, value in line
+        if value == value  # not NaN
+    ]
+    return sorted(points, key=lambda point: point.step)
+
+
+def _is_within(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _within(path: Path, folder: Path) -> str:
+    inside = _is_within(path, folder)
+    return str(path.resolve().relative_to(folder.resolve()) if inside else path)

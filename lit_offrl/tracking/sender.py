@@ -1,0 +1,140 @@
+"""A thread that sends to MLflow, so that training never waits for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from lit_offrl.errors import reason
+from lit_offrl.mlflow_store import redacted
+from lit_offrl.quiet import say
+from lit_offrl.tracking.outbox import Artifact, Outbox, Point
+from lit_offrl.tracking.sending import Delivery
+
+_EVERY_SECONDS = 5.0
+_SHARE = 20  # of the time the thread works one part in so many
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries of a store that fails
+_LEAST_SPEED = 1e6  # bytes a second of a file, before the store counts as stalled
+
+
+class Sender:
+    """Takes what a run logs and sends it in a thread of its own, every few seconds.
+
+    A store that does not take it is tried again after 1, 2, 4, … and at most 30 seconds; a line
+    says when it fails first, and one when it is back.
+
+    Args:
+        client: MLflow's.
+        tracking_uri: of the store.
+        run_id: of the run.
+        resumed: whether the run has something already, which must not be sent twice.
+    """
+
+    def __init__(self, client: Any, tracking_uri: str, run_id: str, *, resumed: bool) -> None:
+        self._where = tracking_uri
+        self._outbox = Outbox()
+        self._delivery = Delivery(client, tracking_uri, run_id, self._outbox, ask=resumed)
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._ending = False
+        self._over = False
+        self._failures = 0
+        self._taken = 0.0  # seconds of the last sending
+        self._limit = 0.0
+        self._deadline = 0.0  # of the call at hand, once the run has ended
+
+    # ---- what is logged: takes microseconds ------------------------------------------------------
+
+    def add_points(self, points: list[Point]) -> None:
+        """Log metrics."""
+        self._outbox.points += points
+        self._start()
+
+    def add_facts(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Log parameters and tags; a parameter that the run has keeps its value."""
+        self._outbox.params.update(params)
+        self._outbox.tags.update(tags)
+        self._start()
+
+    def add_artifact(self, artifact: Artifact) -> None:
+        """Log a file or folder, as it is when it is sent."""
+        self._outbox.artifacts.append(artifact)
+        self._start()
+
+    def add_unsent(self, outbox: Outbox) -> None:
+        """Log what was left of an earlier part of the run, but for how that ended."""
+        self._outbox.add(outbox)
+        self._start()
+
+    def end(self, status: str, limit: float) -> Outbox:
+        """Send what is left and the run's status; return what could not be sent.
+
+        A store that fails gets one more try. One that works gets all the time that it takes, as
+        long as each call comes back within ``limit`` seconds, or a file at a megabyte a second. No
+        more can be logged afterwards.
+
+        Args:
+            status: ``FINISHED``, ``FAILED`` or ``KILLED``.
+            limit: seconds.
+        """
+        self._outbox.status, self._outbox.ended = status, int(time.time() * 1000)
+        self._limit = limit
+        self._deadline = time.monotonic() + limit
+        self._start()
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+        try:
+            while self._thread.is_alive() and time.monotonic() < self._deadline:
+                self._thread.join(0.05)
+        finally:
+            self._over = True  # a thread that is still in a call ends with it
+        return self._outbox.copy()
+
+    def left(self) -> Outbox:
+        """Return what has yet to be sent."""
+        return self._outbox.copy()
+
+    # ---- the thread ------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def _work(self) -> None:
+        pause = _FIRST_PAUSE
+        while not self._over:
+            with self._changed:
+                self._changed.wait_for(lambda: self._ending, pause)
+                ending = self._ending
+            self._try(ending)
+            if ending:
+                return
+            pause = max(_EVERY_SECONDS, _SHARE * self._taken)
+            if self._failures:
+                pause = min(_FIRST_PAUSE * 2.0 ** (self._failures - 1), _LONGEST_PAUSE)
+
+    def _try(self, ending: bool) -> None:
+        begun = time.monotonic()
+        try:
+            self._delivery.send(self._begin_call, end=ending)
+        except Exception as error:  # whatever a store's driver throws: training is worth more
+            self._delivery.doubt()
+            self._failures = min(self._failures + 1, 20)
+            if self._failures == 1 and not (ending or self._over):
+                say(
+                    f"MLflow at {self._where} does not take what is logged"
+                    f" ({redacted(reason(error))}); training goes on, and it is sent later."
+                )
+            return
+        self._taken = time.monotonic() - begun
+        if self._failures:
+            self._failures = 0
+            say(f"MLflow at {self._where} is back, and has got all that was logged meanwhile.")
+
+    def _begin_call(self, size: int) -> None:
+        if self._over:
+            raise TimeoutError("the run is over")
+        self._deadline = time.monotonic() + self._limit + size / _LEAST_SPEED

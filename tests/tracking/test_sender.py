@@ -1,0 +1,193 @@
+"""What a sender does while a store works, fails, stalls and comes back; the store is made up."""
+
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from lit_offrl.errors import FileError
+from lit_offrl.tracking import sender as sender_file
+from lit_offrl.tracking import sending
+from lit_offrl.tracking.outbox import Artifact, Outbox, Point, load_outbox, unsent_file, unsent_runs
+from lit_offrl.tracking.sender import Sender
+from lit_offrl.tracking.sending import Delivery
+
+
+class Store:
+    """A run in memory, behind the part of MLflow's client that is used; ``broken`` says how."""
+
+    def __init__(self, tmp_path):
+        self.metrics, self.params, self.tags, self.files = [], {}, {}, []
+        self.status, self.broken, self.calls = "RUNNING", "", 0
+        self.go_on = threading.Event()
+        self.lose_answers = False
+        self.uri = f"sqlite:///{tmp_path}/mlflow.db"
+
+    def _call(self):
+        self.calls += 1
+        if self.broken == "stalled":
+            self.go_on.wait(60)
+        if self.broken:
+            raise OSError(self.broken)
+
+    def get_run(self, run_id):
+        self._call()
+        latest = {metric.key: metric.value for metric in self.metrics}
+        data = SimpleNamespace(metrics=latest, params=dict(self.params), tags=self.tags)
+        return SimpleNamespace(data=data, info=SimpleNamespace(artifact_uri="/nowhere"))
+
+    def get_metric_history(self, run_id, name):
+        self._call()
+        return [metric for metric in self.metrics if metric.key == name]
+
+    def log_batch(self, run_id, metrics=(), params=(), tags=()):
+        assert len(metrics) <= 1000 and len(params) <= 100 and len(tags) <= 100
+        self._call()
+        self.metrics += metrics
+        self.params |= {param.key: param.value for param in params}
+        self.tags |= {tag.key: tag.value for tag in tags}
+        if self.lose_answers:
+            self.lose_answers = False
+            raise OSError("connection reset")
+
+    def log_artifact(self, path, folder):
+        self._call()
+        self.files.append((path, folder))
+
+    def set_terminated(self, run_id, status, ended):
+        self._call()
+        self.status = status
+
+    def curve(self, name):
+        return [(metric.step, metric.value) for metric in self.metrics if metric.key == name]
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    monkeypatch.setattr(sending, "artifact_repository", lambda *_: store)
+    monkeypatch.setattr(sender_file, "_EVERY_SECONDS", 0.02)
+    monkeypatch.setattr(sender_file, "_SHARE", 0)
+    monkeypatch.setattr(sender_file, "_FIRST_PAUSE", 0.02)
+    yield store
+    store.go_on.set()
+
+
+def start(store, resumed=False):
+    return Sender(store, store.uri, "run", resumed=resumed)
+
+
+def points(first, last, name="loss"):
+    return [Point(name, 1.0 / step, step, 1000 + step) for step in range(first, last)]
+
+
+def steps(first, last):
+    return [(step, 1.0 / step) for step in range(first, last)]
+
+
+def until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_everything_arrives_in_order_and_in_calls_that_mlflow_takes(store, tmp_path):
+    sender = start(store)
+    sender.add_facts({f"p{n}": str(n) for n in range(250)}, {"method": "BC"})
+    sender.add_points(points(1, 2500))
+    (tmp_path / "config.yaml").touch()
+    sender.add_artifact(Artifact(str(tmp_path / "config.yaml"), ""))
+    sender.add_artifact(Artifact(str(tmp_path / "removed"), "figures"))
+    assert not sender.end("FINISHED", 60)
+    assert store.curve("loss") == steps(1, 2500) and len(store.params) == 250
+    assert store.tags == {"method": "BC"} and store.status == "FINISHED"
+    assert store.files == [(str(tmp_path / "config.yaml"), None)]
+
+
+def test_a_store_that_fails_and_returns_costs_a_line_each_and_no_point(store, capsys):
+    sender = start(store)
+    sender.add_points(points(1, 5))
+    until(lambda: store.metrics)
+    store.broken = "(OperationalError) database or disk is full"
+    sender.add_points(points(5, 10))
+    calls = store.calls
+    until(lambda: store.calls >= calls + 4)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1 and "disk is full" in out and "training goes on" in out
+    store.broken, store.lose_answers = "", True  # the first batch comes through, its answer not
+    until(lambda: "is back" in (seen := capsys.readouterr().out) or seen != "")
+    sender.add_points(points(10, 12))
+    assert not sender.end("FINISHED", 60)
+    assert store.curve("loss") == steps(1, 12)
+
+
+def test_a_dead_store_is_tried_ever_more_seldom(store, monkeypatch):
+    pauses = []
+    sender = start(store)
+    store.broken = "no route"
+
+    def wait_for(condition, pause):
+        pauses.append(pause)
+        return sender._ending
+
+    monkeypatch.setattr(sender._changed, "wait_for", wait_for)
+    monkeypatch.setattr(sender_file, "_FIRST_PAUSE", 1.0)
+    sender.add_points(points(1, 2))
+    until(lambda: len(pauses) > 9)
+    sender.end("FINISHED", 60)
+    assert pauses[:9] == [1, 1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_a_stalled_store_does_not_hold_up_the_run_or_its_end(store, capsys):
+    sender = start(store)
+    store.broken = "stalled"
+    sender.add_points(points(1, 3))
+    until(lambda: store.calls)
+    sender.add_points(points(3, 5))  # comes back at once, while the call hangs
+    left = sender.end("KILLED", 0.05)
+    assert [point.step for point in left.points] == [1, 2, 3, 4]
+    assert left.status == "KILLED" and left.ended > 1e12
+    calls = store.calls
+    store.go_on.set()
+    sender._thread.join(60)
+    assert store.calls == calls and capsys.readouterr().out == ""  # given up: a file has it now
+
+
+def test_a_resumed_run_gets_what_it_lacks_and_nothing_twice(store):
+    first = start(store)
+    first.add_facts({"seed": "0"}, {"max_steps": "20"})
+    first.add_points([*points(1, 4), Point("loss", float("inf"), 4, 1)])
+    assert not first.end("KILLED", 60)
+    store.metrics[-1] = SimpleNamespace(key="loss", value=sending._LARGEST, step=4)  # as SQL has it
+    again = start(store, resumed=True)
+    again.add_facts({"seed": "1", "new": "2"}, {"max_steps": "40"})
+    again.add_points([*points(1, 4), Point("loss", float("inf"), 4, 9), *points(5, 8)])
+    again.add_points(points(5, 8))  # steps that are trained a second time
+    assert not again.end("FINISHED", 60)
+    assert store.curve("loss") == [*steps(1, 4), (4, sending._LARGEST), *steps(5, 8)]
+    assert store.params == {"seed": "0", "new": "2"} and store.tags == {"max_steps": "40"}
+
+
+def test_what_is_left_is_kept_in_a_file_and_sent_from_it(store, tmp_path):
+    (tmp_path / "run").mkdir()
+    inside, outside = tmp_path / "run" / "config.yaml", tmp_path / "secret"
+    inside.touch(), outside.touch()
+    box = Outbox(points(1, 4), {"seed": "0"}, {"method": "BC"}, status="FINISHED", ended=5)
+    box.artifacts = [Artifact(str(inside), ""), Artifact(str(outside), "")]
+    box.save(tmp_path / "run", "ab-1")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert unsent_runs(tmp_path / "moved") == ["ab-1"]
+    found = load_outbox(tmp_path / "moved", "ab-1")
+    assert (found.points, found.params, found.status) == (box.points, box.params, "FINISHED")
+    # of files, those of the run's folder wherever it is now, and no others
+    assert found.artifacts == [Artifact(str(tmp_path / "moved" / "config.yaml"), "")]
+    delivery = Delivery(store, store.uri, "ab-1", found, ask=True)
+    delivery.send(lambda size: None, end=True)
+    assert delivery.summary() == "1 parameters, 1 tags, 3 metric values, 1 files, how it ended"
+    assert not found and store.status == "FINISHED"
+    assert not load_outbox(tmp_path, "none")
+    unsent_file(tmp_path, "torn").write_text('{"points": [[')
+    with pytest.raises(FileError, match=r"mlflow-unsent-torn\.json: .* remove the file"):
+        load_outbox(tmp_path, "torn")
