@@ -141,13 +141,14 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, if it is not there, before the work whose outcome goes into it.
+    """Make a folder, or sweep it, before the work whose outcome goes into it.
 
     Raises:
         FileError: it cannot be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
+        sweep(path)
     except OSError as error:
         why = error.strerror or error
         raise FileError(f"{path}: cannot be made ({why}): choose another place.") from None

@@ -14,7 +14,7 @@ from lit_offrl.callbacks.interruption import Interrupted
 from lit_offrl.callbacks.lookup import find_callback, settings, validation_follows
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import ConfigError
-from lit_offrl.files import make_folder, whole_file
+from lit_offrl.files import make_folder, sweep, whole_file
 
 
 class WholeFileIO(TorchCheckpointIO):
@@ -167,6 +167,7 @@ def _folder(trainer: Trainer, name: str) -> str:
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
+            sweep(folder)  # an earlier run of the name may have been killed while it saved
             number += 1
         except OSError as error:
             raise ConfigError(f"{folder}: cannot be made ({error.strerror}).") from error

@@ -81,9 +81,11 @@ def _convert(options: argparse.Namespace) -> int:
         action_high=options.action_high,
         max_episode_steps=options.max_episode_steps,
     )
-    summary = convert_log(options.log, options.output, columns, force=options.force)
+    summary, warnings = convert_log(options.log, options.output, columns, force=options.force)
     for key, text in summary.items():
         print(f"{key}: {text}")
+    for warning in warnings:
+        print(f"warning: {warning}")
     print(f"{options.output}: written; `lit-offrl datasets check {options.output}` looks at it")
     return 0
 

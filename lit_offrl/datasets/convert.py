@@ -14,14 +14,9 @@ import numpy as np
 from lit_offrl.datasets.environments import ENVIRONMENTS
 from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.datasets.log_columns import choose_columns, one_column, require_one_role
-from lit_offrl.datasets.logs import (
-    Log,
-    episode_ends,
-    flags,
-    numbers,
-    open_log,
-    require_rising,
-)
+from lit_offrl.datasets.log_values import episode_ends, flags, numbers, require_rising
+from lit_offrl.datasets.logs import Log, open_log
+from lit_offrl.datasets.values import remarks
 from lit_offrl.errors import ConfigError, DatasetError
 from lit_offrl.files import file_sha256, require_writable
 
@@ -65,7 +60,7 @@ class LogOptions:
 
 def convert_log(
     log: Path, output: Path, options: LogOptions, *, force: bool = False
-) -> dict[str, str]:
+) -> tuple[dict[str, str], tuple[str, ...]]:
     """Write a log's rows as an HDF5 file in D4RL's layout, whole or not at all.
 
     Args:
@@ -75,7 +70,7 @@ def convert_log(
         force: replace a file that is there.
 
     Returns:
-        What was written, for people.
+        What was written, for people, and what may be wrong with it: see ``values.remarks``.
 
     Raises:
         ConfigError: an option names a column that is not there, or does not go with the others.
@@ -110,7 +105,7 @@ def convert_log(
         **{key: np.resize(value, sizes["actions"]) for key, value in bounds.items()},
     }
     write_hdf5(output, columns, attributes)
-    return _summary(columns, roles)
+    return _summary(columns, roles), remarks(columns)
 
 
 def _roles(log: Log, options: LogOptions) -> dict[str, list[str]]:

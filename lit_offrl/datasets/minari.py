@@ -19,8 +19,20 @@ import numpy as np
 from gymnasium import spaces
 
 from lit_offrl.datasets.cache import ColumnCache
-from lit_offrl.datasets.hdf5_limits import refuse_missing_filters, require_memory, stored_bytes
-from lit_offrl.datasets.minari_opening import PREFIX, environment, minari_folder, open_minari
+from lit_offrl.datasets.hdf5_limits import (
+    promises_too_much,
+    refuse_missing_filters,
+    refuse_unwritten,
+    require_memory,
+    stored_bytes,
+)
+from lit_offrl.datasets.minari_opening import (
+    PREFIX,
+    environment,
+    minari_folder,
+    open_minari,
+    parquet_rows,
+)
 from lit_offrl.datasets.minari_spaces import (
     Part,
     choose,
@@ -194,14 +206,17 @@ class MinariSource:
         return f"{self.name} ({self.path})"
 
     def _require_memory(self, spec: DatasetSpec) -> None:
-        """Refuse what the memory cannot hold, by what the metadata and HDF5's headers say."""
+        """Refuse what the memory cannot hold, by the metadata's and the files' own headers."""
         goals = sum(part.size or 0 for part in self._goals)
-        width = 2 * spec.observation_dim + spec.action_dim + goals + 2
-        sizes = {"columns": 4 * width * int(self._dataset.storage.total_steps)}
+        row = 4 * (2 * spec.observation_dim + spec.action_dim + goals + 2)
+        rows = int(self._dataset.storage.total_steps)
+        rows = max(rows, sum(parquet_rows(file) for file in self.path.rglob("*.parquet")))
+        require_memory({f"{rows:,} rows": row * rows}, self._where)
         for file in self.path.glob("*.hdf5"):
-            sizes[file.name] = stored_bytes(file)
-        for what, needed in sizes.items():
-            require_memory({what: needed}, self._where)
+            sizes = {file.name: stored_bytes(file)}
+            require_memory(sizes, self._where)
+            if promises_too_much(sizes, file.stat().st_size):
+                refuse_unwritten(sizes, file.stat().st_size, self._where)
 
     def _episodes(self) -> Iterator[dict[str, np.ndarray]]:
         total = int(self._dataset.storage.total_episodes)

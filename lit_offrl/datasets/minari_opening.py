@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -42,8 +43,13 @@ def open_minari(dataset_id: str, folder: Path | None) -> Any:
         raise ConfigError(
             f"{PREFIX}{dataset_id}: needs the package minari: pip install 'lit-offrl[minari]'."
         ) from None
+    if folder is None:
+        folder = Path(minari.storage.get_dataset_path(dataset_id)) / "data"
     try:
-        return minari.load_dataset(dataset_id) if folder is None else minari.MinariDataset(folder)
+        _require_spaces(folder)
+        return minari.MinariDataset(folder)
+    except DatasetError as error:
+        raise DatasetError(f"{PREFIX}{dataset_id}: {error}") from None
     except FileNotFoundError:
         raise DatasetError(
             f"{PREFIX}{dataset_id}: is not on disk: run `minari download {dataset_id}`."
@@ -53,6 +59,22 @@ def open_minari(dataset_id: str, folder: Path | None) -> Any:
         raise DatasetError(
             f"{PREFIX}{dataset_id}: cannot be opened ({said}): make or download the dataset again."
         ) from None
+
+
+def _require_spaces(folder: Path) -> None:
+    """Refuse metadata without spaces: minari would make the environment that they name to ask it.
+
+    They name any module with it, so that opening a folder from anywhere would run its code.
+    """
+    if folder.exists() and not (folder / _METADATA).exists():
+        raise DatasetError(f"has no {folder / _METADATA}: make or download the dataset again.")
+    stated = json.loads((folder / _METADATA).read_text(encoding="utf-8"))
+    missing = [key for key in ("observation_space", "action_space") if not stated.get(key)]
+    if missing:
+        raise DatasetError(
+            f"its metadata have no '{missing[0]}', and nothing is run to find it out "
+            f"({folder / _METADATA}): make the dataset again, with its spaces."
+        )
 
 
 def environment(metadata: Mapping[str, Any]) -> tuple[str | None, int | None, str | None]:
@@ -73,3 +95,15 @@ def environment(metadata: Mapping[str, Any]) -> tuple[str | None, int | None, st
     if not other:
         return env_id, limit, None
     return None, limit, f"its {env_id} was made with options of its own ({', '.join(other)})"
+
+
+def parquet_rows(file: Path) -> int:
+    """Return how many rows a Parquet file promises, by its own metadata.
+
+    A file that cannot be opened has none: whoever reads it says why.
+    """
+    from pyarrow import ArrowException, parquet  # late: few datasets are in Parquet
+
+    with contextlib.suppress(OSError, ArrowException):
+        return int(parquet.read_metadata(file).num_rows)
+    return 0

@@ -2,10 +2,13 @@
 
 import errno
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 
 import torch
+
+from lit_offrl.files import part_path
 
 
 def steps(path):
@@ -50,6 +53,18 @@ def test_a_save_that_fails_leaves_the_former_checkpoint(lit, monkeypatch, capsys
     assert "last.ckpt: cannot be written (No space left on device)" in capsys.readouterr().err
     assert Path("run/last.ckpt").read_bytes() == before
     assert {path.name for path in set(Path("run").iterdir()) - files} <= {"config-resumed.yaml"}
+
+
+def test_what_a_killed_save_left_goes_when_the_run_is_begun_anew(lit):
+    assert lit("--trainer.max_steps", "1") == 0
+    (folder,) = Path("checkpoints").iterdir()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    name = part_path(folder / "last.ckpt").name
+    part = folder / name.replace(f".{os.getpid()}.part", f".{dead.pid}.part")
+    part.write_bytes(b"half")
+    assert lit("--trainer.max_steps", "1") == 0
+    assert len(list(Path("checkpoints").iterdir())) == 2 and not part.exists()
 
 
 def test_checkpoints_are_written_beside_the_former_ones(lit, monkeypatch):

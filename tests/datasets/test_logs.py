@@ -108,14 +108,21 @@ def test_the_file_says_where_it_comes_from(convert, frame, tmp_path):
     assert data.provenance["log_observations"] == ",".join(NAMES[:12])
 
 
+def test_digits_that_the_file_cannot_keep_are_said(frame, tmp_path):
+    frame["obs_4"] = 1.7e9 + np.arange(12) / 50  # Unix time
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    _, said = convert_log(tmp_path / "log.csv", tmp_path / "x.hdf5", LogOptions(**OPTIONS))
+    assert len(said) == 1 and "'observations', dimension 4: float32 keeps 1 of 12" in said[0]
+
+
 def test_lists_and_next_observations_of_parquet(convert, tmp_path):
-    frame = pd.DataFrame({"state": [[1.0, 2.0], [3.0, 4.0]], "after": [[3.0, 4.0], [5.0, 6.0]]})
+    frame = pd.DataFrame({"state": [[1.0, 2.0], [3.0, 4.0]], "after": [[7.0, 8.0], [5.0, 6.0]]})
     frame["id"] = ["a", "b"]
     names = {"actions": None, "reward": None, "terminal": None, "time": None}
     options = {"observations": "state", "next_observations": "after", **names}
     data = convert(frame, "log.parquet", **options)
     assert data.columns["observations"].tolist() == [[1, 2], [3, 4]]
-    assert data.columns["next_observations"].tolist() == [[3, 4], [5, 6]]
+    assert data.columns["next_observations"].tolist() == [[7, 8], [5, 6]]
     with pytest.raises(DatasetError, match="each of its rows is an episode of its own"):
         convert(frame, "log.parquet", force=True, **{**options, "next_observations": None})
     frame["state"] = [[1.0, 2.0], [3.0]]

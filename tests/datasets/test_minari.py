@@ -387,6 +387,23 @@ def test_an_episode_that_is_not_as_its_space_says(folder, change, key, names, sa
     assert "\n" not in str(caught.value)
 
 
+def test_metadata_without_spaces_run_nothing_to_find_them(folder, tmp_path, monkeypatch):
+    make("made/box-v0", BOX, env="Pendulum-v1")
+    (tmp_path / "canary.py").write_text("raise SystemExit('the canary has run')")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = folder / "made/box-v0/data/metadata.json"
+    facts = json.loads(path.read_text())
+    env = json.loads(facts["env_spec"]) | {"entry_point": "canary:Env", "id": "Canary-v0"}
+    facts["env_spec"] = json.dumps(env)
+    del facts["observation_space"]
+    path.write_text(json.dumps(facts))
+    with pytest.raises(DatasetError, match="no 'observation_space', and nothing is run"):
+        minari_source("made/box-v0")
+    path.unlink()
+    with pytest.raises(DatasetError, match=r"has no .*metadata\.json"):
+        minari_source("made/box-v0")
+
+
 def test_a_dataset_by_its_folder(folder, tmp_path):
     make("made/box-v0", BOX)
     by_id = minari_source("made/box-v0").read()
