@@ -139,7 +139,9 @@ def test_fits_scores_saves_loads_and_predicts(fit, folder, capsys):
 
 
 def test_resumes_bit_for_bit(fit, same_state):
-    options = ("--trainer.log_every_n_steps", "1", "--trainer.max_steps")
+    """Weights, optimiser and curves, those of validations too."""
+    every = ("--trainer.log_every_n_steps", "1", "--trainer.val_check_interval", "1")
+    options = (*every, "--data.init_args.validation_batches", "1", "--trainer.max_steps")
     whole = fit("whole", *options, "6")
     cut = fit("cut", *options, "3")
     fit("cut", *options, "6", "--ckpt_path", str(cut))

@@ -55,6 +55,18 @@ class Curves(Callback):
             self._latest = step
             self.record(trainer, getattr(pl_module, "latest_metrics", {}))
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget the metrics of the last validation.
+
+        The Trainer keeps a loss that the module has no more, such as that of a network which rests,
+        and would show it to early stopping and to the curves as if it had been measured again; a
+        resumed run has no such memory.
+        """
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            kept = trainer.callback_metrics
+            for name in [name for name in kept if name.startswith("val/")]:
+                del kept[name]
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the metrics of a validation during fit."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:

@@ -271,7 +271,9 @@ class OfflineModule(LightningModule):
         self.latest_metrics = values
         if not logged:
             return losses
-        rows = batch.observations.shape[0]
+        # Lightning weighs each process's mean by its rows, but averages the numbers of rows over
+        # the processes as integers, cut off: times the number of processes their average is exact.
+        rows = batch.observations.shape[0] * self.trainer.world_size
         # During fit the Curves callback takes them to the loggers, by optimiser step.
         fitting = self.trainer.state.fn == TrainerFn.FITTING
         self.log_dict(values, batch_size=rows, sync_dist=prefix != "train", logger=not fitting)
