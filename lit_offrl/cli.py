@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -27,6 +28,7 @@ from lit_offrl.callbacks import (
     GracefulStop,
     Interrupted,
     MLflowRun,
+    MonitorCheck,
     PredictionWriter,
     RunRecord,
     SayWhyEnded,
@@ -36,6 +38,7 @@ from lit_offrl.callbacks.mlflow_run import go_on_with, mlflow_loggers, name_run
 from lit_offrl.callbacks.progress import StepProgress
 from lit_offrl.cli_checkpoint import ResumeFrom, named_checkpoint
 from lit_offrl.cli_errors import OneLineArgumentParser, find_ours
+from lit_offrl.cli_trainer import require_cores, require_trainer_options
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import ConfigError, LitOffRLError
 from lit_offrl.evaluation.envs import name_env
@@ -52,15 +55,6 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "num_sanity_val_steps": 0,
     "use_distributed_sampler": False,  # our loaders shard their rows themselves
 }
-
-TRAINER_RANGES = {
-    "accumulate_grad_batches": "[1, inf)",
-    "check_val_every_n_epoch": "[1, inf)",
-    "gradient_clip_val": "[0, inf)",
-    "log_every_n_steps": "[0, inf)",
-    "val_check_interval": "(0, inf)",
-}
-"""Of numbers with which Lightning begins to train, and then stumbles or does something else."""
 
 
 class OfflineCLI(LightningCLI):
@@ -82,6 +76,8 @@ class OfflineCLI(LightningCLI):
         if self.resume is not None:
             words[1:1] = ["--config", self.resume.layer(self.verb)]
         fits = self.verb == "fit"
+        if fits and self.resume is not None:
+            self.resume.require_whole()
         super().__init__(
             lit_offrl.modules.OfflineModule,
             lit_offrl.datamodules.OfflineDataModule,
@@ -149,10 +145,8 @@ class OfflineCLI(LightningCLI):
         """
         assert isinstance(args, list)  # as given to the constructor
         self.config = _without_enums(parser.parse_args(args))
-        for name, interval in TRAINER_RANGES.items():
-            value = self.config[self.verb].trainer[name]
-            if isinstance(value, int | float):  # the interval may be a time
-                require_in(interval, **{f"trainer.{name}": value})
+        if isinstance(self.config.get(self.verb), Namespace):
+            require_trainer_options(vars(self.config[self.verb].trainer))
         self._name_env()
 
     def _name_env(self) -> None:
@@ -181,6 +175,7 @@ class OfflineCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer around a module that fits the checkpoint."""
         config = self._get(self.config_init, "trainer")
+        require_cores(vars(config))
         checkpoints = self._get(self.config_init, "checkpoint") if self.verb == "fit" else None
         if checkpoints is not None and checkpoints.dirpath is not None:
             self._require_own_folder(Path(checkpoints.dirpath))
@@ -196,7 +191,10 @@ class OfflineCLI(LightningCLI):
         if config.get("enable_checkpointing") is False:
             self._parser(self.subcommand).callback_keys.remove("checkpoint")
         callbacks = self.trainer_defaults["callbacks"]
-        if self.verb == "fit" and config.get("enable_progress_bar") is not False:
+        given = config.get("callbacks") or []
+        bars = [isinstance(x, ProgressBar) for x in (given if isinstance(given, list) else [given])]
+        shows = config.get("enable_progress_bar") is not False and not any(bars)
+        if self.verb == "fit" and shows:
             callbacks.append(StepProgress())
         if self.verb == "fit":
             loggers = mlflow_loggers(config.get("logger"))
@@ -205,7 +203,7 @@ class OfflineCLI(LightningCLI):
             go_on_with(loggers, [] if self.resume is None else self.resume.mlflow_runs())
         try:
             return super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, RuntimeError, ValueError) as error:
+        except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(f"trainer: {error}") from error  # what it says is for the user
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -216,7 +214,7 @@ class OfflineCLI(LightningCLI):
         """
         try:
             super()._run_subcommand(subcommand)
-        except (MisconfigurationException, ValueError) as error:
+        except (MisconfigurationException, RuntimeError, ValueError) as error:
             if isinstance(error, LitOffRLError) or not _is_of_lightning(error):
                 raise
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
@@ -322,7 +320,7 @@ _FROM_SPEC = {
 
 def _always_there() -> list[Callback]:
     """Make the callbacks of every fit that have no options."""
-    return [FiniteGuard(), Curves(), GracefulStop(), Duration(), SayWhyEnded()]
+    return [FiniteGuard(), Curves(), GracefulStop(), Duration(), MonitorCheck(), SayWhyEnded()]
 
 
 def _class(kind: type) -> dict[str, str]:

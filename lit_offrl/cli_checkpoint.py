@@ -56,9 +56,22 @@ class ResumeFrom:
         checkpoint = read_checkpoint(path)
         self.ours: dict[str, Any] = checkpoint[CHECKPOINT_KEY]
         self.step: int = checkpoint["global_step"]
+        self._whole = {"optimizer_states", "loops"} <= checkpoint.keys()
         self._shapes = {name: tuple(v.shape) for name, v in checkpoint["state_dict"].items()}
         self._hyperparameters: Mapping[str, Any] = checkpoint.get("hyper_parameters", {})
         self.config = self._config(self._hyperparameters)
+
+    def require_whole(self) -> None:
+        """Refuse a checkpoint of weights alone, as ``save_weights_only`` leaves them.
+
+        Raises:
+            ConfigError: it has no optimiser's state.
+        """
+        if not self._whole:
+            raise ConfigError(
+                f"{self.path}: the checkpoint holds weights alone: it cannot be resumed, only "
+                "evaluated; resume from one that was saved with save_weights_only false."
+            )
 
     def _config(self, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
         if "config" in self.ours:

@@ -24,6 +24,8 @@ def quiet() -> None:
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # a profiler was asked for, and this is how it shows its table
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
 

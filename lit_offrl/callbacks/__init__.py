@@ -8,6 +8,7 @@ from lit_offrl.callbacks.evaluation import EvaluationDuringFit
 from lit_offrl.callbacks.finite import FiniteGuard
 from lit_offrl.callbacks.interruption import GracefulStop, Interrupted
 from lit_offrl.callbacks.mlflow_run import MLflowRun
+from lit_offrl.callbacks.monitors import MonitorCheck
 from lit_offrl.callbacks.predictions import PredictionWriter
 from lit_offrl.callbacks.record import RunRecord
 
@@ -20,6 +21,7 @@ __all__ = [
     "GracefulStop",
     "Interrupted",
     "MLflowRun",
+    "MonitorCheck",
     "PredictionWriter",
     "RunRecord",
     "SayWhyEnded",

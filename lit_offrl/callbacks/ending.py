@@ -126,11 +126,18 @@ class SayWhyEnded(Callback):
                 line = f"stopped by {name} {at}: {_why_early(stopper)}"
                 return "EarlyStopping", line, f"change its options or leave {name} out to go on"
         if self._time_is_up or (not self._trained and _time_is_up(trainer)):
+            limit = self._time_limit(trainer)
             if self._trained:
-                return "max_time", f"stopped by trainer.max_time {at}", ""
-            line = f"trainer.max_time is used up {at}, as it counts all jobs of a run"
+                return "max_time", f"stopped by {limit} {at}", ""
+            line = f"{limit} is used up {at}, as it counts all jobs of a run"
             return "max_time", line, "raise it to go on"
         return "should_stop", f"stopped by a callback {at}", "leave it out to go on"
+
+    def _time_limit(self, trainer: Trainer) -> str:
+        """Name the option: the Trainer puts its own timer behind the callbacks that are given."""
+        kinds = [type(each) for each in settings(trainer).callbacks]
+        given = any(issubclass(kind, Timer) for kind in kinds[: kinds.index(type(self))])
+        return "a Timer's duration" if given else "trainer.max_time"
 
     def state_dict(self) -> dict[str, Any]:
         """The settings of stoppers that have stopped the run."""

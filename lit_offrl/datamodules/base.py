@@ -153,7 +153,14 @@ class OfflineDataModule(LightningDataModule):
         # Lightning steps at an epoch's end even where gradients are still to be accumulated: so an
         # epoch has a whole number of steps.
         steps = max(1, len(view.spans) // (self.batch_size * world_size * accumulated))
-        return TrainLoader(view, order, steps * accumulated, self._batches_done)
+        length = steps * accumulated
+        limit, same = self._limit(length)
+        if same and priorities is not None:
+            raise ConfigError(
+                "trainer.overfit_batches cannot be used where rows are drawn by priority: set "
+                "model.init_args.prioritized to false."
+            )
+        return TrainLoader(view, order, length, self._batches_done, limit, same)
 
     def val_dataloader(self) -> FixedLoader | list[Any]:
         """Held-out rows, the same each time; none if nothing is held out."""
@@ -334,6 +341,26 @@ class OfflineDataModule(LightningDataModule):
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
+
+    def _limit(self, length: int) -> tuple[int, bool]:
+        """Return how many of an epoch's batches are trained on, and whether always on the same.
+
+        Raises:
+            ConfigError: they make no whole number of optimiser steps.
+        """
+        trainer: Any = self.trainer  # sets attributes that type checkers do not see
+        if trainer is None or trainer.fast_dev_run:
+            return length, False
+        same = trainer.overfit_batches > 0
+        name = "overfit_batches" if same else "limit_train_batches"
+        most, accumulated = trainer.limit_train_batches, trainer.accumulate_grad_batches
+        limit = min(length, most) if isinstance(most, int) else int(length * most)
+        if limit % accumulated:
+            raise ConfigError(
+                f"trainer.{name} takes {limit} batches of an epoch, and trainer."
+                f"accumulate_grad_batches is {accumulated}: give a multiple of that."
+            )
+        return max(1, limit), same
 
     def _batches_done(self) -> int:
         if self.trainer is None:

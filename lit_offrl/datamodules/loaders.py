@@ -28,17 +28,27 @@ class TrainLoader:
         view: makes batches from rows.
         order: which of the view's rows a step takes, and its random numbers. Where it weighs rows,
             batches carry the weights in their field ``weights``.
-        length: batches in an epoch.
+        length: batches in an epoch that is not limited.
         batches_done: tells how many batches the run has trained on so far.
+        limit: batches that the Trainer takes of an epoch; all by default.
+        same: gives the very same batches in each epoch, random draws of the view included.
     """
 
     def __init__(
-        self, view: BoundView, order: Order, length: int, batches_done: Callable[[], int]
+        self,
+        view: BoundView,
+        order: Order,
+        length: int,
+        batches_done: Callable[[], int],
+        limit: int | None = None,
+        same: bool = False,
     ) -> None:
         self._view = view
         self._order = order
         self._length = length
         self._batches_done = batches_done
+        self._limit = length if limit is None else limit
+        self._same = same
 
     def __len__(self) -> int:
         return self._length
@@ -46,8 +56,9 @@ class TrainLoader:
     def __iter__(self) -> Iterator[Any]:
         # Lightning makes iterators before it restores its counters: so the question is put at the
         # first batch (a generator's body runs at its first ``next``), not here.
-        first = self._batches_done()
-        for step in range(first, first + self._length - first % self._length):
+        done = self._batches_done()
+        for number in range(done, done + self._limit - done % self._limit):
+            step = number % self._limit if self._same else number
             index, weights = self._order.draw(step)
             batch = self._view.batch(index, self._order.uniforms(step, self._view.num_uniforms))
             yield batch if weights is None else _weighted(batch, weights)

@@ -85,6 +85,8 @@ class OfflineModule(LightningModule):
 
     noise: ShardedGenerator
     missing_columns_advice: str = "Choose a dataset that has it."
+    late_metrics: tuple[str, ...] = ()
+    """Metrics that a validation may lack before training; callbacks may watch them all the same."""
     cpu_advice: str | None = None
     """What makes the method fit CPU cores, in words, where there is a config for it."""
 

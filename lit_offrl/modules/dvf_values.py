@@ -44,6 +44,7 @@ class DiffusedValues(OfflineModule):
     num_samples: int
     latest_policy: float | None
     """The φ that V(s_{t+1}) is asked with in training; None asks with that of each row."""
+    late_metrics = ("val/value_correlation",)
     _cache: Tensor | None
     _seen_values: list[Tensor]
 
