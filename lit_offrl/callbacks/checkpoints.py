@@ -10,11 +10,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from lit_offrl.callbacks.best import FILE, KEY, LOSSES, Best, Mode
 from lit_offrl.callbacks.interruption import Interrupted
 from lit_offrl.callbacks.lookup import find_callback, settings, validation_follows
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import ConfigError
 from lit_offrl.files import make_folder, sweep, whole_file
+from lit_offrl.quiet import say
 
 
 class WholeFileIO(TorchCheckpointIO):
@@ -39,7 +41,8 @@ class WholeFileIO(TorchCheckpointIO):
 class Checkpoints(ModelCheckpoint):
     """``last.ckpt`` every N optimiser steps, at the end, and when a signal asks to stop.
 
-    Which checkpoint counts is not chosen by hand: it is the last one. A checkpoint is written only
+    Which checkpoint counts is not chosen by hand: it is the last one, or with ``keep: best`` also
+    the best one by a metric of validations, ``best.ckpt``. A checkpoint is written only
     between two steps, after the validation that belongs to its step, and replaces the former one
     whole or not at all; so whatever kills a run, the file resumes to the same weights.
 
@@ -49,10 +52,14 @@ class Checkpoints(ModelCheckpoint):
         dirpath: the run's folder; by default a new ``checkpoints/MODULE-DATASET-seedSEED``, or when
             a run is resumed the folder that its checkpoint lies in.
         every_n_train_steps: N.
-        keep: ``last`` keeps one file, ``all`` also a file ``step-STEP.ckpt`` each time.
+        keep: ``last`` keeps one file, ``all`` also a file ``step-STEP.ckpt`` each time, ``best``
+            also ``best.ckpt``, that of the best validation so far.
+        monitor: what ``best`` goes by: a metric of validations, such as ``val/loss/actor``, or
+            ``val/loss``, the sum of all of the method's losses on held-out episodes.
+        mode: whether the lowest (``min``) or the highest (``max``) value is the best.
 
     Raises:
-        ConfigError: N is not positive.
+        ConfigError: N is not positive; ``best`` has nothing to go by.
         FileError: the folder cannot be made, or a checkpoint not be written.
     """
 
@@ -60,7 +67,9 @@ class Checkpoints(ModelCheckpoint):
         self,
         dirpath: str | None = None,
         every_n_train_steps: int = 1000,
-        keep: Literal["last", "all"] = "last",
+        keep: Literal["last", "all", "best"] = "last",
+        monitor: str = LOSSES,
+        mode: Mode = "min",
     ) -> None:
         if every_n_train_steps < 1:
             raise ConfigError(f"every_n_train_steps is {every_n_train_steps}: give at least 1.")
@@ -69,11 +78,14 @@ class Checkpoints(ModelCheckpoint):
             filename="step-{step}",
             auto_insert_metric_name=False,
             save_last=True,
-            save_top_k=0 if keep == "last" else -1,
+            save_top_k=-1 if keep == "all" else 0,
             every_n_train_steps=every_n_train_steps,
             enable_version_counter=False,
         )
+        if keep != "best" and (monitor, mode) != (LOSSES, "min"):
+            raise ConfigError(f"checkpoint.monitor is {monitor} ({mode}): it goes with keep: best.")
         self._due = False
+        self._best = Best(monitor, mode) if keep == "best" else None
         self.namesake: Path | None = None
         """The folder of an earlier run of the same name, where this one's got a number."""
 
@@ -95,6 +107,28 @@ class Checkpoints(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         self._last_global_step_saved = trainer.global_step
         self._due = False
+        if self._best is None or settings(trainer).fast_dev_run:
+            return
+        if not sum(trainer.num_val_batches):
+            raise ConfigError(
+                "checkpoint.keep best goes by validations, of which this run has none: hold"
+                " episodes out with data.init_args.validation_fraction."
+            )
+        if self._best.value is not None and self.best_path is None:
+            say(f"{FILE} of step {self._best.step} is not in {self.dirpath}: the next validation"
+                " begins anew.")  # fmt: skip
+            self._best.value = None
+
+    @property
+    def state_key(self) -> str:
+        """One name, whatever the options: a resumed run may have others."""
+        return KEY
+
+    @property
+    def best_path(self) -> Path | None:
+        """The file of the best checkpoint so far, if there is one."""
+        path = Path(self.dirpath or "", FILE)
+        return path if self._best is not None and path.is_file() else None
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """Save if it is time, or wait for the validation that belongs to this step."""
@@ -106,9 +140,22 @@ class Checkpoints(ModelCheckpoint):
             self.save_now(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save if this step's batch asked for it."""
-        if self._due and not trainer.sanity_checking:
+        """Save if this step's batch asked for it, and the best so far if this is it."""
+        if trainer.sanity_checking:
+            return
+        if self._best is not None and not settings(trainer).fast_dev_run:
+            self._save_best(trainer, self._best)
+        if self._due:
             self.save_now(trainer)
+
+    def _save_best(self, trainer: Trainer, best: Best) -> None:
+        try:
+            is_best = best.improves(trainer)
+        except ConfigError:
+            self.save_now(trainer)  # a misspelt name costs no steps
+            raise
+        if is_best:
+            trainer.save_checkpoint(Path(self.dirpath or "", FILE))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing: steps count here, epochs do not."""
@@ -116,6 +163,12 @@ class Checkpoints(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of a run that ended before its last step (early stopping, a time limit)."""
         self.save_now(trainer)
+        if self._best is None or settings(trainer).fast_dev_run:
+            return
+        if self._best.value is None:
+            say(f"no {FILE}: there was no validation; lower trainer.val_check_interval.")
+        else:
+            say(f"{FILE}: step {self._best.step}, {self._best.rule} {self._best.value:.4g}.")
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -135,11 +188,13 @@ class Checkpoints(ModelCheckpoint):
         self._save_last_checkpoint(trainer, candidates)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: what Lightning would keep here is about the best checkpoint."""
-        return {}
+        """Which checkpoint is the best so far, with ``keep: best``; nothing of Lightning's own."""
+        return {} if self._best is None else {"best": self._best.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to take back."""
+        """Take back which checkpoint is the best so far."""
+        if self._best is not None and "best" in state_dict:
+            self._best.load_state_dict(state_dict["best"])
 
 
 def run_name(module: LightningModule, spec: DatasetSpec | None) -> str:

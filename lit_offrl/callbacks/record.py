@@ -89,6 +89,8 @@ class RunRecord(SaveConfigCallback):
                 run.log_files(record)
             if checkpoints is not None:
                 run.log_files(Path(checkpoints.last_model_path), "checkpoints")
+                if checkpoints.best_path is not None:
+                    run.log_files(checkpoints.best_path, "checkpoints")
             print(f"runs: {runs_address(run.tracking_uri, str(run.experiment_id))}")
         print(f"run: {_shown(folder)}")
         if checkpoints is not None and checkpoints.namesake is not None:

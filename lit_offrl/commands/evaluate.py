@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from lit_offrl.callbacks.best import checkpoint_rule
 from lit_offrl.commands.mlflow_origin import OwnRun, log_to_origin
 from lit_offrl.commands.parsing import OneLineParser, RaisingParser, positive, seed_number
 from lit_offrl.device import device
@@ -53,6 +54,7 @@ def main(argv: Sequence[str]) -> int:
     for path in (output, options.video):
         if path is not None:
             require_writable(path)
+    saved = read_checkpoint(options.ckpt_path)
     record = evaluate_module(
         module,
         episodes=options.episodes,
@@ -66,8 +68,8 @@ def main(argv: Sequence[str]) -> int:
         video_size=options.video_size,
         progress=sys.stderr.isatty(),
         checkpoint=options.ckpt_path,
-        checkpoint_rule=_rule(options.ckpt_path),
-        training_steps=read_checkpoint(options.ckpt_path).get("global_step"),
+        checkpoint_rule=checkpoint_rule(options.ckpt_path, saved),
+        training_steps=saved.get("global_step"),
         command=redacted(shlex.join(["lit-offrl", "evaluate", *argv])),
     )
     Console().print(record.table())
@@ -213,10 +215,6 @@ _discount.__name__ = "number in [0, 1]"
 _video.__name__ = "name of an .mp4"
 _tags.__name__ = "JSON mapping"
 _size.__name__ = "even WIDTHxHEIGHT"  # argparse names the type in its message
-
-
-def _rule(path: Path) -> str:
-    return "last" if path.stem.startswith("last") else "named by the user"
 
 
 def _default_output(

@@ -1,6 +1,7 @@
 """Which files a run writes, and when."""
 
 import errno
+import json
 import os
 import subprocess
 import tempfile
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from lit_offrl.__main__ import main
 from lit_offrl.files import part_path
 
 
@@ -78,3 +80,63 @@ def test_a_folder_that_cannot_be_made_is_one_line(lit, capsys):
     Path("file").write_text("kept")
     assert lit("--checkpoint.dirpath", "file/run") == 2
     assert "file/run: cannot be made (Not a directory)" in capsys.readouterr().err
+
+
+LEARNS = ("--model.init_args.learning_rate", "0.05", "--trainer.val_check_interval", "2")
+LEARNS += ("--trainer.log_every_n_steps", "1")
+BEST = (*LEARNS, "--checkpoint.keep", "best", "--checkpoint.every_n_train_steps", "3")
+
+
+def losses(path):
+    """(step, sum of the losses on held-out episodes) of each validation."""
+    state = torch.load(path, weights_only=True)["callbacks"]["Curves"]["history"]
+    curves = [line for name, line in state.items() if name.startswith("val/loss/")]
+    return [(points[0][0], sum(v for _, v in points)) for points in zip(*curves, strict=True)]
+
+
+def test_keeps_the_best_validation_and_resumes_to_the_bit(lit, same_state, capsys):
+    """A learning rate so high that the best validation is not the last."""
+    end = ("--trainer.max_steps", "14")
+    assert lit(*BEST, *end, "--checkpoint.dirpath", "whole") == 0
+    found = losses("whole/last.ckpt")
+    step, least = min(found, key=lambda point: point[1])
+    assert len(found) == 7 and step not in (2, 14)
+    assert f"best.ckpt: step {step}, best, lowest val/loss {least:.4g}." in capsys.readouterr().out
+    assert steps("whole/best.ckpt") == step and steps("whole/last.ckpt") == 14
+
+    assert lit(*BEST, "--trainer.max_steps", str(step + 1), "--checkpoint.dirpath", "cut") == 0
+    assert lit(*BEST, *end, "--ckpt_path", "cut/last.ckpt") == 0
+    same_state("whole/last.ckpt", "cut/last.ckpt")
+    same_state("whole/best.ckpt", "cut/best.ckpt")
+
+    words = ["--episodes", "2", "--output", "record.json"]
+    for name, rule in (("best", "best, lowest val/loss"), ("last", "last")):
+        assert main(["evaluate", "--ckpt_path", f"whole/{name}.ckpt", *words]) == 0
+        assert json.loads(Path("record.json").read_text())["checkpoint_rule"] == rule
+
+
+def test_what_the_best_goes_by_may_be_named(lit, capsys):
+    highest = ("--checkpoint.monitor", "val/loss/actor", "--checkpoint.mode", "max")
+    assert lit(*BEST, *highest, "--checkpoint.dirpath", "named") == 0
+    step, _ = max(losses("named/last.ckpt"), key=lambda point: point[1])
+    assert steps("named/best.ckpt") == step
+    misspelt = ("--checkpoint.monitor", "val/los/actor", "--checkpoint.dirpath", "misspelt")
+    assert lit(*BEST, *misspelt) == 2
+    said = capsys.readouterr().err
+    assert "(they have val/loss, val/actor/squared_error, val/loss/actor)" in said
+    assert "Did you mean 'val/loss/actor'?" in said
+    assert steps("misspelt/last.ckpt") == 2  # nothing is lost
+    assert lit("--checkpoint.monitor", "val/loss/actor") == 2
+    assert "it goes with keep: best" in capsys.readouterr().err
+    assert lit(*BEST, "--data.init_args.validation_fraction", "0") == 2
+    assert "checkpoint.keep best goes by validations, of which" in capsys.readouterr().err
+    assert lit(*BEST, "--trainer.val_check_interval", "100", "--trainer.max_steps", "3") == 0
+    assert "no best.ckpt: there was no validation" in capsys.readouterr().out
+
+
+def test_a_resumed_run_without_its_best_checkpoint_says_so(lit, capsys):
+    assert lit(*BEST, "--trainer.max_steps", "2", "--checkpoint.dirpath", "run") == 0
+    assert lit(*BEST, "--ckpt_path", "run/last.ckpt", "--checkpoint.dirpath", "elsewhere") == 0
+    said = capsys.readouterr().out
+    assert f"best.ckpt of step 2 is not in {Path('elsewhere').resolve()}: the next" in said
+    assert Path("elsewhere/best.ckpt").is_file()
