@@ -16,8 +16,13 @@ from lit_offrl.datasets.views import FutureStateBatch, FutureStates
 from lit_offrl.errors import ConfigError
 from lit_offrl.modules.base import CostChange, Decay
 from lit_offrl.modules.checkpoints import load_parts, read_checkpoint
-from lit_offrl.modules.dvf_values import DiffusedValues
-from lit_offrl.modules.extraction import awr_loss, q_loss, reward_gradient_loss
+from lit_offrl.modules.dvf_values import DiffusedValues, labels
+from lit_offrl.modules.extraction import (
+    awr_loss,
+    q_loss,
+    reward_gradient_loss,
+    weighted_loss,
+)
 from lit_offrl.modules.history import History
 from lit_offrl.modules.occupancy import OccupancyModel
 from lit_offrl.modules.policies import NetworkPolicy
@@ -92,6 +97,14 @@ class DVFModule(DiffusedValues):
             with q_net and value_policy ``latest`` to those of the latest policy's rows alone, since
             Q is worth little far from the policy whose values it was regressed on.
         awr_temperature: β of the weights exp(β · A / mean |A|), cut at 100.
+        advantage: of awr's weights: ``q``, Q(s, a) − Q(s, π(s)) of the regressed Q; or ``returns``,
+            G(s, a) − b(s), for which values must be cached. G is the λ-return of the trajectory
+            that took a, bootstrapped with the cached V, and b(s) a state baseline regressed on G.
+            Sampled values are noisy, and what one action changes is small beside that noise: Q,
+            which averages it over neighbouring (s, a), loses the difference between actions too,
+            while the rewards along the trajectory keep it.
+        return_trace: λ of those returns: 0 is r + γ V(s'), the paper's target of Q, and 1 the
+            data's own return, V only where an episode is cut off.
         actor_ema_rate: rate of the averaged actor, which acts and whose value is estimated: the
             returns of the latest weights swing from one hundred steps to the next; 1 acts by them.
         warmup_steps: optimiser steps in which ρ and r settle and the actor clones the behaviour
@@ -145,6 +158,8 @@ class DVFModule(DiffusedValues):
         extraction: Literal["q_net", "awr", "reward_grad"] = "q_net",
         bc_coefficient: float = 0.1,
         awr_temperature: float = 1.0,
+        advantage: Literal["q", "returns"] = "q",
+        return_trace: float = 0.95,
         actor_ema_rate: float = 0.002,
         warmup_steps: int = 0,
         values: Literal["online", "cached"] = "online",
@@ -155,6 +170,7 @@ class DVFModule(DiffusedValues):
     ) -> None:
         super().__init__(observation_dim, learning_rate, seed, decay)
         require_in("[0, 1)", gamma=gamma, near_share=near_share)
+        require_in("[0, 1]", return_trace=return_trace)
         require_in("[1, inf)", num_samples=num_samples, max_offset=max_offset)
         require_in("[1, inf)", refresh_steps=refresh_steps)
         require_in("[0, inf)", bc_coefficient=bc_coefficient, awr_temperature=awr_temperature)
@@ -173,6 +189,12 @@ class DVFModule(DiffusedValues):
             raise ConfigError(
                 "values is 'cached' without warmup_steps: give the steps that ρ and r train before "
                 "values are sampled from them."
+            )
+        if advantage == "returns" and (extraction != "awr" or values != "cached"):
+            raise ConfigError(
+                f"advantage is 'returns' with extraction '{extraction}' and values '{values}': it "
+                "weighs awr's likelihood along whole trajectories, so set extraction to 'awr' and "
+                "values to 'cached'."
             )
         sequential = policy_representation == "sequential"
         if sequential and history < 1:
@@ -204,10 +226,13 @@ class DVFModule(DiffusedValues):
         self.bc_coefficient = bc_coefficient
         self.awr_temperature = awr_temperature
         self.warmup_steps = warmup_steps
+        self.advantage = advantage
+        self.return_trace = return_trace
         self.actor_ema_rate = actor_ema_rate
         self.values = "online" if train == "occupancy" else values  # ρ alone has none to cache
         self.refresh_steps = refresh_steps
         self._cache: Tensor | None = None
+        self._returns: Tensor | None = None
         self._seen_values: list[Tensor] = []
 
         self.occupancy = OccupancyModel(
@@ -233,6 +258,8 @@ class DVFModule(DiffusedValues):
         self.register_buffer("reward_limits", torch.tensor([-math.inf, math.inf]))
         self.reward = DenseNetMLP(observation_dim + action_dim, hidden, 1)
         self.q = DenseNetMLP(observation_dim + action_dim, hidden, 1)
+        if advantage == "returns":
+            self.baseline = DenseNetMLP(observation_dim, hidden, 1)
         self.actor: GaussianPolicy | None = (
             GaussianPolicy(
                 observation_dim,
@@ -280,8 +307,14 @@ class DVFModule(DiffusedValues):
         groups = {"occupancy": list(self.occupancy.denoiser.parameters())}
         if self.train_part == "occupancy":
             return groups
-        heads = {name: list(getattr(self, name).parameters()) for name in ("reward", "q", "actor")}
+        names = ("reward", self._critic, "actor")
+        heads = {name: list(getattr(self, name).parameters()) for name in names}
         return heads if self.train_part == "heads" else groups | heads
+
+    @property
+    def _critic(self) -> Literal["q", "baseline"]:
+        """What advantages are measured with; the other one is not trained."""
+        return "q" if self.advantage == "q" else "baseline"
 
     def setup(self, stage: str) -> None:
         """Take what the data say: normaliser's statistics, rewards' range, latest policy."""
@@ -338,7 +371,8 @@ class DVFModule(DiffusedValues):
             losses["reward"] = self.reward_loss
         if warming:
             return losses | {"actor": self.cloning_loss}
-        return losses | {"q": self.q_loss, "actor": self.actor_loss}
+        critic_loss = self.q_loss if self.advantage == "q" else self.baseline_loss
+        return losses | {self._critic: critic_loss, "actor": self.actor_loss}
 
     def losses(self, batch: FutureStateBatch) -> dict[str, Tensor]:
         """Algorithm 1's losses, as far as the step under way has them.
@@ -393,7 +427,7 @@ class DVFModule(DiffusedValues):
         Rows without a label count in the mean with an error of zero: so two processes average to
         what one process computes, and Adam does not see the constant factor.
         """
-        actions, rewards = _labels(batch)
+        actions, rewards = labels(batch)
         observations = self.normalizer.normalize(batch.observations)
         predicted = self.reward(torch.cat([observations, actions], dim=-1)).squeeze(-1)
         error = (predicted - symlog(rewards)).square()
@@ -403,21 +437,36 @@ class DVFModule(DiffusedValues):
 
     def q_loss(self, batch: FutureStateBatch) -> Tensor:
         """Regression of Q on r + γ (1 − terminal) V(s'), Eq. 11, in units of (1 − γ) Q."""
-        actions, rewards = _labels(batch)
-        with torch.no_grad():
-            observations = self.normalizer.normalize(batch.observations)
-            if batch.reward_mask is not None:
-                guess = self._reward(observations, actions)
-                rewards = torch.where(batch.reward_mask, rewards, guess)
-            if self.training and self._cache is not None:
-                values = self._cache[batch.rows]
-            else:
-                values = self._next_values(batch, self.noise)
-            target = (1.0 - self.gamma) * (rewards + self.gamma * values)
+        actions, _ = labels(batch)
+        observations = self.normalizer.normalize(batch.observations)
+        target = self._target(batch)
         predicted = self.q(torch.cat([observations, actions], dim=-1)).squeeze(-1)
         self.info("q/mean", predicted.mean() / (1.0 - self.gamma))
         self.info("q/target_mean", target.mean() / (1.0 - self.gamma))
         return (predicted - target).square().mean()
+
+    def baseline_loss(self, batch: FutureStateBatch) -> Tensor:
+        """Regression of b(s) on the returns, in units of (1 − γ) G.
+
+        Its mean is over all policies of the data, whatever φ V was asked with: an action is good
+        that does better than what was done in such states, also by a policy that was better.
+        """
+        target = self._target(batch)
+        predicted = self.baseline(self.normalizer.normalize(batch.observations)).squeeze(-1)
+        self.info("baseline/mean", predicted.mean() / (1.0 - self.gamma))
+        self.info("baseline/target_mean", target.mean() / (1.0 - self.gamma))
+        return (predicted - target).square().mean()
+
+    @torch.no_grad()
+    def _target(self, batch: FutureStateBatch) -> Tensor:
+        """(1 − γ) times what (s, a) is worth (B,): of held-out rows always r + γ V(s')."""
+        if self.training and self._returns is not None:
+            return (1.0 - self.gamma) * self._returns[batch.rows]
+        if self.training and self._cache is not None:
+            values = self._cache[batch.rows]
+        else:
+            values = self._next_values(batch, self.noise)
+        return (1.0 - self.gamma) * (self._rewards_of(batch) + self.gamma * values)
 
     def on_train_batch_start(self, batch: FutureStateBatch, batch_idx: int) -> None:
         """Sample the values of all rows when ``values: cached`` is due."""
@@ -427,14 +476,16 @@ class DVFModule(DiffusedValues):
             return
         again = self.refresh_steps is not None and waited % self.refresh_steps == 0
         if self._cache is None or again:
-            self._cache = self._sample_cache()
+            self._cache, self._returns = self._sample_cache(), None
+        if self._returns is None and self.advantage == "returns":
+            self._returns = self._trajectory_returns(self._cache)
 
     def cloning_loss(self, batch: FutureStateBatch) -> Tensor:
         """Behaviour cloning by likelihood: during warm-up V is that of the behaviour policy.
 
         With ``value_policy: latest`` the rows of older policies count in the mean as zeros.
         """
-        actions, _ = _labels(batch)
+        actions, _ = labels(batch)
         observations = self.normalizer.normalize(batch.observations)
         likelihood = self._trained_actor().log_prob(observations, actions)
         cloned = self._cloned(batch)
@@ -450,10 +501,14 @@ class DVFModule(DiffusedValues):
 
     def actor_loss(self, batch: FutureStateBatch) -> Tensor:
         """Policy extraction by ``extraction``; no gradient reaches Q, r or ρ."""
-        actions, _ = _labels(batch)
+        actions, _ = labels(batch)
         actor = self._trained_actor()
         observations = self.normalizer.normalize(batch.observations)
-        if self.extraction == "awr":
+        if self.advantage == "returns":
+            with torch.no_grad():
+                above = self._target(batch) - self.baseline(observations).squeeze(-1)
+            loss, seen = weighted_loss(actor, above, observations, actions, self.awr_temperature)
+        elif self.extraction == "awr":
             loss, seen = awr_loss(actor, self.q, observations, actions, self.awr_temperature)
         elif self.extraction == "q_net":
             noise = self.noise.normal(actions.shape)
@@ -490,14 +545,3 @@ class DVFModule(DiffusedValues):
         """
         actor = self._acting()
         return NetworkPolicy(lambda rows: actor(self.normalizer.normalize(rows)), self.device)
-
-
-def _labels(batch: FutureStateBatch) -> tuple[Tensor, Tensor]:
-    """Actions (B, a) and rewards (B,), without which only the occupancy can be trained."""
-    if batch.actions is None or batch.rewards is None:
-        missing = "actions" if batch.actions is None else "rewards"
-        raise ConfigError(
-            f"the dataset has no column '{missing}'; "
-            "set train to 'occupancy' to pre-train on states alone."
-        )
-    return batch.actions, batch.rewards

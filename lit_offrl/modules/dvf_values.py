@@ -17,6 +17,7 @@ from lit_offrl.figures import value_against_return
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.history import History
 from lit_offrl.modules.occupancy import OccupancyModel
+from lit_offrl.modules.returns import lambda_returns
 from lit_offrl.nets import GaussianPolicy, symexp
 from lit_offrl.randomness import ShardedGenerator, truncated_geometric
 
@@ -45,6 +46,8 @@ class DiffusedValues(OfflineModule):
     latest_policy: float | None
     """The φ that V(s_{t+1}) is asked with in training; None asks with that of each row."""
     late_metrics = ("val/value_correlation",)
+    return_trace: float
+    """λ of the returns that advantages are measured by."""
     _cache: Tensor | None
     _seen_values: list[Tensor]
 
@@ -206,6 +209,34 @@ class DiffusedValues(OfflineModule):
             cache[index.to(self.device)] = self._next_values(batch, noise)
         return self.trainer.strategy.reduce(cache, reduce_op="sum")
 
+    @torch.no_grad()
+    def _trajectory_returns(self, next_values: Tensor) -> Tensor:
+        """The λ-return of every row of the training data, from cached values of the next states."""
+        view = self.datamodule.train_view()
+        rewards, terminals = torch.zeros_like(next_values), torch.zeros_like(next_values).bool()
+        for index in view.rows.split(CHAINS):
+            unused = torch.zeros(len(index), view.num_uniforms, device=index.device)
+            batch = self.transfer_batch_to_device(view.batch(index, unused), self.device, 0)
+            rows = index.to(self.device)
+            rewards[rows], terminals[rows] = self._rewards_of(batch), batch.terminals
+        known = torch.zeros_like(terminals)
+        known[view.rows.to(self.device)] = True
+        last = torch.from_numpy(self.datamodule.dataset.episodes[:, 1] - 1).to(self.device)
+        followed = known.roll(-1)  # rows of other episodes in between are none that are known
+        followed[last[last < len(followed)]] = False
+        followed[-1] = False
+        return lambda_returns(
+            rewards, next_values, terminals, followed, gamma=self.gamma, trace=self.return_trace
+        )
+
+    def _rewards_of(self, batch: FutureStateBatch) -> Tensor:
+        """The data's rewards (B,), and predicted ones where a row has no label."""
+        actions, rewards = labels(batch)
+        if batch.reward_mask is None:
+            return rewards
+        guess = self._reward(self.normalizer.normalize(batch.observations), actions)
+        return torch.where(batch.reward_mask, rewards, guess)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the cached values too, which a resumed run must not sample anew."""
         super().on_save_checkpoint(checkpoint)
@@ -258,3 +289,18 @@ class DiffusedValues(OfflineModule):
                 "rest with train 'heads' or 'all' and 'pretrained' set to this checkpoint."
             )
         return self.acting
+
+
+def labels(batch: FutureStateBatch) -> tuple[Tensor, Tensor]:
+    """Actions (B, a) and rewards (B,), without which only the occupancy can be trained.
+
+    Raises:
+        ConfigError: the dataset lacks one of them.
+    """
+    if batch.actions is None or batch.rewards is None:
+        missing = "actions" if batch.actions is None else "rewards"
+        raise ConfigError(
+            f"the dataset has no column '{missing}'; "
+            "set train to 'occupancy' to pre-train on states alone."
+        )
+    return batch.actions, batch.rewards

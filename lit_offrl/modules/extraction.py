@@ -77,12 +77,27 @@ def awr_loss(
     actions: Tensor,
     temperature: float,
 ) -> Loss:
-    """Likelihood weighted by exp(β · A / mean |A|), A = Q(s, a) − Q(s, π(s)), cut at 100."""
+    """:func:`weighted_loss` with the advantage A = Q(s, a) − Q(s, π(s))."""
     with torch.no_grad():
         mean = actor(observations)
         advantage = frozen(q, observations, actions) - frozen(q, observations, mean)
-        exponent = temperature * advantage / mean_over_processes(advantage.abs()).clamp_min(1e-6)
-        weight = exponent.clamp_max(_LOG_WEIGHT_LIMIT).exp()
+    return weighted_loss(actor, advantage, observations, actions, temperature)
+
+
+def weighted_loss(
+    actor: GaussianPolicy,
+    advantage: Tensor,
+    observations: Tensor,
+    actions: Tensor,
+    temperature: float,
+) -> Loss:
+    """Likelihood weighted by exp(β · A / mean |A|), cut at 100, for given advantages A (B,).
+
+    With a large β nearly every weight is cut or vanishes: the policy then imitates the actions
+    whose advantage is clearly positive, all alike.
+    """
+    exponent = temperature * advantage / mean_over_processes(advantage.abs()).clamp_min(1e-6)
+    weight = exponent.clamp_max(_LOG_WEIGHT_LIMIT).exp().detach()
     loss = -(weight * actor.log_prob(observations, actions)).mean()
     return loss, {"weight_max": weight.max()}
 

@@ -216,6 +216,58 @@ def test_cached_values_are_refreshed_when_asked_for_and_survive_a_checkpoint(tin
     assert torch.equal(resumed._cache, module._cache)
 
 
+RETURNS = {
+    "warmup_steps": WARMUP,
+    "values": "cached",
+    "extraction": "awr",
+    "advantage": "returns",
+    "return_trace": 0.5,
+}
+
+
+def test_returns_follow_each_trajectory_and_end_where_it_does(tiny, fit):
+    """Against the recursion, episode by episode, over the rows that are trained on."""
+    module = tiny(**RETURNS)
+    trainer = fit(module, WARMUP + 2, validate=True)
+    view, dataset = trainer.datamodule.train_view(), trainer.datamodule.dataset
+    trained, seen = set(view.rows.tolist()), 0
+    for start, stop in dataset.episodes.tolist():
+        later = None
+        for row in range(stop - 1, start - 1, -1):
+            if row not in trained:
+                continue
+            value = float(module._cache[row])
+            if later is None:  # the last row: at a terminal the cached value is 0
+                later = value
+            mixed = 0.5 * value + 0.5 * later
+            later = float(dataset.columns["rewards"][row]) + 0.9 * mixed
+            assert float(module._returns[row]) == pytest.approx(later, rel=1e-4, abs=1e-4)
+            seen += 1
+    assert seen == len(trained) and len(trained) < len(dataset.columns["rewards"])
+
+
+def test_advantages_by_returns_train_a_baseline_in_q_s_place_and_go_on_exactly(tiny, fit, save):
+    module = tiny(**RETURNS)
+    before = state_of(module, "q.", "baseline.")
+    losses = Watch(lambda m: set(m.latest_losses))
+    fit(module, WARMUP + 3, losses)
+    assert losses.seen[WARMUP] == {"occupancy", "reward", "actor"}
+    assert losses.seen[-1] == {"baseline", "actor"}
+    moved = {
+        k.split(".")[0] for k, v in before.items() if not torch.equal(v, module.state_dict()[k])
+    }
+    assert moved == {"baseline"}
+    resumed = tiny(**RETURNS)
+    fit(resumed, WARMUP + 3, ckpt_path=save(tiny(**RETURNS), WARMUP + 1, name="half.ckpt"))
+    assert same(resumed.state_dict(), module.state_dict())
+
+
+@pytest.mark.parametrize("options", [{"extraction": "q_net"}, {"values": "online"}])
+def test_advantages_by_returns_need_cached_values_and_awr(tiny, options):
+    with pytest.raises(ConfigError, match="set extraction to 'awr' and values to 'cached'"):
+        tiny(**{**RETURNS, **options})
+
+
 def test_the_averaged_actor_follows_by_its_rate(tiny, fit):
     module = tiny(actor_ema_rate=0.25)
     watch = Watch(lambda m: (state_of(m, "actor.net."), state_of(m, "acting.net.")))
