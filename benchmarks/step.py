@@ -98,7 +98,8 @@ def run_step(
         plan.batch_size * latents, width, width, device, dtype, budget=budget / 4
     )
     dataset = make_dataset(rows, seed)
-    online = plan.module | {"values": "online", "warmup_steps": 0}
+    # every part is timed, also Q, which the quick overlay does without
+    online = plan.module | {"values": "online", "warmup_steps": 0, "advantage": "q"}
     module = make_module(online, dataset, device, seed)
     batch = _draw(module, dataset, plan.batch_size, device, seed)
     optimizer = module.configure_optimizers()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from tqdm import tqdm
 
 _NOISE = (
     ".*Checkpoint directory .* exists and is not empty.*",  # that of a resumed run
@@ -32,5 +34,6 @@ def quiet() -> None:
 
 @rank_zero_only
 def say(line: str) -> None:
-    """Print a line to the user, from the first process alone."""
-    print(f"lit-offrl: {line}")
+    """Print a line to the user, from the first process alone, and not into a bar under way."""
+    with tqdm.external_write_mode(file=sys.stdout):
+        print(f"lit-offrl: {line}")
