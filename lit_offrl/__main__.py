@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from lit_offrl import __version__
 from lit_offrl.errors import ConfigError, LitOffRLError, nearest
+from lit_offrl.user_code import take_imports
 
 TRAINER_VERBS = {
     "fit": "train a method, or go on from a checkpoint (--ckpt_path)",
@@ -41,6 +42,8 @@ def usage() -> str:
         "usage: lit-offrl VERB [options]        lit-offrl VERB --help for a verb's options\n\n"
         "Offline reinforcement learning on PyTorch Lightning.\n\n"
         f"verbs:\n{lines}\n\n"
+        "every verb takes --import MODULE: a file of your own, with the method that a checkpoint\n"
+        "is of; no file is imported because a checkpoint names it\n\n"
         "for example:\n"
         "  lit-offrl fit --config configs/dvf_pybullet.yaml --config configs/quick.yaml\n"
         "  lit-offrl fit --config configs/dvf_pybullet.yaml --print_config"
@@ -53,7 +56,7 @@ def dispatch(argv: Sequence[str]) -> int:
     Raises:
         LitOffRLError: the user can put it right.
     """
-    verb, *rest = argv or ["--help"]
+    verb, *rest = take_imports(argv) or ["--help"]
     if verb in ("-h", "--help", "help"):
         print(usage())
         return 0

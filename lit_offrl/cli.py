@@ -36,9 +36,10 @@ from lit_offrl.callbacks import (
 from lit_offrl.callbacks.checkpoints import run_name
 from lit_offrl.callbacks.mlflow_run import go_on_with, mlflow_loggers, name_run
 from lit_offrl.callbacks.progress import StepProgress
-from lit_offrl.cli_checkpoint import ResumeFrom, named_checkpoint
+from lit_offrl.cli_checkpoint import ResumeFrom
 from lit_offrl.cli_errors import OneLineArgumentParser, find_ours
 from lit_offrl.cli_trainer import require_cores, require_trainer_options
+from lit_offrl.cli_words import Words
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import ConfigError, LitOffRLError
 from lit_offrl.evaluation.envs import name_env
@@ -46,6 +47,7 @@ from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import module_class
 from lit_offrl.quiet import quiet, say
 from lit_offrl.ranges import SEEDS, require_in
+from lit_offrl.user_code import import_named
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_steps": 100_000,
@@ -70,7 +72,10 @@ class OfflineCLI(LightningCLI):
 
     def __init__(self, argv: Sequence[str]) -> None:
         self.verb = argv[0]
-        path = named_checkpoint(argv)
+        self._given = Words(argv)
+        for module, given in self._given.modules():
+            import_named(module, given)
+        path = self._given.checkpoint
         self.resume = None if path is None else ResumeFrom(path)
         words = list(argv)
         if self.resume is not None:
@@ -166,6 +171,12 @@ class OfflineCLI(LightningCLI):
             name_env(options.env_id, "--data.init_args.env_id")
         elif options.env_id is None and self.resume is not None:
             options.env_id = self.resume.env_of_module()
+
+    def before_instantiate_classes(self) -> None:
+        """Say what of the checkpoint's options is not taken over, before anything is made."""
+        for one in () if self.resume is None else self.resume.left_out:
+            if not self._given.give(one.option):
+                say(one.line())
 
     def _parse_ckpt_path(self) -> None:
         """The checkpoint's options have been parsed already, below those given."""

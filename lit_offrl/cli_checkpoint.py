@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
+from lit_offrl.cli_layer import LeftOut, take_over
 from lit_offrl.errors import ConfigError
 from lit_offrl.files import file_sha256
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
-from lit_offrl.modules.checkpoints import read_checkpoint
+from lit_offrl.modules.checkpoints import config_of, read_checkpoint
 from lit_offrl.modules.ldcq.stages import stage_path
 
 _LAYER = ("seed_everything", "model", "data")
-_FIT_LAYER = (*_LAYER, "trainer", "checkpoint", "evaluation")
 _LINKED = ("observation_dim", "action_dim", "action_low", "action_high", "seed")
-
-
-def named_checkpoint(argv: Sequence[str]) -> str | None:
-    """Return the value of ``--ckpt_path`` among arguments."""
-    for position, word in enumerate(argv):
-        name, given, value = word.partition("=")
-        if name == "--ckpt_path":
-            return value if given else next(iter(argv[position + 1 :]), None)
-    return None
 
 
 def mlflow_runs(ours: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -37,8 +28,13 @@ def mlflow_runs(ours: Mapping[str, Any]) -> list[dict[str, str]]:
     first = ours.get("mlflow")
     if not isinstance(first, Mapping):
         return []
-    runs = [first, *(first.get("beside") or [])]
-    return [{name: str(run[name]) for name in ("run_id", "tracking_uri")} for run in runs]
+    beside = first.get("beside")
+    names = ("run_id", "tracking_uri")
+    return [
+        {name: str(run[name]) for name in names}
+        for run in [first, *(beside if isinstance(beside, list) else [])]
+        if isinstance(run, Mapping) and {*names} <= {*run}
+    ]
 
 
 class ResumeFrom:
@@ -59,7 +55,9 @@ class ResumeFrom:
         self._whole = {"optimizer_states", "loops"} <= checkpoint.keys()
         self._shapes = {name: tuple(v.shape) for name, v in checkpoint["state_dict"].items()}
         self._hyperparameters: Mapping[str, Any] = checkpoint.get("hyper_parameters", {})
-        self.config = self._config(self._hyperparameters)
+        self.config = self._config(config_of(checkpoint, path), self._hyperparameters)
+        self.left_out: tuple[LeftOut, ...] = ()
+        """Options of its config that the layer is without."""
 
     def require_whole(self) -> None:
         """Refuse a checkpoint of weights alone, as ``save_weights_only`` leaves them.
@@ -73,10 +71,9 @@ class ResumeFrom:
                 "evaluated; resume from one that was saved with save_weights_only false."
             )
 
-    def _config(self, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-        if "config" in self.ours:
-            config = yaml.safe_load(self.ours["config"])
-            options = (config.get("model") or {}).get("init_args") or {}
+    def _config(self, config: dict[str, Any], hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+        if config:
+            options = config.get("model", {}).get("init_args", {})
             for name, value in options.items():
                 record = hyperparameters.get(name)
                 if not (isinstance(record, Mapping) and isinstance(value, str)):
@@ -96,15 +93,17 @@ class ResumeFrom:
         }
 
     def layer(self, verb: str) -> str:
-        """Return the part of its config that a verb takes over, as YAML.
+        """Return the part of its config that a verb takes over, as YAML; see ``take_over``.
 
-        Not the run's folder, which is where the checkpoint lies, whatever it was called before; nor
-        an environment of a module's, which only the user may name (see ``env_of_module``).
+        An environment of a module's is left out, as only the user may name one (see
+        ``env_of_module``).
+
+        Raises:
+            ConfigError: a class that it names may not be used.
         """
-        keys = _FIT_LAYER if verb == "fit" else _LAYER
-        layer = {k: v for k, v in self.config.items() if k in keys}
-        if "checkpoint" in layer:
-            layer["checkpoint"] = {k: v for k, v in layer["checkpoint"].items() if k != "dirpath"}
+        taken = take_over(self.config, self.path, fit=verb == "fit")
+        self.left_out = taken.left_out
+        layer = dict(taken.layer)
         if self.env_of_module() is not None:
             options = {k: v for k, v in layer["data"]["init_args"].items() if k != "env_id"}
             layer["data"] = {**layer["data"], "init_args": options}
@@ -112,8 +111,7 @@ class ResumeFrom:
 
     def env_of_module(self) -> str | None:
         """Return the data's ``env_id`` where it is of the form ``module:id``."""
-        options = (self.config.get("data") or {}).get("init_args") or {}
-        env_id = options.get("env_id")
+        env_id = self.config.get("data", {}).get("init_args", {}).get("env_id")
         return env_id if isinstance(env_id, str) and ":" in env_id else None
 
     def mlflow_runs(self) -> list[dict[str, str]]:

@@ -146,6 +146,19 @@ def set_patience() -> None:
     warnings.filterwarnings("ignore", module="mlflow")
 
 
+def is_own(uri: str, given: str | None = None) -> bool:
+    """Whether a store that a file names is the user's own, and so may be contacted.
+
+    A checkpoint may name any server, or any file on the disk.
+
+    Args:
+        uri: what the file names.
+        given: the store that the user's command names; None for the one that counts by default.
+    """
+    server = uri.startswith(("http://", "https://"))  # whose password is not to be the user's
+    return (uri if server else absolute_uri(uri)) == store_uri(given)
+
+
 def require_store(uri: str, way_out: str = _WAY_OUT) -> None:
     """Find out in seconds whether a store can be used; MLflow itself would try for minutes.
 

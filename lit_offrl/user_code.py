@@ -8,13 +8,51 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
 import sysconfig
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 from lit_offrl.errors import ConfigError, reason
+
+_imports: list[str] = []
+
+
+def take_imports(argv: Sequence[str]) -> list[str]:
+    """Import the modules that ``--import MODULE`` names in a command, and return its other words.
+
+    A checkpoint of a method of one's own names a class that is not imported for the checkpoint's
+    sake, see ``named_classes``; so the user names its module.
+
+    Raises:
+        ConfigError: there is no such module, it fails, or none is named.
+    """
+    _imports.clear()
+    words, rest = iter(argv), []
+    for word in words:
+        name, given, module = word.partition("=")
+        if name != "--import":
+            rest.append(word)
+            continue
+        module = module if given else next(words, "")
+        if not module or module.startswith("-"):
+            raise ConfigError("--import needs the name of a module: --import my_methods.")
+        import_named(module, f"--import {module}")
+        _imports.append(module)
+    return rest
+
+
+def import_words() -> list[str]:
+    """Return the words that have another command import what this one was told to."""
+    return [word for module in _imports for word in ("--import", module)]
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Return a command of lit-offrl's, the verb first, in such a way that it can be repeated."""
+    return shlex.join(["lit-offrl", *import_words(), *words])
 
 
 def import_named(module: str, given: str) -> ModuleType:

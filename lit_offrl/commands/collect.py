@@ -7,7 +7,6 @@ import contextlib
 import math
 import os
 import re
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from lit_offrl.collecting.steps import StepsCollection
 from lit_offrl.commands.parsing import OneLineParser, positive, seed_number
 from lit_offrl.errors import ConfigError, LitOffRLError
 from lit_offrl.evaluation.envs import name_env
+from lit_offrl.user_code import command_line
 
 KINDS = ("random", "mixed", "medium", "expert", "policy")
 PLANNERS: dict[str, Callable[[argparse.Namespace], Collection]] = {
@@ -247,7 +247,7 @@ def main(argv: Sequence[str]) -> int:
             code, why = 1, f"stopped by {type(error).__name__}: {error}".splitlines()[0]
         finally:
             _ignore_signals()  # the writing is not to be interrupted
-        command = shlex.join(["lit-offrl", "collect", *argv])
+        command = command_line(["collect", *argv])
         rows = collection.save(command, complete=code == 0)
     if refused is not None and not rows:
         raise refused

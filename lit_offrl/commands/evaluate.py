@@ -6,7 +6,6 @@ import argparse
 import itertools
 import json
 import re
-import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from lit_offrl.mlflow_store import STORE_HELP, redacted
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import load_module, read_checkpoint
 from lit_offrl.ranges import lies_in
+from lit_offrl.user_code import command_line
 
 _POLICY = "--policy."
 
@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
         checkpoint=options.ckpt_path,
         checkpoint_rule=checkpoint_rule(options.ckpt_path, saved),
         training_steps=saved.get("global_step"),
-        command=redacted(shlex.join(["lit-offrl", "evaluate", *argv])),
+        command=redacted(command_line(["evaluate", *argv])),
     )
     Console().print(record.table())
     path = record.save(output)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,6 +12,7 @@ from lit_offrl.commands.parsing import OneLineParser, positive, seed_number
 from lit_offrl.errors import ConfigError, nearest
 from lit_offrl.files import make_folder, write_whole
 from lit_offrl.mlflow_store import STORE_HELP, redacted
+from lit_offrl.user_code import command_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(rest)
     make_folder(options.output)
     found = study.run(options)
-    command = redacted(shlex.join(["lit-offrl", "figures", *argv]))
+    command = redacted(command_line(["figures", *argv]))
     module, _, function = entry.drawing.partition(":")
     draw: Callable[..., Figure] = getattr(importlib.import_module(module), function)
     picture, numbers = (options.output / f"{name}.{kind}" for kind in ("png", "json"))

@@ -68,7 +68,7 @@ def log_to_origin(
         Whether nothing is left to be logged.
     """
     origin = read_checkpoint(checkpoint)[CHECKPOINT_KEY].get("mlflow")
-    if not origin:
+    if not isinstance(origin, Mapping) or not {"run_id", "tracking_uri"} <= {*origin}:
         if asked_for:
             print(f"lit-offrl {verb}: {checkpoint} came from no MLflow run: nothing is logged.")
         return True

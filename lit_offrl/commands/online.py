@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from lit_offrl.errors import ConfigError, first_line
 from lit_offrl.evaluation.envs import make_env, name_env, require_step_limit
 from lit_offrl.files import file_sha256
 from lit_offrl.mlflow_store import open_client, redacted, store_uri
+from lit_offrl.user_code import command_line
 
 _KEPT = ("env", "steps_per_round", "noise", "hold", "seed", "max_episode_steps", "episodes",
          "evaluation_seed")  # fmt: skip
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     """
     options, fit = _parser().parse_known_args(argv)
     _check(options, fit)
-    command = redacted(shlex.join(["lit-offrl", "online", *argv]))
+    command = redacted(command_line(["online", *argv]))
     folder: Path = options.output
     settings = {f"--{name}": getattr(options, name) for name in _KEPT}
     settings[FIT] = _grouped(fit)

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from rich.console import Console
 
+from lit_offrl.cli_layer import data_part
 from lit_offrl.commands.mlflow_origin import log_to_origin
 from lit_offrl.commands.parsing import OneLineParser, seed_number
 from lit_offrl.datamodules import OfflineDataModule
 from lit_offrl.device import device
-from lit_offrl.errors import ConfigError
+from lit_offrl.errors import ConfigError, LitOffRLError, reason
 from lit_offrl.figures import estimates_against_truth, save_figure
 from lit_offrl.files import file_sha256, make_folder
 from lit_offrl.mlflow_store import STORE_HELP, redacted
 from lit_offrl.modules import DVFModule, load_module
-from lit_offrl.modules.base import CHECKPOINT_KEY
-from lit_offrl.modules.checkpoints import read_checkpoint
+from lit_offrl.modules.checkpoints import config_of, read_checkpoint
+from lit_offrl.named_classes import class_named
 from lit_offrl.studies import ope
 from lit_offrl.studies.candidates import make_candidates, parse_policies
 from lit_offrl.studies.fqe import FQESettings
 from lit_offrl.studies.ope_record import CandidateValue, OPERecord, number, summarise
 from lit_offrl.studies.ope_truth import true_returns
+from lit_offrl.user_code import command_line
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,14 +38,14 @@ def main(argv: Sequence[str]) -> int:
         LitOffRLError: an option, the checkpoint or the data cannot be used.
     """
     options = _parser().parse_args(argv)
-    checkpoint = read_checkpoint(options.ckpt_path)[CHECKPOINT_KEY]
+    checkpoint = read_checkpoint(options.ckpt_path)
     module = load_module(options.ckpt_path, options.device)
     if not isinstance(module, DVFModule):
         raise ConfigError(
             f"{options.ckpt_path}: is a {type(module).__name__}, and DVF's values are wanted: give "
             "the checkpoint of a DVFModule (others act as candidates: --policies 2=FILE.ckpt)."
         )
-    data = _data(checkpoint, options.data)
+    data = _data(checkpoint, options.ckpt_path, options.data)
     named: list[tuple[float, Path | None]] = [(value, None) for value in data.hold_out_policies]
     if options.policies is not None:
         named = parse_policies(options.policies)
@@ -113,21 +112,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser  # fmt: skip
 
 
-def _data(checkpoint: Mapping[str, Any], dataset: str | None) -> OfflineDataModule:
+def _data(checkpoint: Mapping[str, Any], path: Path, dataset: str | None) -> OfflineDataModule:
     """Return the data as the run saw them: same reward handling, split and policies held out."""
     kind: type[OfflineDataModule] = OfflineDataModule
     options: dict[str, Any] = {}
-    config = yaml.safe_load(checkpoint.get("config", "")) or {}
+    config = config_of(checkpoint, path)
     if "data" in config:
-        package, _, name = config["data"]["class_path"].rpartition(".")
-        kind = getattr(importlib.import_module(package), name)
-        options = {k: v for k, v in config["data"]["init_args"].items() if k != "view"}
+        part, _ = data_part(config, path)
+        kind = class_named(part["class_path"], OfflineDataModule, f"{path}: data")
+        options = {k: v for k, v in part["init_args"].items() if k != "view"}
         options["seed"] = config.get("seed_everything") or 0
     if dataset is not None:
         options["dataset"] = dataset
     if "dataset" not in options:
         raise ConfigError("The checkpoint does not say which data it is of: name them with --data.")
-    return kind(**options)
+    try:
+        return kind(**options)
+    except LitOffRLError:
+        raise
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{path}: its data's options do not fit {kind.__name__} of this version: "
+            f"{reason(error)}"
+        ) from error
 
 
 def _evaluate(
@@ -207,7 +214,7 @@ def _evaluate(
         fqe=None if settings is None else vars(settings),
         fqe_trace=None if trace is None else trace.tolist(),
         seed=seed,
-        command=redacted(shlex.join(["lit-offrl", "ope", *argv])),
+        command=redacted(command_line(["ope", *argv])),
     )
 
 

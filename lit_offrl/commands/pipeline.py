@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from lit_offrl.pipelines.plan import Pipeline
 from lit_offrl.pipelines.reading import PipelineReader, read_pipeline
 from lit_offrl.pipelines.steps import State, StepFolder, Where
 from lit_offrl.pipelines.table import Board, Runner
+from lit_offrl.user_code import command_line
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -200,4 +200,4 @@ def _print_plan(steps: Sequence[StepFolder]) -> None:
             anew.add(step.name)
         print(f"# {step.name}: {words}")
         command = step.words(stored["id"] if stored else "ID", anew=state == State.CHANGED)
-        print(shlex.join(["lit-offrl", *command]))
+        print(command_line(command))

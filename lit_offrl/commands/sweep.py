@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from lit_offrl.sweeps.slurm import SlurmExecutor
 from lit_offrl.sweeps.staged import cell_folder
 from lit_offrl.sweeps.table import Board, times_table
 from lit_offrl.sweeps.work import Choices
+from lit_offrl.user_code import command_line
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -207,7 +207,7 @@ def _print_commands(folders: Sequence[CellFolder]) -> None:
         stored = folder.stored()
         print(f"# {folder.cell.name}: {folder.state()}")
         for words in folder.commands(stored["id"] if stored else "ID"):
-            line = shlex.join(["lit-offrl", *words])
+            line = command_line(words)
             if line not in printed:  # stages that several methods share
                 print(line)
             printed.add(line)

@@ -16,11 +16,18 @@ from pathlib import Path
 
 from lit_offrl.files import write_whole
 from lit_offrl.jobs.files import last_line
+from lit_offrl.user_code import import_words
 
 PROGRAM = (sys.executable, "-m", "lit_offrl")
+"""Begins each command; see ``program``."""
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 HELD = "another process works on it"
 STOPPED = "interrupted"
+
+
+def program() -> tuple[str, ...]:
+    """Return what begins each command, with the modules that this one was told to import."""
+    return (*PROGRAM, *import_words())
 
 
 class Children:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from lit_offrl.errors import ConfigError, first_line, reason
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
+from lit_offrl.named_classes import class_named
+
+_SECTIONS = ("model", "data", "trainer", "checkpoint", "evaluation")
 
 
 def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
@@ -50,20 +53,48 @@ def load_parts(
             raise ConfigError(f"{refusal} ({reason(error)})") from error
 
 
-def module_class(class_path: str) -> type[OfflineModule]:
-    """Find a method's class by its dotted path.
+def config_of(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """Return the config of the run that wrote a checkpoint; empty where it keeps none.
+
+    Its sections are mappings, and so are the ``init_args`` of module and data; which classes they
+    name and with which options is not looked at.
 
     Raises:
-        ConfigError: there is no such class, or it is no OfflineModule.
+        ConfigError: it is no YAML, or of another form.
     """
-    package, _, name = class_path.rpartition(".")
+    text = checkpoint[CHECKPOINT_KEY].get("config")
+    if text is None:
+        return {}
     try:
-        kind = getattr(importlib.import_module(package), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"The checkpoint's class {class_path} cannot be imported.") from error
-    if not (isinstance(kind, type) and issubclass(kind, OfflineModule)):
-        raise ConfigError(f"The checkpoint's class {class_path} is no OfflineModule.")
-    return kind
+        config = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{path}: its config is no YAML ({reason(error)}).") from error
+    found: dict[str, Any] = {}
+    for name, value in _mapping(config, f"{path}: its config").items():
+        if name in _SECTIONS:
+            value = _mapping(value, f"{path}: its config's {name}")
+            if name in ("model", "data") and "init_args" in value:
+                options = _mapping(value["init_args"], f"{path}: its config's {name}.init_args")
+                value = {**value, "init_args": options}
+        found[name] = value
+    return {name: value for name, value in found.items() if name not in _SECTIONS or value}
+
+
+def _mapping(value: object, where: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ConfigError(f"{where} holds {reason(ValueError(value), 80)}: options are needed.")
+    return value
+
+
+def module_class(class_path: object, where: str = "the checkpoint") -> type[OfflineModule]:
+    """Find a method's class by its dotted path, as a file names it.
+
+    Raises:
+        ConfigError: there is no such class, it may not be imported, or it is no OfflineModule.
+    """
+    return class_named(class_path, OfflineModule, where)
 
 
 def load_module(path: str | Path, map_location: str | torch.device = "cpu") -> OfflineModule:
@@ -77,7 +108,7 @@ def load_module(path: str | Path, map_location: str | torch.device = "cpu") -> O
         ConfigError: the file is missing, is no checkpoint of this library, or does not fit it.
     """
     checkpoint = read_checkpoint(path, map_location)
-    kind = module_class(checkpoint[CHECKPOINT_KEY]["class_path"])
+    kind = module_class(checkpoint[CHECKPOINT_KEY]["class_path"], str(path))
     arguments = {
         key: value
         for key, value in checkpoint.get("hyper_parameters", {}).items()

@@ -52,7 +52,7 @@ class Where:
     tracking_uri: str | None
     tags: Mapping[str, str]
     seed: int
-    program: tuple[str, ...] = field(default_factory=lambda: children.PROGRAM)
+    program: tuple[str, ...] = field(default_factory=children.program)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from lit_offrl.datasets.hdf5 import Format
 from lit_offrl.datasets.minari_opening import PREFIX
@@ -21,7 +20,7 @@ from lit_offrl.device import device
 from lit_offrl.errors import ConfigError, DatasetError
 from lit_offrl.files import file_sha256
 from lit_offrl.modules.base import CHECKPOINT_KEY
-from lit_offrl.modules.checkpoints import load_module, read_checkpoint
+from lit_offrl.modules.checkpoints import config_of, load_module, read_checkpoint
 from lit_offrl.modules.dvf import DVFModule
 
 
@@ -120,7 +119,7 @@ def load_data(given: str | None, checkpoint: Path, require: Sequence[str]) -> Of
     if given is None:
         given, folder = options.get("dataset"), options.get("data_dir")
         layout = options.get("format", layout)
-        if given is None:
+        if not isinstance(given, str) or not isinstance(folder, str | None):
             raise ConfigError(
                 f"{checkpoint}: does not say what it was trained on: give --data NAME or FILE."
             )
@@ -137,8 +136,8 @@ def load_data(given: str | None, checkpoint: Path, require: Sequence[str]) -> Of
 
 def _data_options(checkpoint: Path) -> dict[str, Any]:
     """Return the options of the data that a checkpoint was trained on; empty if it tells none."""
-    config = yaml.safe_load(read_checkpoint(checkpoint)[CHECKPOINT_KEY].get("config") or "{}")
-    return (config.get("data") or {}).get("init_args") or {}
+    config = config_of(read_checkpoint(checkpoint), checkpoint)
+    return config.get("data", {}).get("init_args", {})
 
 
 def policies_of(dataset: OfflineDataset) -> np.ndarray:

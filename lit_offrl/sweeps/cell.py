@@ -62,7 +62,7 @@ class CellFolder:
     sweep: str
     tracking_uri: str
     evaluate: Mapping[str, Any] | None
-    program: tuple[str, ...] = field(default_factory=lambda: children.PROGRAM)
+    program: tuple[str, ...] = field(default_factory=children.program)
 
     # ---- files ---------------------------------------------------------------------------------
 

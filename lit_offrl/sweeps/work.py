@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from lit_offrl.errors import LitOffRLError
 from lit_offrl.jobs.children import HELD, Children, alone, run_job
 from lit_offrl.jobs.mlflow_runs import forget_runs
+from lit_offrl.mlflow_store import is_own
 from lit_offrl.pipelines.work import work_through
 from lit_offrl.sweeps.cell import CellFolder, State
 from lit_offrl.sweeps.staged import StagedCell
@@ -160,7 +161,8 @@ def _set_aside(folder: CellFolder) -> None:
         with contextlib.suppress(FileNotFoundError):
             (folder.path / name).replace(aside / name)
     same_training = {**before, "evaluate": None} == {**after, "evaluate": None}
-    if isinstance(folder, StagedCell) or not same_training:  # the runs are of what goes
+    ours = is_own(before["tracking_uri"], folder.tracking_uri)  # else they count in no table here
+    if ours and (isinstance(folder, StagedCell) or not same_training):  # the runs are of what goes
         forget_runs(before["tracking_uri"], before["experiment"], stored["id"])
     if same_training:
         folder.begin(stored["id"])

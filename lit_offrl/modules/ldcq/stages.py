@@ -147,7 +147,7 @@ def stage_path(source: str) -> Path:
 
 
 def _build(record: Mapping[str, Any], kind: type[M]) -> M:
-    found = module_class(record["class_path"])
+    found = module_class(record["class_path"], record["path"])
     if not issubclass(found, kind):
         raise ConfigError(
             f"{record['path']}: is a checkpoint of {found.__name__}, where one of {kind.__name__} "

@@ -1,0 +1,77 @@
+"""What a command line says that must be known before it is parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lit_offrl.errors import ConfigError
+from lit_offrl.jobs.files import config_contents
+
+
+class Words:
+    """Arguments of a Trainer's verb.
+
+    Args:
+        argv: the verb and its options.
+    """
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self._options = list(_options(argv))
+        self._configs = [_contents(value) for name, value in self._options if name == "config"]
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The value of ``--ckpt_path``."""
+        return next((value for name, value in self._options if name == "ckpt_path"), None)
+
+    def give(self, option: str) -> bool:
+        """Whether an option, by its dotted name, or a part of it is given here or in a config."""
+        short = option.replace(".init_args.", ".")
+        names = (name.rstrip("+").replace(".init_args.", ".") for name, _ in self._options)
+        if any(f"{name}.".startswith(f"{short}.") for name in names):
+            return True
+        return any(_at(config, option) is not None for config in self._configs)
+
+    def modules(self) -> Iterator[tuple[str, str]]:
+        """Yield the Python modules of the method and the data, each with what names it."""
+        for section in ("model", "data"):
+            for name, value in self._options:
+                if name in (section, f"{section}.class_path") and value:
+                    yield from _module(value, f"--{name} {value}")
+            for config in self._configs:
+                part = _at(config, section)
+                path = part.get("class_path") if isinstance(part, dict) else part
+                yield from _module(path, f"{section}.class_path {path}")
+
+
+def _options(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield the options with their values, None where the next word is an option too."""
+    for position, word in enumerate(argv):
+        if not word.startswith("--"):
+            continue
+        name, given, value = word.removeprefix("--").partition("=")
+        following = next(iter(argv[position + 1 :]), "--")
+        yield name, value if given else None if following.startswith("--") else following
+
+
+def _contents(path: str | None) -> dict[str, Any]:
+    try:
+        return config_contents(Path(path or "")) or {}
+    except ConfigError:  # the parser will say so
+        return {}
+
+
+def _at(config: Any, option: str) -> Any:
+    for key in option.split("."):
+        config = config.get(key) if isinstance(config, dict) else None
+    return config
+
+
+def _module(path: object, given: str) -> Iterator[tuple[str, str]]:
+    """Yield the module of a class that stands there by its dotted path, and not as a file."""
+    if not isinstance(path, str) or "." not in path or Path(path).is_file():
+        return
+    if all(part.isidentifier() for part in path.split(".")):
+        yield path.rpartition(".")[0], given
