@@ -10,9 +10,11 @@ arguments are handed on: to ``lit-offrl fit`` or to pytest. Standard library onl
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -83,6 +85,16 @@ def set_up() -> None:
     say(f"installed in {time.monotonic() - begin:.0f} s")
 
 
+def experiment() -> str:
+    """MLflow's id of the experiment that the demo's run is in; 1 in a new store."""
+    try:
+        with contextlib.closing(sqlite3.connect(HERE / "mlflow.db")) as store:
+            found = store.execute("SELECT experiment_id FROM experiments WHERE name = 'lit-offrl'")
+            return str(next(found, (1,))[0])
+    except sqlite3.Error:  # the run is in another store
+        return "1"
+
+
 def main(arguments: list[str]) -> None:
     """Do what the first argument says."""
     use_right_python()
@@ -96,6 +108,8 @@ def main(arguments: list[str]) -> None:
         say(
             "done; look at the run with: .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db"
         )
+        page = f"#/experiments/{experiment()}?workflowType=machine_learning"
+        say(f"and then http://127.0.0.1:5000/{page}")
     elif verb == "test":
         # A file's tests stay in one process, which makes what they share once.
         options = ["-n", str(min(os.cpu_count() or 1, MOST_WORKERS)), "--dist", "loadfile", *rest]

@@ -30,13 +30,14 @@ from benchmarks.peer import HOW_TO
 from benchmarks.priority import PriorityResult, run_priority
 from benchmarks.start import StartResult, run_starts
 from benchmarks.step import StepResult, run_steps
+from benchmarks.trackers import LEAST, TrackerResult, run_trackers
 from benchmarks.vae import run_vaes, vae_table
 from benchmarks.value import ValueResult, run_values
 from lit_offrl.errors import ConfigError
 
 NAMES = (
     *("loader", "priority", "step", "acd", "value", "vae", "latents"),
-    *("start", "maze", "coverage"),
+    *("start", "maze", "coverage", "trackers"),
 )
 
 
@@ -251,10 +252,31 @@ def coverage_table(results: Sequence[CoverageResult]) -> Table:
     return table
 
 
+def tracker_table(results: Sequence[TrackerResult]) -> Table:
+    """One line a store: the fit's speed beside that without a logger."""
+    heads = ("MLflow store", "steps/s", "no logger", "ratio", "logging", "end", "to sync")
+    table = Table(*heads, title="A fit while its MLflow store fails")
+    for r in results:
+        table.add_row(
+            r.store,
+            f"{r.steps_per_second:.1f}",
+            f"{r.without:.1f}",
+            f"{r.ratio:.1%}{'' if r.ratio >= LEAST else ' *'}",
+            f"{r.logging_share:.2%}",
+            seconds(r.end_seconds),
+            "yes" if r.unsent else "",
+        )
+    table.caption = f"*: below {LEAST:.0%}; logging: its share of the training thread's time\n"
+    table.caption += "end: from the last step until the run is closed; to sync: something is left"
+    return table
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    made.add_argument("which", nargs="?", choices=NAMES, help="one; all but coverage by default")
+    made.add_argument(
+        "which", nargs="?", choices=NAMES, help="one; but for coverage and trackers, all by default"
+    )
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     made.add_argument("--threads", type=int, default=1, help="of PyTorch on the CPU (1)")
     made.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
@@ -359,6 +381,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         shares = list(run_coverage(seed=options.seed))
         numbers["coverage"] = [asdict(r) for r in shares]
         console.print(coverage_table(shares))
+    if options.which == "trackers":  # likewise
+        trackers = list(run_trackers(seed=options.seed))
+        numbers["trackers"] = [asdict(r) for r in trackers]
+        console.print(tracker_table(trackers))
     if options.json is not None:
         options.json.write_text(json.dumps(numbers, indent=2) + "\n")
     return numbers

@@ -1,0 +1,213 @@
+"""A fit's speed while its MLflow store works, stalls, comes back and dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from benchmarks.acd import Plan, plan
+from lit_offrl.callbacks import Curves, FiniteGuard, GracefulStop, MLflowRun
+from lit_offrl.cli import TRAINER_DEFAULTS
+from lit_offrl.quiet import quiet
+
+LEAST = 0.95
+"""Of the speed without a logger, that a fit has to keep."""
+
+_START_SECONDS = 120.0  # of MLflow's server
+_LOG_EVERY = 10  # steps
+
+
+@dataclass(frozen=True)
+class TrackerResult:
+    """One fit, between two without a logger.
+
+    Attributes:
+        store: what it logs to, and what happens to that.
+        steps_per_second: of the fit.
+        without: of the two without a logger, on average.
+        ratio: of those.
+        logging_share: of the training thread's time, what logging takes.
+        end_seconds: from the last step to the end of the run.
+        unsent: whether something is left for ``lit-offrl mlflow sync``.
+    """
+
+    store: str
+    steps_per_second: float
+    without: float
+    ratio: float
+    logging_share: float
+    end_seconds: float
+    unsent: bool
+
+
+class _Timed(Callback):
+    """Trains for some seconds; at the first step, and half-way, something happens."""
+
+    def __init__(self, seconds: float, first: Callable[[], None], half: Callable[[], None]) -> None:
+        self.seconds = seconds
+        self.first = first
+        self.half: Callable[[], None] | None = half
+        self.begun = self.taken = 0.0
+        self.steps = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the first thing happen."""
+        self.first()
+        self.begun = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        """Look at the clock."""
+        self.taken = time.perf_counter() - self.begun
+        self.steps = trainer.global_step
+        if self.half is not None and self.taken > self.seconds / 2:
+            self.half()
+            self.half = None
+        trainer.should_stop = self.taken > self.seconds
+
+
+class _Server:
+    """MLflow's own, in a process that can be held and killed."""
+
+    def __init__(self, process: subprocess.Popen[bytes], uri: str) -> None:
+        self.process = process
+        self.uri = uri
+
+    def signal(self, number: int) -> Callable[[], None]:
+        """What sends a signal to it and all its workers."""
+        return lambda: os.killpg(self.process.pid, number)
+
+
+def run_trackers(
+    *,
+    seconds: float = 20.0,
+    seed: int = 0,
+    plans: Callable[..., Plan] = plan,
+    serve: Callable[[Path], Any] | None = None,
+) -> Iterator[TrackerResult]:
+    """Fit IQL by its config to each store, in one process and one after the other.
+
+    Args:
+        seconds: of training, each.
+        seed: of weights and order.
+        plans: what makes a method's plan.
+        serve: what runs a server in a folder; MLflow's own by default.
+    """
+    quiet()
+    method = plans("iql")
+
+    def nothing() -> None:
+        pass
+
+    with tempfile.TemporaryDirectory() as name, (serve or _serving)(Path(name)) as server:
+        folder = Path(name)
+        stop, go = server.signal(signal.SIGSTOP), server.signal(signal.SIGCONT)
+        kill = server.signal(signal.SIGKILL)
+        cases: dict[str, tuple[str, Callable[[], None], Callable[[], None]]] = {
+            "SQLite file": (f"sqlite:///{folder / 'own.db'}", nothing, nothing),
+            "server": (server.uri, nothing, nothing),
+            "server, stalled for the first half": (server.uri, stop, go),
+            "server, stalled until the end": (server.uri, stop, nothing),
+            "server, dead from the first step": (server.uri, kill, nothing),
+        }
+        before, _, _ = _fit(method, seed, None, _Timed(seconds, nothing, nothing))
+        for store, (uri, first, half) in cases.items():
+            run = MLflowRun(uri)
+            run.name_run("benchmark")
+            run.keep_in(folder)
+            speed, share, end = _fit(method, seed, run, _Timed(seconds, first, half))
+            left = list(folder.glob("mlflow-unsent-*"))
+            if "until the end" in store:
+                go()
+            for file in left:
+                file.unlink()
+            after, _, _ = _fit(method, seed, None, _Timed(seconds, nothing, nothing))
+            without = (before + after) / 2
+            before = after
+            yield TrackerResult(
+                *(store, speed, without, speed / without, share, end), unsent=bool(left)
+            )
+
+
+def _fit(
+    method: Plan, seed: int, run: MLflowRun | None, timed: _Timed
+) -> tuple[float, float, float]:
+    """Return steps a second, the share of the time that logging takes, and seconds of the end."""
+    logging = 0.0
+    if run is not None:
+        log = run.log_metrics
+
+        def log_metrics(*args: Any, **kwargs: Any) -> None:
+            nonlocal logging
+            begun = time.perf_counter()
+            log(*args, **kwargs)
+            logging += time.perf_counter() - begun
+
+        run.log_metrics = log_metrics  # type: ignore[method-assign]
+    data = method.data()
+    trainer = Trainer(
+        **(TRAINER_DEFAULTS | {"max_steps": 10**9, "log_every_n_steps": _LOG_EVERY}),
+        accelerator="cpu",
+        devices=1,
+        callbacks=[FiniteGuard(), Curves(), GracefulStop(), timed],
+        logger=run if run is not None else False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(method.make(data, seed), data)
+    ended = time.perf_counter() - timed.begun - timed.taken
+    return timed.steps / timed.taken, logging / timed.taken, ended
+
+
+@contextmanager
+def _serving(folder: Path) -> Iterator[_Server]:
+    """Run MLflow's server in a process group of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    store = f"sqlite:///{folder / 'server.db'}"
+    words = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
+    words += ["--artifacts-destination", str(folder / "files"), "--port", str(port)]
+    process = subprocess.Popen(
+        [*words, "--workers", "1"],
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # what no fit needs
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait_for(uri, process)
+        yield _Server(process, uri)
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+
+
+def _wait_for(uri: str, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            urllib.request.urlopen(f"{uri}/health", timeout=5).close()
+        except OSError:
+            if process.poll() is not None or time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+        else:
+            return
