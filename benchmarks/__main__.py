@@ -254,7 +254,7 @@ def coverage_table(results: Sequence[CoverageResult]) -> Table:
 
 def tracker_table(results: Sequence[TrackerResult]) -> Table:
     """One line a store: the fit's speed beside that without a logger."""
-    heads = ("MLflow store", "steps/s", "no logger", "ratio", "logging", "end", "to sync")
+    heads = ("MLflow store", "steps/s", "no logger", "ratio", "of CPU", "logging", "end", "to sync")
     table = Table(*heads, title="A fit while its MLflow store fails")
     for r in results:
         table.add_row(
@@ -262,11 +262,13 @@ def tracker_table(results: Sequence[TrackerResult]) -> Table:
             f"{r.steps_per_second:.1f}",
             f"{r.without:.1f}",
             f"{r.ratio:.1%}{'' if r.ratio >= LEAST else ' *'}",
+            f"{r.cpu_ratio:.1%}",
             f"{r.logging_share:.2%}",
             seconds(r.end_seconds),
             "yes" if r.unsent else "",
         )
     table.caption = f"*: below {LEAST:.0%}; logging: its share of the training thread's time\n"
+    table.caption += "of CPU: the ratio of steps a second of that thread's processor time\n"
     table.caption += "end: from the last step until the run is closed; to sync: something is left"
     return table
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -39,6 +39,8 @@ class TrackerResult:
         steps_per_second: of the fit.
         without: of the two without a logger, on average.
         ratio: of those.
+        cpu_ratio: likewise of steps per second of the training thread's processor time, which
+            other work on the machine moves less.
         logging_share: of the training thread's time, what logging takes.
         end_seconds: from the last step to the end of the run.
         unsent: whether something is left for ``lit-offrl mlflow sync``.
@@ -48,6 +50,7 @@ class TrackerResult:
     steps_per_second: float
     without: float
     ratio: float
+    cpu_ratio: float
     logging_share: float
     end_seconds: float
     unsent: bool
@@ -61,16 +64,18 @@ class _Timed(Callback):
         self.first = first
         self.half: Callable[[], None] | None = half
         self.begun = self.taken = 0.0
+        self.begun_cpu = self.cpu = 0.0
         self.steps = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the first thing happen."""
         self.first()
-        self.begun = time.perf_counter()
+        self.begun, self.begun_cpu = time.perf_counter(), time.thread_time()
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """Look at the clock."""
         self.taken = time.perf_counter() - self.begun
+        self.cpu = time.thread_time() - self.begun_cpu
         self.steps = trainer.global_step
         if self.half is not None and self.taken > self.seconds / 2:
             self.half()
@@ -122,29 +127,42 @@ def run_trackers(
             "server, stalled until the end": (server.uri, stop, nothing),
             "server, dead from the first step": (server.uri, kill, nothing),
         }
-        before, _, _ = _fit(method, seed, None, _Timed(seconds, nothing, nothing))
+        before = _fit(method, seed, None, _Timed(seconds, nothing, nothing))
         for store, (uri, first, half) in cases.items():
             run = MLflowRun(uri)
             run.name_run("benchmark")
             run.keep_in(folder)
-            speed, share, end = _fit(method, seed, run, _Timed(seconds, first, half))
+            fit = _fit(method, seed, run, _Timed(seconds, first, half))
             left = list(folder.glob("mlflow-unsent-*"))
             if "until the end" in store:
                 go()
             for file in left:
                 file.unlink()
-            after, _, _ = _fit(method, seed, None, _Timed(seconds, nothing, nothing))
-            without = (before + after) / 2
+            after = _fit(method, seed, None, _Timed(seconds, nothing, nothing))
+            without, without_cpu = (before.speed + after.speed) / 2, (before.cpu + after.cpu) / 2
             before = after
             yield TrackerResult(
-                *(store, speed, without, speed / without, share, end), unsent=bool(left)
+                store=store,
+                steps_per_second=fit.speed,
+                without=without,
+                ratio=fit.speed / without,
+                cpu_ratio=fit.cpu / without_cpu,
+                logging_share=fit.logging,
+                end_seconds=fit.end,
+                unsent=bool(left),
             )
 
 
-def _fit(
-    method: Plan, seed: int, run: MLflowRun | None, timed: _Timed
-) -> tuple[float, float, float]:
-    """Return steps a second, the share of the time that logging takes, and seconds of the end."""
+class _Fit(NamedTuple):
+    """Steps a second, also of processor time; logging's share of the time; seconds of the end."""
+
+    speed: float
+    cpu: float
+    logging: float
+    end: float
+
+
+def _fit(method: Plan, seed: int, run: MLflowRun | None, timed: _Timed) -> _Fit:
     logging = 0.0
     if run is not None:
         log = run.log_metrics
@@ -169,7 +187,7 @@ def _fit(
     )
     trainer.fit(method.make(data, seed), data)
     ended = time.perf_counter() - timed.begun - timed.taken
-    return timed.steps / timed.taken, logging / timed.taken, ended
+    return _Fit(timed.steps / timed.taken, timed.steps / timed.cpu, logging / timed.taken, ended)
 
 
 @contextmanager

@@ -50,6 +50,13 @@ def reason(error: BaseException, limit: int = 200, named: bool = False) -> str:
     return " ".join(text.split())[:limit] or type(error).__name__
 
 
+def root(error: BaseException) -> BaseException:
+    """Return the error behind an error, of a library that wraps what happened in its own words."""
+    while (behind := error.__cause__ or error.__context__) is not None:
+        error = behind
+    return error
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, without the full stop, or its class's name."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

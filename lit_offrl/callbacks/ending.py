@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from lit_offrl.callbacks.checkpoints import run_folder
 from lit_offrl.callbacks.lookup import settings
+from lit_offrl.callbacks.mlflow_run import MLflowRun
 from lit_offrl.files import write_whole
 from lit_offrl.quiet import say
 
@@ -99,6 +100,9 @@ class SayWhyEnded(Callback):
         folder = run_folder(trainer)
         if folder.is_dir():
             write_whole(folder / FINISHED, json.dumps(asdict(ending)) + "\n")
+        for logger in trainer.loggers:
+            if isinstance(logger, MLflowRun):  # what it says of its end is not the last line
+                logger.finalize("success")
         say(ending.line)
 
     def ending(self, trainer: Trainer) -> Ending:

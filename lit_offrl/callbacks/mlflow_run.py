@@ -93,6 +93,7 @@ class MLflowRun(MLFlowLogger):
         self._folder: Path | None = None
         self.resumed = False
         self.stopped = False
+        self._closed = False
 
     @property
     def tracking_uri(self) -> str:
@@ -185,9 +186,9 @@ class MLflowRun(MLFlowLogger):
         """Send what is left and close the run; one that was asked to stop has not failed.
 
         A store that does not answer gets some seconds. Then what it has yet to get is kept in the
-        run's folder, and a line says so.
+        run's folder, and a line says so. A second call does nothing, unless more was logged.
         """
-        if not self._initialized:
+        if not self._initialized or self._closed:
             return
         ended = _STATUS.get(status, status)
         limit = _LAST_SECONDS
@@ -198,12 +199,12 @@ class MLflowRun(MLFlowLogger):
         try:
             sender.end(ended, limit)
         finally:
-            self._sender, self.resumed = None, True
+            self._sender, self.resumed, self._closed = None, True, True
             self._keep(sender.left())
 
     def _sending(self) -> Sender:
         if self._sender is None:
-            client, run_id = self.experiment, str(self.run_id)
+            client, run_id, self._closed = self.experiment, str(self.run_id), False
             self._sender = Sender(client, self.tracking_uri, run_id, resumed=self.resumed)
         return self._sender
 

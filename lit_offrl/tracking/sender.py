@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from lit_offrl.errors import reason
+from lit_offrl.errors import reason, root
 from lit_offrl.mlflow_store import redacted
 from lit_offrl.quiet import say
 from lit_offrl.tracking.outbox import Artifact, Outbox, Point
@@ -126,7 +126,7 @@ class Sender:
             if self._failures == 1 and not (ending or self._over):
                 say(
                     f"MLflow at {self._where} does not take what is logged"
-                    f" ({redacted(reason(error))}); training goes on, and it is sent later."
+                    f" ({redacted(reason(root(error)))}); training goes on, and it is sent later."
                 )
             return
         self._taken = time.monotonic() - begun

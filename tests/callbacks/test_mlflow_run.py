@@ -157,6 +157,7 @@ def test_a_store_that_dies_costs_nothing_and_is_made_good_later(fit, folder, mon
     monkeypatch.setattr(StepProgress, "on_train_start", begin)
     assert fit("--trainer.enable_progress_bar", "true") == 0
     out = capsys.readouterr().out
+    assert out.splitlines()[-1] == "lit-offrl: reached trainer.max_steps at step 6 of 6"
     run_folder = Path(LAST).parent
     assert out.count("MLflow at") <= 2 and "lit-offrl mlflow sync checkpoints/BCM" in out
     assert Path(LAST).is_file() and len(list(run_folder.glob("mlflow-unsent-*.json"))) == 1

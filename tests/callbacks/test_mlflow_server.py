@@ -107,12 +107,12 @@ def test_a_password_lets_in_and_stands_nowhere(server, command, folder, capfd, m
     assert main([*words, uri, f"http://{user}@127.0.0.1:{port}"]) == 0
     # The same server by another name, the password from the environment.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{user}@localhost:{port}")
-    resumed = [*words[: at + 2], *words[at + 2 :], "--trainer.max_steps", "8"]
-    assert main([*resumed, "--ckpt_path", LAST]) == 0
+    assert main([*words, "--trainer.max_steps", "8", "--ckpt_path", LAST]) == 0
     (run,) = server.runs.values()
     curve = [metric["step"] for metric in run["metrics"] if metric["key"] == "train/loss/actor"]
     assert curve == [2, 4, 6, 8] and run["status"] == "FINISHED"
-    assert main(["mlflow", "sync", LAST]) == 0 and len(run["metrics"]) == 4
+    count = len(run["metrics"])
+    assert main(["mlflow", "sync", LAST]) == 0 and len(run["metrics"]) == count
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ada:wrong-word@127.0.0.1:{port}")
     assert main([*words, "--checkpoint.dirpath", "other"]) == 2
     printed = "".join(capfd.readouterr())
@@ -127,9 +127,9 @@ def test_a_password_lets_in_and_stands_nowhere(server, command, folder, capfd, m
 def test_uris_are_named_alike_everywhere(folder, monkeypatch):
     for name in ("USERNAME", "PASSWORD", "TOKEN"):
         monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
-    assert absolute_uri("https://ada:a%40b@host:1/path") == "https://host:1/path"
-    assert mlflow_store.os.environ["MLFLOW_TRACKING_PASSWORD"] == "a@b"
-    assert redacted("GET https://ada:x@host/?p=a%40b failed: a@b") == (
+    assert absolute_uri("https://ada:a%40bc@host:1/path") == "https://host:1/path"
+    assert mlflow_store.os.environ["MLFLOW_TRACKING_PASSWORD"] == "a@bc"
+    assert redacted("GET https://ada:x@host/?p=a%40bc failed: a@bc") == (
         "GET https://host/?p=*** failed: ***"
     )
     odd = folder / "50% & what?#" / "m.db"
