@@ -20,6 +20,7 @@ from gymnasium import spaces
 
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.hdf5_limits import (
+    load_plugin,
     promises_too_much,
     refuse_missing_filters,
     refuse_unwritten,
@@ -213,6 +214,7 @@ class MinariSource:
         rows = max(rows, sum(parquet_rows(file) for file in self.path.rglob("*.parquet")))
         require_memory({f"{rows:,} rows": row * rows}, self._where)
         for file in self.path.glob("*.hdf5"):
+            load_plugin()  # minari does not ask for it
             sizes = {file.name: stored_bytes(file)}
             require_memory(sizes, self._where)
             if promises_too_much(sizes, file.stat().st_size):
