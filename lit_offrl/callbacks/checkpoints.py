@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -198,8 +199,11 @@ class Checkpoints(ModelCheckpoint):
 
 
 def run_name(module: LightningModule, spec: DatasetSpec | None) -> str:
-    """Return ``MODULE-DATASET-seedSEED``, a name for a run in folders and in MLflow."""
-    data = [] if spec is None else [spec.name]
+    """Return ``MODULE-DATASET-seedSEED``, a name for a run in folders and in MLflow.
+
+    Of a dataset such as ``minari:D4RL/door/human-v2`` it makes no folders in folders.
+    """
+    data = [] if spec is None else [re.sub(r"[/\\:]+", "-", spec.name)]
     return "-".join([type(module).__name__, *data, f"seed{getattr(module, 'seed', 0)}"])
 
 

@@ -8,8 +8,11 @@ import tempfile
 from pathlib import Path
 
 import torch
+from lightning.pytorch import LightningModule
 
 from lit_offrl.__main__ import main
+from lit_offrl.callbacks.checkpoints import run_name
+from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.files import part_path
 
 
@@ -67,6 +70,11 @@ def test_what_a_killed_save_left_goes_when_the_run_is_begun_anew(lit):
     part.write_bytes(b"half")
     assert lit("--trainer.max_steps", "1") == 0
     assert len(list(Path("checkpoints").iterdir())) == 2 and not part.exists()
+
+
+def test_a_run_on_a_dataset_with_slashes_in_its_name_has_one_folder():
+    spec = DatasetSpec(name="minari:D4RL/door/human-v2", observation_dim=1)
+    assert run_name(LightningModule(), spec) == "LightningModule-minari-D4RL-door-human-v2-seed0"
 
 
 def test_checkpoints_are_written_beside_the_former_ones(lit, monkeypatch):
