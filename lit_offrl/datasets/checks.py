@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,8 @@ import numpy as np
 from lit_offrl.datasets.d4rl import family
 from lit_offrl.datasets.pybullet import is_guess
 from lit_offrl.datasets.schema import OfflineDataset
+
+_BLOCK = 100_000  # rows that are compared at a time
 
 
 @dataclass(frozen=True)
@@ -73,29 +75,39 @@ def _warnings(dataset: OfflineDataset) -> Iterator[str]:
     if "actions" in columns and spec.action_low is not None and spec.action_high is not None:
         low = np.array(spec.action_low, dtype=np.float32)
         high = np.array(spec.action_high, dtype=np.float32)
-        outside = ((columns["actions"] < low) | (columns["actions"] > high)).any(axis=1)
+        actions = columns["actions"]
+        outside = _rows(lambda part: (actions[part] < low) | (actions[part] > high), len(dataset))
         if outside.any():
             yield (
                 f"column 'actions' leaves its bounds in {int(outside.sum()):,} rows, first in row "
                 f"{int(np.argmax(outside)):,}"
             )
-    same = int((columns["observations"][1:] == columns["observations"][:-1]).all(axis=1).sum())
-    if same:
+    states, following = columns["observations"], columns["observations"][1:]
+    changed = _rows(lambda part: following[part] != states[:-1][part], len(following))
+    if same := int((~changed).sum()):
         yield f"{same:,} rows repeat the observation of the row before"
     if "next_observations" in columns:
-        inner = np.ones(len(dataset), dtype=bool)
-        inner[episodes[:, 1] - 1] = False
-        rows = np.flatnonzero(inner)
-        differ = columns["next_observations"][rows] != columns["observations"][rows + 1]
-        broken = differ.any(axis=1)
+        stated = columns["next_observations"][:-1]
+        broken = _rows(lambda part: stated[part] != following[part], len(following))
+        broken[episodes[:-1, 1] - 1] = False
         if broken.any():
             yield (
                 f"column 'next_observations' is not the observation of the following row in "
-                f"{int(broken.sum()):,} rows within episodes, first in row {rows[broken][0]:,}"
+                f"{int(broken.sum()):,} rows within episodes, first in row "
+                f"{int(np.argmax(broken)):,}"
             )
     yield from filter(is_guess, spec.handling)
     yield from spec.notices
     yield from _odd_ends(dataset)
+
+
+def _rows(test: Callable[[slice], np.ndarray], rows: int) -> np.ndarray:
+    """Return of which rows (N,) a test (n, d) holds in any dimension, without copies of columns."""
+    found = np.zeros(rows, dtype=np.bool_)
+    for start in range(0, rows, _BLOCK):
+        part = slice(start, start + _BLOCK)
+        found[part] = test(part).any(axis=1)
+    return found
 
 
 def _cut(dataset: OfflineDataset) -> bool:

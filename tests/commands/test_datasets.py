@@ -177,6 +177,9 @@ def test_names_of_d4rls_package_are_described_and_checked(folder, capsys):
     assert "d4rl:hopper-medium-v2" in said and "lit_offrl/hopper-v2" in said
     with pytest.raises(ConfigError, match=r"d4rl:hopper-medium-v2: the package d4rl cannot be"):
         main(["check", "d4rl:hopper-medium-v2"])
+    for prefix in ("d4rl:", "minari:"):
+        with pytest.raises(ConfigError, match=f"'{prefix}' names no dataset"):
+            main(["info", prefix])
     with pytest.raises(DatasetError, match=r"d4rl:hoper-medium-v2.*mean 'hopper-medium-v2'"):
         main(["info", "d4rl:hoper-medium-v2"])
 

@@ -82,3 +82,19 @@ def test_what_recipes_do_on_purpose_is_no_warning(columns_of):
         assert report.facts["done on reading"] == "some rows left out"
     report = examine(OfflineDataset.from_columns(columns, max_episode_steps=5, env_id="Some-v0"))
     assert len(report.warnings) == 2
+
+
+def test_rows_are_compared_in_blocks_and_across_their_ends(columns_of, monkeypatch):
+    columns = columns_of([5, 4], ["terminal", "timeout"])
+    columns["observations"][[2, 4, 6]] = columns["observations"][[1, 3, 5]]
+    columns["actions"][[3, 8]] = 7.0
+    bounds = {"action_low": (-6.0,) * 2, "action_high": (6.0,) * 2}
+    data = OfflineDataset.from_columns(columns, **bounds)
+    said = examine(data).warnings
+    assert "3 rows repeat the observation of the row before" in said
+    assert "column 'actions' leaves its bounds in 2 rows, first in row 3" in said
+    following = "column 'next_observations' is not the observation of the following row in 3 rows"
+    assert f"{following} within episodes, first in row 1" in said
+    for size in (1, 2, 3, 8, 9):
+        monkeypatch.setattr("lit_offrl.datasets.checks._BLOCK", size)
+        assert examine(data).warnings == said
