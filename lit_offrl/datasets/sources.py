@@ -46,6 +46,8 @@ def find_source(
         DatasetError: there is no such dataset, or it cannot be opened.
     """
     text = os.fspath(name_or_path)
+    if text in (PREFIX, D4RL_PREFIX):
+        raise ConfigError(f"'{text}' names no dataset: write its id behind it.")
     if format != "auto" and (is_minari(text) or text.startswith(D4RL_PREFIX)):
         raise ConfigError(f"{text}: format goes with HDF5 files alone: leave it out.")
     if is_minari(text):
