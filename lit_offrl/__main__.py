@@ -9,8 +9,9 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
-from lit_offrl import __version__
+from lit_offrl import __version__, signals
 from lit_offrl.errors import ConfigError, LitOffRLError, nearest
 from lit_offrl.user_code import take_imports
 
@@ -64,32 +65,62 @@ def dispatch(argv: Sequence[str]) -> int:
         print(f"lit-offrl {__version__}")
         return 0
     if verb in COMMANDS:
-        return int(importlib.import_module(f"lit_offrl.commands.{verb}").main(rest) or 0)
+        return int(_import(f"lit_offrl.commands.{verb}").main(rest) or 0)
     if verb in TRAINER_VERBS:
-        return int(importlib.import_module("lit_offrl.cli").main([verb, *rest]) or 0)
+        return int(_import("lit_offrl.cli").main([verb, *rest]) or 0)
     known = [*TRAINER_VERBS, *COMMANDS]
     hint = nearest(verb, known) or f" It knows {', '.join(known)}."
     raise ConfigError(f"there is no verb '{verb}'.{hint}")
 
 
+def _import(name: str) -> ModuleType:
+    if name in sys.modules:
+        return sys.modules[name]
+    with signals.abruptly():
+        return importlib.import_module(name)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run, and turn what goes wrong into one line and an exit code.
+    """Run, hear signals, and turn what goes wrong into one line and an exit code.
+
+    Args:
+        argv: the verb and its options; those of the process by default, whose end then follows.
 
     Returns:
-        0; 2 for a mistake of the user's; 3 for training that met a number that is not finite; 130
-        and 143 after SIGINT and SIGTERM.
+        0; 2 for a mistake of the user's; 3 for training that met a number that is not finite; 128
+        more than the number of the signal (SIGTERM, SIGINT or SIGUSR1) that stopped it.
     """
+    process = argv is None
+    with signals.listening(process=process):
+        code = _run(sys.argv[1:] if argv is None else argv)
+        return signals.settle(code) if process else code
+
+
+def _run(argv: Sequence[str]) -> int:
     try:
-        return dispatch(sys.argv[1:] if argv is None else argv)
+        code = dispatch(argv)
+    except signals.Interrupted as stop:
+        print(f"lit-offrl: {stop}", file=sys.stderr)
+        code = 128 + stop.number
     except LitOffRLError as error:
         print(f"lit-offrl: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
+        code = error.exit_code
+    except KeyboardInterrupt:  # where another's handler was put in the place of ours
         print("lit-offrl: interrupted", file=sys.stderr)
-        return 130
+        code = 130
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        code = 0
+    except BaseException:
+        if not signals.received():
+            raise
+        # An extension module may turn the signal's exception into one of its own.
+        print(f"lit-offrl: {signals.Interrupted(signals.received())}", file=sys.stderr)
+        code = 128 + signals.received()
+    if signals.received() and not signals.is_child():
+        signals.end_within()
+        return 128 + signals.received()
+    return code
 
 
 if __name__ == "__main__":

@@ -15,10 +15,12 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lit_offrl.datamodules
 import lit_offrl.modules  # so that a config may say `class_path: DVFModule`
+from lit_offrl import signals
 from lit_offrl.callbacks import (
     Checkpoints,
     Curves,
@@ -34,6 +36,8 @@ from lit_offrl.callbacks import (
     SayWhyEnded,
 )
 from lit_offrl.callbacks.checkpoints import run_name
+from lit_offrl.callbacks.interruption import leave_signals_to_us
+from lit_offrl.callbacks.lookup import settings
 from lit_offrl.callbacks.mlflow_run import go_on_with, mlflow_loggers, name_run
 from lit_offrl.callbacks.progress import StepProgress
 from lit_offrl.cli_checkpoint import ResumeFrom
@@ -213,9 +217,14 @@ class OfflineCLI(LightningCLI):
                 name_run(logger, run_name(self.model, self.datamodule.spec))
             go_on_with(loggers, [] if self.resume is None else self.resume.mlflow_runs())
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(f"trainer: {error}") from error  # what it says is for the user
+        leave_signals_to_us(trainer)
+        if self.verb == "fit":
+            _require_launcher(trainer, config.get("strategy"))
+            _evaluate_late(settings(trainer).callbacks)
+        return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the verb.
@@ -229,6 +238,20 @@ class OfflineCLI(LightningCLI):
             if isinstance(error, LitOffRLError) or not _is_of_lightning(error):
                 raise
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+        finally:
+            self._leave_nothing_open()
+
+    def _leave_nothing_open(self) -> None:
+        """Close MLflow's runs, and the other processes if a signal has ended this one.
+
+        Lightning does the former, unless a signal stops it in the midst of its tidying up.
+        """
+        for logger in self.trainer.loggers:
+            if isinstance(logger, MLflowRun):
+                logger.finalize("failed")  # does nothing where the run is closed
+        if signals.received():
+            signals.watch_over(getattr(self.trainer.strategy.launcher, "procs", []))
+            signals.kill_children()
 
     def _require_own_folder(self, folder: Path) -> None:
         """Refuse the folder of another run than the one to go on with.
@@ -318,6 +341,30 @@ def _spec_reader(name: str) -> Any:
     return read
 
 
+def _require_launcher(trainer: Trainer, strategy: Any) -> None:
+    """Refuse a fit in forked or spawned processes, where a signal reaches none that could save.
+
+    Raises:
+        ConfigError: the strategy is one of those.
+    """
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        name = strategy if isinstance(strategy, str) else type(strategy).__name__
+        raise ConfigError(
+            f"trainer.strategy: with '{name}' no process could save when a signal asks the fit to"
+            " stop: give ddp."
+        )
+
+
+def _evaluate_late(callbacks: list[Any]) -> None:
+    """Let roll-outs, which a signal may end, follow what else a step's end records."""
+    stop = next((i for i, each in enumerate(callbacks) if isinstance(each, GracefulStop)), None)
+    late = [each for each in callbacks if isinstance(each, EvaluationDuringFit)]
+    if stop is not None and late:
+        callbacks[stop:stop] = late
+        for each in late:
+            callbacks.remove(each)  # the first, which is where it was
+
+
 def _is_of_lightning(error: BaseException) -> bool:
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__")).startswith("lightning.")
@@ -352,10 +399,10 @@ def main(argv: Sequence[str], kind: type[OfflineCLI] = OfflineCLI) -> int:
     try:
         kind(argv)
     except Interrupted as stop:
-        if os.environ.get("LOCAL_RANK", "0") != "0":
+        if signals.is_child():
             return 0  # a failing child would make Lightning kill the first process as it saves
         print(f"lit-offrl: {stop}", file=sys.stderr)
-        return int(stop.code or 0)
+        return 128 + stop.number
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning swallows it
             raise KeyboardInterrupt from None

@@ -167,6 +167,9 @@ if data == "keeps nothing": sys.exit()
 if data == "dies":
     os.kill(os.getpid(), signal.SIGKILL)
 save()
+if data == "ends early" and not begun: sys.exit()
+finished = {"step": 9, "max_steps": 9, "reason": "max_steps"}
+(last.parent / "finished.json").write_text(json.dumps(finished))
 """
 
 

@@ -6,11 +6,12 @@ from lit_offrl.callbacks.duration import Duration
 from lit_offrl.callbacks.ending import SayWhyEnded
 from lit_offrl.callbacks.evaluation import EvaluationDuringFit
 from lit_offrl.callbacks.finite import FiniteGuard
-from lit_offrl.callbacks.interruption import GracefulStop, Interrupted
+from lit_offrl.callbacks.interruption import GracefulStop
 from lit_offrl.callbacks.mlflow_run import MLflowRun
 from lit_offrl.callbacks.monitors import MonitorCheck
 from lit_offrl.callbacks.predictions import PredictionWriter
 from lit_offrl.callbacks.record import RunRecord
+from lit_offrl.signals import Interrupted
 
 __all__ = [
     "Checkpoints",

@@ -11,8 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from lit_offrl import signals
 from lit_offrl.callbacks.best import FILE, KEY, LOSSES, Best, Mode
-from lit_offrl.callbacks.interruption import Interrupted
 from lit_offrl.callbacks.lookup import find_callback, settings, validation_follows
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import ConfigError
@@ -47,7 +47,7 @@ class Checkpoints(ModelCheckpoint):
     between two steps, after the validation that belongs to its step, and replaces the former one
     whole or not at all; so whatever kills a run, the file resumes to the same weights.
 
-    Any other exception writes nothing: the weights may be half-way through a step.
+    An exception writes nothing: the weights may be half-way through a step.
 
     Args:
         dirpath: the run's folder; by default a new ``checkpoints/MODULE-DATASET-seedSEED``, or when
@@ -174,19 +174,17 @@ class Checkpoints(ModelCheckpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Save if a signal asked to stop, which ends no fit within a step that moves weights."""
-        if isinstance(exception, Interrupted):
-            self.save_now(trainer)
-            exception.checkpoint = self.last_model_path
+        """Nothing: ``GracefulStop`` knows whether the weights are between two steps."""
 
     def save_now(self, trainer: Trainer) -> None:
         """Save, unless this step is saved already; all processes must call this."""
         self._due = False
         if settings(trainer).fast_dev_run or trainer.global_step == self._last_global_step_saved:
             return
-        candidates = self._monitor_candidates(trainer)
-        self._save_topk_checkpoint(trainer, candidates)
-        self._save_last_checkpoint(trainer, candidates)
+        with signals.held():
+            candidates = self._monitor_candidates(trainer)
+            self._save_topk_checkpoint(trainer, candidates)
+            self._save_last_checkpoint(trainer, candidates)
 
     def state_dict(self) -> dict[str, Any]:
         """Which checkpoint is the best so far, with ``keep: best``; nothing of Lightning's own."""

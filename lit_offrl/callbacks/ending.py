@@ -14,10 +14,8 @@ from lit_offrl.callbacks.checkpoints import run_folder
 from lit_offrl.callbacks.lookup import settings
 from lit_offrl.callbacks.mlflow_run import MLflowRun
 from lit_offrl.files import write_whole
+from lit_offrl.finished import FINISHED
 from lit_offrl.quiet import say
-
-FINISHED = "finished.json"
-"""In the run's folder once a fit has ended by itself; see :class:`Ending`."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from lit_offrl.callbacks.checkpoints import Checkpoints, run_folder
 from lit_offrl.callbacks.curves import record_metrics
-from lit_offrl.callbacks.lookup import find_callback, settings
+from lit_offrl.callbacks.interruption import GracefulStop, end_training
+from lit_offrl.callbacks.lookup import find_callback, settings, validation_follows
 from lit_offrl.callbacks.record import data_figures
 from lit_offrl.callbacks.yardsticks import clone_behaviour, yardsticks
 from lit_offrl.errors import ConfigError, EvaluationError, LitOffRLError
@@ -80,11 +81,21 @@ class EvaluationDuringFit(Callback):
         self.max_episode_steps = max_episode_steps
         self.bc_steps = bc_steps
         self._latest = 0
+        self._due: int | None = None  # the step whose evaluation has not come to its end
         self._possible = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See whether there is anything to roll out, before hours are spent."""
+        """See whether there is anything to roll out, before hours are spent.
+
+        A roll-out that a signal has cut short is made up for.
+        """
+        self._look(trainer, pl_module)
         self._latest = trainer.global_step
+        if self._due == trainer.global_step:
+            self._evaluate_step(trainer, pl_module)
+        self._due = None
+
+    def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._possible = False
         if self.episodes == 0 or settings(trainer).fast_dev_run:
             return
@@ -118,19 +129,39 @@ class EvaluationDuringFit(Callback):
         self._possible = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Evaluate every N steps, but for the last one, which is evaluated anyway."""
+        """Evaluate every N steps, after the validation that belongs to the step.
+
+        The last step is evaluated anyway.
+        """
         step = trainer.global_step
         if self.every_n_steps is None or step == self._latest or step == trainer.max_steps:
             return
         self._latest = step
         if step % self.every_n_steps == 0:
-            self._evaluate(trainer, pl_module, f"evaluation-step-{step}.json")
+            self._due = step
+            if not validation_follows(trainer):
+                self._evaluate_step(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate if this step's batch asked for it."""
+        if self._due is not None and not trainer.sanity_checking:
+            self._evaluate_step(trainer, pl_module)
+
+    def _evaluate_step(self, trainer: Trainer, module: LightningModule) -> None:
+        self._evaluate(trainer, module, f"evaluation-step-{trainer.global_step}.json")
+        self._due = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether the checkpoint's step has yet to be evaluated."""
+        return {"due": self._due}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self._due = state_dict["due"]
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate what was trained, once it is saved, and print the tables."""
-        checkpoints = find_callback(trainer, Checkpoints)
-        if checkpoints is not None:
-            checkpoints.save_now(trainer)
+        end_training(trainer)
         record = self._evaluate(trainer, pl_module, "evaluation.json")
         cloning = self._evaluate_cloning(trainer, pl_module)
         if not trainer.is_global_zero or self.episodes == 0 or settings(trainer).fast_dev_run:
@@ -152,14 +183,18 @@ class EvaluationDuringFit(Callback):
         say(f"training behaviour cloning for {self.bc_steps:,} steps, to compare with.")
         try:
             dataset = settings(trainer).datamodule.train_set.with_spec(module.spec)
-            record = evaluate_module(
-                clone_behaviour(dataset, self.bc_steps, module.seed),
-                episodes=self.episodes,
-                seed=self.seed,
-                num_envs=self.num_envs,
-                max_episode_steps=self.max_episode_steps,
-                training_steps=self.bc_steps,
-            )
+            clone = clone_behaviour(dataset, self.bc_steps, module.seed)
+            stop = find_callback(trainer, GracefulStop) or GracefulStop()
+            with stop.rolling_out(trainer) as stopping:
+                record = evaluate_module(
+                    clone,
+                    episodes=self.episodes,
+                    seed=self.seed,
+                    num_envs=self.num_envs,
+                    max_episode_steps=self.max_episode_steps,
+                    training_steps=self.bc_steps,
+                    stopping=stopping,
+                )
         except LitOffRLError as error:  # a yardstick must not cost the run its own table
             say(f"no behaviour cloning beside it: {error}")
             return None
@@ -176,16 +211,19 @@ class EvaluationDuringFit(Callback):
         checkpoints = find_callback(trainer, Checkpoints)
         saved = checkpoints.last_model_path if checkpoints is not None else ""
         last = name == "evaluation.json" and bool(saved)
-        record = evaluate_module(
-            module,
-            episodes=self.episodes,
-            seed=self.seed,
-            num_envs=self.num_envs,
-            max_episode_steps=self.max_episode_steps,
-            checkpoint=saved if last else None,
-            checkpoint_rule="last" if last else f"step {trainer.global_step}",
-            training_steps=trainer.global_step,
-        )
+        stop = find_callback(trainer, GracefulStop) or GracefulStop()
+        with stop.rolling_out(trainer) as stopping:
+            record = evaluate_module(
+                module,
+                episodes=self.episodes,
+                seed=self.seed,
+                num_envs=self.num_envs,
+                max_episode_steps=self.max_episode_steps,
+                checkpoint=saved if last else None,
+                checkpoint_rule="last" if last else f"step {trainer.global_step}",
+                training_steps=trainer.global_step,
+                stopping=stopping,
+            )
         if trainer.is_global_zero:
             record.save(run_folder(trainer) / name)
         metrics = record.metrics()

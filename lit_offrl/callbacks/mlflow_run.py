@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from lit_offrl import signals
 from lit_offrl.errors import ConfigError, FileError, reason
 from lit_offrl.mlflow_store import (
     client_uri,
@@ -32,11 +33,10 @@ from lit_offrl.mlflow_store import (
 from lit_offrl.quiet import say
 from lit_offrl.tracking.outbox import Artifact, Outbox, Point, curve_points, load_outbox
 from lit_offrl.tracking.outbox import unsent_file as file_of_unsent
-from lit_offrl.tracking.sender import Sender
+from lit_offrl.tracking.sender import STOPPED_SECONDS, Sender
 
 _LOCK_SECONDS = 60.0
-_LAST_SECONDS = 10.0  # for a store that does not answer once training has ended,
-_STOPPED_SECONDS = 3.0  # and once a signal has ended it
+_LAST_SECONDS = 10.0  # for a store that does not answer once training has ended
 _LONGEST_PARAM = 250  # letters, of any MLflow's
 _STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}
 
@@ -118,7 +118,8 @@ class MLflowRun(MLFlowLogger):
             if self._run_id is None and self._given_run is not None:
                 self._mlflow_client.get_run(self._given_run)
                 self._run_id, self.resumed = self._given_run, True
-            with _alone(self.tracking_uri), _default_store_kept():
+            # A run that is made, and whose number is not known yet, could not be closed.
+            with signals.held(), _alone(self.tracking_uri), _default_store_kept():
                 client = super().experiment
             if self.resumed:
                 client.update_run(self._run_id, status="RUNNING")
@@ -192,15 +193,16 @@ class MLflowRun(MLFlowLogger):
             return
         ended = _STATUS.get(status, status)
         limit = _LAST_SECONDS
-        if self.stopped:
-            limit = _STOPPED_SECONDS
+        if self.stopped or signals.received():
+            limit = STOPPED_SECONDS
             ended = "KILLED" if ended == "FAILED" else ended
-        sender = self._sending()
-        try:
-            sender.end(ended, limit)
-        finally:
-            self._sender, self.resumed, self._closed = None, True, True
-            self._keep(sender.left())
+        with signals.held():  # which shortens the wait
+            sender = self._sending()
+            try:
+                sender.end(ended, limit)
+            finally:
+                self._sender, self.resumed, self._closed = None, True, True
+                self._keep(sender.left())
 
     def _sending(self) -> Sender:
         if self._sender is None:

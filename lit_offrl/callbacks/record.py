@@ -11,9 +11,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from lit_offrl import signals
 from lit_offrl.callbacks.checkpoints import Checkpoints, run_folder
 from lit_offrl.callbacks.curves import Curves
-from lit_offrl.callbacks.interruption import Interrupted
+from lit_offrl.callbacks.interruption import end_training
 from lit_offrl.callbacks.lookup import find_callback, settings
 from lit_offrl.callbacks.mlflow_run import MLflowRun, mlflow_loggers, mlflow_origin
 from lit_offrl.evaluation.scores import has_references, normalized_score
@@ -76,9 +77,8 @@ class RunRecord(SaveConfigCallback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the figures, and give MLflow the files of the run with its last checkpoint."""
+        end_training(trainer)
         checkpoints = find_callback(trainer, Checkpoints)
-        if checkpoints is not None:
-            checkpoints.save_now(trainer)
         if not trainer.is_global_zero or settings(trainer).fast_dev_run:
             return
         folder = run_folder(trainer)
@@ -105,7 +105,7 @@ class RunRecord(SaveConfigCallback):
     ) -> None:
         """Tell MLflow's run whether a signal has ended it, right before it is closed."""
         for run in _mlflow_runs(trainer):
-            run.stopped = isinstance(exception, Interrupted | KeyboardInterrupt)
+            run.stopped = isinstance(exception, signals.Interrupted | KeyboardInterrupt)
 
     def _draw(self, trainer: Trainer, module: LightningModule) -> None:
         folder = run_folder(trainer) / "figures"

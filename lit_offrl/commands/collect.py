@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import os
 import re
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 
+from lit_offrl import signals
 from lit_offrl.collecting.agents import TARGET_RETURNS, AgentCollection
 from lit_offrl.collecting.antmaze import AntMazeCollection
 from lit_offrl.collecting.base import Collection
@@ -35,14 +33,6 @@ _OF_PLANNERS = {"goals": "waypoint", "start": "waypoint", "policies": "graded"}
 # What only the agents of --kind have, by what it is where it was not given.
 _OF_KINDS = {"thin": 1, "target_return": None, "train_steps": 200_000}
 _OF_POLICIES = {"hold": 1.0, "num_envs": 8}
-
-
-class Interrupted(BaseException):
-    """A signal asked to stop; not an Exception, so that nobody on the way swallows it."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        super().__init__(signal.Signals(number).name)
 
 
 def _cells(text: str) -> list[tuple[int, int]]:
@@ -202,29 +192,6 @@ def _collection(options: argparse.Namespace) -> Collection:
     return PLANNERS[options.planner](options) if options.planner else AgentCollection(options)
 
 
-def _ignore_signals() -> None:
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, signal.SIG_IGN)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into :class:`Interrupted`, once."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        _ignore_signals()
-        raise Interrupted(number)
-
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for name in before:
-            signal.signal(name, interrupt)
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-
 def main(argv: Sequence[str]) -> int:
     """Collect a dataset; return 0, or 1 for a failing environment, or 128 + the signal's number.
 
@@ -236,19 +203,18 @@ def main(argv: Sequence[str]) -> int:
     collection = _collection(options)
     code, why = 0, ""
     refused: LitOffRLError | None = None
-    with _signals():
+    with signals.listening():
         try:
             collection.run()
         except LitOffRLError as error:
             refused, code, why = error, 1, str(error).rstrip(".")
-        except Interrupted as interrupted:
-            code, why = 128 + interrupted.number, f"stopped by {interrupted}"
+        except signals.Interrupted as stop:
+            code, why = 128 + stop.number, str(stop).rstrip(".")
         except Exception as error:  # whatever an environment may throw: the rows are worth more
             code, why = 1, f"stopped by {type(error).__name__}: {error}".splitlines()[0]
-        finally:
-            _ignore_signals()  # the writing is not to be interrupted
         command = command_line(["collect", *argv])
-        rows = collection.save(command, complete=code == 0)
+        with signals.held():  # the writing is not to be interrupted
+            rows = collection.save(command, complete=code == 0)
     if refused is not None and not rows:
         raise refused
     kept = f"{rows:,} rows in {options.output}" if rows else "no rows, so nothing was written"

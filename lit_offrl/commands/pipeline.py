@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
     board = Board(steps, console)
     code = 0
     if waiting:
-        code = follow(Runner(steps, board), board, console, "lit-offrl pipeline")
+        code = follow(partial(Runner, steps, board), board, console, "lit-offrl pipeline")
     else:
         console.print(board.table())
     for name, why in board.reasons.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from lit_offrl.commands.parsing import OneLineParser, positive
@@ -99,8 +100,8 @@ def main(argv: Sequence[str]) -> int:
         if options.executor == "local":  # a cluster's nodes may reach what its front cannot
             require_store(uri, "give another --tracking_uri.")
         make_folder(output)
-        executor = _executor(options, sweep, waiting, choices, board, output)
-        code = follow(executor, board, console, "lit-offrl sweep")
+        begin = partial(_executor, options, sweep, waiting, choices, board, output)
+        code = follow(begin, board, console, "lit-offrl sweep")
     else:
         console.print(board.table())
     if (times := times_table(folders)) is not None:

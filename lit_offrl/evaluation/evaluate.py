@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from lit_offrl import signals
 from lit_offrl.datasets.environments import ENVIRONMENTS
 from lit_offrl.envs.differences import differences
 from lit_offrl.errors import ConfigError, EvaluationError, LitOffRLError, nearest
@@ -50,6 +51,7 @@ def evaluate_module(
     checkpoint_rule: str | None = None,
     training_steps: int | None = None,
     command: str | None = None,
+    stopping: Callable[[], int] = signals.received,
 ) -> EvaluationRecord:
     """Roll out a module's policy and record what came of it.
 
@@ -73,8 +75,10 @@ def evaluate_module(
         checkpoint_rule: how that file was chosen.
         training_steps: optimiser steps that the module has had.
         command: the command line.
+        stopping: the number of a signal that is to end the roll-outs, or 0.
 
     Raises:
+        Interrupted: a signal has ended the roll-outs, in all processes alike.
         EvaluationError: no environment is known, it does not fit, or nothing limits its episodes;
             or the policy went wrong.
         ConfigError: an option that the policy does not have.
@@ -85,7 +89,7 @@ def evaluate_module(
     share = (0, 1)
     if dist.is_available() and dist.is_initialized():
         share = (dist.get_rank(), dist.get_world_size())
-    outcome: Rollouts | LitOffRLError
+    outcome: Rollouts | LitOffRLError | int
     try:
         with _evaluating(module, seed):
             outcome = rollout(
@@ -100,9 +104,14 @@ def evaluate_module(
                 video_size=video_size,
                 gamma=gamma,
                 progress=progress and share[0] == 0,
+                stopping=stopping,
             )
     except LitOffRLError as error:
         outcome = error
+    except signals.Interrupted as stop:
+        if share[1] == 1:
+            raise
+        outcome = stop.number
     rollouts = _gather(outcome, share[1])
     scores = normalized_score(rollouts.returns, spec) if has_references(spec) else None
     stayed = None
@@ -145,8 +154,11 @@ def evaluate_module(
     )
 
 
-def _gather(outcome: Rollouts | LitOffRLError, world_size: int) -> Rollouts:
-    """Put all processes' episodes together; what one of them met is raised in every one."""
+def _gather(outcome: Rollouts | LitOffRLError | int, world_size: int) -> Rollouts:
+    """Put all processes' episodes together; what one of them met is raised in every one.
+
+    That is an error, or the number of a signal.
+    """
     outcomes = [outcome] * world_size
     if world_size > 1:  # also after an error: the others wait here
         dist.all_gather_object(outcomes, outcome)
@@ -154,6 +166,8 @@ def _gather(outcome: Rollouts | LitOffRLError, world_size: int) -> Rollouts:
     for found in outcomes:
         if isinstance(found, LitOffRLError):
             raise found
+        if isinstance(found, int):
+            raise signals.Interrupted(found, agreed=True)
         parts.append(found)
     return merge(parts)
 

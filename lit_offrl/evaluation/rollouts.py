@@ -14,7 +14,7 @@ A policy that is a ``GoalPolicy`` is told the ``goal`` in each episode's first `
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
+from lit_offrl import signals
 from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation.envs import box, make_env, require_step_limit
 from lit_offrl.evaluation.video import VideoWriter
@@ -129,6 +130,7 @@ def rollout(
     video_size: tuple[int, int] | None = None,
     gamma: float | None = None,
     progress: bool = False,
+    stopping: Callable[[], int] = signals.received,
 ) -> Rollouts:
     """Run episodes 0 … ``episodes`` − 1 of a policy, or this process's share of them.
 
@@ -144,8 +146,10 @@ def rollout(
         video_size: (width, height) of the video in pixels; the environment's own when None.
         gamma: discount for ``discounted_returns``.
         progress: show a bar.
+        stopping: asked before each step: the number of a signal that is to end the roll-outs, or 0.
 
     Raises:
+        Interrupted: ``stopping`` has given a number.
         EvaluationError: no such environment, or one without a step limit; it gave what makes no
             sense; or the policy gave an action that is not finite or of the wrong shape.
         ConfigError: a number that cannot be.
@@ -161,7 +165,7 @@ def rollout(
     finished: list[_Episode] = []
     slots: list[_Episode | None] = [next(waiting, None) for _ in range(num_envs)]
     try:
-        _run(policy, slots, waiting, finished, discount, bar)
+        _run(policy, slots, waiting, finished, discount, bar, stopping)
     finally:
         bar.close()
         for episode in slots:
@@ -217,6 +221,7 @@ def _run(
     finished: list[_Episode],
     gamma: float,
     bar: tqdm,
+    stopping: Callable[[], int],
 ) -> None:
     """Step all slots until nobody waits and nobody runs; ``slots`` and ``finished`` change."""
     if slots[0] is None:
@@ -227,6 +232,8 @@ def _run(
     goals = None if slots[0].goal is None else np.zeros((len(slots), *slots[0].goal.shape))
     begun = np.ones(len(slots), bool)
     while any(slots):
+        if number := stopping():
+            raise signals.Interrupted(number)
         for row, episode in enumerate(slots):
             if episode is not None:
                 observations[row] = episode.observation

@@ -14,13 +14,14 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from lit_offrl import signals
 from lit_offrl.files import write_whole
+from lit_offrl.finished import why_unfinished
 from lit_offrl.jobs.files import last_line
 from lit_offrl.user_code import import_words
 
 PROGRAM = (sys.executable, "-m", "lit_offrl")
 """Begins each command; see ``program``."""
-INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 HELD = "another process works on it"
 STOPPED = "interrupted"
 
@@ -121,6 +122,7 @@ def run_job(
     failure: Path,
     environment: Mapping[str, str],
     lock: int,
+    run: Path | None = None,
 ) -> str:
     """Run a command to its end; return "" if it succeeded, else why not, in a line.
 
@@ -132,11 +134,13 @@ def run_job(
         failure: written where the command ends with an error of its own.
         environment: of the process.
         lock: what it keeps open.
+        run: the folder of a fit, which has to say that the fit is finished: the exit code alone
+            does not tell a whole training from one that was cut short.
     """
     code = children.run([*program, *words], log, environment, lock)
     if code == 0:
-        return ""
-    if code is None or children.stopping or code in INTERRUPTED:
+        return "" if run is None else why_unfinished(run)
+    if code is None or children.stopping or code in signals.EXIT_CODES:
         return STOPPED
     verb = words[0]
     if code < 0:  # nobody's mistake that is known: the same command goes on

@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from types import FrameType
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Protocol
 
 from rich.console import Console, RenderableType
 from rich.live import Live
+
+from lit_offrl import signals
 
 LOOK_SECONDS = 0.5
 
@@ -48,18 +49,19 @@ def console_of_stdout() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=160, force_terminal=False)
 
 
-def follow(executor: Executor, board: Shown, console: Console, command: str) -> int:
+def follow(begin: Callable[[], Executor], board: Shown, console: Console, command: str) -> int:
     """Show the progress until all is done; return 0, or 128 + the number of a signal.
 
     Args:
-        executor: who works.
+        begin: begins the work, where signals are heard already, and returns who works.
         board: what is shown.
         console: where.
         command: begins messages.
     """
     moving = console.is_terminal
     live = Live(console=console, auto_refresh=False)
-    with _signals() as received, live if moving else nullcontext():
+    with signals.collected() as received, live if moving else nullcontext():
+        executor = begin()
         answered = 0
         while not executor.done():
             if len(received) > answered:
@@ -80,19 +82,3 @@ def follow(executor: Executor, board: Shown, console: Console, command: str) -> 
         print(f"{command}: stopped by {name}; {executor.way_on}.", file=sys.stderr)
         return 128 + received[0]
     return 0
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list."""
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    before = {name: signal.signal(name, note) for name in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)

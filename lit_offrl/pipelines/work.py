@@ -134,6 +134,7 @@ def _work_alone(
             failure=step.failure,
             environment=environment,
             lock=lock,
+            run=step.run if isinstance(step, StageFolder) else None,
         )
     finally:
         step.parts.end()

@@ -142,6 +142,7 @@ def _run(
             failure=folder.failure,
             environment=environment,
             lock=lock,
+            run=folder.run if words[0] == "fit" else None,
         )
     finally:
         parts.end()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from lit_offrl import signals
 from lit_offrl.errors import reason, root
 from lit_offrl.mlflow_store import redacted
 from lit_offrl.quiet import say
@@ -17,6 +18,8 @@ _EVERY_SECONDS = 5.0
 _SHARE = 20  # of the time the thread works one part in so many
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries of a store that fails
 _LEAST_SPEED = 1e6  # bytes a second of a file, before the store counts as stalled
+STOPPED_SECONDS = 3.0
+"""For a store that does not answer once a signal has ended the fit."""
 
 
 class Sender:
@@ -89,6 +92,9 @@ class Sender:
         try:
             while self._thread.is_alive() and time.monotonic() < self._deadline:
                 self._thread.join(0.05)
+                if signals.received() and self._limit > STOPPED_SECONDS:
+                    self._limit = STOPPED_SECONDS
+                    self._deadline = min(self._deadline, time.monotonic() + STOPPED_SECONDS)
         finally:
             self._over = True  # a thread that is still in a call ends with it
         return self._outbox.copy()

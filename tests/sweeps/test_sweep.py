@@ -76,6 +76,18 @@ def test_a_killed_cell_is_begun_anew_where_there_is_no_checkpoint(sweep, stub, c
         assert "--ckpt_path" not in words
 
 
+def test_a_fit_that_ends_early_without_a_reason_is_not_trained_whatever_its_code(
+    sweep, stub, capsys
+):
+    assert sweep(datasets=["ends early"], seeds=[0]) == 1
+    error = capsys.readouterr().err
+    assert "m/ends_early/seed0: fit ended with 0 without having finished" in error
+    assert [words[0] for words, _ in stub()] == ["fit"]  # nothing is scored
+    assert not list(CELLS.rglob("trained"))
+    assert sweep(datasets=["ends early"], seeds=[0]) == 0  # and it goes on
+    assert next(words[:2] for words, _ in stub()) == ["fit", "--ckpt_path"]
+
+
 def test_a_cell_whose_checkpoint_has_gone_is_trained_again(sweep, stub, capsys):
     assert sweep(seeds=[0]) == 0
     stub()
@@ -87,17 +99,18 @@ def test_a_cell_whose_checkpoint_has_gone_is_trained_again(sweep, stub, capsys):
     assert verbs == ["fit", "evaluate"]
 
 
-def test_sigterm_lets_fits_save_and_the_same_command_goes_on(sweep, stub, capsys):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_lets_fits_save_and_the_same_command_goes_on(sweep, stub, capsys, number):
     def send():
         while not Path("waiting").exists():
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=send)
     thread.start()
-    assert sweep(datasets=["waits", "plain"], seeds=[0]) == 143
+    assert sweep(datasets=["waits", "plain"], seeds=[0]) == 128 + number
     thread.join()
-    assert "stopped by SIGTERM; the same command goes on" in capsys.readouterr().err
+    assert f"stopped by {number.name}; the same command goes on" in capsys.readouterr().err
     assert len(stub()) == 1  # nothing began after the signal
     assert (CELLS / "waits/seed0/fit/last.ckpt").exists()
     assert sweep(datasets=["waits", "plain"], seeds=[0]) == 0

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from lit_offrl import signals
 from lit_offrl.datasets.rows import as_tensor
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.stored import fetch_array
@@ -282,18 +283,19 @@ def _fetch(
             yield compute(parts[place], place)
 
     stopping = trainer.lightning_module.stopping
-    values = fetch_array(
-        trainer.datamodule.cache_dir / "latents",
-        name,
-        facts,
-        (sum(map(len, parts)), *like.shape[1:]),
-        like.dtype,
-        len(parts[0]),
-        make,
-        advice,
-        lambda: stopping is not None and stopping.asked(trainer),
-    )
-    if stopping is not None:
-        stopping.stop_if_asked(trainer, f"{what} goes on with the same command")
+    with signals.held():
+        values = fetch_array(
+            trainer.datamodule.cache_dir / "latents",
+            name,
+            facts,
+            (sum(map(len, parts)), *like.shape[1:]),
+            like.dtype,
+            len(parts[0]),
+            make,
+            advice,
+            lambda: stopping is not None and stopping.asked(trainer),
+        )
+        if stopping is not None:
+            stopping.stop_if_asked(trainer, f"{what} goes on with the same command")
     assert values is not None  # else it was asked to stop
     return values

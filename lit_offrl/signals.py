@@ -1,0 +1,310 @@
+"""SIGTERM, SIGINT and SIGUSR1: heard from a command's first line to its last, by one handler.
+
+    the first      Interrupted is raised where the main thread is; within ``held()`` it waits for
+                   the end of the block, and in training for the end of the step
+    a second       ends the process at once
+
+The exit code is 128 + the signal's number. SIGUSR1 is what SLURM is often told to warn with.
+
+Nothing heavy is imported here: the handler has to be in place before torch is.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Protocol
+
+SIGNALS = tuple(
+    signal.Signals[name]
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1")
+    if name in signal.Signals.__members__
+)
+EXIT_CODES = tuple(128 + number for number in SIGNALS)
+
+# A terminal, `timeout` and `srun` may each deliver one wish twice, to the process and to its group.
+_ONE_WISH_SECONDS = 1.0
+_CLOSING_SECONDS = 4.0
+
+
+class Interrupted(SystemExit):
+    """A signal asked the process to stop.
+
+    Not an ``Exception``, so that nobody on the way takes it for an error of theirs.
+
+    Args:
+        number: of the signal; the exit code is 128 more.
+        step: optimiser steps taken, where there was a training.
+        kept: what is, where there is no checkpoint.
+        agreed: whether all processes of the training raise it at this same place, so that they
+            can save together.
+
+    Attributes:
+        checkpoint: the file that was saved, if one was.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        step: int | None = None,
+        kept: str = "",
+        *,
+        agreed: bool = False,
+    ) -> None:
+        super().__init__(128 + number)
+        self.number = number
+        self.step = step
+        self.kept = kept
+        self.agreed = agreed
+        self.checkpoint: str | None = None
+
+    def __str__(self) -> str:
+        by = f"stopped by {signal.Signals(self.number).name}"
+        if self.step is None:
+            return f"{by}."
+        kept = f"saved {self.checkpoint}" if self.checkpoint else self.kept or "nothing saved"
+        return f"{by} after step {self.step}; {kept}."
+
+
+class Killable(Protocol):
+    """A process that this one has started."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
+@dataclass
+class _State:
+    listening: bool = False
+    received: int = 0  # the first signal's number
+    since: float = 0.0  # when it came
+    held: int = 0  # blocks entered that are not to be interrupted
+    abrupt: bool = False  # nothing has begun that would have to be tidied up
+    exit_code: int | None = None  # of a process whose outcome is settled
+    closing: threading.Timer | None = None
+    children: list[Killable] = field(default_factory=list)
+
+
+_state = _State()
+
+
+# ---- a command -----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def listening(*, process: bool = False) -> Iterator[None]:
+    """Hear signals within the block; inside another such block, and in other threads, do nothing.
+
+    Args:
+        process: whether the process ends with the block, so that signals are answered until then;
+            otherwise they go afterwards where they went before.
+    """
+    global _state
+    if _state.listening or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _state = _State(listening=True)
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    if process:
+        atexit.register(_ignore)  # the first to be registered is the last to be called
+    for number in SIGNALS:
+        signal.signal(number, _hear)
+    try:
+        yield
+    finally:
+        if not process:
+            if _state.closing is not None:
+                _state.closing.cancel()
+            _state.listening = False
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def abruptly() -> Iterator[None]:
+    """Let a signal end the process within the block, where nothing has begun: imports.
+
+    An exception amid the imports of extension modules may be lost, or come out as another.
+    """
+    _state.abrupt = _state.listening
+    try:
+        yield
+    finally:
+        _state.abrupt = False
+
+
+def settle(code: int) -> int:
+    """Return the exit code of a process, which signals no longer change."""
+    _state.exit_code = code
+    return code
+
+
+def end_within(seconds: float = _CLOSING_SECONDS) -> None:
+    """See that a process which a signal has stopped, and which has saved, ends in any case."""
+    if not _state.listening or _state.closing is not None or is_child():
+        return
+    code = 128 + _state.received if _state.exit_code is None else _state.exit_code
+    _state.closing = threading.Timer(seconds, _exit, (code,))
+    _state.closing.daemon = True
+    _state.closing.start()
+
+
+# ---- what is going on ----------------------------------------------------------------------------
+
+
+def received() -> int:
+    """Return the number of the signal that has come, or 0."""
+    return _state.received
+
+
+def check() -> None:
+    """Stop if a signal has come, also where its exception has been swallowed on the way.
+
+    Raises:
+        Interrupted: one has.
+    """
+    if _state.received:
+        raise Interrupted(_state.received)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Let a signal wait until the end of the block, which is short or looks for signals itself.
+
+    Raises:
+        Interrupted: at the block's end, if one has come within it.
+    """
+    before = received()
+    hold()
+    try:
+        yield
+    finally:
+        release()
+    if not (_state.held or before or is_child()):
+        check()
+
+
+def hold() -> None:
+    """Let signals wait from here on, for as long as the caller looks for them."""
+    _state.held += 1
+
+
+def release() -> None:
+    """End what ``hold`` began."""
+    _state.held = max(0, _state.held - 1)
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """Let a signal not wait within the block, though it is inside one that makes signals wait.
+
+    Raises:
+        Interrupted: wherever the block is, or before it.
+    """
+    depth, _state.held = _state.held, 0
+    try:
+        check()
+        yield
+    finally:
+        _state.held = depth
+
+
+def is_child() -> bool:
+    """Whether Lightning's first process has started this one, and so answers for it."""
+    rank = os.environ.get("LOCAL_RANK", "0")
+    return rank != "0" and "TORCHELASTIC_RUN_ID" not in os.environ
+
+
+def watch_over(children: list[Any]) -> None:
+    """Take processes that must not outlive this one; an empty list for none."""
+    _state.children = children
+
+
+def kill_children() -> None:
+    """End the processes that must not outlive this one."""
+    children = [*_state.children]
+    _state.children.clear()  # Lightning, which watches the same list, is not to be alarmed
+    for child in children:
+        with contextlib.suppress(OSError, ValueError):
+            child.kill()
+
+
+@contextlib.contextmanager
+def collected() -> Iterator[list[int]]:
+    """Collect signals within the block in a list, for whoever looks at it and answers himself."""
+    found: list[int] = []
+    since = 0.0
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal since
+        if not found or time.monotonic() - since > _ONE_WISH_SECONDS:
+            found.append(number)
+        since = time.monotonic()
+
+    before = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield found
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# ---- the handler ---------------------------------------------------------------------------------
+
+
+def _hear(number: int, frame: FrameType | None) -> None:
+    now = time.monotonic()
+    if _state.received:
+        if now - _state.since > _ONE_WISH_SECONDS:
+            _end(number, f"ended at once by a second signal, {signal.Signals(number).name}")
+        return
+    _state.received, _state.since = number, now
+    if _state.abrupt:
+        _end(number, f"stopped by {signal.Signals(number).name}")
+    elif _state.exit_code is not None:
+        end_within()
+    elif _state.held:
+        return
+    elif is_child():  # it waits for the others somewhere, and the first process ends it
+        with contextlib.suppress(OSError):
+            os.kill(os.getppid(), number)
+    else:
+        raise Interrupted(number)
+
+
+def _end(number: int, why: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"lit-offrl: {why}.\n".encode())
+    _exit(128 + number)
+
+
+def _exit(code: int) -> None:
+    kill_children()
+    os._exit(code)
+
+
+def _ignore() -> None:
+    """From here on nothing of Python's is left that could answer; the outcome stands."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _forget_in_a_fork() -> None:
+    """A forked process, such as one of ``ddp_fork``, dies of signals; its parent answers them."""
+    if _state.listening:
+        _state.listening = False
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all alike
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_a_fork)
