@@ -18,7 +18,7 @@ from typing import Any
 from lit_offrl.errors import reason
 
 _TIMEOUT = 30.0  # seconds without a byte
-_ANSWER = 60.0  # seconds until the answer's head is there
+_ANSWER = 30.0  # seconds until the answer's head is there
 
 
 class BrokenOff(Exception):
@@ -89,7 +89,7 @@ class _Deadline:
     def require(self) -> None:
         """Raise BrokenOff if the time has passed."""
         if self.passed:
-            raise BrokenOff(f"no answer within {_ANSWER:g} s") from None
+            raise BrokenOff(f"no answer within {_ANSWER:g} s", again=False) from None
 
     def handlers(self) -> list[urllib.request.BaseHandler]:
         """Return urllib's handlers with their connections watched."""

@@ -4,8 +4,8 @@ What a server may do, and what comes of it:
 
     status 408, 429, 500, 502, 503, 504     tried again, after as long as Retry-After says
     the connection is reset or ends early   tried again, from the bytes that are there
-    less than 1 kB/s for a minute           given up, tried again
-    an answer that does not begin           given up after a minute, tried again
+    less than 1 kB/s for half a minute      given up; the next command resumes
+    an answer that does not begin           given up after half a minute
     more bytes than the file can have       refused
     a redirect to ftp:, file:, or from https to http        refused
 """
@@ -31,7 +31,7 @@ from lit_offrl.datasets.answers import BrokenOff, Refused, open_url, printable, 
 from lit_offrl.datasets.sidecar import read_sidecar, sidecar_path
 from lit_offrl.files import free_bytes
 
-_WINDOW = 60.0  # seconds over which the speed is measured
+_WINDOW = 30.0  # seconds over which the speed is measured
 _SLOWEST = 1000.0  # bytes a second
 _ATTEMPTS = 5  # each goes on where the last one broke off
 _PAUSE = 1.0  # seconds before the second attempt; twice as long before each further one
@@ -209,7 +209,8 @@ class _Speed:
         if self._bytes < _SLOWEST * passed:
             raise BrokenOff(
                 f"only {self._bytes:,} bytes came in {passed:,.1f} s; run the command again to "
-                "resume"
+                "resume",
+                again=False,
             )
         self._begun, self._bytes = self._clock(), 0
 
