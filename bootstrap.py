@@ -105,9 +105,8 @@ def main(arguments: list[str]) -> None:
     if verb == "demo":
         say(f"running: lit-offrl {' '.join([*DEMO, *rest])}")
         run(PYTHON, "-m", "lit_offrl", *DEMO, *rest)
-        say(
-            "done; look at the run with: .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db"
-        )
+        say("done; the last table has the policy beside behaviour cloning and the data's own mean")
+        say("look at the run with: .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db")
         page = f"#/experiments/{experiment()}?workflowType=machine_learning"
         say(f"and then http://127.0.0.1:5000/{page}")
     elif verb == "test":

@@ -50,7 +50,10 @@ class DVFModule(DiffusedValues):
       data at times, where symexp blows a regression's error up (here to −37 a step);
     * Q is predicted as Q·(1−γ), the reward's own scale, so that one learning rate fits every γ;
     * Eq. 10 is divided by the mean |Q| of the batch, without which no fixed behaviour-cloning
-      coefficient means the same in two environments.
+      coefficient means the same in two environments;
+    * policies may be extracted by weighted likelihood (``awr``), and its advantages measured along
+      the data's trajectories (``advantage: returns``), since Q loses what one action changes in the
+      noise of sampled values: docs/results.md has the numbers.
 
     Args:
         observation_dim: o, size of an observation; linked from the data.
