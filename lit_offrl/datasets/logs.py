@@ -63,6 +63,7 @@ class Log:
                 f"{self.path}: has several columns of the name '{twice}': rename them in the file."
             )
         try:
+            self._require_memory(wanted)
             if self.separator is None:
                 frame = pandas.read_parquet(self.path, columns=wanted)
             else:
@@ -84,6 +85,17 @@ class Log:
                 "least 2 are needed."
             )
         return frame[wanted]
+
+    def _require_memory(self, wanted: list[str]) -> None:
+        """Refuse what the memory cannot hold, by the file's size or its own metadata."""
+        if self.separator is None:
+            from pyarrow import parquet
+
+            rows = int(parquet.read_metadata(self.path).num_rows)
+            sizes = {name: 16 * rows for name in wanted}  # as read, and as float64
+        else:
+            sizes = {"text and cells": 2 * self.path.stat().st_size}  # more if compressed
+        require_memory(sizes, str(self.path))
 
     def _read_text(self, wanted: list[str]) -> Any:
         from pandas.errors import ParserError
@@ -170,10 +182,7 @@ def _parquet_names(path: Path) -> tuple[list[str], None]:
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as file:
-        names = list(file.schema_arrow.names)
-        rows = int(file.metadata.num_rows)
-    require_memory({f"{rows:,} rows": 16 * rows}, str(path))  # of one column, read and converted
-    return names, None
+        return list(file.schema_arrow.names), None
 
 
 def _text_names(path: Path) -> tuple[list[str], str]:

@@ -187,6 +187,17 @@ def test_files_that_are_no_tables(convert, tmp_path, content, said):
     assert "\n" not in str(caught.value) and not (tmp_path / "robot.hdf5").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "said"), [("log.parquet", r"\(obs_0 0\.00 GB, obs_1"), ("log.csv", "text and cells")]
+)
+def test_logs_that_the_memory_cannot_hold_are_refused_unread(
+    convert, frame, monkeypatch, name, said
+):
+    monkeypatch.setattr("lit_offrl.datasets.hdf5_limits.available_memory", lambda: 1000)
+    with pytest.raises(DatasetError, match=rf"{name}: does not fit into memory: .*{said}"):
+        convert(frame, name)
+
+
 def test_damaged_archives_and_wrong_places(convert, tmp_path, frame):
     for name in ("log.parquet", "log.csv.gz"):
         with pytest.raises(DatasetError, match="names cannot be read"):
