@@ -10,7 +10,7 @@ import torch
 
 from lit_offrl.callbacks import duration
 from lit_offrl.callbacks.duration import Duration, in_words
-from lit_offrl.modules import BCModule, DVFModule
+from lit_offrl.modules import BCModule, DVFModule, LDCQStage1Module
 
 
 class Clock:
@@ -95,6 +95,10 @@ def test_a_run_shorter_than_the_measurement_says_nothing(clock, capsys):
     [
         (lambda: BCModule(3, 1), "an accelerator, a smaller network or fewer"),
         (lambda: DVFModule(3, 1, width=8, blocks=1, latents=1), "--config configs/quick.yaml"),
+        (
+            lambda: LDCQStage1Module(3, 1, horizon=2, latent_dim=2, width=8, gru_layers=1),
+            "lit-offrl pipeline takes --config configs/ldcq_quick.yaml",
+        ),
     ],
 )
 def test_more_than_a_day_on_a_cpu_is_met_with_advice(clock, capsys, module, says):

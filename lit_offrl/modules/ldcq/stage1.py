@@ -70,6 +70,8 @@ class LDCQStage1Module(OfflineModule):
         ConfigError: the data have no actions, or a number is out of its range.
     """
 
+    cpu_advice = "lit-offrl pipeline takes --config configs/ldcq_quick.yaml, which fits two cores"
+
     def __init__(
         self,
         observation_dim: int,

@@ -44,6 +44,8 @@ class StagedModule(OfflineModule):
         ConfigError: a number is out of its range.
     """
 
+    cpu_advice = LDCQStage1Module.cpu_advice
+
     def __init__(
         self,
         observation_dim: int,
