@@ -157,6 +157,7 @@ class OfflineCLI(LightningCLI):
         if isinstance(self.config.get(self.verb), Namespace):
             require_trainer_options(vars(self.config[self.verb].trainer))
         self._name_env()
+        self._bound_by_data()
 
     def _name_env(self) -> None:
         """Import the module of an environment that the user has named as ``module:id``.
@@ -181,6 +182,27 @@ class OfflineCLI(LightningCLI):
         for one in () if self.resume is None else self.resume.left_out:
             if not self._given.give(one.option):
                 say(one.line())
+
+    def _bound_by_data(self) -> None:
+        """Have the data take the action bounds that are given to the model, which it gets back.
+
+        Raises:
+            ConfigError: both are given one, and they differ.
+        """
+        model, data = self.config[self.verb].get("model"), self.config[self.verb].get("data")
+        mine, theirs = (
+            {} if part is None else part.get("init_args") or {} for part in (model, data)
+        )
+        for name in ("action_low", "action_high"):
+            given = mine.get(name)
+            if given is None:
+                continue
+            if name not in theirs or theirs[name] not in (None, given):
+                raise ConfigError(
+                    f"model.init_args.{name} is {given} and data.init_args.{name} "
+                    f"{theirs.get(name)}: give data.init_args.{name} alone."
+                )
+            theirs[name], mine[name] = given, None
 
     def _parse_ckpt_path(self) -> None:
         """The checkpoint's options have been parsed already, below those given."""

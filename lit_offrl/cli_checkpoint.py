@@ -126,7 +126,7 @@ class ResumeFrom:
         return [
             f"{name}: {before.get(name)} → {value}"
             for name, value in after.items()
-            if name.rpartition(".")[2] not in _LINKED and value != before.get(name)
+            if not _is_linked(name) and value != before.get(name)
         ]
 
     def require_fit(self, module: OfflineModule, config: Mapping[str, Any]) -> None:
@@ -158,6 +158,11 @@ class ResumeFrom:
                     f"{self.path} was trained on another {name} than {here.get('path')} is now:"
                     f" leave {name} out to go on with the one that it keeps, or begin a new run."
                 )
+
+
+def _is_linked(name: str) -> bool:
+    """Say whether an option follows from others; the data's bounds are given."""
+    return name.rpartition(".")[2] in _LINKED and not name.startswith("data.init_args.action_")
 
 
 def _as_it_was(source: str, record: Mapping[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from lit_offrl.commands import datasets_convert
 from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.datasets.bounds import settle_bounds
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.catalog import (
     DATA_DIR_VARIABLE,
@@ -160,7 +161,8 @@ def _check(options: argparse.Namespace) -> int:
     """Read a dataset whole and print what is in it and what is odd about it."""
     source = _find(options)
     dataset = source.read(require=(), accept_faults=True)
-    report = examine(dataset)
+    bounded = settle_bounds(dataset.spec, lambda: dataset.column("actions"))
+    report = examine(dataset.with_spec(bounded))
     where = source.name if isinstance(source, PackagedSource) else str(source.path)
     layout = dataset.provenance.get("lit_offrl_layout") or dataset.provenance["source"]
     rows = {"file": where, "layout": layout}

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from lit_offrl.datamodules.loaders import FixedLoader, TrainLoader
+from lit_offrl.datasets.bounds import outside_bounds, settle_bounds
 from lit_offrl.datasets.catalog import default_cache_dir, resolve
 from lit_offrl.datasets.hdf5 import Format
 from lit_offrl.datasets.policies import episodes_of_policies
@@ -48,6 +49,9 @@ class OfflineDataModule(LightningDataModule):
         env_id: the environment's gymnasium id, where the file is silent or wrong.
         format: the file's layout: ``d4rl``, ``pybullet`` (rewards shifted by one row), or ``auto``,
             which takes what the file says, else guesses; see ``read_hdf5``.
+        action_low: lower bound of the actions, a number for all dimensions or one each; that of the
+            file, else of the environment's action space, else the data's least action by default.
+        action_high: the upper one, likewise.
         device: ``auto`` keeps data that fit on the training device, ``cpu`` in main memory.
         seed: of the order of rows and of the choice of held-out episodes.
         hold_out_policies: values of the column ``policy`` whose episodes are in no training and no
@@ -69,6 +73,8 @@ class OfflineDataModule(LightningDataModule):
         data_dir: str | None = None,
         env_id: str | None = None,
         format: Format = "auto",
+        action_low: float | list[float] | None = None,
+        action_high: float | list[float] | None = None,
         device: Literal["auto", "cpu"] = "auto",
         seed: int = 0,
         hold_out_policies: Sequence[float] = (),
@@ -90,11 +96,15 @@ class OfflineDataModule(LightningDataModule):
         self.validation_batches = validation_batches
         self.env_id = env_id
         self.format = format
+        self.action_low, self.action_high = action_low, action_high
         self.device = device
         self.seed = seed
         self.hold_out_policies = tuple(float(value) for value in hold_out_policies)
         self.data_dir = data_dir
-        self.spec: DatasetSpec = self._open(dataset)
+        self._opened: OfflineDataset | None = None
+        self.spec: DatasetSpec = settle_bounds(
+            self._open(dataset), self._actions, action_low, action_high
+        )
         self.dataset: OfflineDataset | None = None
         """All episodes, held out or not."""
         self.row_order: Order | None = None
@@ -123,7 +133,7 @@ class OfflineDataModule(LightningDataModule):
         if self.view is None:
             own: Callable[[], View] = getattr(module, "view", Transitions)
             self.view = own()
-        dataset = self.view.prepare(self._read(require))
+        dataset = self.view.prepare(self._rows(require))
         self._episodes = self._split(dataset)
         if self.hold_out_policies:
             values = ", ".join(f"{value:g}" for value in self.hold_out_policies)
@@ -131,7 +141,8 @@ class OfflineDataModule(LightningDataModule):
             dataset = dataset.with_spec(replace(dataset.spec, handling=said))
         self.spec = dataset.spec
         self.dataset = dataset
-        for sentence in (*self.spec.handling, *self.spec.notices):
+        outside = outside_bounds(dataset.columns, self.spec)
+        for sentence in (*self.spec.handling, *self.spec.notices, *([outside] if outside else [])):
             say(f"{self.spec.name}: {sentence}")
 
     def train_dataloader(self) -> TrainLoader:
@@ -247,6 +258,24 @@ class OfflineDataModule(LightningDataModule):
         """Find the dataset and return its spec, without its rows."""
         self._source = resolve(dataset, self.data_dir)
         return self._source.header(format=self.format, env_id=self.env_id)
+
+    def _actions(self) -> np.ndarray:
+        """Read the rows before ``setup`` does, as the range of their actions has to be known."""
+        self._opened = self._read(())
+        return self._opened.column("actions")
+
+    def _rows(self, require: Sequence[str]) -> OfflineDataset:
+        """Return the rows with the bounds that are settled."""
+        dataset = self._read(require) if self._opened is None else self._opened
+        self._opened = None
+        said = dict.fromkeys((*dataset.spec.notices, *self.spec.notices))  # each once
+        spec = replace(
+            dataset.spec,
+            action_low=self.spec.action_low,
+            action_high=self.spec.action_high,
+            notices=tuple(said),
+        )
+        return dataset.with_spec(spec)
 
     def _read(self, require: Sequence[str]) -> OfflineDataset:
         """Return the rows, with at least these columns."""

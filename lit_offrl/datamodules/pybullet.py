@@ -23,6 +23,9 @@ class PyBulletDataModule(OfflineDataModule):
         data_dir: where downloaded datasets are.
         env_id: the environment's gymnasium id, where the file is silent or wrong.
         format: the file's layout, ``auto``, ``d4rl`` or ``pybullet``, as in the base class.
+        action_low: lower bound of the actions, where the data's are unknown or others; as in the
+            base class.
+        action_high: the upper one.
         device: ``auto`` keeps data that fit on the training device, ``cpu`` in main memory.
         seed: of the order of rows and of the choice of held-out episodes.
         hold_out_policies: values of the column ``policy`` that are in no batch, as in the base
@@ -44,6 +47,8 @@ class PyBulletDataModule(OfflineDataModule):
         data_dir: str | None = None,
         env_id: str | None = None,
         format: Format = "auto",
+        action_low: float | list[float] | None = None,
+        action_high: float | list[float] | None = None,
         device: Literal["auto", "cpu"] = "auto",
         seed: int = 0,
         hold_out_policies: Sequence[float] = (),
@@ -57,6 +62,8 @@ class PyBulletDataModule(OfflineDataModule):
             data_dir=data_dir,
             env_id=env_id,
             format=format,
+            action_low=action_low,
+            action_high=action_high,
             device=device,
             seed=seed,
             hold_out_policies=hold_out_policies,

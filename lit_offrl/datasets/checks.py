@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lit_offrl.datasets.bounds import outside_bounds, ranges
 from lit_offrl.datasets.d4rl import family
 from lit_offrl.datasets.pybullet import is_guess
 from lit_offrl.datasets.schema import OfflineDataset
@@ -36,6 +37,8 @@ def _facts(dataset: OfflineDataset) -> Iterator[tuple[str, str]]:
         f"{len(lengths):,}: {terminated:,} end in a terminal, "
         f"{len(lengths) - terminated:,} in a timeout" + ", the last cut off" * _cut(dataset),
     )
+    if spec.action_low is not None and spec.action_high is not None:
+        yield "action bounds", ranges(spec.action_low, spec.action_high)
     if spec.handling:
         yield "done on reading", "; ".join(spec.handling)
     yield "episode lengths", _spread(lengths, "{:,.0f}")
@@ -72,16 +75,8 @@ def _warnings(dataset: OfflineDataset) -> Iterator[str]:
                 yield f"column '{name}' is constant in dimensions {which}"
     if "rewards" in columns and columns["rewards"].min() == columns["rewards"].max():
         yield f"column 'rewards' is {columns['rewards'][0]:g} in every row"
-    if "actions" in columns and spec.action_low is not None and spec.action_high is not None:
-        low = np.array(spec.action_low, dtype=np.float32)
-        high = np.array(spec.action_high, dtype=np.float32)
-        actions = columns["actions"]
-        outside = _rows(lambda part: (actions[part] < low) | (actions[part] > high), len(dataset))
-        if outside.any():
-            yield (
-                f"column 'actions' leaves its bounds in {int(outside.sum()):,} rows, first in row "
-                f"{int(np.argmax(outside)):,}"
-            )
+    if outside := outside_bounds(columns, spec):
+        yield outside
     states, following = columns["observations"], columns["observations"][1:]
     changed = _rows(lambda part: following[part] != states[:-1][part], len(following))
     if same := int((~changed).sum()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from dataclasses import replace
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -21,6 +22,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lit_offrl import __version__
+from lit_offrl.datasets.bounds import ranges
 from lit_offrl.datasets.normalizers import MinMaxNormalizer
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import ConfigError, nearest
@@ -343,12 +345,45 @@ class OfflineModule(LightningModule):
         fitting = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
         if not fitting or self.spec is None:
             self.spec = there
-        elif there is not None and there.sha256 != self.spec.sha256:
+            return
+        if there is None:
+            return
+        self._keep_bounds(there)
+        if there.sha256 != self.spec.sha256:
             say(
                 f"{self.spec.origin}: other data than the checkpoint's, sha256 {_short(self.spec)} "
                 f"and {_short(there)}: the run goes on with these, and with the normaliser's "
                 "statistics of those"
             )
+
+    def _keep_bounds(self, there: DatasetSpec) -> None:
+        """Have the spec say the action bounds of the checkpoint, which its weights are of.
+
+        Raises:
+            ConfigError: others are asked for.
+        """
+        assert self.spec is not None
+        if _bounds(there) == _bounds(self.spec):
+            return
+        within = "-1 to 1, as the data's were unknown to its run"
+        if there.action_low is not None and there.action_high is not None:
+            within = ranges(there.action_low, there.action_high)
+        options = (getattr(self.datamodule, name, None) for name in ("action_low", "action_high"))
+        if any(option is not None for option in options):
+            raise ConfigError(
+                f"{self.resumed_from or 'the checkpoint'}: its policy acts within {within}, which "
+                "action_low and action_high cannot change any more: leave them out, or begin a new "
+                "run."
+            )
+        say(
+            f"the checkpoint's policy acts within {within}, and goes on to; a new run would take "
+            f"other bounds of {self.spec.name}"
+        )
+        self.spec = replace(self.spec, action_low=there.action_low, action_high=there.action_high)
+
+
+def _bounds(spec: DatasetSpec) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    return spec.action_low, spec.action_high
 
 
 def _short(spec: DatasetSpec) -> str:

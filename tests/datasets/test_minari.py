@@ -15,6 +15,7 @@ minari = pytest.importorskip("minari", reason="the package minari is not install
 
 from minari.data_collector import EpisodeBuffer  # noqa: E402
 
+from lit_offrl.datamodules import D4RLDataModule  # noqa: E402
 from lit_offrl.datasets.cache import ColumnCache  # noqa: E402
 from lit_offrl.datasets.minari import minari_source  # noqa: E402
 from lit_offrl.datasets.sources import find_source  # noqa: E402
@@ -88,6 +89,24 @@ def test_vectors_become_rows_with_what_follows_each(folder):
     header = source.header()
     assert (header.observation_dim, header.action_dim) == (2, 2)
     assert header.action_high == (10, 10) and set(header.columns) == set(data.columns)
+
+
+def test_what_the_space_leaves_unbounded_the_data_bound(folder, tmp_path, capsys):
+    half = spaces.Box(np.float32([-9, -np.inf]), np.float32([9, np.inf]))
+    make("made/half-v0", BOX, actions=half)
+    make("made/open-v0", BOX, actions=spaces.Box(-np.inf, np.inf, (2,), np.float32))
+    options = {"cache_dir": str(tmp_path / "cache"), "validation_fraction": 0}
+    for name, low, high in (("half", (-9, -3), (9, 0)), ("open", (-2, -3), (0, 0))):
+        for _ in range(2):  # the second time from the cache
+            data = D4RLDataModule(f"minari:made/{name}-v0", **options)
+            assert (data.spec.action_low, data.spec.action_high) == (low, high)
+            data.setup("fit")
+            said = capsys.readouterr().out
+            assert "unknown: policies act within the range of the data's actions" in said
+            assert ("bounds of dimensions 1 are" in said) == (name == "half")
+            assert data.dataset.spec.action_low == low
+    given = D4RLDataModule("minari:made/open-v0", action_low=-5, action_high=[5, 6], **options)
+    assert given.spec.action_high == (5, 6)
 
 
 def test_an_environment_with_options_of_its_own_is_not_named_by_its_id_alone(folder):

@@ -30,6 +30,7 @@ from lit_offrl.nets import (
     WorldModel,
     gaussian_kl,
 )
+from lit_offrl.nets.policies import centre_and_scale
 from lit_offrl.ranges import require_in
 
 
@@ -47,8 +48,8 @@ class LDCQStage1Module(OfflineModule):
     Args:
         observation_dim: o, size of an observation; linked from the data.
         action_dim: a, size of an action; linked from the data.
-        action_low: lower bounds (a,); linked from the data.
-        action_high: upper bounds (a,); linked from the data.
+        action_low: lower bounds (a,); linked from the data; −1 if None.
+        action_high: upper bounds (a,); linked from the data; 1 if None.
         horizon: H: maze2d and AntMaze 30, kitchen 20, locomotion 10, random walk 1.
         partial: which windows of fewer than H steps this stage and the later ones learn from, see
             ``Snippets``. Where timeouts mark that a goal was reached, as in maze2d, ``all``: only
@@ -121,8 +122,10 @@ class LDCQStage1Module(OfflineModule):
         dims = (self.state_dim, latent_dim)
         self.decoder: AutoregressiveDecoder | CategoricalDecoder
         if num_actions is None:
-            bounds: dict[str, Any] = {"low": action_low, "high": action_high}
-            self.decoder = AutoregressiveDecoder(*dims, action_dim, width=width, **bounds)
+            centre_and_scale(action_dim, action_low, action_high)  # refuses what are no bounds
+            low = (-1.0,) * action_dim if action_low is None else action_low
+            high = (1.0,) * action_dim if action_high is None else action_high
+            self.decoder = AutoregressiveDecoder(*dims, action_dim, width=width, low=low, high=high)
         else:
             self.decoder = CategoricalDecoder(*dims, num_actions, width=width)
         self.encoder = SnippetEncoder(

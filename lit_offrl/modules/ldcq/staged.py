@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lit_offrl.datasets.bounds import ranges
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import SnippetBatch
 from lit_offrl.errors import ConfigError
@@ -20,6 +21,7 @@ from lit_offrl.modules.ldcq.stages import (
     require_same_data,
 )
 from lit_offrl.modules.ldcq.windows import RowTable, posteriors
+from lit_offrl.nets import AutoregressiveDecoder
 from lit_offrl.ranges import require_in
 
 PosteriorKind = Literal["sample", "mean"]
@@ -101,6 +103,25 @@ class StagedModule(OfflineModule):
             if stage == "fit":
                 require_same_data(self.taken, self.datamodule.spec)
             self.storable = is_same_data(self.taken, self.datamodule.spec)
+            self._require_bounds()
+
+    def _require_bounds(self) -> None:
+        """Refuse action bounds that are asked for and are not those of stage 1's decoder.
+
+        Raises:
+            ConfigError: they differ.
+        """
+        options = (getattr(self.datamodule, name, None) for name in ("action_low", "action_high"))
+        decoder, spec = self.first.decoder, self.datamodule.spec
+        if not isinstance(decoder, AutoregressiveDecoder) or all(one is None for one in options):
+            return
+        for own, asked in ((decoder.low, spec.action_low), (decoder.high, spec.action_high)):
+            if not torch.equal(own.cpu(), torch.tensor(asked).float()):
+                raise ConfigError(
+                    "action_low and action_high are not those that stage 1's decoder was trained "
+                    f"with ({ranges(decoder.low.tolist(), decoder.high.tolist())}): leave them "
+                    "out, or train stage 1 anew."
+                )
 
     def stand_in(self, dataset: OfflineDataset) -> OfflineDataset:
         """The data of which batches are made, as stage 1 says."""
