@@ -42,6 +42,7 @@ from lit_offrl.callbacks.mlflow_run import go_on_with, mlflow_loggers, name_run
 from lit_offrl.callbacks.progress import StepProgress
 from lit_offrl.cli_checkpoint import ResumeFrom
 from lit_offrl.cli_errors import OneLineArgumentParser, find_ours
+from lit_offrl.cli_folders import Folders
 from lit_offrl.cli_trainer import require_cores, require_trainer_options
 from lit_offrl.cli_words import Words
 from lit_offrl.datasets.schema import DatasetSpec
@@ -87,22 +88,23 @@ class OfflineCLI(LightningCLI):
         fits = self.verb == "fit"
         if fits and self.resume is not None:
             self.resume.require_whole()
-        super().__init__(
-            lit_offrl.modules.OfflineModule,
-            lit_offrl.datamodules.OfflineDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=RunRecord if fits else None,
-            trainer_defaults={
-                **TRAINER_DEFAULTS,
-                "logger": _class(MLflowRun) if fits else False,
-                "callbacks": _always_there() if fits else [],
-            },
-            parser_class=OneLineArgumentParser,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            args=words,
-        )
+        with Folders() as self.folders:
+            super().__init__(
+                lit_offrl.modules.OfflineModule,
+                lit_offrl.datamodules.OfflineDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=RunRecord if fits else None,
+                trainer_defaults={
+                    **TRAINER_DEFAULTS,
+                    "logger": _class(MLflowRun) if fits else False,
+                    "callbacks": _always_there() if fits else [],
+                },
+                parser_class=OneLineArgumentParser,
+                auto_configure_optimizers=False,
+                seed_everything_default=0,
+                args=words,
+            )
 
     # ---- parsing -------------------------------------------------------------------------------
 
@@ -214,7 +216,14 @@ class OfflineCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         require_cores(vars(config))
         checkpoints = self._get(self.config_init, "checkpoint") if self.verb == "fit" else None
+        if checkpoints is not None and not config.get("fast_dev_run"):
+            checkpoints.hold = self.folders.hold
+            if (
+                self.resume is not None
+            ):  # before MLflow's run, which it would go on with, is touched
+                self.folders.hold(Path(self.resume.path).parent)
         if checkpoints is not None and checkpoints.dirpath is not None:
+            checkpoints.hold(Path(checkpoints.dirpath))
             self._require_own_folder(Path(checkpoints.dirpath))
         if self.resume is not None:
             self._dump_config()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -17,6 +18,7 @@ from lit_offrl.callbacks.lookup import find_callback, settings, validation_follo
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.errors import ConfigError
 from lit_offrl.files import make_folder, sweep, whole_file
+from lit_offrl.modules.base import OfflineModule
 from lit_offrl.quiet import say
 
 
@@ -36,7 +38,37 @@ class WholeFileIO(TorchCheckpointIO):
             FileError: it cannot be written; what was there is there still.
         """
         with whole_file(Path(path)) as temporary, temporary.open("wb") as stream:
-            torch.save(checkpoint, stream)
+            noting = _Noting(stream)
+            try:
+                torch.save(checkpoint, cast(IO[bytes], noting))
+            except RuntimeError:
+                if noting.error is None:
+                    raise
+                raise noting.error from None  # torch says nothing of the disk
+
+
+class _Noting:
+    """A stream that keeps the error of a write, which torch turns into one of its own."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        """Write."""
+        try:
+            return self._stream.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Write what is held back."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self.error = error
+            raise
 
 
 class Checkpoints(ModelCheckpoint):
@@ -89,6 +121,8 @@ class Checkpoints(ModelCheckpoint):
         self._best = Best(monitor, mode) if keep == "best" else None
         self.namesake: Path | None = None
         """The folder of an earlier run of the same name, where this one's got a number."""
+        self.hold: Callable[[Path], None] | None = None
+        """Keeps other fits out of the run's folder; called by the first process."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the run's folder."""
@@ -99,6 +133,8 @@ class Checkpoints(ModelCheckpoint):
                 if Path(self.dirpath).name != name:
                     self.namesake = Path(self.dirpath).with_name(name)
             make_folder(Path(self.dirpath))
+            if trainer.is_global_zero and self.hold is not None:
+                self.hold(Path(self.dirpath))
             if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
                 trainer.strategy.checkpoint_io = WholeFileIO()
             super().setup(trainer, pl_module, stage)
@@ -181,6 +217,9 @@ class Checkpoints(ModelCheckpoint):
         self._due = False
         if settings(trainer).fast_dev_run or trainer.global_step == self._last_global_step_saved:
             return
+        module = trainer.lightning_module
+        if isinstance(module, OfflineModule):  # before Lightning takes the new path for the last
+            module.require_finite_weights()
         with signals.held():
             candidates = self._monitor_candidates(trainer)
             self._save_topk_checkpoint(trainer, candidates)

@@ -87,9 +87,9 @@ class SayWhyEnded(Callback):
         """See whether the time is up, before roll-outs at the end take some of it, too."""
         self._time_is_up = _time_is_up(trainer)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say why, and write it down."""
-        if not trainer.is_global_zero:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Say why, and write it down: after progress bars, some of which end here."""
+        if stage != "fit" or not trainer.is_global_zero:
             return
         if settings(trainer).fast_dev_run:
             say(f"ended trainer.fast_dev_run after step {trainer.global_step}; nothing is saved")

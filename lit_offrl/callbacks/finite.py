@@ -9,16 +9,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lit_offrl.callbacks.checkpoints import Checkpoints
-from lit_offrl.callbacks.lookup import find_callback
 from lit_offrl.errors import TrainingError
+from lit_offrl.modules.base import last_checkpoint
 
 
 class FiniteGuard(Callback):
     """Looks at losses and gradients before each optimiser step; one device synchronisation a step.
 
     NaN or infinity in a batch shows in its losses and gradients, so the columns are searched only
-    once something was found. The weights are still those of the last step.
+    once something was found. The weights are still those of the last step; whether they are finite,
+    too, the module sees when it is saved.
 
     Raises:
         TrainingError: naming the column, loss or parameter group, the step and the last checkpoint.
@@ -50,13 +50,10 @@ class FiniteGuard(Callback):
             numbers.append(torch.stack(torch._foreach_norm(gradients)).sum())
         if not numbers or bool(torch.stack(numbers).isfinite().all()):
             return
-        checkpoints = find_callback(trainer, Checkpoints)
-        saved = checkpoints.last_model_path if checkpoints is not None else ""
-        saved = saved or "none, as none has been saved yet"
         place = f" (process {trainer.global_rank})" if trainer.world_size > 1 else ""
         raise TrainingError(
             f"{self._culprit(losses, optimizer)} is not finite at step {trainer.global_step}"
-            f"{place}; the last good checkpoint is {saved}."
+            f"{place}; the last good checkpoint is {last_checkpoint(trainer)}."
             " Lower the learning rate or the gradient clipping, or check the data's ranges."
         )
 

@@ -18,6 +18,7 @@ from lightning.pytorch.trainer.connectors.signal_connector import (
 from lit_offrl import signals
 from lit_offrl.callbacks.checkpoints import Checkpoints
 from lit_offrl.callbacks.lookup import find_callback, settings, steps_now, validation_follows
+from lit_offrl.errors import LitOffRLError
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.signals import Interrupted
 
@@ -88,9 +89,13 @@ class GracefulStop(Callback):
             if not self._begun:
                 exception.kept = exception.kept or "no new step to save"
             elif checkpoints is not None:
-                if exception.agreed or trainer.world_size == 1:
-                    checkpoints.save_now(trainer)
-                exception.checkpoint = checkpoints.last_model_path or None
+                try:
+                    if exception.agreed or trainer.world_size == 1:
+                        checkpoints.save_now(trainer)
+                except LitOffRLError as error:
+                    exception.kept = f"nothing saved: {str(error).rstrip('.')}"
+                else:
+                    exception.checkpoint = checkpoints.last_model_path or None
             signals.end_within()
         self._leave(pl_module)
 

@@ -17,6 +17,7 @@ from lit_offrl.callbacks.curves import Curves
 from lit_offrl.callbacks.interruption import end_training
 from lit_offrl.callbacks.lookup import find_callback, settings
 from lit_offrl.callbacks.mlflow_run import MLflowRun, mlflow_loggers, mlflow_origin
+from lit_offrl.errors import FileError
 from lit_offrl.evaluation.scores import has_references, normalized_score
 from lit_offrl.figures import save_figure, training_curves
 from lit_offrl.files import write_whole
@@ -84,7 +85,8 @@ class RunRecord(SaveConfigCallback):
         folder = run_folder(trainer)
         self._draw(trainer, pl_module)
         for run in _mlflow_runs(trainer):
-            run.log_files(folder / "figures", "figures")
+            if (folder / "figures").is_dir():
+                run.log_files(folder / "figures", "figures")
             for record in sorted(folder.glob("evaluation*.json")):
                 run.log_files(record)
             if checkpoints is not None:
@@ -109,7 +111,6 @@ class RunRecord(SaveConfigCallback):
 
     def _draw(self, trainer: Trainer, module: LightningModule) -> None:
         folder = run_folder(trainer) / "figures"
-        folder.mkdir(parents=True, exist_ok=True)
         curves = find_callback(trainer, Curves)
         figures = {}
         if curves is not None and curves.history:
@@ -120,7 +121,10 @@ class RunRecord(SaveConfigCallback):
             except Exception as error:  # a drawing must not cost a trained run its other records
                 rank_zero_warn(f"{type(module).__name__}.figures() failed: {error}")
         for name, figure in figures.items():
-            save_figure(figure, folder / f"{name}.png")
+            try:
+                save_figure(figure, folder / f"{name}.png")
+            except FileError as error:  # nor must a full disk
+                say(str(error))
 
 
 def data_figures(trainer: Trainer) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -24,6 +25,7 @@ PROGRAM = (sys.executable, "-m", "lit_offrl")
 """Begins each command; see ``program``."""
 HELD = "another process works on it"
 STOPPED = "interrupted"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def program() -> tuple[str, ...]:
@@ -94,21 +96,32 @@ class Children:
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[int | None]:
+def alone(folder: Path, name: str = ".lock") -> Iterator[int | None]:
     """Hold a folder's lock; gives its file descriptor, or None where another process has it.
 
     A lock of the kernel's, on an open file that children inherit: while a fit lives whose parent
-    was killed, the folder stays locked. (filelock keeps its descriptor to itself.)
+    was killed, the folder stays locked. (filelock keeps its descriptor to itself.) A file system
+    that has no locks, as some of NFS, lets everyone in.
+
+    Args:
+        folder: made if it is not there.
+        name: of the file that is locked; each name is a lock of its own.
+
+    Raises:
+        OSError: the folder or the file cannot be made.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield None
-        else:
-            yield descriptor
+            return
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield descriptor
     finally:
         os.close(descriptor)
 

@@ -25,7 +25,7 @@ from lit_offrl import __version__
 from lit_offrl.datasets.bounds import ranges
 from lit_offrl.datasets.normalizers import MinMaxNormalizer
 from lit_offrl.datasets.schema import DatasetSpec
-from lit_offrl.errors import ConfigError, nearest
+from lit_offrl.errors import ConfigError, TrainingError, nearest
 from lit_offrl.nets import Dropout
 from lit_offrl.policy import Policy, checked
 from lit_offrl.quiet import say
@@ -329,7 +329,13 @@ class OfflineModule(LightningModule):
         self.after_step()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what it takes to act without the dataset."""
+        """Keep what it takes to act without the dataset.
+
+        Raises:
+            TrainingError: a weight, also of an average or a target, is not finite: the optimiser
+                can take a step too far with gradients that are.
+        """
+        self.require_finite_weights()
         kind = type(self)
         checkpoint[CHECKPOINT_KEY] = {
             **checkpoint.get(CHECKPOINT_KEY, {}),
@@ -337,6 +343,24 @@ class OfflineModule(LightningModule):
             "spec": None if self.spec is None else self.spec.to_dict(),
             "version": __version__,
         }
+
+    def require_finite_weights(self) -> None:
+        """Refuse weights that are not worth saving, those of averages and targets too.
+
+        Raises:
+            TrainingError: naming the weight, the step and the last good checkpoint.
+        """
+        weights = [part.detach() for part in self.parameters()]
+        # the largest number, not the root of the sum of squares, which may itself overflow
+        if weights and bool(torch.stack(torch._foreach_norm(weights, math.inf)).isfinite().all()):
+            return
+        for name, part in self.named_parameters():
+            if not bool(part.isfinite().all()):
+                step = self.trainer.global_step
+                raise TrainingError(
+                    f"weight '{name}' is not finite after step {step}, and not saved; the last "
+                    f"good checkpoint is {last_checkpoint(self.trainer)}. Lower the learning rate."
+                )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the spec back; a fit keeps that of the data it goes on with, and says which."""
@@ -384,6 +408,13 @@ class OfflineModule(LightningModule):
 
 def _bounds(spec: DatasetSpec) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
     return spec.action_low, spec.action_high
+
+
+def last_checkpoint(trainer: Any) -> str:
+    """Return where a fit's weights were saved last, or the checkpoint that it goes on from."""
+    saved = (getattr(each, "last_model_path", "") for each in trainer.checkpoint_callbacks)
+    none = "none, as none has been saved yet"
+    return next(filter(None, saved), None) or trainer.ckpt_path or none
 
 
 def _short(spec: DatasetSpec) -> str:

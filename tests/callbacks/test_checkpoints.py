@@ -3,10 +3,12 @@
 import errno
 import json
 import os
+import resource
 import subprocess
 import tempfile
 from pathlib import Path
 
+import pytest
 import torch
 from lightning.pytorch import LightningModule
 
@@ -75,6 +77,38 @@ def test_what_a_killed_save_left_goes_when_the_run_is_begun_anew(lit):
 def test_a_run_on_a_dataset_with_slashes_in_its_name_has_one_folder():
     spec = DatasetSpec(name="minari:D4RL/door/human-v2", observation_dim=1)
     assert run_name(LightningModule(), spec) == "LightningModule-minari-D4RL-door-human-v2-seed0"
+
+
+@pytest.mark.parametrize("room", [100, 3000])
+def test_a_full_disk_is_one_line_whatever_torch_makes_of_it(lit, monkeypatch, capsys, room):
+    """A limit of files' sizes refuses real writes, in the middle of torch's own writer."""
+    assert lit("--trainer.max_steps", "2", "--checkpoint.dirpath", "run") == 0
+    before = Path("run/last.ckpt").read_bytes()
+    save, limits = torch.save, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limited(checkpoint, stream):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+        try:
+            save(checkpoint, stream)
+            stream.flush()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(torch, "save", limited)
+    capsys.readouterr()
+    assert lit("--trainer.max_steps", "4", "--ckpt_path", "run/last.ckpt") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "last.ckpt: cannot be written (File too large)" in said
+    assert Path("run/last.ckpt").read_bytes() == before and not list(Path("run").glob(".*.part"))
+
+
+def test_a_figure_that_cannot_be_written_costs_no_run_its_end(lit, capsys):
+    Path("run").mkdir()
+    Path("run/figures").write_text("in the way")
+    assert lit("--checkpoint.dirpath", "run") == 0
+    said = capsys.readouterr().out
+    assert "figures/training_curves.png: cannot be written (File exists)" in said
+    assert said.endswith("reached trainer.max_steps at step 6 of 6\n")
 
 
 def test_checkpoints_are_written_beside_the_former_ones(lit, monkeypatch):

@@ -1,6 +1,7 @@
 """A number that is not finite ends the run before it reaches a weight."""
 
 import math
+import signal
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,42 @@ def test_accumulated_gradients_are_checked_too(lit, spoil, capsys):
     spoil("gradient")
     assert lit(*OPTIONS, "--trainer.accumulate_grad_batches", "2") == 3
     assert "the gradient of 'actor' is not finite at step 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["actor", "acting"])
+def test_weights_that_are_not_finite_replace_no_checkpoint(lit, monkeypatch, capsys, part):
+    """A step can go too far with finite gradients; averages and targets count as weights."""
+    assert lit("--trainer.max_steps", "2", "--checkpoint.dirpath", "run") == 0
+    last = Path("run/last.ckpt").resolve()
+    before = last.read_bytes()
+    capsys.readouterr()
+
+    def overflow(self):
+        if part == "acting":
+            self.acting = torch.nn.Linear(1, 1).requires_grad_(False)
+            self.acting.weight.fill_(math.inf)
+
+    monkeypatch.setattr(BCModule, "after_step", overflow)
+    rate = ("--model.init_args.learning_rate", "1e39") if part == "actor" else ()
+    options = ("--trainer.max_steps", "3", "--ckpt_path", "run/last.ckpt")
+    assert lit(*options, *rate) == 3
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"weight '{part}." in said
+    assert (
+        "is not finite after step 3, and not saved; the last good checkpoint is run/last.ckpt"
+        in said
+    )
+    assert last.read_bytes() == before
+
+
+def test_a_signal_does_not_save_them_either(lit, monkeypatch, capsys):
+    def overflow(self):
+        with torch.no_grad():
+            next(self.parameters()).fill_(math.nan)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(BCModule, "after_step", overflow)
+    assert lit("--checkpoint.dirpath", "run") == 128 + signal.SIGTERM
+    said = capsys.readouterr().err
+    assert "stopped by SIGTERM after step 1; nothing saved: weight 'actor." in said
+    assert "none, as none has been saved yet" in said and not Path("run/last.ckpt").exists()
