@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +47,7 @@ def open_minari(dataset_id: str, folder: Path | None) -> Any:
     if folder is None:
         folder = Path(minari.storage.get_dataset_path(dataset_id)) / "data"
     try:
-        _require_spaces(folder)
+        _check_metadata(folder)
         return minari.MinariDataset(folder)
     except DatasetError as error:
         raise DatasetError(f"{PREFIX}{dataset_id}: {error}") from None
@@ -55,26 +56,44 @@ def open_minari(dataset_id: str, folder: Path | None) -> Any:
             f"{PREFIX}{dataset_id}: is not on disk: run `minari download {dataset_id}`."
         ) from None
     except Exception as error:  # a broken folder raises whatever minari trips over
-        said = reason(error, named=True)
-        raise DatasetError(
-            f"{PREFIX}{dataset_id}: cannot be opened ({said}): make or download the dataset again."
-        ) from None
+        said, todo = reason(error, named=True), "make or download the dataset again"
+        if "does not support the dataset" in said:
+            todo = "install a version of minari that does"
+        raise DatasetError(f"{PREFIX}{dataset_id}: cannot be opened ({said}): {todo}.") from None
 
 
-def _require_spaces(folder: Path) -> None:
-    """Refuse metadata without spaces: minari would make the environment that they name to ask it.
+def _check_metadata(folder: Path) -> None:
+    """Refuse metadata that minari would take and that lead nowhere, or to the data's own code.
 
-    They name any module with it, so that opening a folder from anywhere would run its code.
+    Without spaces it would make the environment that they name, to ask it for them; and since they
+    name any module with it, opening a folder from anywhere would run its code.
     """
-    if folder.exists() and not (folder / _METADATA).exists():
-        raise DatasetError(f"has no {folder / _METADATA}: make or download the dataset again.")
-    stated = json.loads((folder / _METADATA).read_text(encoding="utf-8"))
+    path = folder / _METADATA
+    if folder.exists() and not path.exists():
+        raise DatasetError(f"has no {path}: make or download the dataset again.")
+    stated = json.loads(path.read_text(encoding="utf-8"))
     missing = [key for key in ("observation_space", "action_space") if not stated.get(key)]
     if missing:
         raise DatasetError(
-            f"its metadata have no '{missing[0]}', and nothing is run to find it out "
-            f"({folder / _METADATA}): make the dataset again, with its spaces."
+            f"its metadata have no '{missing[0]}', and nothing is run to find it out ({path}): "
+            "make the dataset again, with its spaces."
         )
+    for key in ("total_steps", "total_episodes"):
+        found = stated[key]
+        number = isinstance(found, int | float) and not isinstance(found, bool)
+        if not number or not 0 <= found < 2**63 or found != int(found):
+            raise DatasetError(
+                f"its metadata say {found!r} as '{key}' ({path}): make or download the dataset "
+                "again."
+            )
+    scores = [stated.get(key) for key in ("ref_min_score", "ref_max_score")]
+    if None not in scores:
+        finite = all(isinstance(each, int | float) and math.isfinite(each) for each in scores)
+        if not finite or scores[0] >= scores[1]:
+            raise DatasetError(
+                f"its metadata say {scores[0]!r} and {scores[1]!r} as 'ref_min_score' and "
+                f"'ref_max_score' ({path}): write a smaller and a larger number, or leave them out."
+            )
 
 
 def environment(metadata: Mapping[str, Any]) -> tuple[str | None, int | None, str | None]:

@@ -423,6 +423,30 @@ def test_metadata_without_spaces_run_nothing_to_find_them(folder, tmp_path, monk
         minari_source("made/box-v0")
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"total_steps": "many"}, "say 'many' as 'total_steps'"),
+        ({"total_steps": None}, "say None as 'total_steps'"),
+        ({"total_steps": float("inf")}, "say inf as 'total_steps'"),
+        ({"total_episodes": -1}, "say -1 as 'total_episodes'"),
+        ({"ref_min_score": "a", "ref_max_score": "b"}, "say 'a' and 'b' as 'ref_min_score'"),
+        ({"ref_min_score": 1, "ref_max_score": 1}, "say 1 and 1 as 'ref_min_score'"),
+        ({"ref_min_score": float("nan"), "ref_max_score": 1}, "say nan and 1"),
+        ({"minari_version": "99"}, "install a version of minari that does"),
+        ({"data_format": "zip"}, "cannot be opened"),
+        ({"observation_space": "{}"}, "cannot be opened"),
+    ],
+)
+def test_metadata_that_cannot_be_are_one_line(folder, changes, said):
+    make("made/box-v0", BOX)
+    path = folder / "made/box-v0/data/metadata.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(DatasetError, match=rf"^minari:made/box-v0: .*{said}") as caught:
+        minari_source("made/box-v0").header()
+    assert "\n" not in str(caught.value)
+
+
 def test_a_dataset_by_its_folder(folder, tmp_path):
     make("made/box-v0", BOX)
     by_id = minari_source("made/box-v0").read()
