@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +29,7 @@ from benchmarks.machine import describe
 from benchmarks.maze import MazeScore, MazeSpeed, run_scores, run_speed
 from benchmarks.peer import HOW_TO
 from benchmarks.priority import PriorityResult, run_priority
+from benchmarks.signals import LIMIT_SECONDS, SignalResult, run_signals
 from benchmarks.start import StartResult, run_starts
 from benchmarks.step import StepResult, run_steps
 from benchmarks.trackers import LEAST, TrackerResult, run_trackers
@@ -37,7 +39,7 @@ from lit_offrl.errors import ConfigError
 
 NAMES = (
     *("loader", "priority", "step", "acd", "value", "vae", "latents"),
-    *("start", "maze", "coverage", "trackers"),
+    *("start", "maze", "coverage", "trackers", "signals"),
 )
 
 
@@ -273,11 +275,32 @@ def tracker_table(results: Sequence[TrackerResult]) -> Table:
     return table
 
 
+def signals_table(results: Sequence[SignalResult]) -> Table:
+    """One line a signal, and below the table what did not hold."""
+    heads = ("signal", "fits", "before Python", "finished", "with a checkpoint", "slowest", "wrong")
+    table = Table(*heads, title="Signals at random moments of a fit")
+    for r in results:
+        counts = (r.times, r.early, r.finished, r.saved)
+        table.add_row(r.name, *map(str, counts), seconds(r.slowest), str(len(r.violations)))
+    lines = [line for r in results for line in r.violations]
+    table.caption = "\n".join(
+        [
+            "exit code 128 + N, or 0 where the fit had finished; a checkpoint if a step was done;",
+            f"no MLflow run left RUNNING; gone within {LIMIT_SECONDS:.0f} s",
+            *lines,
+        ]
+    )
+    return table
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     made.add_argument(
-        "which", nargs="?", choices=NAMES, help="one; but for coverage and trackers, all by default"
+        "which",
+        nargs="?",
+        choices=NAMES,
+        help="one; all but the last three by default",
     )
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     made.add_argument("--threads", type=int, default=1, help="of PyTorch on the CPU (1)")
@@ -294,6 +317,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="of LDCQStage3Module: compares its best Q by few-step samplers with DDPM's",
     )
+    made.add_argument("--times", type=int, default=30, metavar="N", help="of signals: each (30)")
     made.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
     return made
 
@@ -304,6 +328,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = line.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         line.error("--device cuda: PyTorch sees no GPU here; leave --device out")
+    if options.times < 1:
+        line.error("--times: give at least 1")
     if options.threads < 1:
         line.error("--threads: give at least 1")
     if options.json is not None and not options.json.absolute().parent.is_dir():
@@ -387,10 +413,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         trackers = list(run_trackers(seed=options.seed))
         numbers["trackers"] = [asdict(r) for r in trackers]
         console.print(tracker_table(trackers))
+    if options.which == "signals":  # likewise
+        signals = list(run_signals(times=options.times, seed=options.seed))
+        numbers["signals"] = [asdict(r) for r in signals]
+        console.print(signals_table(signals))
     if options.json is not None:
         options.json.write_text(json.dumps(numbers, indent=2) + "\n")
     return numbers
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(any(result["violations"] for result in main().get("signals", [])))

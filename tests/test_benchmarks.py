@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +31,7 @@ from benchmarks.map_style import MapStyleFutureStates, MapStyleSnippets, MapStyl
 from benchmarks.maze import run_scores, run_speed
 from benchmarks.peer import d3rlpy_iql, d3rlpy_speeds
 from benchmarks.priority import run_priority
+from benchmarks.signals import SignalledFit
 from benchmarks.start import SHAPES, StartResult, run_starts
 from benchmarks.step import PARTS, count_flops, run_step
 from benchmarks.vae import AUTHORS, run_vae
@@ -43,6 +45,26 @@ CPU = torch.device("cpu")
 TINY = {"width": 16, "blocks": 1, "latents": 2, "history": 2, "hidden": [8], "num_samples": 3}
 SAMPLING_STEPS = 4
 TINY["sampling_steps"] = SAMPLING_STEPS
+
+
+def test_what_must_hold_after_a_signal_is_told_from_what_must_not():
+    right = {
+        **{"number": signal.SIGTERM, "delay": 1.0, "code": 143, "seconds": 0.5, "heard": True},
+        **{"stepped": True, "saved": True, "finished": False, "statuses": ("KILLED",)},
+    }
+    for changes, wrong in (
+        ({}, []),
+        ({"code": 0, "finished": True, "statuses": ("FINISHED",)}, []),
+        ({"heard": False, "code": -15, "stepped": False, "saved": False}, []),
+        ({"stepped": False, "saved": False}, []),
+        ({"code": 0}, ["exit code 0"]),
+        ({"code": -15}, ["exit code -15"]),
+        ({"saved": False}, ["no checkpoint"]),
+        ({"statuses": ("FINISHED", "RUNNING")}, ["RUNNING"]),
+        ({"seconds": 6.0}, ["gone after 6.0 s"]),
+    ):
+        lines = list(SignalledFit(**{**right, **changes}).violations())
+        assert len(lines) == len(wrong) and all(w in line for w, line in zip(wrong, lines))
 
 
 def test_sizes_are_the_configs_own():
