@@ -43,6 +43,7 @@ from lit_offrl.callbacks.progress import StepProgress
 from lit_offrl.cli_checkpoint import ResumeFrom
 from lit_offrl.cli_errors import OneLineArgumentParser, find_ours
 from lit_offrl.cli_folders import Folders
+from lit_offrl.cli_help import put_right
 from lit_offrl.cli_trainer import require_cores, require_trainer_options
 from lit_offrl.cli_words import Words
 from lit_offrl.datasets.schema import DatasetSpec
@@ -144,6 +145,7 @@ class OfflineCLI(LightningCLI):
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        put_right(parser, subcommand)
         if subcommand == "predict":
             parser.set_defaults({"return_predictions": False})  # they are in the file
         return parser

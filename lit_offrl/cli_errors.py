@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lit_offrl.cli_help import kinds_of
 from lit_offrl.errors import ConfigError, LitOffRLError, nearest
 from lit_offrl.jobs.files import config_contents
 
@@ -213,10 +214,4 @@ def _subclasses(class_path: str) -> list[str]:
     kind = _find(class_path)
     if not isinstance(kind, type):
         return []
-    found: list[str] = []
-    waiting: list[type] = [kind]
-    while waiting:
-        below: list[type] = waiting.pop().__subclasses__()
-        waiting += below
-        found += [one.__name__ for one in below if not inspect.isabstract(one)]
-    return sorted(set(found))
+    return sorted({one.__name__ for one in kinds_of(kind)})

@@ -14,7 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch import Callback
+from lightning.pytorch.accelerators import Accelerator
+from lightning.pytorch.loggers import Logger, MLFlowLogger
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
 
 from lit_offrl.datamodules import OfflineDataModule
 from lit_offrl.datasets.catalog import default_cache_dir, default_data_dir, resolve
@@ -22,7 +26,7 @@ from lit_offrl.datasets.views import View
 from lit_offrl.errors import ConfigError, DatasetError
 from lit_offrl.mlflow_store import is_own, redacted
 from lit_offrl.modules import OfflineModule
-from lit_offrl.named_classes import checked_part
+from lit_offrl.named_classes import checked_part, checked_value, class_named
 
 # Of the Trainer's options, those that are objects, folders or names of services.
 _OBJECTS = ("callbacks", "logger", "profiler", "plugins", "default_root_dir", "model_registry")
@@ -32,7 +36,44 @@ _WORD = re.compile(r"[\w:, +-]*")  # no dotted path to import, and no path to op
 _TRACKING_URI = "tracking_uri"
 _MLFLOW_RUN = ("lit_offrl.callbacks.MLflowRun", "lit_offrl.callbacks.mlflow_run.MLflowRun")
 _LOGGERS_FOLDERS = ("save_dir", "artifact_location")  # of Lightning's own, which its store knows
+_KINDS: dict[str, type[Any]] = {
+    "callbacks": Callback,
+    "logger": Logger,
+    "profiler": Profiler,
+    "strategy": Strategy,
+    "accelerator": Accelerator,
+    "plugins": object,
+}
 _LONGEST = 200  # letters of a value in a message
+
+
+def require_classes(config: Mapping[str, Any], where: str) -> None:
+    """Refuse a config of a sweep's or a pipeline's file that names a class which no file may name.
+
+    Bare names are left to the parser, which looks for them among the classes that are there.
+
+    Args:
+        config: the tree of fit's options.
+        where: begins messages.
+
+    Raises:
+        ConfigError: naming the first such class.
+    """
+    trainer = config.get("trainer")
+    options = trainer if isinstance(trainer, Mapping) else {}
+    parts: list[tuple[str, Any, type[Any], type[Any]]] = [
+        ("model", config.get("model"), OfflineModule, torch.nn.Module),
+        ("data", config.get("data"), OfflineDataModule, View),
+    ]
+    parts += [(f"trainer.{name}", options.get(name), kind, kind) for name, kind in _KINDS.items()]
+    for name, given, base, below in parts:
+        for each in given if isinstance(given, list) else [given]:
+            if isinstance(each, str) and "." in each and not Path(each).is_file():
+                class_named(each, base, f"{where}{name}")
+            elif isinstance(each, Mapping) and "." in str(each.get("class_path", "")):
+                checked_part(each, base, below, f"{where}{name}")
+            elif isinstance(each, Mapping):
+                checked_value(each.get("init_args"), below, f"{where}{name}.init_args")
 
 
 @dataclass(frozen=True)

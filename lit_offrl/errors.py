@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class LitOffRLError(Exception):
@@ -36,6 +37,12 @@ class TrainingError(LitOffRLError):
     """Training met a number that is not finite and stopped."""
 
     exit_code = 3  # no mistake of the command's: a script may want to tell the two apart
+
+
+def install(extra: str) -> str:
+    """Return the command that installs an extra of lit-offrl's: in its clone, or from its wheel."""
+    clone = (Path(__file__).parent.parent / "pyproject.toml").is_file()
+    return f"`pip install {'-e .' if clone else 'lit-offrl'}[{extra}]`"
 
 
 def reason(error: BaseException, limit: int = 200, named: bool = False) -> str:

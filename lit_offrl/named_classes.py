@@ -55,7 +55,7 @@ def class_named(name: object, base: type[T], where: str) -> type[T]:
     """
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{where}: {_shown(name)} is the name of no class.")
-    for kind in (base, *_subclasses(base)):
+    for kind in () if base is object else (base, *_subclasses(base)):
         if name == f"{kind.__module__}.{kind.__qualname__}":
             return kind
     package, _, short = name.rpartition(".")
@@ -111,6 +111,15 @@ def checked_part(part: object, base: type[Any], parts: type[Any], where: str) ->
                 for own, value in arguments.items()
             }
     return checked
+
+
+def checked_value(value: object, parts: type[Any], where: str) -> object:
+    """Check all classes in a value that may be of any kind; see ``checked_part``.
+
+    Raises:
+        ConfigError: a class in it may not be used.
+    """
+    return _checked(value, "any", parts, where)
 
 
 # ---- values ------------------------------------------------------------------------------------

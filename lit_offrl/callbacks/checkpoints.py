@@ -256,6 +256,7 @@ def _folder(trainer: Trainer, name: str) -> str:
     """Find a run's folder, making it where it is new, so that no two runs take the same."""
     if not trainer.is_global_zero:
         return ""  # the first process decides for all
+    name = re.sub(r"[/\\\0]", "-", name)  # a dataset's name is data: it leads to no other folder
     root = Path(trainer.default_root_dir) / "checkpoints"
     number = 1
     while True:

@@ -15,7 +15,7 @@ import numpy as np
 
 from lit_offrl.collecting.base import origin, progress_bar, return_summary
 from lit_offrl.datasets.hdf5 import write_hdf5
-from lit_offrl.errors import ConfigError
+from lit_offrl.errors import ConfigError, install
 from lit_offrl.evaluation.envs import box, make_env, require_step_limit
 from lit_offrl.evaluation.recorder import Enough, Recorder
 from lit_offrl.randomness import mix
@@ -61,7 +61,7 @@ def _train(recorder: Recorder, recipe: dict[str, Any], steps: int, seed: int) ->
     except ImportError as error:
         raise ConfigError(
             "This kind of dataset trains an agent with stable-baselines3, which is not installed:"
-            ' pip install "lit-offrl[collect]", or choose --kind random.'
+            f" run {install('collect')}, or choose --kind random."
         ) from error
     torch.set_num_threads(1)  # such small nets gain nothing from more, and sums keep their order
     model = SAC("MlpPolicy", recorder, seed=seed, device="cpu", **copy.deepcopy(recipe))

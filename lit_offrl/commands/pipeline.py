@@ -83,10 +83,11 @@ def main(argv: Sequence[str]) -> int:
     uri = store_uri(options.tracking_uri) if options.mlflow else None
     where = Where(pipeline.name, uri, {"lit_offrl.pipeline": pipeline.name}, seed)
     steps = step_folders(pipeline, output / f"seed{seed}", where)
+    waiting = [step for step in steps if step.state() != State.DONE]
     if options.dry_run:
+        check_options(waiting)
         _print_plan(steps)
         return 0
-    waiting = [step for step in steps if step.state() != State.DONE]
     stages = [step for step in waiting if isinstance(step, StageFolder)]
     for stage in stages:
         stage.require_data()
@@ -133,6 +134,7 @@ def check_options(steps: Sequence[StepFolder]) -> None:
     if not steps:
         return
     from lit_offrl.cli import require_options  # brings torch and Lightning: seconds
+    from lit_offrl.cli_layer import require_classes
     from lit_offrl.commands.evaluate import require_arguments
     from lit_offrl.evaluation.evaluate import require_policy_options
     from lit_offrl.modules.base import OfflineModule
@@ -152,6 +154,7 @@ def check_options(steps: Sequence[StepFolder]) -> None:
         words = step.words("checked", anew=step.state() == State.CHANGED)
         try:
             if isinstance(step, StageFolder):
+                require_classes(step.config(), "")
                 kinds[step.name] = require_options(words)
             elif kind := kinds.get(step.sources[0].name):  # else it begins at once
                 require_policy_options(kind, require_arguments(words[1:]))

@@ -79,7 +79,9 @@ def main(argv: Sequence[str]) -> int:
     uri = store_uri(options.tracking_uri)
     folders = [cell_folder(cell, sweep, output, uri) for cell in sweep.cells]
     choices = Choices(options.retry_failed, options.rerun_changed)
+    waiting = [folder for folder in folders if not choices.leaves_alone(folder.state())]
     if options.dry_run:
+        check_options(waiting)
         _print_commands(folders)
         return 0
     if options.gpus and options.executor == "slurm":
@@ -92,7 +94,6 @@ def main(argv: Sequence[str]) -> int:
         )
     console = console_of_stdout()
     board = Board(folders, console)
-    waiting = [folder for folder in folders if not choices.leaves_alone(folder.state())]
     code = 0
     if waiting:
         check_options(waiting)
@@ -133,10 +134,13 @@ def check_options(folders: Sequence[CellFolder]) -> None:
             continue
         checked.add(key)
         from lit_offrl.cli import require_options  # brings torch and Lightning: seconds
+        from lit_offrl.cli_layer import require_classes
         from lit_offrl.commands.evaluate import require_arguments
         from lit_offrl.evaluation.evaluate import require_policy_options
 
         try:
+            for config in folder.configs():
+                require_classes(config, "")
             kinds = [require_options(words) for words in folder.trainings()]
             is_evaluated = folder.evaluate is not None
             if is_evaluated and kinds and not folder.checkpoint.is_file():  # the last one's

@@ -24,6 +24,7 @@ from lit_offrl.datasets.hdf5_limits import (
     require_memory,
     say_missing,
 )
+from lit_offrl.datasets.hdf5_links import is_elsewhere
 from lit_offrl.errors import DatasetError, nearest
 
 _ITEM_SIZES = {"flags": 1}  # bytes in memory; all else is float32
@@ -192,7 +193,7 @@ class Hdf5File:
                 f"{self.path}: '{key}' is a group, where an array is needed: "
                 "write the column itself under that name."
             )
-        if node.is_virtual or node.external:
+        if is_elsewhere(node):
             raise DatasetError(
                 f"{self.path}: column '{key}' keeps its values in another file, which is not "
                 "followed: write a file that holds the column itself."

@@ -27,6 +27,7 @@ from lit_offrl.datasets.hdf5_limits import (
     require_memory,
     stored_bytes,
 )
+from lit_offrl.datasets.hdf5_links import refuse_ways_out
 from lit_offrl.datasets.minari_opening import (
     PREFIX,
     environment,
@@ -190,6 +191,8 @@ class MinariSource:
         digest = self._sha256(cache)
 
         def make() -> OfflineDataset:
+            for file in self.path.rglob("*.hdf5"):
+                refuse_ways_out(file, f"{self._where}: {file.name}")
             self._require_memory(spec)
             episodes = list(self._episodes())
             columns = {name: np.concatenate([e[name] for e in episodes]) for name in episodes[0]}

@@ -13,7 +13,7 @@ from typing import Any
 
 import gymnasium
 
-from lit_offrl.errors import ConfigError, DatasetError, reason
+from lit_offrl.errors import ConfigError, DatasetError, install, reason
 
 PREFIX = "minari:"
 _METADATA = "metadata.json"
@@ -42,7 +42,7 @@ def open_minari(dataset_id: str, folder: Path | None) -> Any:
         minari = importlib.import_module("minari")
     except ImportError:
         raise ConfigError(
-            f"{PREFIX}{dataset_id}: needs the package minari: pip install 'lit-offrl[minari]'."
+            f"{PREFIX}{dataset_id}: needs the package minari: run {install('minari')}."
         ) from None
     if folder is None:
         folder = Path(minari.storage.get_dataset_path(dataset_id)) / "data"

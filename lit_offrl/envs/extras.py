@@ -8,9 +8,8 @@ import io
 import sys
 from types import ModuleType
 
-from lit_offrl.errors import EvaluationError, first_line
+from lit_offrl.errors import EvaluationError, first_line, install
 
-INSTALL = "`pip install -e .[mujoco]`"
 GL_ADVICE = (
     "unset MUJOCO_GL if no pictures are wanted; for pictures install Debian's libegl1 and set"
     " MUJOCO_GL=egl, or libosmesa6 and MUJOCO_GL=osmesa"
@@ -34,7 +33,7 @@ def require(module: str, task: str) -> ModuleType:
         if package == "gymnasium":  # its MuJoCo environments are there; the simulator is not
             package = "mujoco"
         raise EvaluationError(
-            f"The environment {task} needs the package {package}: run {INSTALL}."
+            f"The environment {task} needs the package {package}: run {install('mujoco')}."
         ) from error
     except Exception as error:  # MuJoCo loads the OpenGL that MUJOCO_GL names, with its errors
         raise EvaluationError(

@@ -16,8 +16,8 @@ import gymnasium
 import numpy as np
 
 import lit_offrl.envs  # noqa: F401  registers their ids
-from lit_offrl.envs.extras import GL_ADVICE, INSTALL
-from lit_offrl.errors import EvaluationError, LitOffRLError, first_line, nearest, reason
+from lit_offrl.envs.extras import GL_ADVICE
+from lit_offrl.errors import EvaluationError, LitOffRLError, first_line, install, nearest, reason
 from lit_offrl.evaluation.strict import StrictEnv
 from lit_offrl.user_code import import_named, place
 
@@ -219,7 +219,8 @@ def make_env(
     except Exception as error:
         first = first_line(error)
         if isinstance(error, gymnasium.error.Error | ImportError):
-            todo = f"run {INSTALL}" if "mujoco" in first.lower() else "install the package it needs"
+            ours = "mujoco" in first.lower()
+            todo = f"run {install('mujoco')}" if ours else "install the package it needs"
         elif os.environ.get("MUJOCO_GL"):  # MuJoCo loads the OpenGL named there, with its errors
             todo = GL_ADVICE
         else:  # of its own code

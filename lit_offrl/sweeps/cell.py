@@ -131,6 +131,10 @@ class CellFolder:
         """The tree of the training's options."""
         return resolved_config(self.cell.configs, self.cell.options)
 
+    def configs(self) -> list[dict[str, Any]]:
+        """The trees of all trainings' options."""
+        return [self.config()]
+
     def _data_sha256(self) -> str | None:
         """None where the data are not here: what has been made of them stays what it is."""
         config = self.config()

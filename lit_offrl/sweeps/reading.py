@@ -52,6 +52,8 @@ class Reader(FileReader):
         parts = []
         for label, method in given.items():
             key = f"methods.{label}"
+            if "/" in str(label) or "\\" in str(label):
+                raise self.wrong("methods", label, "a label without '/', as a folder is called so")
             self.known(method, key, ("config", "options", "pipeline", "evaluation"))
             if ("config" in method) == ("pipeline" in method):
                 has = "has both 'config' and" if "config" in method else "has no 'config' and no"
@@ -139,6 +141,8 @@ class Reader(FileReader):
         self, label: Any, key: str, given: Mapping[str, Any], first: Mapping[str, Any] | None = None
     ) -> Part:
         """Read ``config`` and ``options``, or what stands for ``config``, of a mapping."""
+        if not str(label).strip("."):
+            raise self.wrong(key.partition(".")[0], label, "a label that names a folder")
         options = self.options(f"{key}.options", given.get("options") or {})
         paths = self.files(f"{key}.config", given.get("config"))
         pipeline = self._pipeline(key, given) if "pipeline" in given else None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.errors import ConfigError, nearest, reason
+from lit_offrl.errors import ConfigError, install, nearest, reason
 from lit_offrl.jobs.children import Children
 from lit_offrl.sweeps.cell import CellFolder
 from lit_offrl.sweeps.table import Board
@@ -128,9 +128,7 @@ def _executor(folder: Path, parameters: dict[str, Any], workers: int | None) -> 
     try:
         import submitit
     except ImportError as error:
-        raise ConfigError(
-            "--executor slurm needs submitit: run `pip install -e .[slurm]`."
-        ) from error
+        raise ConfigError(f"--executor slurm needs submitit: run {install('slurm')}.") from error
     if CLUSTER == "slurm" and shutil.which("sbatch") is None:
         raise ConfigError(
             "--executor slurm: there is no sbatch here: run on a node that submits jobs, or leave"

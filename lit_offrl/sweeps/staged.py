@@ -45,6 +45,10 @@ class StagedCell(CellFolder):
         """The tree of the last stage's options."""
         return self.stages[-1].config()
 
+    def configs(self) -> list[dict[str, Any]]:
+        """The trees of all stages' options."""
+        return [stage.config() for stage in self.stages]
+
     def state(self) -> State:
         """As any cell's; as long as the stages are not all trained, they say how far it is."""
         state = super().state()

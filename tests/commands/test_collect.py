@@ -212,7 +212,7 @@ def test_mistakes_are_found_before_anything_runs(tmp_path, capsys):
 
 def test_without_stable_baselines3_the_message_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "stable_baselines3", None)
-    with pytest.raises(ConfigError, match=r'pip install "lit-offrl\[collect\]"'):
+    with pytest.raises(ConfigError, match=r"pip install -e .\[collect\]"):
         collect(tmp_path / "a", "Corridor-v0", "mixed", 10, "--target_return", "5")
     assert collect(tmp_path / "a") == 0  # random needs no agent
 

@@ -225,7 +225,7 @@ def test_what_is_not_there_or_of_another_kind(folder):
 
 def test_without_the_package_it_is_said_how_to_get_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "minari", None)
-    with pytest.raises(ConfigError, match=r"pip install 'lit-offrl\[minari\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e .\[minari\]"):
         minari_source("made/box-v0")
 
 
@@ -481,3 +481,41 @@ def test_a_compression_that_is_not_installed_is_named(folder):
     said = r"'episode_1/rewards' is compressed with Blosc \(filter 32001\).*pip install hdf5plugin"
     with pytest.raises(DatasetError, match=said):
         minari_source("made/box-v0").read()
+
+
+@pytest.mark.parametrize("name", ["rewards", "observations", None])
+@pytest.mark.parametrize("way", ["external link", "soft link", "external storage", "virtual"])
+def test_nothing_is_read_from_other_files(folder, tmp_path, way, name):
+    """Neither a column nor a whole episode; the other file would be a column that fits."""
+    make("made/box-v0", BOX)
+    place = "episode_1" if name is None else f"episode_1/{name}"
+    private = tmp_path / "private.hdf5"
+    with h5py.File(folder / "made/box-v0/data/main_data.hdf5", "a") as file:
+        with h5py.File(private, "w") as other:
+            file.copy(place, other, name="column")
+        if way == "soft link":
+            file.move(place, "column")
+            file[place] = h5py.SoftLink("/column")
+        elif way == "external link" or name is None:
+            del file[place]
+            file[place] = h5py.ExternalLink(str(private), "column")
+        else:
+            shape, kind = file[place].shape, file[place].dtype
+            del file[place]
+            if way == "virtual":
+                layout = h5py.VirtualLayout(shape, kind)
+                layout[:] = h5py.VirtualSource(str(private), "column", shape)
+                file.create_virtual_dataset(place, layout)
+            else:
+                raw = tmp_path / "raw"
+                raw.write_bytes(bytes(100))
+                file.create_dataset(place, shape, kind, external=[(str(raw), 0, 100)])
+    with pytest.raises(DatasetError, match=f"main_data.hdf5: '{place}' .*is not followed"):
+        minari_source("made/box-v0").read()
+
+
+def test_groups_that_hold_each_other_end(folder):
+    make("made/box-v0", BOX)
+    with h5py.File(folder / "made/box-v0/data/main_data.hdf5", "a") as file:
+        file["episode_1/again"] = file["/"]
+    assert len(minari_source("made/box-v0").read()) == sum(LENGTHS)

@@ -1,0 +1,62 @@
+"""What ``--help`` says of a Trainer's verb where Lightning's own words do not hold here."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Iterator
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+import lit_offrl.modules
+
+_CHECKPOINT = {
+    "fit": "A checkpoint of fit, to go on from; options given beside it win over its own.",
+    "validate": "A checkpoint of fit: whose losses are measured.",
+    "test": "A checkpoint of fit: whose losses are measured.",
+    "predict": "A checkpoint of fit: whose policy acts.",
+}
+
+
+def put_right(parser: LightningArgumentParser, verb: str) -> None:
+    """List the methods without their common bases; a checkpoint is a file and no keyword."""
+    for action in parser._actions:
+        if action.dest == "model":
+            paths = [f"{kind.__module__}.{kind.__name__}" for kind in kinds_of(_METHOD)]
+            said = ", known subclasses: " + ", ".join(map(_public, paths))
+            action.extra_help = lambda said=said: said  # type: ignore[attr-defined]
+        elif action.dest == "ckpt_path":
+            action.help = _CHECKPOINT[verb]
+        elif action.dest == "weights_only":  # each has been read so before
+            action.help = argparse.SUPPRESS
+
+
+def kinds_of(base: type) -> list[type]:
+    """Return the classes that may be named where one is wanted, those derived from it.
+
+    Without abstract ones and those that the library keeps for its own methods to share.
+    """
+    return [kind for kind in dict.fromkeys(_below(base)) if not _is_shared(kind)]
+
+
+_METHOD = lit_offrl.modules.OfflineModule
+
+
+def _is_shared(kind: type) -> bool:
+    if inspect.isabstract(kind):
+        return True
+    ours = kind.__module__.startswith(f"{lit_offrl.modules.__name__}.")
+    return ours and kind.__name__ not in lit_offrl.modules.__all__
+
+
+def _below(kind: type) -> Iterator[type]:
+    children: list[type] = kind.__subclasses__()
+    for below in children:
+        yield below
+        yield from _below(below)
+
+
+def _public(path: str) -> str:
+    """Return the shortest path of a method's class."""
+    ours = path.startswith(f"{lit_offrl.modules.__name__}.")
+    return f"{lit_offrl.modules.__name__}.{path.rpartition('.')[2]}" if ours else path
