@@ -29,7 +29,7 @@ def stop(tmp_path, raw):
         "rewards": step[:, None].astype(np.float32),
         "terminals": end[:, None],
     }
-    return raw(tmp_path / "stop.hdf5", columns)
+    return raw(tmp_path / "stop.hdf5", columns, action_low=-1.0, action_high=1.0)
 
 
 @pytest.mark.parametrize("kind", [OfflineDataModule, PyBulletDataModule, D4RLDataModule])
