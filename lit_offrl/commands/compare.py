@@ -6,13 +6,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from lit_offrl.commands.parsing import OneLineParser
-from lit_offrl.evaluation.comparison import ALL, Comparison, compare
+from lit_offrl.errors import ConfigError
+from lit_offrl.evaluation.comparison import ALL, Comparison, Metric, compare
 from lit_offrl.evaluation.tables import (
     footnotes,
     heads,
@@ -22,7 +24,7 @@ from lit_offrl.evaluation.tables import (
 )
 from lit_offrl.files import make_folder
 from lit_offrl.mlflow_store import default_experiment
-from lit_offrl.studies.runs import add_run_options, find_runs
+from lit_offrl.studies.runs import add_run_options, find_offline_runs, find_runs
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,6 +34,10 @@ def main(argv: Sequence[str]) -> int:
         LitOffRLError: the runs cannot be read or compared.
     """
     options = _parser().parse_args(list(argv))
+    if options.metric not in get_args(Metric):
+        return compare_offline(options)
+    if options.better is not None:
+        raise ConfigError("--better goes with offline metrics: of scores and returns, higher is.")
     found = find_runs(options)
     comparison = compare(
         found.runs,
@@ -58,12 +64,62 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_run_options(parser)
     add = parser.add_argument
-    add("--metric", choices=("score", "return"), default="score", help="[score]")
+    add(
+        "--metric",
+        type=_metric,
+        default="score",
+        metavar="NAME",
+        help="score, return, or for runs that were never rolled out a metric of MLflow: val/loss"
+        " (the sum of a method's losses), val/loss/actor, ope/fqe, … [score]",
+    )
+    add(
+        "--better",
+        choices=("lower", "higher"),
+        help="which values of an offline metric are [lower of losses and errors, higher of ope/]",
+    )
     add("--seeds", action="store_true", help="show each run's score")
     add("--latest", action="store_true", help="of a seed evaluated twice take the newest")
     add("--allow_unequal", action="store_true", help="mark unequal protocols, do not refuse them")
     add("--output", type=Path, metavar="DIR", help="write results.csv, table.csv, table.md, PNGs")
     return parser  # fmt: skip
+
+
+def _metric(text: str) -> str:
+    if text not in get_args(Metric) and "/" not in text:
+        raise ValueError
+    return text
+
+
+_metric.__name__ = "metric (score, return, or a name of MLflow's with a '/', such as val/loss)"
+
+
+def compare_offline(options: argparse.Namespace) -> int:
+    """Print the table of an offline metric, write it where asked to, and return 0."""
+    from lit_offrl.evaluation import offline  # else the help would read it
+
+    better = options.better or offline.direction(options.metric)
+    runs, left_out = find_offline_runs(options)
+    rows, notes = offline.tabulate(
+        runs, better, latest=options.latest, allow_unequal=options.allow_unequal
+    )
+    title = f"{options.metric}: {better} is better"
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    table = Table(title=title)
+    for place, name in enumerate(offline.heads(options.seeds)):
+        table.add_column(name, justify="left" if place < 2 else "right", overflow="fold")
+    for row in rows:
+        cells = offline.cells(row, options.seeds)
+        table.add_row(*map(escape, cells), style="bold" if row.best else None)
+    console.print(table)
+    texts = offline.footnotes(rows, options.metric, notes)
+    if left_out:
+        texts += ["Not in the table", *(f"  {text}" for text in left_out)]
+    console.print("\n".join(texts), markup=False, highlight=False)
+    if options.output is not None:
+        make_folder(options.output)
+        paths = offline.write_files(rows, options.metric, better, options.output)
+        print("written: " + ", ".join(str(path) for path in paths))
+    return 0
 
 
 def _print(comparison: Comparison, left_out: Sequence[str], seeds: bool) -> None:

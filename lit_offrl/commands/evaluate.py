@@ -15,7 +15,7 @@ from rich.console import Console
 
 from lit_offrl.callbacks.best import checkpoint_rule
 from lit_offrl.commands.mlflow_origin import OwnRun, log_to_origin
-from lit_offrl.commands.parsing import OneLineParser, RaisingParser, positive, seed_number
+from lit_offrl.commands.parsing import OneLineParser, RaisingParser, discount, positive, seed_number
 from lit_offrl.device import device
 from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.envs import name_env
@@ -24,7 +24,6 @@ from lit_offrl.files import file_sha256, require_writable
 from lit_offrl.mlflow_store import STORE_HELP, redacted
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import load_module, read_checkpoint
-from lit_offrl.ranges import lies_in
 from lit_offrl.user_code import command_line
 
 _POLICY = "--policy."
@@ -131,7 +130,7 @@ def _parser(kind: type[OneLineParser] = OneLineParser) -> argparse.ArgumentParse
         metavar="N",
         help="instead of the registered limit [that of the data where the environment has none]",
     )
-    add("--gamma", type=_discount, help="record discounted returns too")
+    add("--gamma", type=discount, help="record discounted returns too")
     add("--video", type=_video, metavar="FILE.mp4", help="film the first episode")
     add("--video_size", type=_size, metavar="WxH", help="pixels, e.g. 640x480")
     add(
@@ -198,20 +197,12 @@ def _tags(text: str) -> dict[str, str]:
     return {name: str(value) for name, value in tags.items()}
 
 
-def _discount(text: str) -> float:
-    gamma = float(text)
-    if not lies_in("[0, 1]", gamma):
-        raise ValueError
-    return gamma
-
-
 def _video(text: str) -> Path:
     if not text.endswith(".mp4"):
         raise ValueError
     return Path(text)
 
 
-_discount.__name__ = "number in [0, 1]"
 _video.__name__ = "name of an .mp4"
 _tags.__name__ = "JSON mapping"
 _size.__name__ = "even WIDTHxHEIGHT"  # argparse names the type in its message

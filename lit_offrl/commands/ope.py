@@ -13,7 +13,8 @@ from rich.console import Console
 
 from lit_offrl.cli_layer import data_part
 from lit_offrl.commands.mlflow_origin import log_to_origin
-from lit_offrl.commands.parsing import OneLineParser, seed_number
+from lit_offrl.commands.ope_checkpoints import value_checkpoints
+from lit_offrl.commands.parsing import OneLineParser, discount, seed_number
 from lit_offrl.datamodules import OfflineDataModule
 from lit_offrl.device import device
 from lit_offrl.errors import ConfigError, LitOffRLError, reason
@@ -40,21 +41,13 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     checkpoint = read_checkpoint(options.ckpt_path)
     module = load_module(options.ckpt_path, options.device)
-    if not isinstance(module, DVFModule):
-        raise ConfigError(
-            f"{options.ckpt_path}: is a {type(module).__name__}, and DVF's values are wanted: give "
-            "the checkpoint of a DVFModule (others act as candidates: --policies 2=FILE.ckpt)."
-        )
     data = _data(checkpoint, options.ckpt_path, options.data)
     named: list[tuple[float, Path | None]] = [(value, None) for value in data.hold_out_policies]
     if options.policies is not None:
         named = parse_policies(options.policies)
-    if not named:
-        raise ConfigError(
-            f"{options.ckpt_path}: its run held no policies out (data.init_args.hold_out_policies)"
-            ", so name the candidates: --policies 2,5,8."
-        )
     folder = options.output or Path("ope") / _name(options)
+    if not isinstance(module, DVFModule) or not named or options.against:
+        return value_checkpoints(options, module, data, folder, argv)
     make_folder(folder)
     data.setup("fit")
     record = _evaluate(options, module, data, named, argv)
@@ -75,17 +68,34 @@ def main(argv: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="lit-offrl ope",
-        description="Off-policy evaluation: DVF's values of policies that it was not trained on,"
-        " beside fitted Q evaluation (FQE) on the same data. No simulator is needed.",
+        description="Off-policy evaluation from logged data alone; no simulator is needed. Of any"
+        " checkpoint: fitted Q evaluation (FQE) of its policy, in the first states of held-out"
+        " episodes, beside what the data's own policy earned. Of a DVFModule that held policies"
+        " out, or with --policies: DVF's values of those, beside FQE on the same data.",
     )
     add = parser.add_argument
-    add("--ckpt_path", required=True, type=Path, metavar="FILE", help="a DVFModule's checkpoint")
+    add("--ckpt_path", required=True, type=Path, metavar="FILE", help="any checkpoint")
+    add(
+        "--against",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="further checkpoints, valued by FQE on the same data",
+    )
+    add(
+        "--gamma",
+        type=discount,
+        metavar="G",
+        help="discount of FQE's values of checkpoints [that of the first one's method, or 0.99]",
+    )
     add("--data", metavar="NAME|FILE", help="logged data [those that it was trained on]")
     add(
         "--policies",
         metavar="LIST",
-        help="candidates: values of φ, i.e. of the column 'policy' (2,5,8), whose logged actions"
-        " are cloned, or checkpoints that act there (2=walker.ckpt,5) [those that it held out]",
+        help="of a DVFModule, candidates: values of φ, i.e. of the column 'policy' (2,5,8), whose"
+        " logged actions are cloned, or checkpoints that act there (2=walker.ckpt,5) [those that it"
+        " held out]",
     )
     add("--baseline", choices=("fqe", "none"), default="fqe", help="beside DVF [fqe]")
     add("--fqe_steps", type=int, default=FQESettings.steps, metavar="N", help="[%(default)s]")

@@ -99,3 +99,14 @@ def seed_number(text: str) -> int:
 
 seed_number.__name__ = f"seed in {SEEDS}"
 positive.__name__ = "positive integer"  # argparse names the type in its message
+
+
+def discount(text: str) -> float:
+    """Read a discount from text, for ``argparse``."""
+    gamma = float(text)
+    if not lies_in("[0, 1]", gamma):
+        raise ValueError
+    return gamma
+
+
+discount.__name__ = "number in [0, 1]"

@@ -11,7 +11,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -169,8 +169,22 @@ def _episodes(run: Run, unit: Metric) -> tuple[float, ...]:
     return values
 
 
+class Labelled(Protocol):
+    """What goes by a method's name and options."""
+
+    @property
+    def method(self) -> str:
+        """What it is called."""
+        ...
+
+    @property
+    def options(self) -> tuple[tuple[str, str], ...]:
+        """Options, (name, value), sorted."""
+        ...
+
+
 def method_labels(
-    runs: Sequence[Run],
+    runs: Sequence[Labelled],
 ) -> tuple[dict[tuple[str, tuple[tuple[str, str], ...]], str], dict[str, str]]:
     """Name each method with those of its options that are needed to tell its rows apart.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -75,23 +75,35 @@ def runs_from_files(patterns: Sequence[str]) -> Found:
     Raises:
         EvaluationError: a pattern matches nothing, or a file named is no record.
     """
-    runs, left_out, seen = [], [], set()
+    runs, left_out = [], []
+    for file, named in matching_files(patterns):
+        try:
+            runs.append(make_run(EvaluationRecord.load(file), str(file)))
+        except EvaluationError as error:
+            if named:
+                raise EvaluationError(f"{file}: {error}") from error
+            left_out.append(f"{file}: {error}")
+    return Found(tuple(runs), tuple(left_out))
+
+
+def matching_files(patterns: Sequence[str]) -> Iterator[tuple[Path, bool]]:
+    """Yield each file once that a pattern names, or that is below a folder that it names.
+
+    With each: whether it is named itself, so that it must be a record.
+
+    Raises:
+        EvaluationError: a pattern matches nothing.
+    """
+    seen = set()
     for pattern in patterns:
         matches = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
         if not matches:
             raise EvaluationError(f"--records {pattern}: there is no such file or folder.")
         for match in matches:
             for file in _below(match) if match.is_dir() else [match]:
-                if file.resolve() in seen:
-                    continue
-                seen.add(file.resolve())
-                try:
-                    runs.append(make_run(EvaluationRecord.load(file), str(file)))
-                except EvaluationError as error:
-                    if not match.is_dir():
-                        raise EvaluationError(f"{file}: {error}") from error
-                    left_out.append(f"{file}: {error}")
-    return Found(tuple(runs), tuple(left_out))
+                if file.resolve() not in seen:
+                    seen.add(file.resolve())
+                    yield file, not match.is_dir()
 
 
 def _below(folder: Path) -> list[Path]:
@@ -128,6 +140,22 @@ def runs_from_mlflow(
     Raises:
         ConfigError: there is no such experiment, or MLflow refuses; the line says why.
     """
+    found = search(tracking_uri, experiments, filter_string)
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(_READERS) as pool:
+        parts = list(pool.map(lambda run: _runs_of(run, tracking_uri, folder), found))
+    return Found(
+        tuple(run for part in parts for run in part.runs),
+        tuple(line for part in parts for line in part.left_out),
+        next((part.experiment for part in parts if part.runs), None),
+    )
+
+
+def search(tracking_uri: str, experiments: Sequence[str], filter_string: str) -> list[Any]:
+    """Return MLflow's runs of experiments, or of all of them, that pass MLflow's filter.
+
+    Raises:
+        ConfigError: there is no such experiment, or MLflow refuses; the line says why.
+    """
     from mlflow.exceptions import MlflowException  # seconds to import
 
     try:
@@ -140,16 +168,9 @@ def runs_from_mlflow(
             found += page
             token = page.token
             if not token:
-                break
+                return found
     except MlflowException as error:
         raise ConfigError(f"MLflow at {tracking_uri} refuses: {redacted(reason(error))}") from error
-    with TemporaryDirectory() as folder, ThreadPoolExecutor(_READERS) as pool:
-        parts = list(pool.map(lambda run: _runs_of(run, tracking_uri, folder), found))
-    return Found(
-        tuple(run for part in parts for run in part.runs),
-        tuple(line for part in parts for line in part.left_out),
-        next((part.experiment for part in parts if part.runs), None),
-    )
 
 
 def _experiment_ids(client: Any, names: Sequence[str]) -> list[str]:
@@ -197,8 +218,6 @@ def _runs_of(run: Any, tracking_uri: str, folder: str) -> Found:
 
 def _records(run: Any, tracking_uri: str, folder: str) -> dict[str, str]:
     """Return the texts of a run's records by artifact path."""
-    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
-
     # The repository itself, since MLflow's client looks the run up again for each file.
     repository = artifact_repository(tracking_uri, run.info.artifact_uri)
     paths = [item.path for item in repository.list_artifacts("evaluate")]
@@ -207,14 +226,28 @@ def _records(run: Any, tracking_uri: str, folder: str) -> dict[str, str]:
         names = [item.path for item in repository.list_artifacts()]
         fits = [name for name in names if re.fullmatch(r"evaluation.*\.json", name)]
         paths = _without_steps(fits)
+    return _texts(repository, paths, Path(folder) / run.info.run_id)
+
+
+def artifact_texts(run: Any, tracking_uri: str, below: str) -> dict[str, str]:
+    """Return the texts of the JSON files in a folder of a run's artifacts, by path."""
+    repository = artifact_repository(tracking_uri, run.info.artifact_uri)
+    paths = [item.path for item in repository.list_artifacts(below)]
+    with TemporaryDirectory() as folder:
+        return _texts(repository, [path for path in paths if path.endswith(".json")], Path(folder))
+
+
+def _texts(repository: Any, paths: Sequence[str], folder: Path) -> dict[str, str]:
+    """Read artifacts, of a store elsewhere by way of a folder."""
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
     texts = {}
     for path in paths:
         if isinstance(repository, LocalArtifactRepository):
             local = repository.download_artifacts(path)
         else:
-            place = Path(folder) / run.info.run_id
-            place.mkdir(exist_ok=True)
-            local = repository.download_artifacts(path, str(place))
+            folder.mkdir(exist_ok=True)
+            local = repository.download_artifacts(path, str(folder))
         texts[path] = Path(local).read_text()
     return texts
 

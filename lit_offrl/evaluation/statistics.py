@@ -124,8 +124,10 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def interval_within_range(values: np.ndarray) -> tuple[float, float]:
-    """Interval of the IQM of a run's episodes (K,), cut at the smallest and the largest of them.
+def interval_within_range(
+    values: np.ndarray, statistic: Statistic = interquartile_mean
+) -> tuple[float, float]:
+    """Interval of a statistic of a run's episodes (K,), cut at the least and the most of them.
 
     A length lies between 1 and the step limit and many a return between 0 and a goal's reward,
     which Student's interval around a few does not know. The range of fewer than ``ENOUGH`` values
@@ -133,7 +135,7 @@ def interval_within_range(values: np.ndarray) -> tuple[float, float]:
     """
     if len(values) < ENOUGH:
         return math.nan, math.nan
-    low, high = bootstrap_interval(values)
+    low, high = bootstrap_interval(values, statistic)
     return max(low, float(values.min())), min(high, float(values.max()))
 
 

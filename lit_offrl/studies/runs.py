@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 
 from lit_offrl.errors import ConfigError, EvaluationError
+from lit_offrl.evaluation import offline
+from lit_offrl.evaluation.offline import OfflineRun
 from lit_offrl.evaluation.runs import Found, runs_from_files, runs_from_mlflow
 from lit_offrl.mlflow_store import (
     STORE_HELP,
@@ -39,15 +41,8 @@ def find_runs(options: argparse.Namespace) -> Found:
         EvaluationError: a record cannot be read, or no run has been evaluated.
     """
     parts = [runs_from_files(options.records)] if options.records else []
-    if options.experiment or options.filter or not options.records:
-        uri = store_uri(options.tracking_uri)
-        set_patience()
-        _need_database(uri)
-        require_store(uri, "give another --tracking_uri, or files with --records.")
-        names = options.experiment
-        if not names and not options.filter:
-            names = [default_experiment()]
-        parts.append(runs_from_mlflow(uri, names, options.filter))
+    if (store := _store(options)) is not None:
+        parts.append(runs_from_mlflow(*store, options.filter))
     found = Found(
         tuple(run for part in parts for run in part.runs),
         tuple(line for part in parts for line in part.left_out),
@@ -57,6 +52,47 @@ def find_runs(options: argparse.Namespace) -> Found:
         what = f": {'; '.join(found.left_out[:3])}" if found.left_out else "."
         raise EvaluationError(f"There is no evaluated run to compare{what}")
     return found
+
+
+def find_offline_runs(options: argparse.Namespace) -> tuple[list[OfflineRun], list[str]]:
+    """Read the offline metric ``options.metric`` of the runs that the options name.
+
+    Returns:
+        The runs, and a line on each that does not have it.
+
+    Raises:
+        ConfigError: there is no such store or experiment.
+        EvaluationError: a record cannot be read, or no run has the metric.
+    """
+    runs: list[OfflineRun] = []
+    left_out: list[str] = []
+    if options.records:
+        runs, left_out = offline.from_files(options.records, options.metric)
+    if (store := _store(options)) is not None:
+        found = offline.from_mlflow(*store, options.filter, options.metric)
+        runs, left_out = runs + found[0], left_out + found[1]
+    if not runs:
+        what = f": {'; '.join(left_out[:3])}" if left_out else "."
+        raise EvaluationError(f"There is no run with {options.metric} to compare{what}")
+    return runs, left_out
+
+
+def _store(options: argparse.Namespace) -> tuple[str, list[str]] | None:
+    """Return the MLflow store and the experiments that the options name; None for files alone.
+
+    Raises:
+        ConfigError: there is no such store.
+    """
+    if options.records and not options.experiment and not options.filter:
+        return None
+    uri = store_uri(options.tracking_uri)
+    set_patience()
+    _need_database(uri)
+    require_store(uri, "give another --tracking_uri, or files with --records.")
+    names = options.experiment
+    if not names and not options.filter:
+        names = [default_experiment()]
+    return uri, names
 
 
 def _need_database(uri: str) -> None:

@@ -138,3 +138,41 @@ def test_the_help_needs_no_data():
         [sys.executable, "-m", "lit_offrl", "ope", "--help"], capture_output=True, text=True
     )
     assert done.returncode == 0 and "--policies" in done.stdout
+
+
+def test_any_checkpoint_is_valued_beside_the_datas_own_policy(lit, d4rl_file, capsys):
+    """On data without a column 'policy'."""
+    for name, more in (("a", ()), ("b", ("--seed_everything", "1"))):
+        assert lit("--checkpoint.dirpath", name, *more) == 0
+    quick = ["--fqe_steps", "20", "--starts", "7", "--no-mlflow", "--output", "out"]
+    paths = ["--ckpt_path", "a/last.ckpt", "--against", "b/last.ckpt"]
+    capsys.readouterr()
+    assert main(["ope", *paths, *quick, "--gamma", "0.9"]) == 0
+    said = capsys.readouterr().out
+    assert "a/last.ckpt" in said and "b/last.ckpt" in said and "the data's own policy" in said
+    found = record()
+    assert [one["training_seed"] for one in found["policies"]] == [0, 1]
+    assert [one["checkpoint_rule"] for one in found["policies"]] == ["last", "last"]
+    assert all(len(one["trace"]) == 10 for one in found["policies"])
+    assert found["held_out"] and found["initial_states"] == 2 and found["gamma"] == 0.9
+    with h5py.File(d4rl_file) as file:  # the two episodes held out, whichever those are
+        rewards = file["rewards"][:].reshape(20, 30).astype(np.float64)
+    returns = rewards @ 0.9 ** np.arange(30)
+    pairs = (returns[:, None] + returns[None]) / 2
+    assert np.isclose(pairs, found["behaviour"]["mean"]).any()
+
+    for words, why in (
+        (["--policies", "1"], "--policies goes with DVF's values of other policies"),
+        (["--truth", "rollouts"], "--truth goes with DVF's values"),
+        (["--starts", "0"], "--starts is 0"),
+        (["--against", "a/last.ckpt"], "is named twice"),
+    ):
+        assert main(["ope", "--ckpt_path", "a/last.ckpt", *quick, *words]) == 2
+        assert why in capsys.readouterr().err
+
+
+def test_a_dvf_beside_another_checkpoint_is_valued_as_any(ope, trained):
+    assert ope("--against", str(trained / "sequential/last.ckpt")) == 0
+    found = record()
+    assert [one["method"] for one in found["policies"]] == ["DVFModule", "DVFModule"]
+    assert found["gamma"] == 0.9  # the method's own

@@ -1,0 +1,292 @@
+"""Comparing runs that were never rolled out: by a metric of MLflow, or values from logged data.
+
+val/loss/actor     the last of a run's validations      lower is better
+ope/fqe            fitted Q evaluation of its policy     higher is better
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lit_offrl.errors import ConfigError, EvaluationError, first_line, nearest
+from lit_offrl.evaluation.comparison import Estimate, method_labels
+from lit_offrl.evaluation.runs import FIGURES_TAG, TAG, artifact_texts, matching_files, search
+from lit_offrl.evaluation.statistics import mean, stratified_interval
+from lit_offrl.files import whole_file
+
+Better = Literal["lower", "higher"]
+LOSSES = "val/loss"
+FQE = "ope/fqe"
+_OPTION = f"{TAG}option."
+_PROTOCOL = ("gamma", "dataset_sha256", "initial_states", "held_out", "fqe", "seed")
+_LOWER, _HIGHER = ("loss", "error", "regret"), ("ope/", "eval/", "data/")
+
+
+@dataclass(frozen=True)
+class OfflineRun:
+    """One run and one number of it.
+
+    Attributes:
+        method: what it is called in tables.
+        dataset: likewise.
+        options: further axes of a sweep, (name, value), sorted.
+        seed: of the training.
+        value: of the metric.
+        date: when it was made, in a form that sorts.
+        source: where it was read, for messages.
+        protocol: what has to be the same for numbers to be comparable.
+    """
+
+    method: str
+    dataset: str
+    options: tuple[tuple[str, str], ...]
+    seed: int
+    value: float
+    date: str
+    source: str
+    protocol: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method on a dataset: its runs by seed, their mean, and its 95 % interval."""
+
+    dataset: str
+    method: str
+    runs: tuple[OfflineRun, ...]
+    mean: Estimate
+    best: bool
+
+
+def direction(metric: str) -> Better:
+    """Return whether lower or higher values of a metric are better.
+
+    Raises:
+        ConfigError: its name does not tell.
+    """
+    last = metric.rpartition("/")[2]
+    if any(word in metric.split("/") or word in last.split("_") for word in _LOWER):
+        return "lower"
+    if metric.startswith(_HIGHER):
+        return "higher"
+    raise ConfigError(
+        f"--metric {metric}: its name does not tell which values are better: give --better lower"
+        " or --better higher."
+    )
+
+
+def from_mlflow(
+    tracking_uri: str, experiments: Sequence[str], filter_string: str, metric: str
+) -> tuple[list[OfflineRun], list[str]]:
+    """Read a metric of finished runs; also a line on each run that does not have it.
+
+    Raises:
+        ConfigError: there is no such experiment, or MLflow refuses.
+    """
+    runs, left_out = [], []
+    known: set[str] = set()
+    for run in search(tracking_uri, experiments, filter_string):
+        name = f"MLflow run {run.info.run_id} ({run.info.run_name})"
+        if FIGURES_TAG in run.data.tags:
+            continue
+        if run.info.status != "FINISHED":
+            left_out.append(f"{name}: {run.info.status.lower()}, not finished")
+            continue
+        known |= set(run.data.metrics)
+        value = _value(run.data.metrics, metric)
+        if value is None or not math.isfinite(value):
+            left_out.append(f"{name}: has no {metric}" if value is None else f"{name}: {value}")
+            continue
+        try:
+            runs.append(_of_mlflow(run, value, metric, name, tracking_uri))
+        except Exception as error:  # one run's files that are gone must not cost the others
+            left_out.append(f"{name}: {first_line(error)}")
+    names = dict.fromkeys(known, 0.0)
+    if not runs and known and _value(names, metric) is None:
+        there = sorted(known if _value(names, LOSSES) is None else {LOSSES, *known})
+        raise EvaluationError(
+            f"--metric {metric}: no run has it.{nearest(metric, there)} They have"
+            f" {', '.join(there)}."
+        )
+    return runs, left_out
+
+
+def _value(metrics: Mapping[str, float], metric: str) -> float | None:
+    if metric == LOSSES and metric not in metrics:
+        parts = [value for name, value in metrics.items() if name.startswith(f"{LOSSES}/")]
+        return sum(parts) if parts else None
+    return metrics.get(metric)
+
+
+def _of_mlflow(run: Any, value: float, metric: str, name: str, uri: str) -> OfflineRun:
+    tags, params = run.data.tags, run.data.params
+    protocol: dict[str, str] = {}
+    if metric.startswith("ope/"):
+        for text in artifact_texts(run, uri, "ope").values():
+            protocol = _protocol(json.loads(text))
+    seed = params.get("seed", tags.get("seed"))
+    if seed is None:
+        raise EvaluationError("does not say the training's seed")
+    options = {k.removeprefix(_OPTION): v for k, v in tags.items() if k.startswith(_OPTION)}
+    return OfflineRun(
+        method=tags.get(f"{TAG}method") or tags.get("method") or str(run.info.run_name),
+        dataset=tags.get(f"{TAG}dataset") or tags.get("dataset") or "unknown",
+        options=tuple(sorted(options.items())),
+        seed=int(float(seed)),
+        value=float(value),
+        date=f"{run.info.start_time:020d}",
+        source=name,
+        protocol=protocol,
+    )
+
+
+def from_files(patterns: Sequence[str], metric: str) -> tuple[list[OfflineRun], list[str]]:
+    """Read the values of checkpoints from records of ``lit-offrl ope``.
+
+    Raises:
+        ConfigError: those have no such metric.
+        EvaluationError: a pattern matches nothing, or a file named is no such record.
+    """
+    if metric != FQE:
+        raise ConfigError(
+            f"--metric {metric}: files of records have {FQE} alone; other metrics are read from"
+            " MLflow (--experiment, --filter)."
+        )
+    runs, left_out = [], []
+    for file, named in matching_files(patterns):
+        try:
+            record = json.loads(file.read_text())
+            runs += [_of_record(record, policy, file) for policy in record["policies"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if named:
+                raise EvaluationError(f"{file}: is no record of ope on checkpoints.") from error
+            left_out.append(f"{file}: is no record of ope on checkpoints")
+    return runs, left_out
+
+
+def _of_record(record: Mapping[str, Any], policy: Mapping[str, Any], file: Path) -> OfflineRun:
+    return OfflineRun(
+        method=str(policy["method"]),
+        dataset=str(record["dataset"]),
+        options=(),
+        seed=int(policy["training_seed"]),
+        value=float(policy["fqe"]["mean"]),
+        date=str(record["date"]),
+        source=f"{file}, {policy['checkpoint']}",
+        protocol=_protocol(record),
+    )
+
+
+def _protocol(record: Mapping[str, Any]) -> dict[str, str]:
+    return {name: json.dumps(record.get(name)) for name in _PROTOCOL}
+
+
+def tabulate(
+    runs: Sequence[OfflineRun], better: Better, *, latest: bool = False, allow_unequal: bool = False
+) -> tuple[list[Row], list[str]]:
+    """Put runs into rows by dataset and method, with notes on what differs between them.
+
+    Args:
+        runs: at least one.
+        better: which values are.
+        latest: of several numbers of one seed take the newest instead of refusing them.
+        allow_unequal: note what differs in the protocol instead of refusing it.
+
+    Raises:
+        EvaluationError: there is no run, one seed is there twice, or protocols differ.
+    """
+    if not runs:
+        raise EvaluationError("There is no run with this metric to compare.")
+    kept: dict[tuple[Any, ...], OfflineRun] = {}
+    for run in sorted(runs, key=lambda run: run.date):
+        key = (run.dataset, run.method, run.options, run.seed)
+        if key in kept and not latest:
+            raise EvaluationError(
+                f"{run.method} on {run.dataset} has seed {run.seed} twice: {kept[key].source}; and"
+                f" {run.source}. Leave one out with --filter or --records, or have `lit-offrl"
+                " compare --latest` take the newest."
+            )
+        kept[key] = run
+    notes = []
+    for text in _differences(kept.values()):
+        if not allow_unequal:
+            raise EvaluationError(f"{text}: value them alike, or say --allow_unequal.")
+        notes.append(f"{text}.")
+    labels, _ = method_labels(list(kept.values()))
+    cells: dict[tuple[str, str], list[OfflineRun]] = defaultdict(list)
+    for run in sorted(kept.values(), key=lambda run: run.seed):
+        cells[run.dataset, labels[run.method, run.options]].append(run)
+    means = {key: float(np.mean([run.value for run in group])) for key, group in cells.items()}
+    choose = min if better == "lower" else max
+    rows = []
+    for (dataset, method), group in sorted(cells.items()):
+        values = np.array([run.value for run in group])
+        low, high = stratified_interval([values], mean)
+        best = choose(value for key, value in means.items() if key[0] == dataset)
+        estimate = Estimate(means[dataset, method], float(low), float(high))
+        rows.append(Row(dataset, method, tuple(group), estimate, estimate.value == best))
+    return rows, notes
+
+
+def _differences(runs: Iterable[OfflineRun]) -> Iterator[str]:
+    found: dict[tuple[str, str], dict[str, OfflineRun]] = defaultdict(dict)
+    for run in runs:
+        for name, value in run.protocol.items():
+            found[run.dataset, name].setdefault(value, run)
+    for (dataset, name), values in found.items():
+        if len(values) > 1:
+            (one, first), (other, second) = list(values.items())[:2]
+            yield (f"{dataset}: '{name}' is {one} in {first.source} and {other} in {second.source}")
+
+
+def heads(seeds: bool) -> list[str]:
+    """Return the table's headings."""
+    return ["dataset", "method", "mean", "95 %", "seeds", *(["runs"] if seeds else [])]
+
+
+def cells(row: Row, seeds: bool) -> list[str]:
+    """Return a row's texts, one for each heading."""
+    known = math.isfinite(row.mean.low)
+    interval = f"{row.mean.low:.4g} … {row.mean.high:.4g}" if known else "–"
+    texts = [row.dataset, row.method, f"{row.mean.value:.4g}", interval, str(len(row.runs))]
+    each = ", ".join(f"{run.seed}: {run.value:.4g}" for run in row.runs)
+    return [*texts, each] if seeds else texts
+
+
+def footnotes(rows: Sequence[Row], metric: str, notes: Sequence[str]) -> list[str]:
+    """Return what has to be known to read the table, a sentence each."""
+    texts = ["Bold: the best mean on a dataset. Intervals are Student's, over training seeds."]
+    if metric.startswith("val/") and len({row.method for row in rows}) > 1:
+        texts.append(
+            "Losses of different methods are different quantities: compare them within a method,"
+            " and methods by ope/fqe (lit-offrl ope)."
+        )
+    return [*texts, *notes]
+
+
+def write_files(rows: Sequence[Row], metric: str, better: Better, folder: Path) -> list[Path]:
+    """Write ``results.csv`` (a line a run) and ``table.csv``; return their paths."""
+    paths = [folder / "results.csv", folder / "table.csv"]
+    with whole_file(paths[0]) as temporary, temporary.open("w", newline="") as file:
+        results = csv.writer(file)
+        results.writerow(["method", "dataset", "seed", metric, "source"])
+        for row in rows:
+            for run in row.runs:
+                results.writerow([row.method, row.dataset, run.seed, run.value, run.source])
+    with whole_file(paths[1]) as temporary, temporary.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["dataset", "method", "metric", "better", "mean", "low", "high", "seeds"])
+        for row in rows:
+            ends = [end if math.isfinite(end) else "" for end in (row.mean.low, row.mean.high)]
+            numbers = [row.mean.value, *ends, len(row.runs)]
+            table.writerow([row.dataset, row.method, metric, better, *numbers])
+    return paths

@@ -1,0 +1,316 @@
+"""Values of checkpoints' policies from logged data alone, beside what the data's own policy earned.
+
+For a robot without a simulator: fitted Q evaluation on the training episodes, read off in the first
+states of episodes that were held out.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from lit_offrl.datasets.normalizers import MinMaxNormalizer
+from lit_offrl.datasets.rows import as_tensor
+from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
+from lit_offrl.datasets.views import Transitions
+from lit_offrl.errors import ConfigError, EvaluationError
+from lit_offrl.evaluation.record import hardware, now, package_versions
+from lit_offrl.evaluation.statistics import interval_within_range, standard_error
+from lit_offrl.files import write_whole
+from lit_offrl.modules.base import OfflineModule
+from lit_offrl.modules.policies import NetworkPolicy
+from lit_offrl.randomness import mix
+from lit_offrl.studies.fqe import FittedQ, FQESettings
+from lit_offrl.studies.ope_truth import discounted_returns
+
+_STARTS = 0x57A7  # keeps the streams of one seed apart
+
+Act = Callable[[Tensor], Tensor]
+"""Maps raw observations (B, o) to actions (B, a)."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A mean discounted return.
+
+    Attributes:
+        mean: over M first states or episodes.
+        error: standard error of that mean; None of one alone.
+        low: lower end of its 95 % bootstrap interval; None where there is none.
+        high: the upper end.
+    """
+
+    mean: float
+    error: float | None
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Value:
+        """Summarise values (M,)."""
+        ends = interval_within_range(values, np.mean)
+        error, low, high = (
+            float(number) if math.isfinite(number) else None
+            for number in (standard_error(values), *ends)
+        )
+        return cls(float(values.mean()), error, low, high)
+
+
+@dataclass(frozen=True)
+class PolicyValue:
+    """A checkpoint's policy and its value.
+
+    Attributes:
+        label: what it goes by in the table.
+        method: the module's class.
+        checkpoint: path.
+        checkpoint_sha256: of that file.
+        checkpoint_rule: how it was chosen among those of its run.
+        training_seed: of its run.
+        training_steps: optimiser steps that it has had.
+        trained_on_sha256: of the file that it was trained on.
+        fqe: V^π by fitted Q evaluation, over the first states.
+        trace: the mean after each tenth of FQE's steps, (10,), which shows if it came to rest.
+        remark: how a policy that remembers earlier steps was made to act on single states.
+    """
+
+    label: str
+    method: str
+    checkpoint: str
+    checkpoint_sha256: str
+    checkpoint_rule: str
+    training_seed: int | None
+    training_steps: int | None
+    trained_on_sha256: str | None
+    fqe: Value
+    trace: tuple[float, ...]
+    remark: str | None = None
+
+
+@dataclass(frozen=True)
+class PolicyValuesRecord:
+    """Values of checkpoints on logged data; plain types only.
+
+    Attributes:
+        policies: one entry each.
+        behaviour: discounted Monte-Carlo return of the episodes that the first states are of.
+        behaviour_cut_weight: the largest weight γ^length at which such an episode was cut off by a
+            time limit, which estimates by FQE know nothing of.
+        held_out: whether those episodes were held out from the first checkpoint's training.
+        gamma: the discount.
+        dataset: name of the data.
+        dataset_sha256: of their file.
+        dataset_handling: what was done to rows and rewards, a sentence each.
+        initial_states: M.
+        fqe: its settings.
+        seed: of FQE's nets and rows, and of the choice of first states.
+        versions: of Python and packages.
+        hardware: the machine.
+        date: UTC.
+        command: the command line.
+    """
+
+    policies: tuple[PolicyValue, ...]
+    behaviour: Value
+    behaviour_cut_weight: float
+    held_out: bool
+    gamma: float
+    dataset: str
+    dataset_sha256: str | None
+    dataset_handling: tuple[str, ...]
+    initial_states: int
+    fqe: Mapping[str, Any]
+    seed: int
+    versions: Mapping[str, str] = field(default_factory=package_versions)
+    hardware: str = field(default_factory=hardware)
+    date: str = field(default_factory=now)
+    command: str | None = None
+
+    def save(self, path: Path) -> Path:
+        """Write the record as JSON, whole or not at all, and return its path."""
+        write_whole(path, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
+        return path
+
+    def metrics(self, policy: PolicyValue) -> dict[str, float]:
+        """Return what MLflow's run of a checkpoint is told, by name."""
+        numbers = {
+            "fqe": policy.fqe.mean,
+            "fqe_error": policy.fqe.error,
+            "behaviour": self.behaviour.mean,
+        }
+        return {name: value for name, value in numbers.items() if value is not None}
+
+    def table(self) -> Table:
+        """Return a table for the terminal: a row a checkpoint, and the data's own policy last."""
+        table = Table(title=f"Discounted returns (γ = {self.gamma:g}) on {self.dataset}")
+        for heading in ("policy", "value", "± s.e.", "95 %", "by"):
+            table.add_column(
+                heading, justify="right" if heading not in ("policy", "by") else "left"
+            )
+        for one in self.policies:
+            table.add_row(one.label, *_cells(one.fqe), "FQE")
+        table.add_section()
+        table.add_row("the data's own policy", *_cells(self.behaviour), "its episodes")
+        table.caption = "\n".join(self.remarks())
+        return table
+
+    def remarks(self) -> list[str]:
+        """Return what has to be known to read the table, a sentence each."""
+        whose = "held-out" if self.held_out else "all (none was held out)"
+        said = [
+            f"From the first states of {self.initial_states} {whose} episodes. Errors and intervals"
+            " are over those states, and know nothing of FQE's own error."
+        ]
+        if self.behaviour_cut_weight > 0.01:
+            said.append(
+                f"Time limits cut the data's episodes off at a weight of up to"
+                f" {self.behaviour_cut_weight:.2g}; FQE knows no time limit."
+            )
+        for one in self.policies:
+            if _moves(one):
+                said.append(
+                    f"{one.label}: the value still moved in the last tenth of FQE's steps: give"
+                    " more --fqe_steps."
+                )
+            if one.remark is not None:
+                said.append(f"{one.label}: {one.remark}.")
+            if one.trained_on_sha256 not in (None, self.dataset_sha256):
+                said.append(f"{one.label}: was trained on other data.")
+        return [*said, *(f"{self.dataset}: {sentence}." for sentence in self.dataset_handling)]
+
+
+def acting(
+    module: OfflineModule, spec: DatasetSpec, where: str, options: Mapping[str, Any] | None = None
+) -> tuple[Act, str | None]:
+    """Return a module's policy on single states, clipped to the data's bounds of actions.
+
+    A policy that holds something between steps, such as LDCQ's skills, begins anew in each state.
+
+    Args:
+        module: whose policy.
+        spec: of the data.
+        where: the module is from, for messages.
+        options: of the policy.
+
+    Returns:
+        What acts, and a remark on how it does, if there is one.
+
+    Raises:
+        ConfigError: it acts on other observations or actions than the data's, or cannot act.
+        EvaluationError: by what acts, where the policy needs a goal that nobody names.
+    """
+    own = module.spec
+    sizes = (spec.observation_dim, spec.action_dim)
+    if own is None or (own.observation_dim, own.action_dim) != sizes:
+        raise ConfigError(
+            f"{where}: acts on other observations or actions than the data's ({sizes[0]} and"
+            f" {sizes[1]} dimensions): name its own data with --data, or leave it out."
+        )
+    try:
+        policy = module.policy(**(options or {}))
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    remark = None
+    if not isinstance(policy, NetworkPolicy):
+        remark = "remembers earlier steps, and is valued as if it began anew in each state"
+
+    def act(observations: Tensor) -> Tensor:
+        flat = observations.reshape(-1, observations.shape[-1]).cpu().numpy()
+        policy.reset()
+        try:
+            taken = np.asarray(policy.act(flat), np.float32)
+        except EvaluationError as error:
+            raise EvaluationError(f"{where}: {error}") from error
+        if not np.isfinite(taken).all():
+            raise EvaluationError(
+                f"{where}: its policy's actions are not finite: its training went wrong."
+            )
+        if spec.action_low is not None and spec.action_high is not None:
+            taken = np.clip(taken, spec.action_low, spec.action_high).astype(np.float32)
+        return torch.from_numpy(taken).to(observations.device).unflatten(0, observations.shape[:-1])
+
+    return act, remark
+
+
+def first_states(dataset: OfflineDataset, *, most: int, seed: int) -> np.ndarray:
+    """Choose up to ``most`` episodes to begin in; returns their numbers (M,), ascending."""
+    random = np.random.default_rng(mix(seed, _STARTS))
+    return np.sort(random.permutation(len(dataset.episodes))[:most])
+
+
+def fitted_values(
+    train_set: OfflineDataset,
+    policies: Sequence[Act],
+    starts: np.ndarray,
+    *,
+    gamma: float,
+    settings: FQESettings,
+    seed: int,
+    device: torch.device,
+    progress: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Value policies by fitted Q evaluation.
+
+    Args:
+        train_set: what Q is fitted to, with actions and rewards.
+        policies: K of them.
+        starts: raw observations (M, o) to read the values off in.
+        gamma: discount.
+        settings: of FQE.
+        seed: of its nets and rows.
+        device: where it computes.
+        progress: show a bar.
+
+    Returns:
+        Values (K, M), and their means (K, 10) after each tenth of the steps.
+
+    Raises:
+        DatasetError: the data have no rewards, or none in some rows.
+        TrainingError: Q diverged.
+    """
+    returns = discounted_returns(train_set, gamma)  # also refuses rows without rewards
+    normalizer = MinMaxNormalizer(train_set.spec.observation_dim)
+    normalizer.fit(train_set.columns["observations"]).to(device)
+
+    def actions(states: Tensor) -> Tensor:
+        return torch.stack([act(states) for act in policies])
+
+    fitted = FittedQ(
+        Transitions().bind(train_set, device),
+        actions,
+        len(policies),
+        gamma=gamma,
+        normalize=normalizer.normalize,
+        unit=float(np.abs(returns).max()) or 1.0,
+        settings=settings,
+        seed=seed,
+    )
+    where = as_tensor(starts, device)
+    trace = []
+    cuts = [settings.steps * tenth // 10 for tenth in range(11)]
+    for begin, end in itertools.pairwise(cuts):
+        fitted.fit(end - begin, progress=progress)
+        values = fitted.values(where, draws=8).double().cpu().numpy()
+        trace.append(values.mean(axis=1))
+    return values, np.stack(trace, axis=1)
+
+
+def _moves(one: PolicyValue) -> bool:
+    spread = max(1.0, abs(one.trace[-1]))
+    return abs(one.trace[-1] - one.trace[-2]) > 0.02 * spread
+
+
+def _cells(value: Value) -> tuple[str, str, str]:
+    error = "–" if value.error is None else f"{value.error:.2f}"
+    known = value.low is not None and value.high is not None
+    return f"{value.mean:.2f}", error, f"{value.low:.2f} … {value.high:.2f}" if known else "–"
