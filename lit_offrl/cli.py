@@ -38,7 +38,7 @@ from lit_offrl.callbacks import (
 from lit_offrl.callbacks.checkpoints import run_name
 from lit_offrl.callbacks.interruption import leave_signals_to_us
 from lit_offrl.callbacks.lookup import settings
-from lit_offrl.callbacks.mlflow_run import go_on_with, mlflow_loggers, name_run
+from lit_offrl.callbacks.mlflow_loggers import go_on_with, mlflow_loggers, name_run
 from lit_offrl.callbacks.progress import StepProgress
 from lit_offrl.cli_checkpoint import ResumeFrom
 from lit_offrl.cli_errors import OneLineArgumentParser, find_ours

@@ -7,35 +7,30 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from lightning.fabric.utilities.logger import _convert_params, _flatten_dict
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lit_offrl import signals
-from lit_offrl.errors import ConfigError, FileError, reason
+from lit_offrl.errors import FileError
 from lit_offrl.mlflow_store import (
     client_uri,
     default_experiment,
-    needs_quoting,
-    redacted,
     require_store,
     set_patience,
-    sqlite_file,
     store_uri,
 )
 from lit_offrl.quiet import say
+from lit_offrl.tracking.opening import alone, artifact_location, default_store_kept, refusals
 from lit_offrl.tracking.outbox import Artifact, Outbox, Point, curve_points, load_outbox
 from lit_offrl.tracking.outbox import unsent_file as file_of_unsent
 from lit_offrl.tracking.sender import STOPPED_SECONDS, Sender
 
-_LOCK_SECONDS = 60.0
 _LAST_SECONDS = 10.0  # for a store that does not answer once training has ended
 _LONGEST_PARAM = 250  # letters, of any MLflow's
 _STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}
@@ -75,13 +70,13 @@ class MLflowRun(MLFlowLogger):
         if getattr(rank_zero_only, "rank", 0) == 0:  # the first process asks for all
             require_store(uri)
         name = experiment_name or default_experiment()
-        with _refusals(uri), _alone(uri):
+        with refusals(uri), alone(uri):
             super().__init__(
                 experiment_name=name,
                 run_name=run_name,
                 tracking_uri=client_uri(uri),
                 tags=tags,
-                artifact_location=_artifact_location(uri, name),
+                artifact_location=artifact_location(uri, name),
             )
         self._store = uri
         self._given_run: str | None = None
@@ -102,7 +97,8 @@ class MLflowRun(MLFlowLogger):
 
     def name_run(self, name: str) -> None:
         """Give the run a name, unless it has one or exists already."""
-        name_run(self, name)
+        if self._run_name is None and self._run_id is None:
+            self._run_name = name
 
     @property
     @rank_zero_experiment
@@ -114,12 +110,12 @@ class MLflowRun(MLFlowLogger):
         """
         if self._initialized:
             return self._mlflow_client
-        with _refusals(self.tracking_uri):
+        with refusals(self.tracking_uri):
             if self._run_id is None and self._given_run is not None:
                 self._mlflow_client.get_run(self._given_run)
                 self._run_id, self.resumed = self._given_run, True
             # A run that is made, and whose number is not known yet, could not be closed.
-            with signals.held(), _alone(self.tracking_uri), _default_store_kept():
+            with signals.held(), alone(self.tracking_uri), default_store_kept():
                 client = super().experiment
             if self.resumed:
                 client.update_run(self._run_id, status="RUNNING")
@@ -231,140 +227,6 @@ class MLflowRun(MLFlowLogger):
         say(f"{said}; {file.name} in the run's folder keeps it: send it by {shlex.join(words)}")
 
 
-def mlflow_loggers(loggers: Any) -> list[MLFlowLogger]:
-    """Return those that log to MLflow, of one logger, a list of them, or none."""
-    several = loggers if isinstance(loggers, list) else [loggers]
-    return [logger for logger in several if isinstance(logger, MLFlowLogger)]
-
-
-def mlflow_origin(logger: MLFlowLogger) -> dict[str, str]:
-    """Return what finds a logger's run again: ``run_id`` and ``tracking_uri``."""
-    return {"run_id": str(logger.run_id), "tracking_uri": _store_of(logger)}
-
-
-def _store_of(logger: MLFlowLogger) -> str:
-    return logger.tracking_uri if isinstance(logger, MLflowRun) else store_uri(logger._tracking_uri)
-
-
-def name_run(logger: MLFlowLogger, name: str) -> None:
-    """Give a logger's run a name, unless it has one or exists already."""
-    if logger._run_name is None and logger._run_id is None:
-        logger._run_name = name
-
-
-@rank_zero_only
-def go_on_with(loggers: Sequence[MLFlowLogger], runs: Sequence[Mapping[str, str]]) -> None:
-    """Let loggers of a resumed fit log to the runs that its checkpoint names.
-
-    A run's id is unique, so it is the same run wherever a logger's store has it: the project may
-    have been moved, and the server have another name. A line says where a new run begins.
-
-    Args:
-        loggers: Lightning's own or this library's.
-        runs: ``run_id`` and ``tracking_uri`` of each; the store that it names is not asked.
-
-    Raises:
-        ConfigError: a logger's store cannot be used.
-    """
-    left = list(runs)
-    for logger in loggers:
-        given = getattr(logger, "_given_run", None)
-        if given is not None:
-            if given not in [run["run_id"] for run in runs]:
-                say(f"$MLFLOW_RUN_ID: this fit is logged to the MLflow run {given}.")
-            continue
-        if logger._run_id is not None or not left:
-            continue
-        uri = _store_of(logger)
-        if not isinstance(logger, MLflowRun):
-            require_store(uri)
-        found = next((run for run in left if _is_there(logger, run["run_id"], uri)), None)
-        if found is None:
-            was = redacted(left[0]["tracking_uri"])
-            where = "is gone from" if was == uri else f"of {was} is not in"
-            say(f"MLflow run {left[0]['run_id']} {where} {uri}: a new run begins there.")
-            continue
-        left.remove(found)
-        logger._run_id = found["run_id"]
-        if isinstance(logger, MLflowRun):
-            logger.resumed = True
-
-
-def _is_there(logger: MLFlowLogger, run_id: str, uri: str) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    with _refusals(uri):
-        try:
-            run = logger._mlflow_client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return False
-            raise
-    return str(run.info.lifecycle_stage) == "active"
-
-
 def _plain_name(name: str) -> str:
     """Leave out of a metric's name what MLflow refuses."""
     return re.sub(r"[^\w/. -]", "", name, flags=re.ASCII)
-
-
-def _artifact_location(uri: str, experiment: str) -> str | None:
-    """Return where an experiment's files go, if MLflow would take its own choice for another."""
-    file = sqlite_file(uri)
-    if file is None or not needs_quoting(file):
-        return None
-    return (file.parent / "mlruns" / re.sub(r"[^\w.-]", "_", experiment)).as_uri()
-
-
-@contextmanager
-def _refusals(uri: str) -> Iterator[None]:
-    """Say in a line what MLflow refuses, whatever its store's driver throws.
-
-    Raises:
-        ConfigError: instead of any other error.
-    """
-    try:
-        yield
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(
-            f"MLflow at {uri} refuses: {redacted(reason(error)).rstrip('.')}. "
-            "Give another --trainer.logger.init_args.tracking_uri, or --trainer.logger false."
-        ) from error
-
-
-@contextmanager
-def _default_store_kept() -> Iterator[None]:
-    """Let Lightning not make a run's store the default of all that comes after it."""
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    try:
-        yield
-    finally:
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
-        if before is not None:
-            os.environ["MLFLOW_TRACKING_URI"] = before
-
-
-@contextmanager
-def _alone(uri: str) -> Iterator[None]:
-    """Keep other processes away while a SQLite store's tables or its experiment are made.
-
-    MLflow makes both without a lock, so that of two runs begun at once the second would fail.
-
-    Raises:
-        ConfigError: another process keeps the lock for a minute.
-    """
-    file = sqlite_file(uri)
-    if file is None:
-        yield
-        return
-    lock = f"{file}.lock"
-    try:
-        with FileLock(lock, timeout=_LOCK_SECONDS):
-            yield
-    except Timeout as error:
-        raise ConfigError(
-            f"{lock} is held by another process since {_LOCK_SECONDS:.0f} seconds: wait for it or "
-            "end it; if there is none, remove the file."
-        ) from error

@@ -16,7 +16,8 @@ from lit_offrl.callbacks.checkpoints import Checkpoints, run_folder
 from lit_offrl.callbacks.curves import Curves
 from lit_offrl.callbacks.interruption import end_training
 from lit_offrl.callbacks.lookup import find_callback, settings
-from lit_offrl.callbacks.mlflow_run import MLflowRun, mlflow_loggers, mlflow_origin
+from lit_offrl.callbacks.mlflow_loggers import mlflow_loggers, mlflow_origin
+from lit_offrl.callbacks.mlflow_run import MLflowRun
 from lit_offrl.errors import FileError
 from lit_offrl.evaluation.scores import has_references, normalized_score
 from lit_offrl.figures import save_figure, training_curves
