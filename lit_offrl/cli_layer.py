@@ -32,7 +32,7 @@ from lit_offrl.named_classes import checked_part, checked_value, class_named
 _OBJECTS = ("callbacks", "logger", "profiler", "plugins", "default_root_dir", "model_registry")
 # A run's folder is where its checkpoint lies; loggers are looked at one by one.
 _ELSEWHERE = ("checkpoint.dirpath", "trainer.logger")
-_WORD = re.compile(r"[\w:, +-]*")  # no dotted path to import, and no path to open
+_WORD = re.compile(r"[\w:,/ +-]*")  # no dotted path to import; files are looked for
 _TRACKING_URI = "tracking_uri"
 _MLFLOW_RUN = ("lit_offrl.callbacks.MLflowRun", "lit_offrl.callbacks.mlflow_run.MLflowRun")
 _LOGGERS_FOLDERS = ("save_dir", "artifact_location")  # of Lightning's own, which its store knows

@@ -1,9 +1,12 @@
+import json
 import sys
 
 import gymnasium
 import h5py
 import numpy as np
 import pytest
+import torch
+import yaml
 
 from lit_offrl.__main__ import main
 from lit_offrl.errors import ConfigError, EvaluationError
@@ -145,3 +148,49 @@ def test_a_missing_module_and_a_missing_environment_are_told_apart(robot):
         EvaluationError, match=r"no environment 'TestRech-v0'. Did you mean 'TestRe"
     ):
         name_env("my_test_robot:TestRech-v0")
+
+
+METHOD = """
+from pathlib import Path
+from lit_offrl.modules import BCModule
+Path("canary").touch()
+class MyMethod(BCModule):
+    pass
+"""
+
+
+def test_an_own_method_is_trained_scored_and_gone_on_with(robot, lit, capsys):
+    """It lies in the working directory, and the user names it in each command."""
+    own = ("--model.init_args.hidden", "[8]", "--checkpoint.dirpath", "run")
+    (robot / "my_test_method.py").write_text(METHOD)
+    assert lit(*own, module="my_test_method.MyMethod") == 0
+    evaluate = ["evaluate", "--ckpt_path", "run/last.ckpt", "--episodes", "1", "--no-mlflow"]
+    evaluate += ["--output", "a.json", "--max_episode_steps", "3"]
+    resume = ["fit", "--ckpt_path", "run/last.ckpt", "--trainer.max_steps", "8"]
+
+    def renamed(name):  # a class that is imported already would be found: so it is another's
+        (robot / f"{name}.py").write_text(METHOD)
+        (robot / "canary").unlink()
+        checkpoint = torch.load("run/last.ckpt", weights_only=True)
+        ours = checkpoint["lit_offrl"]
+        config = yaml.safe_load(ours["config"])
+        ours["class_path"] = config["model"]["class_path"] = f"{name}.MyMethod"
+        ours["config"] = yaml.safe_dump(config)
+        torch.save(checkpoint, "run/last.ckpt")
+
+    renamed("my_second_method")
+    for words in (evaluate, resume):
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert "the class my_second_method.MyMethod cannot be imported" in said
+        assert "give --import my_second_method." in said and not (robot / "canary").exists()
+    assert main([*evaluate, "--import", "my_second_method"]) == 0
+    command = json.loads((robot / "a.json").read_text())["command"]
+    assert command.startswith("lit-offrl --import my_second_method evaluate ")
+    renamed("my_third_method")
+    assert main([*resume, "--model", "my_third_method.MyMethod"]) == 0
+    renamed("my_fourth_method")
+    (robot / "own.yaml").write_text("{model: {class_path: my_fourth_method.MyMethod}}")
+    assert main([*resume[:-1], "9", "--config", "own.yaml"]) == 0
+    assert main([*evaluate, "--import", "no_such_method"]) == 2
+    assert "there is no module 'no_such_method'" in capsys.readouterr().err
