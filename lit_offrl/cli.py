@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import enum
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +159,10 @@ class OfflineCLI(LightningCLI):
             ConfigError: an option cannot be.
         """
         assert isinstance(args, list)  # as given to the constructor
-        self.config = _without_enums(parser.parse_args(args))
+        try:
+            self.config = _without_enums(parser.parse_args(args))
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{_no_text(args)}is no text, so no options: {error}.") from error
         if isinstance(self.config.get(self.verb), Namespace):
             require_trainer_options(vars(self.config[self.verb].trainer))
         self._name_env()
@@ -268,6 +273,12 @@ class OfflineCLI(LightningCLI):
         try:
             super()._run_subcommand(subcommand)
         except (MisconfigurationException, RuntimeError, ValueError) as error:
+            precision = str(self.trainer.precision)
+            if precision.endswith("-true") and _TYPES_DIFFER.search(str(error)):
+                raise ConfigError(
+                    f"trainer.precision {precision}: {type(self.model).__name__} computes some of "
+                    "its numbers in float32 and cannot be trained so: use 32-true or bf16-mixed."
+                ) from error
             if isinstance(error, LitOffRLError) or not _is_of_lightning(error):
                 raise
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
@@ -403,6 +414,7 @@ def _is_of_lightning(error: BaseException) -> bool:
     return str(frame.f_globals.get("__name__")).startswith("lightning.")
 
 
+_TYPES_DIFFER = re.compile(r"same dtype|scalar type|dtype")
 _FROM_SPEC = {
     name: _spec_reader(name)
     for name in ("observation_dim", "action_dim", "action_low", "action_high")
@@ -412,6 +424,19 @@ _FROM_SPEC = {
 def _always_there() -> list[Callback]:
     """Make the callbacks of every fit that have no options."""
     return [FiniteGuard(), Curves(), GracefulStop(), Duration(), MonitorCheck(), SayWhyEnded()]
+
+
+def _no_text(words: Sequence[str]) -> str:
+    """Name the option and the file among arguments that is no text: ``--trainer FILE: ``."""
+    for option, value in pairwise(["", *words]):
+        name, given, after = value.partition("=")
+        option, path = (name, Path(after)) if given else (option, Path(value))
+        if re.fullmatch("--(?!ckpt_path)[a-z]+", option) and path.is_file():  # a group's file
+            try:
+                path.read_text("utf-8")
+            except UnicodeDecodeError:
+                return f"{option} {path}: "
+    return ""
 
 
 def _class(kind: type) -> dict[str, str]:

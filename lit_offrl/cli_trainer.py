@@ -112,6 +112,11 @@ def require_trainer_options(trainer: Mapping[str, Any]) -> None:
             f"trainer.strategy {trainer['strategy']} cuts networks up, whose averages and "
             "checkpoints are whole here: use ddp."
         )
+    if str(trainer.get("precision")).startswith("transformer-engine"):
+        raise ConfigError(
+            f"trainer.precision {trainer['precision']} replaces layers, whose averages and "
+            "checkpoints would not fit: use bf16-mixed."
+        )
     kinds = list(callback_classes(trainer))
     for kind in kinds:
         for refused, why in REFUSED_CALLBACKS.items():

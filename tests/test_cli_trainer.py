@@ -62,6 +62,7 @@ def test_each_of_lightnings_callbacks_was_looked_at(name):
         ({"min_steps": 3, "max_steps": 2}, "trainer.min_steps is 3 and trainer.max_steps 2"),
         ({"min_epochs": 3, "max_epochs": 2}, "trainer.min_epochs is 3 and trainer.max_epochs 2"),
         ({"strategy": "fsdp"}, "trainer.strategy fsdp"),
+        ({"precision": "transformer-engine"}, "trainer.precision transformer-engine"),
         ({"limit_train_batches": 0}, "trainer.limit_train_batches is 0"),
         ({"overfit_batches": -1}, "trainer.overfit_batches is -1"),
         ({"num_sanity_val_steps": -2}, "trainer.num_sanity_val_steps is -2"),
@@ -261,3 +262,28 @@ def test_every_callback_of_fit_is_refused_a_second_time():
 
     kinds = {getattr(own, name) for name in own.__all__} | {StepProgress}
     assert {k for k in kinds if issubclass(k, Callback)} <= REFUSED_CALLBACKS.keys()
+
+
+# ---- precision, files --------------------------------------------------------------------------
+
+
+def test_double_precision_resumes_to_the_bit(lit, same_state):
+    """Weights are loaded as they were saved, not rounded to float32 on the way."""
+    double = ("--trainer.precision", "64-true", "--trainer.log_every_n_steps", "1")
+    assert lit(*double, "--checkpoint.dirpath", "whole") == 0
+    assert lit(*double, "--checkpoint.dirpath", "cut", "--trainer.max_steps", "3") == 0
+    assert lit(*double, "--ckpt_path", "cut/last.ckpt", "--trainer.max_steps", "6") == 0
+    same_state("whole/last.ckpt", "cut/last.ckpt")
+
+
+def test_a_precision_that_a_method_does_not_have_is_refused_by_name(lit, capsys):
+    small = ("--model.init_args.width", "16", "--model.init_args.blocks", "1")
+    assert lit(*small, "--trainer.precision", "64-true", module="DVFModule") == 2
+    assert "trainer.precision 64-true: DVFModule computes some of its numbers" in only_line(capsys)
+
+
+@pytest.mark.parametrize("option", ["--trainer", "--checkpoint", "--evaluation"])
+def test_a_binary_file_in_the_place_of_options(lit, capsys, folder, option):
+    (folder / "weights.bin").write_bytes(b"\x7fELF\xd0\xff\x00")
+    assert lit(option, "weights.bin") == 2
+    assert f"{option} weights.bin: is no text" in only_line(capsys)

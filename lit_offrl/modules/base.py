@@ -367,6 +367,9 @@ class OfflineModule(LightningModule):
         stored = checkpoint.get(CHECKPOINT_KEY, {}).get("spec")
         there = None if stored is None else DatasetSpec.from_dict(stored)
         fitting = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        if self._trainer is not None:
+            # Lightning would do so only after the weights, which float32 would round, are loaded
+            self.trainer.precision_plugin.convert_module(self)
         if not fitting or self.spec is None:
             self.spec = there
             return
