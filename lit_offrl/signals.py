@@ -114,7 +114,7 @@ def listening(*, process: bool = False) -> Iterator[None]:
     _state = _State(listening=True)
     before = {number: signal.getsignal(number) for number in SIGNALS}
     if process:
-        atexit.register(_ignore)  # the first to be registered is the last to be called
+        atexit.register(_leave)  # the first to be registered is the last to be called
     for number in SIGNALS:
         signal.signal(number, _hear)
     try:
@@ -148,9 +148,14 @@ def settle(code: int) -> int:
 
 
 def end_within(seconds: float = _CLOSING_SECONDS) -> None:
-    """See that a process which a signal has stopped, and which has saved, ends in any case."""
-    if not _state.listening or _state.closing is not None or is_child():
+    """See that a process which a signal has stopped, and which has saved, ends in any case.
+
+    A later call sets another time.
+    """
+    if not _state.listening or is_child():
         return
+    if _state.closing is not None:
+        _state.closing.cancel()
     code = 128 + _state.received if _state.exit_code is None else _state.exit_code
     _state.closing = threading.Timer(seconds, _exit, (code,))
     _state.closing.daemon = True
@@ -291,10 +296,18 @@ def _exit(code: int) -> None:
     os._exit(code)
 
 
-def _ignore() -> None:
-    """From here on nothing of Python's is left that could answer; the outcome stands."""
+def _leave() -> None:
+    """Let the outcome stand: from here on nothing of Python's is left that could answer a signal.
+
+    A process that a signal has stopped does not spend seconds on freeing what it holds.
+    """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if _state.received and _state.exit_code is not None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, OSError, ValueError):
+                stream.flush()
+        os._exit(_state.exit_code)
 
 
 def _forget_in_a_fork() -> None:

@@ -23,6 +23,7 @@ from lit_offrl.modules.base import OfflineModule
 from lit_offrl.signals import Interrupted
 
 _ASKED = "lit_offrl/asked"  # in the processes' common store, once a signal has come to one of them
+_CLOSING_SECONDS = 10.0  # for loggers, which have limits of their own: a machine may be overloaded
 _LOOK_SECONDS = 0.2  # how often the store is asked during roll-outs
 
 
@@ -96,7 +97,7 @@ class GracefulStop(Callback):
                     exception.kept = f"nothing saved: {str(error).rstrip('.')}"
                 else:
                     exception.checkpoint = checkpoints.last_model_path or None
-            signals.end_within()
+            signals.end_within(_CLOSING_SECONDS)
         self._leave(pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
