@@ -145,9 +145,9 @@ def test_a_changed_definition_is_refused_or_run_again_but_never_mixed(sweep, stu
 def test_other_bytes_of_the_data_are_a_change_and_data_that_have_gone_are_none(
     sweep, stub, capsys, folder
 ):
-    data = folder / "rows.npz"
+    data = folder / "rows.data"
     data.write_bytes(b"one")
-    grid = {"datasets": {"rows": {"dataset": "rows.npz"}}, "seeds": [0]}
+    grid = {"datasets": {"rows": {"dataset": "rows.data"}}, "seeds": [0]}
     assert sweep(**grid) == 0
     data.write_bytes(b"another")
     stub()
