@@ -1,7 +1,8 @@
 """SIGTERM, SIGINT and SIGUSR1: heard from a command's first line to its last, by one handler.
 
     the first      Interrupted is raised where the main thread is; within ``held()`` it waits for
-                   the end of the block, and in training for the end of the step
+                   the end of the block, and in training for the end of the step; if that takes
+                   seconds, a line says so
     a second       ends the process at once
 
 The exit code is 128 + the signal's number. SIGUSR1 is what SLURM is often told to warn with.
@@ -33,6 +34,7 @@ EXIT_CODES = tuple(128 + number for number in SIGNALS)
 # A terminal, `timeout` and `srun` may each deliver one wish twice, to the process and to its group.
 _ONE_WISH_SECONDS = 1.0
 _CLOSING_SECONDS = 4.0
+_PATIENCE_SECONDS = 3.0  # within which most steps end
 
 
 class Interrupted(SystemExit):
@@ -277,7 +279,10 @@ def _hear(number: int, frame: FrameType | None) -> None:
     elif _state.exit_code is not None:
         end_within()
     elif _state.held:
-        return
+        if not is_child():
+            waiting = threading.Timer(_PATIENCE_SECONDS, _say_that_it_waits, (number,))
+            waiting.daemon = True
+            waiting.start()
     elif is_child():  # it waits for the others somewhere, and the first process ends it
         with contextlib.suppress(OSError):
             os.kill(os.getppid(), number)
@@ -285,10 +290,23 @@ def _hear(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number)
 
 
+def _say_that_it_waits(number: int) -> None:
+    if _state.listening and _state.held and _state.received:
+        _write(
+            f"{signal.Signals(number).name} is heard, and what is under way, such as a training"
+            " step, is ended first; a second signal ends the process at once"
+        )
+
+
 def _end(number: int, why: str) -> None:
-    with contextlib.suppress(OSError):
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"lit-offrl: {why}.\n".encode())
+    _write(why)
     _exit(128 + number)
+
+
+def _write(line: str) -> None:
+    with contextlib.suppress(OSError):
+        stream = sys.__stderr__.fileno() if sys.__stderr__ else 2
+        os.write(stream, f"lit-offrl: {line}.\n".encode())
 
 
 def _exit(code: int) -> None:

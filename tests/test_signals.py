@@ -49,6 +49,17 @@ def test_a_signal_waits_for_the_end_of_what_holds_it():
     assert ended(code, signal.SIGUSR1) == (138, "written\nstopped by SIGUSR1.\n")
 
 
+def test_a_signal_that_waits_for_long_says_so():
+    code = "signals._PATIENCE_SECONDS = 0.01\ndef run():\n with held():\n  wait()\n"
+    code += "  for each in threading.enumerate():\n   if each.daemon: each.join()"
+    status, said = ended("import threading\n" + code, signal.SIGINT)
+    assert status == 130 and said.splitlines() == [
+        "lit-offrl: SIGINT is heard, and what is under way, such as a training step, is ended"
+        " first; a second signal ends the process at once.",
+        "stopped by SIGINT.",
+    ]
+
+
 def test_a_second_signal_ends_the_process_at_once():
     code = "def run():\n with held():\n  wait(); print('ready', flush=True); time.sleep(100)"
     said = "lit-offrl: ended at once by a second signal, SIGTERM.\n"
