@@ -162,6 +162,11 @@ class Checkpoints(ModelCheckpoint):
         return KEY
 
     @property
+    def best_monitor(self) -> str | None:
+        """The metric that the best checkpoint is chosen by, with ``keep: best``."""
+        return None if self._best is None else self._best.monitor
+
+    @property
     def best_path(self) -> Path | None:
         """The file of the best checkpoint so far, if there is one."""
         path = Path(self.dirpath or "", FILE)

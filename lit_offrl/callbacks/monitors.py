@@ -7,6 +7,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+from lit_offrl.callbacks.best import LOSSES
+from lit_offrl.callbacks.checkpoints import Checkpoints
 from lit_offrl.callbacks.curves import Curves
 from lit_offrl.callbacks.lookup import find_callback, settings
 from lit_offrl.errors import ConfigError, nearest
@@ -15,15 +17,16 @@ from lit_offrl.quiet import say
 
 
 class MonitorCheck(Callback):
-    """Refuses ``EarlyStopping`` and ``ModelCheckpoint`` on metrics that the run will not have.
+    """Refuses to watch metrics that the run will not have.
 
+    ``EarlyStopping``, ``ModelCheckpoint`` and ``checkpoint.keep: best`` name one by ``monitor``.
     Lightning would notice at the first validation, or train on without ever stopping. Here one
     batch is validated before the first step, as Lightning's sanity check; losses of networks that
     are trained later, and metrics in the module's ``late_metrics``, are known without it. A resumed
     run knows the metrics of its curves.
 
     Raises:
-        ConfigError: naming the callback, its monitor and the metrics that there are.
+        ConfigError: naming what watches, its monitor and the metrics that there are.
     """
 
     def __init__(self) -> None:
@@ -38,7 +41,8 @@ class MonitorCheck(Callback):
             if isinstance(each, EarlyStopping | ModelCheckpoint) and each.monitor is not None
         ]
         self._seen = set()
-        if stage == "fit" and self._watching and not settings(trainer).fast_dev_run:
+        watching = [*self._watching, *self._best_monitor(trainer)]
+        if stage == "fit" and watching and not settings(trainer).fast_dev_run:
             settings(trainer).num_sanity_val_steps = trainer.num_sanity_val_steps or 1
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -49,6 +53,14 @@ class MonitorCheck(Callback):
         """Look for each monitor."""
         validates = bool(sum(trainer.num_val_batches))
         known = self._known(trainer, pl_module, validates)
+        for monitor in self._best_monitor(trainer):
+            metrics = sorted({LOSSES, *(one for one in known if one.startswith("val/"))})
+            if validates and monitor not in metrics:
+                raise ConfigError(
+                    f"checkpoint.monitor '{monitor}' is no metric of the validations of "
+                    f"{type(pl_module).__name__}.{nearest(monitor, metrics)} Use "
+                    f"{', '.join(metrics)}."
+                )
         for each in self._watching:
             name, stops = type(each).__name__, isinstance(each, EarlyStopping)
             if stops and not each._check_on_train_epoch_end:
@@ -65,6 +77,12 @@ class MonitorCheck(Callback):
                 say(f"{line}; strict is false, so the run goes on")
             else:
                 raise ConfigError(f"{line}.")
+
+    def _best_monitor(self, trainer: Trainer) -> list[str]:
+        """Return the metric that ``checkpoint.keep: best`` goes by, unless there is surely one."""
+        checkpoints = find_callback(trainer, Checkpoints)
+        monitor = None if checkpoints is None else checkpoints.best_monitor
+        return [] if monitor in (None, LOSSES) else [monitor]
 
     def _known(self, trainer: Trainer, module: LightningModule, validates: bool) -> set[str]:
         """Return the names of all metrics that the run has, or may come to have."""
