@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from lit_offrl.errors import EvaluationError
+from lit_offrl.errors import EvaluationError, reason
 
 
 @runtime_checkable
@@ -74,10 +74,16 @@ class CheckedAct:
         """Map raw observations (E, o) to environment actions (E, a), float32.
 
         Raises:
-            EvaluationError: they have another shape, or one of them is not finite.
+            EvaluationError: they are no array, have another shape, or one of them is not finite.
         """
-        with np.errstate(over="ignore"):  # what overflows is infinite, and refused
-            rows = np.asarray(observations, np.float32)
+        try:
+            with np.errstate(over="ignore"):  # what overflows is infinite, and refused
+                rows = np.asarray(observations, np.float32)
+        except (TypeError, ValueError) as error:  # ragged lists, text, a tensor on a GPU
+            raise EvaluationError(
+                f"policy.act takes observations as an array of shape (E, {self._width}), a row for"
+                f" each of E environments: {reason(error)}"
+            ) from error
         if rows.ndim != 2 or rows.shape[1] != self._width:
             single = " of one environment as observation[None]" if rows.ndim == 1 else ""
             raise EvaluationError(

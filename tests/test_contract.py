@@ -101,6 +101,7 @@ def refuses_what_no_state_can_be(policy, observations):
         (observations[0], r"was given \(3,\): give those of one environment as observation"),
         (np.where(np.eye(5, 3) * [0, 1, 0], np.nan, observations), "nan in dimension 1 of obse"),
         (observations * 1e41, "inf in dimension 0 of observation 0"),  # in float32
+        ([[0.0, 1.0, 2.0], [0.0]], r"takes observations as an array of shape \(E, 3\), a row for"),
     ):
         with pytest.raises(EvaluationError, match=said):
             policy.act(wrong)

@@ -17,8 +17,17 @@ import numpy as np
 
 import lit_offrl.envs  # noqa: F401  registers their ids
 from lit_offrl.envs.extras import GL_ADVICE
-from lit_offrl.errors import EvaluationError, LitOffRLError, first_line, install, nearest, reason
+from lit_offrl.errors import (
+    ConfigError,
+    EvaluationError,
+    LitOffRLError,
+    first_line,
+    install,
+    nearest,
+    reason,
+)
 from lit_offrl.evaluation.strict import StrictEnv
+from lit_offrl.signals import Interrupted
 from lit_offrl.user_code import import_named, place
 
 _CHATTER = (b"argv[0]=", b"pybullet build time")
@@ -110,10 +119,16 @@ def name_env(env_id: str, option: str = "--env") -> None:
         option: where it was given, for messages.
 
     Raises:
-        ConfigError: there is no such module, or importing it fails.
+        ConfigError: a module or an id is missing before or after the colon, there is no such
+            module, or importing it fails.
         EvaluationError: no environment has that id; the nearest one is named.
     """
     module, colon, name = env_id.rpartition(":")
+    if colon and not (module and name):
+        raise ConfigError(
+            f"{option} '{env_id}' is no id: give that of an installed environment, such as"
+            " Pendulum-v1, or MODULE:ID for one of your own."
+        )
     if colon:
         import_named(module, f"{option} {env_id}")
         if name not in gymnasium.registry:
@@ -214,9 +229,9 @@ def make_env(
                 **drawing,
                 disable_env_checker=True,  # it warns about others' environments at every episode
             )
-    except LitOffRLError:
+    except (LitOffRLError, Interrupted):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         first = first_line(error)
         if isinstance(error, gymnasium.error.Error | ImportError):
             ours = "mujoco" in first.lower()

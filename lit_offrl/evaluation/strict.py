@@ -16,6 +16,7 @@ import gymnasium
 import numpy as np
 
 from lit_offrl.errors import EvaluationError, LitOffRLError, reason
+from lit_offrl.signals import Interrupted
 from lit_offrl.user_code import place
 
 _OLD_GYM = (
@@ -49,9 +50,9 @@ class StrictEnv(gymnasium.Wrapper):
         self._steps = 0
         try:
             given = self.env.reset(**options)
-        except LitOffRLError:
+        except (LitOffRLError, Interrupted):
             raise
-        except Exception as error:  # whatever an environment may throw
+        except (Exception, SystemExit) as error:  # whatever an environment may throw
             raise self._failed(error) from error
         if not isinstance(given, tuple) or len(given) != 2:
             raise self._wrong(
@@ -65,9 +66,9 @@ class StrictEnv(gymnasium.Wrapper):
         self._steps += 1
         try:
             given = self.env.step(action)
-        except LitOffRLError:
+        except (LitOffRLError, Interrupted):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if "expected 5, got 4" in str(error):  # so says gymnasium's wrapper of the step limit
                 raise self._wrong(_OLD_GYM) from error
             raise self._failed(error) from error
@@ -130,7 +131,7 @@ class StrictEnv(gymnasium.Wrapper):
     def _wrong(self, what: str) -> EvaluationError:
         return EvaluationError(f"Environment '{self._name}' {what} ({self._when()}).")
 
-    def _failed(self, error: Exception) -> EvaluationError:
+    def _failed(self, error: BaseException) -> EvaluationError:
         said = reason(error, named=True)
         return EvaluationError(
             f"Environment '{self._name}' failed {self._when()}: {said}{place(error)}."

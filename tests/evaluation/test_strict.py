@@ -5,6 +5,7 @@ import torch
 
 from lit_offrl.errors import EvaluationError
 from lit_offrl.evaluation.rollouts import rollout
+from lit_offrl.signals import Interrupted
 
 GIVES: dict = {}  # what the next step of `Odd` gives instead of what is right
 
@@ -129,6 +130,14 @@ def test_an_error_of_the_environments_own_names_file_and_line(roll):
     said = f"failed at step 1 of an episode: KeyError: 'x' .*test_strict.py, line {line}"
     with pytest.raises(EvaluationError, match=said):
         roll(raises=KeyError("x"))
+
+
+def test_an_environment_ends_no_process(roll):
+    """Exit code 0 after two steps would say that all went well."""
+    with pytest.raises(EvaluationError, match="failed at step 1 of an episode: SystemExit: 0 "):
+        roll(raises=SystemExit(0))
+    with pytest.raises(Interrupted):  # which is one, and no mistake of the environment's
+        roll(raises=Interrupted(15))
 
 
 def test_without_a_step_limit_nothing_is_rolled_out():
