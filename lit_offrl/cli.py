@@ -6,7 +6,6 @@ import enum
 import os
 import re
 import sys
-import traceback
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -43,7 +42,7 @@ from lit_offrl.callbacks.lookup import settings
 from lit_offrl.callbacks.mlflow_loggers import go_on_with, mlflow_loggers, name_run
 from lit_offrl.callbacks.progress import StepProgress
 from lit_offrl.cli_checkpoint import ResumeFrom
-from lit_offrl.cli_errors import OneLineArgumentParser, find_ours
+from lit_offrl.cli_errors import OneLineArgumentParser, find_lightnings, find_ours
 from lit_offrl.cli_folders import Folders
 from lit_offrl.cli_help import put_right
 from lit_offrl.cli_trainer import require_cores, require_trainer_options
@@ -164,7 +163,10 @@ class OfflineCLI(LightningCLI):
         except UnicodeDecodeError as error:
             raise ConfigError(f"{_no_text(args)}is no text, so no options: {error}.") from error
         if isinstance(self.config.get(self.verb), Namespace):
-            require_trainer_options(vars(self.config[self.verb].trainer))
+            trainer = self.config[self.verb].trainer
+            if isinstance(trainer.callbacks, Namespace):  # a single one, not in a list
+                trainer.callbacks = [trainer.callbacks]
+            require_trainer_options(vars(trainer))
         self._name_env()
         self._bound_by_data()
 
@@ -245,7 +247,7 @@ class OfflineCLI(LightningCLI):
             self._parser(self.subcommand).callback_keys.remove("checkpoint")
         callbacks = self.trainer_defaults["callbacks"]
         given = config.get("callbacks") or []
-        bars = [isinstance(x, ProgressBar) for x in (given if isinstance(given, list) else [given])]
+        bars = [isinstance(each, ProgressBar) for each in given]
         shows = config.get("enable_progress_bar") is not False and not any(bars)
         if self.verb == "fit" and shows:
             callbacks.append(StepProgress())
@@ -279,7 +281,7 @@ class OfflineCLI(LightningCLI):
                     f"trainer.precision {precision}: {type(self.model).__name__} computes some of "
                     "its numbers in float32 and cannot be trained so: use 32-true or bf16-mixed."
                 ) from error
-            if isinstance(error, LitOffRLError) or not _is_of_lightning(error):
+            if isinstance(error, LitOffRLError) or find_lightnings(error) is not error:
                 raise
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
         finally:
@@ -312,14 +314,21 @@ class OfflineCLI(LightningCLI):
             )
 
     def instantiate_classes(self) -> None:
-        """Build everything; jsonargparse wraps our errors into its own, so take them out."""
+        """Build everything; jsonargparse wraps our errors into its own, so take them out.
+
+        Raises:
+            LitOffRLError: a class of ours refuses its options, or one of Lightning's, such as a
+                callback or a logger, for which it is the user's mistake too.
+        """
         try:
             super().instantiate_classes()
-        except (TypeError, ValueError) as error:
+        except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
             ours = find_ours(error)
-            if ours is None:
+            if ours is not None:
+                raise ours from error
+            if (theirs := find_lightnings(error)) is None:
                 raise
-            raise ours from error
+            raise ConfigError(f"trainer: {' '.join(str(theirs).split())}") from error
 
 
 class _Parsed(OfflineCLI):
@@ -407,11 +416,6 @@ def _evaluate_late(callbacks: list[Any]) -> None:
         callbacks[stop:stop] = late
         for each in late:
             callbacks.remove(each)  # the first, which is where it was
-
-
-def _is_of_lightning(error: BaseException) -> bool:
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__")).startswith("lightning.")
 
 
 _TYPES_DIFFER = re.compile(r"same dtype|scalar type|dtype")

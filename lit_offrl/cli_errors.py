@@ -10,7 +10,9 @@ import importlib
 import inspect
 import os
 import re
-from collections.abc import Iterable, Sequence
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,12 +28,14 @@ _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
 _UNKNOWN_PARAMETER = re.compile(r"(?:Option|Key) '([^']+)' is not accepted")
 _UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 _NO_SUBCLASS = re.compile(r"Import path (\S+) does not correspond to a subclass of (\w+)")
+_NO_ATTRIBUTE = re.compile(r"given class_path '([\w.]+)\.(\w+)':\s+module '\1' has no attribute")
 _MISSING = re.compile(r"the following arguments are required: ([^\n]+)")
 _UNKNOWN_OPTION = re.compile(r"(?:Subcommand|Group) '([^']+)' does not accept option '([^']+)'")
 _TYPES = re.compile(r"Subtypes: \[<class '([^']+)'>")
 _EXPECTED = re.compile(r"(Expected (?:a|an|one of) [^\n]*?)\. Got value: ([^\n]*)")
 _LITERAL = re.compile(r"typing\.Literal\[(.*?)\]")
 _PLAIN = re.compile(r"Subtypes: \[((?:<class '(?:bool|int|float|str|NoneType)'>(?:, )?)+)\]")
+_NO_FILE = re.compile(r"^Parser key \"([\w.]+)\":\s+Unable to load config '([^']+)'")
 _GIVEN = re.compile(r"Given value: ([^\n]*)")
 _VALUE = re.compile(r"Given value: (.+)\s*$")
 _ARTICLE = re.compile(r"^Expected an? ")
@@ -77,16 +81,28 @@ class OneLineArgumentParser(LightningArgumentParser):
 
 def find_ours(error: BaseException) -> LitOffRLError | None:
     """Return the error of this library behind an error of jsonargparse's, if there is one."""
-    seen: list[BaseException | None] = []
+    return next((one for one in _behind(error) if isinstance(one, LitOffRLError)), None)
+
+
+def find_lightnings(error: BaseException) -> BaseException | None:
+    """Return the error that Lightning's own code has raised, at or behind an error, if any."""
+    return next((one for one in _behind(error) if _is_lightnings(one)), None)
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    seen: list[BaseException] = []
     waiting: list[BaseException | None] = [error]
     while waiting:
         one = waiting.pop()
-        if isinstance(one, LitOffRLError):
-            return one
         if one is not None and one not in seen:
             seen.append(one)
             waiting += [one.__context__, one.__cause__]
-    return None
+            yield one
+
+
+def _is_lightnings(error: BaseException) -> bool:
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and str(frames[-1][0].f_globals.get("__name__")).startswith("lightning.")
 
 
 def option_names(parser: LightningArgumentParser) -> list[str]:
@@ -105,8 +121,16 @@ def explain(message: str, options: Iterable[str]) -> str:
     Args:
         message: what jsonargparse says.
         options: the options that there are.
+
+    Raises:
+        ConfigError: it is about a file that is no YAML, which names that.
     """
     options = list(options)
+    if found := _NO_FILE.search(message):
+        key, path = found.groups()
+        if not Path(path).exists():
+            return f"--{key} {path}: there is no such file."
+        config_contents(Path(path))  # names the file if it is no YAML
     if message.startswith("unrecognized arguments: "):
         return _unknown_words(message.partition(": ")[2], options)
     if found := _UNKNOWN_OPTION.search(message):
@@ -120,6 +144,10 @@ def explain(message: str, options: Iterable[str]) -> str:
             hint = nearest(found[1], _parameters(path))
             return f"{path.rpartition('.')[2]} has no option '{found[1]}'.{hint}"
         return f"there is no option '{found[1]}'.{_nearest_option(found[1], options)}"
+    if found := _NO_ATTRIBUTE.search(message):
+        module, name = found.groups()
+        hint = nearest(name, vars(sys.modules[module]) if module in sys.modules else ())
+        return f"{_place(message, found.start())} module '{module}' has no class '{name}'.{hint}"
     if found := _MISSING.search(message):
         return _missing(found[1].split(", "), _keys(message, found.start()))
     if found := _UNKNOWN_CLASS.search(message):

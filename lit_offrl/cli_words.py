@@ -35,7 +35,11 @@ class Words:
         return any(_at(config, option) is not None for config in self._configs)
 
     def modules(self) -> Iterator[tuple[str, str]]:
-        """Yield the Python modules of the method and the data, each with what names it."""
+        """Yield the Python modules of the method and the data, each with what names it.
+
+        Raises:
+            ConfigError: a file is named that is not there.
+        """
         for section in ("model", "data"):
             for name, value in self._options:
                 if name in (section, f"{section}.class_path") and value:
@@ -73,5 +77,7 @@ def _module(path: object, given: str) -> Iterator[tuple[str, str]]:
     """Yield the module of a class that stands there by its dotted path, and not as a file."""
     if not isinstance(path, str) or "." not in path or Path(path).is_file():
         return
+    if path.endswith((".yaml", ".yml", ".json")):
+        raise ConfigError(f"{given}: there is no such file.")
     if all(part.isidentifier() for part in path.split(".")):
         yield path.rpartition(".")[0], given

@@ -82,7 +82,10 @@ def import_named(module: str, given: str) -> ModuleType:
 
 
 def _failure(module: str, error: BaseException) -> str:
-    return f"importing '{module}' failed: {reason(error, named=True)}{place(error)}."
+    said = reason(error, named=True)
+    if isinstance(error, SyntaxError):  # its text has the file and the line as well
+        said = f"{type(error).__name__}: {error.msg}"
+    return f"importing '{module}' failed: {said}{place(error)}."
 
 
 def place(error: BaseException) -> str:

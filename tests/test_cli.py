@@ -81,6 +81,8 @@ def test_a_verbs_help_and_printed_config(lit, capsys):
         ("--checkpoint.keep al", "'al' is none of last, all. Did you mean 'all'?"),
         ("--ckpt_path nothing.ckpt", "nothing.ckpt: no such checkpoint"),
         ("--config nothing.yaml", "File does not exist"),
+        ("--trainer nothing.yaml", "error: --trainer nothing.yaml: there is no such file."),
+        ("--model nothing.yaml", "error: --model nothing.yaml: there is no such file."),
         ("--model.init_args.seed 3", "give seed_everything alone"),
         ("--seed_everything -1", "seed_everything is -1: give a number in [0, 4294967295]."),
         ("--trainer.val_check_interval 0", "trainer.val_check_interval is 0: give a number above"),

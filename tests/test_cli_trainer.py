@@ -2,6 +2,7 @@
 
 import inspect
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -220,6 +221,25 @@ def test_a_stopper_that_never_looks_says_so(lit, capsys):
     assert "EarlyStopping never looks: the first validation would" in capsys.readouterr().out
     assert lit(*watch, "val_loss", "--trainer.callbacks.strict", "false") == 0
     assert "strict is false, so the run goes on" in capsys.readouterr().out
+
+
+# ---- options of Lightning's own classes ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--trainer.callbacks+=Timer --trainer.callbacks.duration 5s", "DD:HH:MM:SS."),
+        ("--trainer.callbacks+=Timer --trainer.callbacks.interval week", "Timer(interval=week)"),
+        ("--config timer.yaml", "DD:HH:MM:SS."),  # not in a list
+    ],
+)
+def test_what_a_class_of_lightnings_refuses_is_one_line(lit, capsys, options, said):
+    timer = "{class_path: Timer, init_args: {duration: 5s}}"
+    Path("timer.yaml").write_text(f"trainer: {{callbacks: {timer}}}")
+    assert lit(*options.split()) == 2
+    line = only_line(capsys)
+    assert line.startswith("lit-offrl: error: trainer: ") and said in line
 
 
 # ---- bars, profilers, checkpoints of weights ---------------------------------------------------

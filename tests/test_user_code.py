@@ -131,7 +131,7 @@ def test_the_datas_step_limit_holds_where_the_environment_has_none(robot, log, l
     [
         ("import gymnasium\nx = 1 / 0\n", r"ZeroDivisionError: .* \(.*/broken_robot.py, line 2\)"),
         ("import no_such_package_x\n", r"named 'no_such_package_x' \(.*broken_robot.py, line 1\)"),
-        ("a = 1\nb = (\n", r"SyntaxError: .* \(.*broken_robot.py, line 2\)"),
+        ("a = 1\nb = (\n", r"SyntaxError: '\(' was never closed \(/.*broken_robot.py, line 2\)"),
         ("raise SystemExit(3)\n", r"SystemExit: 3 \(.*broken_robot.py, line 1\)"),
     ],
 )
@@ -148,6 +148,9 @@ def test_a_missing_module_and_a_missing_environment_are_told_apart(robot):
         EvaluationError, match=r"no environment 'TestRech-v0'. Did you mean 'TestRe"
     ):
         name_env("my_test_robot:TestRech-v0")
+    for half in (":TestReach-v0", "my_test_robot:", ":"):
+        with pytest.raises(ConfigError, match=f"--env '{half}' is no id: give"):
+            name_env(half)
 
 
 METHOD = """
@@ -163,6 +166,11 @@ def test_an_own_method_is_trained_scored_and_gone_on_with(robot, lit, capsys):
     """It lies in the working directory, and the user names it in each command."""
     own = ("--model.init_args.hidden", "[8]", "--checkpoint.dirpath", "run")
     (robot / "my_test_method.py").write_text(METHOD)
+    assert lit(*own, module="my_test_method.MyMthod") == 2
+    assert capsys.readouterr().err == (
+        "lit-offrl: error: model: module 'my_test_method' has no class 'MyMthod'."
+        " Did you mean 'MyMethod'?\n"
+    )
     assert lit(*own, module="my_test_method.MyMethod") == 0
     evaluate = ["evaluate", "--ckpt_path", "run/last.ckpt", "--episodes", "1", "--no-mlflow"]
     evaluate += ["--output", "a.json", "--max_episode_steps", "3"]
