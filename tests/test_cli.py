@@ -78,7 +78,7 @@ def test_a_verbs_help_and_printed_config(lit, capsys):
             "trainer: `val_check_interval` (5000) must be less than or equal to the number of",
         ),
         ("--trainer.precision bf17", "Did you mean 'bf16'?"),
-        ("--checkpoint.keep al", "'al' is none of last, all. Did you mean 'all'?"),
+        ("--checkpoint.keep al", "'al' is none of last, all, best. Did you mean 'all'?"),
         ("--ckpt_path nothing.ckpt", "nothing.ckpt: no such checkpoint"),
         ("--config nothing.yaml", "File does not exist"),
         ("--trainer nothing.yaml", "error: --trainer nothing.yaml: there is no such file."),
