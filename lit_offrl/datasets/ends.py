@@ -9,10 +9,12 @@ other words. What a column of a known name claims of each row:
     starts      is_first, episode_starts                                      one a row before
     episodes    episode_ids, episode_index, traj_id; episode_lengths          one where they change
     masks       0 at a terminal                                               (JaxRL, OGBench)
+    counts, …   steps within an episode, numbers of demonstrations: see ``ends_implied``
 
 Ends that are no terminals are timeouts. Claims that contradict each other are refused, and so is a
 flag of an unknown name that sounds like an end and is True where no end was read: what is left out
-would silently join episodes.
+would silently join episodes. Where the file's own ``timeouts`` tell of ends, what cannot be read of
+other names is left alone.
 
 OGBench's ``terminals`` mark each trajectory's last state, and its ``masks`` the true ends: where
 both are there, differ, and no timeouts are, they are read so.
@@ -27,12 +29,13 @@ from typing import NoReturn
 import numpy as np
 
 from lit_offrl.datasets.columns import KINDS, NUMERIC
+from lit_offrl.datasets.ends_implied import implied_ends, implies
 from lit_offrl.errors import DatasetError
 
 _EPISODE = r"(ep|eps|episode|episodes|traj|trajs|trajectory|trajectories|rollout)"
 _NAMES = {
-    "terminals": r"terminals?|terminations?|terminated|terminates|is_terminals?|is_terminated",
-    "timeouts": r"time_?outs?|truncations?|(is_)?truncated|time_?limits?(_truncated)?",
+    "terminals": r"terminals?|terminations?|terminateds?|terminates|is_terminals?|is_terminated",
+    "timeouts": r"time_?outs?|truncations?|(is_)?truncateds?|time_?limits?(_truncated)?",
     "ends": rf"(is_|{_EPISODE}_|next_)?(dones?|ends?|ended|last|terminals?)(_float)?|is_final",
     "starts": rf"(is_|{_EPISODE}_)?(first|starts?|resets?|begins?)|new_{_EPISODE}",
     "episodes": rf"{_EPISODE}(_(ids?|idxs?|index|indexes|indices|nums?|numbers?|no|nr))?",
@@ -44,9 +47,12 @@ _NAMES = {
 _SOUNDS_LIKE_AN_END = re.compile(
     r"dones?|termina|truncat|time_?out|time_?limit|new_episode|(episode|traj|trajectory)_(over|start)"
     r"|(^|_)(ends?|ended|last|final|first|resets?|boundary|boundaries)$"
+    r"|(^|_)(finish|finished|eos|eoe|eop)$|^ends?_of_"
 )
 _DECISIVE = ("terminals", "timeouts")
 """Kinds that say which sort of end it is."""
+_IMPLIED = ("counts", "numbers")
+"""Kinds of columns that may imply ends."""
 
 
 def kind_of(key: str) -> str | None:
@@ -63,7 +69,14 @@ def kind_of(key: str) -> str | None:
     for kind, pattern in _NAMES.items():
         if re.fullmatch(pattern, name):
             return kind
+    if implied := implies(name):
+        return implied
     return "unknown" if _SOUNDS_LIKE_AN_END.search(name) else None
+
+
+def stating(keys: Iterable[str]) -> list[str]:
+    """Return the columns that state episodes' ends, or seem to, rather than imply them."""
+    return [key for key in keys if kind_of(key) not in _IMPLIED]
 
 
 def decisive(keys: Iterable[str]) -> bool:
@@ -78,7 +91,7 @@ def refuse_undecided(keys: Iterable[str], where: str) -> None:
         DatasetError: naming the first of them.
     """
     for key in keys:
-        if kind_of(key) not in (None, "unknown"):
+        if kind_of(key) not in (None, "unknown", *_IMPLIED):
             raise DatasetError(
                 f"{where}: has neither 'terminals' nor 'timeouts', and its column '{key}' does not "
                 "say which of its ends are the task's and which only the recording's: write them "
@@ -100,9 +113,34 @@ def may_claim(key: str, shape: tuple[int, ...], dtype: np.dtype, rows: int) -> b
     kind = kind_of(key)
     flat = len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
     if flat and dtype.kind in NUMERIC:
-        lenient = (None, "unknown", "masks", "going on", "discounts")
+        lenient = (None, "unknown", "masks", "going on", "discounts", *_IMPLIED)
         return shape[0] == rows or kind not in lenient
     return kind in _DECISIVE or "done" in key.lower() or (flat and kind == "episodes")
+
+
+def settled(found: Mapping[str, np.ndarray]) -> bool:
+    """Say whether the file's own ``timeouts`` tell of an end, so that no other name is needed."""
+    timeouts = found.get("timeouts")
+    return timeouts is not None and timeouts.dtype.kind in NUMERIC and bool((timeouts != 0).any())
+
+
+def doubt(columns: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Return a line if every timeout is marked as a terminal as well, as ``done`` often is."""
+    known = {kind_of(key): values.reshape(-1) for key, values in columns.items()}
+    if not known.keys() >= set(_DECISIVE):
+        return ()
+    flags = [known[kind] for kind in _DECISIVE]
+    if any(each.dtype.kind not in NUMERIC for each in flags) or len(flags[0]) != len(flags[1]):
+        return ()  # which is refused later
+    terminals, timeouts = (each != 0 for each in flags)
+    count = int(timeouts.sum())
+    if count < 2 or (timeouts & ~terminals).any():
+        return ()
+    return (
+        f"all {count:,} rows that 'timeouts' marks are marked by 'terminals' as well, and read as "
+        "terminals, after which no value follows: if only the recording ended there, write False "
+        "in 'terminals'",
+    )
 
 
 def refuse(key: str, what: str, where: str) -> NoReturn:
@@ -142,9 +180,15 @@ class _Ends:
         self._claims: dict[str, list[tuple[str, np.ndarray]]] = {
             kind: [] for kind in ("terminals", "timeouts", "ends", "masks", "unknown")
         }
+        self._hints: list[tuple[str, str, np.ndarray]] = []  # the kind, name and values of each
+        self._settled = settled(found)
         # our own names first, so that messages set the others beside them
         for key in sorted(found, key=lambda key: (key not in KINDS, key)):
-            self._take(key, np.asarray(found[key]))
+            try:
+                self._take(key, np.asarray(found[key]))
+            except DatasetError:
+                if not self._settled:
+                    raise
 
     def read(self) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
         terminals = self._agreed("terminals")
@@ -175,8 +219,28 @@ class _Ends:
             if not _same(end[1], ends[0][1]):
                 self._contradict(ends[0], end)
         read = self._combine(terminals, timeouts, ends[0] if ends else None, stray, said)
-        self._refuse_unknown(read)
+        if not self._settled:
+            if not ends and (timeouts is None or not timeouts[1].any()):
+                self._imply(read, said)
+            self._refuse_unknown(read)
         return read, tuple(said)
+
+    def _imply(self, read: dict[str, np.ndarray], said: list[str]) -> None:
+        """Put in as timeouts what counters and numbers of episodes imply and no column states."""
+        never = np.zeros(self._rows, dtype=np.bool_)
+        terminals = read.get("terminals", never)
+        for kind, key, values in self._hints:
+            ends = implied_ends(kind, values, terminals)
+            if ends is None:
+                continue
+            known = terminals | read.get("timeouts", never)
+            more = ends & ~known
+            if more[:-1].any():
+                read["timeouts"] = read.get("timeouts", never) | more
+                said.append(
+                    f"timeouts read where by '{key}' an episode ends without a terminal "
+                    f"({int(more.sum()):,} rows)"
+                )
 
     def _combine(
         self,
@@ -221,7 +285,9 @@ class _Ends:
         if kind == "lengths":
             if len(values) != self._rows or int(values.sum()) == self._rows:
                 self._add("ends", key, self._at(key, np.cumsum(values) - 1))
-            return  # else each row has its episode's length
+            else:  # each row has its episode's length
+                self._hints.append((kind, key, values))
+            return
         if len(values) != self._rows:
             if key in KINDS:
                 return
@@ -234,7 +300,9 @@ class _Ends:
                 self._add("ends", key, _before(firsts))
                 return
             self._refuse(key, f"has {len(values):,} rows where 'observations' has {self._rows:,}")
-        if kind == "episodes":
+        if kind in _IMPLIED:
+            self._hints.append((kind, key, values))
+        elif kind == "episodes":
             self._add("ends", key, self._changes(key, values))
         elif kind == "discounts":
             if (values == 0).any():
@@ -242,6 +310,8 @@ class _Ends:
         elif kind == "unknown":
             if ((values == 0) | (values == 1)).all():
                 self._add("unknown", key, values != 0)
+        elif kind == "masks" and _discounts(values):
+            self._add("masks", key, values == 0)
         else:
             flags = self._flags(key, values)
             if flags is None:
@@ -299,6 +369,9 @@ class _Ends:
         claims = self._claims[kind]
         if besides is not None:
             claims = [(key, claim & ~besides) for key, claim in claims]
+        if kind == "timeouts" and any(claim[1].any() for claim in claims):
+            # another name's that are never True were not written, and join nothing
+            claims = [each for each in claims if each[0] in KINDS or each[1].any()]
         same = _same if kind == "timeouts" else np.array_equal
         for claim in claims[1:]:
             if not same(claim[1], claims[0][1]):
@@ -325,6 +398,12 @@ class _Ends:
             lost = flags & ~ends
             if lost.any() and (flags & ~_after(ends)).any():
                 self._refuse(key, f"is True in row {int(np.argmax(lost)):,}, where no end was read")
+
+
+def _discounts(values: np.ndarray) -> bool:
+    """Say whether masks are multiplied by a discount already: 0 and one positive number."""
+    high = values.max()
+    return bool(high > 0 and ((values == 0) | (values == high)).all())
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from lit_offrl.datasets import d4rl, pybullet
 from lit_offrl.datasets.autoreset import mark_autoresets
 from lit_offrl.datasets.columns import clean_columns
-from lit_offrl.datasets.ends import read_ends
+from lit_offrl.datasets.ends import doubt, read_ends, stating
 from lit_offrl.datasets.environments import ENVIRONMENTS, OWN, EnvironmentFacts, env_id_from_name
 from lit_offrl.datasets.hdf5_file import Hdf5File
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
@@ -65,12 +65,15 @@ def read_hdf5(
         wanted = pybullet.COLUMNS if layout == "pybullet" else tuple(file.columns)
         columns = {key: file.read(key) for key in wanted if key in file.columns}
         ended = file.read_ends() if file.ends else {}
+        if layout == "pybullet":  # whose extra rows a counter counts as it likes
+            ended = {key: ended[key] for key in stating(ended)}
     as_stored = columns
     digest = file_sha256(path)
     handling: tuple[str, ...] = ()
     if ended:
         read, handling = read_ends(ended, len(columns["observations"]), str(path))
         columns = columns | read
+    doubtful = doubt(ended | as_stored)
     if layout == "pybullet":
         if "timeouts" in columns:
             raise DatasetError(
@@ -95,7 +98,7 @@ def read_hdf5(
     provenance[LAYOUT_ATTRIBUTE] = layout
     spec = replace(spec, sha256=digest, handling=handling)
     dataset = OfflineDataset(columns, spec, provenance)
-    dataset = dataset.with_spec(replace(spec, notices=remarks(as_stored)))
+    dataset = dataset.with_spec(replace(spec, notices=(*remarks(as_stored), *doubtful)))
     if "next_observations" not in dataset.columns and len(dataset.episodes) == len(dataset):
         raise DatasetError(
             f"{path}: its 'terminals' and 'timeouts' end every row, from row 0 on, so that no row "
@@ -214,7 +217,7 @@ def _layout(file: Hdf5File, format: str) -> str:
         raise ConfigError(f"format '{format}': use one of {known}.{nearest(format, known)}")
     if stated := _stated(file):
         return stated
-    if "timeouts" in file.columns or "terminals" not in file.columns or file.ends:
+    if "timeouts" in file.columns or "terminals" not in file.columns or stating(file.ends):
         return "d4rl"
     if file.columns["terminals"].ndim != 2:
         return "d4rl"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from lit_offrl.datasets.hdf5_limits import (
 from lit_offrl.datasets.hdf5_links import is_elsewhere
 from lit_offrl.errors import DatasetError, nearest
 
+_DEEPEST = 3  # groups one in another in which episodes' ends are looked for
+_MOST = 10_000  # objects that are looked at for it
 _ITEM_SIZES = {"flags": 1}  # bytes in memory; all else is float32
 # Where a column may stand in a file, beside under its own name.
 _OTHER_KEYS = {"goals": "infos/goal", **{column: alias for alias, column in ALIASES.items()}}
@@ -118,11 +121,16 @@ class Hdf5File:
         rows = self.columns["observations"].shape[0]
         own = self.columns.keys() & {"terminals", "timeouts"}
         found = {name: self.read(name) for name in own}
+        settled = ends.settled(found)
         for key, column in self.ends.items():
             shape = column.shape or ()
             if not ends.may_claim(key, shape, column.dtype, rows):
                 continue
+            if key.count("/") > 1 and shape[:1] != (rows,):
+                continue  # of what else the file holds, as of single demonstrations
             if column.shape is None or column.size > rows:
+                if settled:
+                    continue
                 what = f"has shape {shape} where 'observations' has {rows:,} rows"
                 ends.refuse(key, what, str(self.path))
             found[key] = self._values(key, column)
@@ -214,24 +222,26 @@ class Hdf5File:
                     )
 
     def _ends(self) -> Iterator[str]:
-        """Yield the paths of unknown arrays, down to one group deep, that may claim ends."""
-        for key in self._file:
-            if key in KINDS or key in ALIASES:
-                continue
+        """Yield the paths of unknown arrays, down to three groups deep, that may claim ends."""
+        waiting = deque(key for key in self._file if key not in KINDS and key not in ALIASES)
+        seen = len(waiting)
+        while waiting:
+            key = waiting.popleft()
+            kind, depth = ends.kind_of(key), key.count("/")
             if not isinstance(self._file.get(key, getlink=True), h5py.HardLink):
-                if ends.kind_of(key):
+                if kind:
                     yield key  # which is refused as a link
                 continue
             try:
                 node = self._file[key]
             except (KeyError, OSError, RuntimeError):
                 continue  # damaged, and nothing that is read
-            flag = ends.kind_of(key) in ("terminals", "timeouts", "ends")  # refused as a group
+            flag = kind in ("terminals", "timeouts", "ends") and not depth  # refused as a group
             if isinstance(node, h5py.Group) and not flag:
-                for below in filter(ends.kind_of, node):
-                    if node.get(below, getclass=True) is not h5py.Group:
-                        yield f"{key}/{below}"
-            elif ends.kind_of(key):
+                if depth < _DEEPEST and seen + len(node) <= _MOST:
+                    waiting.extend(f"{key}/{below}" for below in node)
+                    seen += len(node)
+            elif kind and (flag or isinstance(node, h5py.Dataset)):
                 yield key
 
 
@@ -276,6 +286,8 @@ def _plain_attributes(file: h5py.File) -> dict[str, Any]:
             continue  # of a type that has no counterpart here: nothing that the readers use
         if isinstance(value, bytes):
             value = value.decode("utf-8", "replace")
+        if isinstance(value, np.ndarray) and value.ndim > 1 and value.size == max(value.shape):
+            value = value.reshape(-1)  # a row or a column of a matrix
         if isinstance(value, np.ndarray) and value.ndim <= 1 and value.dtype.kind in NUMERIC:
             value = value.item() if value.size == 1 and value.ndim == 0 else tuple(value.tolist())
         elif isinstance(value, np.generic) and value.dtype.kind in NUMERIC:

@@ -62,6 +62,13 @@ READ = {
     "episodeId": {"episodeId": EPISODE},
     "masks": {"masks": 1.0 - TERMINAL, "dones_float": END.astype(np.float32)},
     "ogbench": {"terminals": END, "masks": 1.0 - TERMINAL, "valids": 1.0 - END},
+    "rllib": {"terminals": None, "terminateds": TERMINAL, "truncateds": TIMEOUT, "t": STEP},
+    "discounted-masks": {"masks": 0.99 * (1 - TERMINAL), "dones_float": END.astype(np.float32)},
+    "deep": {"data/steps/is_last": END},
+    "frame_index": {"frame_index": STEP, "index": np.arange(ROWS)},
+    "timestep": {"timestep": STEP + 1, "truncated": np.zeros(ROWS)},
+    "demo_id": {"meta/demo_id": 40 - EPISODE},
+    "lengths-in-each-row": {"ep_len": np.full(ROWS, STEPS)},
     "sounds-only": {"timeouts": TIMEOUT, "robot_done": END, "after_reset": STEP == 0},
 }
 
@@ -100,6 +107,33 @@ def test_discounts_of_another_kind_say_nothing(tmp_path, raw):
     assert len(data.episodes) == 11 and data.cut_off
 
 
+def test_counters_of_other_things_imply_no_ends(tmp_path, raw):
+    for values in (np.arange(ROWS), np.arange(ROWS) % 7, np.full(ROWS, 5), np.arange(ROWS)[::-1]):
+        data = read_hdf5(raw(tmp_path / "x.hdf5", columns(step=values, demo_id=values % 3)))
+        assert len(data.episodes) == 11 and data.spec.handling == ()
+    within = columns(terminals=(STEP == 9) | (STEP == 29), demo_id=EPISODE)
+    data = read_hdf5(raw(tmp_path / "x.hdf5", within))
+    assert data.episode_lengths.tolist() == [10, 20, 20] * EPISODES
+
+
+def test_where_timeouts_tell_other_names_are_left_alone(tmp_path, raw):
+    others = {
+        "trajectory_id": np.array([f"e{i}" for i in EPISODE], "S"),
+        "masks": np.linspace(0, 1, ROWS),
+        "first": np.linspace(-1, 1, ROWS),
+        "gripper_done": STEP == 20,
+        "step": STEP % 7,
+        "infos/TimeLimit.truncated": np.zeros(ROWS, bool),
+        "dones": np.ones(7),
+        "episode_lengths": np.ones((ROWS, 2)),
+        "data/demo_0/dones": np.ones(7),
+    }
+    data = read_hdf5(raw(tmp_path / "x.hdf5", columns(timeouts=TIMEOUT, **others)))
+    assert len(data.episodes) == EPISODES and data.spec.handling == ()
+    few = {"data/demo_0/dones": np.ones(7)}  # of another recording in the file
+    assert len(read_hdf5(raw(tmp_path / "y.hdf5", columns(**few))).episodes) == 11
+
+
 REFUSED = {
     "dones-alone": ({"terminals": None, "dones": END}, "'dones' does not say which"),
     "ids-alone": ({"terminals": None, "episode_ids": EPISODE}, "'episode_ids' does not say which"),
@@ -119,6 +153,8 @@ REFUSED = {
     "short": ({"dones": END[:-1]}, "'dones' sounds like episodes' ends and has 999 rows"),
     "lengths": ({"episode_lengths": np.full(EPISODES, 49)}, "'episode_lengths' sounds like"),
     "unknown": ({"robot_done": END}, "'robot_done' sounds like"),
+    "eos": ({"eos": END}, "'eos' sounds like"),
+    "finished": ({"episode_finished": END}, "'episode_finished' sounds like"),
     "link": ({"dones": h5py.SoftLink("/terminals")}, "'dones' is a link"),
     "group": ({"dones/inner": END}, "'dones' is a group"),
     "nothing": ({"dones": h5py.Empty("f4")}, "'dones' sounds like"),
@@ -137,7 +173,14 @@ def test_what_cannot_be_read_is_refused_by_name(tmp_path, raw, case):
 
 
 def test_names_of_other_things_are_left_alone(tmp_path, raw):
-    for key in ("last_action", "end_effector_open", "infos/qpos", "advantages", "policy", "step"):
+    for key in (
+        "last_action",
+        "end_effector_open",
+        "infos/qpos",
+        "advantages",
+        "policy",
+        "stepper",
+    ):
         assert kind_of(key) is None
     more = {"timeouts": TIMEOUT, "start": np.ones((ROWS, 2)), "masks": np.ones((ROWS, 3))}
     data = read_hdf5(raw(tmp_path / "x.hdf5", columns(**more, end_effector_open=STEP % 2)))
@@ -159,3 +202,19 @@ def test_terminals_of_episodes_of_one_length_are_suspected(limit, said):
     assert "most likely timeouts" in warnings
     mixed = OfflineDataset.from_columns(columns(timeouts=TIMEOUT))
     assert "most likely" not in "\n".join(examine(mixed).warnings)
+
+
+def test_a_counter_does_not_keep_the_shifted_layout_from_being_guessed(tmp_path, raw):
+    shifted = columns(terminals=END[:, None], rewards=np.ones((ROWS, 1)), step=STEP)
+    for form in ("auto", "pybullet"):
+        data = read_hdf5(raw(tmp_path / "x.hdf5", shifted), format=form)
+        assert len(data) == ROWS - EPISODES and data.provenance["lit_offrl_layout"] == "pybullet"
+
+
+def test_timeouts_that_are_all_terminals_are_doubted(tmp_path, raw):
+    for case in ({"timeouts": END}, {"truncations": TIMEOUT}):
+        data = read_hdf5(raw(tmp_path / "x.hdf5", columns(terminals=END, **case)))
+        warnings = "\n".join(examine(data).warnings)
+        assert "rows that 'timeouts' marks are marked by 'terminals' as well" in warnings
+    data = read_hdf5(raw(tmp_path / "y.hdf5", columns(timeouts=END)))  # of some, as by chance
+    assert "as well" not in "\n".join(examine(data).warnings)

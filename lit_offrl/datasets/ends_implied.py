@@ -1,0 +1,75 @@
+"""Ends of episodes that no column states, and that others imply: counters, numbers, lengths.
+
+    step        0   1   2 | 0   1 | 0   1   2      a counter begins anew with each episode
+    demo_id     4   4   4 | 9   9 | 2   2   2      a number stands for each
+    ep_len      3   3   3 | 2   2 | 3   3   3      each row has its episode's length
+
+Such columns are of many kinds, so they count only where nothing else tells which episodes end
+without a terminal, and only if they are what their names suggest, row by row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+_NAMES = {
+    "counts": r"((ep|eps|episode|traj|trajectory|env|elapsed)_)?(t|time_?steps?|steps?|frames?)"
+    r"(_(ids?|idx|index|indices|num|number|no|count|counter))?",
+    "numbers": r"(paths?|demos?|demonstrations?|sequences?|seqs?|runs?|trials?)"
+    r"(_(ids?|idx|index|indices|num|number|no))?",
+}
+
+
+def implies(name: str) -> str | None:
+    """Return what a column of a name, in small letters and with ``_``, may imply ends by."""
+    return next((kind for kind, form in _NAMES.items() if re.fullmatch(form, name)), None)
+
+
+def implied_ends(kind: str, values: np.ndarray, terminals: np.ndarray) -> np.ndarray | None:
+    """Return the ends (N,) that a column implies; None where it is no such column.
+
+    Args:
+        kind: ``counts``, ``numbers`` or ``lengths``.
+        values: of the column (N,).
+        terminals: the known ones (N,): a counter that goes on past one counts something else.
+    """
+    if not np.isfinite(values).all():
+        return None
+    ends = _READERS[kind](values)
+    if ends is None or (ends[:-1].all() and len(ends) > 1):
+        return None
+    if kind != "numbers" and (terminals[:-1] & ~ends[:-1]).any():
+        return None
+    return ends
+
+
+def _counted(values: np.ndarray) -> np.ndarray | None:
+    ends = np.append(values[1:] <= values[:-1], True)
+    return ends if (values[1:][ends[:-1]] == values.min()).all() else None
+
+
+def _numbered(values: np.ndarray) -> np.ndarray | None:
+    ends = np.append(values[1:] != values[:-1], True)
+    return ends if len(np.unique(values)) == ends.sum() else None
+
+
+def _measured(values: np.ndarray) -> np.ndarray | None:
+    ends = np.zeros(len(values), dtype=np.bool_)
+    start = 0
+    while start < len(values):
+        stop = start + int(values[start])
+        if not start < stop <= len(values) or (values[start:stop] != values[start]).any():
+            return None
+        ends[stop - 1] = True
+        start = stop
+    return ends
+
+
+_READERS: Mapping[str, Callable[[np.ndarray], np.ndarray | None]] = {
+    "counts": _counted,
+    "numbers": _numbered,
+    "lengths": _measured,
+}
