@@ -23,6 +23,7 @@ Bound = float | Sequence[float]
 """One number for all action dimensions, or one each."""
 
 _CONSTANT = 1e-3  # half width, relative or absolute, around an action that never changes
+_UNBOUNDED = 1e18  # as large as this is no bound: some write a type's largest number
 _SHOWN = 6  # dimensions in a line
 
 
@@ -61,13 +62,13 @@ def settle_bounds(
         for known in (own[0] or spec.action_low, own[1] or spec.action_high)
     ]
     for bound in bounds:
-        bound[~np.isfinite(bound)] = math.nan
+        bound[~(np.abs(bound) < _UNBOUNDED)] = math.nan
     notices, from_data = spec.notices, np.zeros(size, dtype=np.bool_)
     if any(np.isnan(bound).any() for bound in bounds):
         space, why_not = _space_of(spec.env_id, size)
         if space is not None:
             for bound, limit in zip(bounds, (space.low, space.high), strict=True):
-                taken = np.isnan(bound) & np.isfinite(limit)
+                taken = np.isnan(bound) & (np.abs(limit) < _UNBOUNDED)
                 bound[taken] = limit[taken]
     if any(np.isnan(bound).any() for bound in bounds):
         from_data = np.isnan(bounds[0]) | np.isnan(bounds[1])
@@ -142,7 +143,8 @@ def _from_data(bounds: list[np.ndarray], actions: np.ndarray, why_not: str) -> s
         bound[np.isnan(bound)] = end[np.isnan(bound)]
     which = ""
     if not unknown.all():
-        which = f" of dimensions {', '.join(map(str, np.flatnonzero(unknown)[:_SHOWN]))}"
+        several = "s" * (int(unknown.sum()) > 1)
+        which = f" of dimension{several} {', '.join(map(str, np.flatnonzero(unknown)[:_SHOWN]))}"
         which += ", …" * (int(unknown.sum()) > _SHOWN)
     still = np.flatnonzero(constant)
     always = ", ".join(f"{dimension} is always {least[dimension]:.4g}" for dimension in still)

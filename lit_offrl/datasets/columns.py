@@ -82,12 +82,15 @@ def clean_column(name: str, values: np.ndarray, rows: int | None, where: str) ->
     values = values.reshape(shape)
     if KINDS.get(name) == "flags":
         return _flags(name, values, where)
+    stored = values
     with np.errstate(over="ignore"):  # a float64 too large for float32 shows up as infinite below
         values = np.ascontiguousarray(values, dtype=np.float32)
     finite = np.isfinite(values)
     if not finite.all():
         row = int(np.argmin(finite.reshape(len(values), -1).all(axis=1)))
         what = "NaN" if np.isnan(values[row]).any() else "an infinite value"
+        if np.isfinite(stored[row]).all():
+            what = f"{np.abs(stored[row]).max():.3g}, which is too large for float32,"
         raise DatasetError(
             f"{where}: column '{name}' has {what} in row {row:,} "
             f"({int((~finite).sum()):,} bad values in all): "

@@ -21,6 +21,8 @@ _KEPT = 0.99  # of the distinct values: so many are no news
 _OF_SPREAD, _OF_STEP = 1e-4, 1e-2  # an error that matters, beside the values' spread or their steps
 _NOISE = 1e-11  # of the largest value: a spread below it is rounding itself
 _FAR = 1e5  # times the scale of nine in ten values
+_RARE = 1e7  # times the one value that nine in ten rows have, or times 1
+_FEW, _LARGE = 1e-3, 1e3  # as many and as small are no outliers, however still the others lie
 _SQUARE = 1e19  # beyond it float32 cannot hold a square
 _LINES = 5  # a column and kind of remark
 
@@ -74,7 +76,7 @@ def _lost_digits(sample: np.ndarray, rows: int) -> Iterator[tuple[int, str]]:
     largest, spread = np.abs(wide).max(0), wide.std(0)
     step = np.abs(np.diff(wide, axis=0)).mean(0) if len(wide) > 1 else spread
     matters = (error.max(0) > _OF_SPREAD * spread) | (error.mean(0) > _OF_STEP * step)
-    matters = (error.max(0) > 0) & (matters | whole) & (spread > _NOISE * largest)
+    matters = (error.max(0) > 0) & (whole | (matters & (spread > _NOISE * largest)))
     for dimension in np.flatnonzero(matters):
         before = len(np.unique(sample[:, dimension]))
         kept = len(np.unique(narrow[:, dimension]))
@@ -102,6 +104,8 @@ def _outliers(rows: np.ndarray, sample: np.ndarray) -> Iterator[tuple[int, str]]
         scale[dimension] = np.median(others) if len(others) else 0.0
     scale = np.maximum(scale, np.abs(middle))
     limit = np.minimum(np.where(scale > 0, _FAR * scale, _SQUARE), _SQUARE)
+    rare = np.minimum(limit, _RARE * np.maximum(np.abs(middle), 1.0))
+    limit = np.where(usual == 0, rare, limit)  # of few others there is no scale
     low, high = rows.min(0).astype(np.float64), rows.max(0).astype(np.float64)
     for dimension in np.flatnonzero(np.maximum(high - middle, middle - low) > limit):
         column, count, first = rows[:, dimension], 0, -1
@@ -111,6 +115,9 @@ def _outliers(rows: np.ndarray, sample: np.ndarray) -> Iterator[tuple[int, str]]
             if first < 0 and far.any():
                 first = start + int(np.argmax(far))
             count += int(far.sum())
+        reach = max(high[dimension] - middle[dimension], middle[dimension] - low[dimension])
+        if count > _FEW * len(column) and reach < _LARGE:
+            continue  # a quantity that mostly rests, with noise of the simulator's around zero
         worst = max(low[dimension], high[dimension], key=lambda end: abs(end - middle[dimension]))
         yield (
             int(dimension),

@@ -101,9 +101,10 @@ def test_what_is_given_goes_before_the_file_the_environment_and_the_data(
     assert said in printed and bool(said) == bool(printed)
 
 
-def test_an_environment_that_is_half_unbounded_gives_what_it_has(file, capsys):
+@pytest.mark.parametrize("most", [np.inf, np.finfo(np.float32).max])
+def test_an_environment_that_is_half_unbounded_gives_what_it_has(file, capsys, most):
     class Half(gymnasium.Env):
-        action_space = gymnasium.spaces.Box(np.float32([-7, -np.inf]), np.float32([7, np.inf]))
+        action_space = gymnasium.spaces.Box(np.float32([-7, -most]), np.float32([7, most]))
 
     gymnasium.register("HalfBounded-v0", lambda: Half())
     try:
@@ -112,7 +113,7 @@ def test_an_environment_that_is_half_unbounded_gives_what_it_has(file, capsys):
         del gymnasium.registry["HalfBounded-v0"]
     assert bounds(data) == ((-7, pytest.approx(0.999)), (7, pytest.approx(1.001)))
     data.setup("fit")
-    assert "action bounds of dimensions 1 are unknown (HalfBounded-v0 has none)" in (
+    assert "action bounds of dimension 1 are unknown (HalfBounded-v0 has none)" in (
         capsys.readouterr().out
     )
 

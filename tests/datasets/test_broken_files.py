@@ -247,7 +247,7 @@ BROKEN = {
     "nan": (put("observations", 3, np.nan), "'observations' has NaN in row 3"),
     "nan-next": (put("next_observations", 4, np.nan), "'next_observations' has NaN in row 4"),
     "infinite": (put("rewards", 2, -np.inf), "'rewards' has an infinite value in row 2"),
-    "too-large": (put("actions", 1, 1e300), "'actions' has an infinite value in row 1"),
+    "too-large": (put("actions", 1, 1e300), "has 1e+300, which is too large for float32, in row 1"),
     "half-terminal": (put("terminals", 2, 0.5), "'terminals' has 0.5 in row 2"),
     "nan-terminal": (put("terminals", 2, np.nan), "'terminals' has nan in row 2"),
     "short": (changed(shorten), "'rewards' has 4 rows but 'observations' has 5"),

@@ -103,7 +103,7 @@ def test_what_the_space_leaves_unbounded_the_data_bound(folder, tmp_path, capsys
             data.setup("fit")
             said = capsys.readouterr().out
             assert "unknown: policies act within the range of the data's actions" in said
-            assert ("bounds of dimensions 1 are" in said) == (name == "half")
+            assert ("bounds of dimension 1 are" in said) == (name == "half")
             assert data.dataset.spec.action_low == low
     given = D4RLDataModule("minari:made/open-v0", action_low=-5, action_high=[5, 6], **options)
     assert given.spec.action_high == (5, 6)

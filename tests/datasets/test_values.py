@@ -118,3 +118,22 @@ def test_many_dimensions_are_summed_up():
 )
 def test_usual_values_are_passed_over(values):
     assert remarks({"rewards": values, "text": np.full(3, b"x"), "terminals": values}) == ()
+
+
+def test_rare_values_and_small_steps_of_large_numbers_count_too():
+    sparse, steps = np.zeros(ROWS), 2**62 + np.arange(ROWS) * 3
+    sparse[-1] = 1e12
+    assert "1 of 1,000 values is as far off as 1e+12" in remarks({"rewards": sparse})[0]
+    assert "float32 keeps 1 of 1,000 distinct values" in remarks({"rewards": steps})[0]
+    sparse[-1] = 1e5
+    assert remarks({"rewards": sparse}) == ()
+
+
+def test_what_mostly_rests_and_moves_at_times_has_no_outliers():
+    moves = uniform(-1e-11, 1e-11)
+    moves[::20] = 0.3  # a button's speed in a simulator
+    assert remarks({"observations": moves[:, None]}) == ()
+    moves[::20] = 1e30
+    assert (
+        "50 of 1,000 values are as far off as 1e+30" in remarks({"observations": moves[:, None]})[0]
+    )
