@@ -81,6 +81,7 @@ def test_a_verbs_help_and_printed_config(lit, capsys):
         ("--checkpoint.keep al", "'al' is none of last, all, best. Did you mean 'all'?"),
         ("--ckpt_path nothing.ckpt", "nothing.ckpt: no such checkpoint"),
         ("--config nothing.yaml", "File does not exist"),
+        ("--trainer.callbacks+=EarlyStoping", "no class 'EarlyStoping'. Did you mean 'EarlySto"),
         ("--trainer nothing.yaml", "error: --trainer nothing.yaml: there is no such file."),
         ("--model nothing.yaml", "error: --model nothing.yaml: there is no such file."),
         ("--model.init_args.seed 3", "give seed_everything alone"),

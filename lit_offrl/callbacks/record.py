@@ -97,7 +97,8 @@ class RunRecord(SaveConfigCallback):
             print(f"runs: {runs_address(run.tracking_uri, str(run.experiment_id))}")
         print(f"run: {_shown(folder)}")
         if checkpoints is not None and checkpoints.namesake is not None:
-            words = ("lit-offrl", "evaluate", "--ckpt_path", _shown(checkpoints.last_model_path))
+            env_id = getattr(getattr(settings(trainer).datamodule, "spec", None), "env_id", None)
+            words = scoring(pl_module, env_id, _shown(checkpoints.last_model_path))
             say(
                 f"{_shown(checkpoints.namesake)} is of an earlier run; evaluate this one by: "
                 f"{shlex.join(words)}"
@@ -126,6 +127,23 @@ class RunRecord(SaveConfigCallback):
                 save_figure(figure, folder / f"{name}.png")
             except FileError as error:  # nor must a full disk
                 say(str(error))
+
+
+def scoring(module: LightningModule, env_id: str | None, checkpoint: str) -> list[str]:
+    """Return the command that scores a checkpoint, with what no file's word is taken for.
+
+    Args:
+        module: of the checkpoint; its file is named where it is the user's own.
+        env_id: the data's environment; None where there is none, for which ``ope`` needs none.
+        checkpoint: its file.
+    """
+    words = ["lit-offrl", "ope" if env_id is None else "evaluate", "--ckpt_path", checkpoint]
+    if env_id is not None and ":" in env_id:
+        words += ["--env", env_id]
+    own = type(module).__module__
+    if own.partition(".")[0] not in ("lit_offrl", "__main__"):
+        words += ["--import", own]
+    return words
 
 
 def data_figures(trainer: Trainer) -> dict[str, float]:

@@ -82,6 +82,7 @@ def main(argv: Sequence[str]) -> int:
     waiting = [folder for folder in folders if not choices.leaves_alone(folder.state())]
     if options.dry_run:
         check_options(waiting)
+        check_environments(waiting, local=False)
         _print_commands(folders)
         return 0
     if options.gpus and options.executor == "slurm":

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import timer
 
 from lit_offrl.__main__ import main
+from lit_offrl.callbacks.record import scoring
 
 STOPPING = (
     "--trainer.callbacks EarlyStopping --trainer.callbacks.monitor val/loss/actor"
@@ -155,3 +157,18 @@ def test_the_evaluation_of_a_run_whose_folder_got_a_number(lit, capsys):
         "checkpoints/BCModule-pendulum-seed0 is of an earlier run; evaluate this one by: "
         "lit-offrl evaluate --ckpt_path checkpoints/BCModule-pendulum-seed0-2/last.ckpt"
     ) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("own", "env_id", "said"),
+    [
+        ("lit_offrl.modules.bc", "Pendulum-v1", "evaluate --ckpt_path run/last.ckpt"),
+        ("lit_offrl.modules.bc", None, "ope --ckpt_path run/last.ckpt"),
+        ("my_file", "arm:Reach-v0", "evaluate --ckpt_path run/last.ckpt --env arm:Reach-v0 "
+         "--import my_file"),
+    ],
+)  # fmt: skip
+def test_the_command_that_scores_a_run_names_what_it_needs(own, env_id, said):
+    """Without an environment nothing is rolled out; no file's word is taken for what to import."""
+    module = type("Method", (LightningModule,), {"__module__": own})()
+    assert scoring(module, env_id, "run/last.ckpt") == ["lit-offrl", *said.split()]

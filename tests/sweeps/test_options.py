@@ -58,15 +58,16 @@ def test_data_without_an_environment_are_refused_before_anything_begins(
     method = {kind: {"config": BC, "pipeline": "one.yaml"}[kind]}
     content = {"methods": {"bc": method}, "datasets": {"robot": str(log)}, "seeds": [0]}
 
-    def sweep(**changes):
+    def sweep(*words, **changes):
         (folder / "grid.yaml").write_text(yaml.safe_dump({**content, **changes}))
-        assert main(["sweep", "--config", "grid.yaml"]) == 2
+        assert main(["sweep", "--config", "grid.yaml", *words]) == 2
         assert not Path("sweeps").exists() and not Path("mlflow.db").exists()
         return capsys.readouterr().err
 
     said = sweep()
     assert "bc/robot/seed0: Nothing says which environment the dataset 'robot' is from" in said
     assert "'evaluate: false' trains alone" in said and said.count("\n") == 1
+    assert sweep("--dry_run") == said
     assert "There is no environment 'Pendulm-v1'" in sweep(evaluate={"env": "Pendulm-v1"})
     gymnasium.register("Unlimited-v0", "gymnasium.envs.classic_control:PendulumEnv")
     try:
