@@ -200,3 +200,15 @@ def test_what_is_not_asked_for_may_be_absent(tmp_path, raw, columns_of):
 def test_goals_may_stand_under_infos(tmp_path, raw, columns_of):
     columns = columns_of([3], ["timeout"]) | {"infos/goal": np.ones((3, 2)), "infos/qpos": "text"}
     assert read_hdf5(raw(tmp_path / "x.hdf5", columns)).columns["goals"].shape == (3, 2)
+
+
+def test_bounds_that_are_a_row_of_a_matrix_are_read(tmp_path, raw):
+    columns = {
+        "observations": np.zeros((4, 3), np.float32),
+        "actions": np.zeros((4, 2), np.float32),
+        "rewards": np.zeros(4, np.float32),
+        "timeouts": np.array([False, False, False, True]),
+    }
+    path = raw(tmp_path / "x.hdf5", columns, action_low=[[-2.0, -7.0]], action_high=[[2.0], [7.0]])
+    spec = read_hdf5(path).spec
+    assert (spec.action_low, spec.action_high) == ((-2.0, -7.0), (2.0, 7.0))
