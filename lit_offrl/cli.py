@@ -6,6 +6,7 @@ import enum
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -48,7 +49,7 @@ from lit_offrl.cli_help import put_right
 from lit_offrl.cli_trainer import require_cores, require_trainer_options
 from lit_offrl.cli_words import Words
 from lit_offrl.datasets.schema import DatasetSpec
-from lit_offrl.errors import ConfigError, LitOffRLError
+from lit_offrl.errors import ConfigError, LitOffRLError, reason
 from lit_offrl.evaluation.envs import name_env
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import module_class
@@ -270,11 +271,18 @@ class OfflineCLI(LightningCLI):
         """Run the verb.
 
         Raises:
-            ConfigError: what Lightning refuses once it sees the loaders: it is for the user.
+            ConfigError: what Lightning refuses once it sees the loaders: it is for the user. Or a
+                part of the checkpoint that cannot be taken up.
         """
         try:
             super()._run_subcommand(subcommand)
-        except (MisconfigurationException, RuntimeError, ValueError) as error:
+        except Exception as error:
+            if self.resume is not None and _is_of_restoring(error):
+                raise ConfigError(
+                    f"{self.resume.path}: cannot be gone on with: {reason(error)}"
+                ) from error
+            if not isinstance(error, MisconfigurationException | RuntimeError | ValueError):
+                raise
             precision = str(self.trainer.precision)
             if precision.endswith("-true") and _TYPES_DIFFER.search(str(error)):
                 raise ConfigError(
@@ -416,6 +424,17 @@ def _evaluate_late(callbacks: list[Any]) -> None:
         callbacks[stop:stop] = late
         for each in late:
             callbacks.remove(each)  # the first, which is where it was
+
+
+def _is_of_restoring(error: BaseException) -> bool:
+    """Whether an error is of Lightning's taking up a checkpoint, and none of this library's own."""
+    codes = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
+    restoring = any(
+        Path(code.co_filename).name == "checkpoint_connector.py"
+        and code.co_name.lstrip("_").startswith(("restore", "resume"))
+        for code in codes
+    )
+    return restoring and not isinstance(error, LitOffRLError)
 
 
 _TYPES_DIFFER = re.compile(r"same dtype|scalar type|dtype")

@@ -12,29 +12,11 @@ from lit_offrl.cli_layer import LeftOut, take_over
 from lit_offrl.errors import ConfigError
 from lit_offrl.files import file_sha256
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
-from lit_offrl.modules.checkpoints import config_of, read_checkpoint
+from lit_offrl.modules.checkpoints import config_of, mlflow_runs, read_checkpoint
 from lit_offrl.modules.ldcq.stages import stage_path
 
 _LAYER = ("seed_everything", "model", "data")
 _LINKED = ("observation_dim", "action_dim", "action_low", "action_high", "seed")
-
-
-def mlflow_runs(ours: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return ``run_id`` and ``tracking_uri`` of a checkpoint's MLflow runs.
-
-    Args:
-        ours: the library's part of the checkpoint.
-    """
-    first = ours.get("mlflow")
-    if not isinstance(first, Mapping):
-        return []
-    beside = first.get("beside")
-    names = ("run_id", "tracking_uri")
-    return [
-        {name: str(run[name]) for name in names}
-        for run in [first, *(beside if isinstance(beside, list) else [])]
-        if isinstance(run, Mapping) and {*names} <= {*run}
-    ]
 
 
 class ResumeFrom:
@@ -51,8 +33,8 @@ class ResumeFrom:
         self.path = path
         checkpoint = read_checkpoint(path)
         self.ours: dict[str, Any] = checkpoint[CHECKPOINT_KEY]
-        self.step: int = checkpoint["global_step"]
-        self._whole = {"optimizer_states", "loops"} <= checkpoint.keys()
+        self.step: int = checkpoint.get("global_step", 0)
+        self._whole = {"optimizer_states", "loops", "global_step"} <= checkpoint.keys()
         self._shapes = {name: tuple(v.shape) for name, v in checkpoint["state_dict"].items()}
         self._hyperparameters: Mapping[str, Any] = checkpoint.get("hyper_parameters", {})
         self.config = self._config(config_of(checkpoint, path), self._hyperparameters)

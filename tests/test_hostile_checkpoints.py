@@ -13,7 +13,9 @@ import torch
 import yaml
 
 from lit_offrl.__main__ import main
+from lit_offrl.errors import ConfigError
 from lit_offrl.modules.base import CHECKPOINT_KEY
+from lit_offrl.modules.checkpoints import load_module, mlflow_runs, read_checkpoint
 
 TINY = {"width": 8, "blocks": 1, "heads": 2, "latents": 2, "hidden": [8], "warmup_steps": 2}
 TINY |= {"diffusion_steps": 4, "sampling_steps": 2, "num_samples": 2}
@@ -368,3 +370,53 @@ def test_an_unreadable_config_of_a_run_is_one_line_for_fit(text, changed, capsys
 
     assert main(["fit", "--ckpt_path", changed(change), "--evaluation.episodes", "0", *QUIET]) == 2
     one_line(capsys)
+
+
+ODD_VALUES = [None, 10**30, [1, "a"], torch.ones(2)]
+ODD_PLACES = [
+    *[(name,) for name in ("state_dict", "global_step", "hyper_parameters", "callbacks", "loops")],
+    *[(name,) for name in ("optimizer_states", "lr_schedulers", "pytorch-lightning_version")],
+    ("state_dict", "normalizer.low"),
+    ("hyper_parameters", "observation_dim"),
+    ("hyper_parameters", "hidden"),
+    (CHECKPOINT_KEY,),
+    (CHECKPOINT_KEY, "class_path"),
+    (CHECKPOINT_KEY, "spec"),
+    (CHECKPOINT_KEY, "spec", "action_dim"),
+    (CHECKPOINT_KEY, "spec", "handling"),
+    ("callbacks", "Curves"),
+    ("callbacks", "Curves", "history"),
+    ("loops", "fit_loop"),
+    ("loops", "fit_loop", "epoch_loop.batch_progress"),
+]
+
+
+@pytest.mark.parametrize("place", ODD_PLACES, ids=".".join)
+def test_a_part_of_another_kind_is_one_line(place, trained, folder, capsys):
+    for value in ODD_VALUES:
+        checkpoint = torch.load(trained, weights_only=True)
+        part = checkpoint
+        for key in place[:-1]:
+            part = part[key]
+        part[place[-1]] = value
+        torch.save(checkpoint, "hostile.ckpt")
+        for read in (lambda: read_checkpoint("hostile.ckpt"), lambda: load_module("hostile.ckpt")):
+            try:
+                read()
+            except ConfigError as error:
+                assert "hostile.ckpt: " in str(error), (place, value)
+
+
+@pytest.mark.parametrize("name", ["optimizer_states", "lr_schedulers"])
+def test_a_state_that_cannot_be_taken_up_is_one_line(name, trained, folder, capsys):
+    checkpoint = torch.load(trained, weights_only=True)
+    torch.save({**checkpoint, name: 7}, "hostile.ckpt")
+    assert run("fit", "hostile.ckpt", "--trainer.logger", "false") == 2
+    assert "hostile.ckpt: cannot be gone on with: 'int' object" in one_line(capsys)
+
+
+@pytest.mark.parametrize("run_id", ["../x", "a/../../x", "", "a\n", "x" * 300])
+def test_an_id_that_leads_elsewhere_is_no_run(run_id):
+    there = {"run_id": run_id, "tracking_uri": "sqlite:///mlflow.db"}
+    good = {"run_id": "0" * 32, "tracking_uri": "sqlite:///mlflow.db"}
+    assert mlflow_runs({"mlflow": {**there, "beside": [there, good]}}) == [good]

@@ -89,5 +89,5 @@ def checkpoint_rule(path: Path, checkpoint: Mapping[str, Any]) -> str:
     state = (checkpoint.get("callbacks") or {}).get(KEY) or {}
     best = state.get("best") or {}
     if path.stem.startswith("best") and best and best.get("step") == checkpoint.get("global_step"):
-        return str(best["rule"])
+        return str(best.get("rule"))
     return "last" if path.stem.startswith("last") else "named by the user"

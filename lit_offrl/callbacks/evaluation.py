@@ -157,7 +157,7 @@ class EvaluationDuringFit(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""
-        self._due = state_dict["due"]
+        self._due = bool(state_dict["due"])
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate what was trained, once it is saved, and print the tables."""

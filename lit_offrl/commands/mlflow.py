@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.errors import ConfigError, reason
@@ -20,7 +19,7 @@ from lit_offrl.mlflow_store import (
     store_uri,
 )
 from lit_offrl.modules.base import CHECKPOINT_KEY
-from lit_offrl.modules.checkpoints import read_checkpoint
+from lit_offrl.modules.checkpoints import history_of, mlflow_runs, read_checkpoint
 from lit_offrl.tracking.outbox import Outbox, curve_points, load_outbox, unsent_file, unsent_runs
 from lit_offrl.tracking.sending import Delivery
 
@@ -34,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(list(argv))
     folder, checkpoint = _find(options.run)
     saved = {} if checkpoint is None else read_checkpoint(checkpoint)
-    origin = saved.get(CHECKPOINT_KEY, {}).get("mlflow") or {}
+    origin = next(iter(mlflow_runs(saved.get(CHECKPOINT_KEY, {}))), {})
     runs = list(dict.fromkeys([*unsent_runs(folder), *filter(None, [origin.get("run_id")])]))
     if not runs:
         raise ConfigError(f"{options.run}: was not logged to MLflow: there is nothing to send.")
@@ -45,10 +44,10 @@ def main(argv: Sequence[str]) -> int:
     require_store(uri, "give another --tracking_uri.")
     for run_id in runs:
         own = run_id == origin.get("run_id")
-        where = str(origin["tracking_uri"]) if own and "tracking_uri" in origin else None
+        where = origin["tracking_uri"] if own else None
         outbox = load_outbox(folder, run_id)
         if own:
-            outbox.points += curve_points(_history(saved), int(time.time() * 1000))
+            outbox.points += curve_points(present_names(history_of(saved)), int(time.time() * 1000))
         sent = _send(uri, run_id, outbox, where)
         unsent_file(folder, run_id).unlink(missing_ok=True)
         print(f"MLflow run {run_id}: {sent or 'nothing was missing'}")
@@ -80,11 +79,6 @@ def _find(run: Path) -> tuple[Path, Path | None]:
         raise ConfigError(f"{run}: there is no such folder or checkpoint; give a run's folder.")
     last = run / "last.ckpt"
     return run.absolute(), last if last.is_file() else None
-
-
-def _history(saved: Mapping[str, Any]) -> dict[str, Any]:
-    states = saved.get("callbacks", {}).values()
-    return present_names(next((state["history"] for state in states if "history" in state), {}))
 
 
 def _send(uri: str, run_id: str, outbox: Outbox, where: str | None) -> str:

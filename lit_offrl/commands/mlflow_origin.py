@@ -13,7 +13,7 @@ from lit_offrl.errors import ConfigError, first_line
 from lit_offrl.evaluation.runs import FIGURES_TAG
 from lit_offrl.mlflow_store import open_client, redacted, sqlite_file, store_uri
 from lit_offrl.modules.base import CHECKPOINT_KEY
-from lit_offrl.modules.checkpoints import read_checkpoint
+from lit_offrl.modules.checkpoints import mlflow_runs, read_checkpoint
 from lit_offrl.tracking.artifacts import artifact_repository
 
 TRAINED_BY = "lit_offrl.trained_by"
@@ -67,12 +67,12 @@ def log_to_origin(
     Returns:
         Whether nothing is left to be logged.
     """
-    origin = read_checkpoint(checkpoint)[CHECKPOINT_KEY].get("mlflow")
-    if not isinstance(origin, Mapping) or not {"run_id", "tracking_uri"} <= {*origin}:
+    origin = next(iter(mlflow_runs(read_checkpoint(checkpoint)[CHECKPOINT_KEY])), None)
+    if origin is None:
         if asked_for:
             print(f"lit-offrl {verb}: {checkpoint} came from no MLflow run: nothing is logged.")
         return True
-    run_id, was = str(origin["run_id"]), redacted(str(origin["tracking_uri"]))
+    run_id, was = origin["run_id"], redacted(origin["tracking_uri"])
     uri = store_uri(tracking_uri)
     try:
         require_there(uri)

@@ -246,12 +246,12 @@ def _log_to_mlflow(
     """Add the record and the curve so far to the MLflow run of a round's fit, if it has one."""
     from lit_offrl.commands.mlflow_origin import log_to_run, require_there
     from lit_offrl.modules.base import CHECKPOINT_KEY
-    from lit_offrl.modules.checkpoints import read_checkpoint
+    from lit_offrl.modules.checkpoints import mlflow_runs, read_checkpoint
 
-    origin = read_checkpoint(own / "last.ckpt")[CHECKPOINT_KEY].get("mlflow")
-    if not origin:
+    origins = mlflow_runs(read_checkpoint(own / "last.ckpt")[CHECKPOINT_KEY])
+    if not origins:
         return
-    run_id = str(origin["run_id"])
+    run_id = origins[0]["run_id"]
     try:
         require_there(uri)
         steps = record.training_steps or 0

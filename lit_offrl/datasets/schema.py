@@ -8,10 +8,12 @@ episodes     [0       3) [3       6) [6   8)
 
 from __future__ import annotations
 
+import math
+import types
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from lit_offrl.datasets.columns import clean_column, clean_columns, need_ends
 from lit_offrl.errors import DatasetError, nearest
 
 _REWARDS = "rewards: "  # begins what is said of their handling
+_MOST = 2**31  # of dimensions, or of an episode's steps
 
 
 @dataclass(frozen=True)
@@ -76,19 +79,37 @@ class DatasetSpec:
         """Undo ``to_dict``, also after a trip through JSON, which makes tuples lists.
 
         Raises:
-            DatasetError: if a field is unknown or one without a default is missing.
+            DatasetError: if a field is unknown, one without a default is missing, or one is of
+                another type than it must be.
         """
-        known = [item.name for item in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise DatasetError(f"dataset spec: unknown field '{key}'.{nearest(key, known)}")
+        hints = get_type_hints(cls)
         plain: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
+        for key, value in plain.items():
+            if key not in hints:
+                raise DatasetError(f"dataset spec: unknown field '{key}'.{nearest(key, hints)}")
+            if not _is_of(value, hints[key]):
+                raise DatasetError(f"dataset spec: {key} is {value!r:.60}: it cannot be.")
         try:
             return cls(**plain)
         except TypeError as error:
             raise DatasetError(f"dataset spec: {error}") from None
+
+
+def _is_of(value: object, hint: Any) -> bool:
+    """Whether a value is of a field's type, and one that the field can have."""
+    origin, below = get_origin(hint), get_args(hint)
+    if origin is types.UnionType:
+        return any(_is_of(value, each) for each in below)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_of(each, below[0]) for each in value)
+    if hint is float:
+        whole = type(value) is int and abs(value) < 2**63
+        return whole or (type(value) is float and math.isfinite(value))
+    if hint is int:
+        return type(value) is int and 0 <= value < _MOST
+    return type(value) is hint and not (isinstance(value, str) and "\0" in value)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import torch
 import yaml
 from torch import Tensor
 
-from lit_offrl.errors import ConfigError, first_line, reason
+from lit_offrl.errors import ConfigError, LitOffRLError, first_line, reason
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
+from lit_offrl.modules.checkpoint_form import CURVES, require_form
 from lit_offrl.named_classes import class_named
 
+_RUN_ID = re.compile(r"[\w-]{1,64}")  # it also names a file
 _SECTIONS = ("model", "data", "trainer", "checkpoint", "evaluation")
 
 
@@ -21,7 +24,8 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     """Read a checkpoint of this library, never unpickling anything but tensors and plain types.
 
     Raises:
-        ConfigError: the file is missing, is no checkpoint, or is not one of this library.
+        ConfigError: the file is missing, is no checkpoint, is not one of this library, or has a
+            part of another form than ``fit`` writes.
     """
     path = Path(path)
     if not path.is_file():
@@ -31,8 +35,10 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     except Exception as error:  # torch raises many kinds, each for a broken or foreign file
         said = first_line(error)[:120]
         raise ConfigError(f"{path}: not a readable checkpoint ({said}).") from error
-    if not isinstance(checkpoint, dict) or "class_path" not in checkpoint.get(CHECKPOINT_KEY, {}):
+    ours = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
+    if not isinstance(ours, dict) or "class_path" not in ours:
         raise ConfigError(f"{path}: not a checkpoint written by lit-offrl; train one with 'fit'.")
+    require_form(checkpoint, path, CHECKPOINT_KEY)
     return checkpoint
 
 
@@ -88,6 +94,31 @@ def _mapping(value: object, where: str) -> dict[str, Any]:
     return value
 
 
+def mlflow_runs(ours: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return ``run_id`` and ``tracking_uri`` of a checkpoint's MLflow runs, its own run first.
+
+    What can be no run, such as an id that would lead to another folder, is left out.
+
+    Args:
+        ours: the library's part of the checkpoint.
+    """
+    first = ours.get("mlflow")
+    if not isinstance(first, Mapping):
+        return []
+    beside = first.get("beside")
+    names = ("run_id", "tracking_uri")
+    return [
+        {name: str(run[name]) for name in names}
+        for run in [first, *(beside if isinstance(beside, list) else [])]
+        if isinstance(run, Mapping) and {*names} <= {*run} and _RUN_ID.fullmatch(str(run["run_id"]))
+    ]
+
+
+def history_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the curves that a checkpoint keeps, [[step, value], ...] by name."""
+    return dict(checkpoint.get("callbacks", {}).get(CURVES, {}).get("history", {}))
+
+
 def module_class(class_path: object, where: str = "the checkpoint") -> type[OfflineModule]:
     """Find a method's class by its dotted path, as a file names it.
 
@@ -118,7 +149,9 @@ def load_module(path: str | Path, map_location: str | torch.device = "cpu") -> O
         module = kind(**arguments)
         module.on_load_checkpoint(checkpoint)
         module.load_state_dict(checkpoint["state_dict"])
-    except (TypeError, RuntimeError, KeyError) as error:
+    except LitOffRLError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except Exception as error:  # whatever a value of another kind makes the method's code raise
         raise ConfigError(
             f"{path}: does not fit {kind.__name__} of this version: {reason(error)}"
         ) from error

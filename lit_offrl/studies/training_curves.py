@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation.record import CURVES, EvaluationRecord, present_names
-from lit_offrl.modules.checkpoints import read_checkpoint
+from lit_offrl.modules.checkpoints import history_of, read_checkpoint
 from lit_offrl.studies.inputs import Study, protocol_of
 
 
@@ -24,9 +24,7 @@ def run(options: argparse.Namespace) -> Study:
     Raises:
         ConfigError: it keeps none.
     """
-    saved = read_checkpoint(options.ckpt_path).get("callbacks", {})
-    kept = [state["history"] for state in saved.values() if "history" in state]
-    history = present_names(kept[0]) if kept else None
+    history = present_names(history_of(read_checkpoint(options.ckpt_path)))
     if not history:
         raise ConfigError(
             f"{options.ckpt_path}: keeps no curves: give one of 'lit-offrl fit' that was written "
