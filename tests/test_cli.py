@@ -186,7 +186,7 @@ def test_callbacks_in_a_config_replace_none_that_must_be_there(lit):
     Path("callbacks.yaml").write_text(f"{{trainer: {{callbacks: [{own}]}}}}")
     assert lit("--config", "callbacks.yaml") == 0
     state = torch.load("checkpoints/BCModule-pendulum-seed0/last.ckpt", weights_only=True)
-    assert {key[:6] for key in state["callbacks"]} == {"Curves", "EarlyS"}
+    assert {key[:6] for key in state["callbacks"]} == {"Curves", "EarlyS", "Evalua"}
 
 
 def test_a_callback_with_an_enumeration_for_a_default(lit):

@@ -256,15 +256,15 @@ def test_mistakes_are_found_before_anything_runs(tmp_path, planner, env, more, s
 
 
 def test_no_step_limit_is_an_error_until_one_is_given(tmp_path):
-    gymnasium.register("Endless-v0", "lit_offrl.envs.random_walk:RandomWalkEnv")
+    gymnasium.register("Boundless-v0", "lit_offrl.envs.random_walk:RandomWalkEnv")
     try:
         with pytest.raises(EvaluationError, match=r"no step limit.* give --max_episode_steps"):
-            collect(tmp_path / "a", "steps", 100, env="Endless-v0")
+            collect(tmp_path / "a", "steps", 100, env="Boundless-v0")
         more = ["--max_episode_steps", "5"]
-        assert collect(tmp_path / "a", "steps", 20, *more, env="Endless-v0") == 0
+        assert collect(tmp_path / "a", "steps", 20, *more, env="Boundless-v0") == 0
         assert np.flatnonzero(read(tmp_path / "a")[0]["timeouts"]).tolist() == [4, 9, 14, 19]
     finally:
-        del gymnasium.registry["Endless-v0"]
+        del gymnasium.registry["Boundless-v0"]
 
 
 def test_gymnasiums_own_mountain_car_will_do(tmp_path):

@@ -243,10 +243,10 @@ def test_mazes_in_parts_are_refused_at_once(tmp_path):
 
 
 def test_fixed_goals_need_a_step_limit(tmp_path):
-    gymnasium.register("Endless-v0", Maze2dEnv)
+    gymnasium.register("Boundless-v0", Maze2dEnv)
     try:
         with pytest.raises(EvaluationError, match=r"no step limit.* give --max_episode_steps"):
-            collect(tmp_path / "a", "Endless-v0", 100, "--goals", "(1,1)")
-        assert collect(tmp_path / "a", "Endless-v0", 100) == 0
+            collect(tmp_path / "a", "Boundless-v0", 100, "--goals", "(1,1)")
+        assert collect(tmp_path / "a", "Boundless-v0", 100) == 0
     finally:
-        del gymnasium.registry["Endless-v0"]
+        del gymnasium.registry["Boundless-v0"]

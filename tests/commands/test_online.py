@@ -122,7 +122,8 @@ def test_rounds_and_a_killed_run_that_goes_on(run, same_state, monkeypatch, caps
     for number in (0, 1):
         last = Path(f"whole/round-{number}/last.ckpt")
         same_state(last, "killed" / last)
-    assert not [path for path in Path("killed").rglob(".*") if path.is_file()]
+    left = {path.name for path in Path("killed").rglob(".*") if path.is_file()}
+    assert left <= {".fit.lock"}
 
     # finished rounds are left alone, other options refused
     stamp = Path("whole/round-1/last.ckpt").stat().st_mtime_ns
