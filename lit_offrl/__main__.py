@@ -103,7 +103,7 @@ def _run(argv: Sequence[str]) -> int:
         print(f"lit-offrl: {stop}", file=sys.stderr)
         code = 128 + stop.number
     except LitOffRLError as error:
-        print(f"lit-offrl: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"lit-offrl: error: {_line(error)}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:  # where another's handler was put in the place of ours
         print("lit-offrl: interrupted", file=sys.stderr)
@@ -121,6 +121,12 @@ def _run(argv: Sequence[str]) -> int:
         signals.end_within()
         return 128 + signals.received()
     return code
+
+
+def _line(error: LitOffRLError) -> str:
+    from lit_offrl.mlflow_store import redacted  # too heavy for --help
+
+    return redacted(" ".join(str(error).split()))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from lit_offrl.datamodules import OfflineDataModule
 from lit_offrl.datasets.catalog import default_cache_dir, default_data_dir, resolve
 from lit_offrl.datasets.views import View
 from lit_offrl.errors import ConfigError, DatasetError
-from lit_offrl.mlflow_store import is_own, redacted
+from lit_offrl.mlflow_store import is_own, redacted, store_uri
 from lit_offrl.modules import OfflineModule
 from lit_offrl.named_classes import checked_part, checked_value, class_named
 
@@ -194,7 +194,9 @@ def _take_loggers(trainer: dict[str, Any], given: object) -> Iterator[LeftOut]:
         if not ours and (uri is None or not is_own(str(uri))):
             yield LeftOut("trainer.logger", f"MLFlowLogger to {redacted(str(uri))}")
             continue
-        if uri is not None and not is_own(str(uri)):
+        if uri is not None and is_own(str(uri)):
+            options[_TRACKING_URI] = store_uri()
+        elif uri is not None:
             del options[_TRACKING_URI]
             yield LeftOut(f"trainer.logger.init_args.{_TRACKING_URI}", redacted(str(uri)))
         for name in _LOGGERS_FOLDERS:

@@ -130,7 +130,7 @@ def runs_address(uri: str, experiment_id: str) -> str:
     file = sqlite_file(uri)
     if file is not None and file.parent == Path.cwd():
         uri = f"{SQLITE}{file.name}"
-    return f"mlflow ui --backend-store-uri {uri} and then http://127.0.0.1:5000/{page}"
+    return f"mlflow ui --backend-store-uri {redacted(uri)} and then http://127.0.0.1:5000/{page}"
 
 
 def set_patience() -> None:
@@ -150,14 +150,17 @@ def set_patience() -> None:
 def is_own(uri: str, given: str | None = None) -> bool:
     """Whether a store that a file names is the user's own, and so may be contacted.
 
-    A checkpoint may name any server, or any file on the disk.
+    A checkpoint may name any server, or any file on the disk. Where it is the user's own, contact
+    :func:`store_uri`, not ``uri``, which has no password.
 
     Args:
         uri: what the file names.
         given: the store that the user's command names; None for the one that counts by default.
     """
-    server = uri.startswith(("http://", "https://"))  # whose password is not to be the user's
-    return (uri if server else absolute_uri(uri)) == store_uri(given)
+    own = store_uri(given)
+    if uri.startswith(("http://", "https://")):  # whose password is not to be the user's
+        return uri == own
+    return redacted(absolute_uri(uri)) == redacted(own)  # files name a database without password
 
 
 def require_store(uri: str, way_out: str = _WAY_OUT) -> None:

@@ -9,6 +9,8 @@ import warnings
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
+from lit_offrl.mlflow_store import redacted
+
 _NOISE = (
     ".*Checkpoint directory .* exists and is not empty.*",  # that of a resumed run
     ".*smaller than the logging interval.*",  # our logging does not look at epochs
@@ -36,4 +38,4 @@ def quiet() -> None:
 def say(line: str) -> None:
     """Print a line to the user, from the first process alone, and not into a bar under way."""
     with tqdm.external_write_mode(file=sys.stdout):
-        print(f"lit-offrl: {line}")
+        print(f"lit-offrl: {redacted(line)}")

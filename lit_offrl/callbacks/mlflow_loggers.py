@@ -21,8 +21,8 @@ def mlflow_loggers(loggers: Any) -> list[MLFlowLogger]:
 
 
 def mlflow_origin(logger: MLFlowLogger) -> dict[str, str]:
-    """Return what finds a logger's run again: ``run_id`` and ``tracking_uri``."""
-    return {"run_id": str(logger.run_id), "tracking_uri": _store_of(logger)}
+    """Return what finds a logger's run again: ``run_id``, and ``tracking_uri`` without password."""
+    return {"run_id": str(logger.run_id), "tracking_uri": redacted(_store_of(logger))}
 
 
 def _store_of(logger: MLFlowLogger) -> str:

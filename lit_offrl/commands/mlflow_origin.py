@@ -128,7 +128,8 @@ def log_to_experiment(
         client.set_terminated(run.info.run_id)
     except Exception as error:  # the files are written
         first = redacted(first_line(error))
-        print(f"lit-offrl {verb}: not logged to MLflow at {tracking_uri}: {first}", file=sys.stderr)
+        where = redacted(tracking_uri)
+        print(f"lit-offrl {verb}: not logged to MLflow at {where}: {first}", file=sys.stderr)
         return False
     print(f"MLflow run {run.info.run_id}: logged under {folder}/")
     return True

@@ -19,6 +19,7 @@ from lit_offrl import signals
 from lit_offrl.files import write_whole
 from lit_offrl.finished import why_unfinished
 from lit_offrl.jobs.files import last_line
+from lit_offrl.mlflow_store import redacted
 from lit_offrl.user_code import import_words
 
 PROGRAM = (sys.executable, "-m", "lit_offrl")
@@ -60,7 +61,7 @@ class Children:
                 if self.stopping:
                     return None
                 before = "\n" if file.tell() else ""  # a killed command has left its line open
-                file.write(f"{before}$ {shlex.join(words)}\n".encode())
+                file.write(f"{before}$ {redacted(shlex.join(words))}\n".encode())
                 file.flush()
                 process = subprocess.Popen(
                     words,

@@ -24,6 +24,7 @@ from lit_offrl.jobs.mlflow_runs import CELL_TAG
 from lit_offrl.jobs.parts import Parts
 from lit_offrl.jobs.plain import difference
 from lit_offrl.jobs.words import evaluate_words, fit_words
+from lit_offrl.mlflow_store import redacted
 from lit_offrl.pipelines.inputs import data_file, data_sha256, own_environment, resolved_config
 from lit_offrl.sweeps.grid import Cell
 
@@ -117,7 +118,7 @@ class CellFolder:
             "data_sha256": self._data_sha256(),
             "seed": self.cell.seed,
             "experiment": self.sweep,
-            "tracking_uri": self.tracking_uri,
+            "tracking_uri": redacted(self.tracking_uri),
             "evaluate": None if self.evaluate is None else dict(self.evaluate),
         }
         return json.loads(json.dumps(definition, default=str))

@@ -164,7 +164,7 @@ def _set_aside(folder: CellFolder) -> None:
     same_training = {**before, "evaluate": None} == {**after, "evaluate": None}
     ours = is_own(before["tracking_uri"], folder.tracking_uri)  # else they count in no table here
     if ours and (isinstance(folder, StagedCell) or not same_training):  # the runs are of what goes
-        forget_runs(before["tracking_uri"], before["experiment"], stored["id"])
+        forget_runs(folder.tracking_uri, before["experiment"], stored["id"])
     if same_training:
         folder.begin(stored["id"])
     else:
