@@ -152,12 +152,13 @@ class EvaluationDuringFit(Callback):
         self._due = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether the checkpoint's step has yet to be evaluated."""
+        """The step that has yet to be evaluated, if there is one."""
         return {"due": self._due}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""
-        self._due = bool(state_dict["due"])
+        due = state_dict["due"]
+        self._due = due if isinstance(due, int) else None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluate what was trained, once it is saved, and print the tables."""

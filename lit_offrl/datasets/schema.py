@@ -103,7 +103,10 @@ def _is_of(value: object, hint: Any) -> bool:
     if origin is types.UnionType:
         return any(_is_of(value, each) for each in below)
     if origin is tuple:
-        return isinstance(value, tuple) and all(_is_of(each, below[0]) for each in value)
+        # a space may leave actions unbounded, which is looked at where bounds are used
+        return isinstance(value, tuple) and all(
+            _is_of(each, below[0]) or each in (-math.inf, math.inf) for each in value
+        )
     if hint is float:
         whole = type(value) is int and abs(value) < 2**63
         return whole or (type(value) is float and math.isfinite(value))
