@@ -35,7 +35,7 @@ from benchmarks.step import StepResult, run_steps
 from benchmarks.trackers import LEAST, TrackerResult, run_trackers
 from benchmarks.vae import run_vaes, vae_table
 from benchmarks.value import ValueResult, run_values
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
 
 NAMES = (
     *("loader", "priority", "step", "acd", "value", "vae", "latents"),

@@ -19,11 +19,11 @@ from benchmarks.peer import PeerIQL, PeerSteps, d3rlpy_iql
 from benchmarks.step import count_flops
 from lit_offrl import modules
 from lit_offrl.callbacks import Curves, FiniteGuard, GracefulStop
-from lit_offrl.cli import TRAINER_DEFAULTS
+from lit_offrl.cli.main import TRAINER_DEFAULTS
+from lit_offrl.common.quiet import quiet
 from lit_offrl.datamodules import PyBulletDataModule
 from lit_offrl.datasets.views import AdvantageBatch, TransitionBatch, Transitions
 from lit_offrl.modules import OfflineModule
-from lit_offrl.quiet import quiet
 
 _CONFIGS = Path(__file__).parent.parent / "configs"
 _WARM_UP = 20  # steps of each that are not timed

@@ -18,9 +18,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.machine import clock
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import SnippetBatch
-from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.envs import make_env
 from lit_offrl.modules import (
     ImageVAEModule,
@@ -32,7 +33,6 @@ from lit_offrl.modules import (
 )
 from lit_offrl.modules.ldcq.prior import Sampling
 from lit_offrl.modules.ldcq.windows import RowTable
-from lit_offrl.randomness import ShardedGenerator
 
 OBSERVATION, ACTION, LATENT = 4, 2, 16
 """maze2d's numbers and the paper's."""

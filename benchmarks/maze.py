@@ -12,12 +12,12 @@ import torch
 
 from benchmarks.machine import measure
 from lit_offrl.collecting.planned import PlannedCollection
+from lit_offrl.common.policy import Policy
 from lit_offrl.datasets.environments import ENVIRONMENTS
 from lit_offrl.envs.mazes import MAZE2D
 from lit_offrl.envs.planners import WaypointPlanner
 from lit_offrl.evaluation.envs import make_env
 from lit_offrl.evaluation.rollouts import rollout
-from lit_offrl.policy import Policy
 
 MAZES = ("umaze", "medium", "large")
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.schema import OfflineDataset
-from lit_offrl.errors import ConfigError
 
 _SCRIPT = Path(__file__).with_name("peer_d3rlpy.py")
 _IQL = Path(__file__).with_name("peer_iql.py")

@@ -28,9 +28,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lit_offrl.common.finished import FINISHED
+from lit_offrl.common.signals import SIGNALS
 from lit_offrl.datasets.hdf5 import write_hdf5
-from lit_offrl.finished import FINISHED
-from lit_offrl.signals import SIGNALS
 
 LIMIT_SECONDS = 5.0
 _PATIENCE_SECONDS = 60.0

@@ -20,8 +20,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from benchmarks.acd import Plan, plan
 from lit_offrl.callbacks import Curves, FiniteGuard, GracefulStop, MLflowRun
-from lit_offrl.cli import TRAINER_DEFAULTS
-from lit_offrl.quiet import quiet
+from lit_offrl.cli.main import TRAINER_DEFAULTS
+from lit_offrl.common.quiet import quiet
 
 LEAST = 0.95
 """Of the speed without a logger, that a fit has to keep."""

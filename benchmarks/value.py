@@ -14,10 +14,10 @@ from torch import Tensor
 
 from benchmarks.machine import clock, measure
 from benchmarks.made_up import Size, make_dataset, make_module, settings
+from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.modules import DVFModule
 from lit_offrl.modules.history import History
 from lit_offrl.nets import symexp
-from lit_offrl.randomness import ShardedGenerator
 
 
 @dataclass

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from lit_offrl import __version__, signals
-from lit_offrl.errors import ConfigError, LitOffRLError, nearest
-from lit_offrl.user_code import take_imports
+from lit_offrl import __version__
+from lit_offrl.common import signals
+from lit_offrl.common.errors import ConfigError, LitOffRLError, nearest
+from lit_offrl.common.user_code import take_imports
 
 TRAINER_VERBS = {
     "fit": "train a method, or go on from a checkpoint (--ckpt_path)",
@@ -67,7 +68,7 @@ def dispatch(argv: Sequence[str]) -> int:
     if verb in COMMANDS:
         return int(_import(f"lit_offrl.commands.{verb}").main(rest) or 0)
     if verb in TRAINER_VERBS:
-        return int(_import("lit_offrl.cli").main([verb, *rest]) or 0)
+        return int(_import("lit_offrl.cli.main").main([verb, *rest]) or 0)
     known = [*TRAINER_VERBS, *COMMANDS]
     hint = nearest(verb, known) or f" It knows {', '.join(known)}."
     raise ConfigError(f"there is no verb '{verb}'.{hint}")
@@ -124,7 +125,7 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _line(error: LitOffRLError) -> str:
-    from lit_offrl.mlflow_store import redacted  # too heavy for --help
+    from lit_offrl.tracking.store import redacted  # too heavy for --help
 
     return redacted(" ".join(str(error).split()))
 

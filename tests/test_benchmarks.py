@@ -36,9 +36,9 @@ from benchmarks.start import SHAPES, StartResult, run_starts
 from benchmarks.step import PARTS, count_flops, run_step
 from benchmarks.vae import AUTHORS, run_vae
 from benchmarks.value import autoregressive_value, counted, run_value
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.sampler import RowOrder
 from lit_offrl.datasets.views import FutureStates, Snippets, Transitions
-from lit_offrl.errors import ConfigError
 from lit_offrl.modules import ImageVAEModule
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from lit_offrl.__main__ import main
-from lit_offrl.cli import require_options
+from lit_offrl.cli.main import require_options
 from lit_offrl.pipelines.folders import stage_folders
 from lit_offrl.pipelines.reading import read_pipeline
 from lit_offrl.pipelines.steps import Where

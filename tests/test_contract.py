@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_offrl.errors import EvaluationError
+from lit_offrl.common.errors import EvaluationError
 from lit_offrl.evaluation.evaluate import evaluate_module
 from lit_offrl.modules import OfflineModule, load_module
 
@@ -156,7 +156,7 @@ def test_two_processes_train_as_one_with_their_batches_joined(fit, monkeypatch):
     alone = weights(fit("alone", *common, "32"))
     # Forked rather than started anew: imports take longer than these steps. Users are refused
     # that, as no forked process could save when a signal comes; none comes here.
-    monkeypatch.setattr("lit_offrl.cli._require_launcher", lambda *_: None)
+    monkeypatch.setattr("lit_offrl.cli.main._require_launcher", lambda *_: None)
     two = ("--trainer.strategy", "ddp_fork", "--trainer.devices", "2")
     together = weights(fit("together", *common, "16", *two))
     for name, value in alone.items():

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from lit_offrl.__main__ import main
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.modules.base import CHECKPOINT_KEY
 from lit_offrl.modules.checkpoints import load_module, mlflow_runs, read_checkpoint
 

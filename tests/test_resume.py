@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lit_offrl.__main__ import main
-from lit_offrl.files import file_sha256
+from lit_offrl.common.files import file_sha256
 from lit_offrl.modules import BCModule
 
 # 18 training episodes of 29 or 30 usable rows: 8 batches of 64 an epoch.

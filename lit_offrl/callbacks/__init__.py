@@ -11,7 +11,7 @@ from lit_offrl.callbacks.mlflow_run import MLflowRun
 from lit_offrl.callbacks.monitors import MonitorCheck
 from lit_offrl.callbacks.predictions import PredictionWriter
 from lit_offrl.callbacks.record import RunRecord
-from lit_offrl.signals import Interrupted
+from lit_offrl.common.signals import Interrupted
 
 __all__ = [
     "Checkpoints",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from lightning.pytorch import Trainer
 
-from lit_offrl.errors import ConfigError, nearest
+from lit_offrl.common.errors import ConfigError, nearest
 
 FILE = "best.ckpt"
 LOSSES = "val/loss"

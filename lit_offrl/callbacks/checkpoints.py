@@ -12,14 +12,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from lit_offrl import signals
 from lit_offrl.callbacks.best import FILE, KEY, LOSSES, Best, Mode
 from lit_offrl.callbacks.lookup import find_callback, settings, validation_follows
+from lit_offrl.common import signals
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.files import make_folder, sweep, whole_file
+from lit_offrl.common.quiet import say
 from lit_offrl.datasets.schema import DatasetSpec
-from lit_offrl.errors import ConfigError
-from lit_offrl.files import make_folder, sweep, whole_file
 from lit_offrl.modules.base import OfflineModule
-from lit_offrl.quiet import say
 
 
 class WholeFileIO(TorchCheckpointIO):

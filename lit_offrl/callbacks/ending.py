@@ -13,9 +13,9 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lit_offrl.callbacks.checkpoints import run_folder
 from lit_offrl.callbacks.lookup import settings
 from lit_offrl.callbacks.mlflow_run import MLflowRun
-from lit_offrl.files import write_whole
-from lit_offrl.finished import FINISHED
-from lit_offrl.quiet import say
+from lit_offrl.common.files import write_whole
+from lit_offrl.common.finished import FINISHED
+from lit_offrl.common.quiet import say
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from lit_offrl.callbacks.interruption import GracefulStop, end_training
 from lit_offrl.callbacks.lookup import find_callback, settings, validation_follows
 from lit_offrl.callbacks.record import data_figures
 from lit_offrl.callbacks.yardsticks import clone_behaviour, yardsticks
-from lit_offrl.errors import ConfigError, EvaluationError, LitOffRLError
+from lit_offrl.common.errors import ConfigError, EvaluationError, LitOffRLError
+from lit_offrl.common.policy import GoalPolicy
+from lit_offrl.common.quiet import say
+from lit_offrl.common.ranges import require_in
 from lit_offrl.evaluation.envs import make_env, step_limit
 from lit_offrl.evaluation.evaluate import evaluate_module
 from lit_offrl.evaluation.record import CURVES, EvaluationRecord
 from lit_offrl.modules.base import OfflineModule
-from lit_offrl.policy import GoalPolicy
-from lit_offrl.quiet import say
-from lit_offrl.ranges import require_in
 
 
 class EvaluationDuringFit(Callback):

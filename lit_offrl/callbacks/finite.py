@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lit_offrl.errors import TrainingError
+from lit_offrl.common.errors import TrainingError
 from lit_offrl.modules.base import last_checkpoint
 
 

@@ -15,12 +15,12 @@ from lightning.pytorch.trainer.connectors.signal_connector import (
     _SignalConnector,
 )
 
-from lit_offrl import signals
 from lit_offrl.callbacks.checkpoints import Checkpoints
 from lit_offrl.callbacks.lookup import find_callback, settings, steps_now, validation_follows
-from lit_offrl.errors import LitOffRLError
+from lit_offrl.common import signals
+from lit_offrl.common.errors import LitOffRLError
+from lit_offrl.common.signals import Interrupted
 from lit_offrl.modules.base import OfflineModule
-from lit_offrl.signals import Interrupted
 
 _ASKED = "lit_offrl/asked"  # in the processes' common store, once a signal has come to one of them
 _CLOSING_SECONDS = 10.0  # for loggers, which have limits of their own: a machine may be overloaded

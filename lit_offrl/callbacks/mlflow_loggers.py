@@ -9,9 +9,9 @@ from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lit_offrl.callbacks.mlflow_run import MLflowRun
-from lit_offrl.mlflow_store import redacted, require_store, store_uri
-from lit_offrl.quiet import say
+from lit_offrl.common.quiet import say
 from lit_offrl.tracking.opening import refusals
+from lit_offrl.tracking.store import redacted, require_store, store_uri
 
 
 def mlflow_loggers(loggers: Any) -> list[MLFlowLogger]:

@@ -16,20 +16,20 @@ from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from lit_offrl import signals
-from lit_offrl.errors import FileError
-from lit_offrl.mlflow_store import (
+from lit_offrl.common import signals
+from lit_offrl.common.errors import FileError
+from lit_offrl.common.quiet import say
+from lit_offrl.tracking.opening import alone, artifact_location, default_store_kept, refusals
+from lit_offrl.tracking.outbox import Artifact, Outbox, Point, curve_points, load_outbox
+from lit_offrl.tracking.outbox import unsent_file as file_of_unsent
+from lit_offrl.tracking.sender import STOPPED_SECONDS, Sender
+from lit_offrl.tracking.store import (
     client_uri,
     default_experiment,
     require_store,
     set_patience,
     store_uri,
 )
-from lit_offrl.quiet import say
-from lit_offrl.tracking.opening import alone, artifact_location, default_store_kept, refusals
-from lit_offrl.tracking.outbox import Artifact, Outbox, Point, curve_points, load_outbox
-from lit_offrl.tracking.outbox import unsent_file as file_of_unsent
-from lit_offrl.tracking.sender import STOPPED_SECONDS, Sender
 
 _LAST_SECONDS = 10.0  # for a store that does not answer once training has ended
 _LONGEST_PARAM = 250  # letters, of any MLflow's

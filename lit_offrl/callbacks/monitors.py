@@ -11,9 +11,9 @@ from lit_offrl.callbacks.best import LOSSES
 from lit_offrl.callbacks.checkpoints import Checkpoints
 from lit_offrl.callbacks.curves import Curves
 from lit_offrl.callbacks.lookup import find_callback, settings
-from lit_offrl.errors import ConfigError, nearest
+from lit_offrl.common.errors import ConfigError, nearest
+from lit_offrl.common.quiet import say
 from lit_offrl.modules.base import OfflineModule
-from lit_offrl.quiet import say
 
 
 class MonitorCheck(Callback):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_offrl.files import require_writable, whole_file
+from lit_offrl.common.files import require_writable, whole_file
 
 
 class PredictionWriter(Callback):

@@ -11,20 +11,20 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from lit_offrl import signals
 from lit_offrl.callbacks.checkpoints import Checkpoints, run_folder
 from lit_offrl.callbacks.curves import Curves
 from lit_offrl.callbacks.interruption import end_training
 from lit_offrl.callbacks.lookup import find_callback, settings
 from lit_offrl.callbacks.mlflow_loggers import mlflow_loggers, mlflow_origin
 from lit_offrl.callbacks.mlflow_run import MLflowRun
-from lit_offrl.errors import FileError
+from lit_offrl.common import signals
+from lit_offrl.common.errors import FileError
+from lit_offrl.common.files import write_whole
+from lit_offrl.common.quiet import say
 from lit_offrl.evaluation.scores import has_references, normalized_score
 from lit_offrl.figures import save_figure, training_curves
-from lit_offrl.files import write_whole
-from lit_offrl.mlflow_store import redacted, runs_address
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
-from lit_offrl.quiet import say
+from lit_offrl.tracking.store import redacted, runs_address
 
 CONFIG_KEY = "config"
 MLFLOW_KEY = "mlflow"

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import torch
 from rich.table import Table
 
+from lit_offrl.common.randomness import mix
 from lit_offrl.datasets.sampler import RowOrder
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import Transitions
 from lit_offrl.evaluation.record import EvaluationRecord
 from lit_offrl.modules.bc import BCModule
-from lit_offrl.randomness import mix
 
 _BATCH, _RATE = 256, 1e-3
 _STREAM = 0xBC

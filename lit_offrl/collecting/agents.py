@@ -14,11 +14,11 @@ import gymnasium
 import numpy as np
 
 from lit_offrl.collecting.base import origin, progress_bar, return_summary
+from lit_offrl.common.errors import ConfigError, install
+from lit_offrl.common.randomness import mix
 from lit_offrl.datasets.hdf5 import write_hdf5
-from lit_offrl.errors import ConfigError, install
 from lit_offrl.evaluation.envs import box, make_env, require_step_limit
 from lit_offrl.evaluation.recorder import Enough, Recorder
-from lit_offrl.randomness import mix
 
 if TYPE_CHECKING:
     from stable_baselines3 import SAC

@@ -25,12 +25,12 @@ import numpy as np
 
 from lit_offrl.collecting.base import origin, progress_bar
 from lit_offrl.collecting.goal_policies import load_goal_policy
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.files import file_sha256
+from lit_offrl.common.randomness import mix
 from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.envs.antmaze import CELL, GOAL_RADIUS, GOALS, AntMazeEnv, centres, draw_goal
-from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.envs import box, make_env
-from lit_offrl.files import file_sha256
-from lit_offrl.randomness import mix
 
 RUN_ROWS = 1001  # D4RL counts steps from 0 and stops after number 1,000
 LANES = 32  # runs at once

@@ -14,10 +14,10 @@ import gymnasium
 import numpy as np
 
 from lit_offrl.collecting.base import origin, progress_bar, return_summary
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import mix
 from lit_offrl.datasets.hdf5 import write_hdf5
-from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.envs import box, make_env, require_step_limit
-from lit_offrl.randomness import mix
 
 BATCH = 2**18  # rows simulated at once, at most, where one round of episodes has no more
 

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lit_offrl.common.errors import ConfigError, LitOffRLError, first_line, nearest
+from lit_offrl.common.policy import Policy
 from lit_offrl.datasets.npz import UNREADABLE_NPZ
-from lit_offrl.errors import ConfigError, LitOffRLError, first_line, nearest
-from lit_offrl.policy import Policy
 
 OBSERVATION, ACTION = 29, 8  # 27 of the ant without x and y, and the direction (2,); its torques
 ACTIVATIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {

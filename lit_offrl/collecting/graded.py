@@ -16,9 +16,9 @@ import numpy as np
 from gymnasium.envs.classic_control.continuous_mountain_car import Continuous_MountainCarEnv
 
 from lit_offrl.collecting.batched import BATCH, BatchedCollection
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import mix
 from lit_offrl.evaluation.recorder import episode_returns
-from lit_offrl.randomness import mix
 
 _POLICIES = 10
 _MOST_POLICIES = 1000  # what the file says of each has to fit into attributes of HDF5

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from lit_offrl.collecting.base import origin, progress_bar
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import mix
 from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.envs.maze2d import Maze2dEnv, random_start, reached
 from lit_offrl.envs.planners import Waypoints, plan
 from lit_offrl.envs.point_mass import PointMass
-from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.envs import box, make_env, require_step_limit, step_limit
-from lit_offrl.randomness import mix
 
 _BLOCK = 1024  # steps between two updates of the bar
 

@@ -18,11 +18,11 @@ import numpy as np
 from tqdm import tqdm
 
 from lit_offrl.collecting.base import origin, progress_bar, return_summary
+from lit_offrl.common.errors import ConfigError, EvaluationError
+from lit_offrl.common.policy import Policy, begin_episodes, named_goal
+from lit_offrl.common.randomness import mix
 from lit_offrl.datasets.hdf5 import write_hdf5
-from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation.envs import box, make_env, require_step_limit
-from lit_offrl.policy import Policy, begin_episodes, named_goal
-from lit_offrl.randomness import mix
 
 _NOISE = 8  # keeps the streams of one seed apart
 _COLUMNS = {
@@ -237,8 +237,8 @@ class PolicyCollection:
 
 def _load(path: Path, env_id: str, sizes: tuple[int, int]) -> Policy:
     """Return a checkpoint's policy for an environment with ``sizes`` (o, a)."""
+    from lit_offrl.common.quiet import say
     from lit_offrl.modules import load_module  # here: it imports Lightning, which takes seconds
-    from lit_offrl.quiet import say
 
     module = load_module(path)
     spec = module.spec

@@ -21,11 +21,11 @@ import numpy as np
 
 from lit_offrl.collecting.base import origin
 from lit_offrl.collecting.policies import PolicyCollection
+from lit_offrl.common.errors import ConfigError, EvaluationError
+from lit_offrl.common.files import write_whole
+from lit_offrl.common.randomness import mix
 from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.datasets.hdf5_file import Hdf5File
-from lit_offrl.errors import ConfigError, EvaluationError
-from lit_offrl.files import write_whole
-from lit_offrl.randomness import mix
 
 _OF_ENVIRONMENT = ("env_id", "max_episode_steps", "action_low", "action_high", "hold", "seed")
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from lit_offrl.collecting.batched import BATCH, BatchedCollection
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.envs.random_walk import END, RandomWalkEnv
-from lit_offrl.errors import ConfigError
 
 
 class StepsCollection(BatchedCollection):

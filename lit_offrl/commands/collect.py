@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lit_offrl import signals
 from lit_offrl.collecting.agents import TARGET_RETURNS, AgentCollection
 from lit_offrl.collecting.antmaze import AntMazeCollection
 from lit_offrl.collecting.base import Collection
@@ -19,9 +18,10 @@ from lit_offrl.collecting.planned import PlannedCollection
 from lit_offrl.collecting.policies import PolicyCollection
 from lit_offrl.collecting.steps import StepsCollection
 from lit_offrl.commands.parsing import OneLineParser, positive, seed_number
-from lit_offrl.errors import ConfigError, LitOffRLError
+from lit_offrl.common import signals
+from lit_offrl.common.errors import ConfigError, LitOffRLError
+from lit_offrl.common.user_code import command_line
 from lit_offrl.evaluation.envs import name_env
-from lit_offrl.user_code import command_line
 
 KINDS = ("random", "mixed", "medium", "expert", "policy")
 PLANNERS: dict[str, Callable[[argparse.Namespace], Collection]] = {

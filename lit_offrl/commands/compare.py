@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from lit_offrl.commands.parsing import OneLineParser
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.files import make_folder
 from lit_offrl.evaluation.comparison import ALL, Comparison, Metric, compare
 from lit_offrl.evaluation.tables import (
     footnotes,
@@ -22,9 +23,8 @@ from lit_offrl.evaluation.tables import (
     protocol_lines,
     write_files,
 )
-from lit_offrl.files import make_folder
-from lit_offrl.mlflow_store import default_experiment
 from lit_offrl.studies.runs import add_run_options, find_offline_runs, find_runs
+from lit_offrl.tracking.store import default_experiment
 
 
 def main(argv: Sequence[str]) -> int:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from lit_offrl.commands import datasets_convert
 from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.common.errors import ConfigError, DatasetError, nearest
 from lit_offrl.datasets.bounds import settle_bounds
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.catalog import (
@@ -34,7 +35,6 @@ from lit_offrl.datasets.minari import MinariSource
 from lit_offrl.datasets.minari_opening import PREFIX
 from lit_offrl.datasets.sidecar import read_sidecar
 from lit_offrl.datasets.sources import D4RL_PREFIX, AnySource, find_source
-from lit_offrl.errors import ConfigError, DatasetError, nearest
 
 
 def _console() -> Console:

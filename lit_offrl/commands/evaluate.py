@@ -16,15 +16,15 @@ from rich.console import Console
 from lit_offrl.callbacks.best import checkpoint_rule
 from lit_offrl.commands.mlflow_origin import OwnRun, log_to_origin
 from lit_offrl.commands.parsing import OneLineParser, RaisingParser, discount, positive, seed_number
-from lit_offrl.device import device
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.device import device
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.files import file_sha256, require_writable
+from lit_offrl.common.user_code import command_line
 from lit_offrl.evaluation.envs import name_env
 from lit_offrl.evaluation.evaluate import evaluate_module
-from lit_offrl.files import file_sha256, require_writable
-from lit_offrl.mlflow_store import STORE_HELP, redacted
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import load_module, read_checkpoint
-from lit_offrl.user_code import command_line
+from lit_offrl.tracking.store import STORE_HELP, redacted
 
 _POLICY = "--policy."
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from lit_offrl.commands.parsing import OneLineParser, positive, seed_number
-from lit_offrl.errors import ConfigError, nearest
-from lit_offrl.files import make_folder, write_whole
-from lit_offrl.mlflow_store import STORE_HELP, redacted
-from lit_offrl.user_code import command_line
+from lit_offrl.common.errors import ConfigError, nearest
+from lit_offrl.common.files import make_folder, write_whole
+from lit_offrl.common.user_code import command_line
+from lit_offrl.tracking.store import STORE_HELP, redacted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

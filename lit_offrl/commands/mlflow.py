@@ -8,9 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_offrl.commands.parsing import OneLineParser
-from lit_offrl.errors import ConfigError, reason
+from lit_offrl.common.errors import ConfigError, reason
 from lit_offrl.evaluation.record import present_names
-from lit_offrl.mlflow_store import (
+from lit_offrl.modules.base import CHECKPOINT_KEY
+from lit_offrl.modules.checkpoints import history_of, mlflow_runs, read_checkpoint
+from lit_offrl.tracking.outbox import Outbox, curve_points, load_outbox, unsent_file, unsent_runs
+from lit_offrl.tracking.sending import Delivery
+from lit_offrl.tracking.store import (
     STORE_HELP,
     open_client,
     redacted,
@@ -18,10 +22,6 @@ from lit_offrl.mlflow_store import (
     sqlite_file,
     store_uri,
 )
-from lit_offrl.modules.base import CHECKPOINT_KEY
-from lit_offrl.modules.checkpoints import history_of, mlflow_runs, read_checkpoint
-from lit_offrl.tracking.outbox import Outbox, curve_points, load_outbox, unsent_file, unsent_runs
-from lit_offrl.tracking.sending import Delivery
 
 
 def main(argv: Sequence[str]) -> int:

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_offrl.errors import ConfigError, first_line
+from lit_offrl.common.errors import ConfigError, first_line
 from lit_offrl.evaluation.runs import FIGURES_TAG
-from lit_offrl.mlflow_store import open_client, redacted, sqlite_file, store_uri
 from lit_offrl.modules.base import CHECKPOINT_KEY
 from lit_offrl.modules.checkpoints import mlflow_runs, read_checkpoint
 from lit_offrl.tracking.artifacts import artifact_repository
+from lit_offrl.tracking.store import open_client, redacted, sqlite_file, store_uri
 
 TRAINED_BY = "lit_offrl.trained_by"
 """Tag of an evaluation's own run: the id of the run that trained the checkpoint."""

@@ -22,11 +22,11 @@ from typing import Any
 
 from lit_offrl.collecting.rounds import FIT, STATE, collect_round, grow, read_state, write_state
 from lit_offrl.commands.parsing import OneLineParser, positive, seed_number
-from lit_offrl.errors import ConfigError, first_line
+from lit_offrl.common.errors import ConfigError, first_line
+from lit_offrl.common.files import file_sha256
+from lit_offrl.common.user_code import command_line
 from lit_offrl.evaluation.envs import make_env, name_env, require_step_limit
-from lit_offrl.files import file_sha256
-from lit_offrl.mlflow_store import open_client, redacted, store_uri
-from lit_offrl.user_code import command_line
+from lit_offrl.tracking.store import open_client, redacted, store_uri
 
 _KEPT = ("env", "steps_per_round", "noise", "hold", "seed", "max_episode_steps", "episodes",
          "evaluation_seed")  # fmt: skip
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     settings[FIT] = _grouped(fit)
     rounds = read_state(folder, settings)
     if len(rounds) < options.rounds:
-        from lit_offrl.cli import require_options  # brings torch and Lightning: seconds
+        from lit_offrl.cli.main import require_options  # brings torch and Lightning: seconds
 
         require_options(_fit_words(folder, folder, options, fit))
     for number in range(len(rounds), options.rounds):
@@ -175,7 +175,7 @@ def _round(
 
 def _fit(own: Path, dataset: Path, options: argparse.Namespace, fit: Sequence[str]) -> int:
     """Fit on a dataset into a round's folder, going on from the checkpoint there, if any."""
-    from lit_offrl import cli
+    from lit_offrl.cli import main as cli
 
     class RoundCLI(cli.OfflineCLI):
         """A fit whose module tells the rounds' policies apart."""

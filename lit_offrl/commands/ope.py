@@ -11,25 +11,25 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from lit_offrl.cli_layer import data_part
+from lit_offrl.cli.layer import data_part
 from lit_offrl.commands.mlflow_origin import log_to_origin
 from lit_offrl.commands.ope_checkpoints import value_checkpoints
 from lit_offrl.commands.parsing import OneLineParser, discount, seed_number
+from lit_offrl.common.device import device
+from lit_offrl.common.errors import ConfigError, LitOffRLError, reason
+from lit_offrl.common.files import file_sha256, make_folder
+from lit_offrl.common.named_classes import class_named
+from lit_offrl.common.user_code import command_line
 from lit_offrl.datamodules import OfflineDataModule
-from lit_offrl.device import device
-from lit_offrl.errors import ConfigError, LitOffRLError, reason
 from lit_offrl.figures import estimates_against_truth, save_figure
-from lit_offrl.files import file_sha256, make_folder
-from lit_offrl.mlflow_store import STORE_HELP, redacted
 from lit_offrl.modules import DVFModule, load_module
 from lit_offrl.modules.checkpoints import config_of, read_checkpoint
-from lit_offrl.named_classes import class_named
 from lit_offrl.studies import ope
 from lit_offrl.studies.candidates import make_candidates, parse_policies
 from lit_offrl.studies.fqe import FQESettings
 from lit_offrl.studies.ope_record import CandidateValue, OPERecord, number, summarise
 from lit_offrl.studies.ope_truth import true_returns
-from lit_offrl.user_code import command_line
+from lit_offrl.tracking.store import STORE_HELP, redacted
 
 
 def main(argv: Sequence[str]) -> int:

@@ -13,10 +13,10 @@ from rich.console import Console
 
 from lit_offrl.callbacks.best import checkpoint_rule
 from lit_offrl.commands.mlflow_origin import log_to_origin
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.files import file_sha256, make_folder
+from lit_offrl.common.user_code import command_line
 from lit_offrl.datamodules import OfflineDataModule
-from lit_offrl.errors import ConfigError
-from lit_offrl.files import file_sha256, make_folder
-from lit_offrl.mlflow_store import redacted
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import load_module, read_checkpoint
 from lit_offrl.studies.fqe import FQESettings
@@ -29,7 +29,7 @@ from lit_offrl.studies.policy_values import (
     first_states,
     fitted_values,
 )
-from lit_offrl.user_code import command_line
+from lit_offrl.tracking.store import redacted
 
 _GAMMA = 0.99
 _OF_DVF = {"policies": None, "baseline": "fqe", "truth": "data"}

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from lit_offrl.errors import ConfigError, nearest
-from lit_offrl.ranges import SEEDS, lies_in
+from lit_offrl.common.errors import ConfigError, nearest
+from lit_offrl.common.ranges import SEEDS, lies_in
 
 
 class OneLineParser(argparse.ArgumentParser):

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from lit_offrl.commands.parsing import OneLineParser, seed_number
-from lit_offrl.errors import ConfigError, EvaluationError
-from lit_offrl.files import make_folder
+from lit_offrl.common.errors import ConfigError, EvaluationError
+from lit_offrl.common.files import make_folder
+from lit_offrl.common.user_code import command_line
 from lit_offrl.jobs.follow import console_of_stdout, follow
 from lit_offrl.jobs.plain import from_yaml
-from lit_offrl.mlflow_store import STORE_HELP, require_store, store_uri
 from lit_offrl.pipelines.folders import EvaluationFolder, StageFolder, step_folders
 from lit_offrl.pipelines.inputs import data_spec
 from lit_offrl.pipelines.plan import Pipeline
 from lit_offrl.pipelines.reading import PipelineReader, read_pipeline
 from lit_offrl.pipelines.steps import State, StepFolder, Where
 from lit_offrl.pipelines.table import Board, Runner
-from lit_offrl.user_code import command_line
+from lit_offrl.tracking.store import STORE_HELP, require_store, store_uri
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -133,8 +133,8 @@ def check_options(steps: Sequence[StepFolder]) -> None:
     """
     if not steps:
         return
-    from lit_offrl.cli import require_options  # brings torch and Lightning: seconds
-    from lit_offrl.cli_layer import require_classes
+    from lit_offrl.cli.layer import require_classes
+    from lit_offrl.cli.main import require_options  # brings torch and Lightning: seconds
     from lit_offrl.commands.evaluate import require_arguments
     from lit_offrl.evaluation.evaluate import require_policy_options
     from lit_offrl.modules.base import OfflineModule

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from lit_offrl.commands.parsing import OneLineParser, positive
-from lit_offrl.errors import ConfigError, EvaluationError
-from lit_offrl.files import make_folder
+from lit_offrl.common.errors import ConfigError, EvaluationError
+from lit_offrl.common.files import make_folder
+from lit_offrl.common.user_code import command_line
 from lit_offrl.jobs.follow import Executor, console_of_stdout, follow
-from lit_offrl.mlflow_store import SQLITE, STORE_HELP, require_store, store_uri
 from lit_offrl.pipelines.inputs import data_spec
 from lit_offrl.sweeps.cell import CellFolder, State
 from lit_offrl.sweeps.grid import Sweep, read_sweep
@@ -22,7 +22,7 @@ from lit_offrl.sweeps.slurm import SlurmExecutor
 from lit_offrl.sweeps.staged import cell_folder
 from lit_offrl.sweeps.table import Board, times_table
 from lit_offrl.sweeps.work import Choices
-from lit_offrl.user_code import command_line
+from lit_offrl.tracking.store import SQLITE, STORE_HELP, require_store, store_uri
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -134,8 +134,8 @@ def check_options(folders: Sequence[CellFolder]) -> None:
         if key in checked or folder.state() == State.TRAINED:
             continue
         checked.add(key)
-        from lit_offrl.cli import require_options  # brings torch and Lightning: seconds
-        from lit_offrl.cli_layer import require_classes
+        from lit_offrl.cli.layer import require_classes
+        from lit_offrl.cli.main import require_options  # brings torch and Lightning: seconds
         from lit_offrl.commands.evaluate import require_arguments
         from lit_offrl.evaluation.evaluate import require_policy_options
 

@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 
+from lit_offrl.common.errors import ConfigError, DatasetError
+from lit_offrl.common.quiet import say
+from lit_offrl.common.randomness import ShardedGenerator, mix
 from lit_offrl.datamodules.loaders import FixedLoader, TrainLoader
 from lit_offrl.datasets.bounds import outside_bounds, settle_bounds
 from lit_offrl.datasets.catalog import default_cache_dir, resolve
@@ -23,9 +26,6 @@ from lit_offrl.datasets.rows import Spans
 from lit_offrl.datasets.sampler import Order, RowOrder
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.datasets.views import BoundView, Transitions, View
-from lit_offrl.errors import ConfigError, DatasetError
-from lit_offrl.quiet import say
-from lit_offrl.randomness import ShardedGenerator, mix
 
 _SPLIT, _HELD_OUT = 0x5B17, 0x4E1D  # keep the streams of one seed apart
 _ROOM = 0.5  # of the device's free memory that data may take: the rest is for training

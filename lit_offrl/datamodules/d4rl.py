@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.quiet import say
 from lit_offrl.datamodules.base import OfflineDataModule
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.catalog import default_cache_dir
@@ -16,8 +18,6 @@ from lit_offrl.datasets.rewards import Rewards, handle_rewards
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.datasets.sources import D4RL_PREFIX, find_source, is_minari
 from lit_offrl.datasets.views import View
-from lit_offrl.errors import ConfigError
-from lit_offrl.quiet import say
 
 
 class D4RLDataModule(OfflineDataModule):
@@ -34,7 +34,7 @@ class D4RLDataModule(OfflineDataModule):
         view: as in the base class.
         rewards: ``as_recorded``; ``minus_one`` (AntMaze), ``centred`` (AntMaze), ``return_range``
             (locomotion), ``differences`` (kitchen), ``sparse_windows`` (AntMaze, maze2d): see
-            ``handle_rewards`` and ``d4rl.put_right``. The policy is always scored on the
+            ``handle_rewards`` and ``d4rl.fix_conventions``. The policy is always scored on the
             environment's own rewards.
         minari_observations: of Minari's dictionary observations, the parts to put behind each
             other, such as ``[observation, desired_goal]`` or ``[desired_goal.microwave]``.

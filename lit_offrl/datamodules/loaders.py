@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.sampler import Order
 from lit_offrl.datasets.views import BoundView
-from lit_offrl.errors import ConfigError
 
 
 class TrainLoader:

@@ -15,7 +15,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-from lit_offrl.errors import reason
+from lit_offrl.common.errors import reason
 
 _TIMEOUT = 30.0  # seconds without a byte
 _ANSWER = 30.0  # seconds until the answer's head is there

@@ -16,8 +16,8 @@ from dataclasses import replace
 import gymnasium
 import numpy as np
 
+from lit_offrl.common.errors import ConfigError, reason
 from lit_offrl.datasets.schema import DatasetSpec
-from lit_offrl.errors import ConfigError, reason
 
 Bound = float | Sequence[float]
 """One number for all action dimensions, or one each."""

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from lit_offrl.common.errors import DatasetError
+from lit_offrl.common.files import file_sha256, free_bytes, part_path, replacing, sweep
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
-from lit_offrl.errors import DatasetError
-from lit_offrl.files import file_sha256, free_bytes, part_path, replacing, sweep
 
 READER_VERSION = 2
 """Raised when the same file would be read into other columns than before."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lit_offrl.common.errors import DatasetError, nearest
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.entries import CATALOG, CatalogEntry
 from lit_offrl.datasets.environments import env_id_from_name
@@ -17,7 +18,6 @@ from lit_offrl.datasets.other_formats import refuse_other_formats
 from lit_offrl.datasets.pybullet import without_layout
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.datasets.sidecar import read_sidecar
-from lit_offrl.errors import DatasetError, nearest
 
 DATA_DIR_VARIABLE = "LIT_OFFRL_DATA"
 _BUNDLED_DIR = Path(__file__).with_name("bundled")
@@ -100,7 +100,7 @@ class Source:
             require: columns that must be there.
             format: the file's layout.
             env_id: the environment's gymnasium id, where the file is silent or wrong.
-            sparse_windows: whether runs end with their first paid row, see ``d4rl.put_right``.
+            sparse_windows: runs end with their first rewarded row, see ``d4rl.fix_conventions``.
             accept_faults: read data that the catalogue refuses.
             cache: where columns are kept; None reads the file.
 

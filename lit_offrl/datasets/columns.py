@@ -9,7 +9,7 @@ from collections.abc import Container, Mapping
 
 import numpy as np
 
-from lit_offrl.errors import DatasetError
+from lit_offrl.common.errors import DatasetError
 
 # What each known column is: "vectors" float32 (N, d), "numbers" float32 (N,), "flags" bool (N,).
 KINDS: Mapping[str, str] = {

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from lit_offrl.common.errors import ConfigError, DatasetError
+from lit_offrl.common.files import file_sha256, require_writable
 from lit_offrl.datasets.environments import ENVIRONMENTS
 from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.datasets.log_columns import choose_columns, one_column, require_one_role
 from lit_offrl.datasets.log_values import episode_ends, flags, numbers, require_rising
 from lit_offrl.datasets.logs import Log, open_log
 from lit_offrl.datasets.values import remarks
-from lit_offrl.errors import ConfigError, DatasetError
-from lit_offrl.files import file_sha256, require_writable
 
 SUFFIXES = (".hdf5", ".h5")
 _LONGEST = 30_000  # letters of an attribute; HDF5 takes 64 KiB

@@ -22,9 +22,9 @@ from collections.abc import Container, Mapping
 
 import numpy as np
 
+from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.datasets.columns import clean_columns
 from lit_offrl.datasets.environments import OWN
-from lit_offrl.errors import ConfigError, DatasetError
 
 
 def family(task: str | None) -> str | None:
@@ -37,7 +37,7 @@ def needs_care(task: str | None, columns: Container[str]) -> bool:
     return task is not None and (family(task) == "antmaze" or "timeouts" not in columns)
 
 
-def put_right(
+def fix_conventions(
     columns: Mapping[str, np.ndarray],
     task: str | None,
     step_limit: int | None,

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from lit_offrl.common.errors import ConfigError, DatasetError, nearest, reason
 from lit_offrl.datasets import d4rl
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.columns import ALIASES, KINDS
 from lit_offrl.datasets.entries import CATALOG, CatalogEntry
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
-from lit_offrl.errors import ConfigError, DatasetError, nearest, reason
 
 
 def read_d4rl(
@@ -32,7 +32,7 @@ def read_d4rl(
 
     Args:
         name: a D4RL name of the catalogue, such as ``hopper-medium-v2``.
-        sparse_windows: see ``d4rl.put_right``.
+        sparse_windows: see ``d4rl.fix_conventions``.
         accept_faults: read data that the catalogue refuses.
         cache: keeps the hash of the package's file, if given.
 
@@ -54,7 +54,7 @@ def read_d4rl(
     columns = {key: np.asarray(raw[key]) for key in (*KINDS, *ALIASES) if key in raw}
     if "goals" not in columns and "infos/goal" in raw:
         columns["goals"] = np.asarray(raw["infos/goal"])
-    columns, handling = d4rl.put_right(
+    columns, handling = d4rl.fix_conventions(
         columns, name, entry.max_episode_steps, where, sparse_windows=sparse_windows
     )
     file = Path(str(getattr(environment, "dataset_filepath", "")))

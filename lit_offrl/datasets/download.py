@@ -17,13 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lit_offrl.common.errors import DatasetError, DownloadError
+from lit_offrl.common.files import file_sha256
 from lit_offrl.datasets.answers import BrokenOff, Refused
 from lit_offrl.datasets.catalog import CatalogEntry, default_data_dir
 from lit_offrl.datasets.fetching import discard, fetch
 from lit_offrl.datasets.hdf5 import read_header
 from lit_offrl.datasets.sidecar import is_as_recorded, read_sidecar, sidecar_path, write_sidecar
-from lit_offrl.errors import DatasetError, DownloadError
-from lit_offrl.files import file_sha256
 
 
 def download(

@@ -28,9 +28,9 @@ from typing import NoReturn
 
 import numpy as np
 
+from lit_offrl.common.errors import DatasetError
 from lit_offrl.datasets.columns import KINDS, NUMERIC
 from lit_offrl.datasets.ends_implied import implied_ends, implies
-from lit_offrl.errors import DatasetError
 
 _EPISODE = r"(ep|eps|episode|episodes|traj|trajs|trajectory|trajectories|rollout)"
 _NAMES = {

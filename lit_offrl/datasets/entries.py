@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lit_offrl.common.errors import DatasetError
 from lit_offrl.datasets.hdf5 import Format
 from lit_offrl.datasets.schema import DatasetSpec
-from lit_offrl.errors import DatasetError
 
 _FACTS = Path(__file__).with_name("catalog.json")
 _UNBOUNDED = ("carla", "flow")  # or not known to be bounded

@@ -27,9 +27,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from lit_offrl.common.files import free_bytes
 from lit_offrl.datasets.answers import BrokenOff, Refused, open_url, printable, retry_after
 from lit_offrl.datasets.sidecar import read_sidecar, sidecar_path
-from lit_offrl.files import free_bytes
 
 _WINDOW = 30.0  # seconds over which the speed is measured
 _SLOWEST = 1000.0  # bytes a second

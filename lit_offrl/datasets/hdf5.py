@@ -13,6 +13,8 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
+from lit_offrl.common.errors import ConfigError, DatasetError, nearest
+from lit_offrl.common.files import file_sha256, write_whole
 from lit_offrl.datasets import d4rl, pybullet
 from lit_offrl.datasets.autoreset import mark_autoresets
 from lit_offrl.datasets.columns import clean_columns
@@ -21,8 +23,6 @@ from lit_offrl.datasets.environments import ENVIRONMENTS, OWN, EnvironmentFacts,
 from lit_offrl.datasets.hdf5_file import Hdf5File
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.datasets.values import remarks
-from lit_offrl.errors import ConfigError, DatasetError, nearest
-from lit_offrl.files import file_sha256, write_whole
 
 Format = Literal["auto", "d4rl", "pybullet"]
 LAYOUT_ATTRIBUTE = "lit_offrl_layout"
@@ -51,9 +51,9 @@ def read_hdf5(
             zero, else ``d4rl``. A guess stands in the spec's ``handling``.
         env_id: the environment's gymnasium id, where the file does not say, or says it wrong.
         name: the name the dataset goes by; the file's own unless given.
-        task: whose conventions hold in layout ``d4rl`` (see ``d4rl.put_right``), where that is not
-            what the environment's id tells.
-        sparse_windows: whether runs end with their first paid row (see ``d4rl.put_right``).
+        task: whose conventions hold in layout ``d4rl`` (see ``d4rl.fix_conventions``), where not
+            those that the environment's id tells.
+        sparse_windows: whether runs end with their first paid row (see ``d4rl.fix_conventions``).
 
     Raises:
         DatasetError: one line with the file, the column and the row of the first thing wrong.
@@ -86,7 +86,7 @@ def read_hdf5(
         handling = (pybullet.words(rows - len(columns["observations"]), guessed),)
     else:
         own = spec.env_id if (spec.env_id or "").startswith(OWN) else None
-        columns, done = d4rl.put_right(
+        columns, done = d4rl.fix_conventions(
             columns,
             task or own,
             spec.max_episode_steps,

@@ -17,6 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from lit_offrl.common.errors import DatasetError, nearest
 from lit_offrl.datasets import ends
 from lit_offrl.datasets.columns import ALIASES, KINDS, NUMERIC, check_layout, need_ends
 from lit_offrl.datasets.hdf5_limits import (
@@ -26,7 +27,6 @@ from lit_offrl.datasets.hdf5_limits import (
     say_missing,
 )
 from lit_offrl.datasets.hdf5_links import is_elsewhere
-from lit_offrl.errors import DatasetError, nearest
 
 _DEEPEST = 3  # groups one in another in which episodes' ends are looked for
 _MOST = 10_000  # objects that are looked at for it

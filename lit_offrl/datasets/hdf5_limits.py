@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import h5py
 
-from lit_offrl.errors import DatasetError
+from lit_offrl.common.errors import DatasetError
 
 _PLUGIN = "hdf5plugin"  # brings the filters below; h5py has gzip, LZF and mostly szip itself
 _PLUGIN_FILTERS = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import h5py
 
-from lit_offrl.errors import DatasetError
+from lit_offrl.common.errors import DatasetError
 
 
 def refuse_ways_out(path: Path, where: str) -> None:

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_offrl.common.errors import DatasetError
+from lit_offrl.common.files import write_whole
 from lit_offrl.datasets.catalog import bundled, default_data_dir
 from lit_offrl.datasets.npz import UNREADABLE_NPZ
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
-from lit_offrl.errors import DatasetError
-from lit_offrl.files import write_whole
 
 COLUMN = "advantages"
 """The labels' column in a dataset, and their key in the file."""

@@ -6,7 +6,7 @@ import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 
-from lit_offrl.errors import ConfigError, nearest
+from lit_offrl.common.errors import ConfigError, nearest
 
 _NUMBERED = r"(?P<{0}head>.*?)(?P<{0}number>\d+)(?P<{0}tail>\D*)"
 _RANGE = re.compile(_NUMBERED.format("a") + r"\.\." + _NUMBERED.format("b"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_offrl.errors import DatasetError
+from lit_offrl.common.errors import DatasetError
 
 
 def numbers(column: Any, where: str) -> np.ndarray:

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from lit_offrl.common.errors import DatasetError, reason
+from lit_offrl.common.files import file_sha256
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.hdf5_limits import (
     load_plugin,
@@ -46,8 +48,6 @@ from lit_offrl.datasets.minari_spaces import (
 )
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.datasets.values import remarks
-from lit_offrl.errors import DatasetError, reason
-from lit_offrl.files import file_sha256
 
 _GOAL = "desired_goal"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import gymnasium
 
-from lit_offrl.errors import ConfigError, DatasetError, install, reason
+from lit_offrl.common.errors import ConfigError, DatasetError, install, reason
 
 PREFIX = "minari:"
 _METADATA = "metadata.json"

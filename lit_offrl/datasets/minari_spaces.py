@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from lit_offrl.common.errors import ConfigError, DatasetError, nearest
 from lit_offrl.datasets.columns import NUMERIC
-from lit_offrl.errors import ConfigError, DatasetError, nearest
 
 _SHOWN = 24  # parts that a message lists at most
 

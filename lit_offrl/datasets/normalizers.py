@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
 
 # A dimension whose range is below this share of its magnitude is constant but for rounding.
 _FLAT = 1e-6

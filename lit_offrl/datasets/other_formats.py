@@ -7,9 +7,9 @@ from pathlib import Path
 
 import h5py
 
+from lit_offrl.common.errors import DatasetError
 from lit_offrl.datasets.log_columns import listed
 from lit_offrl.datasets.logs import is_log, open_log
-from lit_offrl.errors import DatasetError
 
 _KINDS = {
     "a NumPy archive": (".npz", ".npy"),

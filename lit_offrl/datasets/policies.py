@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lit_offrl.common.errors import DatasetError
 from lit_offrl.datasets.schema import OfflineDataset
-from lit_offrl.errors import DatasetError
 
 _SHOWN = 12  # values that a message lists at most
 

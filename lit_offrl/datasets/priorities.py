@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datasets.block_sums import BlockSums, set_largest
 from lit_offrl.datasets.rows import Spans
 from lit_offrl.datasets.sampler import Draw, Order
-from lit_offrl.errors import ConfigError
-from lit_offrl.randomness import ShardedGenerator
 
 _STRATA = 0x57A7  # keeps the stream of one seed apart
 _ABSENT = -1.0  # the priority of a row that is not in the order

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from lit_offrl.common.errors import DatasetError
 from lit_offrl.datasets.columns import clean_columns
-from lit_offrl.errors import DatasetError
 
 COLUMNS = ("observations", "actions", "rewards", "terminals")
 STEP_LIMIT = 1000  # of all four environments

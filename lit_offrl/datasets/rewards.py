@@ -7,9 +7,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.datasets.d4rl import family
 from lit_offrl.datasets.schema import OfflineDataset
-from lit_offrl.errors import ConfigError, DatasetError
 
 Rewards = Literal[
     "as_recorded", "minus_one", "centred", "return_range", "differences", "sparse_windows"
@@ -31,7 +31,7 @@ def handle_rewards(dataset: OfflineDataset, rewards: Rewards) -> OfflineDataset:
             ``differences``: +1 when the largest count of solved elements so far rises, for the
             kitchen, whose data hold the count in every row where its environment pays once (an
             element solved while another is undone leaves the count, and so pays nothing);
-            ``sparse_windows``: what ``d4rl.put_right`` does on reading, so nothing is left to do.
+            ``sparse_windows``: what ``d4rl.fix_conventions`` does on reading, so none is left.
 
     Raises:
         ConfigError: there is no such option, or the data are of another kind than it is for.

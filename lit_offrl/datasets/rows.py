@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_offrl.common.errors import DatasetError
 from lit_offrl.datasets.schema import OfflineDataset
-from lit_offrl.errors import DatasetError
 
 
 def as_tensor(values: np.ndarray, device: torch.device | str) -> Tensor:

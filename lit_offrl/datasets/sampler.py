@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import ShardedGenerator, mix
 from lit_offrl.datasets.rows import Spans
-from lit_offrl.errors import ConfigError
-from lit_offrl.randomness import ShardedGenerator, mix
 
 # Keep the two streams of one seed apart.
 _ORDER, _UNIFORMS = 0x0DE2, 0x0001F

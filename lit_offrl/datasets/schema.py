@@ -17,9 +17,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from lit_offrl.common.errors import DatasetError, nearest
 from lit_offrl.datasets import ends
 from lit_offrl.datasets.columns import clean_column, clean_columns, need_ends
-from lit_offrl.errors import DatasetError, nearest
 
 _REWARDS = "rewards: "  # begins what is said of their handling
 _MOST = 2**31  # of dimensions, or of an episode's steps

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.files import replacing
+from lit_offrl.common.files import replacing
 
 
 def sidecar_path(path: Path) -> Path:

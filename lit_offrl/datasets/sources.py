@@ -6,12 +6,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.catalog import Source, resolve
 from lit_offrl.datasets.d4rl_package import PackagedSource
 from lit_offrl.datasets.hdf5 import Format
 from lit_offrl.datasets.minari import MinariSource, minari_source
 from lit_offrl.datasets.minari_opening import PREFIX, minari_folder
-from lit_offrl.errors import ConfigError
 
 D4RL_PREFIX = "d4rl:"
 

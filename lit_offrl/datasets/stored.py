@@ -28,8 +28,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from lit_offrl.errors import DatasetError
-from lit_offrl.files import free_bytes
+from lit_offrl.common.errors import DatasetError
+from lit_offrl.common.files import free_bytes
 
 _LOOK = 1.0  # seconds after which whoever waits for the lock looks whether to stop
 

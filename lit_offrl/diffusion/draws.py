@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from lit_offrl.randomness import ShardedGenerator
+from lit_offrl.common.randomness import ShardedGenerator
 
 Generator = ShardedGenerator | torch.Generator | None
 """Where draws come from; None is PyTorch's global generator. One that lives on the device of the

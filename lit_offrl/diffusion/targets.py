@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.diffusion.denoiser import Denoise
 from lit_offrl.diffusion.draws import Generator, draw_normal, draw_times
 from lit_offrl.diffusion.schedules import Schedule
-from lit_offrl.errors import ConfigError, nearest
 
 Prediction = Literal["epsilon", "x0", "v"]
 Weighting = Literal["uniform", "min_snr"]

@@ -15,11 +15,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.envs.ant_model import maze_xml
 from lit_offrl.envs.drawing import Canvas
 from lit_offrl.envs.extras import require
 from lit_offrl.envs.mazes import MAZE2D
-from lit_offrl.errors import ConfigError, nearest
 
 CELL = 4.0  # metres
 GOAL_RADIUS = 0.5

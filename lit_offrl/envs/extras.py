@@ -8,7 +8,7 @@ import io
 import sys
 from types import ModuleType
 
-from lit_offrl.errors import EvaluationError, first_line, install
+from lit_offrl.common.errors import EvaluationError, first_line, install
 
 GL_ADVICE = (
     "unset MUJOCO_GL if no pictures are wanted; for pictures install Debian's libegl1 and set"

@@ -11,10 +11,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.envs.drawing import Canvas
 from lit_offrl.envs.mazes import MAZE2D, Maze
 from lit_offrl.envs.point_mass import CELL_OFFSET, RADIUS, TIME_STEP, PointMass, cell_of
-from lit_offrl.errors import ConfigError, nearest
 
 GOAL_RADIUS = 0.5
 _WALL, _RING, _GOAL, _POINT = (92, 76, 64), (214, 228, 208), (196, 72, 66), (44, 92, 178)

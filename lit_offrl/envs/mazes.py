@@ -16,7 +16,7 @@ from functools import cached_property
 
 import numpy as np
 
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
 
 # Down, up, right, left in a drawing; of equally short ways the one that comes first here is taken.
 _MOVES = np.array([(1, 0), (-1, 0), (0, 1), (0, -1)])

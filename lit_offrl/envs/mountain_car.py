@@ -13,8 +13,8 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.classic_control.continuous_mountain_car import Continuous_MountainCarEnv
 
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.envs.drawing import Canvas
-from lit_offrl.errors import ConfigError
 
 ENV_ID = "lit_offrl/mountain-car-v0"
 STEP_LIMIT = 999

@@ -16,8 +16,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.envs.drawing import Canvas
-from lit_offrl.errors import ConfigError
 
 END = 10.0
 STEP_LIMIT = 500

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from lit_offrl.errors import EvaluationError
+from lit_offrl.common.errors import EvaluationError
 from lit_offrl.evaluation import protocol
 from lit_offrl.evaluation.runs import Run
 from lit_offrl.evaluation.statistics import (

@@ -16,8 +16,7 @@ import gymnasium
 import numpy as np
 
 import lit_offrl.envs  # noqa: F401  registers their ids
-from lit_offrl.envs.extras import GL_ADVICE
-from lit_offrl.errors import (
+from lit_offrl.common.errors import (
     ConfigError,
     EvaluationError,
     LitOffRLError,
@@ -26,9 +25,10 @@ from lit_offrl.errors import (
     nearest,
     reason,
 )
+from lit_offrl.common.signals import Interrupted
+from lit_offrl.common.user_code import import_named, place
+from lit_offrl.envs.extras import GL_ADVICE
 from lit_offrl.evaluation.strict import StrictEnv
-from lit_offrl.signals import Interrupted
-from lit_offrl.user_code import import_named, place
 
 _CHATTER = (b"argv[0]=", b"pybullet build time")
 _quiet_lock = threading.RLock()  # file descriptors belong to the whole process

@@ -15,21 +15,21 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from lit_offrl import signals
+from lit_offrl.common import signals
+from lit_offrl.common.errors import ConfigError, EvaluationError, LitOffRLError, nearest
+from lit_offrl.common.files import file_sha256
+from lit_offrl.common.randomness import mix
 from lit_offrl.datasets.environments import ENVIRONMENTS
 from lit_offrl.envs.differences import differences
-from lit_offrl.errors import ConfigError, EvaluationError, LitOffRLError, nearest
 from lit_offrl.evaluation.envs import make_env, require_step_limit, step_limit
 from lit_offrl.evaluation.record import EvaluationRecord, config_sha256
 from lit_offrl.evaluation.rollouts import Rollouts, merge, rollout
 from lit_offrl.evaluation.scores import has_references, normalized_score
-from lit_offrl.files import file_sha256
-from lit_offrl.randomness import mix
 
 if TYPE_CHECKING:
+    from lit_offrl.common.policy import Policy
     from lit_offrl.datasets.schema import DatasetSpec
     from lit_offrl.modules.base import OfflineModule
-    from lit_offrl.policy import Policy
 
 _MAZE2D = "lit_offrl/maze2d-"  # whose episodes go on at the goal, and pay a step there alike
 

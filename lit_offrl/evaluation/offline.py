@@ -17,11 +17,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lit_offrl.errors import ConfigError, EvaluationError, first_line, nearest
+from lit_offrl.common.errors import ConfigError, EvaluationError, first_line, nearest
+from lit_offrl.common.files import whole_file
 from lit_offrl.evaluation.comparison import Estimate, method_labels
 from lit_offrl.evaluation.runs import FIGURES_TAG, TAG, artifact_texts, matching_files, search
 from lit_offrl.evaluation.statistics import mean, stratified_interval
-from lit_offrl.files import whole_file
 
 Better = Literal["lower", "higher"]
 LOSSES = "val/loss"

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lit_offrl.errors import EvaluationError
+from lit_offrl.common.errors import EvaluationError
 from lit_offrl.evaluation.record import EvaluationRecord
 from lit_offrl.evaluation.runs import Run
 

@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from lit_offrl.errors import EvaluationError, nearest
+from lit_offrl.common.errors import EvaluationError, nearest
+from lit_offrl.common.files import write_whole
 from lit_offrl.evaluation.statistics import (
     ENOUGH,
     interquartile_mean,
     interval_within_range,
     standard_error,
 )
-from lit_offrl.files import write_whole
 
 _PACKAGES = (
     "lit-offrl",

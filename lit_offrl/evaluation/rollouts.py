@@ -22,12 +22,12 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
-from lit_offrl import signals
-from lit_offrl.errors import ConfigError, EvaluationError
+from lit_offrl.common import signals
+from lit_offrl.common.errors import ConfigError, EvaluationError
+from lit_offrl.common.policy import Policy, begin_episodes, named_goal
+from lit_offrl.common.randomness import mix
 from lit_offrl.evaluation.envs import box, make_env, require_step_limit
 from lit_offrl.evaluation.video import VideoWriter
-from lit_offrl.policy import Policy, begin_episodes, named_goal
-from lit_offrl.randomness import mix
 
 _TOLERANCE = 1e-5  # rounding at a bound does not make an action a clipped one
 

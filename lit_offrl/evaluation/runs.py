@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lit_offrl.errors import ConfigError, EvaluationError, first_line, nearest, reason
+from lit_offrl.common.errors import ConfigError, EvaluationError, first_line, nearest, reason
 from lit_offrl.evaluation.record import EvaluationRecord
-from lit_offrl.mlflow_store import open_client, redacted
 from lit_offrl.tracking.artifacts import artifact_repository
+from lit_offrl.tracking.store import open_client, redacted
 
 TAG = "lit_offrl."
 FIGURES_TAG = f"{TAG}figures"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from lit_offrl.errors import EvaluationError
+from lit_offrl.common.errors import EvaluationError
 
 if TYPE_CHECKING:
     from lit_offrl.datasets.schema import DatasetSpec

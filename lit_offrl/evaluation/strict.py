@@ -15,9 +15,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from lit_offrl.errors import EvaluationError, LitOffRLError, reason
-from lit_offrl.signals import Interrupted
-from lit_offrl.user_code import place
+from lit_offrl.common.errors import EvaluationError, LitOffRLError, reason
+from lit_offrl.common.signals import Interrupted
+from lit_offrl.common.user_code import place
 
 _OLD_GYM = (
     "returns 4 values, as environments of the old gym did: return observation, reward, terminated,"

@@ -10,8 +10,8 @@ import gymnasium
 import imageio.v2 as imageio
 import numpy as np
 
+from lit_offrl.common.errors import EvaluationError, first_line
 from lit_offrl.envs.extras import GL_ADVICE
-from lit_offrl.errors import EvaluationError, first_line
 
 _MAX_FPS = 30  # pictures cost far more than steps: PyBullet renders about 30 a second on a CPU
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lit_offrl.files import whole_file
+from lit_offrl.common.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,12 +15,12 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lit_offrl import signals
-from lit_offrl.files import write_whole
-from lit_offrl.finished import why_unfinished
+from lit_offrl.common import signals
+from lit_offrl.common.files import write_whole
+from lit_offrl.common.finished import why_unfinished
+from lit_offrl.common.user_code import import_words
 from lit_offrl.jobs.files import last_line
-from lit_offrl.mlflow_store import redacted
-from lit_offrl.user_code import import_words
+from lit_offrl.tracking.store import redacted
 
 PROGRAM = (sys.executable, "-m", "lit_offrl")
 """Begins each command; see ``program``."""

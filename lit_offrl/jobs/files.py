@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.errors import ConfigError, reason
+from lit_offrl.common.errors import ConfigError, reason
 from lit_offrl.jobs.plain import from_yaml
 
 _STEPS = re.compile(r"(\d+)/(\d+) \[")

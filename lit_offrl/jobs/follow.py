@@ -12,7 +12,7 @@ from typing import Protocol
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from lit_offrl import signals
+from lit_offrl.common import signals
 
 LOOK_SECONDS = 0.5
 

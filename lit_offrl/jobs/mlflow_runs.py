@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lit_offrl.errors import LitOffRLError, reason
-from lit_offrl.mlflow_store import open_client, redacted, sqlite_file
+from lit_offrl.common.errors import LitOffRLError, reason
+from lit_offrl.tracking.store import open_client, redacted, sqlite_file
 
 CELL_TAG = "lit_offrl.cell"
 """Names the folder that a run's job works in."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_offrl.files import write_whole
+from lit_offrl.common.files import write_whole
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from lit_offrl.errors import reason
+from lit_offrl.common.errors import reason
 
 
 def from_yaml(text: str) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.errors import ConfigError, nearest
+from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.jobs.plain import is_plain
 
 EVALUATE_KEYS = ("episodes", "seed", "num_envs", "env", "max_episode_steps", "gamma", "device")

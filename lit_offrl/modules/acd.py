@@ -12,6 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lit_offrl.common.errors import ConfigError, nearest
+from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.labels import critic_hash, load_labels
 from lit_offrl.datasets.views import (
     AdvantageBatch,
@@ -20,7 +22,6 @@ from lit_offrl.datasets.views import (
     Transitions,
     View,
 )
-from lit_offrl.errors import ConfigError, nearest
 from lit_offrl.modules.base import CHECKPOINT_KEY, Decay
 from lit_offrl.modules.critic_guided import CriticGuidedModule
 from lit_offrl.modules.diffusion_actor import DiffusionActor
@@ -28,7 +29,6 @@ from lit_offrl.modules.expectile import best_of
 from lit_offrl.modules.frozen_critics import LabelledBy, load_critics
 from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import AdvantageEncoding, frozen_copy, polyak_update_
-from lit_offrl.ranges import require_in
 
 ActMode = Literal["acd", "acd_f"]
 _MODES = ("acd", "acd_f")
@@ -222,7 +222,7 @@ class ACDModule(CriticGuidedModule):
                 f"labels is 'precomputed', but the view gives a {type(batch).__name__}: leave the "
                 "view to the model, or set it to AdvantageLabelled."
             )
-        observations = self.observe(batch.observations)
+        observations = self.normalize_observations(batch.observations)
         return {"actor": self.actor_loss(observations, batch.actions, batch.advantages)}
 
     def actor_loss(self, observations: Tensor, actions: Tensor, advantages: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ class ACDModule(CriticGuidedModule):
         if self.frozen_from is None:
             super().after_step()
         else:
-            self.actor.follow()
+            self.actor.update_ema()
         polyak_update_(self.average_encoding, self.encoding, self.actor.ema_rate)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -278,7 +278,7 @@ class ACDModule(CriticGuidedModule):
             if mode == "acd":
                 return self.sample_actions(rows, 1, strength, advantage).squeeze(1)
             candidates = self.sample_actions(rows, number, strength, advantage)
-            return best_of(self.critics.target, self.observe(rows), candidates)
+            return best_of(self.critics.target, self.normalize_observations(rows), candidates)
 
         return NetworkPolicy(act, self.device)
 
@@ -286,7 +286,7 @@ class ACDModule(CriticGuidedModule):
         self, observations: Tensor, number: int, omega: float, advantage: float = 0.0
     ) -> Tensor:
         """Draw actions (S, number, a) for raw observations (S, o) under Eq. 4."""
-        seen = self.observe(observations)
+        seen = self.normalize_observations(observations)
         asked = torch.full((len(seen),), float(advantage), device=seen.device)
         given = torch.cat([seen, self.average_encoding(asked)], dim=-1)
         absent = torch.cat([seen, self.encoding.absent(len(seen), seen)], dim=-1)

@@ -110,7 +110,7 @@ class ACGModule(CriticGuidedModule):
 
         def act(rows: Tensor) -> Tensor:
             asked = torch.full((len(rows),), float(advantage), device=rows.device)
-            return self.actor(self._condition(self.observe(rows), asked))
+            return self.actor(self._condition(self.normalize_observations(rows), asked))
 
         return NetworkPolicy(act, self.device)
 

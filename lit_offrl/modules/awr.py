@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.views import TransitionBatch, Transitions
-from lit_offrl.errors import ConfigError
 from lit_offrl.modules.base import Decay
 from lit_offrl.modules.iql import IQLModule
 
@@ -111,7 +111,7 @@ class AWRModule(IQLModule):
                 "bootstrap is false, but the batch has no returns: leave the view to the model, or "
                 f"set its 'returns' to {self.gamma}; the data must have all rewards."
             )
-        observations = self.observe(batch.observations)
+        observations = self.normalize_observations(batch.observations)
         error = returns - self.critics.value(observations)
         actor = self.actor_loss(observations, batch.actions, error.detach())
         return {"value": error.square().mean(), "actor": actor}
@@ -127,7 +127,7 @@ class AWRModule(IQLModule):
         if self.bootstrap:
             return super().batch_advantages(batch)
         assert batch.returns is not None  # or losses() would have refused the batch
-        return batch.returns - self.critics.value(self.observe(batch.observations))
+        return batch.returns - self.critics.value(self.normalize_observations(batch.observations))
 
     @torch.no_grad()
     def advantages(self, observations: Tensor, actions: Tensor) -> Tensor:

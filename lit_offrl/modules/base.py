@@ -22,15 +22,15 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lit_offrl import __version__
+from lit_offrl.common.errors import ConfigError, TrainingError, nearest
+from lit_offrl.common.policy import Policy, checked
+from lit_offrl.common.quiet import say
+from lit_offrl.common.randomness import ShardedGenerator
+from lit_offrl.common.ranges import SEEDS, require_in
 from lit_offrl.datasets.bounds import ranges
 from lit_offrl.datasets.normalizers import MinMaxNormalizer
 from lit_offrl.datasets.schema import DatasetSpec
-from lit_offrl.errors import ConfigError, TrainingError, nearest
 from lit_offrl.nets import Dropout
-from lit_offrl.policy import Policy, checked
-from lit_offrl.quiet import say
-from lit_offrl.randomness import ShardedGenerator
-from lit_offrl.ranges import SEEDS, require_in
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -179,7 +179,7 @@ class OfflineModule(LightningModule):
         """AdamW's decay of a parameter group's weights; none by default."""
         return 0.0
 
-    def info(self, name: str, value: Tensor) -> None:
+    def log_scalar(self, name: str, value: Tensor) -> None:
         """Log a scalar of this step beside the losses."""
         self._info[name] = value.detach()
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.views import TransitionBatch
-from lit_offrl.errors import ConfigError
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import DeterministicPolicy, GaussianPolicy
@@ -68,7 +68,7 @@ class BCModule(OfflineModule):
         """``actor``: negative log-likelihood (nats a row), or squared error."""
         observations = self.normalizer.normalize(batch.observations)
         error = (self.actor(observations) - batch.actions).square().mean()
-        self.info("actor/squared_error", error)
+        self.log_scalar("actor/squared_error", error)
         if isinstance(self.actor, GaussianPolicy):
             return {"actor": -self.actor.log_prob(observations, batch.actions).mean()}
         return {"actor": error}

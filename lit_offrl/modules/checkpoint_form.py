@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lit_offrl.common.errors import ConfigError, DatasetError, reason
 from lit_offrl.datasets.schema import DatasetSpec
-from lit_offrl.errors import ConfigError, DatasetError, reason
 
 CURVES = "Curves"
 """Key of the state of the callback that keeps the curves."""

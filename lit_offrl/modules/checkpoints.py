@@ -11,10 +11,10 @@ import torch
 import yaml
 from torch import Tensor
 
-from lit_offrl.errors import ConfigError, LitOffRLError, first_line, reason
+from lit_offrl.common.errors import ConfigError, LitOffRLError, first_line, reason
+from lit_offrl.common.named_classes import class_named
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
 from lit_offrl.modules.checkpoint_form import CURVES, require_form
-from lit_offrl.named_classes import class_named
 
 _RUN_ID = re.compile(r"[\w-]{1,64}")  # it also names a file
 _SECTIONS = ("model", "data", "trainer", "checkpoint", "evaluation")

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import TransitionBatch
-from lit_offrl.errors import ConfigError
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import TanhGaussianPolicy, TwinCritic, frozen_copy, polyak_update_
-from lit_offrl.ranges import require_in
 
 
 class CQLModule(OfflineModule):
@@ -172,8 +172,8 @@ class CQLModule(OfflineModule):
         # one pass for the data's actions and all others: small products cost more than their share
         values = self.q.many(states, torch.cat([actions[:, None], proposals], dim=1)).float()
         seen = values[..., 0]
-        self.info("q/mean", seen.mean())
-        self.info("q/target_mean", target.mean())
+        self.log_scalar("q/mean", seen.mean())
+        self.log_scalar("q/target_mean", target.mean())
         return {
             "critic": (seen - target).square().mean(dim=1).sum(),
             **self.conservative_losses(values[..., 1:], densities, seen),
@@ -193,11 +193,11 @@ class CQLModule(OfflineModule):
         warmth = self.min_q_temperature
         soft = torch.logsumexp(values / warmth - densities, dim=-1) - math.log(values.shape[-1])
         gaps = (warmth * soft - seen).mean(dim=1)
-        self.info("q/gap", gaps.mean())
+        self.log_scalar("q/gap", gaps.mean())
         if self.log_multiplier is None:
             return {"conservative": self.cql_weight * gaps.sum()}
         multiplier = self.log_multiplier.exp()
-        self.info("q/multiplier", multiplier)
+        self.log_scalar("q/multiplier", multiplier)
         assert self.lagrange is not None
         excess = self.cql_weight * (gaps - self.lagrange).sum()
         return {
@@ -217,13 +217,13 @@ class CQLModule(OfflineModule):
             density: their log densities (B,), differentiable.
         """
         alpha = self.log_temperature.exp()
-        self.info("temperature", alpha)
-        self.info("actor/entropy", -density.mean())
+        self.log_scalar("temperature", alpha)
+        self.log_scalar("actor/entropy", -density.mean())
         if self._trainer is not None and self.trainer.global_step < self.warmup_steps:
             worth = self.actor.log_prob(states, actions)
         else:
             worth = self.q.frozen(states, drawn).float().amin(dim=0)
-            self.info("q/policy", worth.mean())
+            self.log_scalar("q/policy", worth.mean())
         losses = {"actor": (alpha.detach() * density - worth).mean()}
         if isinstance(self.log_temperature, nn.Parameter):
             short = (density + self.target_entropy).detach().mean()

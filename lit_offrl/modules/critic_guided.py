@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import AdvantageBatch, TransitionBatch
-from lit_offrl.errors import ConfigError
 from lit_offrl.figures import advantage_histogram
 from lit_offrl.modules.base import Decay, OfflineModule
 from lit_offrl.modules.diffusion_actor import DiffusionActor
 from lit_offrl.modules.expectile import ExpectileCritics
-from lit_offrl.ranges import require_in
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,7 +58,7 @@ class ActorModule(OfflineModule):
         require_in("[0, inf)", weight_decay=weight_decay)
         self.normalize, self.weight_decay = normalize, weight_decay
 
-    def observe(self, observations: Tensor) -> Tensor:
+    def normalize_observations(self, observations: Tensor) -> Tensor:
         """Observations as the networks see them."""
         return self.normalizer.normalize(observations) if self.normalize else observations
 
@@ -81,7 +81,7 @@ class ActorModule(OfflineModule):
     def after_step(self) -> None:
         """Move the actor's average, if it has one."""
         if isinstance(self.actor, DiffusionActor):
-            self.actor.follow()
+            self.actor.update_ema()
 
 
 class CriticGuidedModule(ActorModule):
@@ -144,16 +144,16 @@ class CriticGuidedModule(ActorModule):
                 f"{type(batch).__name__}: set data.init_args.view to Transitions, or leave the "
                 "view to the model."
             )
-        observations = self.observe(batch.observations)
+        observations = self.normalize_observations(batch.observations)
         losses, advantages = self.critics.losses(
             observations,
             batch.actions,
             batch.rewards,
-            self.observe(batch.next_observations),
+            self.normalize_observations(batch.next_observations),
             batch.terminals,
         )
-        self.info("advantage/mean", advantages.mean())
-        self.info("advantage/positive", (advantages > 0).float().mean())
+        self.log_scalar("advantage/mean", advantages.mean())
+        self.log_scalar("advantage/positive", (advantages > 0).float().mean())
         return losses | {"actor": self.actor_loss(observations, batch.actions, advantages)}
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -163,7 +163,7 @@ class CriticGuidedModule(ActorModule):
     def after_step(self) -> None:
         """Move the target critics, and the actor's average."""
         super().after_step()
-        self.critics.follow()
+        self.critics.update_ema()
 
     # ---- advantages of held-out states, for a figure -------------------------------------------
 
@@ -183,7 +183,7 @@ class CriticGuidedModule(ActorModule):
     @torch.no_grad()
     def advantages(self, observations: Tensor, actions: Tensor) -> Tensor:
         """A(s, a) by the target critics for raw observations (B, o): (B,), in reward units."""
-        return self.critics.advantages(self.observe(observations), actions)
+        return self.critics.advantages(self.normalize_observations(observations), actions)
 
     def figures(self) -> dict[str, Figure]:
         """The histogram of advantages on held-out states (ACD, Figure 1)."""

@@ -7,6 +7,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from lit_offrl.common.ranges import require_in
 from lit_offrl.diffusion import (
     Denoise,
     Generator,
@@ -19,7 +20,6 @@ from lit_offrl.diffusion import (
 )
 from lit_offrl.nets import ResNetDenoiser, frozen_copy, polyak_update_
 from lit_offrl.nets.policies import centre_and_scale
-from lit_offrl.ranges import require_in
 
 _EDGE = 1.0 - 1e-5
 
@@ -143,6 +143,6 @@ class DiffusionActor(nn.Module):
         )
         return (self.centre + self.scale * drawn).view(len(condition), number, self.action_dim)
 
-    def follow(self) -> None:
+    def update_ema(self) -> None:
         """Let the averaged denoiser follow the trained one."""
         polyak_update_(self.average, self.denoiser, self.ema_rate)

@@ -89,11 +89,12 @@ class DiffusionBCModule(ActorModule):
 
     def losses(self, batch: TransitionBatch) -> dict[str, Tensor]:
         """``actor``: the denoising loss."""
-        observations = self.observe(batch.observations)
+        observations = self.normalize_observations(batch.observations)
         return {"actor": self.actor.loss(observations, batch.actions, self.noise).mean()}
 
     def policy(self) -> NetworkPolicy:
         """Act by one sample."""
         return NetworkPolicy(
-            lambda rows: self.actor.sample(self.observe(rows)).squeeze(1), self.device
+            lambda rows: self.actor.sample(self.normalize_observations(rows)).squeeze(1),
+            self.device,
         )

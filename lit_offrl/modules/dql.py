@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import TransitionBatch
-from lit_offrl.errors import ConfigError
 from lit_offrl.modules.base import Decay
 from lit_offrl.modules.critic_guided import ActorModule
 from lit_offrl.modules.diffusion_actor import DiffusionActor
@@ -17,7 +18,6 @@ from lit_offrl.modules.expectile import best_of
 from lit_offrl.modules.extraction import mean_over_processes
 from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import TwinCritic, frozen_copy, polyak_update_
-from lit_offrl.ranges import require_in
 
 
 class DQLModule(ActorModule):
@@ -133,15 +133,15 @@ class DQLModule(ActorModule):
                 f"{type(batch).__name__}: set data.init_args.view to Transitions, or leave the "
                 "view to the model."
             )
-        observations = self.observe(batch.observations)
+        observations = self.normalize_observations(batch.observations)
         goal = self._goal(batch)
         critic = (self.q(observations, batch.actions) - goal).square().mean(dim=1).sum()
-        self.info("critic/target_mean", goal.mean())
+        self.log_scalar("critic/target_mean", goal.mean())
         return {"critic": critic, "actor": self._actor_loss(observations, batch.actions)}
 
     @torch.no_grad()
     def _goal(self, batch: TransitionBatch) -> Tensor:
-        later = self.observe(batch.next_observations)
+        later = self.normalize_observations(batch.next_observations)
         number = self.backup_samples
         drawn = self.actor.sample(later, number=number, noise=self.noise)
         best = self.target.many(later, drawn).amax(dim=2).amin(dim=0)
@@ -159,8 +159,8 @@ class DQLModule(ActorModule):
         turn = torch.arange(len(drawn), device=drawn.device) % 2
         climbed = values.gather(0, turn[None]).squeeze(0)
         scale = mean_over_processes(values.gather(0, 1 - turn[None]).abs()).clamp_min(1e-6)
-        self.info("actor/q_mean", climbed.mean())
-        self.info("actor/denoising", denoising)
+        self.log_scalar("actor/q_mean", climbed.mean())
+        self.log_scalar("actor/denoising", denoising)
         return denoising - self.eta * climbed.mean() / scale
 
     def after_step(self) -> None:
@@ -181,7 +181,7 @@ class DQLModule(ActorModule):
         require_in("[1, inf)", num_samples=number)
 
         def act(rows: Tensor) -> Tensor:
-            observations = self.observe(rows)
+            observations = self.normalize_observations(rows)
             candidates = self.actor.sample(observations, number=number)
             if number == 1:
                 return candidates.squeeze(1)

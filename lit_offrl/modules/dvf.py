@@ -12,8 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import FutureStateBatch, FutureStates
-from lit_offrl.errors import ConfigError
 from lit_offrl.modules.base import CostChange, Decay
 from lit_offrl.modules.checkpoints import load_parts, read_checkpoint
 from lit_offrl.modules.dvf_values import DiffusedValues, labels
@@ -27,7 +28,6 @@ from lit_offrl.modules.history import History
 from lit_offrl.modules.occupancy import OccupancyModel
 from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import DenseNetMLP, GaussianPolicy, frozen_copy, polyak_update_, symlog
-from lit_offrl.ranges import require_in
 
 
 class DVFModule(DiffusedValues):
@@ -444,8 +444,8 @@ class DVFModule(DiffusedValues):
         observations = self.normalizer.normalize(batch.observations)
         target = self._target(batch)
         predicted = self.q(torch.cat([observations, actions], dim=-1)).squeeze(-1)
-        self.info("q/mean", predicted.mean() / (1.0 - self.gamma))
-        self.info("q/target_mean", target.mean() / (1.0 - self.gamma))
+        self.log_scalar("q/mean", predicted.mean() / (1.0 - self.gamma))
+        self.log_scalar("q/target_mean", target.mean() / (1.0 - self.gamma))
         return (predicted - target).square().mean()
 
     def baseline_loss(self, batch: FutureStateBatch) -> Tensor:
@@ -456,8 +456,8 @@ class DVFModule(DiffusedValues):
         """
         target = self._target(batch)
         predicted = self.baseline(self.normalizer.normalize(batch.observations)).squeeze(-1)
-        self.info("baseline/mean", predicted.mean() / (1.0 - self.gamma))
-        self.info("baseline/target_mean", target.mean() / (1.0 - self.gamma))
+        self.log_scalar("baseline/mean", predicted.mean() / (1.0 - self.gamma))
+        self.log_scalar("baseline/target_mean", target.mean() / (1.0 - self.gamma))
         return (predicted - target).square().mean()
 
     @torch.no_grad()
@@ -525,14 +525,14 @@ class DVFModule(DiffusedValues):
                 actor, self.reward, observations, actions, self.bc_coefficient
             )
         for name, value in seen.items():
-            self.info(f"actor/{name}", value)
+            self.log_scalar(f"actor/{name}", value)
         return loss
 
     def after_step(self) -> None:
         """Move the averages."""
         busy = self.trains()
         if "occupancy" in busy:
-            self.occupancy.follow()
+            self.occupancy.update_ema()
         if "actor" in busy and self.acting is not None:
             polyak_update_(self.acting, self._trained_actor(), self.actor_ema_rate)
 

@@ -11,15 +11,15 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import ShardedGenerator, truncated_geometric
 from lit_offrl.datasets.views import FutureStateBatch
-from lit_offrl.errors import ConfigError
 from lit_offrl.figures import value_against_return
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.history import History
 from lit_offrl.modules.occupancy import OccupancyModel
 from lit_offrl.modules.returns import lambda_returns
 from lit_offrl.nets import GaussianPolicy, symexp
-from lit_offrl.randomness import ShardedGenerator, truncated_geometric
 
 CHAINS = 8192  # futures sampled at once: bounds the memory
 _CACHE_STREAM, _CACHE_KEY = 2, "dvf_cached_values"

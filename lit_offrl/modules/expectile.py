@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lit_offrl.common.ranges import require_in
 from lit_offrl.nets import MLP, TwinCritic, frozen_copy, polyak_update_
-from lit_offrl.ranges import require_in
 
 
 def expectile_loss(error: Tensor, expectile: float) -> Tensor:
@@ -90,7 +90,7 @@ class ExpectileCritics(nn.Module):
         with torch.autocast(observations.device.type, enabled=False):
             return self.v(observations).squeeze(-1)
 
-    def follow(self) -> None:
+    def update_ema(self) -> None:
         """Let the targets follow the online critics."""
         polyak_update_(self.target, self.q, self.polyak_rate)
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.labels import critic_hash, labels_path, save_labels
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import AdvantageLabelled
-from lit_offrl.errors import ConfigError
 from lit_offrl.modules.checkpoints import load_parts, read_checkpoint
 
 if TYPE_CHECKING:

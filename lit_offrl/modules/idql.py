@@ -7,12 +7,12 @@ from typing import Literal
 
 from torch import Tensor
 
+from lit_offrl.common.ranges import require_in
 from lit_offrl.modules.base import Decay
 from lit_offrl.modules.critic_guided import CriticGuidedModule
 from lit_offrl.modules.diffusion_actor import DiffusionActor
 from lit_offrl.modules.expectile import best_of
 from lit_offrl.modules.policies import NetworkPolicy
-from lit_offrl.ranges import require_in
 
 
 class IDQLModule(CriticGuidedModule):
@@ -127,7 +127,7 @@ class IDQLModule(CriticGuidedModule):
         require_in("[1, inf)", num_samples=number)
 
         def act(rows: Tensor) -> Tensor:
-            observations = self.observe(rows)
+            observations = self.normalize_observations(rows)
             candidates = self.actor.sample(observations, number=number)
             return best_of(self.critics.target, observations, candidates)
 

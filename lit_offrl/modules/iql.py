@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lit_offrl.common.ranges import require_in
 from lit_offrl.modules.base import Decay
 from lit_offrl.modules.critic_guided import CriticGuidedModule
 from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import GaussianPolicy
-from lit_offrl.ranges import require_in
 
 _LARGEST_WEIGHT = 100.0
 
@@ -104,9 +104,11 @@ class IQLModule(CriticGuidedModule):
     def actor_loss(self, observations: Tensor, actions: Tensor, advantages: Tensor) -> Tensor:
         """Likelihood weighted by min(exp(β A), 100)."""
         loss, weights = weighted_imitation(self.actor, observations, actions, advantages, self.beta)
-        self.info("actor/weight_mean", weights.mean())
+        self.log_scalar("actor/weight_mean", weights.mean())
         return loss
 
     def policy(self) -> NetworkPolicy:
         """Act by the mean."""
-        return NetworkPolicy(lambda rows: self.actor(self.observe(rows)), self.device)
+        return NetworkPolicy(
+            lambda rows: self.actor(self.normalize_observations(rows)), self.device
+        )

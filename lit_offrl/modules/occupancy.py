@@ -7,12 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import ShardedGenerator
+from lit_offrl.common.ranges import require_in
 from lit_offrl.diffusion import Prediction, Schedule, Weighting, diffusion_loss, make_sampler
-from lit_offrl.errors import ConfigError
 from lit_offrl.modules.history import History
 from lit_offrl.nets import FutureCondition, PerceiverDenoiser, frozen_copy, polyak_update_
-from lit_offrl.randomness import ShardedGenerator
-from lit_offrl.ranges import require_in
 
 
 class OccupancyModel(nn.Module):
@@ -173,6 +173,6 @@ class OccupancyModel(nn.Module):
         ).view(states, samples, self.state_dim)
         return drawn[..., :-1], drawn[..., -1] > 0
 
-    def follow(self) -> None:
+    def update_ema(self) -> None:
         """Let the averaged denoiser follow the trained one."""
         polyak_update_(self.average, self.denoiser, self.ema_rate)

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.ranges import require_in
 from lit_offrl.nets.embeddings import sinusoidal
 from lit_offrl.nets.mlp import MLP
-from lit_offrl.ranges import require_in
 
 Representation = Literal["raw", "one_hot", "sinusoidal", "learned"]
 

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lit_offrl.errors import ConfigError
-from lit_offrl.randomness import ShardedGenerator
-from lit_offrl.ranges import require_in
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import ShardedGenerator
+from lit_offrl.common.ranges import require_in
 
 _MANY = 1 << 14
 """Numbers from which on several simple passes are faster than PyTorch's one of `Mish`."""

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor, nn
 
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.ranges import require_in
 from lit_offrl.nets.attention import CrossAttention, SelfAttention, own_block
 from lit_offrl.nets.embeddings import NumberEmbedding
-from lit_offrl.ranges import require_in
 
 
 class FutureCondition(NamedTuple):

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lit_offrl.common.ranges import require_in
 from lit_offrl.nets.mlp import Dropout, make_activation
-from lit_offrl.ranges import require_in
 
 
 class FourierFeatures(nn.Module):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.errors import ConfigError
-from lit_offrl.files import file_sha256, write_whole
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.files import file_sha256, write_whole
 from lit_offrl.jobs.files import mean_score
 from lit_offrl.jobs.mlflow_runs import CELL_TAG
 from lit_offrl.jobs.words import evaluate_words, fit_words

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lit_offrl.common.errors import LitOffRLError
+from lit_offrl.common.files import file_sha256
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.catalog import default_cache_dir, resolve
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.datasets.sources import D4RL_PREFIX, find_source, is_minari
-from lit_offrl.errors import LitOffRLError
-from lit_offrl.files import file_sha256
 from lit_offrl.jobs.files import config_contents
 from lit_offrl.jobs.plain import leaves
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.errors import ConfigError, nearest
+from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.jobs.reading import FileReader
 
 SECTIONS = ("model", "data", "trainer", "checkpoint", "evaluation")

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.errors import ConfigError, nearest
+from lit_offrl.common.errors import ConfigError, nearest
+from lit_offrl.common.ranges import SEEDS, lies_in
 from lit_offrl.jobs.files import read_yaml
 from lit_offrl.jobs.reading import NAME, SUFFIXES, FileReader
 from lit_offrl.pipelines.plan import SECTIONS, Evaluation, Pipeline, Stage, checked
-from lit_offrl.ranges import SEEDS, lies_in
 
 KEYS = ("base", "name", "seed", "dataset", "config", "options", "stages", "evaluate", "evaluations")
 _STAGE_KEYS = ("config", "options", "checkpoints")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lit_offrl.files import write_whole
+from lit_offrl.common.files import write_whole
 from lit_offrl.jobs import children
 from lit_offrl.jobs.files import failure_reason, read_stored, steps_done
 from lit_offrl.jobs.parts import Parts

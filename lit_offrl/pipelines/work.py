@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 
-from lit_offrl.errors import LitOffRLError
+from lit_offrl.common.errors import LitOffRLError
 from lit_offrl.jobs.children import HELD, STOPPED, Children, alone, run_job
 from lit_offrl.jobs.mlflow_runs import forget_runs
 from lit_offrl.pipelines.folders import StageFolder

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import ShardedGenerator, mix
 from lit_offrl.datasets.policies import episodes_of_policies
 from lit_offrl.datasets.rows import as_tensor
 from lit_offrl.datasets.sampler import RowOrder
 from lit_offrl.datasets.schema import OfflineDataset
-from lit_offrl.errors import ConfigError
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import load_module
 from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import GaussianPolicy
-from lit_offrl.randomness import ShardedGenerator, mix
 
 _CLONE, _CLONE_ROWS = 0xC10E, 0xC10F  # keep the streams of one seed apart
 _HIDDEN, _STEPS, _ROWS, _RATE = (64, 64), 500, 256, 3e-3  # of a clone: seconds, not a study

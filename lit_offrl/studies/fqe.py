@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from lit_offrl.common.errors import ConfigError, TrainingError
+from lit_offrl.common.randomness import mix
 from lit_offrl.datasets.sampler import RowOrder
 from lit_offrl.datasets.views import BoundView
-from lit_offrl.errors import ConfigError, TrainingError
 from lit_offrl.nets import EnsembleMLP, frozen_copy, polyak_update_
-from lit_offrl.randomness import mix
 
 _INIT, _ROWS = 0xF9E0, 0xF9E1  # keep the streams of one seed apart
 

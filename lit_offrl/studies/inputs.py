@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from lit_offrl.common.device import device
+from lit_offrl.common.errors import ConfigError, DatasetError
+from lit_offrl.common.files import file_sha256
 from lit_offrl.datasets.hdf5 import Format
 from lit_offrl.datasets.minari_opening import PREFIX
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.sources import find_source
-from lit_offrl.device import device
-from lit_offrl.errors import ConfigError, DatasetError
-from lit_offrl.files import file_sha256
 from lit_offrl.modules.base import CHECKPOINT_KEY
 from lit_offrl.modules.checkpoints import config_of, load_module, read_checkpoint
 from lit_offrl.modules.dvf import DVFModule

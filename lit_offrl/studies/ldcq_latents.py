@@ -16,17 +16,17 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import Snippets
 from lit_offrl.datasets.views.snippets import BoundSnippets
 from lit_offrl.envs.mazes import MAZE2D
 from lit_offrl.envs.point_mass import CELL_OFFSET
-from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.envs import find_spec
 from lit_offrl.modules.checkpoints import load_module
 from lit_offrl.modules.ldcq import LDCQStage2Module, LDCQStage3Module
 from lit_offrl.modules.ldcq.prior import Sampling
-from lit_offrl.randomness import ShardedGenerator
 from lit_offrl.studies.inputs import Study, add_checkpoint_options, load_data, protocol_of
 from lit_offrl.studies.two_samples import energy_distance
 

@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from lit_offrl.common.errors import ConfigError, DatasetError
+from lit_offrl.common.randomness import ShardedGenerator, mix
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import FutureStates
 from lit_offrl.envs.mazes import MAZE2D, Maze
 from lit_offrl.envs.point_mass import CELL_OFFSET
-from lit_offrl.errors import ConfigError, DatasetError
 from lit_offrl.evaluation.envs import find_spec
 from lit_offrl.modules.dvf import DVFModule
 from lit_offrl.modules.dvf_values import CHAINS
-from lit_offrl.randomness import ShardedGenerator, mix
 from lit_offrl.studies.inputs import (
     add_checkpoint_options,
     load_data,

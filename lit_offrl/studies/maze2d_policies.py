@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.studies import maze2d
 from lit_offrl.studies.inputs import Study
 

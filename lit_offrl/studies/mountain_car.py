@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from scipy.signal import lfilter
 
+from lit_offrl.common.errors import ConfigError, DatasetError
+from lit_offrl.common.randomness import mix, truncated_geometric
 from lit_offrl.datasets.schema import OfflineDataset
-from lit_offrl.errors import ConfigError, DatasetError
 from lit_offrl.modules.dvf import DVFModule
 from lit_offrl.modules.dvf_values import CHAINS
-from lit_offrl.randomness import mix, truncated_geometric
 from lit_offrl.studies.correlations import correlations
 from lit_offrl.studies.inputs import (
     Study,

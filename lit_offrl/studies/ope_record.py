@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from lit_offrl.common.files import write_whole
 from lit_offrl.evaluation.record import hardware, now, package_versions
-from lit_offrl.files import write_whole
 from lit_offrl.studies.ranking import rank_summary
 
 ESTIMATORS = ("dvf", "fqe")

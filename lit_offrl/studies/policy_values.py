@@ -19,17 +19,17 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from lit_offrl.common.errors import ConfigError, EvaluationError
+from lit_offrl.common.files import write_whole
+from lit_offrl.common.randomness import mix
 from lit_offrl.datasets.normalizers import MinMaxNormalizer
 from lit_offrl.datasets.rows import as_tensor
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.datasets.views import Transitions
-from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation.record import hardware, now, package_versions
 from lit_offrl.evaluation.statistics import interval_within_range, standard_error
-from lit_offrl.files import write_whole
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.policies import NetworkPolicy
-from lit_offrl.randomness import mix
 from lit_offrl.studies.fqe import FittedQ, FQESettings
 from lit_offrl.studies.ope_truth import discounted_returns
 

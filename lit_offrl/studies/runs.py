@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from lit_offrl.errors import ConfigError, EvaluationError
+from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation import offline
 from lit_offrl.evaluation.offline import OfflineRun
 from lit_offrl.evaluation.runs import Found, runs_from_files, runs_from_mlflow
-from lit_offrl.mlflow_store import (
+from lit_offrl.tracking.store import (
     STORE_HELP,
     default_experiment,
     require_store,

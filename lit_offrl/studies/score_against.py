@@ -6,7 +6,7 @@ import argparse
 from collections import defaultdict
 from typing import Any
 
-from lit_offrl.errors import EvaluationError, nearest
+from lit_offrl.common.errors import EvaluationError, nearest
 from lit_offrl.evaluation import protocol
 from lit_offrl.evaluation.comparison import compare
 from lit_offrl.evaluation.runs import Run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lit_offrl.errors import ConfigError, EvaluationError
+from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation.record import CURVES, EvaluationRecord, present_names
 from lit_offrl.modules.checkpoints import history_of, read_checkpoint
 from lit_offrl.studies.inputs import Study, protocol_of

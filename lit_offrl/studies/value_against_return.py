@@ -7,12 +7,12 @@ import argparse
 import numpy as np
 import torch
 
+from lit_offrl.common.errors import ConfigError, DatasetError
+from lit_offrl.common.randomness import mix
 from lit_offrl.datasets.views import FutureStates
-from lit_offrl.errors import ConfigError, DatasetError
 from lit_offrl.modules.checkpoints import load_module
 from lit_offrl.modules.dvf import DVFModule
 from lit_offrl.modules.history import History
-from lit_offrl.randomness import mix
 from lit_offrl.studies.correlations import correlations
 from lit_offrl.studies.inputs import Study, add_checkpoint_options, load_data, protocol_of
 

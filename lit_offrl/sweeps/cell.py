@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.errors import DatasetError
-from lit_offrl.files import write_whole
+from lit_offrl.common.errors import DatasetError
+from lit_offrl.common.files import write_whole
 from lit_offrl.jobs import children
 from lit_offrl.jobs.files import (
     config_contents,
@@ -24,9 +24,9 @@ from lit_offrl.jobs.mlflow_runs import CELL_TAG
 from lit_offrl.jobs.parts import Parts
 from lit_offrl.jobs.plain import difference
 from lit_offrl.jobs.words import evaluate_words, fit_words
-from lit_offrl.mlflow_store import redacted
 from lit_offrl.pipelines.inputs import data_file, data_sha256, own_environment, resolved_config
 from lit_offrl.sweeps.grid import Cell
+from lit_offrl.tracking.store import redacted
 
 
 class State(enum.StrEnum):

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.errors import ConfigError, nearest
+from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.jobs.files import read_yaml
 from lit_offrl.jobs.reading import NAME
 from lit_offrl.pipelines.plan import Pipeline

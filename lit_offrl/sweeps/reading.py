@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.errors import ConfigError, nearest
+from lit_offrl.common.errors import ConfigError, nearest
+from lit_offrl.common.ranges import SEEDS, lies_in
 from lit_offrl.jobs.plain import yaml_text
 from lit_offrl.jobs.reading import SUFFIXES, FileReader
 from lit_offrl.pipelines.plan import Pipeline
 from lit_offrl.pipelines.reading import read_pipeline
-from lit_offrl.ranges import SEEDS, lies_in
 
 KEYS = ("name", "methods", "datasets", "seeds", "options", "evaluate", "slurm")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.errors import ConfigError, install, nearest, reason
+from lit_offrl.common.errors import ConfigError, install, nearest, reason
 from lit_offrl.jobs.children import Children
 from lit_offrl.sweeps.cell import CellFolder
 from lit_offrl.sweeps.table import Board

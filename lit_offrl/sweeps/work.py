@@ -8,13 +8,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lit_offrl.errors import LitOffRLError
+from lit_offrl.common.errors import LitOffRLError
 from lit_offrl.jobs.children import HELD, Children, alone, run_job
 from lit_offrl.jobs.mlflow_runs import forget_runs
-from lit_offrl.mlflow_store import is_own
 from lit_offrl.pipelines.work import work_through
 from lit_offrl.sweeps.cell import CellFolder, State
 from lit_offrl.sweeps.staged import StagedCell
+from lit_offrl.tracking.store import is_own
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.mlflow_store import client_uri, sqlite_file
+from lit_offrl.tracking.store import client_uri, sqlite_file
 
 
 def artifact_repository(tracking_uri: str, artifact_uri: str) -> Any:

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 from filelock import FileLock, Timeout
 
-from lit_offrl.errors import ConfigError, reason
-from lit_offrl.mlflow_store import needs_quoting, redacted, sqlite_file
+from lit_offrl.common.errors import ConfigError, reason
+from lit_offrl.tracking.store import needs_quoting, redacted, sqlite_file
 
 _LOCK_SECONDS = 60.0
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from lit_offrl.errors import FileError
-from lit_offrl.files import write_whole
+from lit_offrl.common.errors import FileError
+from lit_offrl.common.files import write_whole
 
 _FILE = re.compile(r"mlflow-unsent-([\w-]+)\.json")
 

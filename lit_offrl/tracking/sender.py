@@ -7,12 +7,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from lit_offrl import signals
-from lit_offrl.errors import reason, root
-from lit_offrl.mlflow_store import redacted
-from lit_offrl.quiet import say
+from lit_offrl.common import signals
+from lit_offrl.common.errors import reason, root
+from lit_offrl.common.quiet import say
 from lit_offrl.tracking.outbox import Artifact, Outbox, Point
 from lit_offrl.tracking.sending import Delivery
+from lit_offrl.tracking.store import redacted
 
 _EVERY_SECONDS = 5.0
 _SHARE = 20  # of the time the thread works one part in so many

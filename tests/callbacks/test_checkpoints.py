@@ -14,8 +14,8 @@ from lightning.pytorch import LightningModule
 
 from lit_offrl.__main__ import main
 from lit_offrl.callbacks.checkpoints import run_name
+from lit_offrl.common.files import part_path
 from lit_offrl.datasets.schema import DatasetSpec
-from lit_offrl.files import part_path
 from lit_offrl.modules import BCModule
 
 

@@ -17,8 +17,8 @@ from lit_offrl.callbacks import GracefulStop, MLflowRun, RunRecord, evaluation
 from lit_offrl.callbacks.interruption import leave_signals_to_us
 from lit_offrl.datamodules import OfflineDataModule
 from lit_offrl.evaluation import rollouts
-from lit_offrl.mlflow_store import absolute_uri
 from lit_offrl.modules import BCModule
+from lit_offrl.tracking.store import absolute_uri
 
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 

@@ -14,16 +14,16 @@ import yaml
 from filelock import FileLock
 from mlflow.tracking import MlflowClient
 
-from lit_offrl import mlflow_store
 from lit_offrl.__main__ import main
 from lit_offrl.callbacks import mlflow_run
 from lit_offrl.callbacks.mlflow_run import MLflowRun
 from lit_offrl.callbacks.progress import StepProgress
 from lit_offrl.commands import mlflow as mlflow_command
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.files import file_sha256
 from lit_offrl.datasets.schema import OfflineDataset
-from lit_offrl.errors import ConfigError
-from lit_offrl.files import file_sha256
-from lit_offrl.mlflow_store import absolute_uri, open_client, require_store
+from lit_offrl.tracking import store
+from lit_offrl.tracking.store import absolute_uri, open_client, require_store
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_a_store_that_cannot_be_used_is_said_at_once(folder, monkeypatch):
         other.execute("CREATE TABLE t (x)")
         with pytest.raises(ConfigError, match="the database of another program"):
             MLflowRun("sqlite:///other.db")
-        monkeypatch.setattr(mlflow_store, "_LOCKED_SECONDS", 0.01)
+        monkeypatch.setattr(store, "_LOCKED_SECONDS", 0.01)
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(ConfigError, match="database is locked"):
             MLflowRun("sqlite:///other.db")

@@ -8,10 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from lit_offrl import mlflow_store
 from lit_offrl.__main__ import main
-from lit_offrl.errors import ConfigError
-from lit_offrl.mlflow_store import (
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.tracking import store
+from lit_offrl.tracking.store import (
     absolute_uri,
     client_uri,
     redacted,
@@ -128,7 +128,7 @@ def test_uris_are_named_alike_everywhere(folder, monkeypatch):
     for name in ("USERNAME", "PASSWORD", "TOKEN"):
         monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
     assert absolute_uri("https://ada:a%40bc@host:1/path") == "https://host:1/path"
-    assert mlflow_store.os.environ["MLFLOW_TRACKING_PASSWORD"] == "a@bc"
+    assert store.os.environ["MLFLOW_TRACKING_PASSWORD"] == "a@bc"
     assert redacted("GET https://ada:x@host/?p=a%40bc failed: a@bc") == (
         "GET https://host/?p=*** failed: ***"
     )

@@ -12,11 +12,11 @@ from lit_offrl.collecting.antmaze import PLAY_GOALS, AntMazeCollection
 from lit_offrl.collecting.goal_policies import MLPPolicy, load_goal_policy
 from lit_offrl.commands.collect import main
 from lit_offrl.commands.datasets import main as datasets
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.datamodules import D4RLDataModule
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.envs.antmaze import AntMazeEnv
 from lit_offrl.envs.mazes import MAZE2D
-from lit_offrl.errors import ConfigError
 from lit_offrl.modules import BCModule
 
 pytest.importorskip("mujoco")

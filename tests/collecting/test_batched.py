@@ -10,8 +10,8 @@ import pytest
 from lit_offrl.collecting.graded import GradedCollection
 from lit_offrl.commands.collect import main
 from lit_offrl.commands.datasets import main as check
+from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.datamodules import D4RLDataModule
-from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation.envs import make_env
 from lit_offrl.evaluation.recorder import episode_returns
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from lit_offrl.commands.collect import main
+from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.datasets.hdf5 import read_hdf5
 from lit_offrl.envs.maze2d import Maze2dEnv
 from lit_offrl.envs.mazes import MAZE2D, Maze
 from lit_offrl.envs.point_mass import PointMass
-from lit_offrl.errors import ConfigError, EvaluationError
 
 
 def collect(path, env="lit_offrl/maze2d-umaze-v1", steps=3000, *more):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from lit_offrl.commands.collect import main
+from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.datasets.hdf5 import read_hdf5
-from lit_offrl.errors import ConfigError, EvaluationError
 
 
 class Corridor(gymnasium.Env):

@@ -8,7 +8,7 @@ from mlflow.tracking import MlflowClient
 from scipy import stats
 
 from lit_offrl.__main__ import main
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.evaluation.offline import direction
 
 RUNS = {  # name: (seed, val/loss/actor, val/loss/critic, ope/fqe, gamma of that)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from lit_offrl.commands.datasets import main
+from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.catalog import CATALOG, resolve
-from lit_offrl.errors import ConfigError, DatasetError
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from lit_offrl.commands.evaluate import main, split_policy_options
+from lit_offrl.common.errors import ConfigError, EvaluationError, FileError
+from lit_offrl.common.files import file_sha256
 from lit_offrl.datasets.environments import ENVIRONMENTS
 from lit_offrl.datasets.schema import DatasetSpec
-from lit_offrl.errors import ConfigError, EvaluationError, FileError
 from lit_offrl.evaluation.evaluate import evaluate_module, require_policy_options
 from lit_offrl.evaluation.record import EvaluationRecord
-from lit_offrl.files import file_sha256
 from lit_offrl.modules import LDCQStage2Module
 from lit_offrl.modules.base import CHECKPOINT_KEY
 from lit_offrl.modules.bc import BCModule

@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from lit_offrl.__main__ import main
 from lit_offrl.commands.figures import FIGURES
-from lit_offrl.files import file_sha256
+from lit_offrl.common.files import file_sha256
 from lit_offrl.modules import BCModule
 from lit_offrl.modules.base import CHECKPOINT_KEY
 from tests.studies.conftest import car_file, maze_file, save  # noqa: F401  fixtures

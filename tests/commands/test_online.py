@@ -17,8 +17,8 @@ from lit_offrl.collecting import rounds as rounds_of
 from lit_offrl.commands import online
 from lit_offrl.datasets.hdf5 import read_hdf5
 from lit_offrl.evaluation.record import EvaluationRecord
-from lit_offrl.mlflow_store import absolute_uri
 from lit_offrl.modules import DVFModule
+from lit_offrl.tracking.store import absolute_uri
 
 CAR = "lit_offrl/mountain-car-v0"
 TINY = {

@@ -10,9 +10,9 @@ import yaml
 
 from lit_offrl.__main__ import main
 from lit_offrl.commands.datasets import main as datasets
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.datamodules import D4RLDataModule, PyBulletDataModule
 from lit_offrl.datasets.hdf5 import write_hdf5
-from lit_offrl.errors import ConfigError
 from lit_offrl.modules import load_module
 from lit_offrl.modules.base import CHECKPOINT_KEY
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from lit_offrl.common.errors import ConfigError, DatasetError, EvaluationError
 from lit_offrl.datamodules import D4RLDataModule
 from lit_offrl.datasets.views import FutureStates
-from lit_offrl.errors import ConfigError, DatasetError, EvaluationError
 from lit_offrl.evaluation.evaluate import evaluate_module
 from lit_offrl.modules import load_module
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.datamodules import OfflineDataModule, PyBulletDataModule
 from lit_offrl.datamodules.loaders import FixedLoader, TrainLoader
 from lit_offrl.datasets.labels import save_labels
@@ -19,7 +20,6 @@ from lit_offrl.datasets.views import (
     Snippets,
     Transitions,
 )
-from lit_offrl.errors import ConfigError, DatasetError
 
 CLASSES = [OfflineDataModule, PyBulletDataModule]
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.datamodules import D4RLDataModule, OfflineDataModule, PyBulletDataModule
 from lit_offrl.datasets.views import FutureStates
-from lit_offrl.errors import ConfigError, DatasetError
 
 CLASSES = [OfflineDataModule, PyBulletDataModule, D4RLDataModule]
 POLICIES = 5  # 20 episodes in turn: 0, 1, 2, 3, 4, 0, …

@@ -13,11 +13,11 @@ import h5py
 import numpy as np
 import pytest
 
+from lit_offrl.common.errors import DatasetError
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.catalog import Source
 from lit_offrl.datasets.hdf5 import read_hdf5
 from lit_offrl.datasets.hdf5_limits import available_memory
-from lit_offrl.errors import DatasetError
 
 Columns = dict[str, np.ndarray]
 

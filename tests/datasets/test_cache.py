@@ -12,13 +12,13 @@ import h5py
 import numpy as np
 import pytest
 
+from lit_offrl.common.errors import DatasetError
+from lit_offrl.common.files import part_path
 from lit_offrl.datasets import cache as caching
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.catalog import Source, default_cache_dir
 from lit_offrl.datasets.hdf5 import read_hdf5, write_hdf5
 from lit_offrl.datasets.sidecar import write_sidecar
-from lit_offrl.errors import DatasetError
-from lit_offrl.files import part_path
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ def test_what_killed_processes_left_goes_when_the_cache_is_next_used(path, cache
 def test_columns_that_the_disk_cannot_hold_are_refused_before_one_is_written(
     path, cache, monkeypatch
 ):
-    monkeypatch.setattr("lit_offrl.files.SPARE_BYTES", 10**18)
+    monkeypatch.setattr("lit_offrl.common.files.SPARE_BYTES", 10**18)
     with pytest.raises(DatasetError, match=r"cached columns would take 0\.00 GB.*cache_dir"):
         read(path, cache)
     assert cache.entries() == [] and not list(cache.folder.rglob("*.npy"))

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lit_offrl.common.errors import DatasetError
 from lit_offrl.datasets.catalog import CATALOG, bundled, default_data_dir, load_dataset, resolve
 from lit_offrl.datasets.environments import ENVIRONMENTS, env_id_from_name
 from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.datasets.sidecar import write_sidecar
-from lit_offrl.errors import DatasetError
 
 
 def test_the_twelve_of_pybullet_are_there_with_their_facts():

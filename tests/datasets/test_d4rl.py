@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.datasets import d4rl
 from lit_offrl.datasets.hdf5 import read_hdf5
 from lit_offrl.datasets.rewards import handle_rewards
 from lit_offrl.datasets.schema import OfflineDataset
-from lit_offrl.errors import ConfigError, DatasetError
 
 
 def flags(text: str) -> np.ndarray:
@@ -36,7 +36,7 @@ def episodes(columns: dict[str, np.ndarray]) -> list[list[float]]:
 
 def test_antmaze_ends_once_at_the_goal_and_goes_on_when_the_ant_walks_away():
     columns = rows("..TTT....", "........x")
-    kept, said = d4rl.put_right(columns, "antmaze-umaze-v2", 700, "x")
+    kept, said = d4rl.fix_conventions(columns, "antmaze-umaze-v2", 700, "x")
     assert episodes(kept) == [[0, 1, 2], [5, 6, 7, 8]]
     assert said == ("2 rows at the goal after the first of each visit left out",)
     data = OfflineDataset.from_columns(kept)
@@ -56,12 +56,12 @@ def test_antmaze_ends_once_at_the_goal_and_goes_on_when_the_ant_walks_away():
 def test_antmaze_runs_are_told_apart_by_their_timeouts(terminals, timeouts, expected):
     # "|" stands for a row that is not terminal, so that a picture can show where runs meet.
     columns = rows(terminals.replace("|", "."), timeouts)
-    kept, _ = d4rl.put_right(columns, "lit_offrl/antmaze-umaze-v2", 700, "x")
+    kept, _ = d4rl.fix_conventions(columns, "lit_offrl/antmaze-umaze-v2", 700, "x")
     assert episodes(kept) == expected
 
 
 def test_a_new_run_that_starts_at_the_goal_keeps_its_first_row():
-    kept, _ = d4rl.put_right(rows("..TTT.", "...x.x"), "antmaze-umaze-v2", 700, "x")
+    kept, _ = d4rl.fix_conventions(rows("..TTT.", "...x.x"), "antmaze-umaze-v2", 700, "x")
     assert episodes(kept) == [[0, 1, 2], [4], [5]]
 
 
@@ -71,7 +71,7 @@ def test_no_antmaze_run_of_any_shape_gives_a_row_twice_or_two_terminals_in_a_row
         terminals = random.random(200) < 0.3
         timeouts = np.arange(200) % 40 == 39
         columns = rows("." * 200) | {"terminals": terminals, "timeouts": timeouts}
-        kept, _ = d4rl.put_right(columns, "antmaze-large-play-v2", 1000, "x")
+        kept, _ = d4rl.fix_conventions(columns, "antmaze-large-play-v2", 1000, "x")
         index = kept["observations"][:, 0].astype(int)
         assert (np.diff(index) > 0).all()
         away = ~terminals  # every row that is not at the goal stays
@@ -82,30 +82,30 @@ def test_no_antmaze_run_of_any_shape_gives_a_row_twice_or_two_terminals_in_a_row
 
 def test_maze2d_without_timeouts_is_cut_where_the_goal_changes():
     goals = np.array([[1, 1], [1, 1], [1, 2], [3, 2], [3, 2]], np.float32)
-    kept, said = d4rl.put_right(rows(".....", goals=goals), "maze2d-large-v1", 800, "x")
+    kept, said = d4rl.fix_conventions(rows(".....", goals=goals), "maze2d-large-v1", 800, "x")
     assert episodes(kept) == [[0, 1], [2], [3, 4]]
     assert said == ("timeouts put where the navigation goal changes",)
-    same, said = d4rl.put_right(rows("....."), "maze2d-large-v1", 800, "x")
+    same, said = d4rl.fix_conventions(rows("....."), "maze2d-large-v1", 800, "x")
     assert episodes(same) == [[0, 1, 2, 3, 4]] and said == ()  # one continuous run
 
 
 def test_others_without_timeouts_are_cut_at_the_step_limit():
-    kept, said = d4rl.put_right(rows("..T......"), "hopper-medium-v0", 4, "x")
+    kept, said = d4rl.fix_conventions(rows("..T......"), "hopper-medium-v0", 4, "x")
     assert episodes(kept) == [[0, 1, 2], [3, 4, 5, 6], [7, 8]]
     assert said == ("timeouts put after every 4 rows without a terminal",)
-    short, said = d4rl.put_right(rows("..T..T"), "kitchen-mixed-v0", 280, "x")
+    short, said = d4rl.fix_conventions(rows("..T..T"), "kitchen-mixed-v0", 280, "x")
     assert episodes(short) == [[0, 1, 2], [3, 4, 5]] and said == ()
 
 
 def test_data_of_no_task_of_d4rl_are_left_alone():
     columns = rows("TT...")
-    kept, said = d4rl.put_right(columns, None, 2, "x")
+    kept, said = d4rl.fix_conventions(columns, None, 2, "x")
     assert all(kept[name] is columns[name] for name in columns) and said == ()
 
 
 def test_sparse_windows_end_a_run_at_its_first_success():
     columns = rows(".....T.T..", "...x.....x", rewards=np.float32([0, 1, 0, 1, 0, 0, 1, 1, 0, 0]))
-    kept, said = d4rl.put_right(columns, "maze2d-umaze-v1", 300, "x", sparse_windows=True)
+    kept, said = d4rl.fix_conventions(columns, "maze2d-umaze-v1", 300, "x", sparse_windows=True)
     assert episodes(kept) == [[0, 1], [4, 5, 6]]
     data = OfflineDataset.from_columns(kept)
     assert data.episode_terminated.tolist() == [True, True]
@@ -113,9 +113,9 @@ def test_sparse_windows_end_a_run_at_its_first_success():
     assert "5 rows left out" in said[0]
     for task in (None, "hopper-medium-v2"):
         with pytest.raises(ConfigError, match="'sparse_windows' is for antmaze and maze2d"):
-            d4rl.put_right(columns, task, 300, "x", sparse_windows=True)
+            d4rl.fix_conventions(columns, task, 300, "x", sparse_windows=True)
     with pytest.raises(DatasetError, match="x: has no column 'timeouts'"):
-        d4rl.put_right(rows("..."), "antmaze-umaze-v2", None, "x", sparse_windows=True)
+        d4rl.fix_conventions(rows("..."), "antmaze-umaze-v2", None, "x", sparse_windows=True)
 
 
 def test_the_conventions_hold_for_files(tmp_path, raw):

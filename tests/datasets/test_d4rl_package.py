@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
+from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.datasets.catalog import CATALOG, resolve
 from lit_offrl.datasets.d4rl_package import read_d4rl
-from lit_offrl.errors import ConfigError, DatasetError
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lit_offrl.common.errors import DownloadError
 from lit_offrl.datasets import answers, fetching
 from lit_offrl.datasets.catalog import CATALOG, resolve
 from lit_offrl.datasets.download import download, verification
-from lit_offrl.errors import DownloadError
 
 NAME = "hopper-bullet-mixed-v0"
 

@@ -6,12 +6,12 @@ import h5py
 import numpy as np
 import pytest
 
+from lit_offrl.common.errors import DatasetError
 from lit_offrl.datasets.checks import examine
 from lit_offrl.datasets.ends import kind_of
 from lit_offrl.datasets.hdf5 import read_hdf5, read_header
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import Transitions
-from lit_offrl.errors import DatasetError
 
 EPISODES, STEPS = 20, 50
 ROWS = EPISODES * STEPS

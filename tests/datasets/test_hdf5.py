@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.datasets.hdf5 import read_hdf5, read_header, write_hdf5
 from lit_offrl.datasets.pybullet import to_transitions
-from lit_offrl.errors import ConfigError, DatasetError
 
 
 def test_the_shifted_layout_gives_the_hand_made_transitions(tmp_path, raw, shifted):

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lit_offrl.common.errors import DatasetError, FileError
 from lit_offrl.datasets.catalog import resolve
 from lit_offrl.datasets.hdf5 import read_hdf5, write_hdf5
 from lit_offrl.datasets.labels import critic_hash, labels_path, load_labels, save_labels
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import AdvantageLabelled, Transitions
-from lit_offrl.errors import DatasetError, FileError
 
 CRITIC = "c" * 64
 

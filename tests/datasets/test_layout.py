@@ -7,11 +7,11 @@ import pytest
 
 from lit_offrl.__main__ import main
 from lit_offrl.commands.datasets import main as datasets
+from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.datamodules import D4RLDataModule, OfflineDataModule, PyBulletDataModule
 from lit_offrl.datasets.catalog import resolve
 from lit_offrl.datasets.entries import CATALOG
 from lit_offrl.datasets.hdf5 import read_hdf5
-from lit_offrl.errors import ConfigError, DatasetError
 
 EPISODES, STEPS = 20, 50
 

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lit_offrl.common.errors import ConfigError, DatasetError, FileError
 from lit_offrl.datasets.catalog import resolve
 from lit_offrl.datasets.convert import LogOptions, convert_log
 from lit_offrl.datasets.hdf5 import read_hdf5
 from lit_offrl.datasets.log_columns import choose_columns
-from lit_offrl.errors import ConfigError, DatasetError, FileError
 
 NAMES = [*(f"obs_{at}" for at in range(12)), "u", "v[0]", "r", "id", "done", "t"]
 OPTIONS = {

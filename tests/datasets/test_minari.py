@@ -15,11 +15,11 @@ minari = pytest.importorskip("minari", reason="the package minari is not install
 
 from minari.data_collector import EpisodeBuffer  # noqa: E402
 
+from lit_offrl.common.errors import ConfigError, DatasetError  # noqa: E402
 from lit_offrl.datamodules import D4RLDataModule  # noqa: E402
 from lit_offrl.datasets.cache import ColumnCache  # noqa: E402
 from lit_offrl.datasets.minari import minari_source  # noqa: E402
 from lit_offrl.datasets.sources import find_source  # noqa: E402
-from lit_offrl.errors import ConfigError, DatasetError  # noqa: E402
 
 BOX = spaces.Box(-10, 10, (2,), np.float32)
 PARTS = {"observation": BOX, "achieved_goal": BOX, "desired_goal": BOX}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.normalizers import MinMaxNormalizer
-from lit_offrl.errors import ConfigError
 
 DATA = np.array([[0, 5, -1e3], [2, 5, 1e3], [1, 5, 0]], dtype=np.float32)
 

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.block_sums import BLOCK, BlockSums
 from lit_offrl.datasets.priorities import Linear, Priorities, PrioritizedOrder
 from lit_offrl.datasets.rows import Spans
-from lit_offrl.errors import ConfigError
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 SPANS = Spans(torch.tensor([2, 10]), torch.tensor([7, 15]))  # rows 2–6 and 10–14

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.rows import Spans
 from lit_offrl.datasets.sampler import RowOrder
-from lit_offrl.errors import ConfigError
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 sizes = {"rows": st.integers(1, 40), "batch": st.integers(1, 50), "seed": st.integers(0, 2**40)}

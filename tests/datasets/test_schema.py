@@ -6,8 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
+from lit_offrl.common.errors import DatasetError
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
-from lit_offrl.errors import DatasetError
 
 
 def test_episodes_end_at_terminals_timeouts_and_the_end_of_the_rows(columns_of):

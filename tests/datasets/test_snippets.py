@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import Snippets
-from lit_offrl.errors import ConfigError, DatasetError
 
 relaxed = settings(max_examples=120, deadline=None, derandomize=True)
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from lit_offrl import files
+from lit_offrl.common import files
+from lit_offrl.common.errors import DatasetError
 from lit_offrl.datasets import stored
 from lit_offrl.datasets.stored import fetch_array, stored_path
-from lit_offrl.errors import DatasetError
 
 FACTS = {"dataset": "ab", "number": 3}
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import FutureStates, Transitions
-from lit_offrl.errors import ConfigError, DatasetError
 
 # Observations are (episode, step), so that a row says where it comes from.
 LAYOUTS = st.lists(

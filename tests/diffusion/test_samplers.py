@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.diffusion import DDIM, DDPM, DPMSolverPP, Schedule, make_sampler, time_grid
-from lit_offrl.errors import ConfigError
-from lit_offrl.randomness import ShardedGenerator
 
 KINDS = [DDPM, DDIM, DPMSolverPP]
 SCHEDULE = Schedule("cosine", 12)

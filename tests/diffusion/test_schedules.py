@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.diffusion import Schedule
-from lit_offrl.errors import ConfigError
 
 KINDS = ("linear", "cosine", "vp")
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.diffusion import (
     Schedule,
     diffusion_loss,
@@ -11,7 +12,6 @@ from lit_offrl.diffusion import (
     to_x0,
     training_target,
 )
-from lit_offrl.randomness import ShardedGenerator
 
 PREDICTIONS = ("epsilon", "x0", "v")
 TO = {"epsilon": to_epsilon, "x0": to_x0, "v": to_v}

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import lit_offrl.envs  # noqa: F401  registers the ids
+from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.envs.antmaze import GOALS, TASKS, AntMazeEnv, centres
 from lit_offrl.envs.mazes import MAZE2D
-from lit_offrl.errors import ConfigError, EvaluationError
 
 mujoco = pytest.importorskip("mujoco")
 

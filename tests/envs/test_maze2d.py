@@ -8,8 +8,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import lit_offrl.envs  # noqa: F401 - registers the ids
+from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.envs.maze2d import Maze2dEnv
-from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation.envs import make_env
 
 MASS = 4 / 3 * math.pi * 0.1**3 * 1000

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.envs.mazes import MAZE2D, Maze
-from lit_offrl.errors import ConfigError
 
 
 def maze(*drawing, goal=(1, 1)):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import lit_offrl.envs  # noqa: F401  registers the ids
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.envs.mountain_car import MountainCarEnv
-from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.envs import make_env
 
 

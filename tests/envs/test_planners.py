@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.envs.maze2d import Maze2dEnv
 from lit_offrl.envs.mazes import MAZE2D
 from lit_offrl.envs.planners import WaypointPlanner, Waypoints, plan
-from lit_offrl.errors import ConfigError
 from lit_offrl.evaluation.rollouts import rollout
 
 U = MAZE2D["umaze"]

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 import lit_offrl.envs  # noqa: F401  registers the ids
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.envs.random_walk import RandomWalkEnv
-from lit_offrl.errors import ConfigError
 
 
 def run(env, draw):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import lit_offrl.envs  # noqa: F401  registers the ids
+from lit_offrl.common.errors import EvaluationError
 from lit_offrl.datasets.environments import ENVIRONMENTS, env_id_from_name
 from lit_offrl.envs import adroit, antmaze, kitchen, locomotion
 from lit_offrl.envs.differences import DIFFERENCES, differences
-from lit_offrl.errors import EvaluationError
 from lit_offrl.evaluation.envs import make_env
 
 pytest.importorskip("mujoco")

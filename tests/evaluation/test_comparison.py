@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lit_offrl.errors import EvaluationError
+from lit_offrl.common.errors import EvaluationError
 from lit_offrl.evaluation.comparison import ALL, compare
 from lit_offrl.evaluation.runs import make_run, runs_from_files
 from lit_offrl.evaluation.tables import footnotes, lines, markdown, protocol_lines, write_files

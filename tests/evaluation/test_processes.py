@@ -5,7 +5,7 @@ import sys
 PROCESS = """
 import sys, numpy as np, torch, torch.distributed as dist
 from lit_offrl.datasets.schema import DatasetSpec
-from lit_offrl.errors import EvaluationError
+from lit_offrl.common.errors import EvaluationError
 from lit_offrl.evaluation.evaluate import evaluate_module
 
 

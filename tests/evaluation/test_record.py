@@ -6,7 +6,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from lit_offrl.errors import EvaluationError
+from lit_offrl.common.errors import EvaluationError
 from lit_offrl.evaluation.record import (
     EvaluationRecord,
     config_sha256,

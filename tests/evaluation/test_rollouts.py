@@ -6,10 +6,10 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
-from lit_offrl.errors import ConfigError, EvaluationError
+from lit_offrl.common.errors import ConfigError, EvaluationError
+from lit_offrl.common.policy import GoalPolicy, Policy
 from lit_offrl.evaluation.envs import WholeActions
 from lit_offrl.evaluation.rollouts import episode_seed, merge, rollout
-from lit_offrl.policy import GoalPolicy, Policy
 
 
 class Constant:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from lit_offrl.common.errors import EvaluationError
 from lit_offrl.datasets.schema import DatasetSpec
-from lit_offrl.errors import EvaluationError
 from lit_offrl.evaluation.scores import NormalizedScore, has_references, normalized_score
 
 

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 import torch
 
-from lit_offrl.errors import EvaluationError
+from lit_offrl.common.errors import EvaluationError
+from lit_offrl.common.signals import Interrupted
 from lit_offrl.evaluation.rollouts import rollout
-from lit_offrl.signals import Interrupted
 
 GIVES: dict = {}  # what the next step of `Odd` gives instead of what is right
 

@@ -3,7 +3,7 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
-from lit_offrl.errors import EvaluationError
+from lit_offrl.common.errors import EvaluationError
 from lit_offrl.evaluation.envs import make_env
 from lit_offrl.evaluation.rollouts import rollout
 from lit_offrl.evaluation.video import VideoWriter

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datasets.views import TransitionBatch
-from lit_offrl.errors import ConfigError
 from lit_offrl.modules import ACDModule, DiffusionBCModule, DQLModule, IDQLModule
 from lit_offrl.modules.expectile import best_of
 from lit_offrl.nets import AdvantageEncoding
-from lit_offrl.randomness import ShardedGenerator
 
 MODES = torch.tensor([-0.7, 0.0, 0.7])
 SHARES = torch.tensor([0.5, 0.3, 0.2])
@@ -31,7 +31,7 @@ def train(module, loss, steps=1200):
         optimizer.zero_grad()
         loss(*bandit(256, generator)).backward()
         optimizer.step()
-        module.actor.follow()
+        module.actor.update_ema()
     return module.eval()
 
 

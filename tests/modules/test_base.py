@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 import lit_offrl.modules
 from lit_offrl import __version__
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.modules import BCModule, DVFModule, OfflineModule, load_module
 from lit_offrl.modules.base import CHECKPOINT_KEY
 from lit_offrl.modules.checkpoints import module_class

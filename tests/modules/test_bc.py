@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import Transitions
-from lit_offrl.errors import ConfigError
 from lit_offrl.modules import BCModule
 
 SIGMA = 0.1

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lit_offrl import modules
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
 
 SMALL = {"hidden": [8]}
 DENOISER = {"width": 16, "blocks": 1}

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import FutureStates, TransitionBatch, Transitions
-from lit_offrl.errors import ConfigError, DatasetError
 from lit_offrl.modules import CQLModule
 
 LOW, HIGH = np.array([-2.0, 0.0]), np.array([1.0, 3.0])

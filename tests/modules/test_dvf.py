@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.views import FutureStates, TransitionBatch
-from lit_offrl.errors import ConfigError
 from lit_offrl.modules import DVFModule
 from lit_offrl.modules.history import History
 from lit_offrl.modules.occupancy import OccupancyModel

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from lit_offrl.common.randomness import truncated_geometric
 from lit_offrl.datasets.sampler import RowOrder
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.diffusion import make_sampler
 from lit_offrl.modules import DVFModule
-from lit_offrl.randomness import truncated_geometric
 
 STATES = 5
 GAMMA = 0.8

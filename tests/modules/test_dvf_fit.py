@@ -8,10 +8,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.modules import BCModule, load_module
 from lit_offrl.modules.history import History
-from lit_offrl.randomness import ShardedGenerator
 
 WARMUP = 3
 

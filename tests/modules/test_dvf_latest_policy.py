@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datasets.sampler import RowOrder
 from lit_offrl.datasets.schema import OfflineDataset
-from lit_offrl.errors import ConfigError
 from lit_offrl.modules import DVFModule
 from lit_offrl.nets import symlog
-from lit_offrl.randomness import ShardedGenerator
 
 GAMMA = 0.7
 FORWARD = (0.1, 0.9)  # how probably policies 0 and 1 move on in a ring of states
@@ -88,7 +88,7 @@ def trained():
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
-        module.occupancy.follow()
+        module.occupancy.update_ema()
     module.reward = Paid()
     yield module.eval(), view
     jaxtyping.config.update("jaxtyping_disable", False)

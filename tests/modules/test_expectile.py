@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.modules.expectile import ExpectileCritics, best_of, expectile_loss
 from lit_offrl.nets import TwinCritic
 
@@ -82,7 +82,7 @@ def test_targets_follow_the_online_critics():
     before = net.target.members.layers[0].weight.clone()
     with torch.no_grad():
         net.q.members.layers[0].weight.add_(1.0)
-    net.follow()
+    net.update_ema()
     torch.testing.assert_close(net.target.members.layers[0].weight, before + 0.25)
 
 
@@ -124,7 +124,7 @@ def test_near_tau_one_values_are_optimal_on_a_deterministic_chain():
         optimizer.zero_grad()
         sum(net.losses(*batch)[0].values()).backward()
         optimizer.step()
-        net.follow()
+        net.update_ema()
     with torch.no_grad():
         found_v = net.v(torch.eye(cells)).squeeze(-1).numpy()
         found_q = net.target.minimum(s, a).numpy()

@@ -9,11 +9,12 @@ import torch
 from lightning.pytorch import Trainer
 
 from lit_offrl.__main__ import main
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datamodules import OfflineDataModule
 from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import Transitions
-from lit_offrl.errors import ConfigError
 from lit_offrl.modules import (
     ImageVAEModule,
     LDCQStage1Module,
@@ -21,7 +22,6 @@ from lit_offrl.modules import (
     LDCQStage3Module,
     load_module,
 )
-from lit_offrl.randomness import ShardedGenerator
 
 SIDE, ROWS, LENGTH = 16, 200, 20
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.modules import load_module
 from lit_offrl.modules.ldcq import planning
 from lit_offrl.modules.ldcq.planning import Planner

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from lit_offrl.common.errors import ConfigError, DatasetError, EvaluationError
+from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.diffusion import draw_normal, draw_times
-from lit_offrl.errors import ConfigError, DatasetError, EvaluationError
 from lit_offrl.modules import LDCQStage1Module, LDCQStage2Module, load_module
 from lit_offrl.modules.ldcq.prior import LatentPrior, Sampling
-from lit_offrl.randomness import ShardedGenerator
 
 SMALL = {"widths": (16, 8, 16), "width": 16, "diffusion_steps": 20}
 
@@ -173,7 +173,7 @@ def test_two_modes_are_learned_and_sampled_in_few_steps():
         optimiser.zero_grad()
         prior.loss(states, latents, None, 0.1, noise).mean().backward()
         optimiser.step()
-        prior.follow()
+        prior.update_ema()
     states = torch.tensor([[-0.5], [0.5]])
     for how in (Sampling("ddpm", None, 10), Sampling()):
         found = prior.sample(states, 500, how, noise=torch.Generator().manual_seed(0))

@@ -7,14 +7,14 @@ import pytest
 import torch
 from scipy import stats
 
+from lit_offrl.common.errors import ConfigError, DatasetError
+from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datamodules import OfflineDataModule
 from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import SnippetBatch
-from lit_offrl.errors import ConfigError, DatasetError
 from lit_offrl.modules import LDCQStage3Module, load_module
 from lit_offrl.modules.ldcq.stage3 import growing
-from lit_offrl.randomness import ShardedGenerator
 
 SMALL = {"state_hidden": (8,), "latent_hidden": (8,), "joined": (8, 4), "num_latents": 4}
 
@@ -267,7 +267,7 @@ def test_fewer_windows_need_fewer_candidates(make, fit, windows):
 
 def test_a_full_disk_is_said_in_a_line(make, fit, monkeypatch):
     module = make(num_latents=7, posteriors="online")
-    monkeypatch.setattr("lit_offrl.files.SPARE_BYTES", 10**18)
+    monkeypatch.setattr("lit_offrl.common.files.SPARE_BYTES", 10**18)
     with pytest.raises(DatasetError, match="GB left: take fewer with num_latents, fewer windows"):
         fit(module, 1)
 

@@ -11,10 +11,10 @@ import torch
 from lightning.pytorch import Trainer
 
 from lit_offrl.__main__ import main
+from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datamodules import OfflineDataModule
 from lit_offrl.evaluation.evaluate import evaluate_module
 from lit_offrl.modules import LDCQStage1Module, LDCQStage2Module, LDCQStage3Module, load_module
-from lit_offrl.randomness import ShardedGenerator
 
 WALK = (1, 1, (-1.0,), (1.0,))
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.modules import LDCQStage1Module
 from lit_offrl.modules.bc import BCModule
 from lit_offrl.modules.ldcq.stages import is_same_data, load_stage, require_same_data, stage_path

@@ -5,10 +5,10 @@ import inspect
 import pytest
 
 import lit_offrl.modules
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.ranges import SEEDS, lies_in, require_in
 from lit_offrl.modules import LDCQStage1Module, LDCQStage2Module
 from lit_offrl.modules.base import OfflineModule
-from lit_offrl.ranges import SEEDS, lies_in, require_in
 
 DATA = {"observation_dim": 4, "action_dim": 2, "action_low": (-1.0,) * 2, "action_high": (1.0,) * 2}
 SMALL = {"width": 8, "blocks": 1, "hidden": (8,), "num_samples": 2, "horizon": 3}

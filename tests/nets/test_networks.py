@@ -6,6 +6,7 @@ from torch import nn
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import AffineTransform, TanhTransform
 
+from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.nets import (
     MLP,
     DenseNetMLP,
@@ -24,7 +25,6 @@ from lit_offrl.nets import (
     symlog,
 )
 from lit_offrl.nets.mlp import Mish
-from lit_offrl.randomness import ShardedGenerator
 
 
 def test_sinusoidal_known_values():

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.diffusion import classifier_free_guidance
-from lit_offrl.errors import ConfigError
 from lit_offrl.nets import UResNetDenoiser
 from lit_offrl.nets.unet import UBlock
 

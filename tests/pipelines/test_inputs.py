@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from lit_offrl.errors import ConfigError, DatasetError
+from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.pipelines.inputs import data_sha256, resolved_config
 
 

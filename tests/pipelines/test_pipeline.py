@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lit_offrl.commands.pipeline import check_options  # the real one
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.jobs.children import alone
 from lit_offrl.pipelines import work
 from lit_offrl.pipelines.folders import step_folders

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.envs.mazes import MAZE2D
-from lit_offrl.errors import ConfigError, DatasetError
 from lit_offrl.modules.base import CHECKPOINT_KEY
 from lit_offrl.modules.checkpoints import read_checkpoint
 from lit_offrl.studies import maze2d

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.hdf5 import read_hdf5
-from lit_offrl.errors import ConfigError
 from lit_offrl.studies.mountain_car import Truth, checkpoints_in, discounted_returns, measure
 
 GAMMA = 0.9

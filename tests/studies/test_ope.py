@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from lit_offrl.common.errors import ConfigError, DatasetError, TrainingError
 from lit_offrl.datasets.schema import OfflineDataset
-from lit_offrl.errors import ConfigError, DatasetError, TrainingError
 from lit_offrl.modules import DVFModule
 from lit_offrl.modules.history import History
 from lit_offrl.nets import symlog

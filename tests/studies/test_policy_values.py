@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.datasets.schema import OfflineDataset
-from lit_offrl.errors import ConfigError, EvaluationError
 from lit_offrl.modules import BCModule
 from lit_offrl.modules.ldcq.skills import SkillPolicy
 from lit_offrl.studies.fqe import FQESettings

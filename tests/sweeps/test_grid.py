@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.jobs.plain import leaves, yaml_text
 from lit_offrl.sweeps.grid import read_sweep, select
 

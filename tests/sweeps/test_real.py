@@ -10,10 +10,10 @@ import yaml
 
 from lit_offrl.__main__ import main
 from lit_offrl.jobs.children import Children
-from lit_offrl.mlflow_store import absolute_uri
 from lit_offrl.sweeps.cell import CellFolder, State
 from lit_offrl.sweeps.grid import read_sweep
 from lit_offrl.sweeps.work import Choices, work_on
+from lit_offrl.tracking.store import absolute_uri
 
 
 def test_a_cell_killed_twice_ends_as_an_unbroken_run(lit, folder, d4rl_file, same_state):

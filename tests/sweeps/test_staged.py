@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.sweeps.grid import read_sweep
 from lit_offrl.sweeps.staged import cell_folder
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lit_offrl.errors import FileError
+from lit_offrl.common.errors import FileError
 from lit_offrl.tracking import sender as sender_file
 from lit_offrl.tracking import sending
 from lit_offrl.tracking.outbox import Artifact, Outbox, Point, load_outbox, unsent_file, unsent_runs

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import truncated_geometric
 from lit_offrl.datasets.rows import Rows
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views.base import BoundView, View
-from lit_offrl.errors import ConfigError
-from lit_offrl.randomness import truncated_geometric
 
 
 class FutureStateBatch(NamedTuple):

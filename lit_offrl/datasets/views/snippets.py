@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.datasets.rows import Rows, Spans
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views.base import BoundView, View
-from lit_offrl.errors import ConfigError, DatasetError
 
 Partial = Literal["terminal", "all", "none"]
 

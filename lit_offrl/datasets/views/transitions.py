@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.datasets.rows import Rows
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views.base import BoundView, View
-from lit_offrl.errors import ConfigError, DatasetError
 
 
 class TransitionBatch(NamedTuple):

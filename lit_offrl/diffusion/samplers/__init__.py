@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.diffusion.samplers.base import Sampler, time_grid
 from lit_offrl.diffusion.samplers.ddim import DDIM
 from lit_offrl.diffusion.samplers.ddpm import DDPM
 from lit_offrl.diffusion.samplers.dpm_solver import DPMSolverPP
-from lit_offrl.errors import ConfigError, nearest
 
 SAMPLERS: Mapping[str, type[Sampler]] = {kind.name: kind for kind in (DDPM, DDIM, DPMSolverPP)}
 

@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.diffusion.denoiser import Denoise
 from lit_offrl.diffusion.draws import Generator, draw_normal
 from lit_offrl.diffusion.schedules import Schedule
 from lit_offrl.diffusion.targets import Prediction, to_x0
-from lit_offrl.errors import ConfigError
 
 
 class Coefficients(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_offrl.errors import ConfigError, EvaluationError
+from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.modules.ldcq.skills import SkillPolicy
 
 Goal = Sequence[float] | Literal["environment"]

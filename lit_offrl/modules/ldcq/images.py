@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.policy import Policy
+from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import TransitionBatch
-from lit_offrl.errors import ConfigError
 from lit_offrl.modules.base import Decay, OfflineModule
 from lit_offrl.nets import ImageDecoder, ImageEncoder, gaussian_kl
-from lit_offrl.policy import Policy
-from lit_offrl.ranges import require_in
 
 
 class ImageVAEModule(OfflineModule):

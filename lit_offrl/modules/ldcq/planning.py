@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.modules.ldcq.prior import CHAINS
 
 Search = Literal["exhaustive", "greedy"]

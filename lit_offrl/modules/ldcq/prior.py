@@ -10,6 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import ShardedGenerator
+from lit_offrl.common.ranges import require_in
 from lit_offrl.diffusion import (
     Denoise,
     Generator,
@@ -20,10 +23,7 @@ from lit_offrl.diffusion import (
     draw_normal,
     make_sampler,
 )
-from lit_offrl.errors import ConfigError
 from lit_offrl.nets import UResNetDenoiser, frozen_copy, polyak_update_
-from lit_offrl.randomness import ShardedGenerator
-from lit_offrl.ranges import require_in
 
 Against = Literal["nothing", "state"]
 """What the unconditional model of classifier-free guidance sees: neither state nor goal, or the
@@ -261,6 +261,6 @@ class LatentPrior(nn.Module):
         )
         return self.mean + self.std * drawn.view(len(states), number, self.latent_dim)
 
-    def follow(self) -> None:
+    def update_ema(self) -> None:
         """Let the averaged denoiser follow the trained one."""
         polyak_update_(self.average, self.denoiser, self.ema_rate)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
 
 
 class SkillPolicy:

@@ -13,10 +13,11 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from lit_offrl.common.errors import ConfigError, DatasetError
+from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import SnippetBatch, Snippets
 from lit_offrl.datasets.views.snippets import Partial
-from lit_offrl.errors import ConfigError, DatasetError
 from lit_offrl.modules.base import Decay, OfflineModule
 from lit_offrl.modules.ldcq.images import ImageVAEModule
 from lit_offrl.modules.ldcq.skills import SkillPolicy
@@ -31,7 +32,6 @@ from lit_offrl.nets import (
     gaussian_kl,
 )
 from lit_offrl.nets.policies import centre_and_scale
-from lit_offrl.ranges import require_in
 
 
 class LDCQStage1Module(OfflineModule):
@@ -235,9 +235,9 @@ class LDCQStage1Module(OfflineModule):
         reached = self.normalize(batch.next_observations)
         error = (self.world(first, latents.detach()) - reached).square()
         steps = batch.mask.sum(1)
-        self.info("log_prob_per_step", (log_prob / steps).mean())
-        self.info("kl_per_step", (divergence / steps).mean())
-        self.info("posterior_std", std.mean())
+        self.log_scalar("log_prob_per_step", (log_prob / steps).mean())
+        self.log_scalar("kl_per_step", (divergence / steps).mean())
+        self.log_scalar("posterior_std", std.mean())
         return {
             "actions": -log_prob.mean(),
             "kl": self.beta * divergence.mean(),

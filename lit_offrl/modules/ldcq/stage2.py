@@ -12,8 +12,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import ShardedGenerator
+from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import SnippetBatch, Snippets
-from lit_offrl.errors import ConfigError
 from lit_offrl.modules.base import Decay
 from lit_offrl.modules.ldcq.goals import Goal, GoalSkillPolicy
 from lit_offrl.modules.ldcq.planning import Planner, Scored, Search
@@ -22,8 +24,6 @@ from lit_offrl.modules.ldcq.skills import SkillPolicy
 from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
 from lit_offrl.modules.ldcq.staged import PosteriorKind, PosteriorsFrom, StagedModule
 from lit_offrl.modules.ldcq.windows import spread_batches
-from lit_offrl.randomness import ShardedGenerator
-from lit_offrl.ranges import require_in
 
 _FITTED_ON = 8192  # windows whose latents standardise all
 
@@ -181,7 +181,7 @@ class LDCQStage2Module(StagedModule):
 
     def after_step(self) -> None:
         """Move the denoiser's average."""
-        self.prior.follow()
+        self.prior.update_ema()
 
     def _goals_of(self, batch: SnippetBatch) -> Tensor:
         """Raw goals (B, g) of a batch."""

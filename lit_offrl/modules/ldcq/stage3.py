@@ -13,9 +13,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import ShardedGenerator
+from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.priorities import Linear, Priorities
 from lit_offrl.datasets.views import SnippetBatch, Snippets
-from lit_offrl.errors import ConfigError
 from lit_offrl.modules.base import Decay
 from lit_offrl.modules.ldcq.prior import SamplerName, Sampling
 from lit_offrl.modules.ldcq.skills import SkillPolicy
@@ -24,8 +26,6 @@ from lit_offrl.modules.ldcq.stage2 import LDCQStage2Module
 from lit_offrl.modules.ldcq.staged import PosteriorKind, PosteriorsFrom, StagedModule
 from lit_offrl.modules.ldcq.windows import RowTable, candidates
 from lit_offrl.nets import LatentCritic, frozen_copy, polyak_update_
-from lit_offrl.randomness import ShardedGenerator
-from lit_offrl.ranges import require_in
 
 _LEAST_PRIORITY = 1e-6  # so that a window whose error is 0 may be drawn again
 
@@ -189,8 +189,8 @@ class LDCQStage3Module(StagedModule):
         values = self.q(states, latents)
         error = (values - target).square().sum(0)
         weighed = error if batch.weights is None else batch.weights * error
-        self.info("q/mean", values.mean())
-        self.info("q/target_mean", target.mean())
+        self.log_scalar("q/mean", values.mean())
+        self.log_scalar("q/target_mean", target.mean())
         if self.training and self.priorities is not None:
             apart = (values.detach() - target).abs().mean(0) + _LEAST_PRIORITY
             self._errors.append((batch.rows, apart))

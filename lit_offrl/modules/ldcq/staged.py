@@ -7,10 +7,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.bounds import ranges
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import SnippetBatch
-from lit_offrl.errors import ConfigError
 from lit_offrl.modules.base import Decay, OfflineModule
 from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
 from lit_offrl.modules.ldcq.stages import (
@@ -22,7 +23,6 @@ from lit_offrl.modules.ldcq.stages import (
 )
 from lit_offrl.modules.ldcq.windows import RowTable, posteriors
 from lit_offrl.nets import AutoregressiveDecoder
-from lit_offrl.ranges import require_in
 
 PosteriorKind = Literal["sample", "mean"]
 PosteriorsFrom = Literal["cached", "online"]

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lit_offrl.common.errors import ConfigError, reason
+from lit_offrl.common.files import file_sha256
 from lit_offrl.datasets.schema import DatasetSpec
-from lit_offrl.errors import ConfigError, reason
-from lit_offrl.files import file_sha256
-from lit_offrl.mlflow_store import client_uri, redacted, set_patience, store_uri
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
 from lit_offrl.modules.checkpoints import module_class, read_checkpoint
+from lit_offrl.tracking.store import client_uri, redacted, set_patience, store_uri
 
 M = TypeVar("M", bound=OfflineModule)
 StageRecord = dict[str, Any]

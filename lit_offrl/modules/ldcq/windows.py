@@ -21,16 +21,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lit_offrl import signals
+from lit_offrl.common import signals
+from lit_offrl.common.errors import DatasetError
+from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datasets.rows import as_tensor
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.stored import fetch_array
 from lit_offrl.datasets.views import SnippetBatch
 from lit_offrl.datasets.views.snippets import BoundSnippets
-from lit_offrl.errors import DatasetError
 from lit_offrl.modules.ldcq.prior import CHAINS
 from lit_offrl.modules.ldcq.stages import StageRecord
-from lit_offrl.randomness import ShardedGenerator
 
 Posterior = Callable[[SnippetBatch], tuple[Tensor, Tensor]]
 Draw = Callable[[Tensor, ShardedGenerator], Tensor]

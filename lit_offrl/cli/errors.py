@@ -19,8 +19,8 @@ from typing import Any, NoReturn
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lit_offrl.cli_help import kinds_of
-from lit_offrl.errors import ConfigError, LitOffRLError, nearest
+from lit_offrl.cli.help import kinds_of
+from lit_offrl.common.errors import ConfigError, LitOffRLError, nearest
 from lit_offrl.jobs.files import config_contents
 
 _KEY = re.compile(r'Parser key "([^"]+)"')

@@ -18,7 +18,7 @@ _CHECKPOINT = {
 }
 
 
-def put_right(parser: LightningArgumentParser, verb: str) -> None:
+def adapt_help(parser: LightningArgumentParser, verb: str) -> None:
     """List the methods without their common bases; a checkpoint is a file and no keyword."""
     for action in parser._actions:
         if action.dest == "model":

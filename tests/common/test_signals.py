@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from lit_offrl import signals
+from lit_offrl.common import signals
 
 BEGIN = """
 import sys, time
-from lit_offrl import signals
-from lit_offrl.signals import *
+from lit_offrl.common import signals
+from lit_offrl.common.signals import *
 signals._ONE_WISH_SECONDS = 0.0  # so that a second signal is not taken for the first
 def wait():
     print("ready", flush=True)

@@ -20,13 +20,13 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy
 
+from lit_offrl.common.errors import ConfigError, DatasetError
+from lit_offrl.common.named_classes import checked_part, checked_value, class_named
 from lit_offrl.datamodules import OfflineDataModule
 from lit_offrl.datasets.catalog import default_cache_dir, default_data_dir, resolve
 from lit_offrl.datasets.views import View
-from lit_offrl.errors import ConfigError, DatasetError
-from lit_offrl.mlflow_store import is_own, redacted, store_uri
 from lit_offrl.modules import OfflineModule
-from lit_offrl.named_classes import checked_part, checked_value, class_named
+from lit_offrl.tracking.store import is_own, redacted, store_uri
 
 # Of the Trainer's options, those that are objects, folders or names of services.
 _OBJECTS = ("callbacks", "logger", "profiler", "plugins", "default_root_dir", "model_registry")

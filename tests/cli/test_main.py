@@ -199,8 +199,8 @@ def test_a_later_stage_resumes_without_the_earlier_ones_file(tmp_path):
     """Its record takes the place of a path that has gone or has changed, and of no other."""
     import yaml
 
-    from lit_offrl.cli_checkpoint import ResumeFrom
-    from lit_offrl.files import file_sha256
+    from lit_offrl.cli.checkpoint import ResumeFrom
+    from lit_offrl.common.files import file_sha256
     from lit_offrl.modules.base import CHECKPOINT_KEY
 
     there = tmp_path / "there.ckpt"

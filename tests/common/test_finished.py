@@ -4,7 +4,7 @@ import json
 import signal
 from pathlib import Path
 
-from lit_offrl.finished import why_unfinished
+from lit_offrl.common.finished import why_unfinished
 from lit_offrl.modules import BCModule
 
 

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from lit_offrl.errors import FileError
+from lit_offrl.common.errors import FileError
+from lit_offrl.common.files import part_path, replacing, require_writable, sweep, write_whole
 from lit_offrl.figures import save_figure, training_curves
-from lit_offrl.files import part_path, replacing, require_writable, sweep, write_whole
 
 
 def names(folder):
@@ -67,7 +67,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 sys.modules["lit_offrl"] = package = types.ModuleType("lit_offrl")  # without its imports
 package.__path__ = [sys.argv[2] + "/lit_offrl"]
-from lit_offrl.files import replacing
+from lit_offrl.common.files import replacing
 with replacing(Path(sys.argv[1])) as temporary:
     temporary.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
 
 SEEDS = f"[0, {2**32 - 1}]"
 """What a seed may be: what NumPy's generators take, and so Lightning."""

@@ -32,7 +32,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
-from lit_offrl.errors import ConfigError, reason
+from lit_offrl.common.errors import ConfigError, reason
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.errors import ConfigError
+from lit_offrl.common.errors import ConfigError
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 STORE_HELP = f"MLflow's store [$MLFLOW_TRACKING_URI, else {DEFAULT_URI}]"

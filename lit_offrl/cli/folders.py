@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from lit_offrl.errors import ConfigError, FileError
+from lit_offrl.common.errors import ConfigError, FileError
 from lit_offrl.jobs.children import alone
 
 LOCK = ".fit.lock"

@@ -5,11 +5,11 @@ import pytest
 
 from lit_offrl.__main__ import main
 from lit_offrl.callbacks import MLflowRun
-from lit_offrl.cli_layer import take_over
-from lit_offrl.errors import ConfigError
+from lit_offrl.cli.layer import take_over
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.quiet import say
 from lit_offrl.jobs.children import Children
-from lit_offrl.mlflow_store import is_own, redacted, runs_address
-from lit_offrl.quiet import say
+from lit_offrl.tracking.store import is_own, redacted, runs_address
 
 DATABASE = "postgresql://me:pass%40word@host/db"  # MLflow's stores may be databases, too
 BARE = "postgresql://host/db"
@@ -66,4 +66,4 @@ def test_no_line_and_no_log_of_a_job_holds_the_password(monkeypatch, capsys, tmp
 def test_help_imports_nothing_heavy(verb):
     words = [sys.executable, "-X", "importtime", "-m", "lit_offrl", verb]
     told = subprocess.run(words, capture_output=True, text=True, check=True).stderr
-    assert "torch" not in told and "lit_offrl.mlflow_store" not in told
+    assert "torch" not in told and "lit_offrl.tracking.store" not in told

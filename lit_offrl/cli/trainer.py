@@ -20,9 +20,9 @@ from lightning.pytorch.callbacks import ProgressBar, Timer
 
 from lit_offrl import callbacks as own
 from lit_offrl.callbacks.progress import StepProgress
-from lit_offrl.errors import ConfigError
-from lit_offrl.quiet import say
-from lit_offrl.ranges import require_in
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.quiet import say
+from lit_offrl.common.ranges import require_in
 
 RANGES = {
     "accumulate_grad_batches": "[1, inf)",

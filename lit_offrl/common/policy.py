@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from lit_offrl.errors import EvaluationError, reason
+from lit_offrl.common.errors import EvaluationError, reason
 
 
 @runtime_checkable

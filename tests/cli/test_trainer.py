@@ -10,8 +10,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch import callbacks as stock
 
 from lit_offrl.__main__ import main
-from lit_offrl.cli_trainer import REFUSED_CALLBACKS, require_cores, require_trainer_options
-from lit_offrl.errors import ConfigError
+from lit_offrl.cli.trainer import REFUSED_CALLBACKS, require_cores, require_trainer_options
+from lit_offrl.common.errors import ConfigError
 
 WORK = {
     "BasePredictionWriter",

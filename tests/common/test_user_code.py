@@ -9,9 +9,9 @@ import torch
 import yaml
 
 from lit_offrl.__main__ import main
-from lit_offrl.errors import ConfigError, EvaluationError
+from lit_offrl.common.errors import ConfigError, EvaluationError
+from lit_offrl.common.user_code import import_named
 from lit_offrl.evaluation.envs import find_spec, name_env
-from lit_offrl.user_code import import_named
 
 ROBOT = """
 import gymnasium, numpy as np

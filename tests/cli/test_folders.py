@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lit_offrl.__main__ import main
-from lit_offrl.cli_folders import LOCK, Folders
-from lit_offrl.errors import ConfigError
+from lit_offrl.cli.folders import LOCK, Folders
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.jobs.children import alone
 
 

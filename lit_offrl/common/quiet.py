@@ -9,7 +9,7 @@ import warnings
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from tqdm import tqdm
 
-from lit_offrl.mlflow_store import redacted
+from lit_offrl.tracking.store import redacted
 
 _NOISE = (
     ".*Checkpoint directory .* exists and is not empty.*",  # that of a resumed run

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from lit_offrl.errors import ConfigError, reason
+from lit_offrl.common.errors import ConfigError, reason
 
 _imports: list[str] = []
 

@@ -22,7 +22,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lit_offrl.datamodules
 import lit_offrl.modules  # so that a config may say `class_path: DVFModule`
-from lit_offrl import signals
 from lit_offrl.callbacks import (
     Checkpoints,
     Curves,
@@ -42,20 +41,21 @@ from lit_offrl.callbacks.interruption import leave_signals_to_us
 from lit_offrl.callbacks.lookup import settings
 from lit_offrl.callbacks.mlflow_loggers import go_on_with, mlflow_loggers, name_run
 from lit_offrl.callbacks.progress import StepProgress
-from lit_offrl.cli_checkpoint import ResumeFrom
-from lit_offrl.cli_errors import OneLineArgumentParser, find_lightnings, find_ours
-from lit_offrl.cli_folders import Folders
-from lit_offrl.cli_help import put_right
-from lit_offrl.cli_trainer import require_cores, require_trainer_options
-from lit_offrl.cli_words import Words
+from lit_offrl.cli.checkpoint import ResumeFrom
+from lit_offrl.cli.errors import OneLineArgumentParser, find_lightnings, find_ours
+from lit_offrl.cli.folders import Folders
+from lit_offrl.cli.help import adapt_help
+from lit_offrl.cli.trainer import require_cores, require_trainer_options
+from lit_offrl.cli.words import Words
+from lit_offrl.common import signals
+from lit_offrl.common.errors import ConfigError, LitOffRLError, reason
+from lit_offrl.common.quiet import quiet, say
+from lit_offrl.common.ranges import SEEDS, require_in
+from lit_offrl.common.user_code import import_named
 from lit_offrl.datasets.schema import DatasetSpec
-from lit_offrl.errors import ConfigError, LitOffRLError, reason
 from lit_offrl.evaluation.envs import name_env
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import module_class
-from lit_offrl.quiet import quiet, say
-from lit_offrl.ranges import SEEDS, require_in
-from lit_offrl.user_code import import_named
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_steps": 100_000,
@@ -147,7 +147,7 @@ class OfflineCLI(LightningCLI):
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        put_right(parser, subcommand)
+        adapt_help(parser, subcommand)
         if subcommand == "predict":
             parser.set_defaults({"return_predictions": False})  # they are in the file
         return parser

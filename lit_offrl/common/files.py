@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lit_offrl.errors import FileError
+from lit_offrl.common.errors import FileError
 
 SPARE_BYTES = 64 * 2**20
 """Bytes of a disk that are left free."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from lit_offrl.cli_layer import LeftOut, take_over
-from lit_offrl.errors import ConfigError
-from lit_offrl.files import file_sha256
+from lit_offrl.cli.layer import LeftOut, take_over
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.files import file_sha256
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
 from lit_offrl.modules.checkpoints import config_of, mlflow_runs, read_checkpoint
 from lit_offrl.modules.ldcq.stages import stage_path

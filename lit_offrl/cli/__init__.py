@@ -1,0 +1,1 @@
+"""The Trainer's verbs on the command line: fit, validate, test, predict."""
