@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lit_offrl.commands.options import add_options, make
 from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import make_folder
@@ -23,7 +24,7 @@ from lit_offrl.evaluation.tables import (
     protocol_lines,
     write_files,
 )
-from lit_offrl.studies.runs import add_run_options, find_offline_runs, find_runs
+from lit_offrl.studies.runs import RunSelection
 from lit_offrl.tracking.store import default_experiment
 
 
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         return compare_offline(options)
     if options.better is not None:
         raise ConfigError("--better goes with offline metrics: of scores and returns, higher is.")
-    found = find_runs(options)
+    found = make(RunSelection, options).find()
     comparison = compare(
         found.runs,
         metric=options.metric,
@@ -62,26 +63,33 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Without --experiment, --filter and --records: MLflow's experiment"
         f" {default_experiment()}.",
     )
-    add_run_options(parser)
+    add_options(parser, RunSelection)
     add = parser.add_argument
     add(
         "--metric",
         type=_metric,
         default="score",
         metavar="NAME",
-        help="score, return, or for runs that were never rolled out a metric of MLflow: val/loss"
-        " (the sum of a method's losses), val/loss/actor, ope/fqe, … [score]",
+        help="What is compared: score, return, or for runs that were never rolled out a metric of"
+        " MLflow, such as val/loss (the sum of a method's losses), val/loss/actor or ope/fqe."
+        " (default: %(default)s)",
     )
     add(
         "--better",
         choices=("lower", "higher"),
-        help="which values of an offline metric are [lower of losses and errors, higher of ope/]",
+        help="Which values of an offline metric are better; without it, lower ones of losses and"
+        " errors, higher ones of ope/.",
     )
-    add("--seeds", action="store_true", help="show each run's score")
-    add("--latest", action="store_true", help="of a seed evaluated twice take the newest")
-    add("--allow_unequal", action="store_true", help="mark unequal protocols, do not refuse them")
-    add("--output", type=Path, metavar="DIR", help="write results.csv, table.csv, table.md, PNGs")
-    return parser  # fmt: skip
+    add("--seeds", action="store_true", help="Show the score of each run.")
+    text = "Take the newest evaluation of a seed that was evaluated twice."
+    add("--latest", action="store_true", help=text)
+    text = "Mark unequal protocols in the table instead of refusing them."
+    add("--allow_unequal", action="store_true", help=text)
+    text = (
+        "Folder for results.csv, table.csv, table.md and the figures; without it, none is written."
+    )
+    add("--output", type=Path, metavar="DIR", help=text)
+    return parser
 
 
 def _metric(text: str) -> str:
@@ -98,7 +106,7 @@ def compare_offline(options: argparse.Namespace) -> int:
     from lit_offrl.evaluation import offline  # else the help would read it
 
     better = options.better or offline.direction(options.metric)
-    runs, left_out = find_offline_runs(options)
+    runs, left_out = make(RunSelection, options).find_offline(options.metric)
     rows, notes = offline.tabulate(
         runs, better, latest=options.latest, allow_unequal=options.allow_unequal
     )

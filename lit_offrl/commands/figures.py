@@ -6,8 +6,9 @@ import argparse
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lit_offrl.commands.options import add_options, make
 from lit_offrl.commands.parsing import OneLineParser, positive, seed_number
 from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.common.files import make_folder, write_whole
@@ -17,12 +18,14 @@ from lit_offrl.tracking.store import STORE_HELP, redacted
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from lit_offrl.studies.inputs import Study
+
 
 class Entry(NamedTuple):
     """One figure.
 
     Attributes:
-        study: a module with ``add_options(parser)`` and ``run(options) -> Study``.
+        study: ``MODULE:CLASS`` of a dataclass of options with ``run() -> Study``.
         drawing: ``MODULE:FUNCTION`` from the study's numbers to a matplotlib Figure.
         line: what it shows.
     """
@@ -35,47 +38,47 @@ class Entry(NamedTuple):
 # Adding a figure is adding a line; its modules are imported when it is asked for.
 FIGURES: dict[str, Entry] = {
     "mountain-car": Entry(
-        "lit_offrl.studies.mountain_car",
+        "lit_offrl.studies.mountain_car:MountainCar",
         "lit_offrl.figures.mountain_car:mountain_car",
         "DVF, Fig. 2: values, returns and predicted rewards of graded controllers",
     ),
     "maze2d-policies": Entry(
-        "lit_offrl.studies.maze2d_policies",
+        "lit_offrl.studies.maze2d_policies:Maze2dPolicies",
         "lit_offrl.figures.mazes:maze2d_policies",
         "DVF, Fig. 3: where each policy goes, in data and in samples",
     ),
     "maze2d-gamma": Entry(
-        "lit_offrl.studies.maze2d_gamma",
+        "lit_offrl.studies.maze2d_gamma:Maze2dGamma",
         "lit_offrl.figures.mazes:maze2d_gamma",
         "DVF, Fig. 4: how far samples go as the discount grows",
     ),
     "value-against-return": Entry(
-        "lit_offrl.studies.value_against_return",
+        "lit_offrl.studies.value_against_return:ValueAgainstReturn",
         "lit_offrl.figures.values:from_numbers",
         "values of states against what the data earned from there on",
     ),
     "ldcq-latents": Entry(
-        "lit_offrl.studies.ldcq_latents",
+        "lit_offrl.studies.ldcq_latents:LDCQLatents",
         "lit_offrl.figures.latents:latents",
         "LDCQ, Figs. 2 and 3: latents of the data and of both priors, over horizons",
     ),
     "ldcq-ends": Entry(
-        "lit_offrl.studies.ldcq_latents",
+        "lit_offrl.studies.ldcq_latents:LDCQLatents",
         "lit_offrl.figures.latents:ends",
         "LDCQ, Fig. 5: where the priors' latents lead by the world model, as at a junction",
     ),
     "scores": Entry(
-        "lit_offrl.studies.scores",
+        "lit_offrl.studies.scores:Scores",
         "lit_offrl.figures.bars:from_numbers",
         "DVF, Fig. 5: scores of runs by method and dataset, with intervals",
     ),
     "score-against": Entry(
-        "lit_offrl.studies.score_against",
+        "lit_offrl.studies.score_against:ScoreAgainst",
         "lit_offrl.figures.against:from_numbers",
         "scores of runs against an option of a sweep or of the policy",
     ),
     "training-curves": Entry(
-        "lit_offrl.studies.training_curves",
+        "lit_offrl.studies.training_curves:TrainingCurves",
         "lit_offrl.figures.curves:from_numbers",
         "every metric of a run against its gradient steps",
     ),
@@ -96,15 +99,15 @@ def main(argv: Sequence[str]) -> int:
         hint = nearest(name, FIGURES) or f" It knows {', '.join(FIGURES)}."
         raise ConfigError(f"there is no figure '{name}'.{hint}")
     entry = FIGURES[name]
-    study = importlib.import_module(entry.study)
+    kind: type[Any] = _named(entry.study)
     parser = _parser(name, entry)
-    study.add_options(parser)
+    add_options(parser, kind)
     options = parser.parse_args(rest)
+    study = make(kind, options)
     make_folder(options.output)
-    found = study.run(options)
+    found: Study = study.run()
     command = redacted(command_line(["figures", *argv]))
-    module, _, function = entry.drawing.partition(":")
-    draw: Callable[..., Figure] = getattr(importlib.import_module(module), function)
+    draw: Callable[..., Figure] = _named(entry.drawing)
     picture, numbers = (options.output / f"{name}.{kind}" for kind in ("png", "json"))
     from lit_offrl.figures import save_figure  # as the next, heavy and here by now
 
@@ -137,6 +140,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _named(path: str) -> Any:
+    """Import ``MODULE:NAME`` and return it."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def _usage() -> str:
     lines = "\n".join(f"  {name:<22}{entry.line}" for name, entry in FIGURES.items())
     return (
@@ -152,15 +161,18 @@ def _parser(name: str, entry: Entry) -> OneLineParser:
         conflict_handler="resolve",  # studies of runs have a --tracking_uri of the same meaning
     )
     add = parser.add_argument
-    add("--output", type=Path, default=Path("figures"), metavar="DIR", help="[figures]")
-    add("--seed", type=seed_number, default=0, help="of all that the study draws [0]")
-    add("--dpi", type=positive, default=120, help="of the picture [120]")
+    text = "Folder for the picture and the numbers. (default: %(default)s)"
+    add("--output", type=Path, default=Path("figures"), metavar="DIR", help=text)
+    text = "Seed of all that the study draws. (default: %(default)s)"
+    add("--seed", type=seed_number, default=0, help=text)
+    text = "Resolution of the picture in dots per inch, at least 1. (default: %(default)s)"
+    add("--dpi", type=positive, default=120, help=text)
     add(
         "--mlflow",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="log to the MLflow run that the checkpoint came from, if any; a figure of runs to one"
-        " of its own in their experiment [yes]",
+        help="Log to the MLflow run that the checkpoint came from, if any; a figure of runs goes to"
+        " a run of its own in their experiment. (default: %(default)s)",
     )
     add("--tracking_uri", metavar="URI", help=STORE_HELP)
     return parser

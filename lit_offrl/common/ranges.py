@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, get_type_hints
 
 from lit_offrl.common.errors import ConfigError
 
@@ -23,6 +24,21 @@ def require_in(interval: str, **numbers: float | None) -> None:
     for name, number in numbers.items():
         if number is not None and not lies_in(interval, number):
             raise ConfigError(f"{name} is {number}: give {_wanted(interval, number)}.")
+
+
+def require_fields(options: Any) -> None:
+    """Refuse a dataclass with a number outside the interval that its annotation names.
+
+    Args:
+        options: A dataclass with annotations such as ``states: Annotated[int, "[1, inf)"]``.
+
+    Raises:
+        ConfigError: The first number outside its interval, naming the field.
+    """
+    for name, hint in get_type_hints(type(options), include_extras=True).items():
+        for interval in getattr(hint, "__metadata__", ()):
+            if isinstance(interval, str):
+                require_in(interval, **{name: getattr(options, name)})
 
 
 def lies_in(interval: str, number: float) -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ import torch
 from lit_offrl.common.device import device
 from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.common.files import file_sha256
+from lit_offrl.common.ranges import SEEDS, require_fields
 from lit_offrl.datasets.hdf5 import Format
 from lit_offrl.datasets.minari_opening import PREFIX
 from lit_offrl.datasets.schema import OfflineDataset
@@ -22,6 +22,8 @@ from lit_offrl.datasets.sources import find_source
 from lit_offrl.modules.base import CHECKPOINT_KEY
 from lit_offrl.modules.checkpoints import config_of, load_module, read_checkpoint
 from lit_offrl.modules.dvf import DVFModule
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -61,17 +63,28 @@ def plain(value: Any) -> Any:
     return value
 
 
-def add_checkpoint_options(parser: argparse.ArgumentParser, ckpt: str, *, data: bool) -> None:
-    """Add ``--ckpt_path``, ``--device`` and, where the study wants data, ``--data``."""
-    add = parser.add_argument
-    add("--ckpt_path", required=True, type=Path, metavar="PATH", help=ckpt)
-    if data:
-        add(
-            "--data",
-            metavar="NAME|FILE",
-            help="what to compare with; held-out data are the better ones [what it trained on]",
-        )
-    add("--device", type=device, default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:1 [cpu]")
+@dataclass(frozen=True, kw_only=True)
+class CheckpointStudy:
+    """Options of a study of a checkpoint beside data.
+
+    Args:
+        ckpt_path: Checkpoint that the study is of.
+        data: Name or file of the dataset to compare with; held-out data are the better ones.
+            Without it, the study takes what the checkpoint was trained on.
+        seed: Seed of all that the study draws.
+        device: Device that computes, such as cpu, cuda or cuda:1.
+
+    Raises:
+        ConfigError: A number is outside its interval.
+    """
+
+    ckpt_path: Path
+    data: str | None = None
+    seed: Annotated[int, SEEDS] = 0
+    device: Annotated[torch.device, device] = CPU
+
+    def __post_init__(self) -> None:
+        require_fields(self)
 
 
 def load_dvf(path: Path, on: torch.device, *, representation: str, values: bool) -> DVFModule:

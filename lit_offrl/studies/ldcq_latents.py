@@ -8,9 +8,9 @@ world model predicts from these, beside where the data went.
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from lit_offrl.evaluation.envs import find_spec
 from lit_offrl.modules.checkpoints import load_module
 from lit_offrl.modules.ldcq import LDCQStage2Module, LDCQStage3Module
 from lit_offrl.modules.ldcq.prior import Sampling
-from lit_offrl.studies.inputs import Study, add_checkpoint_options, load_data, protocol_of
+from lit_offrl.studies.inputs import CheckpointStudy, Study, load_data, protocol_of
 from lit_offrl.studies.two_samples import energy_distance
 
 _SHOWN = 1500  # points of a panel that the figure keeps
@@ -35,62 +35,54 @@ _SUPPORT = 0.95  # of the data's latents lie as near to another one as what coun
 PRIORS = ("diffusion", "gaussian")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the study's options."""
-    add_checkpoint_options(parser, "a checkpoint of LDCQ's stage 2 or 3", data=True)
-    add = parser.add_argument
-    add(
-        "--more",
-        nargs="+",
-        default=[],
-        type=Path,
-        metavar="PATH",
-        help="checkpoints of other horizons, each a row of the figure",
-    )
-    add("--samples", type=int, default=1000, help="windows at most [1000]")
-    add(
-        "--at",
-        nargs="+",
-        type=float,
-        metavar="X",
-        help="windows that begin nearest to this position [the first windows of all episodes]",
-    )
+@dataclass(frozen=True, kw_only=True)
+class LDCQLatents(CheckpointStudy):
+    """Latents of both priors beside the data's, a row for each checkpoint.
 
-
-def run(options: argparse.Namespace) -> Study:
-    """Compare both priors' latents with the data's, a row a checkpoint.
-
-    Raises:
-        ConfigError: a checkpoint is of something else, or the options do not fit it.
-        DatasetError: the data cannot be read, or no window fits.
+    Args:
+        ckpt_path: A checkpoint of LDCQ's stage 2 or 3.
+        more: Checkpoints of other horizons, each a further row of the figure.
+        samples: Number of snippets compared, at least 20, where there are so many.
+        at: Position, in the data's units, that the snippets begin nearest to; without it, they are
+            the first ones of all episodes.
     """
-    if options.samples < 20:
-        raise ConfigError(f"--samples {options.samples}: give at least 20.")
-    data = load_data(options.data, options.ckpt_path, ("actions",))
-    rows = [
-        _row(path, _load(path, options.device), data, options)
-        for path in (options.ckpt_path, *options.more)
-    ]
-    metrics = {
-        f"{prior}_{name}" + (f", H={row['horizon']}" if options.more else ""): row[prior][name]
-        for row in rows
-        for prior in PRIORS
-        for name in ("distance", "outside", "ends_distance")
-    }
-    numbers: dict[str, Any] = {"rows": rows}
-    env_id = data.spec.env_id or ""
-    if env_id.startswith("lit_offrl/maze2d-"):
-        maze = MAZE2D[str(find_spec(env_id).kwargs["maze"])]
-        numbers |= {"free": maze.free.astype(int), "corner": CELL_OFFSET - 0.5}
-    facts = protocol_of(
-        options.ckpt_path,
-        data,
-        more=[str(path) for path in options.more],
-        windows=[row["windows"] for row in rows],
-        at=options.at,
-        seed=options.seed,
-    )
-    return Study(numbers, metrics, facts, options.ckpt_path)
+
+    more: list[Path] = field(default_factory=list)
+    samples: Annotated[int, "[20, inf)"] = 1000
+    at: list[float] | None = None
+
+    def run(self) -> Study:
+        """Compare both priors' latents with the data's, a row a checkpoint.
+
+        Raises:
+            ConfigError: a checkpoint is of something else, or the options do not fit it.
+            DatasetError: the data cannot be read, or no window fits.
+        """
+        data = load_data(self.data, self.ckpt_path, ("actions",))
+        rows = [
+            _row(path, _load(path, self.device), data, self)
+            for path in (self.ckpt_path, *self.more)
+        ]
+        metrics = {
+            f"{prior}_{name}" + (f", H={row['horizon']}" if self.more else ""): row[prior][name]
+            for row in rows
+            for prior in PRIORS
+            for name in ("distance", "outside", "ends_distance")
+        }
+        numbers: dict[str, Any] = {"rows": rows}
+        env_id = data.spec.env_id or ""
+        if env_id.startswith("lit_offrl/maze2d-"):
+            maze = MAZE2D[str(find_spec(env_id).kwargs["maze"])]
+            numbers |= {"free": maze.free.astype(int), "corner": CELL_OFFSET - 0.5}
+        facts = protocol_of(
+            self.ckpt_path,
+            data,
+            more=[str(path) for path in self.more],
+            windows=[row["windows"] for row in rows],
+            at=self.at,
+            seed=self.seed,
+        )
+        return Study(numbers, metrics, facts, self.ckpt_path)
 
 
 def _load(path: Path, device: torch.device) -> LDCQStage2Module:
@@ -106,7 +98,7 @@ def _load(path: Path, device: torch.device) -> LDCQStage2Module:
 
 @torch.no_grad()
 def _row(
-    path: Path, module: LDCQStage2Module, data: OfflineDataset, options: argparse.Namespace
+    path: Path, module: LDCQStage2Module, data: OfflineDataset, options: LDCQLatents
 ) -> dict[str, Any]:
     stage1 = module.stage1
     if data.spec.observation_dim != len(stage1.normalizer.low):
@@ -194,7 +186,7 @@ def compare_latents(latents: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _windows(
-    view: BoundSnippets, data: OfflineDataset, dims: tuple[int, ...], options: argparse.Namespace
+    view: BoundSnippets, data: OfflineDataset, dims: tuple[int, ...], options: LDCQLatents
 ) -> torch.Tensor:
     rows = view.rows.cpu().numpy()
     if options.at is not None:

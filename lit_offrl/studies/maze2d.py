@@ -8,8 +8,8 @@ s_0, with Δt drawn anew from the same distribution.
 
 from __future__ import annotations
 
-import argparse
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from lit_offrl.evaluation.envs import find_spec
 from lit_offrl.modules.dvf import DVFModule
 from lit_offrl.modules.dvf_values import CHAINS
 from lit_offrl.studies.inputs import (
-    add_checkpoint_options,
+    CheckpointStudy,
     load_data,
     load_dvf,
     policies_of,
@@ -43,25 +43,29 @@ class Futures(NamedTuple):
     episodes: np.ndarray
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of both figures."""
-    add_checkpoint_options(parser, "a checkpoint with scalar φ", data=True)
-    parser.add_argument("--samples", type=int, default=1500, help="states a policy [1500]")
+@dataclass(frozen=True, kw_only=True)
+class Maze2dStudy(CheckpointStudy):
+    """Options of both figures.
+
+    Args:
+        ckpt_path: A checkpoint with scalar φ.
+        samples: Number of states compared for each policy, at least 20.
+    """
+
+    samples: Annotated[int, "[20, inf)"] = 1500
 
 
 class Comparison:
     """A model and the data of several policies in one maze, asked alike.
 
     Args:
-        options: ``ckpt_path``, ``data``, ``samples``, ``seed`` and ``device``.
+        options: Checkpoint, data, number of samples, seed and device.
 
     Raises:
         LitOffRLError: checkpoint or data do not fit the study.
     """
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        if options.samples < 20:
-            raise ConfigError(f"--samples {options.samples}: give at least 20.")
+    def __init__(self, options: Maze2dStudy) -> None:
         self.module: DVFModule = load_dvf(
             options.ckpt_path, options.device, representation="scalar", values=False
         )
@@ -281,7 +285,7 @@ def reach(comparison: Comparison, gammas: list[float]) -> list[dict[str, Any]]:
     return rows
 
 
-def facts(comparison: Comparison, options: argparse.Namespace, **more: Any) -> dict[str, Any]:
+def facts(comparison: Comparison, options: Maze2dStudy, **more: Any) -> dict[str, Any]:
     """Say how the numbers of both figures came to be."""
     return protocol_of(
         options.ckpt_path,

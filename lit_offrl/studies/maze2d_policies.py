@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
+from typing import Annotated
 
-from lit_offrl.common.errors import ConfigError
 from lit_offrl.studies import maze2d
 from lit_offrl.studies.inputs import Study
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the study's options."""
-    maze2d.add_options(parser)
-    parser.add_argument("--gamma", type=float, help="of the offsets [the checkpoint's]")
+@dataclass(frozen=True, kw_only=True)
+class Maze2dPolicies(maze2d.Maze2dStudy):
+    """Where each policy goes, in held-out data and in samples.
 
-
-def run(options: argparse.Namespace) -> Study:
-    """Measure; see :func:`lit_offrl.studies.maze2d.separation`.
-
-    Raises:
-        LitOffRLError: checkpoint, data or γ do not fit the study.
+    Args:
+        gamma: Discount in [0, 1) that the offsets follow; without it, the checkpoint's.
     """
-    comparison = maze2d.Comparison(options)
-    gamma = comparison.module.gamma if options.gamma is None else options.gamma
-    if not 0 <= gamma < 1:
-        raise ConfigError(f"--gamma {gamma:g}: give a number in [0, 1).")
-    found = maze2d.separation(comparison, gamma)
-    metrics = {f"accuracy_{name}": value for name, value in found["accuracy"].items()}
-    for name in ("distance", "floor", "ceiling", "in_walls"):
-        each = [row[name] for row in found["by_policy"]]
-        metrics[name] = sum(each) / len(each)
-    numbers = maze2d.drawn_maze(comparison) | {"gamma": gamma} | found
-    return Study(
-        numbers, metrics, maze2d.facts(comparison, options, gamma=gamma), options.ckpt_path
-    )
+
+    gamma: Annotated[float | None, "[0, 1)"] = None
+
+    def run(self) -> Study:
+        """Measure; see :func:`lit_offrl.studies.maze2d.separation`.
+
+        Raises:
+            LitOffRLError: checkpoint or data do not fit the study.
+        """
+        comparison = maze2d.Comparison(self)
+        gamma = comparison.module.gamma if self.gamma is None else self.gamma
+        found = maze2d.separation(comparison, gamma)
+        metrics = {f"accuracy_{name}": value for name, value in found["accuracy"].items()}
+        for name in ("distance", "floor", "ceiling", "in_walls"):
+            each = [row[name] for row in found["by_policy"]]
+            metrics[name] = sum(each) / len(each)
+        numbers = maze2d.drawn_maze(comparison) | {"gamma": gamma} | found
+        facts = maze2d.facts(comparison, self, gamma=gamma)
+        return Study(numbers, metrics, facts, self.ckpt_path)

@@ -7,10 +7,10 @@ two are drawn independently, else their correlation would be that of a number wi
 
 from __future__ import annotations
 
-import argparse
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -23,8 +23,8 @@ from lit_offrl.modules.dvf import DVFModule
 from lit_offrl.modules.dvf_values import CHAINS
 from lit_offrl.studies.correlations import correlations
 from lit_offrl.studies.inputs import (
+    CheckpointStudy,
     Study,
-    add_checkpoint_options,
     load_data,
     load_dvf,
     policies_of,
@@ -36,50 +36,51 @@ _KNOWN = 0.01  # rows count whose return lacks less than this share of what is a
 _PAIRS = (("return", "value"), ("value", "reward"), ("return", "reward"))
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the study's options."""
-    add_checkpoint_options(
-        parser, "a checkpoint, or the folder of a run with checkpoint.keep all", data=True
-    )
-    add = parser.add_argument
-    add("--starts", type=int, default=10, help="initial states a policy [10]")
-    add("--states", type=int, default=20, help="states along the way a policy [20]")
-    add("--samples", type=int, default=128, help="n, states drawn for one value [128]")
+@dataclass(frozen=True, kw_only=True)
+class MountainCar(CheckpointStudy):
+    """Values of the policies of Mountain Car's data beside what these earned.
 
-
-def run(options: argparse.Namespace) -> Study:
-    """Measure; see :func:`measure`.
-
-    Raises:
-        LitOffRLError: checkpoint or data do not fit the study.
+    Args:
+        ckpt_path: A checkpoint, or the folder of a run with checkpoint.keep all.
+        starts: Number of initial states valued for each policy, at least 1.
+        states: Number of states along the way valued for each policy, at least 1.
+        samples: Number of states drawn for one value, n, at least 1.
     """
-    for name in ("starts", "states", "samples"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"--{name} {getattr(options, name)}: give at least 1.")
-    paths = checkpoints_in(options.ckpt_path)
-    last = paths[max(paths)]
-    module = load_dvf(last, options.device, representation="scalar", values=True)
-    data = load_data(options.data, last, ("policy", "rewards"))
-    if data.spec.env_id not in _ENVIRONMENTS:
-        raise ConfigError(
-            f"{data.spec.origin}: is of '{data.spec.env_id}'; this figure is of Mountain Car: "
-            "collect data of lit_offrl/mountain-car-v0 with --planner graded."
-        )
-    truth = Truth(data, module.gamma, options.states, options.seed)
-    sizes = {"starts": options.starts, "samples": options.samples, "seed": options.seed}
-    by_step = []
-    for step, path in sorted(paths.items()):
-        now = load_dvf(path, options.device, representation="scalar", values=True)
-        by_step.append({"step": step, **measure(now, truth, **sizes, along=path == last)})
-    final = by_step[-1]
-    metrics = {
-        f"{kind}_{name}": value
-        for name, both in final["correlations"].items()
-        for kind, value in both.items()
-    }
-    numbers = {"gamma": module.gamma, **truth.as_numbers(), "by_step": by_step}
-    more = {"gamma": module.gamma, **sizes, "states": options.states, "checkpoints": len(paths)}
-    return Study(numbers, metrics, protocol_of(last, data, **more), last)
+
+    starts: Annotated[int, "[1, inf)"] = 10
+    states: Annotated[int, "[1, inf)"] = 20
+    samples: Annotated[int, "[1, inf)"] = 128
+
+    def run(self) -> Study:
+        """Measure; see :func:`measure`.
+
+        Raises:
+            LitOffRLError: checkpoint or data do not fit the study.
+        """
+        paths = checkpoints_in(self.ckpt_path)
+        last = paths[max(paths)]
+        module = load_dvf(last, self.device, representation="scalar", values=True)
+        data = load_data(self.data, last, ("policy", "rewards"))
+        if data.spec.env_id not in _ENVIRONMENTS:
+            raise ConfigError(
+                f"{data.spec.origin}: is of '{data.spec.env_id}'; this figure is of Mountain Car: "
+                "collect data of lit_offrl/mountain-car-v0 with --planner graded."
+            )
+        truth = Truth(data, module.gamma, self.states, self.seed)
+        sizes = {"starts": self.starts, "samples": self.samples, "seed": self.seed}
+        by_step = []
+        for step, path in sorted(paths.items()):
+            now = load_dvf(path, self.device, representation="scalar", values=True)
+            by_step.append({"step": step, **measure(now, truth, **sizes, along=path == last)})
+        final = by_step[-1]
+        metrics = {
+            f"{kind}_{name}": value
+            for name, both in final["correlations"].items()
+            for kind, value in both.items()
+        }
+        numbers = {"gamma": module.gamma, **truth.as_numbers(), "by_step": by_step}
+        more = {"gamma": module.gamma, **sizes, "states": self.states, "checkpoints": len(paths)}
+        return Study(numbers, metrics, protocol_of(last, data, **more), last)
 
 
 def checkpoints_in(path: Path) -> dict[int, Path]:

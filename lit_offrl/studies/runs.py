@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass, field
 
 from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation import offline
 from lit_offrl.evaluation.offline import OfflineRun
 from lit_offrl.evaluation.runs import Found, runs_from_files, runs_from_mlflow
 from lit_offrl.tracking.store import (
-    STORE_HELP,
     default_experiment,
     require_store,
     set_patience,
@@ -18,81 +17,82 @@ from lit_offrl.tracking.store import (
 )
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--experiment``, ``--filter``, ``--tracking_uri`` and ``--records``."""
-    add = parser.add_argument
-    add("--experiment", nargs="+", default=[], metavar="NAME", help="MLflow experiments")
-    add("--filter", default="", metavar="TEXT", help="MLflow's filter, e.g. \"tags.x = 'y'\"")
-    add("--tracking_uri", metavar="URI", help=STORE_HELP)
-    add(
-        "--records",
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help="files of evaluation records, folders of them, or glob patterns",
-    )
+@dataclass(frozen=True, kw_only=True)
+class RunSelection:
+    """Evaluated runs of MLflow, of files, or of both.
 
-
-def find_runs(options: argparse.Namespace) -> Found:
-    """Read the runs that the options name; without any, those of ``fit``'s own experiment.
-
-    Raises:
-        ConfigError: there is no such store or experiment.
-        EvaluationError: a record cannot be read, or no run has been evaluated.
+    Args:
+        experiment: Names of MLflow experiments. Without this, a filter and records, the experiment
+            that 'fit' logs to by default.
+        filter: Filter in MLflow's syntax that the runs fit, such as "tags.x = 'y'".
+        tracking_uri: Address of the MLflow store; without it, that of $MLFLOW_TRACKING_URI, else
+            sqlite:///mlflow.db.
+        records: Files of evaluation records, folders of them, or glob patterns.
     """
-    parts = [runs_from_files(options.records)] if options.records else []
-    if (store := _store(options)) is not None:
-        parts.append(runs_from_mlflow(*store, options.filter))
-    found = Found(
-        tuple(run for part in parts for run in part.runs),
-        tuple(line for part in parts for line in part.left_out),
-        next((part.experiment for part in parts if part.experiment is not None), None),
-    )
-    if not found.runs:
-        what = f": {'; '.join(found.left_out[:3])}" if found.left_out else "."
-        raise EvaluationError(f"There is no evaluated run to compare{what}")
-    return found
 
+    experiment: list[str] = field(default_factory=list)
+    filter: str = ""
+    tracking_uri: str | None = None
+    records: list[str] = field(default_factory=list)
 
-def find_offline_runs(options: argparse.Namespace) -> tuple[list[OfflineRun], list[str]]:
-    """Read the offline metric ``options.metric`` of the runs that the options name.
+    def find(self) -> Found:
+        """Read the runs; where none are named, those of ``fit``'s own experiment.
 
-    Returns:
-        The runs, and a line on each that does not have it.
+        Raises:
+            ConfigError: there is no such store or experiment.
+            EvaluationError: a record cannot be read, or no run has been evaluated.
+        """
+        parts = [runs_from_files(self.records)] if self.records else []
+        if (store := self._store()) is not None:
+            parts.append(runs_from_mlflow(*store, self.filter))
+        found = Found(
+            tuple(run for part in parts for run in part.runs),
+            tuple(line for part in parts for line in part.left_out),
+            next((part.experiment for part in parts if part.experiment is not None), None),
+        )
+        if not found.runs:
+            what = f": {'; '.join(found.left_out[:3])}" if found.left_out else "."
+            raise EvaluationError(f"There is no evaluated run to compare{what}")
+        return found
 
-    Raises:
-        ConfigError: there is no such store or experiment.
-        EvaluationError: a record cannot be read, or no run has the metric.
-    """
-    runs: list[OfflineRun] = []
-    left_out: list[str] = []
-    if options.records:
-        runs, left_out = offline.from_files(options.records, options.metric)
-    if (store := _store(options)) is not None:
-        found = offline.from_mlflow(*store, options.filter, options.metric)
-        runs, left_out = runs + found[0], left_out + found[1]
-    if not runs:
-        what = f": {'; '.join(left_out[:3])}" if left_out else "."
-        raise EvaluationError(f"There is no run with {options.metric} to compare{what}")
-    return runs, left_out
+    def find_offline(self, metric: str) -> tuple[list[OfflineRun], list[str]]:
+        """Read an offline metric of the runs.
 
+        Returns:
+            The runs, and a line on each that does not have it.
 
-def _store(options: argparse.Namespace) -> tuple[str, list[str]] | None:
-    """Return the MLflow store and the experiments that the options name; None for files alone.
+        Raises:
+            ConfigError: there is no such store or experiment.
+            EvaluationError: a record cannot be read, or no run has the metric.
+        """
+        runs: list[OfflineRun] = []
+        left_out: list[str] = []
+        if self.records:
+            runs, left_out = offline.from_files(self.records, metric)
+        if (store := self._store()) is not None:
+            found = offline.from_mlflow(*store, self.filter, metric)
+            runs, left_out = runs + found[0], left_out + found[1]
+        if not runs:
+            what = f": {'; '.join(left_out[:3])}" if left_out else "."
+            raise EvaluationError(f"There is no run with {metric} to compare{what}")
+        return runs, left_out
 
-    Raises:
-        ConfigError: there is no such store.
-    """
-    if options.records and not options.experiment and not options.filter:
-        return None
-    uri = store_uri(options.tracking_uri)
-    set_patience()
-    _need_database(uri)
-    require_store(uri, "give another --tracking_uri, or files with --records.")
-    names = options.experiment
-    if not names and not options.filter:
-        names = [default_experiment()]
-    return uri, names
+    def _store(self) -> tuple[str, list[str]] | None:
+        """Return the MLflow store and the names of experiments; None for files alone.
+
+        Raises:
+            ConfigError: there is no such store.
+        """
+        if self.records and not self.experiment and not self.filter:
+            return None
+        uri = store_uri(self.tracking_uri)
+        set_patience()
+        _need_database(uri)
+        require_store(uri, "give another --tracking_uri, or files with --records.")
+        names = self.experiment
+        if not names and not self.filter:
+            names = [default_experiment()]
+        return uri, names
 
 
 def _need_database(uri: str) -> None:

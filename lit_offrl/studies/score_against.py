@@ -2,75 +2,81 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 from lit_offrl.common.errors import EvaluationError, nearest
 from lit_offrl.evaluation import protocol
-from lit_offrl.evaluation.comparison import compare
+from lit_offrl.evaluation.comparison import Metric, compare
 from lit_offrl.evaluation.runs import Run
 from lit_offrl.evaluation.tables import protocol_lines
 from lit_offrl.studies.inputs import Study
-from lit_offrl.studies.runs import add_run_options, find_runs
+from lit_offrl.studies.runs import RunSelection
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the study's options."""
-    add_run_options(parser)
-    add = parser.add_argument
-    add(
-        "--option",
-        required=True,
-        metavar="NAME",
-        help="an axis of a sweep, such as drop_probability, or policy.NAME, such as policy.omega",
-    )
-    add("--metric", choices=("score", "return"), default="score", help="[score]")
+@dataclass(frozen=True, kw_only=True)
+class ScoreAgainst(RunSelection):
+    """Scores of evaluated runs by the values of an option.
 
-
-def run(options: argparse.Namespace) -> Study:
-    """Take each method's scores by the option's values; runs without the option are left out.
-
-    Raises:
-        EvaluationError: no run has the option.
-        LitOffRLError: the runs cannot be read or compared.
+    Args:
+        option: Name of the option: an axis of a sweep, such as drop_probability, or policy.NAME,
+            such as policy.omega.
+        metric: What is compared: normalised scores, or undiscounted returns.
     """
-    found = find_runs(options)
-    name = options.option
-    known = sorted({key for each in found.runs for key, _ in each.options})
-    runs = [each for each in found.runs if name in dict(each.options)]
-    if not runs:
-        hint = nearest(name, known) or (
-            f" They vary {', '.join(known)}." if known else " They vary none: run a sweep of it."
+
+    option: str
+    metric: Metric = "score"
+
+    def run(self) -> Study:
+        """Take each method's scores by the option's values; runs without it are left out.
+
+        Raises:
+            EvaluationError: no run has the option.
+            LitOffRLError: the runs cannot be read or compared.
+        """
+        found = self.find()
+        name = self.option
+        known = sorted({key for each in found.runs for key, _ in each.options})
+        runs = [each for each in found.runs if name in dict(each.options)]
+        if not runs:
+            hint = nearest(name, known) or (
+                f" They vary {', '.join(known)}."
+                if known
+                else " They vary none: run a sweep of it."
+            )
+            raise EvaluationError(f"--option {name}: no run has it.{hint}")
+        protocol.refuse(protocol.differences(runs))
+        groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
+        for each in runs:
+            groups[each.dataset, _method(each, name, runs), dict(each.options)[name]].append(each)
+        points: list[dict[str, Any]] = []
+        said: list[str] = []
+        for (dataset, method, value), members in groups.items():
+            comparison = compare(members, metric=self.metric)
+            (cell,) = comparison.cells.values()
+            (unit,) = comparison.units.values()
+            points.append(
+                {
+                    "dataset": dataset,
+                    "method": method,
+                    "option": value,
+                    "unit": unit,
+                    "value": cell.mean.value,
+                    "low": cell.mean.low,
+                    "high": cell.mean.high,
+                    "runs": cell.strata[0],
+                }
+            )
+            said += [line for line in protocol_lines(comparison) if line not in said]
+        points.sort(key=lambda point: (point["dataset"], point["method"], _place(point["option"])))
+        metrics = {
+            f"{p['dataset']}: {p['method']}, {name}={p['option']}": p["value"] for p in points
+        }
+        facts = {"option": name, "protocol": said, "left_out": list(found.left_out)}
+        return Study(
+            {"option": name, "points": points}, metrics, facts, experiment=found.experiment
         )
-        raise EvaluationError(f"--option {name}: no run has it.{hint}")
-    protocol.refuse(protocol.differences(runs))
-    groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
-    for each in runs:
-        groups[each.dataset, _method(each, name, runs), dict(each.options)[name]].append(each)
-    points: list[dict[str, Any]] = []
-    said: list[str] = []
-    for (dataset, method, value), members in groups.items():
-        comparison = compare(members, metric=options.metric)
-        (cell,) = comparison.cells.values()
-        (unit,) = comparison.units.values()
-        points.append(
-            {
-                "dataset": dataset,
-                "method": method,
-                "option": value,
-                "unit": unit,
-                "value": cell.mean.value,
-                "low": cell.mean.low,
-                "high": cell.mean.high,
-                "runs": cell.strata[0],
-            }
-        )
-        said += [line for line in protocol_lines(comparison) if line not in said]
-    points.sort(key=lambda point: (point["dataset"], point["method"], _place(point["option"])))
-    metrics = {f"{p['dataset']}: {p['method']}, {name}={p['option']}": p["value"] for p in points}
-    facts = {"option": name, "protocol": said, "left_out": list(found.left_out)}
-    return Study({"option": name, "points": points}, metrics, facts, experiment=found.experiment)
 
 
 def _method(run: Run, name: str, runs: list[Run]) -> str:

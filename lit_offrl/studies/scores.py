@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from typing import Any
 
-from lit_offrl.evaluation.comparison import Comparison, compare
+from lit_offrl.evaluation.comparison import Comparison, Metric, compare
 from lit_offrl.evaluation.tables import protocol_lines
 from lit_offrl.studies.inputs import Study
-from lit_offrl.studies.runs import add_run_options, find_runs
+from lit_offrl.studies.runs import RunSelection
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the study's options."""
-    add_run_options(parser)
-    parser.add_argument("--metric", choices=("score", "return"), default="score", help="[score]")
+@dataclass(frozen=True, kw_only=True)
+class Scores(RunSelection):
+    """Scores of evaluated runs by method and dataset.
 
-
-def run(options: argparse.Namespace) -> Study:
-    """Compare the runs.
-
-    Raises:
-        LitOffRLError: the runs cannot be read or compared.
+    Args:
+        metric: What is compared: normalised scores, or undiscounted returns.
     """
-    found = find_runs(options)
-    comparison = compare(found.runs, metric=options.metric)
-    metrics = {
-        f"{dataset}: {method}": cell.mean.value
-        for (dataset, method), cell in comparison.cells.items()
-    }
-    facts = {"protocol": list(protocol_lines(comparison)), "left_out": list(found.left_out)}
-    return Study(bar_numbers(comparison), metrics, facts, experiment=found.experiment)
+
+    metric: Metric = "score"
+
+    def run(self) -> Study:
+        """Compare the runs.
+
+        Raises:
+            LitOffRLError: the runs cannot be read or compared.
+        """
+        found = self.find()
+        comparison = compare(found.runs, metric=self.metric)
+        metrics = {
+            f"{dataset}: {method}": cell.mean.value
+            for (dataset, method), cell in comparison.cells.items()
+        }
+        facts = {"protocol": list(protocol_lines(comparison)), "left_out": list(found.left_out)}
+        return Study(bar_numbers(comparison), metrics, facts, experiment=found.experiment)
 
 
 def bar_numbers(comparison: Comparison) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from lit_offrl.common.errors import ConfigError, EvaluationError
@@ -11,29 +11,32 @@ from lit_offrl.modules.checkpoints import history_of, read_checkpoint
 from lit_offrl.studies.inputs import Study, protocol_of
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the study's options."""
-    parser.add_argument(
-        "--ckpt_path", required=True, type=Path, metavar="FILE", help="any checkpoint of 'fit'"
-    )
+@dataclass(frozen=True, kw_only=True)
+class TrainingCurves:
+    """The metrics that a checkpoint keeps of its run.
 
-
-def run(options: argparse.Namespace) -> Study:
-    """Take the metrics that the checkpoint keeps.
-
-    Raises:
-        ConfigError: it keeps none.
+    Args:
+        ckpt_path: Any checkpoint of 'fit'.
     """
-    history = present_names(history_of(read_checkpoint(options.ckpt_path)))
-    if not history:
-        raise ConfigError(
-            f"{options.ckpt_path}: keeps no curves: give one of 'lit-offrl fit' that was written "
-            "after its first trainer.log_every_n_steps steps."
-        )
-    facts = protocol_of(options.ckpt_path, None)
-    for name, point in _last_evaluation(options.ckpt_path, facts["checkpoint_sha256"]).items():
-        history[name] = [*history.get(name, []), point]
-    return Study({"history": history}, {}, facts, options.ckpt_path)  # MLflow has the metrics
+
+    ckpt_path: Path
+
+    def run(self) -> Study:
+        """Take the metrics that the checkpoint keeps.
+
+        Raises:
+            ConfigError: it keeps none.
+        """
+        history = present_names(history_of(read_checkpoint(self.ckpt_path)))
+        if not history:
+            raise ConfigError(
+                f"{self.ckpt_path}: keeps no curves: give one of 'lit-offrl fit' that was written "
+                "after its first trainer.log_every_n_steps steps."
+            )
+        facts = protocol_of(self.ckpt_path, None)
+        for name, point in _last_evaluation(self.ckpt_path, facts["checkpoint_sha256"]).items():
+            history[name] = [*history.get(name, []), point]
+        return Study({"history": history}, {}, facts, self.ckpt_path)  # MLflow has the metrics
 
 
 def _last_evaluation(checkpoint: Path, sha256: str) -> dict[str, list[float]]:

@@ -24,7 +24,9 @@ from typing import Any
 from lit_offrl.common.errors import ConfigError
 
 DEFAULT_URI = "sqlite:///mlflow.db"
-STORE_HELP = f"MLflow's store [$MLFLOW_TRACKING_URI, else {DEFAULT_URI}]"
+STORE_HELP = (
+    f"Address of the MLflow store; without it, that of $MLFLOW_TRACKING_URI, else {DEFAULT_URI}."
+)
 SQLITE = "sqlite:///"
 EXPERIMENT = "lit-offrl"
 _QUOTED = "sqlite+pysqlite:///"

@@ -124,8 +124,11 @@ def test_mistakes_are_one_line(tmp_path, save, maze_file, car_file, capsys):  # 
         ([maze, "--ckpt_path", scalar], "does not say what it was trained on: give --data"),
         ([maze, "--ckpt_path", scalar, "--data", car_file], "this figure is of maze2d"),
         ([maze, "--ckpt_path", car, "--data", data], "was trained on states of 2 numbers"),
-        ([maze, "--ckpt_path", scalar, "--data", data, "--gamma", "1"], "--gamma 1: give a number"),
-        (["maze2d-gamma", "--ckpt_path", scalar, "--gammas", "2"], "--gammas 2: give numbers"),
+        (
+            [maze, "--ckpt_path", scalar, "--data", data, "--gamma", "1"],
+            "gamma is 1.0: give a number",
+        ),
+        (["maze2d-gamma", "--ckpt_path", scalar, "--gammas", "2"], "gammas is 2.0: give a number"),
         (["mountain-car", "--ckpt_path", states, "--data", car_file], "train 'occupancy' and has"),
         (["mountain-car", "--ckpt_path", car, "--data", data], "this figure is of Mountain Car"),
         (["training-curves", "--ckpt_path", car], "keeps no curves"),

@@ -1,6 +1,5 @@
 """Maze2d's study on models that draw known states."""
 
-import argparse
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +21,7 @@ def compare(save, maze_file):
     """Build a comparison whose model draws what ``draw(comparison, offsets, policy)`` says."""
 
     def build(draw=None, **changes):
-        options = argparse.Namespace(
+        options = maze2d.Maze2dStudy(
             ckpt_path=save(4, 2), data=str(maze_file(**changes)), samples=90, seed=0, device=CPU
         )
         comparison = maze2d.Comparison(options)
@@ -124,7 +123,7 @@ def test_mistakes_are_named(compare, save, maze_file):
 def test_data_of_another_maze_are_refused(save, maze_file):
     path, data = save(4, 2), str(maze_file())
     spec = load_data(data, path, ()).spec
-    options = argparse.Namespace(ckpt_path=path, data=data, samples=90, seed=0, device=CPU)
+    options = maze2d.Maze2dStudy(ckpt_path=path, data=data, samples=90, seed=0, device=CPU)
     checkpoint = read_checkpoint(path)
     for env_id in ("lit_offrl/maze2d-umaze-dense-v1", "lit_offrl/maze2d-large-v1"):
         checkpoint[CHECKPOINT_KEY]["spec"] = replace(spec, env_id=env_id).to_dict()

@@ -1,0 +1,93 @@
+"""Options of a command made from a dataclass: one for each field, with the docstring's help.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Values:
+        '''Values of states.
+
+        Args:
+            states: Number of states, at least 1.        --states STATES
+        '''                                                     Number of states, at least 1.
+                                                                (default: 512)
+        states: Annotated[int, "[1, inf)"] = 512
+
+An annotation says how the option is read: ``list[...]`` takes several values, ``Literal`` one of
+those named, ``bool`` makes ``--name`` and ``--no-name``, and a function in ``Annotated`` reads the
+text. Intervals in ``Annotated`` are checked by the dataclass, see ``common.ranges``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import types
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from docstring_parser import parse
+
+T = TypeVar("T")
+
+
+def add_options(
+    parser: argparse.ArgumentParser, *kinds: type, skip: Iterable[str] = (), default: Any = None
+) -> None:
+    """Add an option for each field of dataclasses, those of their base classes included.
+
+    Args:
+        parser: The parser that the options are added to.
+        *kinds: Dataclasses; a field that several of them have is added once.
+        skip: Names of fields without an option.
+        default: Value of options that are not given, in place of the fields' defaults, which the
+            help names all the same; None takes the fields' own.
+    """
+    added = set(skip)
+    for kind in kinds:
+        hints, texts = get_type_hints(kind, include_extras=True), descriptions(kind)
+        for field in dataclasses.fields(kind):
+            if field.name in added:
+                continue
+            added.add(field.name)
+            usual = field.default
+            if field.default_factory is not dataclasses.MISSING:
+                usual = field.default_factory()
+            text = texts[field.name].replace("%", "%%")
+            keywords = _keywords(hints[field.name])
+            if usual is dataclasses.MISSING:
+                keywords["required"] = True
+            elif usual not in (None, "", []):
+                shown = " ".join(map(str, usual)) if isinstance(usual, list) else usual
+                text += f" (default: {shown})"
+            if "required" not in keywords:
+                keywords["default"] = usual if default is None else default
+            parser.add_argument(f"--{field.name}", help=text, **keywords)
+
+
+def descriptions(kind: type) -> dict[str, str]:
+    """Return what the docstrings of a class and of its base classes say of each argument."""
+    found: dict[str, str] = {}
+    for each in reversed(kind.__mro__):
+        for param in parse(each.__doc__ or "").params:
+            found[param.arg_name] = " ".join((param.description or "").split())
+    return found
+
+
+def make(kind: type[T], options: argparse.Namespace) -> T:
+    """Return the dataclass made from parsed options, which may be more than it has fields."""
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: getattr(options, name) for name in names if hasattr(options, name)})
+
+
+def _keywords(hint: Any) -> dict[str, Any]:
+    """Return the keywords of ``add_argument`` that an annotation asks for."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        read = next((each for each in inner[1:] if callable(each)), None)
+        return {"type": read} if read is not None else _keywords(inner[0])
+    if origin in (Union, types.UnionType):
+        (hint,) = (each for each in inner if each is not type(None))
+        return _keywords(hint)
+    if origin is list:
+        return {**_keywords(inner[0]), "nargs": "+"}
+    if origin is Literal:
+        return {"choices": inner}
+    return {"action": argparse.BooleanOptionalAction} if hint is bool else {"type": hint}
