@@ -1,7 +1,7 @@
 """Set lit-offrl up on a machine that has nothing but Python, then run it or test it.
 
     python3 bootstrap.py demo    set up, then train DVF on the bundled data and score the policy
-    python3 bootstrap.py test    set up, then run the tests
+    python3 bootstrap.py test    set up, then run the tests; `test -m slow` runs the slow ones
     python3 bootstrap.py setup   set up only
 
 Everything goes into ``.venv`` beside this file. Running it again uses what is there. Further
@@ -111,7 +111,8 @@ def main(arguments: list[str]) -> None:
         say(f"and then http://127.0.0.1:5000/{page}")
     elif verb == "test":
         # A file's tests stay in one process, which makes what they share once.
-        options = ["-n", str(min(os.cpu_count() or 1, MOST_WORKERS)), "--dist", "loadfile", *rest]
+        workers = str(min(os.cpu_count() or 1, MOST_WORKERS))
+        options = ["-n", workers, "--dist", "loadfile", "-m", "not slow", *rest]
         say(f"running: pytest {' '.join(options)}")
         run(PYTHON, "-m", "pytest", *options)
 

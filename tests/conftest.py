@@ -69,8 +69,21 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def command(d4rl_file, folder):
-    """Build arguments of a small, quiet fit of any module on the small dataset."""
+def command(d4rl_file, folder, monkeypatch):
+    """Build arguments of a small, quiet fit of any module on the small dataset.
+
+    Its figures are drawn on an empty canvas, since text and ticks take longer than such a fit; the
+    figures' own tests, the notebooks and every fit in a process of its own draw them in full.
+    """
+    from matplotlib.figure import Figure
+
+    from lit_offrl.callbacks import record
+
+    def save_empty(figure, path):
+        return save_figure(Figure(figsize=(1, 1)), path)
+
+    save_figure = record.save_figure
+    monkeypatch.setattr(record, "save_figure", save_empty)
 
     def build(*options, module="BCModule", verb="fit", data="PyBulletDataModule"):
         words = [verb, "--model", module, "--data", data]

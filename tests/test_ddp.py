@@ -18,6 +18,7 @@ def launcher():
     return [str(script)] if script.exists() else [sys.executable, "-m", "lit_offrl"]
 
 
+@pytest.mark.slow
 def test_two_processes_match_one_and_share_the_episodes(launcher, lit, command):
     options = ("--trainer.max_steps", "12", "--trainer.val_check_interval", "4")
     # an odd number of held-out rows, of which the processes get different shares

@@ -261,6 +261,7 @@ def test_what_a_launcher_sets_counts_where_nothing_is_given(fit, folder, monkeyp
     by_id.finalize()
 
 
+@pytest.mark.slow
 def test_runs_begun_at_once_share_a_new_store(tmp_path):
     code = "import sys; from lit_offrl.callbacks.mlflow_run import MLflowRun as Run; "
     code += "input(); print(Run('sqlite:///mlflow.db').experiment and 'made')"

@@ -78,7 +78,13 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["continuing", "terminal"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(False, id="continuing", marks=pytest.mark.slow),
+        pytest.param(True, id="terminal"),
+    ],
+)
 def trained(request) -> tuple[DVFModule, bool]:
     """A module trained on the chain: first what Q is made of, then Q."""
     terminal = request.param

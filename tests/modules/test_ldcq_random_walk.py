@@ -43,6 +43,7 @@ def train(folder, data_directory):
     return run
 
 
+@pytest.mark.slow
 def test_ldcq_walks_straight_to_an_end_by_steps_of_the_data(train):
     torch.manual_seed(0)
     vae = LDCQStage1Module(

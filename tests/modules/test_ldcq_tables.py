@@ -99,6 +99,7 @@ def start_and_signal(words, number, chunks):
     return process.returncode, errors
 
 
+@pytest.mark.slow
 def test_kill_9_and_then_sigterm_to_one_of_two_processes(fit, words, same_state):
     """Six chunks of latents, the first of which one process makes, and then one of two."""
     assert fit(1, "one") == 0 and fit(2, "two") == 0
