@@ -31,7 +31,7 @@ from lit_offrl.modules import (
     OfflineModule,
     load_module,
 )
-from lit_offrl.modules.ldcq.prior import Sampling
+from lit_offrl.modules.ldcq.sampling import Sampling
 from lit_offrl.modules.ldcq.windows import RowTable
 
 OBSERVATION, ACTION, LATENT = 4, 2, 16

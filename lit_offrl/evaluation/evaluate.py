@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import numpy as np
 import torch
@@ -188,8 +187,8 @@ def require_policy_options(kind: type[OfflineModule], options: Mapping[str, Any]
     Raises:
         ConfigError: naming the nearest option, or what the value has to be.
     """
-    known = list(inspect.signature(kind.policy).parameters)[1:]  # without self
-    hints = get_type_hints(kind.policy)
+    hints = kind.policy_options()
+    known = list(hints)
     for name, value in options.items():
         if name not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
@@ -197,7 +196,7 @@ def require_policy_options(kind: type[OfflineModule], options: Mapping[str, Any]
                 f"The policy of {kind.__name__} has no option '{name}' ({has})."
                 f"{nearest(name, known)}"
             )
-        parts = _parts(hints.get(name, Any))
+        parts = _parts(hints[name])
         if all(part in _TYPES and not _TYPES[part][1](value) for part in parts):
             wanted = " or ".join(_TYPES[part][0] for part in parts)
             raise ConfigError(

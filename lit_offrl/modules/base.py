@@ -142,6 +142,13 @@ class OfflineModule(LightningModule):
         """What acts: raw observations in, environment actions out."""
         raise NotImplementedError(f"{type(self).__name__} must define policy().")
 
+    @classmethod
+    def policy_options(cls) -> dict[str, Any]:
+        """Types of the options of ``policy`` by name; ``**options`` are for a subclass to add."""
+        own = list(inspect.signature(cls.policy).parameters.values())[1:]  # without self
+        hints = get_type_hints(cls.policy)
+        return {one.name: hints.get(one.name, Any) for one in own if one.kind != one.VAR_KEYWORD}
+
     def after_step(self) -> None:
         """Called after each optimiser step: targets and averages move here."""
 

@@ -11,7 +11,8 @@ from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.diffusion import draw_normal, draw_times
 from lit_offrl.modules import LDCQStage1Module, LDCQStage2Module, load_module
-from lit_offrl.modules.ldcq.prior import LatentPrior, Sampling
+from lit_offrl.modules.ldcq.prior import LatentPrior
+from lit_offrl.modules.ldcq.sampling import Sampling
 
 SMALL = {"widths": (16, 8, 16), "width": 16, "diffusion_steps": 20}
 
@@ -82,10 +83,10 @@ def test_a_state_of_zeros_is_not_a_dropped_one(prior):
 
 
 def drawn(prior, guidance=1.0, against="nothing", goals=None, number=3):
-    how = Sampling("ddpm", None, 2, guidance, against)
+    how = Sampling("ddpm", None, 2, guidance)
     states = torch.linspace(-1, 1, 6).view(2, 3)
     noise = torch.Generator().manual_seed(3)
-    return prior.sample(states, number, how, goals=goals, noise=noise)
+    return prior.sample(states, number, how, goals=goals, against=against, noise=noise)
 
 
 def test_guidance_one_is_the_conditional_model_at_one_forward_a_step(prior, monkeypatch):
@@ -285,10 +286,12 @@ def test_what_a_prior_never_learned_is_refused(stages):
     module.policy(goal=(0.0, 0.0))
     with pytest.raises(ConfigError, match=r"guidance is 2.0, and .* drop_probability 0"):
         module.policy(goal=(0.0, 0.0), guidance=2.0)
-    with pytest.raises(ConfigError, match="cannot be asked without"):
+    with pytest.raises(ConfigError, match="cannot be used without"):
         module.policy(plan=True, goal=(0.0, 0.0))
     aimed = load_module(stages(2, steps=1, goals="hindsight"))
-    with pytest.raises(ConfigError, match="a plan asks without"):  # c and u would be the same
+    with pytest.raises(
+        ConfigError, match="a plan uses the prior without a goal"
+    ):  # c and u would be the same
         aimed.policy(plan=True, goal=(0.0, 0.0), guidance=2.0, against="state")
 
 

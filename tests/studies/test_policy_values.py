@@ -10,7 +10,7 @@ import torch
 from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.modules import BCModule
-from lit_offrl.modules.ldcq.skills import SkillPolicy
+from lit_offrl.modules.ldcq.acting import SkillPolicy
 from lit_offrl.studies.fqe import FQESettings
 from lit_offrl.studies.policy_values import Value, acting, first_states, fitted_values
 

@@ -1,4 +1,4 @@
-"""Latent diffusion-constrained planning: skills tried in the world model (LDCQ, appendix B)."""
+"""Latent diffusion-constrained planning: a search over skills in the world model (LDCQ, app. B)."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from lit_offrl.modules.ldcq.prior import CHAINS
 Search = Literal["exhaustive", "greedy"]
 Scored = Literal["last", "nearest"]
 
-_LEAVES = 10_000_000  # skills that one decision of one environment may try
+_MOST_PLANS = 10_000_000  # plans that one decision of one environment may try
 
 
 class Planner:
-    """Chooses the latent from which the world model comes nearest to a goal in d skills.
+    """Chooses the latent with which d skills come nearest to a goal in the world model.
 
-    At each level n latents of the prior are tried in each state. ``exhaustive`` goes on from all n
-    of them, n^d ends in all (the paper's Algorithm 2 at depth d); ``greedy`` goes on, behind each
-    first latent, from the nearest one alone, n + n² (d − 1) tries. At depth 2 they are the same.
+    At each level n latents of the prior are tried in each state. The ``exhaustive`` search
+    continues from all n of them, which makes n^d plans (the paper's Algorithm 2 at depth d). The
+    ``greedy`` one continues, behind each first latent, only from the state nearest to the goal,
+    which takes n + n² (d − 1) tries. At depth 2 both are the same.
 
     Args:
-        draw: maps states (S, o) and a number n to latents (S, n, z).
-        world: maps states (S, o) and latents (S, z) to the states after the skill (S, o).
-        position: maps states (…, o) to positions (…, g).
-        number: n.
-        depth: d.
-        search: what is gone on from.
-        scored: the distance of the ``last`` state of d skills counts (paper), or that of the
-            ``nearest`` one on the way, with which a goal less than d skills away is not overshot.
+        draw: Maps states (S, o) and a number n to latents (S, n, z).
+        world: Maps states (S, o) and latents (S, z) to the states (S, o) after the skill.
+        position: Maps states (…, o) to positions (…, g).
+        number: Number n of latents tried in each state, at least 1.
+        depth: Number d of skills in a plan, at least 1.
+        search: Which states are continued from, ``exhaustive`` or ``greedy``.
+        scored: Which state's distance to the goal counts: that of the ``last`` of d skills (paper),
+            or of the ``nearest`` one, so that a goal less than d skills away is not overshot.
 
     Raises:
-        ConfigError: a number is out of its range, or an unknown word.
+        ConfigError: A number is out of its range, or a word is unknown.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Planner:
             raise ConfigError(
                 f"num_latents is {number} and depth {depth}; give at least 1 of each."
             )
-        if search == "exhaustive" and number**depth > _LEAVES:
+        if search == "exhaustive" and number**depth > _MOST_PLANS:
             raise ConfigError(
                 f"{number} latents at depth {depth} are {number**depth:,} ends a decision; take "
                 f"fewer, or search greedy, which tries {number + number**2 * (depth - 1):,}."
@@ -67,13 +68,13 @@ class Planner:
 
     @torch.no_grad()
     def choose(self, states: Tensor, goals: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents (E, z) for states (E, o) and goals (E, g), and how near they lead (E,)."""
+        """Return latents (E, z) for states (E, o) and goals (E, g), and their distances (E,)."""
         latents = self._draw(states, self.number)  # (E, n, z)
         ends = self._after(states, latents)[:, :, None]  # of each first latent: (E, n, k, o)
         nearest = self._gaps(ends, goals[:, None, None])  # (E, n, k)
         for level in range(2, self.depth + 1):
-            go_on_from_all = self.search == "exhaustive" and level < self.depth
-            ends, gaps = self._try(ends, goals, go_on_from_all)
+            keep_all = self.search == "exhaustive" and level < self.depth
+            ends, gaps = self._try(ends, goals, keep_all)
             if self.scored == "nearest":
                 gaps = torch.minimum(gaps, nearest[..., None])
             nearest = gaps.flatten(2)
@@ -81,10 +82,13 @@ class Planner:
         return latents[torch.arange(len(latents), device=best.device), best], gap
 
     def _try(self, ends: Tensor, goals: Tensor, keep_all: bool) -> tuple[Tensor, Tensor]:
-        """Try n latents in each of states (E, n, k, o), of which all or the nearest are kept.
+        """Try n latents in each of the states (E, n, k, o), and keep all or the nearest end.
 
-        As many at once as the prior samples at once, so that memory does not grow with their
-        number: states after them (E, n, k·m, o) and distances (E, n, k, m), m n or 1.
+        Only as many are tried at once as the prior samples at once, which bounds the memory.
+
+        Returns:
+            The states (E, n, k · m, o) after the skills and their distances (E, n, k, m) to the
+            goals, with m = n if all are kept, else 1.
         """
         flat = ends.flatten(0, 2)
         aims = goals.repeat_interleave(len(flat) // len(goals), dim=0)
@@ -101,7 +105,7 @@ class Planner:
         return after.flatten(2, 3), gaps
 
     def _after(self, states: Tensor, latents: Tensor) -> Tensor:
-        """States (S, n, o) after latents (S, n, z) in states (S, o)."""
+        """Return the states (S, n, o) after latents (S, n, z) in states (S, o)."""
         repeated = states.repeat_interleave(latents.shape[1], dim=0)
         return self._world(repeated, latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
 

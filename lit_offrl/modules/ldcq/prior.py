@@ -3,86 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import ShardedGenerator
-from lit_offrl.common.ranges import require_in
 from lit_offrl.diffusion import (
     Denoise,
     Generator,
-    Sampler,
     Schedule,
     classifier_free_guidance,
     diffusion_loss,
     draw_normal,
-    make_sampler,
 )
+from lit_offrl.modules.ldcq.sampling import Against, Sampling
 from lit_offrl.nets import UResNetDenoiser, frozen_copy, polyak_update_
-
-Against = Literal["nothing", "state"]
-"""What the unconditional model of classifier-free guidance sees: neither state nor goal, or the
-state without the goal, which only sharpens where the goal leads."""
-
-SamplerName = Literal["ddpm", "ddim", "dpm++"]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How latents are drawn.
-
-    Args:
-        sampler: ``ddpm`` (with all T steps and 10 extra ones the paper's), ``ddim`` or ``dpm++``.
-        sampling_steps: its number of steps; all T if None.
-        extra_steps: Diffusion-X's further steps at t = 1 (appendix E).
-        guidance: w of u + w (c − u); 1 costs one forward a step.
-        against: what u sees.
-
-    Raises:
-        ConfigError: an option is out of its range.
-    """
-
-    sampler: SamplerName = "dpm++"
-    sampling_steps: int | None = 10
-    extra_steps: int = 0
-    guidance: float = 1.0
-    against: Against = "nothing"
-
-    def __post_init__(self) -> None:
-        require_in("[1, inf)", sampling_steps=self.sampling_steps)
-        require_in("[0, inf)", extra_steps=self.extra_steps)
-        require_in("(-inf, inf)", guidance=self.guidance)
-        self.make()
-        if self.against not in ("nothing", "state"):
-            raise ConfigError(f"against is '{self.against}'; choose nothing or state.")
-
-    def make(self) -> Sampler:
-        """The sampler."""
-        options = {"num_steps": self.sampling_steps, "extra_steps": self.extra_steps}
-        return make_sampler(self.sampler, **options)
-
-    def require(self, schedule: Schedule, *, drops: bool) -> None:
-        """See that a prior can be asked so.
-
-        Args:
-            schedule: what the prior was trained with.
-            drops: whether conditions were dropped in its training.
-
-        Raises:
-            ConfigError: it has fewer steps, or what guidance goes against was never learned.
-        """
-        self.make().steps(schedule)
-        if self.guidance != 1 and not drops:
-            raise ConfigError(
-                f"guidance is {self.guidance}, and this prior was trained with drop_probability 0: "
-                "it never saw a condition dropped, so train it with more, or leave guidance at 1."
-            )
-
 
 CHAINS = 65_536  # sampled at once: bounds the memory
 
@@ -216,23 +152,25 @@ class LatentPrior(nn.Module):
         how: Sampling,
         *,
         goals: Tensor | None = None,
+        against: Against = "nothing",
         noise: Generator = None,
     ) -> Tensor:
-        """Draw latents (S, number, z), each state's condition being encoded once.
+        """Draw latents (S, number, z); each state's condition is encoded once.
 
         Args:
-            states: as the networks see them, (S, o).
-            number: n, latents a state.
-            how: the sampler and the guidance.
-            goals: likewise (S, g); without them they are dropped.
-            noise: where the numbers come from; the global generator if None.
+            states: Normalised states (S, o).
+            number: Number n of latents of each state.
+            how: The sampler and the guidance.
+            goals: Normalised goals (S, g); dropped if None.
+            against: What the unconditional model of the guidance sees.
+            noise: Generator of the random numbers; the global one if None.
         """
         some = max(1, CHAINS // number)
         if len(states) > some and not isinstance(noise, ShardedGenerator):  # whose draws are whole
             parts = [None] * -(-len(states) // some) if goals is None else goals.split(some)
             return torch.cat(
                 [
-                    self.sample(state, number, how, goals=goal, noise=noise)
+                    self.sample(state, number, how, goals=goal, against=against, noise=noise)
                     for state, goal in zip(states.split(some), parts, strict=True)
                 ]
             )
@@ -242,8 +180,8 @@ class LatentPrior(nn.Module):
         if how.guidance == 1:
             bound: Denoise = partial(denoise, encoded=encoded)
         else:
-            kept = torch.full((len(states),), how.against == "state", device=states.device)
-            null = net.encode(self.condition(states, with_state=kept))
+            with_state = torch.full((len(states),), against == "state", device=states.device)
+            null = net.encode(self.condition(states, with_state=with_state))
             bound = classifier_free_guidance(denoise, encoded, null, how.guidance)
         shape, device = (len(states) * number, self.latent_dim), states.device
         start = draw_normal(shape, noise, device=device)

@@ -5,8 +5,8 @@ Source: "Reasoning with latent diffusion in offline reinforcement learning", sec
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -17,10 +17,18 @@ from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import SnippetBatch, Snippets
 from lit_offrl.modules.base import Decay
-from lit_offrl.modules.ldcq.goals import Goal, GoalSkillPolicy
-from lit_offrl.modules.ldcq.planning import Planner, Scored, Search
-from lit_offrl.modules.ldcq.prior import Against, LatentPrior, SamplerName, Sampling
-from lit_offrl.modules.ldcq.skills import SkillPolicy
+from lit_offrl.modules.ldcq.acting import (
+    GoalOptions,
+    GoalSkillPolicy,
+    PlanOptions,
+    SkillOptions,
+    SkillPolicy,
+    option_types,
+    options_for,
+)
+from lit_offrl.modules.ldcq.planning import Planner
+from lit_offrl.modules.ldcq.prior import LatentPrior
+from lit_offrl.modules.ldcq.sampling import Against, Sampling
 from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
 from lit_offrl.modules.ldcq.staged import PosteriorKind, PosteriorsFrom, StagedModule
 from lit_offrl.modules.ldcq.windows import spread_batches
@@ -115,7 +123,7 @@ class LDCQStage2Module(StagedModule):
         self.drop_probability, self.standardize = drop_probability, standardize
         self.stage1 = self.take("stage1", stage1, LDCQStage1Module, action_dim)
         if goals != "none":
-            self._need_positions("goals")
+            self._require_positions("goals")
         self.prior = LatentPrior(
             self.stage1.state_dim,
             self.stage1.latent_dim,
@@ -199,9 +207,9 @@ class LDCQStage2Module(StagedModule):
             )
         return batch.goals
 
-    def _need_positions(self, what: str) -> None:
+    def _require_positions(self, what: str) -> None:
         if self.stage1.images is not None:
-            raise ConfigError(f"{what} needs positions, and observations here are pictures.")
+            raise ConfigError(f"{what} needs positions, but the observations are pictures.")
 
     # ---- what acting and later stages ask for --------------------------------------------------
 
@@ -217,21 +225,21 @@ class LDCQStage2Module(StagedModule):
         return self.stage1.normalize(whole)[..., self.goal_dims]
 
     def require(self, how: Sampling, *, without_goal: bool) -> None:
-        """See that the prior can be asked so.
+        """Refuse to draw from the prior in a way that its training does not allow for.
 
         Args:
-            how: the sampler and the guidance.
-            without_goal: whether it is asked without one, also if it was trained with goals.
+            how: The sampler and the guidance.
+            without_goal: Whether no goal is given, even if the prior was trained with goals.
 
         Raises:
-            ConfigError: its training does not allow for that.
+            ConfigError: Its training does not allow for that.
         """
         drops = self.drop_probability > 0
         how.require(self.prior.schedule, drops=drops)
         if without_goal and self.goals != "none" and not drops:
             raise ConfigError(
                 "this prior was trained with drop_probability 0, always with a goal, so it cannot "
-                "be asked without: train it with more, or with goals 'none'."
+                "be used without one: train it with more, or with goals 'none'."
             )
 
     def sample(
@@ -241,101 +249,75 @@ class LDCQStage2Module(StagedModule):
         how: Sampling | None = None,
         *,
         goals: Tensor | None = None,
+        against: Against = "nothing",
         noise: ShardedGenerator | None = None,
     ) -> Tensor:
         """Draw latents (S, number, z) for raw observations (S, o).
 
         Args:
-            observations: raw.
-            number: n, latents a state.
-            how: the sampler and the guidance; 10 steps of DPM-Solver++ if None.
-            goals: raw (S, g), for a prior that was trained with goals; dropped if None.
-            noise: where the numbers come from; the global generator if None.
+            observations: Raw observations.
+            number: Number n of latents of each state.
+            how: The sampler and the guidance; 10 steps of DPM-Solver++ if None.
+            goals: Raw goals (S, g), for a prior that was trained with goals; dropped if None.
+            against: What the unconditional model of the guidance sees.
+            noise: Generator of the random numbers; the global one if None.
         """
         states = self.stage1.normalize(observations)
         aims = None if goals is None else self.positions(goals)
-        return self.prior.sample(states, number, how or Sampling(), goals=aims, noise=noise)
+        how = how or Sampling()
+        return self.prior.sample(states, number, how, goals=aims, against=against, noise=noise)
 
     # ---- acting --------------------------------------------------------------------------------
 
-    def policy(
-        self,
-        plan: bool = False,
-        goal: Goal = "environment",
-        execute_steps: int | None = None,
-        sample_actions: bool = False,
-        guidance: float = 1.0,
-        against: Against = "nothing",
-        num_latents: int = 50,
-        depth: int = 2,
-        search: Search = "exhaustive",
-        scored: Scored = "last",
-        sampler: SamplerName = "dpm++",
-        sampling_steps: int | None = 10,
-        extra_steps: int = 0,
-    ) -> SkillPolicy:
+    def policy(self, plan: bool = False, **options: Any) -> SkillPolicy:
         """Act by latents of the prior: cloning, LDGC where it was trained with goals, or LDCP.
 
         Args:
-            plan: LDCP: choose the latent that leads nearest to the goal in the world model; the
-                prior is then asked without a goal.
-            goal: where to go, ``goal_dims`` numbers, or what the environment's ``info["goal"]``
-                says at each reset.
-            execute_steps: steps of a latent; H if None.
-            sample_actions: draw from the decoder, as the paper does, or take its means.
-            guidance: w of u + w (c − u).
-            against: what u sees: ``nothing``, or the ``state`` without the goal.
-            num_latents: n a level of a plan.
-            depth: d of a plan.
-            search: of a plan: see ``Planner``.
-            scored: likewise.
-            sampler: which sampler draws latents.
-            sampling_steps: its number of steps; all T if None.
-            extra_steps: Diffusion-X's further steps.
+            plan: Whether to choose the latent that leads nearest to the goal in the world model
+                (LDCP).
+            **options: ``PlanOptions`` of a plan, else ``GoalOptions`` of a prior that was trained
+                with goals, and ``SkillOptions`` of any other.
 
         Raises:
-            ConfigError: a number is out of its range, an unknown word, or an option that nothing
-                would look at.
+            ConfigError: An option is out of its range, or is not one of this way to act.
         """
-        if not plan:
-            _require_unset(
-                "a plan", num_latents=num_latents, depth=depth, search=search, scored=scored
-            )
-            if self.goals == "none":
-                _require_unset("a plan or a prior trained with goals", goal=goal)
-        how = Sampling(sampler, sampling_steps, extra_steps, guidance, against)
+        way = PlanOptions if plan else SkillOptions if self.goals == "none" else GoalOptions
+        how = options_for(way, options)
         self.require(how, without_goal=plan)
-        steps = self.stage1.horizon if execute_steps is None else execute_steps
+        decode = partial(self.stage1.decode, sample=how.sample_actions)
+        steps = how.execute_steps or self.stage1.horizon
+        if isinstance(how, PlanOptions):
+            choose = self._planner(how)
+        elif isinstance(how, GoalOptions):
+            choose = self._sampler(how, how.against)
+        else:
+            return SkillPolicy(self._sampler(how), decode, steps, self.device)
+        dims = len(self.goal_dims)
+        return GoalSkillPolicy(choose, decode, steps, self.device, goal_dim=dims, goal=how.goal)
 
-        def decode(rows: Tensor, latents: Tensor) -> Tensor:
-            return self.stage1.decode(rows, latents, sample=sample_actions)
+    def _sampler(self, how: SkillOptions, against: Against = "nothing") -> Callable[..., Tensor]:
+        def choose(rows: Tensor, goals: Tensor | None = None) -> Tensor:
+            return self.sample(rows, 1, how, goals=goals, against=against).squeeze(1)
 
-        if against == "state" and (plan or self.goals == "none"):
-            raise ConfigError(
-                "against is 'state', for a prior that is asked with a goal; a plan asks without."
-            )
-        if self.goals == "none" and not plan:
-            return SkillPolicy(
-                lambda rows: self.sample(rows, 1, how).squeeze(1), decode, steps, self.device
-            )
-        self._need_positions("plan")
+        return choose
+
+    def _planner(self, how: PlanOptions) -> Callable[..., Tensor]:
+        self._require_positions("plan")
         planner = Planner(
             lambda states, number: self.prior.sample(states, number, how),
             self.stage1.world,
             lambda states: self.stage1.denormalize(states)[..., self.goal_dims],
-            number=num_latents,
-            depth=depth,
-            search=search,
-            scored=scored,
+            number=how.num_latents,
+            depth=how.depth,
+            search=how.search,
+            scored=how.scored,
         )
+        return lambda rows, goals: planner.choose(self.stage1.normalize(rows), goals)[0]
 
-        def choose(rows: Tensor, goals: Tensor) -> Tensor:
-            if plan:
-                return planner.choose(self.stage1.normalize(rows), goals)[0]
-            return self.sample(rows, 1, how, goals=goals).squeeze(1)
-
-        dims = len(self.goal_dims)
-        return GoalSkillPolicy(choose, decode, steps, self.device, goal_dim=dims, goal=goal)
+    @classmethod
+    def policy_options(cls) -> dict[str, Any]:
+        """Types of the options of ``policy`` by name: those of all three ways to act."""
+        return super().policy_options() | option_types()
 
     def predict_step(self, batch: SnippetBatch, batch_idx: int) -> dict[str, Tensor]:
         """Actions in the first states of a batch's windows, (B, a), towards their own goals."""
@@ -347,17 +329,3 @@ class LDCQStage2Module(StagedModule):
         policy.aim(self._goals_of(batch).cpu().numpy())
         acted = policy.act(observations.numpy())
         return {"observations": observations, "actions": torch.from_numpy(acted)}
-
-
-def _require_unset(needs: str, **given: Any) -> None:
-    """Refuse options of ``policy`` that have other values than their defaults.
-
-    Raises:
-        ConfigError: the first of them.
-    """
-    known = inspect.signature(LDCQStage2Module.policy).parameters
-    for name, value in given.items():
-        if value != known[name].default:
-            raise ConfigError(
-                f"{name} is {value}, which is for {needs}: leave it out, or set plan to true."
-            )

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,8 @@ from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.priorities import Linear, Priorities
 from lit_offrl.datasets.views import SnippetBatch, Snippets
 from lit_offrl.modules.base import Decay
-from lit_offrl.modules.ldcq.prior import SamplerName, Sampling
-from lit_offrl.modules.ldcq.skills import SkillPolicy
+from lit_offrl.modules.ldcq.acting import SkillOptions, SkillPolicy
+from lit_offrl.modules.ldcq.sampling import SamplerName, Sampling
 from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
 from lit_offrl.modules.ldcq.stage2 import LDCQStage2Module
 from lit_offrl.modules.ldcq.staged import PosteriorKind, PosteriorsFrom, StagedModule
@@ -219,7 +220,8 @@ class LDCQStage3Module(StagedModule):
         if self.latents == "online" or not self.storable:
             return self.propose(batch.next_observations, self.num_latents, self.how, self.noise)
         if self._candidates is None:
-            settings = {} if self.stage2 is None else asdict(self.how)
+            # "against" is in the names of stored tables, which outlive versions of this library
+            settings = {} if self.stage2 is None else asdict(self.how) | {"against": "nothing"}
             self._candidates = candidates(
                 self.trainer,
                 self.device,
@@ -260,50 +262,37 @@ class LDCQStage3Module(StagedModule):
 
     # ---- acting --------------------------------------------------------------------------------
 
-    def policy(
-        self,
-        num_latents: int | None = None,
-        execute_steps: int | None = None,
-        sample_actions: bool = False,
-        sampler: SamplerName | None = None,
-        sampling_steps: int | None = None,
-        extra_steps: int | None = None,
-        guidance: float | None = None,
-    ) -> SkillPolicy:
-        """Execute the best of n latents of the prior; what is not given is as trained.
+    def policy(self, num_latents: int | None = None, **options: Any) -> SkillPolicy:
+        """Execute the best of n latents of the prior.
 
         Args:
-            num_latents: n.
-            execute_steps: steps of a latent; H if None.
-            sample_actions: draw from the decoder, as the paper does, or take its means.
-            sampler: which sampler draws latents; with all its steps unless those are given.
-            sampling_steps: its number of steps.
-            extra_steps: Diffusion-X's further steps.
-            guidance: w of u + w (c − u).
+            num_latents: Number n of latents of each state, at least 1; as in training if None.
+            **options: ``SkillOptions``, as in training where they are None or left out. A sampler
+                that is named takes all T steps unless ``sampling_steps`` is given.
 
         Raises:
-            ConfigError: a number is out of its range, or no such sampler.
+            ConfigError: An option is out of its range, or there is no such sampler.
         """
         number = self.num_latents if num_latents is None else num_latents
         require_in("[1, inf)", num_latents=number)
-        trained = self.how.sampling_steps if sampler is None else None
-        how = Sampling(
-            sampler or self.how.sampler,
-            trained if sampling_steps is None else sampling_steps,
-            self.how.extra_steps if extra_steps is None else extra_steps,
-            self.how.guidance if guidance is None else guidance,
-        )
+        given = {name: value for name, value in options.items() if value is not None}
+        if "sampler" in given:
+            given.setdefault("sampling_steps", None)
+        how = SkillOptions(**{**asdict(self.how), **given})
         if self.stage2 is not None:
             self.stage2.require(how, without_goal=True)
-        steps = self.first.horizon if execute_steps is None else execute_steps
+        return SkillPolicy(
+            lambda rows: self.choose(rows, number, how),
+            partial(self.first.decode, sample=how.sample_actions),
+            how.execute_steps or self.first.horizon,
+            self.device,
+        )
 
-        def choose(rows: Tensor) -> Tensor:
-            return self.choose(rows, number, how)
-
-        def decode(rows: Tensor, latents: Tensor) -> Tensor:
-            return self.first.decode(rows, latents, sample=sample_actions)
-
-        return SkillPolicy(choose, decode, steps, self.device)
+    @classmethod
+    def policy_options(cls) -> dict[str, Any]:
+        """Types of the options of ``policy`` by name."""
+        types = get_type_hints(SkillOptions).items()
+        return super().policy_options() | {name: hint | None for name, hint in types}
 
     @torch.no_grad()
     def choose(self, observations: Tensor, number: int, how: Sampling) -> Tensor:
