@@ -30,7 +30,7 @@ class FileError(LitOffRLError):
 
 
 class EvaluationError(LitOffRLError):
-    """A policy cannot be evaluated as asked."""
+    """A policy cannot be evaluated as requested."""
 
 
 class TrainingError(LitOffRLError):
@@ -41,7 +41,7 @@ class TrainingError(LitOffRLError):
 
 def install(extra: str) -> str:
     """Return the command that installs an extra of lit-offrl's: in its clone, or from its wheel."""
-    clone = (Path(__file__).parent.parent / "pyproject.toml").is_file()
+    clone = (Path(__file__).parents[2] / "pyproject.toml").is_file()
     return f"`pip install {'-e .' if clone else 'lit-offrl'}[{extra}]`"
 
 
@@ -58,7 +58,7 @@ def reason(error: BaseException, limit: int = 200, named: bool = False) -> str:
 
 
 def root(error: BaseException) -> BaseException:
-    """Return the error behind an error, of a library that wraps what happened in its own words."""
+    """Return the error behind an error, where a library has wrapped it in its own."""
     while (behind := error.__cause__ or error.__context__) is not None:
         error = behind
     return error

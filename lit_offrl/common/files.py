@@ -1,7 +1,7 @@
 """Files that are written whole or not at all, and what tells two of them apart.
 
 A file is written beside its place, as ``.NAME.MACHINE.PID.part``, and then moved. A process that is
-killed leaves that part; whoever writes to the folder next removes it.
+killed leaves that part, and the next write to the folder removes it.
 """
 
 from __future__ import annotations

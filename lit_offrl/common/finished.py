@@ -1,4 +1,4 @@
-"""The file by which a fit says that it has ended by itself, and what whoever started it reads.
+"""The file by which a fit says that it has ended by itself, and how its starter reads it.
 
 An exit code of 0 says less: sweeps and pipelines look here, and a fit that has ended before its
 last step for no reason of its own is not taken for a trained one.
@@ -20,7 +20,7 @@ def why_unfinished(run: Path) -> str:
         run: the folder, which also holds ``last.ckpt``.
     """
     if not (run / "last.ckpt").is_file():
-        return ""  # whoever needs the checkpoint says so
+        return ""  # the reader of the checkpoint says so
     try:
         facts = json.loads((run / FINISHED).read_text())
         step, limit, reason = int(facts["step"]), facts["max_steps"], facts["reason"]

@@ -91,7 +91,7 @@ def checked_part(part: object, base: type[Any], parts: type[Any], where: str) ->
         where: file and key, for messages.
 
     Returns:
-        The same, with a mapping for each class that is named by a text alone.
+        The same, with a mapping for each class that is named only by a text.
 
     Raises:
         ConfigError: it has another form, or a class in it may not be used.
@@ -134,7 +134,7 @@ def _checked(value: object, takes: _Takes, parts: type[Any], where: str) -> obje
     Args:
         value: the argument.
         takes: what is taken for it: ``plain`` values, ``any`` ones, in which jsonargparse makes an
-            object of each ``{class_path, init_args}``, or those of a ``class``, whose name alone
+            object of each ``{class_path, init_args}``, or those of a ``class``, whose bare name
             it imports.
         parts: what a class must derive from.
         where: file and key.
@@ -183,7 +183,7 @@ def _hints(kind: type) -> dict[str, Any]:
         names = list(inspect.signature(init).parameters)
         try:
             hints = get_type_hints(init)
-        except Exception:  # a name that is there for type checkers alone, for one
+        except Exception:  # for instance a name that exists only for type checkers
             hints = dict.fromkeys(names, object)
         found |= {name: hints.get(name, Any) for name in names}
     return found

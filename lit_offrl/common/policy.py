@@ -30,7 +30,7 @@ class Policy(Protocol):
 
 @runtime_checkable
 class GoalPolicy(Protocol):
-    """A ``Policy`` that is told where to go, whatever the observations show."""
+    """A ``Policy`` that is given its goal at the start of an episode, beside the observations."""
 
     def aim(self, goals: np.ndarray | None) -> None:
         """Take the goals (E, g) of the episodes under way, after each reset.

@@ -28,7 +28,7 @@ def quiet() -> None:
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # a profiler was asked for, and this is how it shows its table
+    # a requested profiler shows its table this way
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
@@ -36,6 +36,6 @@ def quiet() -> None:
 
 @rank_zero_only
 def say(line: str) -> None:
-    """Print a line to the user, from the first process alone, and not into a bar under way."""
+    """Print a line to the user, only in the first process, above a running progress bar."""
     with tqdm.external_write_mode(file=sys.stdout):
         print(f"lit-offrl: {redacted(line)}")

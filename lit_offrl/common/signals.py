@@ -5,7 +5,7 @@
                    seconds, a line says so
     a second       ends the process at once
 
-The exit code is 128 + the signal's number. SIGUSR1 is what SLURM is often told to warn with.
+The exit code is 128 + the signal's number. SLURM is often configured to send SIGUSR1 as a warning.
 
 Nothing heavy is imported here: the handler has to be in place before torch is.
 """
@@ -246,7 +246,7 @@ def kill_children() -> None:
 
 @contextlib.contextmanager
 def collected() -> Iterator[list[int]]:
-    """Collect signals within the block in a list, for whoever looks at it and answers himself."""
+    """Collect signals within the block in a list, for a caller that reacts to them itself."""
     found: list[int] = []
     since = 0.0
 

@@ -1,4 +1,4 @@
-"""Code of the user's own, which only the user's own words may name.
+"""Code of the user's own, which only the user's own command may name.
 
 A module is imported only because the command line or a config of the user's names it, never because
 a data file, a checkpoint or a tracking store does: importing runs what is in it.
@@ -22,7 +22,7 @@ _imports: list[str] = []
 
 
 def take_imports(argv: Sequence[str]) -> list[str]:
-    """Import the modules that ``--import MODULE`` names in a command, and return its other words.
+    """Import the modules that ``--import MODULE`` names in a command, and return the rest.
 
     A checkpoint of a method of one's own names a class that is not imported for the checkpoint's
     sake, see ``named_classes``; so the user names its module.
@@ -31,13 +31,13 @@ def take_imports(argv: Sequence[str]) -> list[str]:
         ConfigError: there is no such module, it fails, or none is named.
     """
     _imports.clear()
-    words, rest = iter(argv), []
-    for word in words:
+    arguments, rest = iter(argv), []
+    for word in arguments:
         name, given, module = word.partition("=")
         if name != "--import":
             rest.append(word)
             continue
-        module = module if given else next(words, "")
+        module = module if given else next(arguments, "")
         if not module or module.startswith("-"):
             raise ConfigError("--import needs the name of a module: --import my_methods.")
         import_named(module, f"--import {module}")
@@ -46,13 +46,13 @@ def take_imports(argv: Sequence[str]) -> list[str]:
 
 
 def import_words() -> list[str]:
-    """Return the words that have another command import what this one was told to."""
+    """Return the arguments with which another command imports the same modules as this one."""
     return [word for module in _imports for word in ("--import", module)]
 
 
-def command_line(words: Sequence[str]) -> str:
+def command_line(argv: Sequence[str]) -> str:
     """Return a command of lit-offrl's, the verb first, in such a way that it can be repeated."""
-    return shlex.join(["lit-offrl", *import_words(), *words])
+    return shlex.join(["lit-offrl", *import_words(), *argv])
 
 
 def import_named(module: str, given: str) -> ModuleType:
@@ -107,5 +107,5 @@ def _is_installed(filename: str) -> bool:
     if filename.startswith("<"):
         return True
     folders = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
-    folders.add(str(Path(__file__).parent))
+    folders.add(str(Path(__file__).parents[1]))
     return any(Path(filename).is_relative_to(folder) for folder in folders if folder)

@@ -1,4 +1,4 @@
-"""An answer over HTTP: in time, from http and https alone, or an error that says which it is."""
+"""An answer over HTTP: in time, only from http and https, or an error that says which it is."""
 
 from __future__ import annotations
 
@@ -143,5 +143,5 @@ def retry_after(headers: email.message.Message) -> float | None:
 
 
 def printable(text: str) -> str:
-    """Return a server's words in one line, without what a terminal would act on."""
+    """Return a server's message in one line, without what a terminal would act on."""
     return reason(Exception("".join(c if c.isprintable() else " " for c in text)))

@@ -70,13 +70,13 @@ def _episodes(dataset: OfflineDataset) -> np.ndarray:
     if not same.any():
         return np.zeros(len(lasts), dtype=np.bool_)
     _, kinds, sizes = np.unique(firsts, axis=0, return_inverse=True, return_counts=True)
-    alone = sizes[kinds.reshape(-1)][1:] == 1
+    single = sizes[kinds.reshape(-1)][1:] == 1
     found = np.zeros(len(lasts), dtype=np.bool_)
     terminated = dataset.episode_terminated
     for kind in (True, False):
         of_kind = terminated[:-1] == kind
         usual = of_kind.any() and same[of_kind].mean() >= 0.5
-        found[:-1] |= of_kind & same & (alone | usual)
+        found[:-1] |= of_kind & same & (single | usual)
         # What the last one was reset to is not in the file; if it was cut off, nothing was reset.
         if usual and terminated[-1] == kind and not dataset.cut_off:
             found[-1] = True

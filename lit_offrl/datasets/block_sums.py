@@ -1,7 +1,7 @@
-"""``BlockSums``: draws proportional to weights that keep changing, by tensor operations alone.
+"""``BlockSums``: draws proportional to weights that keep changing, by tensor operations only.
 
 blocks     [ 6.0 ................ | 5.5 ........ | … ]    N / BLOCK sums, added up for each draw
-weights    [ 1, 3, 0, 2, … BLOCK  | 2, 3.5, …    | … ]    a block is added up anew when it changes
+weights    [ 1, 3, 0, 2, … BLOCK  | 2, 3.5, …    | … ]    a block is summed again when it changes
 
 Two levels, not the twenty of a binary sum-tree: at 10⁶ weights each takes some ten operations on
 short rows, where what counts is how many operations there are. No rounding piles up.

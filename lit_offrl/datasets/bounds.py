@@ -104,7 +104,7 @@ def outside_bounds(columns: Mapping[str, np.ndarray], spec: DatasetSpec) -> str 
 
 
 def ranges(low: Sequence[float], high: Sequence[float]) -> str:
-    """Return bounds in words, once where all dimensions share them."""
+    """Return bounds as text, once where all dimensions share them."""
     pairs = [f"{least:.4g} to {most:.4g}" for least, most in zip(low, high, strict=True)]
     if len(set(pairs)) == 1:
         return pairs[0] + (f" in all {len(pairs)} dimensions" if len(pairs) > 1 else "")

@@ -6,7 +6,7 @@ FOLDER/SHA256-OPTIONS/entry.json  spec, provenance, and size and time of each .n
 FOLDER/SHA256-OPTIONS.lock        held while an entry is made, so that a second process waits
 
 An entry is made under another name and moved into place, so it is whole or absent. One whose files
-are not as its ``entry.json`` says is made anew. What a file is refused for leaves no entry.
+are not as its ``entry.json`` says is made again. What a file is refused for leaves no entry.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class ColumnCache:
         Args:
             sha256: of the file.
             options: as in ``find``.
-            make: reads the dataset; what it raises goes through, and leaves no entry.
+            make: reads the dataset; its errors are passed on, and no entry is written.
 
         Raises:
             DatasetError: if the folder cannot be written.
@@ -126,7 +126,7 @@ class ColumnCache:
         """Return of each entry its ``name``, ``origin``, ``rows``, ``bytes`` and ``path``."""
         listed = []
         for path in sorted(self.folder.glob(f"[!.]*/{_ENTRY}")):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # made anew if used
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # made again
                 record = json.loads(path.read_text(encoding="utf-8"))
                 facts = {key: record["spec"][key] for key in ("name", "origin")}
                 size = sum(size for size, _ in record["files"].values())

@@ -33,7 +33,7 @@ class Source:
         path: of its file, which for a catalogue entry may have to be downloaded first.
         entry: the catalogue's, if it is one of the catalogue.
         bundled: whether the file is part of the package.
-        format: the layout that it is read in where ``header`` and ``read`` are told none.
+        format: the layout in which ``header`` and ``read`` take it unless they are given another.
     """
 
     name: str
@@ -210,7 +210,7 @@ def resolve(
     folder = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
     packaged = bundled()
     if text.startswith(("minari:", "d4rl:")):
-        raise DatasetError(f"{text}: is read by D4RLDataModule alone: set data.class_path to it.")
+        raise DatasetError(f"{text}: is read only by D4RLDataModule: set data.class_path to it.")
     if text in CATALOG:
         entry = CATALOG[text]
         path, published = folder / f"{text}.hdf5", folder / entry.file

@@ -29,8 +29,8 @@ class LogOptions:
     """What the columns of a log are, as the user writes it; see ``choose_columns``.
 
     Attributes:
-        observations: columns that are put behind each other.
-        actions: likewise; None where the log has none.
+        observations: columns that are concatenated in this order.
+        actions: columns or patterns of the actions; None where the log has none.
         reward: the column of rewards, if there is one.
         episode: the column whose value tells episodes apart. Without it ``terminal`` and
             ``timeout`` say where episodes end.
@@ -40,7 +40,7 @@ class LogOptions:
         time: rises within each episode; it is checked and not written.
         env_id: the environment's gymnasium id.
         action_low: one number, or one an action dimension; with ``action_high``, or both None.
-        action_high: likewise.
+        action_high: upper bounds of the actions (a,).
         max_episode_steps: the step limit.
     """
 

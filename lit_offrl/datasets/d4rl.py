@@ -13,7 +13,7 @@ terminal. Where no ``timeouts`` were written: maze2d is cut where the navigation
 others after as many rows as the step limit, as D4RL's own conversion does.
 
 Sparse windows, an option (LDCQ on AntMaze and maze2d): a run ends, as a terminal, with its first
-paid row, and its other rows are left out, so that the rewards of any window sum to 0 or 1.
+rewarded row, and its other rows are left out, so that the rewards of any snippet sum to 0 or 1.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ def fix_conventions(
             tell the family; None where these conventions do not hold.
         step_limit: of the environment, if it has one.
         where: the file, for messages.
-        sparse_windows: whether runs end with their first paid row.
+        sparse_windows: whether runs end with their first rewarded row.
 
     Raises:
         DatasetError: if a column is wrong, or missing for sparse windows.
-        ConfigError: if sparse windows are asked of other data.
+        ConfigError: if sparse windows are requested for other data.
     """
     if not sparse_windows and not needs_care(task, columns):
         return dict(columns), ()
@@ -83,7 +83,7 @@ def fix_conventions(
 def _timeouts(
     columns: Mapping[str, np.ndarray], kind: str | None, step_limit: int | None
 ) -> tuple[np.ndarray, str] | None:
-    """Return where episodes were cut, and the words for it; None where nothing tells."""
+    """Return where episodes were cut, and a sentence about it; None where the file does not say."""
     if kind == "maze2d":
         goals = columns.get("goals")
         if goals is None:
@@ -128,15 +128,15 @@ def _sparse_windows(
                 f"{where}: has no column '{name}', which rewards 'sparse_windows' needs: "
                 "use 'as_recorded'."
             )
-    paid = columns["rewards"] > 0
+    rewarded = columns["rewards"] > 0
     ends = np.flatnonzero(columns["timeouts"]) + 1
-    starts = np.concatenate([[0], ends[ends < len(paid)]])
-    before: np.ndarray = np.cumsum(paid) - paid
-    keep: np.ndarray = before == np.repeat(before[starts], np.diff(starts, append=len(paid)))
+    starts = np.concatenate([[0], ends[ends < len(rewarded)]])
+    before: np.ndarray = np.cumsum(rewarded) - rewarded
+    keep: np.ndarray = before == np.repeat(before[starts], np.diff(starts, append=len(rewarded)))
     kept = {name: values[keep] for name, values in columns.items()}
-    kept["terminals"] = paid[keep]
-    kept["rewards"] = paid[keep].astype(np.float32)
-    words = (
+    kept["terminals"] = rewarded[keep]
+    kept["rewards"] = rewarded[keep].astype(np.float32)
+    handling = (
         f"runs end, as terminals, with their first paid row; {int((~keep).sum()):,} rows left out"
     )
-    return kept, words
+    return kept, handling

@@ -98,7 +98,7 @@ class PackagedSource:
         return _entry(self.dataset)
 
     def header(self) -> DatasetSpec:
-        """Return what the catalogue knows: the package is not asked.
+        """Return what the catalogue knows; the package is not imported.
 
         Raises:
             DatasetError: not even the sizes are known.
@@ -136,5 +136,5 @@ def _make(name: str) -> Any:
         raise ConfigError(
             f"d4rl:{name}: the package d4rl cannot be used here ({said}): it needs Python "
             f"< 3.11, gym < 0.24 and mujoco_py. Its file is read without it: "
-            f"`lit-offrl datasets download {name}`, and give '{name}' alone."
+            f"`lit-offrl datasets download {name}`, and give just '{name}'."
         ) from error

@@ -38,7 +38,7 @@ def download(
     Args:
         entry: of the catalogue.
         data_dir: where to; ``default_data_dir()`` unless given.
-        force: download anew whatever is there.
+        force: download again, whatever is there.
         progress: show a bar on stderr.
 
     Returns:
@@ -69,8 +69,8 @@ def download(
             part.replace(path)
             sidecar_path(part).unlink(missing_ok=True)
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            told = {"version": fetched.version, "length_known": fetched.length_known}
-            write_sidecar(path, {"url": entry.url, "sha256": digest, "downloaded": now, **told})
+            facts = {"version": fetched.version, "length_known": fetched.length_known}
+            write_sidecar(path, {"url": entry.url, "sha256": digest, "downloaded": now, **facts})
             return path
     except (BrokenOff, Refused) as error:
         raise DownloadError(_advice(entry, str(error))) from None

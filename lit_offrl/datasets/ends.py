@@ -14,7 +14,7 @@ other words. What a column of a known name claims of each row:
 Ends that are no terminals are timeouts. Claims that contradict each other are refused, and so is a
 flag of an unknown name that sounds like an end and is True where no end was read: what is left out
 would silently join episodes. Where the file's own ``timeouts`` tell of ends, what cannot be read of
-other names is left alone.
+other names is ignored.
 
 OGBench's ``terminals`` mark each trajectory's last state, and its ``masks`` the true ends: where
 both are there, differ, and no timeouts are, they are read so.
@@ -59,13 +59,13 @@ def kind_of(key: str) -> str | None:
     """Return what a column claims by its name, ``"unknown"`` if it only sounds like an end.
 
     Args:
-        key: the column's name, such as ``infos/TimeLimit.truncated``; the last part alone counts.
+        key: the column's name, such as ``infos/TimeLimit.truncated``; only its last part counts.
 
     Returns:
         One of the kinds above; None for a name that has nothing to do with episodes' ends.
     """
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key.rpartition("/")[2])
-    name = re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
+    snake_case = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key.rpartition("/")[2])
+    name = re.sub(r"[^a-z0-9]+", "_", snake_case.lower()).strip("_")
     for kind, pattern in _NAMES.items():
         if re.fullmatch(pattern, name):
             return kind
@@ -365,7 +365,7 @@ class _Ends:
     def _agreed(
         self, kind: str, besides: np.ndarray | None = None
     ) -> tuple[str, np.ndarray] | None:
-        """Return the one claim of a kind, about rows other than ``besides`` (N,) alone."""
+        """Return the one claim of a kind that is only about rows other than ``besides`` (N,)."""
         claims = self._claims[kind]
         if besides is not None:
             claims = [(key, claim & ~besides) for key, claim in claims]
@@ -386,7 +386,7 @@ class _Ends:
         raise DatasetError(
             f"{self._where}: columns '{one[0]}' and '{other[0]}' contradict each other about "
             f"episodes' ends, first in row {row:,}: keep 'terminals' (the task ended) and "
-            "'timeouts' (only the recording ended) alone."
+            "'timeouts' (only the recording ended)."
         )
 
     def _refuse_unknown(self, read: Mapping[str, np.ndarray]) -> None:

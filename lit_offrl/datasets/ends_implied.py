@@ -1,6 +1,6 @@
 """Ends of episodes that no column states, and that others imply: counters, numbers, lengths.
 
-    step        0   1   2 | 0   1 | 0   1   2      a counter begins anew with each episode
+    step        0   1   2 | 0   1 | 0   1   2      a counter starts again with each episode
     demo_id     4   4   4 | 9   9 | 2   2   2      a number stands for each
     ep_len      3   3   3 | 2   2 | 3   3   3      each row has its episode's length
 

@@ -29,10 +29,10 @@ class CatalogEntry:
             none, in which case ``why_no_env`` says why.
         why_no_env: why its policies cannot be evaluated here.
         observation_dim: o, where it is known before the file is on disk.
-        action_dim: a, likewise.
+        action_dim: a, size of an action.
         max_episode_steps: the step limit, if there is one.
         ref_min_score: the episode return that scores 0, if the authors give one.
-        ref_max_score: the episode return that scores 100, likewise.
+        ref_max_score: the episode return that scores 100; None if there is none.
         ref_source: where the two come from.
         rows: as published, where known; extra rows at the episodes' ends included.
         kind: of d4rl-pybullet's data: ``random``, ``medium`` or ``mixed``.
@@ -73,7 +73,7 @@ class CatalogEntry:
 
     @property
     def largest_bytes(self) -> int:
-        """How many bytes the file has at most, with room for columns that are not read here."""
+        """How many bytes the file has at most, with an allowance for unread columns."""
         if self.rows is None or self.observation_dim is None or self.action_dim is None:
             return _LARGEST
         row = 2 * self.observation_dim + self.action_dim + 8

@@ -91,7 +91,7 @@ def _wait(seconds: float) -> None:
 
 
 def _fetch(url: str, part: Path, name: str, limit: int, progress: bool) -> Fetched:
-    """Append to ``part`` what is missing, or start anew."""
+    """Append to ``part`` what is missing, or start again."""
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise Refused(f"{url} is not an http address")
     request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})

@@ -53,7 +53,7 @@ def read_hdf5(
         name: the name the dataset goes by; the file's own unless given.
         task: whose conventions hold in layout ``d4rl`` (see ``d4rl.fix_conventions``), where not
             those that the environment's id tells.
-        sparse_windows: whether runs end with their first paid row (see ``d4rl.fix_conventions``).
+        sparse_windows: whether episodes end with their first reward (see ``d4rl.fix_conventions``).
 
     Raises:
         DatasetError: one line with the file, the column and the row of the first thing wrong.
@@ -83,7 +83,7 @@ def read_hdf5(
         limit = spec.max_episode_steps or pybullet.STEP_LIMIT
         rows = len(columns["observations"])
         columns = pybullet.to_transitions(columns, limit, str(path))
-        handling = (pybullet.words(rows - len(columns["observations"]), guessed),)
+        handling = (pybullet.handling(rows - len(columns["observations"]), guessed),)
     else:
         own = spec.env_id if (spec.env_id or "").startswith(OWN) else None
         columns, done = d4rl.fix_conventions(
@@ -102,7 +102,7 @@ def read_hdf5(
     if "next_observations" not in dataset.columns and len(dataset.episodes) == len(dataset):
         raise DatasetError(
             f"{path}: its 'terminals' and 'timeouts' end every row, from row 0 on, so that no row "
-            "has a next one: write them True on each episode's last row alone."
+            "has a next one: write them True only on each episode's last row."
         )
     return mark_autoresets(dataset)
 
@@ -240,10 +240,10 @@ def _stated(file: Hdf5File) -> str | None:
 
 def _env_id(file: Hdf5File, sizes: tuple[int, int]) -> str | None:
     """Return the id in the file's attributes, or one guessed from its name that fits its sizes."""
-    words = str(file.attributes.get("env_id", "")).split()
-    if words:  # ids have no spaces, so what follows one is a remark, as "(regenerated)"
-        own = OWN + words[0]  # D4RL's name of a task that has an environment here
-        return own if own in ENVIRONMENTS else words[0]
+    parts = str(file.attributes.get("env_id", "")).split()
+    if parts:  # ids have no spaces, so what follows one is a remark, as "(regenerated)"
+        own = OWN + parts[0]  # D4RL's name of a task that has an environment here
+        return own if own in ENVIRONMENTS else parts[0]
     guess = env_id_from_name(file.path.name)
     facts = ENVIRONMENTS.get(guess or "")
     if facts is None or facts.observation_dim != sizes[0]:

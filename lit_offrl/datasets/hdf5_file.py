@@ -179,7 +179,7 @@ class Hdf5File:
         return sizes
 
     def _find(self, key: str) -> h5py.Dataset | None:
-        """Return the array under a key such as ``infos/goal``, following hard links alone."""
+        """Return the array under a key such as ``infos/goal``, following only hard links."""
         node: h5py.Group | h5py.Dataset = self._file
         for part in key.split("/"):
             if not isinstance(node, h5py.Group) or part not in node.keys():
@@ -224,7 +224,7 @@ class Hdf5File:
     def _ends(self) -> Iterator[str]:
         """Yield the paths of unknown arrays, down to three groups deep, that may claim ends."""
         waiting = deque(key for key in self._file if key not in KINDS and key not in ALIASES)
-        seen = len(waiting)
+        visited = len(waiting)
         while waiting:
             key = waiting.popleft()
             kind, depth = ends.kind_of(key), key.count("/")
@@ -238,9 +238,9 @@ class Hdf5File:
                 continue  # damaged, and nothing that is read
             flag = kind in ("terminals", "timeouts", "ends") and not depth  # refused as a group
             if isinstance(node, h5py.Group) and not flag:
-                if depth < _DEEPEST and seen + len(node) <= _MOST:
+                if depth < _DEEPEST and visited + len(node) <= _MOST:
                     waiting.extend(f"{key}/{below}" for below in node)
-                    seen += len(node)
+                    visited += len(node)
             elif kind and (flag or isinstance(node, h5py.Dataset)):
                 yield key
 

@@ -1,6 +1,6 @@
 """What of an HDF5 file this machine can read: sizes against its memory, compressions against h5py.
 
-Both are told from headers alone. A file of two kilobytes may promise 2³¹ rows of which none was
+Both are decided from headers only. A file of two kilobytes may promise 2³¹ rows of which none was
 ever written, and reading fills them in.
 """
 
@@ -83,7 +83,7 @@ def refuse_unwritten(sizes: Mapping[str, int], file_size: int, where: str) -> No
 def stored_bytes(path: Path) -> int:
     """Return how many bytes the arrays of an HDF5 file are before compression, by its headers.
 
-    A file that cannot be opened has none: whoever reads it says why.
+    A file that cannot be opened has none: its reader says why.
     """
     total = 0
     with contextlib.suppress(OSError, RuntimeError, KeyError), h5py.File(path, "r") as file:
@@ -132,7 +132,7 @@ def load_plugin() -> None:
 
 
 def missing_filters(column: h5py.Dataset) -> list[str]:
-    """Return the compressions of a column that cannot be undone, in words for a message.
+    """Return the compressions of a column that cannot be undone, as text for a message.
 
     Those that an installed ``hdf5plugin`` brings are loaded and so not missing.
     """

@@ -42,7 +42,7 @@ def refuse_ways_out(path: Path, where: str) -> None:
             file.id.links.visit(link, info=True)
             said = found[0] if found else file.visititems(array)
     except (OSError, RuntimeError, KeyError):
-        return  # it cannot be read at all, as whoever reads it says
+        return  # it cannot be read at all, as its reader says
     if said is not None:
         raise DatasetError(f"{where}: {said}: write a file that holds the values itself.")
 

@@ -73,8 +73,8 @@ def require_one_role(roles: Mapping[str, Sequence[str]], where: str) -> None:
 
 def listed(names: Sequence[str]) -> str:
     """Return names for a message, the first few of many."""
-    words = [*names[:_SHOWN], f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else names
-    return ", ".join(words) or "nothing"
+    shown = [*names[:_SHOWN], f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else names
+    return ", ".join(shown) or "nothing"
 
 
 def _expand(item: str, names: Sequence[str], option: str, where: str) -> list[str]:

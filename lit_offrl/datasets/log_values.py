@@ -47,8 +47,8 @@ def flags(column: Any, where: str) -> np.ndarray:
         DatasetError: naming the column and the first row that holds something else.
     """
     if column.dtype.kind not in "biuf":  # text, in whatever letters
-        words = {"true": 1, "false": 0}
-        column = column.astype(object).map(lambda v: words.get(str(v).strip().lower(), v))
+        truth = {"true": 1, "false": 0}
+        column = column.astype(object).map(lambda v: truth.get(str(v).strip().lower(), v))
     values = numbers(column, where)
     bad = ((values != 0) & (values != 1)).reshape(len(values), -1).any(axis=1)
     if bad.any() or values.ndim > 1:

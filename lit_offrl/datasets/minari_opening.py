@@ -119,7 +119,7 @@ def environment(metadata: Mapping[str, Any]) -> tuple[str | None, int | None, st
 def parquet_rows(file: Path) -> int:
     """Return how many rows a Parquet file promises, by its own metadata.
 
-    A file that cannot be opened has none: whoever reads it says why.
+    A file that cannot be opened has none: its reader says why.
     """
     from pyarrow import ArrowException, parquet  # late: few datasets are in Parquet
 

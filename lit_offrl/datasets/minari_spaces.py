@@ -243,8 +243,8 @@ def _nodes(parts: Sequence[Part]) -> Iterator[str]:
 
 
 def _listed(parts: Sequence[Part]) -> str:
-    words = [part.text for part in parts[:_SHOWN]]
-    return ", ".join([*words, f"{len(parts) - _SHOWN} more"] if len(parts) > _SHOWN else words)
+    shown = [part.text for part in parts[:_SHOWN]]
+    return ", ".join([*shown, f"{len(parts) - _SHOWN} more"] if len(parts) > _SHOWN else shown)
 
 
 def _require_numbers(chosen: Sequence[Part], parts: Sequence[Part], where: str) -> None:

@@ -28,7 +28,7 @@ _GUESSED = _LAYOUT + "guessed to be "
 
 
 def looks_like(terminals: np.ndarray, actions: np.ndarray | None) -> bool | None:
-    """Say whether a file without ``timeouts`` has this layout; None if it cannot be told.
+    """Say whether a file without ``timeouts`` has this layout; None if they leave it open.
 
     Args:
         terminals: as stored; only (N, 1) can be d4rl-pybullet's.
@@ -44,12 +44,12 @@ def looks_like(terminals: np.ndarray, actions: np.ndarray | None) -> bool | None
     return not actions[ends].any()
 
 
-def words(extra: int, guessed: bool) -> str:
+def handling(extra: int, guessed: bool) -> str:
     """Return what stands with the data: what was done to the rows, and whether on a guess.
 
     Args:
         extra: how many rows were left out.
-        guessed: whether nothing but the columns' shapes and values told the layout.
+        guessed: whether the layout was inferred from the columns' shapes and values.
     """
     done = f"d4rl-pybullet's: each row's reward is the one after it, {extra:,} extra rows left out"
     if not guessed:

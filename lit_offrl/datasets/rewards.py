@@ -1,4 +1,4 @@
-"""What a method's authors did to a task's rewards: options, each told beside the scores."""
+"""What a method's authors did to a task's rewards: options, each stated beside the scores."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def handle_rewards(dataset: OfflineDataset, rewards: Rewards) -> OfflineDataset:
         dataset: as read.
         rewards: ``as_recorded``;
             ``minus_one``: r − 1, for rewards of 0 and 1 (IQL on AntMaze);
-            ``centred``: 4 · (r − 0.5), likewise (CQL, Diffusion-QL on AntMaze);
+            ``centred``: 4 · (r − 0.5) (CQL, Diffusion-QL on AntMaze);
             ``return_range``: r · 1000 / (largest − smallest episode return), over all episodes (IQL
             on locomotion);
             ``differences``: +1 when the largest count of solved elements so far rises, for the
@@ -63,8 +63,8 @@ def _return_range(dataset: OfflineDataset) -> OfflineDataset:
             f"{returns[0]:g}, so rewards 'return_range' cannot scale it: use 'as_recorded'."
         )
     scaled = dataset.columns["rewards"] * np.float32(1000 / spread)
-    words = f"r * 1000 / {spread:.6g}, the range of the {len(returns):,} episode returns"
-    return dataset.with_rewards(scaled, words)
+    handling = f"r * 1000 / {spread:.6g}, the range of the {len(returns):,} episode returns"
+    return dataset.with_rewards(scaled, handling)
 
 
 def _differences(dataset: OfflineDataset) -> OfflineDataset:
@@ -75,10 +75,10 @@ def _differences(dataset: OfflineDataset) -> OfflineDataset:
     # The largest so far within each episode: later episodes are lifted above all earlier ones.
     lift = np.repeat(np.arange(len(dataset.episodes)), dataset.episode_lengths) * (_ELEMENTS + 1.0)
     largest = np.maximum.accumulate(counts + lift) - lift
-    paid = np.diff(largest, prepend=0.0)
+    increments = np.diff(largest, prepend=0.0)
     starts = dataset.episodes[:, 0]
-    paid[starts] = largest[starts]
-    return dataset.with_rewards(paid, "1 for each rise of the count of solved elements")
+    increments[starts] = largest[starts]
+    return dataset.with_rewards(increments, "1 for each rise of the count of solved elements")
 
 
 def _of_families(dataset: OfflineDataset, option: str, families: tuple[str, ...]) -> None:
@@ -93,7 +93,7 @@ def _of_families(dataset: OfflineDataset, option: str, families: tuple[str, ...]
 def _of_zero_and_one(dataset: OfflineDataset, option: str) -> np.ndarray:
     """Return the rewards (N,) in float64, which must be 0 or 1."""
     values = dataset.columns["rewards"].astype(np.float64)
-    _refuse(dataset, (values != 0) & (values != 1), option, "0 and 1 alone")
+    _refuse(dataset, (values != 0) & (values != 1), option, "only 0 and 1")
     return values
 
 

@@ -290,7 +290,7 @@ class OfflineDataset:
             index: episode numbers (K,), K ≥ 1.
 
         Raises:
-            DatasetError: if an episode does not exist or none is asked for.
+            DatasetError: if an episode does not exist or none is requested.
         """
         chosen = np.asarray(index, dtype=np.int64).reshape(-1)
         count = len(self.episodes)

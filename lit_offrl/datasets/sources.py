@@ -49,11 +49,11 @@ def find_source(
     if text in (PREFIX, D4RL_PREFIX):
         raise ConfigError(f"'{text}' names no dataset: write its id behind it.")
     if format != "auto" and (is_minari(text) or text.startswith(D4RL_PREFIX)):
-        raise ConfigError(f"{text}: format goes with HDF5 files alone: leave it out.")
+        raise ConfigError(f"{text}: format goes only with HDF5 files: leave it out.")
     if is_minari(text):
         return minari_source(text.removeprefix(PREFIX), minari_observations, guess=guess)
     if minari_observations is not None:
-        raise ConfigError(f"{text}: minari_observations goes with minari:ID alone.")
+        raise ConfigError(f"{text}: minari_observations goes only with minari:ID.")
     if text.startswith(D4RL_PREFIX):
         return PackagedSource(text.removeprefix(D4RL_PREFIX))
     return replace(resolve(text, data_dir), format=format)

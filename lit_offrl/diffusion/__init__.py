@@ -1,4 +1,4 @@
-"""Diffusion: schedules, targets and losses, samplers and guidance, in PyTorch alone."""
+"""Diffusion: schedules, targets and losses, samplers and guidance, in pure PyTorch."""
 
 from lit_offrl.diffusion.denoiser import (
     ConditionalDenoise,

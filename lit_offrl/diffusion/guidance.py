@@ -43,7 +43,7 @@ def classifier_free_guidance(
     both = map_encoded(lambda c, u: torch.cat([c, u.expand_as(c)]), conditional, unconditional)
 
     def guided(x_t: Float[Tensor, " B *event"], t: Int[Tensor, " B"]) -> Float[Tensor, " B *event"]:
-        # One time for all rows stays one number seen many times, which denoisers may look for.
+        # One time for all rows stays one expanded number, which denoisers may check for.
         times = t[:1].expand(2 * len(t)) if t.stride() == (0,) else torch.cat([t, t])
         output = denoise(torch.cat([x_t, x_t]), times, both)
         # Leave the precision of autocast before the difference is magnified.

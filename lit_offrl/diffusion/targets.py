@@ -108,7 +108,7 @@ def loss_weight(
     """Weight (B,) of the squared error of a prediction at signal-to-noise ratio ``snr`` (B,).
 
     ``min_snr`` (Hang et al. 2023) weighs the error of x_0 by min(SNR, γ). The same
-    error seen as ε is SNR times, as v (SNR + 1) times as large, so the weight is divided by that
+    error in ε is SNR times, as v (SNR + 1) times as large, so the weight is divided by that
     and the weighted loss is the same whatever is predicted.
     """
     match weighting:

@@ -1,7 +1,7 @@
-"""AntMaze: D4RL's ant in a maze of 4 m cells, paid once within 0.5 m of the goal.
+"""AntMaze: D4RL's ant in a maze of 4 m cells, rewarded once within 0.5 m of the goal.
 
     line 1   R . # # . .       x = 4 m · (column − 1), y = 4 m · (line − 1): the start R is (0, 0)
-    line 2   . . # . . .       the goal is drawn anew at each reset, up and right of the centre of
+    line 2   . . # . . .       the goal is drawn at each reset, up and right of the centre of
     ...         ...    G       the cell G: by U(0, 1) + U(0, 0.5) m in x and in y, as in D4RL's -v2
 
 Fu et al., D4RL (2020), section 5; layouts, start and goal as in its ``locomotion/maze_env.py``.

@@ -16,7 +16,7 @@ _DRAWS = "Starts and goals have D4RL's distributions, not its random numbers."
 _MAZE2D = (
     _SIMULATOR,
     _DRAWS,
-    "MuJoCo's solver starts cold at each step, so that a state and an action alone give the next"
+    "MuJoCo's solver starts cold at each step, so that a state and an action determine the next"
     " state; D4RL's starts from the step before.",
 )
 _ANTMAZE = (
@@ -50,7 +50,7 @@ _REWARD = (
     " between palm and object, for which D4RL charges.",
 )
 _KITCHEN = (
-    "The simulator is the installed MuJoCo and the model gymnasium-robotics', made anew for it;"
+    "The simulator is the installed MuJoCo and the model gymnasium-robotics', built for it;"
     " D4RL used dm_control. That D4RL's demonstrations solve it has not been shown.",
     "D4RL pays by the positions with the observation's noise; here the exact positions count.",
     "The environment pays once for each element solved; D4RL's data pay the number of elements"

@@ -12,7 +12,7 @@ class Canvas:
 
     Args:
         size: (width, height) in pixels.
-        corner: (x, y) of the lower left corner of what is to be seen, in metres.
+        corner: (x, y) of the lower left corner of the visible area, in metres.
         extent: its (width, height) in metres; it is scaled to fit and centred.
     """
 

@@ -1,6 +1,6 @@
 """D4RL's kitchen, from gymnasium-robotics' FrankaKitchen.
 
-    D4RL (60,)      robot qpos 9 | object qpos 21 | goal 30            0 where nothing is asked for
+    D4RL (60,)      robot qpos 9 | object qpos 21 | goal 30            0 where the task sets no goal
     inner (59,)     robot qpos 9, qvel 9 | object qpos 21, qvel 20     the velocities are dropped
 
 Reward 1 once for each of four elements brought within 0.3 of its goal; the episode ends when all

@@ -130,7 +130,7 @@ class Maze:
     def path(self, start: tuple[int, int] | np.ndarray, goal: tuple[int, int]) -> np.ndarray:
         """Return the cells after ``start`` on a shortest way to ``goal`` (L, 2), int64.
 
-        At the goal already, that is the goal alone.
+        At the goal already, that is only the goal.
 
         Raises:
             ConfigError: either is no free cell, or there is no way between them.

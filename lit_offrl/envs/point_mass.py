@@ -21,7 +21,7 @@ RADIUS = 0.1
 # point's coordinates, which are those of all data, the cell's middle is (i − 0.2, j − 0.2).
 CELL_OFFSET = -0.2
 
-# No warm start of the solver: the next state is a function of this state and the action alone, so
+# No warm start of the solver: the next state is a function of only this state and the action, so
 # that any recorded row replays to the last bit.
 _XML = """
 <mujoco model="maze2d-{name}">
@@ -72,7 +72,7 @@ class PointMass:
 
     Attributes:
         qpos: position (2,), float64, a view of the simulator's memory.
-        qvel: velocity (2,), float64, likewise.
+        qvel: velocity (2,), float64, in metres per second.
 
     Raises:
         EvaluationError: MuJoCo is not installed.

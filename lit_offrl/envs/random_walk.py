@@ -5,7 +5,7 @@
 
 Venkatraman et al., Reasoning with Latent Diffusion in Offline RL (2023), appendix D. The paper does
 not say that an episode ends where an end is reached, but its scores do: -2.2 is 10 for the end,
-once, less 12.2 steps on the way; whoever could stay at an end would earn thousands.
+once, less 12.2 steps on the way; an agent that could stay at an end would earn thousands.
 """
 
 from __future__ import annotations

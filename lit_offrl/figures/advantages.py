@@ -16,7 +16,7 @@ def advantage_histogram(advantages: np.ndarray, bin_width: float = 0.25) -> Figu
         bin_width: of a bin; where the advantages reach over more than 200 of them, a multiple.
 
     Returns:
-        A figure with a logarithmic count, so that the thin coverage above 0 can be seen.
+        A figure with a logarithmic count, so that the thin coverage above 0 is visible.
     """
     values = np.asarray(advantages, dtype=float)
     low, high = values.min(), values.max()

@@ -46,8 +46,8 @@ def from_numbers(numbers: Mapping[str, Any]) -> Figure:
                 axis.scatter(spots, point["runs"], s=10, facecolors="white", edgecolors=colour)
         # Of the runs: an interval of two or three seeds may be many times as wide.
         shown = [y for p in points if p["dataset"] == dataset for y in (p["value"], *p["runs"])]
-        room = 0.06 * ((max(shown) - min(shown)) or 1.0)
-        axis.set_ylim(min(shown) - room, max(shown) + room)
+        margin = 0.06 * ((max(shown) - min(shown)) or 1.0)
+        axis.set_ylim(min(shown) - margin, max(shown) + margin)
         axis.set_title(dataset)
         axis.set_xlabel(numbers["option"])
         axis.set_ylabel("normalised score" if unit == "score" else "return")

@@ -41,7 +41,7 @@ def score_bars(
     """Draw a group of bars for each dataset: a bar a method, a dot a run, a line for the data.
 
     Args:
-        bars: by (dataset, method); one that is missing leaves its place empty, with a cross.
+        bars: by (dataset, method); the place of a missing one stays empty, with a cross.
         datasets: in order.
         methods: in order.
         data: the mean over each dataset's own episodes, where known.
@@ -138,10 +138,10 @@ def _limit(axis: Axes, bars: Sequence[Bar], data: Sequence[float]) -> None:
     """Fit the axis to runs and data; of the intervals as much as half their height again shows."""
     points = [0.0, *data, *(value for bar in bars for value in (bar.value, *bar.runs))]
     low, high = min(points), max(points)
-    room = 0.5 * ((high - low) or 1.0)
+    margin = 0.5 * ((high - low) or 1.0)
     ends = [end for bar in bars for end in (bar.low, bar.high) if math.isfinite(end)]
-    bottom = max(min([low, *ends]), low - room)
-    top = min(max([high, *ends]), high + room)
+    bottom = max(min([low, *ends]), low - margin)
+    top = min(max([high, *ends]), high + margin)
     pad = 0.04 * ((top - bottom) or 1.0)
     axis.set_ylim(bottom - pad * (bottom < 0), top + pad)
     reach = dict(zip(("v", "^"), axis.get_ylim(), strict=True))

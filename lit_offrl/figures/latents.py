@@ -31,14 +31,14 @@ def latents(numbers: Mapping[str, Any]) -> Figure:
     for line, row in zip(axes, rows, strict=True):
         every = np.concatenate([np.asarray(row[name]["points"]) for name in _TITLES])
         low, high = np.quantile(every, [0.002, 0.998], axis=0)
-        room = 0.08 * (high - low)
+        margin = 0.08 * (high - low)
         for axis, (name, title) in zip(line, _TITLES.items(), strict=True):
             shade = np.asarray(row["data"]["points"])
             if name != "data":
                 axis.scatter(*shade.T, s=4, color="0.8", linewidths=0)
             axis.scatter(*np.asarray(row[name]["points"]).T, s=5, color=colour[name], linewidths=0)
-            axis.set_xlim(low[0] - room[0], high[0] + room[0])
-            axis.set_ylim(low[1] - room[1], high[1] + room[1])
+            axis.set_xlim(low[0] - margin[0], high[0] + margin[0])
+            axis.set_ylim(low[1] - margin[1], high[1] + margin[1])
             axis.set_xticks([])
             axis.set_yticks([])
             axis.set_title(title, fontsize=10)
@@ -75,9 +75,9 @@ def ends(numbers: Mapping[str, Any]) -> Figure:
                 draw_walls(axis, np.asarray(numbers["free"], bool), numbers["corner"])
             else:
                 low, high = every.min(0), every.max(0)
-                room = np.where(high > low, 0.0, 0.5)  # where all are the same
-                axis.set_xlim(low[1] - room[1], high[1] + room[1])
-                axis.set_ylim(high[0] + room[0], low[0] - room[0])
+                margin = np.where(high > low, 0.0, 0.5)  # where all are the same
+                axis.set_xlim(low[1] - margin[1], high[1] + margin[1])
+                axis.set_ylim(high[0] + margin[0], low[0] - margin[0])
                 axis.set_aspect("equal")
             axis.scatter(y, x, s=5, color=colour[name], linewidths=0)
             start = _plane([row["start"]])[0]
@@ -91,6 +91,6 @@ def ends(numbers: Mapping[str, Any]) -> Figure:
 
 
 def _plane(positions: ArrayLike) -> np.ndarray:
-    """Return two numbers (N, 2) of each position (N, g), the second 0 where there is one alone."""
+    """Return two numbers (N, 2) of each position (N, g), the second 0 where there is only one."""
     taken = np.asarray(positions)[:, :2]
     return np.pad(taken, ((0, 0), (0, 2 - taken.shape[1])))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 _LABEL = 30  # letters of a label in one line
 _LETTERS = 15  # of a legend in an inch
-_PATCH = 6  # letters that the patch before a label takes the room of
+_PATCH = 6  # width of the patch before a label, in letters
 _LINE = 0.2  # inches of a line
 
 
@@ -25,8 +25,8 @@ def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
     labels = [textwrap.fill(str(handle.get_label()), _LABEL) for handle in handles]
     widest = max(len(line) for label in labels for line in label.split("\n"))
     width = figure.get_figwidth()
-    room = int(_LETTERS * width / (widest + _PATCH))
-    columns = max(1, min(max(3, round(width / 1.9)), len(labels), room))
+    per_row = int(_LETTERS * width / (widest + _PATCH))
+    columns = max(1, min(max(3, round(width / 1.9)), len(labels), per_row))
     sizes = [1 + label.count("\n") for label in labels]
     lines = max(int(column.sum()) for column in np.array_split(sizes, columns))
     figure.set_figheight(figure.get_figheight() + _LINE * (lines - 1))

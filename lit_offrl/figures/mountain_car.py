@@ -27,7 +27,7 @@ def mountain_car(numbers: Mapping[str, Any]) -> Figure:
     together = final["correlations"]
     pairs = (("return", returns, "value", final["value"]),
              ("value", final["value"], "reward", final["reward"]))  # fmt: skip
-    words = {
+    axis_names = {
         "return": f"discounted return in the data (γ = {numbers['gamma']:g})",
         "value": "DVF value at the start",
         "reward": "reward predicted at samples of ρ",
@@ -36,8 +36,8 @@ def mountain_car(numbers: Mapping[str, Any]) -> Figure:
         axis.plot([0, 1], [0, 1], color="0.7", linestyle="--", linewidth=1)
         axis.scatter(_scaled(one), _scaled(other), c=colours, s=60, edgecolors="black", lw=0.5)
         _title(axis, together[f"{first}_{second}"])
-        axis.set_xlabel(f"{words[first]}, normalised")
-        axis.set_ylabel(f"{words[second]}, normalised")
+        axis.set_xlabel(f"{axis_names[first]}, normalised")
+        axis.set_ylabel(f"{axis_names[second]}, normalised")
     if wide:
         _development(axes[2], numbers, colours)
     for axis in axes:
@@ -84,5 +84,5 @@ def _scaled(values: Any) -> np.ndarray:
 
 
 def _title(axis: Axes, found: Mapping[str, float | None]) -> None:
-    words = [f"{k.capitalize()} {v:.2f}" for k, v in found.items() if v is not None and v == v]
-    axis.set_title(", ".join(words) or "constant", fontsize=10)
+    measures = [f"{k.capitalize()} {v:.2f}" for k, v in found.items() if v is not None and v == v]
+    axis.set_title(", ".join(measures) or "constant", fontsize=10)

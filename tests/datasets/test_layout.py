@@ -85,5 +85,5 @@ def test_the_catalogue_knows_its_layout_without_a_word(tmp_path, raw, shifted):
     raw(tmp_path / f"{name}.hdf5", shifted)
     data = resolve(name, tmp_path).read()
     assert data.spec.handling == () and len(data) == 5
-    with pytest.raises(ConfigError, match="format goes with HDF5 files alone"):
+    with pytest.raises(ConfigError, match="format goes only with HDF5 files"):
         D4RLDataModule("minari:some/data-v0", format="d4rl")
