@@ -28,7 +28,7 @@ def test_two_processes_match_one_and_share_the_episodes(launcher, lit, command):
     words = command(*options, *pair, "32", "--checkpoint.dirpath", "two")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*launcher, *words], capture_output=True, text=True, timeout=200, env=environment
+        [*launcher, *words], capture_output=True, text=True, timeout=1000, env=environment
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Pendulum-v1, 3 episodes") == 1  # one process speaks for both

@@ -110,12 +110,12 @@ def start_and_signal(arguments, number):
     words = [sys.executable, "-m", "lit_offrl", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not last.exists() or last.stat().st_mtime_ns == before:
             assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
             time.sleep(0.01)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=400)
     return process.returncode, errors
 
 

@@ -281,7 +281,7 @@ def test_runs_begun_at_once_share_a_new_store(tmp_path):
         run.stdin.write("\n")
         run.stdin.flush()
     for run in runs:
-        out, err = run.communicate(timeout=120)
+        out, err = run.communicate(timeout=600)
         assert run.returncode == 0 and out.strip() == "made", err
     names = [e.name for e in MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_experiments()]
     assert sorted(names) == ["Default", "lit-offrl"]

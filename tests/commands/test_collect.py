@@ -186,7 +186,7 @@ def test_a_signal_leaves_the_rows(tmp_path, number):
         while part := os.read(screen, 4096):
             said += part
     os.close(screen)
-    assert process.wait(60) == 128 + number
+    assert process.wait(400) == 128 + number
     assert f"stopped by {number.name}; kept".encode() in said and b"Traceback" not in said
     columns, attributes = read(path)
     assert len(columns["rewards"]) == attributes["rows"] >= 200

@@ -189,7 +189,7 @@ def test_processes_that_start_at_once_are_safe(path, cache, columns):
     workers = [context.Process(target=start, args=arguments) for _ in range(4)]
     for worker in workers:
         worker.start()
-    sums = [results.get(timeout=30) for _ in workers]
+    sums = [results.get(timeout=300) for _ in workers]
     for worker in workers:
         worker.join()
     assert sums == [float(columns["rewards"].sum())] * 4

@@ -225,7 +225,7 @@ def test_of_two_processes_one_makes_it(tmp_path, whole):
     workers = [context.Process(target=make_slowly, args=(tmp_path, answers)) for _ in range(2)]
     for worker in workers:
         worker.start()
-    found = [answers.get(timeout=60) for _ in workers]
+    found = [answers.get(timeout=600) for _ in workers]
     for worker in workers:
         worker.join()
     assert found[0][0] == found[1][0] == whole[128:]

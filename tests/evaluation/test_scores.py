@@ -72,5 +72,5 @@ def test_two_processes_give_the_mean_over_distinct_episodes(tmp_path):
     ]
     expected = [np.mean([10.0 * i**2 for i in numbers]) for numbers in ([0, 1, 2, 4], range(5))]
     for process in processes:
-        answers = [float(line) for line in process.communicate(timeout=60)[0].split()]
+        answers = [float(line) for line in process.communicate(timeout=600)[0].split()]
         assert answers == pytest.approx([expected[0], expected[1], expected[1]])

@@ -90,12 +90,12 @@ def start_and_signal(words, number, chunks):
     command = [sys.executable, "-m", "lit_offrl", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 600
         while sum(map(len, files("cut", "candidates*.sums").values())) < 4 * chunks:
             assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
             time.sleep(0.01)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=100)
+        _, errors = process.communicate(timeout=400)
     return process.returncode, errors
 
 
