@@ -140,7 +140,7 @@ def consumers_table(result: StepResult) -> Table:
 
 
 def fit_table(result: FitResult) -> Table:
-    """A step of IQL's fit, and of d3rlpy's IQL where it was asked for."""
+    """A step of IQL's fit, and of d3rlpy's IQL where it was requested."""
     title = f"A step of IQL's fit, batch {result.batch_size}"
     table = Table("clock", "this", "d3rlpy", "of it sampling", "ratio", title=title)
     beside = result.peer_seconds is not None
@@ -323,7 +323,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run what is asked for, print tables and return the numbers."""
+    """Run what is requested, print tables and return the numbers."""
     line = parser()
     options = line.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -405,15 +405,15 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         numbers["maze"] = {"speed": asdict(speed), "scores": [asdict(r) for r in scores]}
         for table in maze_tables(speed, scores):
             console.print(table)
-    if options.which == "coverage":  # minutes, and no speed: only when asked for
+    if options.which == "coverage":  # minutes, and no speed: only by name
         shares = list(run_coverage(seed=options.seed))
         numbers["coverage"] = [asdict(r) for r in shares]
         console.print(coverage_table(shares))
-    if options.which == "trackers":  # likewise
+    if options.which == "trackers":  # only by name
         trackers = list(run_trackers(seed=options.seed))
         numbers["trackers"] = [asdict(r) for r in trackers]
         console.print(tracker_table(trackers))
-    if options.which == "signals":  # likewise
+    if options.which == "signals":  # only by name
         signals = list(run_signals(times=options.times, seed=options.seed))
         numbers["signals"] = [asdict(r) for r in signals]
         console.print(signals_table(signals))

@@ -235,12 +235,12 @@ def run_quality(
     starts = np.stack([env.reset(seed=seed + i)[0] for i in range(states)])
     env.close()
     observations = torch.as_tensor(starts, dtype=torch.float32)
-    seen = module.first.normalize(observations)
+    normalized = module.first.normalize(observations)
 
     @torch.no_grad()
     def best(how: Sampling, stream: int) -> Tensor:
         noise = ShardedGenerator(seed, stream)
-        return module.q.best(seen, module.propose(observations, number, how, noise))[0]
+        return module.q.best(normalized, module.propose(observations, number, how, noise))[0]
 
     exact, again = best(EXACT, 0), best(EXACT, 1)
     noise = float((exact - again).abs().mean())

@@ -28,7 +28,7 @@ class LoaderResult:
     """Rows a second of a view, of the map-style loader, and how many times faster the view is.
 
     ``memory_ratio`` counts the columns and all that view and order hold beside them, an epoch's
-    order among it, in columns. d3rlpy's numbers are None where it was not asked for or has no
+    order among it, in columns. d3rlpy's numbers are None where it was not requested or has no
     counterpart.
     """
 
@@ -50,7 +50,7 @@ class _Candidate(NamedTuple):
     view: View
     map_style: Dataset[tuple[Tensor, ...]]
     peer_window: int | None = None
-    """Steps of what d3rlpy samples: 0 for a transition; None where it is not asked."""
+    """Steps of what d3rlpy samples: 0 for a transition; None where it does not run."""
 
 
 def run_loader(

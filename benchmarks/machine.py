@@ -122,13 +122,13 @@ def matrix_peak(device: torch.device, dtype: torch.dtype, *, budget: float = 1.5
 def find_tensors(held: object) -> list[torch.Tensor]:
     """Every tensor in an object's attributes, containers and their objects, each once."""
     found: dict[int, torch.Tensor] = {}
-    seen: set[int] = set()
+    visited: set[int] = set()
     todo = [held]
     while todo:
         item = todo.pop()
-        if id(item) in seen:
+        if id(item) in visited:
             continue
-        seen.add(id(item))
+        visited.add(id(item))
         if isinstance(item, torch.Tensor):
             found[id(item)] = item
         elif isinstance(item, Mapping):

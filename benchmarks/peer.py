@@ -45,11 +45,11 @@ def d3rlpy_speeds(
     """
     with tempfile.TemporaryDirectory() as folder:
         columns, out = _hand_over(dataset, folder), Path(folder, "out.json")
-        words = [str(part) for part in (script, columns, out, budget)]
-        words += [f"{window},{batch}" for window, batch in jobs]
+        argv = [str(part) for part in (script, columns, out, budget)]
+        argv += [f"{window},{batch}" for window, batch in jobs]
         try:
             done = subprocess.run(
-                [str(python), *words], capture_output=True, text=True, timeout=_LONGEST
+                [str(python), *argv], capture_output=True, text=True, timeout=_LONGEST
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ConfigError(f"--peer-python {python}: {error}. Make it by: {HOW_TO}.") from None
@@ -133,12 +133,12 @@ def d3rlpy_iql(
     """
     with tempfile.TemporaryDirectory() as folder:
         columns, said = _hand_over(dataset, folder), Path(folder, "said.txt")
-        words = [str(part) for part in (python, script or _IQL, columns, threads, batch_size)]
-        words += [",".join(map(str, hidden)), str(learning_rate)]
+        argv = [str(part) for part in (python, script or _IQL, columns, threads, batch_size)]
+        argv += [",".join(map(str, hidden)), str(learning_rate)]
         with said.open("w") as file:
             try:
                 process = subprocess.Popen(
-                    words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True
+                    argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True
                 )
             except OSError as error:
                 raise ConfigError(

@@ -114,12 +114,12 @@ def run_signals(*, times: int = 30, seed: int = 0, steps: int = _STEPS) -> Itera
 
 def _words(run: Path, steps: int) -> list[str]:
     data = run.parent / "pendulum.hdf5"
-    words = [sys.executable, "-m", "lit_offrl", "fit", "--model", "BCModule"]
-    words += ["--data", "PyBulletDataModule", "--data.init_args.dataset", str(data)]
-    words += ["--model.init_args.hidden", "[32]", "--trainer.accelerator", "cpu"]
-    words += ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", "500"]
-    words += ["--evaluation.episodes", "20", "--evaluation.num_envs", "4"]
-    return [*words, "--checkpoint.dirpath", str(run / "run")]
+    argv = [sys.executable, "-m", "lit_offrl", "fit", "--model", "BCModule"]
+    argv += ["--data", "PyBulletDataModule", "--data.init_args.dataset", str(data)]
+    argv += ["--model.init_args.hidden", "[32]", "--trainer.accelerator", "cpu"]
+    argv += ["--trainer.max_steps", str(steps), "--trainer.val_check_interval", "500"]
+    argv += ["--evaluation.episodes", "20", "--evaluation.num_envs", "4"]
+    return [*argv, "--checkpoint.dirpath", str(run / "run")]
 
 
 def _start(run: Path, steps: int) -> subprocess.Popen[bytes]:

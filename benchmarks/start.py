@@ -43,8 +43,8 @@ class StartResult:
         name: of the dataset whose shape it is.
         rows: N.
         first_seconds: the first start, which reads and checks the file; imports not included.
-        later_seconds: a later start, likewise.
-        import_seconds: of all starts, for the imports alone.
+        later_seconds: median seconds of a later start, with its caches there.
+        import_seconds: median seconds of the imports of all starts.
     """
 
     name: str

@@ -186,11 +186,11 @@ def count_flops(run: Callable[[], object]) -> float:
     CPU kernel, and without the padding by which a CPU attends for several rows at once.
     """
 
-    def alone(_: PerceiverDenoiser, states: int, samples: int) -> tuple[int, int, int]:
+    def unpadded(_: PerceiverDenoiser, states: int, samples: int) -> tuple[int, int, int]:
         return states, samples, 1
 
     counter = FlopCounterMode(display=False)
-    with patch.object(PerceiverDenoiser, "_grid", alone), sdpa_kernel(SDPBackend.MATH), counter:
+    with patch.object(PerceiverDenoiser, "_grid", unpadded), sdpa_kernel(SDPBackend.MATH), counter:
         run()
     return float(counter.get_total_flops())
 
@@ -202,10 +202,10 @@ def time_consumers(
     run()
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    with profile(activities=activities) as seen:
+    with profile(activities=activities) as counted:
         run()
     spent: dict[str, float] = {}
-    for event in seen.key_averages():
+    for event in counted.key_averages():
         if event.device_type == torch.autograd.DeviceType.CPU:  # kernels are inside operations
             time = event.self_device_time_total if cuda else event.self_cpu_time_total
             spent[event.key.removeprefix("aten::").lstrip("_")] = float(time)

@@ -39,7 +39,7 @@ class TrackerResult:
         steps_per_second: of the fit.
         without: of the two without a logger, on average.
         ratio: of those.
-        cpu_ratio: likewise of steps per second of the training thread's processor time, which
+        cpu_ratio: the same ratio for steps per second of the training thread's processor time, which
             other work on the machine moves less.
         logging_share: of the training thread's time, what logging takes.
         end_seconds: from the last step to the end of the run.
@@ -198,10 +198,10 @@ def _serving(folder: Path) -> Iterator[_Server]:
         port = probe.getsockname()[1]
     uri = f"http://127.0.0.1:{port}"
     store = f"sqlite:///{folder / 'server.db'}"
-    words = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
-    words += ["--artifacts-destination", str(folder / "files"), "--port", str(port)]
+    argv = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
+    argv += ["--artifacts-destination", str(folder / "files"), "--port", str(port)]
     process = subprocess.Popen(
-        [*words, "--workers", "1"],
+        [*argv, "--workers", "1"],
         env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # what no fit needs
         start_new_session=True,
         stdout=subprocess.DEVNULL,

@@ -31,16 +31,16 @@ class Calls:
 @contextmanager
 def counted(module: DVFModule) -> Iterator[Calls]:
     """Count the calls of the denoiser that samples."""
-    seen, denoiser = Calls(), module.occupancy.average
+    counted, denoiser = Calls(), module.occupancy.average
     original = denoiser.denoise
 
     def denoise(x_t: Tensor, *rest: Any) -> Tensor:
-        seen.calls += 1
-        seen.rows += len(x_t)
+        counted.calls += 1
+        counted.rows += len(x_t)
         return original(x_t, *rest)
 
     with patch.object(denoiser, "denoise", denoise):
-        yield seen
+        yield counted
 
 
 @torch.no_grad()
@@ -74,7 +74,7 @@ def autoregressive_value(
     if actor is None:
         raise ValueError("a roll-out's rewards need the module's actor")
 
-    def paid(at: Tensor) -> Tensor:
+    def reward_of(at: Tensor) -> Tensor:
         return symexp(module.reward(torch.cat([at, actor(at)], dim=-1)).squeeze(-1))
 
     noise = ShardedGenerator(seed, device=module.device)
@@ -84,7 +84,7 @@ def autoregressive_value(
             None if part is None else part.repeat_interleave(num_samples, 0) for part in history
         ).normalised(module.normalizer)
     alive = torch.ones(len(states), dtype=torch.bool, device=module.device)
-    total, discount = paid(states), 1.0
+    total, discount = reward_of(states), 1.0
     for _ in range(steps):
         one = torch.ones_like(states[:, :1])
         condition = module.occupancy.condition(states, one, history, None)
@@ -93,7 +93,7 @@ def autoregressive_value(
             history = history.advanced(states, actor(states))
         states, alive = drawn[:, 0], alive & ~absorbed[:, 0]
         discount *= module.gamma
-        total = total + discount * torch.where(alive, paid(states), 0.0)
+        total = total + discount * torch.where(alive, reward_of(states), 0.0)
     return total.unflatten(0, (-1, num_samples)).mean(1)
 
 
