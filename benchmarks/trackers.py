@@ -39,7 +39,7 @@ class TrackerResult:
         steps_per_second: of the fit.
         without: of the two without a logger, on average.
         ratio: of those.
-        cpu_ratio: the same ratio for steps per second of the training thread's processor time, which
+        cpu_ratio: the same ratio by the training thread's processor time, which
             other work on the machine moves less.
         logging_share: of the training thread's time, what logging takes.
         end_seconds: from the last step to the end of the run.
