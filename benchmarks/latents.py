@@ -32,7 +32,7 @@ from lit_offrl.modules import (
     load_module,
 )
 from lit_offrl.modules.ldcq.sampling import Sampling
-from lit_offrl.modules.ldcq.windows import RowTable
+from lit_offrl.modules.ldcq.tables import RowTable
 
 OBSERVATION, ACTION, LATENT = 4, 2, 16
 """maze2d's numbers and the paper's."""

@@ -238,7 +238,7 @@ def test_what_is_kept_does_not_depend_on_the_precision_of_the_step(make, fit, mo
     for enabled in (False, True):
         module = make(stage=stage)
         monkeypatch.setattr(
-            "lit_offrl.modules.ldcq.windows.fetch_array",
+            "lit_offrl.modules.ldcq.tables.fetch_array",
             lambda *given: np.concatenate(list(given[6](0))).astype(given[4]),  # made each time
         )
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
@@ -268,7 +268,7 @@ def test_fewer_windows_need_fewer_candidates(make, fit, windows):
 def test_a_full_disk_is_said_in_a_line(make, fit, monkeypatch):
     module = make(num_latents=7, posteriors="online")
     monkeypatch.setattr("lit_offrl.common.files.SPARE_BYTES", 10**18)
-    with pytest.raises(DatasetError, match="GB left: take fewer with num_latents, fewer windows"):
+    with pytest.raises(DatasetError, match="GB left: take fewer with num_latents, fewer snippets"):
         fit(module, 1)
 
 

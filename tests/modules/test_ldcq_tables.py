@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lit_offrl.modules import LDCQStage1Module, LDCQStage3Module
-from lit_offrl.modules.ldcq import windows
+from lit_offrl.modules.ldcq import tables
 
 OPTIONS = {
     1: {"width": 8, "horizon": 3, "gru_layers": 1},
@@ -46,11 +46,11 @@ def files(name, pattern):
 
 @pytest.mark.parametrize(("stage", "number"), [(2, signal.SIGINT), (3, signal.SIGTERM)])
 def test_a_signal_stops_between_two_chunks(fit, capsys, monkeypatch, same_state, stage, number):
-    """The second stage encodes windows before its first step, the third samples latents in it."""
-    monkeypatch.setattr(windows, "_WINDOWS", 100)
-    monkeypatch.setattr(windows, "CHAINS", 1000)
+    """The second stage encodes snippets before its first step, the third samples latents in it."""
+    monkeypatch.setattr(tables, "_CHUNK", 100)
+    monkeypatch.setattr(tables, "CHAINS", 1000)
     kind, name, what = {
-        2: (LDCQStage1Module, "posterior", "encoding windows"),
+        2: (LDCQStage1Module, "posterior", "encoding snippets"),
         3: (LDCQStage3Module, "propose", "sampling latents"),
     }[stage]
     options = {3: {"num_latents": 10}}.get(stage, {})
@@ -79,8 +79,7 @@ def test_a_signal_stops_between_two_chunks(fit, capsys, monkeypatch, same_state,
     last = 0
     made.clear()
     assert fit(stage, "cut", **options) == 0
-    probe = chunks[:1] if stage == 2 else []  # for the shape of what is to be encoded
-    assert made == probe + chunks[4:]
+    assert made == chunks[4:]
     assert files("cut", "*.npy") == files("whole", "*.npy") and not files("cut", "*.part*")
     same_state("whole/last.ckpt", "cut/last.ckpt")
 

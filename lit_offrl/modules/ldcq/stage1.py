@@ -22,7 +22,7 @@ from lit_offrl.modules.base import Decay, OfflineModule
 from lit_offrl.modules.ldcq.acting import SkillPolicy
 from lit_offrl.modules.ldcq.images import ImageVAEModule
 from lit_offrl.modules.ldcq.stages import load_stage, require_same_data
-from lit_offrl.modules.ldcq.windows import with_features
+from lit_offrl.modules.ldcq.tables import Tables
 from lit_offrl.nets import (
     AutoregressiveDecoder,
     CategoricalDecoder,
@@ -165,8 +165,8 @@ class LDCQStage1Module(OfflineModule):
         if self.trainer.state.fn == TrainerFn.PREDICTING:
             return dataset
         if self._stand_in is None or self._stand_in[0] is not dataset:
-            given = (self.images.features, self.state_dim, self.hparams["image_encoder"])
-            self._stand_in = dataset, with_features(self.trainer, self.device, *given)
+            tables = Tables(self, self.hparams["image_encoder"])
+            self._stand_in = dataset, tables.features(self.images.features, self.state_dim)
         return self._stand_in[1]
 
     def posterior(self, batch: SnippetBatch) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ from lit_offrl.modules.ldcq.prior import LatentPrior
 from lit_offrl.modules.ldcq.sampling import Against, Sampling
 from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
 from lit_offrl.modules.ldcq.staged import PosteriorKind, PosteriorsFrom, StagedModule
-from lit_offrl.modules.ldcq.windows import spread_batches
+from lit_offrl.modules.ldcq.tables import spread_batches
 
 _FITTED_ON = 8192  # windows whose latents standardise all
 

@@ -25,7 +25,7 @@ from lit_offrl.modules.ldcq.sampling import SamplerName, Sampling
 from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
 from lit_offrl.modules.ldcq.stage2 import LDCQStage2Module
 from lit_offrl.modules.ldcq.staged import PosteriorKind, PosteriorsFrom, StagedModule
-from lit_offrl.modules.ldcq.windows import RowTable, candidates
+from lit_offrl.modules.ldcq.tables import RowTable, Tables
 from lit_offrl.nets import LatentCritic, frozen_copy, polyak_update_
 
 _LEAST_PRIORITY = 1e-6  # so that a window whose error is 0 may be drawn again
@@ -222,13 +222,10 @@ class LDCQStage3Module(StagedModule):
         if self._candidates is None:
             # "against" is in the names of stored tables, which outlive versions of this library
             settings = {} if self.stage2 is None else asdict(self.how) | {"against": "nothing"}
-            self._candidates = candidates(
-                self.trainer,
-                self.device,
+            self._candidates = Tables(self, self.taken).candidates(
                 lambda states, noise: self.propose(states, self.num_latents, self.how, noise),
                 self.num_latents,
                 self.first.latent_dim,
-                self.taken,
                 settings,
             )
         return self._candidates.at(batch.rows + batch.mask.sum(1) - 1)

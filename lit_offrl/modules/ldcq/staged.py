@@ -21,7 +21,7 @@ from lit_offrl.modules.ldcq.stages import (
     load_stage,
     require_same_data,
 )
-from lit_offrl.modules.ldcq.windows import RowTable, posteriors
+from lit_offrl.modules.ldcq.tables import RowTable, Tables
 from lit_offrl.nets import AutoregressiveDecoder
 
 PosteriorKind = Literal["sample", "mean"]
@@ -156,7 +156,8 @@ class StagedModule(OfflineModule):
             record = self.taken  # of stage 1, whatever stage this is: they share its file
             while "stage1" in record["hyper_parameters"]:
                 record = record["hyper_parameters"]["stage1"]
-            self._posteriors = posteriors(self.trainer, self.device, self.first.posterior, record)
+            first = self.first
+            self._posteriors = Tables(self, record).posteriors(first.posterior, first.latent_dim)
         mean, std = self._posteriors.at(batch.rows).unbind(1)
         return mean, std
 
