@@ -7,7 +7,6 @@ is in there; this file finds it.
 from __future__ import annotations
 
 import importlib
-import inspect
 import os
 import re
 import sys
@@ -21,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_offrl.cli.help import kinds_of
 from lit_offrl.common.errors import ConfigError, LitOffRLError, nearest
+from lit_offrl.common.signatures import parameters_of
 from lit_offrl.jobs.files import config_contents
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
@@ -234,7 +234,7 @@ def _find(path: str) -> Any:
 
 def _parameters(class_path: str) -> list[str]:
     kind = _find(class_path)
-    return [] if kind is None else list(inspect.signature(kind).parameters)
+    return [] if kind is None else list(parameters_of(kind))
 
 
 def _subclasses(class_path: str) -> list[str]:

@@ -20,7 +20,8 @@ from lit_offrl.datasets.bounds import settle_bounds
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.catalog import (
     DATA_DIR_VARIABLE,
-    Source,
+    FileSource,
+    Reading,
     bundled,
     default_cache_dir,
     default_data_dir,
@@ -34,7 +35,7 @@ from lit_offrl.datasets.hdf5 import Format
 from lit_offrl.datasets.minari import MinariSource
 from lit_offrl.datasets.minari_opening import PREFIX
 from lit_offrl.datasets.sidecar import read_sidecar
-from lit_offrl.datasets.sources import D4RL_PREFIX, AnySource, find_source
+from lit_offrl.datasets.sources import D4RL_PREFIX, Source, find_source
 
 
 def _console() -> Console:
@@ -68,13 +69,13 @@ def _fits(name: str, wanted: list[str]) -> bool:
     return all(text in name.lower() or text == family for text in wanted)
 
 
-def _family(source: Source) -> str:
+def _family(source: FileSource) -> str:
     if source.entry is not None:
         return source.entry.family
     return "bundled" if source.bundled else "own files"
 
 
-def _table(family: str, sources: list[Source]) -> Table:
+def _table(family: str, sources: list[FileSource]) -> Table:
     table = Table("name", "environment", "rows", "mean return", "where", title=family)
     table.title_justify = "left"
     for source in sources:
@@ -93,7 +94,7 @@ def _table(family: str, sources: list[Source]) -> Table:
     return table
 
 
-def _env_id(source: Source) -> str:
+def _env_id(source: FileSource) -> str:
     """Return a file's environment for the list, which one bad file must not break."""
     try:
         return source.header().env_id or "unknown"
@@ -101,16 +102,16 @@ def _env_id(source: Source) -> str:
         return "unreadable: see check"
 
 
-def _find(options: argparse.Namespace) -> AnySource:
+def _find(options: argparse.Namespace) -> Source:
     """Find what ``info`` and ``check`` are about; of Minari's parts the usual ones by default."""
     chosen: str | None = options.minari_observations
     parts = None if chosen is None else [part.strip() for part in chosen.split(",")]
     return find_source(
         options.dataset,
         options.data_dir,
+        Reading(options.format, accept_faults=True),
         minari_observations=parts,
         guess=True,
-        format=options.format,
     )
 
 
@@ -121,12 +122,12 @@ def _info(options: argparse.Namespace) -> int:
     if isinstance(source, MinariSource):
         rows |= _spec_rows(source) | source.facts() | {"on disk": str(source.path)}
     else:
-        entry, on_disk = source.entry, isinstance(source, Source) and source.on_disk
+        entry, on_disk = source.entry, isinstance(source, FileSource) and source.on_disk
         unknown = entry is not None and not on_disk and entry.action_dim is None
         rows = {"sizes": "not known before the file is on disk"} if unknown else _spec_rows(source)
         if entry is not None:
             rows |= _published(entry)
-    if isinstance(source, Source):
+    if isinstance(source, FileSource):
         rows["on disk"] = str(source.path) if source.on_disk else "no"
         if digest := read_sidecar(source.path).get("sha256"):
             rows["sha256 when downloaded"] = digest
@@ -134,8 +135,10 @@ def _info(options: argparse.Namespace) -> int:
     return 0
 
 
-def _spec_rows(source: AnySource) -> dict[str, str]:
-    facts = source.header().to_dict()
+def _spec_rows(source: Source) -> dict[str, str]:
+    # A package knows its header only once it has read all rows; the catalogue knows enough.
+    spec = source.entry.spec() if isinstance(source, PackagedSource) else source.header()
+    facts = spec.to_dict()
     return {key: _text(value) for key, value in facts.items() if value not in (None, ())}
 
 
@@ -160,10 +163,10 @@ def _published(entry: CatalogEntry) -> dict[str, str]:
 def _check(options: argparse.Namespace) -> int:
     """Read a dataset whole and print what is in it and what is odd about it."""
     source = _find(options)
-    dataset = source.read(require=(), accept_faults=True)
+    dataset = source.read()
     bounded = settle_bounds(dataset.spec, lambda: dataset.column("actions"))
     report = examine(dataset.with_spec(bounded))
-    where = source.name if isinstance(source, PackagedSource) else str(source.path)
+    where = str(getattr(source, "path", source.name))
     layout = dataset.provenance.get("lit_offrl_layout") or dataset.provenance["source"]
     rows = {"file": where, "layout": layout}
     if isinstance(source, MinariSource):
@@ -171,7 +174,7 @@ def _check(options: argparse.Namespace) -> int:
     rows |= {"environment": dataset.spec.env_id or "unknown", **report.facts}
     rows["sha256"] = str(dataset.spec.sha256)
     _print_facts(dataset.spec.name, rows)
-    entry = None if isinstance(source, MinariSource) else source.entry
+    entry = source.entry
     known = [text for text in (entry.refusal, entry.warning) if text] if entry else []
     warnings = [*known, *report.warnings]
     for warning in warnings:

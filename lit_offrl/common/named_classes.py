@@ -17,7 +17,6 @@ import enum
 import importlib
 import importlib.metadata
 import importlib.util
-import inspect
 import json
 import re
 import site
@@ -28,11 +27,12 @@ import urllib.parse
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
 from lit_offrl.common.errors import ConfigError, reason
+from lit_offrl.common.signatures import hints_of
 
 T = TypeVar("T")
 
@@ -99,7 +99,8 @@ def checked_part(part: object, base: type[Any], parts: type[Any], where: str) ->
     if not isinstance(part, Mapping) or not {*part} <= {*_KEYS}:
         raise ConfigError(f"{where} is {_shown(part)}, where class_path and init_args are needed.")
     name = part.get("class_path")
-    hints = _hints(class_named(name, base, f"{where}.class_path"))
+    kind: Any = class_named(name, base, f"{where}.class_path")
+    hints = hints_of(kind)
     checked: dict[str, Any] = {"class_path": name}
     for key in _KEYS[1:]:
         arguments = part.get(key) or {}
@@ -171,22 +172,6 @@ def _spelt(text: str) -> object:
     except (OSError, ValueError, yaml.YAMLError):
         return text
     return found if isinstance(found, Mapping | list) else text
-
-
-def _hints(kind: type) -> dict[str, Any]:
-    """Return the types of a class's arguments, those that it hands on to its bases included."""
-    found: dict[str, Any] = {}
-    for each in reversed(kind.__mro__):
-        init = vars(each).get("__init__")
-        if not inspect.isfunction(init):
-            continue
-        names = list(inspect.signature(init).parameters)
-        try:
-            hints = get_type_hints(init)
-        except Exception:  # for instance a name that exists only for type checkers
-            hints = dict.fromkeys(names, object)
-        found |= {name: hints.get(name, Any) for name in names}
-    return found
 
 
 def _takes(hint: Any) -> _Takes:

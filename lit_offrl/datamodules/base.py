@@ -1,9 +1,8 @@
-"""Lightning's face on a dataset: a source of rows, a view of them, and who gets which."""
+"""A dataset as Lightning's data module: its rows, a view of them, and which process gets which."""
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,20 +14,21 @@ from lightning.pytorch import LightningDataModule
 
 from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.common.quiet import say
-from lit_offrl.common.randomness import ShardedGenerator, mix
-from lit_offrl.datamodules.loaders import FixedLoader, TrainLoader
+from lit_offrl.common.randomness import ShardedGenerator
+from lit_offrl.datamodules.loaders import FixedLoader, TrainLoader, batches_of_epoch
 from lit_offrl.datasets.bounds import outside_bounds, settle_bounds
-from lit_offrl.datasets.catalog import default_cache_dir, resolve
+from lit_offrl.datasets.catalog import Reading, default_cache_dir, resolve
 from lit_offrl.datasets.hdf5 import Format
-from lit_offrl.datasets.policies import episodes_of_policies
 from lit_offrl.datasets.priorities import Priorities, PrioritizedOrder
 from lit_offrl.datasets.rows import Spans
 from lit_offrl.datasets.sampler import Order, RowOrder
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
+from lit_offrl.datasets.sources import Source
+from lit_offrl.datasets.split import Split, split_episodes
 from lit_offrl.datasets.views import BoundView, Transitions, View
 
-_SPLIT, _HELD_OUT = 0x5B17, 0x4E1D  # keep the streams of one seed apart
-_ROOM = 0.5  # of the device's free memory that data may take: the rest is for training
+_HELD_OUT = 0x4E1D  # keeps the streams of one seed apart
+_MEMORY_FRACTION = 0.5  # of the device's free memory: the rest is for training
 
 
 class OfflineDataModule(LightningDataModule):
@@ -38,28 +38,32 @@ class OfflineDataModule(LightningDataModule):
     give a module its dimensions; the rows are read in ``setup``.
 
     Args:
-        dataset: a name of ``lit-offrl datasets list``, or a path.
-        view: how rows become batches; by default as the module asks for, else one-step transitions.
-        batch_size: B, rows a process takes in a step.
-        validation_fraction: share of the episodes that is held out, at least one if above 0.
-        validation_batches: so many batches a process in a validation at most, of rows spread over
-            all held-out episodes.
-        data_dir: where downloaded datasets are; ``$LIT_OFFRL_DATA`` or ``~/.lit_offrl/datasets``
-            by default.
-        env_id: the environment's gymnasium id, where the file is silent or wrong.
-        format: the file's layout: ``d4rl``, ``pybullet`` (rewards shifted by one row), or ``auto``,
-            which takes what the file says, else guesses; see ``read_hdf5``.
-        action_low: lower bound of the actions, a number for all dimensions or one each; that of the
-            file, else of the environment's action space, else the data's least action by default.
-        action_high: the upper one, likewise.
-        device: ``auto`` keeps data that fit on the training device, ``cpu`` in main memory.
-        seed: of the order of rows and of the choice of held-out episodes.
-        hold_out_policies: values of the column ``policy`` whose episodes are in no training and no
-            validation batch, so that they can be evaluated as policies never seen.
+        dataset: A name that ``lit-offrl datasets list`` shows, or the path of a file.
+        view: How rows become batches. By default the method chooses; without one, batches are
+            one-step transitions.
+        batch_size: Number of rows, at least 1, that each process takes in a step.
+        validation_fraction: Fraction of the episodes, in [0, 1), that is held out to validate on;
+            above 0 it is at least one episode.
+        validation_batches: Largest number of batches, at least 1, that each process validates on;
+            their rows are spread over all held-out episodes. null takes all of these rows.
+        data_dir: Folder of downloaded datasets; by default ``$LIT_OFFRL_DATA`` or
+            ``~/.lit_offrl/datasets``.
+        env_id: The gymnasium id of the environment, where the file does not name it or is wrong.
+        format: Layout of the file: ``d4rl``; ``pybullet``, where rewards are shifted by one row; or
+            ``auto``, which takes what the file says and guesses where it says nothing.
+        action_low: Lower bound of the actions in the environment's units, as one number or one for
+            each dimension. By default it is that of the file, else of the environment's action
+            space, else the smallest action in the data.
+        action_high: Upper bound of the actions, in the same form and with the same defaults.
+        device: Where the data are kept while training: ``auto`` takes the training device if half
+            of its free memory holds them, ``cpu`` the main memory.
+        seed: Seed of the order of rows and of the choice of held-out episodes, at least 0.
+        hold_out_policies: Values of the column ``policy`` whose episodes are in no training and no
+            validation batch, so that these policies can be evaluated as unseen ones.
 
     Raises:
-        DatasetError: there is no such dataset, or it cannot be used.
-        ConfigError: a number that cannot be.
+        DatasetError: There is no such dataset, or it cannot be used.
+        ConfigError: A number is out of its range, or an option does not go with the dataset.
     """
 
     def __init__(
@@ -84,7 +88,7 @@ class OfflineDataModule(LightningDataModule):
             raise ConfigError(f"batch_size is {batch_size}: give at least 1.")
         if not 0 <= validation_fraction < 1:
             raise ConfigError(
-                f"validation_fraction is {validation_fraction}: give a share in [0, 1)."
+                f"validation_fraction is {validation_fraction}: give a fraction in [0, 1)."
             )
         if validation_batches is not None and validation_batches < 1:
             raise ConfigError(
@@ -101,24 +105,42 @@ class OfflineDataModule(LightningDataModule):
         self.seed = seed
         self.hold_out_policies = tuple(float(value) for value in hold_out_policies)
         self.data_dir = data_dir
-        self._opened: OfflineDataset | None = None
+        self.source: Source = self._find(dataset)
+        self._rows_for_bounds: OfflineDataset | None = None
         self.spec: DatasetSpec = settle_bounds(
-            self._open(dataset), self._actions, action_low, action_high
+            self.source.header(), self._read_actions, action_low, action_high
         )
         self.dataset: OfflineDataset | None = None
         """All episodes, held out or not."""
         self.row_order: Order | None = None
         self._order_state: dict[str, Any] = {}
-        self._episodes: dict[str, np.ndarray] = {}
+        self._split: Split | None = None
         self._whole: tuple[OfflineDataset, BoundView] | None = None
         self._bound: dict[str, BoundView] = {}
 
-    # ---- what Lightning calls ------------------------------------------------------------------
+    # ---- reading -------------------------------------------------------------------------------
+
+    def _find(self, dataset: str) -> Source:
+        """Return where the dataset comes from."""
+        return resolve(dataset, self.data_dir, Reading(self.format, self.env_id))
+
+    def _read(self, require: Sequence[str]) -> OfflineDataset:
+        """Return the rows, with at least these columns."""
+        return self.source.read(require=require)
+
+    def _read_actions(self) -> np.ndarray:
+        """Read the rows before ``setup`` does, as the range of their actions has to be known."""
+        self._rows_for_bounds = self._read(())
+        return self._rows_for_bounds.column("actions")
 
     def setup(self, stage: str) -> None:
         """Read the rows, check that the module can use them, and hold episodes out.
 
-        What was done to the rows, and what is odd about their values, is said.
+        How the rows were changed on reading, and what is unusual about their values, is printed.
+
+        Raises:
+            DatasetError: The rows cannot be read, or lack a column that the module needs.
+            ConfigError: No episode would be left to train on.
         """
         if self.dataset is not None:
             return
@@ -131,25 +153,44 @@ class OfflineDataModule(LightningDataModule):
                 f"needs. {module.missing_columns_advice}"
             )
         if self.view is None:
-            own: Callable[[], View] = getattr(module, "view", Transitions)
-            self.view = own()
-        dataset = self.view.prepare(self._rows(require))
-        self._episodes = self._split(dataset)
+            default_view: Callable[[], View] = getattr(module, "view", Transitions)
+            self.view = default_view()
+        dataset = self.view.prepare(self._with_bounds(self._rows_for_bounds or self._read(require)))
+        self._rows_for_bounds = None
+        self._split = split_episodes(
+            dataset, self.validation_fraction, self.seed, self.hold_out_policies
+        )
         if self.hold_out_policies:
             values = ", ".join(f"{value:g}" for value in self.hold_out_policies)
-            said = (*dataset.spec.handling, f"episodes of the policies {values} were held out")
-            dataset = dataset.with_spec(replace(dataset.spec, handling=said))
+            handling = (*dataset.spec.handling, f"episodes of the policies {values} were held out")
+            dataset = dataset.with_spec(replace(dataset.spec, handling=handling))
         self.spec = dataset.spec
         self.dataset = dataset
         outside = outside_bounds(dataset.columns, self.spec)
         for sentence in (*self.spec.handling, *self.spec.notices, *([outside] if outside else [])):
             say(f"{self.spec.name}: {sentence}")
 
+    def _with_bounds(self, dataset: OfflineDataset) -> OfflineDataset:
+        """Return the rows with the action bounds that are settled, and each notice once."""
+        notices = dict.fromkeys((*dataset.spec.notices, *self.spec.notices))
+        spec = replace(
+            dataset.spec,
+            action_low=self.spec.action_low,
+            action_high=self.spec.action_high,
+            notices=tuple(notices),
+        )
+        return dataset.with_spec(spec)
+
+    # ---- what Lightning calls ------------------------------------------------------------------
+
     def train_dataloader(self) -> TrainLoader:
         """Batches in an order that is a pure function of (seed, step, rank, world size).
 
         Where the module has ``priorities``, rows are drawn by those, which it updates through
         ``datamodule.row_order.update``.
+
+        Raises:
+            ConfigError: The limits of the Trainer do not go together, or with priorities.
         """
         view = self.train_view()
         rank, world_size = self._place()
@@ -165,7 +206,7 @@ class OfflineDataModule(LightningDataModule):
         # epoch has a whole number of steps.
         steps = max(1, len(view.spans) // (self.batch_size * world_size * accumulated))
         length = steps * accumulated
-        limit, same = self._limit(length)
+        limit, same = batches_of_epoch(self.trainer, length)
         if same and priorities is not None:
             raise ConfigError(
                 "trainer.overfit_batches cannot be used where rows are drawn by priority: set "
@@ -175,7 +216,9 @@ class OfflineDataModule(LightningDataModule):
 
     def val_dataloader(self) -> FixedLoader | list[Any]:
         """Held-out rows, the same each time; none if nothing is held out."""
-        return self._fixed(self.validation_batches) if "held_out" in self._episodes else []
+        if self._split is None or self._split.held_out is None:
+            return []
+        return self._fixed(self.validation_batches)
 
     def test_dataloader(self) -> FixedLoader:
         """All held-out rows; all rows if nothing is held out."""
@@ -188,13 +231,13 @@ class OfflineDataModule(LightningDataModule):
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
-        """Move a batch, unless its rows live on the training device already."""
+        """Move a batch, unless its rows are on the training device already."""
         if batch.observations.device == device:
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the order of rows needs to go on, beside the step's number."""
+        """What the order of rows needs to continue, beside the step's number."""
         return {} if self.row_order is None else self.row_order.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -206,16 +249,18 @@ class OfflineDataModule(LightningDataModule):
     @property
     def train_set(self) -> OfflineDataset | None:
         """The training episodes as a dataset of their own, copied; None before setup."""
-        return self._copy("train")
+        return None if self._split is None else self._copy(self._split.train)
 
     @property
     def held_out(self) -> OfflineDataset | None:
         """The held-out episodes as a dataset of their own, copied; None if nothing is held out."""
-        return self._copy("held_out")
+        if self._split is None or self._split.held_out is None:
+            return None
+        return self._copy(self._split.held_out)
 
     @property
     def recorded(self) -> OfflineDataset | None:
-        """All episodes with the rewards that the environment paid; None before setup."""
+        """All episodes with the rewards of the environment; None before setup."""
         return self.dataset
 
     def train_observations(self) -> np.ndarray:
@@ -223,17 +268,14 @@ class OfflineDataModule(LightningDataModule):
         return self._train_column("observations")
 
     def train_rewards(self) -> np.ndarray:
-        """Rewards of the labelled rows (n,) of the training episodes."""
-        dataset = self._ready()
-        dataset.column("rewards")
+        """Rewards (n,) of the labelled rows of the training episodes."""
         rewards = self._train_column("rewards")
-        if "reward_mask" not in dataset.columns:
+        if "reward_mask" not in self._require_rows()[0].columns:
             return rewards
         return rewards[self._train_column("reward_mask")]
 
     def train_policies(self) -> np.ndarray:
         """Column ``policy`` (N,) of the training episodes: which policy took each step."""
-        self._ready().column("policy")
         return self._train_column("policy")
 
     def train_view(self) -> BoundView:
@@ -241,12 +283,19 @@ class OfflineDataModule(LightningDataModule):
         return self._bind("train")
 
     def whole_view(self) -> BoundView:
-        """All episodes, held out or not, through the view, for what one file keeps for all runs."""
-        return self._bind_whole()
+        """All episodes through the view, of the data that the module has stand in for these."""
+        dataset, _ = self._require_rows()
+        stand_in = getattr(self._module(), "stand_in", None)
+        viewed = dataset if stand_in is None else stand_in(dataset)
+        if self._whole is None or self._whole[0] is not viewed:
+            assert self.view is not None  # setup has chosen one
+            self._whole = viewed, self.view.bind(viewed, self._device_for(viewed))
+            self._bound = {}
+        return self._whole[1]
 
     @property
     def cache_dir(self) -> Path:
-        """The folder for what is computed once a dataset."""
+        """The folder for what is computed once for a dataset."""
         return default_cache_dir(self.data_dir)
 
     # ---- inside --------------------------------------------------------------------------------
@@ -254,102 +303,35 @@ class OfflineDataModule(LightningDataModule):
     def _module(self) -> Any:
         return None if self.trainer is None else self.trainer.lightning_module
 
-    def _open(self, dataset: str) -> DatasetSpec:
-        """Find the dataset and return its spec, without its rows."""
-        self._source = resolve(dataset, self.data_dir)
-        return self._source.header(format=self.format, env_id=self.env_id)
-
-    def _actions(self) -> np.ndarray:
-        """Read the rows before ``setup`` does, as the range of their actions has to be known."""
-        self._opened = self._read(())
-        return self._opened.column("actions")
-
-    def _rows(self, require: Sequence[str]) -> OfflineDataset:
-        """Return the rows with the bounds that are settled."""
-        dataset = self._read(require) if self._opened is None else self._opened
-        self._opened = None
-        said = dict.fromkeys((*dataset.spec.notices, *self.spec.notices))  # each once
-        spec = replace(
-            dataset.spec,
-            action_low=self.spec.action_low,
-            action_high=self.spec.action_high,
-            notices=tuple(said),
-        )
-        return dataset.with_spec(spec)
-
-    def _read(self, require: Sequence[str]) -> OfflineDataset:
-        """Return the rows, with at least these columns."""
-        return self._source.read(require=require, format=self.format, env_id=self.env_id)
-
-    def _split(self, dataset: OfflineDataset) -> dict[str, np.ndarray]:
-        """Return the numbers of the training episodes and, if there are any, the held-out ones.
-
-        Those of policies held out are in neither.
-        """
-        kept = np.arange(len(dataset.episodes))
-        if self.hold_out_policies:
-            kept = kept[~episodes_of_policies(dataset, self.hold_out_policies)]
-        episodes = len(kept)
-        if episodes == 0:
-            raise ConfigError(
-                f"{self.spec.origin}: hold_out_policies names every policy of the data, which "
-                "leaves none to train on: name fewer."
-            )
-        count = math.ceil(self.validation_fraction * episodes - 1e-9)
-        if count == 0:
-            return {"train": kept}
-        if count >= episodes:
-            raise ConfigError(
-                f"{self.spec.origin}: holding {count} of {episodes} episodes out leaves none to "
-                "train on: set validation_fraction to 0 or take more episodes."
-            )
-        order = np.random.default_rng(mix(self.seed, _SPLIT)).permutation(episodes)
-        return {"train": kept[np.sort(order[count:])], "held_out": kept[np.sort(order[:count])]}
-
-    def _takes_all(self) -> bool:
-        """Whether every episode is a training episode."""
-        return len(self._episodes["train"]) == len(self._ready().episodes)
-
-    def _ready(self) -> OfflineDataset:
-        if self.dataset is None:
+    def _require_rows(self) -> tuple[OfflineDataset, Split]:
+        if self.dataset is None or self._split is None:
             raise ConfigError("The dataset is not read yet: call setup('fit') first.")
-        return self.dataset
+        return self.dataset, self._split
 
-    def _copy(self, which: str) -> OfflineDataset | None:
-        if self.dataset is None or which not in self._episodes:
-            return None
-        if self._takes_all():
-            return self.dataset
-        return self.dataset.take_episodes(self._episodes[which])
+    def _copy(self, episodes: np.ndarray) -> OfflineDataset:
+        dataset, split = self._require_rows()
+        return dataset if split.is_whole else dataset.take_episodes(episodes)
 
     def _train_column(self, name: str) -> np.ndarray:
-        dataset = self._ready()
-        if self._takes_all():
-            return dataset.columns[name]
+        dataset, split = self._require_rows()
+        column = dataset.column(name)
+        if split.is_whole:
+            return column
         chosen = np.zeros(len(dataset.episodes), dtype=np.bool_)
-        chosen[self._episodes["train"]] = True
-        return dataset.columns[name][np.repeat(chosen, dataset.episode_lengths)]
-
-    def _bind_whole(self) -> BoundView:
-        """Return a view of all episodes, of the data that the module has stand in for these."""
-        dataset = self._ready()
-        stand_in = getattr(self._module(), "stand_in", None)
-        seen = dataset if stand_in is None else stand_in(dataset)
-        if self._whole is None or self._whole[0] is not seen:
-            assert self.view is not None  # setup has put one in
-            self._whole = seen, self.view.bind(seen, self._device_for(seen))
-            self._bound = {}
-        return self._whole[1]
+        chosen[split.train] = True
+        return column[np.repeat(chosen, dataset.episode_lengths)]
 
     def _bind(self, which: Literal["train", "held_out"]) -> BoundView:
         """Return a view of some episodes; both share the columns, which are bound once."""
-        dataset, whole = self._ready(), self._bind_whole()
-        if which not in self._episodes:
+        whole = self.whole_view()
+        dataset, split = self._require_rows()
+        if split.held_out is None:
             which = "train"
         if which not in self._bound:
             bound = copy.copy(whole)
-            if not self._takes_all():
-                bounds = torch.from_numpy(dataset.episodes[self._episodes[which]])
+            episodes = split.held_out if which == "held_out" else split.train
+            if not split.is_whole:
+                bounds = torch.from_numpy(dataset.episodes[episodes])
                 bound.spans = bound.spans.within(Spans(bounds[:, 0], bounds[:, 1]))
             if len(bound.spans) == 0:
                 raise DatasetError(
@@ -371,26 +353,6 @@ class OfflineDataModule(LightningDataModule):
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
 
-    def _limit(self, length: int) -> tuple[int, bool]:
-        """Return how many of an epoch's batches are trained on, and whether always on the same.
-
-        Raises:
-            ConfigError: they make no whole number of optimiser steps.
-        """
-        trainer: Any = self.trainer  # sets attributes that type checkers do not see
-        if trainer is None or trainer.fast_dev_run:
-            return length, False
-        same = trainer.overfit_batches > 0
-        name = "overfit_batches" if same else "limit_train_batches"
-        most, accumulated = trainer.limit_train_batches, trainer.accumulate_grad_batches
-        limit = min(length, most) if isinstance(most, int) else int(length * most)
-        if limit % accumulated:
-            raise ConfigError(
-                f"trainer.{name} takes {limit} batches of an epoch, and trainer."
-                f"accumulate_grad_batches is {accumulated}: give a multiple of that."
-            )
-        return max(1, limit), same
-
     def _batches_done(self) -> int:
         if self.trainer is None:
             return 0
@@ -405,4 +367,4 @@ class OfflineDataModule(LightningDataModule):
             return cpu
         free, _ = torch.cuda.mem_get_info(device)
         size = sum(column.nbytes for column in dataset.columns.values())
-        return device if size <= _ROOM * free else cpu
+        return device if size <= _MEMORY_FRACTION * free else cpu

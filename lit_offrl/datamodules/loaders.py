@@ -21,17 +21,17 @@ from lit_offrl.datasets.views import BoundView
 class TrainLoader:
     """Endless training batches, cut into epochs for Lightning's sake.
 
-    Where it begins depends on how many batches the run has trained on, and on nothing else: a
-    resumed run asks at its first batch and goes on with the next one.
+    Where it begins depends only on how many batches the run has trained on: a resumed run calls
+    ``batches_done`` at its first batch and continues with the next one.
 
     Args:
-        view: makes batches from rows.
-        order: which of the view's rows a step takes, and its random numbers. Where it weighs rows,
-            batches carry the weights in their field ``weights``.
-        length: batches in an epoch that is not limited.
-        batches_done: tells how many batches the run has trained on so far.
-        limit: batches that the Trainer takes of an epoch; all by default.
-        same: gives the very same batches in each epoch, random draws of the view included.
+        view: Makes batches from rows.
+        order: Chooses the view's rows of each step, and their random numbers. Where it weighs rows,
+            batches have the weights in their field ``weights``.
+        length: Number of batches in an epoch that is not limited.
+        batches_done: Returns how many batches the run has trained on so far.
+        limit: Number of batches that the Trainer takes of an epoch; all by default.
+        same: Whether each epoch has the same batches, random draws of the view included.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class TrainLoader:
         return self._length
 
     def __iter__(self) -> Iterator[Any]:
-        # Lightning makes iterators before it restores its counters: so the question is put at the
-        # first batch (a generator's body runs at its first ``next``), not here.
+        # Lightning makes iterators before it restores its counters. This runs at the first batch,
+        # since a generator's body begins at its first ``next``.
         done = self._batches_done()
         for number in range(done, done + self._limit - done % self._limit):
             step = number % self._limit if self._same else number
@@ -64,11 +64,35 @@ class TrainLoader:
             yield batch if weights is None else _weighted(batch, weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing to keep; that there is this method tells Lightning that resuming is exact."""
+        """There is nothing to keep; the method tells Lightning that resuming is exact."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to take back."""
+        """There is nothing to restore."""
+
+
+def batches_of_epoch(trainer: Any, length: int) -> tuple[int, bool]:
+    """Return how many batches of an epoch are trained on, and whether they are always the same.
+
+    Args:
+        trainer: The Trainer, whose limits count; None has no limits.
+        length: Number of batches in an epoch that is not limited.
+
+    Raises:
+        ConfigError: They make no whole number of optimiser steps.
+    """
+    if trainer is None or trainer.fast_dev_run:
+        return length, False
+    same = trainer.overfit_batches > 0
+    name = "overfit_batches" if same else "limit_train_batches"
+    most, accumulated = trainer.limit_train_batches, trainer.accumulate_grad_batches
+    limit = min(length, most) if isinstance(most, int) else int(length * most)
+    if limit % accumulated:
+        raise ConfigError(
+            f"trainer.{name} takes {limit} batches of an epoch, and trainer."
+            f"accumulate_grad_batches is {accumulated}: give a multiple of that."
+        )
+    return max(1, limit), same
 
 
 def _weighted(batch: Any, weights: Tensor) -> Any:
@@ -83,16 +107,17 @@ def _weighted(batch: Any, weights: Tensor) -> Any:
 class FixedLoader:
     """The same batches in the same order each time, each row once over all processes.
 
-    Every process gets equally many batches, since some strategies wait for each other in each;
-    their sizes differ by one row at most.
+    Every process gets equally many batches, since processes may wait for each other in each batch;
+    the sizes of batches differ by one row at most.
 
     Args:
-        view: makes batches from rows.
-        batch_size: rows in a batch, at most.
-        uniforms: float64 (n, k) on the view's device, one line a row of the view.
-        rank: this process.
-        world_size: number of processes.
-        max_batches: takes so many batches a process at most, of rows spread over all of them.
+        view: Makes batches from rows.
+        batch_size: Largest number of rows in a batch.
+        uniforms: Random numbers in [0, 1), float64 (n, k) on the view's device, for its n rows.
+        rank: Number of this process.
+        world_size: Number of processes.
+        max_batches: Largest number of batches a process, of rows that are spread over all rows; all
+            rows by default.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,22 +25,45 @@ _SUFFIXES = (".hdf5", ".h5")
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a dataset is, and how to read it.
+class Reading:
+    """How a dataset is read, wherever it comes from.
 
     Attributes:
-        name: of the dataset.
-        path: of its file, which for a catalogue entry may have to be downloaded first.
-        entry: the catalogue's, if it is one of the catalogue.
-        bundled: whether the file is part of the package.
-        format: the layout in which ``header`` and ``read`` take it unless they are given another.
+        format: Layout of an HDF5 file, see ``read_hdf5``.
+        env_id: gymnasium id of the environment, where the file does not name it or is wrong.
+        sparse_windows: Whether an episode ends with its first rewarded row, see
+            ``d4rl.fix_conventions``.
+        accept_faults: Whether data that the catalogue refuses are read all the same.
+        cache: Where columns are kept between starts; None reads the file at each start.
+    """
+
+    format: Format = "auto"
+    env_id: str | None = None
+    sparse_windows: bool = False
+    accept_faults: bool = False
+    cache: ColumnCache | None = None
+
+
+DEFAULT_READING = Reading()
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """A dataset in one file: of the catalogue, bundled, or the user's own.
+
+    Attributes:
+        name: Name of the dataset.
+        path: Its file, which for a catalogue entry may have to be downloaded first.
+        entry: Its entry in the catalogue, if it has one.
+        bundled: Whether the file is part of the package.
+        reading: How the file is read.
     """
 
     name: str
     path: Path
     entry: CatalogEntry | None = None
     bundled: bool = False
-    format: Format = "auto"
+    reading: Reading = DEFAULT_READING
 
     @property
     def on_disk(self) -> bool:
@@ -59,59 +82,36 @@ class Source:
                 f"run `lit-offrl datasets download {self.name}`."
             )
 
-    def header(
-        self,
-        *,
-        require: Sequence[str] = (),
-        format: Format = "auto",
-        env_id: str | None = None,
-        sparse_windows: bool = False,
-        cache: ColumnCache | None = None,
-    ) -> DatasetSpec:
+    def header(self) -> DatasetSpec:
         """Return the spec: from the cache, else the file, else (not on disk) the catalogue.
 
         Raises:
-            DatasetError: as ``read_header``.
+            DatasetError: As ``read_header``.
         """
         if self.entry is not None and not self.on_disk:
             return self.entry.spec()
-        options = self._options(format, env_id)
+        cache = self.reading.cache
         digest = cache.sha256(self.path, compute=False) if cache and self.on_disk else None
         if cache is not None and digest is not None:
-            found = cache.find(digest, self._key(options, sparse_windows))
+            found = cache.find(digest, self._key())
             if found is not None:
-                return self._complete(found.spec, env_id)
-        header = read_header(self.path, require=require, name=self.name, **options)
-        return self._complete(header, env_id)
+                return self._complete(found.spec)
+        return self._complete(read_header(self.path, name=self.name, **self._layout()))
 
-    def read(
-        self,
-        *,
-        require: Sequence[str] = ("actions", "rewards"),
-        format: Format = "auto",
-        env_id: str | None = None,
-        sparse_windows: bool = False,
-        accept_faults: bool = False,
-        cache: ColumnCache | None = None,
-    ) -> OfflineDataset:
+    def read(self, *, require: Sequence[str] = ()) -> OfflineDataset:
         """Read the file, see ``read_hdf5``, or what the cache has of it.
 
         Args:
-            require: columns that must be there.
-            format: the file's layout.
-            env_id: the environment's gymnasium id, where the file is silent or wrong.
-            sparse_windows: runs end with their first rewarded row, see ``d4rl.fix_conventions``.
-            accept_faults: read data that the catalogue refuses.
-            cache: where columns are kept; None reads the file.
+            require: Columns that must be there.
 
         Raises:
-            DatasetError: as ``read_hdf5``; if a catalogue entry is not on disk, is no longer the
-                file that was downloaded, or is refused.
+            DatasetError: As ``read_hdf5``; or the data of a catalogue entry are not on disk, are no
+                longer the file that was downloaded, or are refused.
         """
-        if self.entry is not None and self.entry.refusal and not accept_faults:
+        cache, layout = self.reading.cache, self._layout()
+        if self.entry is not None and self.entry.refusal and not self.reading.accept_faults:
             raise DatasetError(f"{self.name}: is refused: {self.entry.refusal}.")
         self.require_on_disk()
-        options = self._options(format, env_id)
 
         def make() -> OfflineDataset:
             dataset = read_hdf5(
@@ -119,8 +119,8 @@ class Source:
                 require=() if cache else require,  # what is cached serves every method
                 name=self.name,
                 task=self.entry.name if self.entry is not None else None,
-                sparse_windows=sparse_windows,
-                **options,
+                sparse_windows=self.reading.sparse_windows,
+                **layout,
             )
             self._same_as_downloaded(dataset.spec.sha256)
             return dataset
@@ -131,40 +131,44 @@ class Source:
             # The header first: what it refuses need not be hashed.
             known = cache.sha256(self.path, compute=False) if self.on_disk else None
             if known is None:
-                read_header(self.path, require=require, name=self.name, to_read=True, **options)
+                read_header(self.path, require=require, name=self.name, to_read=True, **layout)
             digest = cache.sha256(self.path)
             assert digest is not None  # computed
             self._same_as_downloaded(digest)
-            dataset = cache.fetch(digest, self._key(options, sparse_windows), make)
+            dataset = cache.fetch(digest, self._key(), make)
         for name in require:
             if name not in dataset.columns:
                 raise DatasetError(
                     f"{self.path}: has no column '{name}' (it has {', '.join(dataset.columns)})."
                     f"{nearest(name, dataset.columns) or ' Choose a file that has it.'}"
                 )
-        return dataset.with_spec(self._complete(dataset.spec, env_id))
+        return dataset.with_spec(self._complete(dataset.spec))
 
-    def _options(self, format: Format, env_id: str | None) -> dict[str, Any]:
-        format = self.format if format == "auto" else format
+    def _layout(self) -> dict[str, Any]:
+        """Return the file's layout and environment, as far as the options or the catalogue know."""
+        format, env_id = self.reading.format, self.reading.env_id
         if self.entry is None:
             return {"format": format, "env_id": env_id}
         format = self.entry.format if format == "auto" else format
         return {"format": format, "env_id": env_id or self.entry.env_id}
 
-    def _key(self, options: Mapping[str, Any], sparse_windows: bool) -> dict[str, Any]:
+    def _key(self) -> dict[str, Any]:
+        """Return all that the cached columns depend on, beside the file's bytes."""
         # A file's name may tell its environment, and so how it is read.
         task = env_id_from_name(self.path.name) if self.entry is None else self.entry.name
-        return {**options, "sparse_windows": sparse_windows, "task": task}
+        return {
+            **self._layout(), "sparse_windows": self.reading.sparse_windows, "task": task
+        }  # fmt: skip
 
-    def _complete(self, spec: DatasetSpec, env_id: str | None) -> DatasetSpec:
-        """Put in what goes by this source and not by the file's bytes."""
+    def _complete(self, spec: DatasetSpec) -> DatasetSpec:
+        """Put in what depends on this source and not on the file's bytes."""
         spec = replace(spec, name=self.name, origin=str(self.path))
         if self.entry is None:
             return spec
         if self.entry.format == "pybullet":
             spec = replace(spec, handling=without_layout(spec.handling))
         # The catalogue knows the environment, or that there is none, better than the file's name.
-        return self.entry.complete(replace(spec, env_id=env_id or self.entry.env_id))
+        return self.entry.complete(replace(spec, env_id=self._layout()["env_id"]))
 
     def _same_as_downloaded(self, digest: str | None) -> None:
         recorded = read_sidecar(self.path).get("sha256") if self.entry is not None else None
@@ -192,19 +196,22 @@ def default_cache_dir(data_dir: str | os.PathLike[str] | None = None) -> Path:
 
 
 def resolve(
-    name_or_path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None = None
-) -> Source:
+    name_or_path: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str] | None = None,
+    reading: Reading = DEFAULT_READING,
+) -> FileSource:
     """Find a dataset by name or path.
 
     A name is one of the catalogue or a bundled one, or that of a file ``NAME.hdf5`` in the data
     directory. Names go before paths: write ``./NAME`` for a file that is called like a dataset.
 
     Args:
-        name_or_path: what to find.
-        data_dir: where downloaded files are; ``default_data_dir()`` unless given.
+        name_or_path: A name or a path.
+        data_dir: Folder of downloaded files; ``default_data_dir()`` unless given.
+        reading: How the file is read.
 
     Raises:
-        DatasetError: with the nearest name, or saying that the path does not exist.
+        DatasetError: There is no such name or path; the nearest one is named.
     """
     text = os.fspath(name_or_path)
     folder = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
@@ -214,16 +221,17 @@ def resolve(
     if text in CATALOG:
         entry = CATALOG[text]
         path, published = folder / f"{text}.hdf5", folder / entry.file
-        return Source(text, path if path.exists() else _existing(published) or path, entry=entry)
+        there = path if path.exists() or not published.is_file() else published  # fetched by hand
+        return FileSource(text, there, entry, reading=reading)
     if text in packaged:
-        return Source(text, packaged[text], bundled=True)
+        return FileSource(text, packaged[text], bundled=True, reading=reading)
     path = Path(text).expanduser()
     if path.exists():
         refuse_other_formats(path)
-        return Source(path.stem, path)
+        return FileSource(path.stem, path, reading=reading)
     own = folder / f"{text}.hdf5"
     if os.sep not in text and own.is_file():
-        return Source(text, own)
+        return FileSource(text, own, reading=reading)
     if os.sep in text or path.suffix in _SUFFIXES or is_log(path):
         known = [entry.name for entry in path.parent.glob("*")] if path.parent.is_dir() else []
         hint = nearest(path.name, known) or " Check the path."
@@ -231,11 +239,6 @@ def resolve(
     names = [*CATALOG, *packaged, *(file.stem for file in folder.glob("*.hdf5"))]
     hint = nearest(text, names) or " `lit-offrl datasets list` shows the names there are."
     raise DatasetError(f"'{text}' is neither the name of a dataset nor a file.{hint}")
-
-
-def _existing(path: Path) -> Path | None:
-    """A file that was fetched by hand, under the name it was published with."""
-    return path if path.is_file() else None
 
 
 def load_dataset(
@@ -252,6 +255,5 @@ def load_dataset(
     Raises:
         DatasetError: as those two.
     """
-    return resolve(name_or_path, data_dir).read(
-        require=require, format=format, env_id=env_id, accept_faults=accept_faults
-    )
+    reading = Reading(format, env_id, accept_faults=accept_faults)
+    return resolve(name_or_path, data_dir, reading).read(require=require)

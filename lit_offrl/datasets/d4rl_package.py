@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +14,25 @@ import numpy as np
 
 from lit_offrl.common.errors import ConfigError, DatasetError, nearest, reason
 from lit_offrl.datasets import d4rl
-from lit_offrl.datasets.cache import ColumnCache
+from lit_offrl.datasets.catalog import DEFAULT_READING, Reading
 from lit_offrl.datasets.columns import ALIASES, KINDS
 from lit_offrl.datasets.entries import CATALOG, CatalogEntry
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 
 
-def read_d4rl(
-    name: str,
-    *,
-    sparse_windows: bool = False,
-    accept_faults: bool = False,
-    cache: ColumnCache | None = None,
-) -> OfflineDataset:
+def read_d4rl(name: str, reading: Reading = DEFAULT_READING) -> OfflineDataset:
     """Read a dataset with ``gym.make(name).get_dataset()``, which downloads it if need be.
 
     Args:
-        name: a D4RL name of the catalogue, such as ``hopper-medium-v2``.
-        sparse_windows: see ``d4rl.fix_conventions``.
-        accept_faults: read data that the catalogue refuses.
-        cache: keeps the hash of the package's file, if given.
+        name: A D4RL name of the catalogue, such as ``hopper-medium-v2``.
+        reading: How it is read; its cache keeps the hash of the package's file alone.
 
     Raises:
-        ConfigError: the package is not installed or cannot be used.
-        DatasetError: there is no such dataset, or its rows cannot be used.
+        ConfigError: The package is not installed or cannot be used.
+        DatasetError: There is no such dataset, or its rows cannot be used.
     """
     entry = _entry(name)
-    if entry.refusal and not accept_faults:
+    if entry.refusal and not reading.accept_faults:
         raise DatasetError(f"{name}: is refused: {entry.refusal}.")
     where = f"d4rl:{name}"
     environment = _make(name)
@@ -55,9 +46,10 @@ def read_d4rl(
     if "goals" not in columns and "infos/goal" in raw:
         columns["goals"] = np.asarray(raw["infos/goal"])
     columns, handling = d4rl.fix_conventions(
-        columns, name, entry.max_episode_steps, where, sparse_windows=sparse_windows
+        columns, name, entry.max_episode_steps, where, sparse_windows=reading.sparse_windows
     )
     file = Path(str(getattr(environment, "dataset_filepath", "")))
+    cache = reading.cache
     digest = cache.sha256(file) if cache is not None and file.is_file() else None
     dataset = OfflineDataset.from_columns(
         columns,
@@ -71,48 +63,42 @@ def read_d4rl(
     return dataset.with_spec(entry.complete(dataset.spec))
 
 
-@dataclass(frozen=True)
 class PackagedSource:
-    """A dataset of D4RL, read with its package: what ``Source`` is for files.
+    """A dataset of D4RL that is read through its package.
 
     Args:
-        dataset: a D4RL name of the catalogue.
+        dataset: A D4RL name of the catalogue.
+        reading: How it is read.
 
     Raises:
-        DatasetError: there is no such dataset.
+        DatasetError: There is no such dataset.
     """
 
-    dataset: str
-
-    def __post_init__(self) -> None:
-        _entry(self.dataset)
-
-    @property
-    def name(self) -> str:
-        """The name with its prefix."""
-        return f"d4rl:{self.dataset}"
-
-    @property
-    def entry(self) -> CatalogEntry:
-        """The catalogue's entry."""
-        return _entry(self.dataset)
+    def __init__(self, dataset: str, reading: Reading = DEFAULT_READING) -> None:
+        self.name = f"d4rl:{dataset}"
+        self.entry = _entry(dataset)
+        self._dataset, self._reading = dataset, reading
+        self._read: OfflineDataset | None = None
 
     def header(self) -> DatasetSpec:
-        """Return what the catalogue knows; the package is not imported.
+        """Return the spec of the rows, which only the package knows: so they are read.
 
         Raises:
-            DatasetError: not even the sizes are known.
+            ConfigError: As ``read_d4rl``.
+            DatasetError: As ``read_d4rl``.
         """
-        return self.entry.spec()
+        self._read = read_d4rl(self._dataset, self._reading)
+        return self._read.spec
 
-    def read(self, *, require: Sequence[str] = (), accept_faults: bool = False) -> OfflineDataset:
-        """Read it through the package; see ``read_d4rl``.
+    def read(self, *, require: Sequence[str] = ()) -> OfflineDataset:
+        """Return the rows; those that ``header`` has read serve once, lest two copies be kept.
 
         Raises:
-            ConfigError: as ``read_d4rl``.
-            DatasetError: as ``read_d4rl``, or a column of ``require`` is missing.
+            ConfigError: As ``read_d4rl``.
+            DatasetError: As ``read_d4rl``, or a column of ``require`` is missing.
         """
-        dataset = read_d4rl(self.dataset, accept_faults=accept_faults)
+        dataset = self._read or read_d4rl(self._dataset, self._reading)
+        self._read = None
         for column in require:
             dataset.column(column)
         return dataset

@@ -62,6 +62,7 @@ class MinariSource:
             ``minari_spaces``; None where observations are plain vectors. A ``desired_goal`` that is
             not among them becomes the column ``goals``.
         guess: take ``usual_choice`` of the parts where ``observations`` is None.
+        cache: where columns are kept between starts; None reads the files at each start.
 
     Raises:
         ConfigError: ``minari`` is not installed, or ``observations`` does not fit the dataset.
@@ -71,6 +72,9 @@ class MinariSource:
     dataset_id: str
     observations: tuple[str, ...] | None = None
     guess: bool = False
+    cache: ColumnCache | None = None
+
+    entry = None  # the catalogue has none of Minari's
 
     def __post_init__(self) -> None:
         folder = minari_folder(self.dataset_id)
@@ -164,31 +168,24 @@ class MinariSource:
             handling=tuple(handling),
         )
 
-    def read(
-        self,
-        cache: ColumnCache | None = None,
-        *,
-        require: Sequence[str] = (),
-        accept_faults: bool = False,
-    ) -> OfflineDataset:
+    def read(self, *, require: Sequence[str] = ()) -> OfflineDataset:
         """Read all episodes.
 
         Args:
-            cache: where columns are kept.
-            require: columns that must be there.
-            accept_faults: as in ``Source.read``; no dataset of Minari's is refused for its faults.
+            require: Columns that must be there.
 
         Raises:
-            DatasetError: naming the episode that is missing or wrong, or the column and row.
+            DatasetError: An episode or a column is missing or wrong; the message names it, and the
+                row.
         """
-        spec = self.header()
+        spec, cache = self.header(), self.cache
         for name in require:
             if name not in spec.columns:
                 raise DatasetError(
                     f"{self._where}: has no column '{name}' (it has {', '.join(spec.columns)}): "
                     "choose a dataset that has it."
                 )
-        digest = self._sha256(cache)
+        digest = self._sha256()
 
         def make() -> OfflineDataset:
             for file in self.path.rglob("*.hdf5"):
@@ -279,20 +276,25 @@ class MinariSource:
         columns["timeouts"][-1] |= not columns["terminals"][-1]  # its group ends here
         return columns
 
-    def _sha256(self, cache: ColumnCache | None) -> str:
+    def _sha256(self) -> str:
         """Return one hash of all files."""
         digest = hashlib.sha256()
         for file in sorted(path for path in self.path.rglob("*") if path.is_file()):
-            found = file_sha256(file) if cache is None else cache.sha256(file)
+            found = self.cache.sha256(file) if self.cache else file_sha256(file)
             digest.update(f"{file.relative_to(self.path)}\0{found}\n".encode())
         return digest.hexdigest()
 
 
 def minari_source(
-    dataset_id: str, observations: Sequence[str] | None = None, *, guess: bool = False
+    dataset_id: str,
+    observations: Sequence[str] | None = None,
+    *,
+    guess: bool = False,
+    cache: ColumnCache | None = None,
 ) -> MinariSource:
     """Find a Minari dataset on disk; see ``MinariSource``."""
-    return MinariSource(dataset_id, None if observations is None else tuple(observations), guess)
+    parts = None if observations is None else tuple(observations)
+    return MinariSource(dataset_id, parts, guess, cache)
 
 
 def _joined(parts: Sequence[Part]) -> str:

@@ -4,56 +4,82 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import Protocol
 
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.datasets.catalog import Source, resolve
+from lit_offrl.datasets.catalog import DEFAULT_READING, Reading, resolve
 from lit_offrl.datasets.d4rl_package import PackagedSource
-from lit_offrl.datasets.hdf5 import Format
-from lit_offrl.datasets.minari import MinariSource, minari_source
+from lit_offrl.datasets.entries import CatalogEntry
+from lit_offrl.datasets.minari import minari_source
 from lit_offrl.datasets.minari_opening import PREFIX, minari_folder
+from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 
 D4RL_PREFIX = "d4rl:"
 
-AnySource = Source | MinariSource | PackagedSource
+
+class Source(Protocol):
+    """Where a dataset comes from: a file, a Minari dataset, or the package d4rl."""
+
+    @property
+    def name(self) -> str:
+        """Name of the dataset in tables, with its prefix."""
+
+    @property
+    def entry(self) -> CatalogEntry | None:
+        """Its entry in the catalogue, if it has one."""
+
+    def header(self) -> DatasetSpec:
+        """Return what is known without reading all rows, as far as the source allows."""
+
+    def read(self, *, require: Sequence[str] = ()) -> OfflineDataset:
+        """Return all rows; the columns ``require`` must be among them."""
 
 
 def is_minari(text: str) -> bool:
-    """Say whether a name is ``minari:ID`` or the path of a Minari dataset's folder."""
+    """Whether a name is ``minari:ID`` or the path of a Minari dataset's folder."""
     return text.startswith(PREFIX) or minari_folder(text) is not None
 
 
 def find_source(
     name_or_path: str | os.PathLike[str],
     data_dir: str | os.PathLike[str] | None = None,
+    reading: Reading = DEFAULT_READING,
     *,
     minari_observations: Sequence[str] | None = None,
     guess: bool = False,
-    format: Format = "auto",
-) -> AnySource:
+) -> Source:
     """Find a dataset.
 
     Args:
         name_or_path: ``minari:ID``; the folder of a Minari dataset, with ``minari:`` or without;
             ``d4rl:NAME``; or what ``resolve`` takes.
-        data_dir: as in ``resolve``.
-        minari_observations: of Minari's nested observations, the parts to put behind each other.
-        guess: take the usual parts where none are given.
-        format: the layout of an HDF5 file, see ``read_hdf5``.
+        data_dir: Folder of downloaded files, as in ``resolve``.
+        reading: How the rows are read.
+        minari_observations: Parts of Minari's nested observations that are concatenated.
+        guess: Whether the usual parts are taken where none are given.
 
     Raises:
-        ConfigError: an option does not go with the dataset.
-        DatasetError: there is no such dataset, or it cannot be opened.
+        ConfigError: An option does not go with the dataset.
+        DatasetError: There is no such dataset, or it cannot be opened.
     """
     text = os.fspath(name_or_path)
+    minari, package = is_minari(text), text.startswith(D4RL_PREFIX)
     if text in (PREFIX, D4RL_PREFIX):
         raise ConfigError(f"'{text}' names no dataset: write its id behind it.")
-    if format != "auto" and (is_minari(text) or text.startswith(D4RL_PREFIX)):
+    if (minari or package) and reading.env_id is not None:
+        raise ConfigError(f"{text}: env_id goes only with files: leave it out.")
+    if (minari or package) and reading.format != "auto":
         raise ConfigError(f"{text}: format goes only with HDF5 files: leave it out.")
-    if is_minari(text):
-        return minari_source(text.removeprefix(PREFIX), minari_observations, guess=guess)
+    if minari:
+        if reading.sparse_windows:
+            raise ConfigError(
+                f"{text}: rewards 'sparse_windows' is for D4RL's antmaze and maze2d: "
+                "leave the option out."
+            )
+        parts = minari_observations
+        return minari_source(text.removeprefix(PREFIX), parts, guess=guess, cache=reading.cache)
     if minari_observations is not None:
         raise ConfigError(f"{text}: minari_observations goes only with minari:ID.")
-    if text.startswith(D4RL_PREFIX):
-        return PackagedSource(text.removeprefix(D4RL_PREFIX))
-    return replace(resolve(text, data_dir), format=format)
+    if package:
+        return PackagedSource(text.removeprefix(D4RL_PREFIX), reading)
+    return resolve(text, data_dir, reading)

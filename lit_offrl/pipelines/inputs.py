@@ -12,7 +12,7 @@ from typing import Any
 from lit_offrl.common.errors import LitOffRLError
 from lit_offrl.common.files import file_sha256
 from lit_offrl.datasets.cache import ColumnCache
-from lit_offrl.datasets.catalog import default_cache_dir, resolve
+from lit_offrl.datasets.catalog import Reading, default_cache_dir, resolve
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.datasets.sources import D4RL_PREFIX, find_source, is_minari
 from lit_offrl.jobs.files import config_contents
@@ -72,7 +72,7 @@ def data_spec(config: Mapping[str, Any]) -> DatasetSpec | None:
         if is_minari(name):
             parts = options.get("minari_observations")
             return find_source(name, minari_observations=parts).header()
-        return resolve(name, options.get("data_dir")).header(env_id=env_id)
+        return resolve(name, options.get("data_dir"), Reading(env_id=env_id)).header()
     except LitOffRLError:
         return None
 

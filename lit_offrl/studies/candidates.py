@@ -12,10 +12,10 @@ from torch import Tensor
 
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import ShardedGenerator, mix
-from lit_offrl.datasets.policies import episodes_of_policies
 from lit_offrl.datasets.rows import as_tensor
 from lit_offrl.datasets.sampler import RowOrder
 from lit_offrl.datasets.schema import OfflineDataset
+from lit_offrl.datasets.split import episodes_of_policies
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import load_module
 from lit_offrl.modules.policies import NetworkPolicy

@@ -15,6 +15,7 @@ from lit_offrl.common.device import device
 from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.common.files import file_sha256
 from lit_offrl.common.ranges import SEEDS, require_fields
+from lit_offrl.datasets.catalog import Reading
 from lit_offrl.datasets.hdf5 import Format
 from lit_offrl.datasets.minari_opening import PREFIX
 from lit_offrl.datasets.schema import OfflineDataset
@@ -136,8 +137,8 @@ def load_data(given: str | None, checkpoint: Path, require: Sequence[str]) -> Of
             raise ConfigError(
                 f"{checkpoint}: does not say what it was trained on: give --data NAME or FILE."
             )
-    source = find_source(given, folder, minari_observations=parts, format=layout)
-    dataset = source.read(require=())
+    source = find_source(given, folder, Reading(layout), minari_observations=parts)
+    dataset = source.read()
     for name in require:  # said here, since what to do depends on the column
         if name not in dataset.columns:
             how = " collect data of several planners" if name == "policy" else " choose other data"

@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from lit_offrl.common.errors import DatasetError
-from lit_offrl.datasets.policies import episodes_of_policies
 from lit_offrl.datasets.schema import OfflineDataset
+from lit_offrl.datasets.split import episodes_of_policies
 from lit_offrl.evaluation.evaluate import evaluate_module
 from lit_offrl.evaluation.statistics import standard_error
 from lit_offrl.modules import DVFModule, load_module

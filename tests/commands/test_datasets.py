@@ -10,7 +10,7 @@ import pytest
 from lit_offrl.commands.datasets import main
 from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.datasets.cache import ColumnCache
-from lit_offrl.datasets.catalog import CATALOG, resolve
+from lit_offrl.datasets.catalog import CATALOG, Reading, resolve
 
 
 @pytest.fixture
@@ -78,8 +78,7 @@ def test_info_says_why_there_is_no_environment_and_what_is_wrong(folder, capsys)
 
 
 def test_the_cache_is_listed_and_cleared(folder, capsys):
-    source = resolve("hopper-bullet-mine", folder)
-    source.read(cache=ColumnCache(folder / "cache"))
+    resolve("hopper-bullet-mine", folder, Reading(cache=ColumnCache(folder / "cache"))).read()
     assert main(["cache"]) == 0
     said = capsys.readouterr().out
     assert "hopper-bullet-mine" in said and str(folder / "cache") in said

@@ -214,7 +214,7 @@ def test_views_without_room_for_weights_cannot_be_drawn_by_priority(build):
 
 
 def test_labels_of_the_whole_dataset_reach_the_held_out_rows_too(build, tmp_path):
-    whole = build()._source.read()
+    whole = build().source.read()
     path = tmp_path / "labels.npz"
     save_labels(path, whole.columns["rewards"] - 2, whole, "critic")
     data = build(view=AdvantageLabelled(str(path)), validation_fraction=0.3)

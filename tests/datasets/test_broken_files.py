@@ -15,7 +15,7 @@ import pytest
 
 from lit_offrl.common.errors import DatasetError
 from lit_offrl.datasets.cache import ColumnCache
-from lit_offrl.datasets.catalog import Source
+from lit_offrl.datasets.catalog import FileSource, Reading
 from lit_offrl.datasets.hdf5 import read_hdf5
 from lit_offrl.datasets.hdf5_limits import available_memory
 
@@ -332,7 +332,8 @@ def test_a_broken_file_is_refused_in_one_line(tmp_path, columns_of, case):
     make(path, columns_of([3, 2], ["terminal", "timeout"]))
     begun = time.perf_counter()
     cache = ColumnCache(tmp_path / "cache")
-    readers = (read_hdf5, lambda path: Source("x", path).read(cache=cache))
+    cached, columns = FileSource("x", path, reading=Reading(cache=cache)), ("actions", "rewards")
+    readers = (read_hdf5, lambda _: cached.read(require=columns))
     for read in (*readers, readers[1]):  # the cached one twice: it knows the file's hash by then
         with pytest.raises(DatasetError) as caught:
             read(path)

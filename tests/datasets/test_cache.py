@@ -16,7 +16,7 @@ from lit_offrl.common.errors import DatasetError
 from lit_offrl.common.files import part_path
 from lit_offrl.datasets import cache as caching
 from lit_offrl.datasets.cache import ColumnCache
-from lit_offrl.datasets.catalog import Source, default_cache_dir
+from lit_offrl.datasets.catalog import FileSource, Reading, default_cache_dir
 from lit_offrl.datasets.hdf5 import read_hdf5, write_hdf5
 from lit_offrl.datasets.sidecar import write_sidecar
 
@@ -36,8 +36,9 @@ def cache(tmp_path):
     return ColumnCache(tmp_path / "cache")
 
 
-def read(path: Path, cache: ColumnCache, **options):
-    return Source("x", path).read(cache=cache, **options)
+def read(path: Path, cache: ColumnCache, require=(), **options):
+    reading = Reading(cache=cache, **options)
+    return FileSource("x", path, reading=reading).read(require=require)
 
 
 def test_what_is_cached_is_what_was_read(path, cache):
@@ -69,7 +70,7 @@ def test_the_second_start_reads_no_hdf5_and_hashes_nothing(path, cache, monkeypa
     monkeypatch.setattr(h5py, "File", never)
     monkeypatch.setattr(caching.hashlib, "file_digest", never)
     monkeypatch.setattr(caching.OfflineDataset, "__post_init__", never)  # nor are values checked
-    assert Source("x", path).header(cache=cache) == first.spec
+    assert FileSource("x", path, reading=Reading(cache=cache)).header() == first.spec
     again = read(path, cache)
     assert again.spec == first.spec and len(again) == 9
 
@@ -98,12 +99,12 @@ def test_a_downloaded_file_that_changed_after_caching_is_refused(tmp_path, raw, 
     path = raw(tmp_path / "maze2d-large-v1.hdf5", columns)
     from lit_offrl.datasets.catalog import resolve
 
-    source = resolve("maze2d-large-v1", tmp_path)
-    write_sidecar(path, {"sha256": source.read(cache=cache).spec.sha256})
-    source.read(cache=cache)
+    source = resolve("maze2d-large-v1", tmp_path, Reading(cache=cache))
+    write_sidecar(path, {"sha256": source.read().spec.sha256})
+    source.read()
     raw(path, columns | {"rewards": np.ones(5)})
     with pytest.raises(DatasetError, match="has changed since it was downloaded"):
-        source.read(cache=cache)
+        source.read()
     assert len(cache.entries()) == 1
 
 
@@ -111,7 +112,7 @@ def test_a_copy_of_a_file_shares_its_entry(path, cache, tmp_path):
     read(path, cache)
     copy = tmp_path / "copy.hdf5"
     copy.write_bytes(path.read_bytes())
-    found = Source("other", copy).read(cache=cache)
+    found = FileSource("other", copy, reading=Reading(cache=cache)).read()
     assert found.spec.name == "other" and found.spec.origin == str(copy)
     assert len(cache.entries()) == 1
 
@@ -170,10 +171,10 @@ def test_a_damaged_entry_is_made_anew(path, cache, columns, damage):
 def test_a_column_that_is_asked_for_must_be_there_also_when_cached(tmp_path, raw, columns, cache):
     del columns["rewards"]
     path = raw(tmp_path / "x.hdf5", columns)
-    read(path, cache, require=())
+    read(path, cache)
     for _ in range(2):
         with pytest.raises(DatasetError, match=r"x.hdf5: has no column 'rewards' \(it has"):
-            read(path, cache)
+            read(path, cache, require=("actions", "rewards"))
 
 
 def start(path: Path, folder: Path, barrier, results) -> None:

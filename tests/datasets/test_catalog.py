@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from lit_offrl.common.errors import DatasetError
-from lit_offrl.datasets.catalog import CATALOG, bundled, default_data_dir, load_dataset, resolve
+from lit_offrl.datasets.catalog import (
+    CATALOG,
+    Reading,
+    bundled,
+    default_data_dir,
+    load_dataset,
+    resolve,
+)
 from lit_offrl.datasets.environments import ENVIRONMENTS, env_id_from_name
 from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.datasets.sidecar import write_sidecar
@@ -106,7 +113,7 @@ def test_data_known_to_be_bad_are_refused_or_warned_of(tmp_path):
     with pytest.raises(DatasetError, match=r"antmaze-umaze-v0: is refused: the timeouts .* -v2"):
         resolve("antmaze-umaze-v0", tmp_path).read()
     with pytest.raises(DatasetError, match="is not on disk"):
-        resolve("antmaze-umaze-v0", tmp_path).read(accept_faults=True)
+        resolve("antmaze-umaze-v0", tmp_path, Reading(accept_faults=True)).read()
     assert "issue 199" in CATALOG["antmaze-umaze-diverse-v2"].warning
 
 
@@ -129,7 +136,8 @@ def test_a_file_fetched_by_hand_may_keep_its_published_name(tmp_path, raw, colum
     assert source.on_disk and data.spec.name == "hopper-medium-v2"
     assert (data.spec.ref_max_score, data.spec.max_episode_steps) == (3234.3, 1000)
     assert source.header() == replace(data.spec, sha256=None)
-    other = source.read(env_id="Hopper-v5").spec  # for which D4RL's references do not hold
+    named = Reading(env_id="Hopper-v5")  # for which D4RL's references do not hold
+    other = resolve("hopper-medium-v2", tmp_path, named).read().spec
     assert (other.env_id, other.ref_max_score) == ("Hopper-v5", None)
 
 

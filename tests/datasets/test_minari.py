@@ -150,15 +150,15 @@ def test_of_dictionaries_it_must_be_said_which_parts(folder):
 def test_it_is_cached_by_all_of_its_files(folder, tmp_path, monkeypatch):
     make("made/box-v0", BOX)
     cache = ColumnCache(tmp_path / "cache")
-    first = minari_source("made/box-v0").read(cache)
+    first = minari_source("made/box-v0", cache=cache).read()
     assert isinstance(first.columns["rewards"].base, np.memmap)
     assert first.spec == minari_source("made/box-v0").read().spec
     with monkeypatch.context() as patch:
         patch.setattr("lit_offrl.datasets.minari.MinariSource._episodes", None)  # not read again
-        assert minari_source("made/box-v0").read(cache).spec == first.spec
+        assert minari_source("made/box-v0", cache=cache).read().spec == first.spec
     with h5py.File(folder / "made/box-v0/data/main_data.hdf5", "a") as file:
         file["episode_1/rewards"][0] = 7
-    assert minari_source("made/box-v0").read(cache).columns["rewards"][3] == 7
+    assert minari_source("made/box-v0", cache=cache).read().columns["rewards"][3] == 7
 
 
 def damaged(folder, key, change):
@@ -201,7 +201,7 @@ def test_what_is_broken_is_named_and_not_cached(folder, tmp_path, change, key, s
     damaged(folder, key, change)
     cache = ColumnCache(tmp_path / "cache")
     with pytest.raises(DatasetError, match=r"^minari:made/box-v0 \(.*\): ") as caught:
-        minari_source("made/box-v0").read(cache)
+        minari_source("made/box-v0", cache=cache).read()
     assert said in str(caught.value) and "\n" not in str(caught.value)
     assert cache.entries() == []
 
