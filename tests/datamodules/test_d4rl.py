@@ -135,7 +135,7 @@ def test_data_that_are_known_to_be_bad(tmp_path, write, capsys):
     ("dataset", "options", "said"),
     [
         ("hopper-medium-v2", {"minari_observations": ["observation"]}, "goes only with minari:ID"),
-        ("d4rl:hopper-medium-v2", {"env_id": "Hopper-v5"}, "env_id goes with files alone"),
+        ("d4rl:hopper-medium-v2", {"env_id": "Hopper-v5"}, "env_id goes only with files"),
         ("minari:x/y-v0", {"rewards": "sparse_windows"}, "D4RL's antmaze and maze2d"),
         ("hopper-medium-v2", {"rewards": "differences"}, "'differences' is for kitchen"),
         ("hopper-medium-v2", {"rewards": "sparse_windows"}, "is for antmaze and maze2d"),
