@@ -20,31 +20,31 @@ from lit_offrl.diffusion import (
 from lit_offrl.modules.ldcq.sampling import Against, Sampling
 from lit_offrl.nets import UResNetDenoiser, frozen_copy, polyak_update_
 
-CHAINS = 65_536  # sampled at once: bounds the memory
+CHAINS = 65_536  # sampled at once, which bounds the memory
 
 
 class LatentPrior(nn.Module):
-    """A diffusion model of latents that predicts z_0, weighed by Min-SNR (LDCQ, Eq. 5).
+    """A diffusion model of latents that predicts z_0, weighted by Min-SNR (LDCQ, Eq. 5).
 
-    A condition is (s, 1) with, where there are goals, (g, 1); what is dropped is zeros with a flag
-    of 0, so that a state of zeros is not the absence of one (paper: zeros alone).
+    A condition is (s, 1) and, with goals, (g, 1). What is dropped becomes zeros with a flag of 0,
+    so that a state of zeros is not a dropped one (paper: zeros alone).
 
-    Latents are standardised, each dimension by itself: the linear schedule leaves ᾱ_T = 0.13 at
-    T = 200, so that chains, which begin at N(0, 1), begin where training was only if latents have
-    that mean and variance. Given a state they have another, which DDPM's noise makes a chain forget
-    and a deterministic solver does not: ``ddim`` and ``dpm++`` begin at α_T ẑ_0 + σ_T ε instead,
-    ẑ_0 being predicted from ε, for one forward more.
+    Each dimension of the latents is standardised. The linear schedule leaves ᾱ_T = 0.13 at T = 200,
+    so chains, which begin at N(0, 1), begin where training was only if latents have that mean and
+    variance. Given a state they have others. DDPM's noise makes a chain forget this, but a
+    deterministic solver does not: ``ddim`` and ``dpm++`` therefore begin at α_T ẑ_0 + σ_T ε, with
+    ẑ_0 predicted from ε by one more call of the network.
 
     Args:
-        observation_dim: o.
-        latent_dim: z.
-        goal_dim: g; 0 for none.
-        schedule: noise schedule.
-        diffusion_steps: T.
-        min_snr: γ of the loss's weights.
-        widths: of the denoiser.
-        width: of its encoders.
-        ema_rate: rate of the averaged denoiser, which samples.
+        state_dim: Size s of a normalised state.
+        latent_dim: Size z of a latent.
+        goal_dim: Size g of a goal; 0 without goals.
+        schedule: Noise schedule; see ``LDCQStage2Module`` for this and what follows.
+        diffusion_steps: Number T of diffusion steps.
+        min_snr: Largest weight γ of the loss.
+        widths: Widths of the denoiser.
+        width: Width of its encoders.
+        ema_rate: Rate at which the averaged denoiser follows the trained one.
     """
 
     mean: Tensor
@@ -53,7 +53,7 @@ class LatentPrior(nn.Module):
 
     def __init__(
         self,
-        observation_dim: int,
+        state_dim: int,
         latent_dim: int,
         goal_dim: int = 0,
         *,
@@ -68,7 +68,7 @@ class LatentPrior(nn.Module):
         self.latent_dim, self.goal_dim = latent_dim, goal_dim
         self.min_snr, self.ema_rate = min_snr, ema_rate
         self.schedule = Schedule(schedule, diffusion_steps)
-        condition_dim = observation_dim + 1 + (goal_dim + 1 if goal_dim else 0)
+        condition_dim = state_dim + 1 + (goal_dim + 1 if goal_dim else 0)
         self.denoiser = UResNetDenoiser(
             latent_dim, condition_dim, diffusion_steps, widths=widths, width=width
         )
@@ -79,7 +79,7 @@ class LatentPrior(nn.Module):
 
     @property
     def fitted(self) -> bool:
-        """Whether ``fit`` has been called, here or before the checkpoint was written."""
+        """Whether latents are standardised by the data's; checkpoints keep it."""
         return bool(self.is_fitted)
 
     def fit(self, mean: Tensor, std: Tensor) -> None:
@@ -96,21 +96,21 @@ class LatentPrior(nn.Module):
         with_state: Tensor | None = None,
         with_goal: Tensor | None = None,
     ) -> Tensor:
-        """Conditions (B, c) of states (B, o) and goals (B, g).
+        """Return conditions (B, c) of states (B, s) and goals (B, g).
 
         Args:
-            states: as the networks see them.
-            goals: likewise; None drops all of them.
-            with_state: which rows (B,), bool, keep their state; all if None.
-            with_goal: which keep their goal; all if None.
+            states: Normalised states.
+            goals: Normalised goals; None drops all of them.
+            with_state: Which rows (B,), bool, keep their state; all if None.
+            with_goal: Which rows (B,), bool, keep their goal; all if None.
         """
-        given = states.new_ones(len(states), 1)
-        parts = [(states, given if with_state is None else with_state[:, None].to(states))]
+        ones = states.new_ones(len(states), 1)
+        parts = [(states, ones if with_state is None else with_state[:, None].to(states))]
         if self.goal_dim:
-            there = given if with_goal is None else with_goal[:, None].to(states)
+            flag = ones if with_goal is None else with_goal[:, None].to(states)
             if goals is None:
-                goals, there = states.new_zeros(len(states), self.goal_dim), torch.zeros_like(given)
-            parts.append((goals, there))
+                goals, flag = states.new_zeros(len(states), self.goal_dim), torch.zeros_like(ones)
+            parts.append((goals, flag))
         return torch.cat([x for part, flag in parts for x in (part * flag, flag)], dim=-1)
 
     def loss(
@@ -121,10 +121,10 @@ class LatentPrior(nn.Module):
         drop_probability: float,
         noise: ShardedGenerator,
     ) -> Tensor:
-        """Denoising loss (B,) of latents (B, z) of windows that begin in states (B, o).
+        """Return the denoising loss (B,) of latents (B, z) of snippets from states (B, s).
 
         State and goal are dropped together with ``drop_probability``, and the goal alone with the
-        same, so that the prior serves without goals too.
+        same, so that the prior can be used without goals too.
         """
         drawn = noise.uniform((len(states),))
         condition = self.condition(
@@ -158,7 +158,7 @@ class LatentPrior(nn.Module):
         """Draw latents (S, number, z); each state's condition is encoded once.
 
         Args:
-            states: Normalised states (S, o).
+            states: Normalised states (S, s).
             number: Number n of latents of each state.
             how: The sampler and the guidance.
             goals: Normalised goals (S, g); dropped if None.

@@ -1,8 +1,8 @@
-"""Earlier stages inside later ones: found, checked, frozen, and never forgotten.
+"""Earlier stages inside later ones: found, checked and frozen.
 
 A later stage keeps the record of the earlier one (where it came from, its class and options) in its
-hyperparameters and its weights in its own, so its checkpoint acts alone, and where the earlier file
-has gone.
+hyperparameters, and its weights among its own. So its checkpoint can be used alone, also after the
+earlier one's file has been removed.
 """
 
 from __future__ import annotations
@@ -28,29 +28,23 @@ _RUN = re.compile(r"(?:runs:/)?([0-9a-f]{32})(?:/(.+))?")
 
 
 def load_stage(
-    source: str | Mapping[str, Any],
-    kind: type[M],
-    *,
-    horizon: int | None = None,
-    observation_dim: int | None = None,
-    action_dim: int | None = None,
+    source: str | Mapping[str, Any], kind: type[M], **sizes: int
 ) -> tuple[M, StageRecord]:
-    """Load a trained stage, frozen and in eval mode; what is given must agree with it.
+    """Load a trained stage, frozen and in eval mode.
 
     Args:
-        source: path of its checkpoint, an MLflow run (``runs:/ID`` or the bare id; a path after
-            ``runs:/ID/`` for another than its last), or a record of it, of which the module is
-            built without its weights, for a checkpoint that has them.
-        kind: the class that it must be of.
-        horizon: H.
-        observation_dim: o.
-        action_dim: a.
+        source: Path of its checkpoint, or an MLflow run (see ``stage_path``), or its record, from
+            which the module is built without weights, for a checkpoint that has them.
+        kind: Class that the stage must be of.
+        **sizes: What the stage must agree with, by the option's name, such as ``horizon`` and
+            ``observation_dim``.
 
     Returns:
-        The stage, and its record for the later stage's ``save_hyperparameters``.
+        The stage, and its record for the later stage's hyperparameters.
 
     Raises:
-        ConfigError: it cannot be had, is of another class, or disagrees: the line says in what.
+        ConfigError: It cannot be loaded, is of another class, or disagrees in a size, which the
+            line names.
     """
     checkpoint = None
     if isinstance(source, str):
@@ -76,22 +70,25 @@ def load_stage(
             raise ConfigError(
                 f"{record['path']}: does not fit {kind.__name__} of this version: {reason(error)}"
             ) from error
-    asked = {"horizon": horizon, "observation_dim": observation_dim, "action_dim": action_dim}
-    for name, here in asked.items():
-        there = getattr(module, name, record["hyper_parameters"].get(name))
-        if here is not None and there is not None and there != here:
+    for name, here in sizes.items():
+        there = getattr(module, name, record["hyper_parameters"].get(name, here))
+        if there != here:
             _refuse(record, name, there, here)
     return module.requires_grad_(False).eval(), record
 
 
 def require_same_data(record: Mapping[str, Any], spec: DatasetSpec) -> None:
-    """Refuse a stage of other data than these; to be called once they are read.
+    """Refuse a stage that was trained on other data than these.
 
-    The same are those of a file with the same bytes, of which the same rows and observations were
-    taken; their rewards may have been handled otherwise.
+    Data are the same if their file has the same bytes, and the same rows and observations were
+    taken from it; their rewards may have been changed.
+
+    Args:
+        record: Record of the stage.
+        spec: Of the data, after they are read.
 
     Raises:
-        ConfigError: the two differ.
+        ConfigError: The data differ.
     """
     (there, rows_there), (here, rows_here) = _data_of(record), (spec.sha256, spec.rows_handling)
     if there != here:
@@ -103,7 +100,7 @@ def require_same_data(record: Mapping[str, Any], spec: DatasetSpec) -> None:
 
 
 def is_same_data(record: Mapping[str, Any], spec: DatasetSpec) -> bool:
-    """Whether ``require_same_data`` passes."""
+    """Return whether ``require_same_data`` would accept the data."""
     return _data_of(record) == (spec.sha256, spec.rows_handling)
 
 
@@ -115,12 +112,14 @@ def _data_of(record: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
 
 
 def stage_path(source: str) -> Path:
-    """Return the file of a checkpoint, given by its path or by the MLflow run that made it.
+    """Return the file of a checkpoint.
 
-    Of a run it is the last one, unless ``runs:/ID/PATH`` says which.
+    Args:
+        source: Its path, or the MLflow run that made it: ``ID`` or ``runs:/ID`` for the run's last
+            checkpoint, ``runs:/ID/PATH`` for another one.
 
     Raises:
-        ConfigError: the run or its checkpoint cannot be had.
+        ConfigError: The run or its checkpoint cannot be loaded.
     """
     run = _RUN.fullmatch(source)
     if run is None or Path(source).is_file():
