@@ -1,4 +1,4 @@
-"""π(a | s, z): what turns a latent into actions, one dimension after the other or one category."""
+"""Decoders π(a | s, z) of latents into actions, continuous or discrete."""
 
 import math
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ from lit_offrl.nets.mlp import MLP
 class AutoregressiveDecoder(nn.Module):
     """π(a | s, z) = Π_i N(a_i; μ_i, σ_i²), μ_i and σ_i of (s, z, a_1 … a_{i−1}).
 
-    Each dimension has an MLP of its own, of 2 layers and 2 more in each of its heads (LDCQ,
-    appendix A.2.1, after EMAQ). Densities of given actions take one pass, in which later dimensions
-    are masked and, on a GPU, all MLPs run as one batched product a layer; only sampling is
+    Each dimension has its own MLP, of 2 layers and 2 more in each of its heads (LDCQ, appendix
+    A.2.1, after EMAQ). Densities of given actions take one pass, in which later dimensions are
+    masked and, on a GPU, all MLPs run as one batched product per layer; only sampling is
     sequential.
 
     Args:
-        observation_dim: o.
-        latent_dim: z.
-        action_dim: a.
-        width: of all layers.
-        low: bounds ``(a,)`` to which drawn actions are clipped, dimension by dimension, so that
-            the next one sees what will be executed; none if None.
-        high: likewise.
-        min_std: added to σ, so that no density is infinite.
+        observation_dim: Size o of an observation.
+        latent_dim: Size z of a latent.
+        action_dim: Size a of an action.
+        width: Width of all layers.
+        low: Lower bounds ``(a,)`` to which drawn actions are clipped, dimension by dimension, so
+            that the next dimension depends on what will be executed; none if None.
+        high: Upper bounds ``(a,)``, as ``low``.
+        min_std: Number added to σ, so that no density is infinite.
     """
 
     mask: Tensor
@@ -54,20 +54,20 @@ class AutoregressiveDecoder(nn.Module):
         self.heads = EnsembleLinear(action_dim, width, 2 * width)  # hidden layers of both heads
         self.mean = EnsembleLinear(action_dim, width, 1)
         self.std = EnsembleLinear(action_dim, width, 1)
-        with torch.no_grad():  # as an nn.Linear of the inputs that a dimension really has
+        with torch.no_grad():  # as an nn.Linear of the inputs that a dimension has
             for i in range(action_dim):
                 bound = (self.given_dim + i) ** -0.5
                 self.first.weight[i].uniform_(-bound, bound)
                 self.first.bias[i].uniform_(-bound, bound)
         earlier = torch.ones(action_dim, action_dim).tril(-1)
-        seen = torch.cat([torch.ones(action_dim, self.given_dim), earlier], dim=1)
-        self.register_buffer("mask", seen[..., None], persistent=False)
+        used = torch.cat([torch.ones(action_dim, self.given_dim), earlier], dim=1)
+        self.register_buffer("mask", used[..., None], persistent=False)
         unbounded = torch.full((action_dim,), math.inf)
         self.register_buffer("low", -unbounded if low is None else torch.tensor(low).float())
         self.register_buffer("high", unbounded if high is None else torch.tensor(high).float())
 
     def encode(self, actions: Float[Tensor, "*B a"]) -> Float[Tensor, "*B a"]:
-        """Actions as an encoder sees them: as they are."""
+        """Return actions as an encoder takes them: unchanged."""
         return actions
 
     def moments(
@@ -76,11 +76,11 @@ class AutoregressiveDecoder(nn.Module):
         latents: Float[Tensor, "*#B z"],
         actions: Float[Tensor, "*B a"],
     ) -> tuple[Float[Tensor, "*B a"], Float[Tensor, "*B a"]]:
-        """μ and σ of each dimension given the earlier ones of ``actions``, in one pass."""
+        """Return μ and σ of each dimension given the earlier ones of ``actions``, in one pass."""
         lead = actions.shape[:-1]
         parts = [part.expand(*lead, part.shape[-1]) for part in (observations, latents, actions)]
         x = torch.cat(parts, dim=-1).flatten(0, -2)
-        # one after another on a CPU, whose cache holds one MLP's features
+        # One after another on a CPU, whose cache holds one MLP's features.
         mean, std = self._each(x) if x.device.type == "cpu" else self._together(x)
         return mean.T.unflatten(0, lead), std.T.unflatten(0, lead)
 
@@ -90,7 +90,7 @@ class AutoregressiveDecoder(nn.Module):
         latents: Float[Tensor, "*#B z"],
         actions: Float[Tensor, "*B a"],
     ) -> Float[Tensor, "*B"]:
-        """Log density of actions ``(…, a)``, summed over their dimensions: ``(…,)``, nats."""
+        """Return the log density ``(…,)`` of actions ``(…, a)``, in nats."""
         mean, std = self.moments(observations, latents, actions)
         distance = (actions - mean) / std
         return -(0.5 * distance.square() + std.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
@@ -101,7 +101,7 @@ class AutoregressiveDecoder(nn.Module):
         latents: Float[Tensor, "N z"],
         noise: Float[Tensor, "N a"] | None = None,
     ) -> Float[Tensor, "N a"]:
-        """Actions inside the bounds: of standard normal ``noise``, or each dimension's mean."""
+        """Return actions inside the bounds, from standard normal ``noise`` or the means if None."""
         given = torch.cat([observations, latents], dim=-1).expand(self.action_dim, -1, -1)
         of_given, of_earlier = self.first.weight.split([self.given_dim, self.action_dim], dim=1)
         shared = torch.baddbmm(self.first.bias, given, of_given)
@@ -116,13 +116,13 @@ class AutoregressiveDecoder(nn.Module):
         return torch.stack(chosen, dim=-1)
 
     def _together(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """μ and σ (a, N) of inputs (N, o + z + a), one batched product a layer."""
+        """Return μ and σ (a, N) of inputs (N, o + z + a), by one batched product per layer."""
         weight = self.first.weight * self.mask
         x = torch.baddbmm(self.first.bias, x.expand(self.action_dim, -1, -1), weight)
         return self._rest(x, self._weights())
 
     def _each(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``_together``, one MLP after the other."""
+        """Return what ``_together`` does, by one MLP after the other."""
         first = ((self.first.weight * self.mask).split(1), self.first.bias.split(1))
         both = [
             self._rest(torch.baddbmm(bias, x[None], weight), rest)
@@ -132,17 +132,17 @@ class AutoregressiveDecoder(nn.Module):
         return mean, std
 
     def _weights(self) -> list[tuple[Tensor, Tensor]]:
-        """Biases and weights of the layers after the first, of all dimensions."""
+        """Return biases and weights of the layers after the first, of all dimensions."""
         layers = (self.second, self.heads, self.mean, self.std)
         return [(layer.bias, layer.weight) for layer in layers]
 
     def _members(self) -> list[list[tuple[Tensor, Tensor]]]:
-        """``_weights`` of each dimension."""
+        """Return the ``_weights`` of each dimension."""
         layers = [list(zip(b.split(1), w.split(1), strict=True)) for b, w in self._weights()]
         return [list(member) for member in zip(*layers, strict=True)]
 
     def _rest(self, x: Tensor, weights: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """μ and σ (n, N) of n dimensions, from their first layer (n, N, width) on."""
+        """Return μ and σ (n, N) of n dimensions from their first layer's output (n, N, width)."""
         for bias, weight in weights[:2]:
             x = torch.baddbmm(bias, F.relu(x), weight)
         halves = F.relu(x).chunk(2, dim=-1)
@@ -157,10 +157,10 @@ class CategoricalDecoder(nn.Module):
     """π(a | s, z) over n discrete actions, which are columns ``(…, 1)`` of whole numbers 0 … n − 1.
 
     Args:
-        observation_dim: o.
-        latent_dim: z.
-        num_actions: n.
-        width: of the 3 hidden layers, as many as a continuous dimension has.
+        observation_dim: Size o of an observation.
+        latent_dim: Size z of a latent.
+        num_actions: Number n of actions.
+        width: Width of the 3 hidden layers, as many as a continuous dimension has.
     """
 
     action_dim = 1
@@ -173,7 +173,7 @@ class CategoricalDecoder(nn.Module):
         self.logits = MLP(observation_dim + latent_dim, [width] * 3, num_actions)
 
     def encode(self, actions: Float[Tensor, "*B 1"]) -> Float[Tensor, "*B n"]:
-        """Actions as an encoder sees them: one-hot."""
+        """Return actions as an encoder takes them: one-hot."""
         return F.one_hot(actions.squeeze(-1).long(), self.num_actions).to(actions.dtype)
 
     def log_prob(
@@ -182,7 +182,7 @@ class CategoricalDecoder(nn.Module):
         latents: Float[Tensor, "*#B z"],
         actions: Float[Tensor, "*B 1"],
     ) -> Float[Tensor, "*B"]:
-        """Log probability of actions ``(…, 1)``: ``(…,)``, nats."""
+        """Return the log probability ``(…,)`` of actions ``(…, 1)``, in nats."""
         lead = actions.shape[:-1]
         given = (part.expand(*lead, part.shape[-1]) for part in (observations, latents))
         log_probs = self._log_probs(*given)
@@ -194,7 +194,10 @@ class CategoricalDecoder(nn.Module):
         latents: Float[Tensor, "N z"],
         noise: Float[Tensor, "N 1"] | None = None,
     ) -> Float[Tensor, "N 1"]:
-        """Actions of standard normal ``noise``, by the inverse distribution, or the likeliest."""
+        """Return actions from standard normal ``noise``, by the inverse distribution function.
+
+        Without noise they are the likeliest ones.
+        """
         log_probs = self._log_probs(observations, latents)
         if noise is None:
             return log_probs.argmax(-1, keepdim=True).float()

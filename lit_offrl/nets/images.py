@@ -9,13 +9,13 @@ _CHANNELS = (32, 64, 128)  # each layer halves the side
 
 
 class ImageEncoder(nn.Module):
-    """q(z | picture), of flat pictures whose channels come last, as D4RL's CARLA has them.
+    """q(z | picture) of flat pictures whose channels come last, as in D4RL's CARLA.
 
     Args:
-        size: side in pixels, a multiple of 8.
-        latent_dim: z.
-        width: of the head's hidden layers.
-        channels: 3 for RGB.
+        size: Side in pixels, a multiple of 8.
+        latent_dim: Size z of a latent.
+        width: Width of the head's hidden layers.
+        channels: Number of channels, 3 for RGB.
     """
 
     def __init__(
@@ -31,18 +31,18 @@ class ImageEncoder(nn.Module):
         self.head = GaussianHead(_CHANNELS[-1] * (size // 8) ** 2, latent_dim, width)
 
     def forward(self, images: Float[Tensor, "B n"]) -> tuple[Tensor, Tensor]:
-        """μ and σ ``(B, z)`` of pictures ``(B, size · size · channels)``."""
+        """Return μ and σ ``(B, z)`` of pictures ``(B, size · size · channels)``."""
         return self.head(self.convolutions(images.unflatten(-1, self.shape).permute(0, 3, 1, 2)))
 
 
 class ImageDecoder(nn.Module):
-    """The picture of a latent, flat, channels last.
+    """Maps latents to flat pictures whose channels come last.
 
     Args:
-        size: side in pixels, a multiple of 8.
-        latent_dim: z.
-        width: of the hidden layer before the first picture.
-        channels: 3 for RGB.
+        size: Side in pixels, a multiple of 8.
+        latent_dim: Size z of a latent.
+        width: Width of the hidden layer before the first picture.
+        channels: Number of channels, 3 for RGB.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ImageDecoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, latents: Float[Tensor, "B z"]) -> Float[Tensor, "B n"]:
-        """Pictures ``(B, size · size · channels)``, in the units of the encoder's."""
+        """Return pictures ``(B, size · size · channels)``, in the units of the encoder's."""
         return self.layers(latents).float().permute(0, 2, 3, 1).flatten(1)
 
 

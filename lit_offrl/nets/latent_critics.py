@@ -1,4 +1,4 @@
-"""Q(s, z) of states and latents, made for many latents a state (LDCQ, A.2.3)."""
+"""Critics Q(s, z) of states and latents, fast for many latents of a state (LDCQ, A.2.3)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.nets.critics import EnsembleLayerNorm, EnsembleLinear
 from lit_offrl.nets.mlp import make_activation
 
-_ROWS = 1024  # of one pass on a CPU without gradients: their features stay in its cache
+_ROWS = 1024  # rows of one pass on a CPU without gradients, whose features stay in its cache
 _ALL = slice(None)
 
 
@@ -41,16 +41,16 @@ class LatentCritic(nn.Module):
     computed once for all latents of that state.
 
     Args:
-        observation_dim: o.
-        latent_dim: z.
-        state_hidden: widths of the state's layers.
-        latent_hidden: widths of the latent's layers.
-        joined: widths of the layers after both.
-        size: number of critics.
-        activation: a name of `ACTIVATIONS`.
+        observation_dim: Size o of an observation.
+        latent_dim: Size z of a latent.
+        state_hidden: Widths of the state's layers.
+        latent_hidden: Widths of the latent's layers.
+        joined: Widths of the layers after both.
+        size: Number of critics.
+        activation: A name of `ACTIVATIONS`.
 
     Raises:
-        ConfigError: a width is below 1, or there is no layer after both.
+        ConfigError: A width is below 1, or there is no layer after both.
     """
 
     def __init__(
@@ -83,29 +83,29 @@ class LatentCritic(nn.Module):
     def forward(
         self, observations: Float[Tensor, "B o"], latents: Float[Tensor, "B z"]
     ) -> Float[Tensor, "size B"]:
-        """Every member's value of one latent a state, ``(size, B)``."""
+        """Return every member's value ``(size, B)`` of one latent per state."""
         return self.many(observations, latents[:, None]).squeeze(-1)
 
     def many(
         self, observations: Float[Tensor, "S o"], latents: Float[Tensor, "S n z"]
     ) -> Float[Tensor, "size S n"]:
-        """Every member's values of n latents a state, ``(size, S, n)``."""
+        """Return every member's values ``(size, S, n)`` of n latents per state."""
         return self._score(self._encode(observations), latents, _ALL)
 
     def minimum(
         self, observations: Float[Tensor, "S o"], latents: Float[Tensor, "S n z"]
     ) -> Float[Tensor, "S n"]:
-        """The least of the members' values, ``(S, n)``."""
+        """Return the least of the members' values, ``(S, n)``."""
         return self.many(observations, latents).amin(dim=0)
 
     @torch.no_grad()
     def best(
         self, observations: Float[Tensor, "S o"], latents: Float[Tensor, "S n z"]
     ) -> tuple[Float[Tensor, " S"], Int[Tensor, " S"]]:
-        """max_z min_j Q_j(s, z) of n latents a state, ``(S,)``, and which latent has it, ``(S,)``.
+        """Return max_z min_j Q_j(s, z) ``(S,)`` of n latents per state, and its place ``(S,)``.
 
         On a CPU the first member scores all latents and the others only those that can still win:
-        a minimum is at most the first member's value, so latents are taken in its order until the
+        a minimum is at most the first member's value, so latents are scored in its order until the
         next one's value lies below the best minimum. The result is that of scoring all.
         """
         if latents.device.type != "cpu" or self.size == 1:
@@ -118,31 +118,31 @@ class LatentCritic(nn.Module):
         begin, number = 0, latents.shape[1]
         while len(rows) and begin < number:
             end = min(number, max(8, number // 16, 2 * begin))
-            asked = order[rows, begin:end]
-            others = self._score(encoded[:, rows], latents[rows[:, None], asked], slice(1, None))
+            places = order[rows, begin:end]
+            others = self._score(encoded[:, rows], latents[rows[:, None], places], slice(1, None))
             least = torch.minimum(bounds[rows, begin:end], others.amin(dim=0))
             found, at = least.max(dim=1)
-            # written so that a NaN is taken, and not lost
+            # Written so that a NaN is kept.
             better = ~(found <= values[rows])
             values[rows] = torch.where(better, found, values[rows])
-            chosen[rows] = torch.where(better, asked.gather(1, at[:, None])[:, 0], chosen[rows])
+            chosen[rows] = torch.where(better, places.gather(1, at[:, None])[:, 0], chosen[rows])
             if end < number:
                 rows = rows[bounds[rows, end] > values[rows]]
             begin = end
         return values, chosen
 
     def _encode(self, observations: Tensor) -> Tensor:
-        """The states' part of the layer that joins, ``(size, S, joined)``."""
+        """Return the states' part ``(size, S, joined)`` of the layer that joins."""
         dtype = self.join.weight.dtype
         states = self.state(observations.to(dtype).expand(self.size, -1, -1), _ALL)
         return torch.baddbmm(self.join.bias, states, self.join.weight[:, : self._cut])
 
     def _score(self, encoded: Tensor, latents: Tensor, members: slice) -> Tensor:
-        """Some members' values ``(some, S, n)``; ``encoded`` is of all members."""
+        """Return some members' values ``(some, S, n)``; ``encoded`` is of all members."""
         encoded, latents = encoded[members], latents.to(encoded.dtype)
         if latents.device.type != "cpu":
             return self._run(encoded, latents, members)
-        # one after another: a CPU's cache holds one member's features, and its LayerNorm is fused
+        # One after another: a CPU's cache holds one member's features, and its LayerNorm is fused.
         first = members.start or 0
         some = len(latents)
         if not torch.is_grad_enabled():

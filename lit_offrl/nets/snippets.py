@@ -1,4 +1,4 @@
-"""Networks of snippets, windows of H steps: what makes a latent of one, and what a latent leads to.
+"""Networks of snippets of H steps: their encoder, the prior of their latents, and the world model.
 
 Source: LDCQ, appendix A.2.1.
 """
@@ -16,13 +16,13 @@ _HOLD = 1e4  # a sigmoid of it is 1 in every precision
 
 
 class GaussianHead(nn.Module):
-    """μ and σ of features: a 2-layer MLP each, σ through a softplus.
+    """Maps features to μ and σ by a 2-layer MLP each; σ goes through a softplus.
 
     Args:
-        in_dim: size of the features.
-        out_dim: z, size of μ and of σ.
-        width: of the hidden layers.
-        min_std: added to σ, so that no density is infinite.
+        in_dim: Size of the features.
+        out_dim: Size z of μ and of σ.
+        width: Width of the hidden layers.
+        min_std: Number added to σ, so that no density is infinite.
     """
 
     def __init__(self, in_dim: int, out_dim: int, width: int = 256, min_std: float = 1e-4) -> None:
@@ -32,28 +32,29 @@ class GaussianHead(nn.Module):
         self.min_std = min_std
 
     def forward(self, x: Float[Tensor, "*B in"]) -> tuple[Tensor, Tensor]:
-        """μ and σ ``(…, z)``, float32 in any precision."""
+        """Return μ and σ ``(…, z)``, float32 in any precision."""
         return self.mean(x).float(), F.softplus(self.std(x).float()) + self.min_std
 
 
 class SnippetEncoder(nn.Module):
     """q(z | s_0, a_0, …, s_{H−1}, a_{H−1}): bidirectional GRU layers over encoded steps.
 
-    A step is an MLP of the state with the raw action appended. The head sees the end states of both
-    directions: the forward one after the last real step, the backward one after the first.
+    A step's features are an MLP of the state with the raw action appended. The head takes the end
+    states of both directions: the forward one after the last real step, the backward one after the
+    first.
 
-    Steps that are not real change nothing: their features are zeros, and a flag beside them opens
-    the GRU's update gate, which then keeps its state (up to rounding, as kernels compute
-    n + (h − n)), and through which no gradient passes. So one call of the fused kernels serves
-    windows of all lengths, and nothing has to be sorted or counted.
+    Padded steps change nothing: their features are zeros, and a flag beside them opens the GRU's
+    update gate, which then keeps its state (up to rounding, as kernels compute n + (h − n)), and
+    through which no gradient passes. So one call of the fused kernels serves snippets of all
+    lengths, and nothing has to be sorted or counted.
 
     Args:
-        observation_dim: o.
-        action_dim: a.
-        latent_dim: z.
-        width: of all layers.
-        layers: of the GRU (paper: 2; its authors' code has 4).
-        min_std: least σ.
+        observation_dim: Size o of an observation.
+        action_dim: Size a of an action.
+        latent_dim: Size z of a latent.
+        width: Width of all layers.
+        layers: Number of GRU layers (paper: 2; its authors' code has 4).
+        min_std: Least σ.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class SnippetEncoder(nn.Module):
         actions: Float[Tensor, "B H a"],
         mask: Bool[Tensor, "B H"],
     ) -> tuple[Float[Tensor, "B z"], Float[Tensor, "B z"]]:
-        """μ and σ of the latents of windows, whose first step is real and padding comes last."""
+        """Return μ and σ of the latents of snippets, whose padding follows at least one step."""
         left_out = (~mask).transpose(0, 1)[..., None]  # time first, as the kernels have it
         states = self.state(observations.transpose(0, 1)).masked_fill(left_out, 0.0)
         taken = actions.transpose(0, 1).masked_fill(left_out, 0.0).to(states.dtype)
@@ -100,20 +101,20 @@ class SnippetEncoder(nn.Module):
 def _run(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     if x.device.type != "cuda":
         return layer(x)
-    # under autocast cuDNN's GRU is float16 also where bfloat16 was asked for, and no one scales
-    # the loss then for its gradients
+    # Under autocast cuDNN's GRU runs in float16 even if bfloat16 was requested, and then nothing
+    # scales the loss for its gradients.
     with torch.autocast("cuda", enabled=False):
         return layer(x.float())
 
 
 class GaussianPrior(nn.Module):
-    """p(z | s): the VAE's conditional prior.
+    """The VAE's conditional prior p(z | s).
 
     Args:
-        observation_dim: o.
-        latent_dim: z.
-        width: of all layers.
-        min_std: least σ.
+        observation_dim: Size o of an observation.
+        latent_dim: Size z of a latent.
+        width: Width of all layers.
+        min_std: Least σ.
     """
 
     def __init__(
@@ -131,17 +132,17 @@ class GaussianPrior(nn.Module):
     def forward(
         self, observations: Float[Tensor, "*B o"]
     ) -> tuple[Float[Tensor, "*B z"], Float[Tensor, "*B z"]]:
-        """μ and σ of the latents of windows that begin in a state."""
+        """Return μ and σ of the latents of snippets that begin in a state."""
         return self.head(self.state(observations))
 
 
 class WorldModel(nn.Module):
-    """s_{t+H} from s_t and z: the state after the skill, as a change of the state before it.
+    """Predicts the state s_{t+H} after a skill z as a change of the state s_t before it.
 
     Args:
-        observation_dim: o.
-        latent_dim: z.
-        hidden: widths of the hidden layers.
+        observation_dim: Size o of an observation.
+        latent_dim: Size z of a latent.
+        hidden: Widths of the hidden layers.
     """
 
     def __init__(
@@ -153,12 +154,12 @@ class WorldModel(nn.Module):
     def forward(
         self, observations: Float[Tensor, "*B o"], latents: Float[Tensor, "*B z"]
     ) -> Float[Tensor, "*B o"]:
-        """The state after the skill, in the units of ``observations``."""
+        """Return the state after the skill, in the units of ``observations``."""
         return observations + self.change(torch.cat([observations, latents], dim=-1)).float()
 
 
 def gaussian_kl(mean: Tensor, std: Tensor, prior_mean: Tensor, prior_std: Tensor) -> Tensor:
-    """KL(N(μ, σ²) ‖ N(μ_p, σ_p²)) of each dimension, in nats."""
+    """Return KL(N(μ, σ²) ‖ N(μ_p, σ_p²)) of each dimension, in nats."""
     ratio = std / prior_std
     shift = (mean - prior_mean) / prior_std
     return 0.5 * (ratio.square() + shift.square() - 1.0) - ratio.log()

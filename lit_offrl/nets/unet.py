@@ -13,11 +13,11 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.nets.embeddings import NumberEmbedding, sinusoidal
 from lit_offrl.nets.mlp import MLP, make_activation
 
-_ROWS = 2048  # of one pass on a CPU without gradients: their features stay in its cache
+_ROWS = 2048  # rows of one pass on a CPU without gradients, whose features stay in its cache
 
 
 class UBlock(nn.Module):
-    """Wx + V act(LayerNorm(Ux + c)): c is the block's share of time and condition."""
+    """Wx + V act(LayerNorm(Ux + c)), where c is the block's share of time and condition."""
 
     def __init__(self, in_dim: int, out_dim: int, activation: str) -> None:
         super().__init__()
@@ -35,28 +35,28 @@ class UBlock(nn.Module):
 class UResNetDenoiser(nn.Module):
     """A denoiser of vectors by 8 residual blocks, narrow in the middle (LDCQ, A.2.2).
 
-    x_t → 128 → 32 → 16 → 8 → 16 → 32 → 128 → prediction; what leaves a block of the way down is
-    added to what leaves the block of the same width on the way up. Condition and time are encoded
-    by two layers each and concatenated to the input of every block, that is: each block adds a
-    linear map of them. ``encode`` makes the condition's part of all blocks once a sampling call,
-    ``times`` the time's part of the whole schedule.
+    x_t → 128 → 32 → 16 → 8 → 16 → 32 → 128 → prediction. The output of a block on the way down is
+    added to that of the block of the same width on the way up. Condition and time are encoded by
+    two layers each and concatenated to the input of every block, so that each block adds a linear
+    map of them. ``encode`` computes the condition's part in all blocks once per sampling call,
+    ``times`` the time's part for the whole schedule.
 
     Rows may share conditions: with S encoded conditions for B = S · n rows, the rows are
     state-major and n candidates cost one encoding.
 
-    Every block has a LayerNorm of its own.
+    Every block has its own LayerNorm.
 
     Args:
-        event_dim: size of x_t.
-        condition_dim: size of a condition.
-        diffusion_steps: T.
-        widths: between the blocks, the same read backwards.
-        width: of the two encoders.
-        time_dim: size of the time's sinusoidal features, even.
-        activation: a name of `ACTIVATIONS`.
+        event_dim: Size of x_t.
+        condition_dim: Size of a condition.
+        diffusion_steps: Number T of diffusion steps.
+        widths: Widths between the blocks, the same read backwards.
+        width: Width of the two encoders.
+        time_dim: Size of the time's sinusoidal features, even.
+        activation: A name of `ACTIVATIONS`.
 
     Raises:
-        ConfigError: the widths are not the same read backwards, or one is below 1.
+        ConfigError: The widths are not the same read backwards, or one is below 1.
     """
 
     angles: Tensor
@@ -94,12 +94,12 @@ class UResNetDenoiser(nn.Module):
         )
 
     def encode(self, condition: Float[Tensor, "S c"]) -> Float[Tensor, "S total"]:
-        """The conditions' part of all blocks, side by side."""
+        """Return the conditions' part in all blocks, side by side."""
         dtype = self.from_condition.weight.dtype
         return self.from_condition(self.condition(condition.to(dtype)))
 
     def times(self, t: Int[Tensor, " B"] | None = None) -> Float[Tensor, "B total"]:
-        """The part of times ``t``, or of 1 … T, in all blocks."""
+        """Return the part of times ``t``, or of 1 … T if None, in all blocks."""
         angles = self.angles if t is None else self.angles.index_select(0, t - 1)
         return self.from_time(self.time.layers(angles))
 
@@ -113,16 +113,16 @@ class UResNetDenoiser(nn.Module):
         """Predict ``(B, event)`` at times ``t`` in 1 … T for S conditions of B / S rows each.
 
         Args:
-            x_t: noisy rows, state-major.
-            t: their times; expanded from one number, as samplers do it, it is looked up once.
-            encoded: of ``encode``.
-            times: of ``times()``; made for the rows at hand if None.
+            x_t: Noisy rows, state-major.
+            t: Their times; one that is expanded from one number, as samplers do, is looked up once.
+            encoded: Result of ``encode``.
+            times: Result of ``times()``; computed for these rows if None.
         """
         same = t.stride() == (0,)
         t = t[:1] if same else t
         late = self.times(t) if times is None else times.index_select(0, t - 1)
         rows, states = len(x_t), len(encoded)
-        if not same and states < rows:  # each row has a time and so a sum of its own
+        if not same and states < rows:  # each row has its own time, and so its own sum
             encoded = encoded.repeat_interleave(rows // states, dim=0)
         shares = (encoded + late)[:, None]
         x = x_t.to(shares.dtype).view(len(shares), -1, x_t.shape[-1])
@@ -135,12 +135,12 @@ class UResNetDenoiser(nn.Module):
     def forward(
         self, x_t: Float[Tensor, "B event"], t: Int[Tensor, " B"], condition: Float[Tensor, "S c"]
     ) -> Float[Tensor, "B event"]:
-        """Both halves at once."""
+        """Predict from conditions that are not encoded yet."""
         return self.denoise(x_t, t, self.encode(condition))
 
     def _run(self, x: Tensor, shares: Tensor) -> Tensor:
         kept: list[Tensor] = []
-        down = (len(self.outs) - 1) // 2  # blocks of each way; of an odd number one is between
+        down = (len(self.outs) - 1) // 2  # blocks of each way; an odd number leaves one between
         for number, (block, share) in enumerate(
             zip(self.blocks, shares.split(self.outs, dim=-1), strict=True)
         ):
