@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from benchmarks.machine import clock, measure, processor_clock
@@ -20,12 +19,13 @@ from benchmarks.step import count_flops
 from lit_offrl import modules
 from lit_offrl.callbacks import Curves, FiniteGuard, GracefulStop
 from lit_offrl.cli.main import TRAINER_DEFAULTS
+from lit_offrl.common.configs import find_configs, merge_configs
 from lit_offrl.common.quiet import quiet
 from lit_offrl.datamodules import PyBulletDataModule
 from lit_offrl.datasets.views import AdvantageBatch, TransitionBatch, Transitions
 from lit_offrl.modules import OfflineModule
 
-_CONFIGS = Path(__file__).parent.parent / "configs"
+_BATCH_SIZE = 256
 _WARM_UP = 20  # steps of each that are not timed
 
 
@@ -51,11 +51,12 @@ class Plan(NamedTuple):
 
 
 def plan(method: str, **changes: Any) -> Plan:
-    """Read ``configs/METHOD_pybullet.yaml``; ``changes`` win over its options."""
-    config = yaml.safe_load((_CONFIGS / f"{method}_pybullet.yaml").read_text())
+    """Read ``configs/METHOD.yaml`` with PyBullet's data; ``changes`` win over its options."""
+    files = [path for name in (method, "data/pybullet") for path in find_configs(name)]
+    config = merge_configs(files, {})
     model, data = config["model"], config["data"]["init_args"]
     kind = getattr(modules, model["class_path"])
-    return Plan(kind, model["init_args"] | changes, data["batch_size"], data["dataset"])
+    return Plan(kind, model.get("init_args", {}) | changes, _BATCH_SIZE, data["dataset"])
 
 
 # ---- steps and decisions -----------------------------------------------------------------------
@@ -157,12 +158,12 @@ def _passes(
     runs["DQL step"] = _step(dql.make(data, seed).to(device), batch)
     for name, each, options in (
         ("ACD decision", acd, {"act_mode": "acd"}),
-        (f"ACD-F decision, N = {acd.options['num_samples']}", acd, {"act_mode": "acd_f"}),
-        (f"IDQL decision, N = {idql.options['num_samples']}", idql, {}),
-        (f"DQL decision, N = {dql.options['num_samples']}", dql, {}),
+        ("ACD-F decision, N = {num_samples}", acd, {"act_mode": "acd_f"}),
+        ("IDQL decision, N = {num_samples}", idql, {}),
+        ("DQL decision, N = {num_samples}", dql, {}),
     ):
         acting: Any = each.make(data, seed).to(device).eval()
-        runs[name] = partial(acting.policy(**options).act, state)
+        runs[name.format(**acting.hparams)] = partial(acting.policy(**options).act, state)
     return runs
 
 
@@ -275,7 +276,7 @@ def run_fit(
         peer_python,
         rows.dataset,
         batch_size=iql.batch_size,
-        hidden=iql.options["hidden"],
+        hidden=module.hparams["hidden"],
         learning_rate=module.learning_rate,
         threads=torch.get_num_threads(),
     ) as peer:

@@ -188,8 +188,9 @@ def tiny_plan(method):
 
 def test_a_method_is_timed_as_its_config_says():
     acd = plan("acd")
-    assert (acd.options["num_samples"], acd.options["omega"], acd.batch_size) == (64, 3.0, 256)
-    assert acd.options["diffusion_steps"] == 5 and acd.kind.__name__ == "ACDModule"
+    made = acd.make(acd.data(), seed=0).hparams
+    assert (made["num_samples"], made["omega"], acd.batch_size) == (64, 3.0, 256)
+    assert made["diffusion_steps"] == 5 and acd.kind.__name__ == "ACDModule"
 
 
 def test_steps_and_decisions_are_timed_beside_a_matrix_product():

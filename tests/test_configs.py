@@ -11,30 +11,28 @@ import torch
 import yaml
 
 from lit_offrl.__main__ import main
-from lit_offrl.cli.main import require_options
+from lit_offrl.cli.main import parse_options, require_options
 from lit_offrl.pipelines.folders import stage_folders
 from lit_offrl.pipelines.reading import read_pipeline
 from lit_offrl.pipelines.steps import Where
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-METHODS = {"bc_pybullet.yaml": "BCModule", "dvf_pybullet.yaml": "DVFModule"}
-METHODS |= {"cql_pybullet.yaml": "CQLModule", "cql_d4rl.yaml": "CQLModule"}
-FAMILY = {"iql": "IQL", "awr": "AWR", "acg": "ACG", "diffusion_bc": "DiffusionBC", "idql": "IDQL"}
-FAMILY |= {"dql": "DQL", "acd": "ACD"}
-METHODS |= {f"{k}_{s}.yaml": f"{v}Module" for k, v in FAMILY.items() for s in ("pybullet", "d4rl")}
-METHODS |= {"bc_d4rl.yaml": "BCModule", "dvf_maze2d.yaml": "DVFModule"}
-METHODS |= {"ldcq_stage1_d4rl.yaml": "LDCQStage1Module"}
-# Those whose data must have a column 'policy'.
+# Of METHOD.yaml, which goes with any data/*.yaml.
+METHODS = {"bc": "BC", "cql": "CQL", "dvf": "DVF", "iql": "IQL", "awr": "AWR", "acg": "ACG"}
+METHODS |= {"diffusion_bc": "DiffusionBC", "idql": "IDQL", "dql": "DQL", "acd": "ACD"}
+STAGES = {f"ldcq_stage{number}": f"LDCQStage{number}" for number in (1, 2, 3)}
+DATA = ("adroit", "antmaze", "kitchen", "locomotion", "maze2d", "mountain_car", "pybullet")
+DATA += ("random_walk",)
+# Of files that name their data; those of the first must have a column 'policy'.
 OF_POLICIES = ("dvf_ope_mountain_car.yaml", "dvf_mountain_car.yaml", "dvf_maze2d_policies.yaml")
-METHODS |= dict.fromkeys(OF_POLICIES, "DVFModule")
+WHOLE = (*OF_POLICIES, "dvf_maze2d.yaml", "dvf_pybullet.yaml")
 # Their data have a column 'policy': they are for `lit-offrl online`, which makes it.
 ONLINE = {"dvf_online_pendulum.yaml": "DVFModule"}
-# For `lit-offrl pipeline`; the files of their stages, and what they are built on.
+# For `lit-offrl pipeline`; the files that they are built on.
 PIPELINES = tuple(
     f"ldcq_{data}.yaml"
     for data in ("maze2d", "antmaze", "kitchen", "locomotion", "adroit", "random_walk")
 )
-OF_PIPELINES = ("ldcq_stage2_d4rl.yaml", "ldcq_stage3_d4rl.yaml", "ldcq_stages.yaml")
 # Two steps on four rows: enough to build and run everything at its real size.
 FEW = ("--trainer.max_steps", "2", "--data.init_args.batch_size", "4", "--trainer.logger", "false")
 FEW += ("--evaluation.episodes", "0", "--data.init_args.validation_batches", "1")
@@ -74,17 +72,72 @@ def fit(folder, d4rl_file, several_file):
 
 def test_every_config_is_tested():
     found = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
+    own = {f"{name}.yaml" for name in (*METHODS, *STAGES, *(f"data/{name}" for name in DATA))}
     overlays = {"quick.yaml", *(f"trainer/{name}.yaml" for name in ("cpu", "gpu", "ddp", "slurm"))}
-    of_pipelines = {*PIPELINES, *OF_PIPELINES, "ldcq_quick.yaml", "acd_acting.yaml"}
-    assert found == {*METHODS, *ONLINE, *overlays, *of_pipelines}
+    of_pipelines = {*PIPELINES, "ldcq_stages.yaml", "ldcq_quick.yaml", "acd_acting.yaml"}
+    assert found == {*own, *WHOLE, *ONLINE, *overlays, *of_pipelines}
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*(name for name in METHODS if name != "dvf"), "ldcq_stage1"])
 def test_a_method_at_its_real_size(fit, name):
-    fewer = ("--model.init_args.num_samples", "1") if "dvf" in name else ()
-    checkpoint = fit(name, *fewer)
-    assert checkpoint["lit_offrl"]["class_path"].endswith(METHODS[name])
+    """DVF is among the experiments below."""
+    checkpoint = fit(f"{name}.yaml", "data/maze2d.yaml")
+    kind = {**METHODS, **STAGES}[name]
+    assert checkpoint["lit_offrl"]["class_path"].endswith(f".{kind}Module")
     assert checkpoint["global_step"] == 2
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_dvfs_experiments_at_their_real_size(fit, name):
+    checkpoint = fit(name, "--model.init_args.num_samples", "1")
+    assert checkpoint["lit_offrl"]["class_path"].endswith("DVFModule")
+    assert checkpoint["global_step"] == 2
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_tuned_values_are_what_fit_trains_with(data):
+    """Each method with values of its own there, and one without."""
+    tuned = yaml.safe_load((CONFIGS / "data" / f"{data}.yaml").read_text()).get("methods", {})
+    files = {f"{kind}Module": name for name, kind in {**METHODS, **STAGES}.items()}
+    assert tuned.keys() <= files.keys()
+    for kind in {*tuned, "BCModule"}:
+        stage = {"2": ["--model.init_args.stage1", "x"], "3": ["--model.init_args.stage2", "x"]}
+        given = ["--config", files[kind], "--config", f"data/{data}", *stage.get(kind[9:10], [])]
+        config = parse_options(["fit", *given])
+        assert config.model.class_path.endswith(kind)
+        for option, value in tuned.get(kind, {}).items():
+            assert config[option] == value, option
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "values"),
+    [
+        ("antmaze", "iql", {"beta": 10.0, "expectile": 0.9, "dropout": 0.0}),
+        ("locomotion", "iql", {"beta": 3.0, "expectile": 0.7, "dropout": 0.0}),
+        ("kitchen", "iql", {"beta": 0.5, "expectile": 0.7, "dropout": 0.1}),
+        ("adroit", "awr", {"beta": 0.5, "dropout": 0.1}),
+        ("antmaze", "dql", {"eta": 3.0, "backup_samples": 10}),
+        ("kitchen", "ldcq_stage1", {"horizon": 20}),
+    ],
+)
+def test_values_of_the_papers(data, name, values):
+    config = parse_options(["fit", "--config", name, "--config", f"data/{data}"])
+    assert {option: config.model.init_args[option] for option in values} == values
+
+
+def test_options_win_over_tuned_values_and_these_over_files_before_them(folder):
+    Path("mine.yaml").write_text("model: {init_args: {beta: 2.0}}\n")
+    antmaze = ["--config", "iql", "--config", "data/antmaze"]
+    for more, beta in (
+        (["--config", "mine.yaml"], 2.0),
+        (["--model.init_args.beta", "4"], 4.0),
+        (["--model.beta", "5"], 5.0),
+    ):
+        assert parse_options(["fit", *antmaze, *more]).model.init_args.beta == beta
+    before = ["fit", "--config", "data/antmaze", "--config", "iql"]
+    assert parse_options(before).model.init_args.beta == 10.0
+    other = parse_options(["fit", *antmaze, "--config", "bc"])
+    assert other.model.class_path.endswith("BCModule") and "beta" not in other.model.init_args
 
 
 @pytest.mark.parametrize("name", ONLINE)
@@ -162,4 +215,4 @@ def test_a_trainer_overlay_composes_and_builds(fit, name, monkeypatch):
     for variable, value in SLURM.items() if name == "slurm" else ():
         monkeypatch.setenv(variable, value)
     # On one CPU process: whether it then runs on many is test_ddp's to say.
-    fit("bc_pybullet.yaml", f"trainer/{name}.yaml", "--trainer.num_nodes", "1")
+    fit("bc.yaml", "data/pybullet.yaml", f"trainer/{name}.yaml", "--trainer.num_nodes", "1")

@@ -15,13 +15,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_offrl.cli.help import kinds_of
+from lit_offrl.common.configs import METHODS, for_method, from_yaml, read_config
 from lit_offrl.common.errors import ConfigError, LitOffRLError, nearest
 from lit_offrl.common.signatures import parameters_of
-from lit_offrl.jobs.files import config_contents
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS = re.compile(r"Problem with given class_path '([^']+)'")
@@ -49,6 +50,9 @@ class OneLineArgumentParser(LightningArgumentParser):
     tomorrow.
     """
 
+    method: str | None = None
+    """The path of the method's class, for which configs may hold values of their own."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
 
@@ -58,9 +62,17 @@ class OneLineArgumentParser(LightningArgumentParser):
         Raises:
             ConfigError: it is no YAML, or holds no options.
         """
-        if config_contents(Path(path)) is None:
+        if read_config(Path(path)) is None:
             raise ConfigError(f"{path}: is empty: write fit's options in it, or leave it out.")
         return super().parse_path(path, *args, **kwargs)
+
+    def parse_string(
+        self, content: str, path: str | os.PathLike[str] = "", **kwargs: Any
+    ) -> Namespace:
+        """Read a config's text, with the values for the method at hand in their places."""
+        if METHODS in content and isinstance(config := from_yaml(content), dict):
+            content = yaml.safe_dump(for_method(config, self.method, str(path)), sort_keys=False)
+        return super().parse_string(content, path, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong.
@@ -130,7 +142,7 @@ def explain(message: str, options: Iterable[str]) -> str:
         key, path = found.groups()
         if not Path(path).exists():
             return f"--{key} {path}: there is no such file."
-        config_contents(Path(path))  # names the file if it is no YAML
+        read_config(Path(path))  # names the file if it is no YAML
     if message.startswith("unrecognized arguments: "):
         return _unknown_words(message.partition(": ")[2], options)
     if found := _UNKNOWN_OPTION.search(message):

@@ -41,13 +41,14 @@ from lit_offrl.callbacks.interruption import leave_signals_to_us
 from lit_offrl.callbacks.lookup import settings
 from lit_offrl.callbacks.mlflow_loggers import go_on_with, mlflow_loggers, name_run
 from lit_offrl.callbacks.progress import StepProgress
+from lit_offrl.cli.argv import Argv
 from lit_offrl.cli.checkpoint import ResumeFrom
 from lit_offrl.cli.errors import OneLineArgumentParser, find_lightnings, find_ours
 from lit_offrl.cli.folders import Folders
 from lit_offrl.cli.help import adapt_help
 from lit_offrl.cli.trainer import require_cores, require_trainer_options
-from lit_offrl.cli.words import Words
 from lit_offrl.common import signals
+from lit_offrl.common.configs import expand_argv
 from lit_offrl.common.errors import ConfigError, LitOffRLError, reason
 from lit_offrl.common.quiet import quiet, say
 from lit_offrl.common.ranges import SEEDS, require_in
@@ -80,14 +81,15 @@ class OfflineCLI(LightningCLI):
 
     def __init__(self, argv: Sequence[str]) -> None:
         self.verb = argv[0]
-        self._given = Words(argv)
+        argv = expand_argv(argv)
+        self._given = Argv(argv)
         for module, given in self._given.modules():
             import_named(module, given)
         path = self._given.checkpoint
         self.resume = None if path is None else ResumeFrom(path)
-        words = list(argv)
         if self.resume is not None:
-            words[1:1] = ["--config", self.resume.layer(self.verb)]
+            argv[1:1] = ["--config", self.resume.layer(self.verb)]
+        self._method = self._given.method({} if self.resume is None else self.resume.config)
         fits = self.verb == "fit"
         if fits and self.resume is not None:
             self.resume.require_whole()
@@ -106,7 +108,7 @@ class OfflineCLI(LightningCLI):
                 parser_class=OneLineArgumentParser,
                 auto_configure_optimizers=False,
                 seed_everything_default=0,
-                args=words,
+                args=argv,
             )
 
     # ---- parsing -------------------------------------------------------------------------------
@@ -118,7 +120,10 @@ class OfflineCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Name the program as the user does."""
         kwargs.setdefault("prog", "lit-offrl")
-        return super().init_parser(**kwargs)
+        parser = super().init_parser(**kwargs)
+        assert isinstance(parser, OneLineArgumentParser)
+        parser.method = self._method
+        return parser
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """One seed for everything."""
@@ -352,13 +357,22 @@ class _Parsed(OfflineCLI):
         """Nothing is run."""
 
 
-def require_options(argv: Sequence[str]) -> type[OfflineModule]:
-    """Parse a verb's options, defaults and files, do nothing else, and return the method's class.
+def parse_options(argv: Sequence[str]) -> Namespace:
+    """Parse a verb's options, defaults and files, and do nothing else.
 
     Raises:
-        ConfigError: an option that the verb would refuse before it builds anything.
+        ConfigError: An option that the verb would refuse before it builds anything.
     """
-    return module_class(_Parsed(argv).config[argv[0]].model.class_path)
+    return _Parsed(argv).config[argv[0]]
+
+
+def require_options(argv: Sequence[str]) -> type[OfflineModule]:
+    """Parse a verb's options as :func:`parse_options` does, and return the method's class.
+
+    Raises:
+        ConfigError: An option that the verb would refuse before it builds anything.
+    """
+    return module_class(parse_options(argv).model.class_path)
 
 
 def one_seed(seed_everything: int, section: Any) -> int:

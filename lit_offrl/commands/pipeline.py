@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lit_offrl.commands.parsing import OneLineParser, seed_number
+from lit_offrl.common.configs import find_configs, from_yaml
 from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.common.files import make_folder
 from lit_offrl.common.user_code import command_line
 from lit_offrl.jobs.follow import console_of_stdout, follow
-from lit_offrl.jobs.plain import from_yaml
 from lit_offrl.pipelines.folders import EvaluationFolder, StageFolder, step_folders
 from lit_offrl.pipelines.inputs import data_spec
 from lit_offrl.pipelines.plan import Pipeline
@@ -121,7 +121,8 @@ def _read(options: argparse.Namespace) -> Pipeline:
             given[key] = from_yaml(value)
         except ValueError as error:
             raise ConfigError(f"--set {text}: '{value}' is no YAML.") from error
-    pipeline = read_pipeline(options.config)
+    files = [path for each in options.config for path in find_configs(each)]
+    pipeline = read_pipeline(files)
     return pipeline.override(given, PipelineReader(Path("--set")), "").only(options.only)
 
 

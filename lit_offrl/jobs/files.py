@@ -7,37 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.common.errors import ConfigError, reason
-from lit_offrl.jobs.plain import from_yaml
+from lit_offrl.common.errors import ConfigError
 
 _STEPS = re.compile(r"(\d+)/(\d+) \[")
 _TAIL = 4096
-
-
-def read_yaml(path: Path) -> Any:
-    """Return what a file of YAML holds.
-
-    Raises:
-        ConfigError: it cannot be read, or is no YAML.
-    """
-    try:
-        return from_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {reason(error)}.") from error
-    except ValueError as error:  # bytes that are no text, too
-        raise ConfigError(f"{path}: is no YAML: {reason(error)}") from error
-
-
-def config_contents(path: Path) -> dict[str, Any] | None:
-    """Return the options that a config of fit holds; None for an empty file.
-
-    Raises:
-        ConfigError: it cannot be read, or holds something else.
-    """
-    contents = read_yaml(path)
-    if contents is not None and not isinstance(contents, dict):
-        raise ConfigError(f"{path}: holds no mapping of options, as a run's config.yaml does.")
-    return contents
 
 
 def read_stored(path: Path, key: str) -> dict[str, Any] | None:

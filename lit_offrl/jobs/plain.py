@@ -7,19 +7,7 @@ from typing import Any
 
 import yaml
 
-from lit_offrl.common.errors import reason
-
-
-def from_yaml(text: str) -> Any:
-    """Return what YAML stands for.
-
-    Raises:
-        ValueError: it is none; a date that there is not, too, which is no error of PyYAML's own.
-    """
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(reason(error)) from error
+from lit_offrl.common.configs import from_yaml
 
 
 def yaml_text(value: Any) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lit_offrl.common.configs import find_configs
 from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.jobs.plain import is_plain
 
@@ -49,7 +50,14 @@ class FileReader:
         names = [given] if isinstance(given, str) else given or []
         if not isinstance(names, list):
             raise self.wrong(key, given, "a file or a list of files")
-        return tuple(self.file(key, name) for name in names)
+        return tuple(path for name in names for path in self._configs(key, name))
+
+    def _configs(self, key: str, name: Any) -> tuple[Path, ...]:
+        try:
+            found = find_configs(self.text(key, name), self.path.parent)
+        except ConfigError as error:
+            raise ConfigError(f"{self.path}: {key}: {error}") from None
+        return tuple(path.resolve() for path in found)
 
     def options(self, key: str, given: Any) -> dict[str, Any]:
         """Read options of fit: plain values by their dotted names."""

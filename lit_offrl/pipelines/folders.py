@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lit_offrl.common.configs import merge_configs
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import file_sha256, write_whole
 from lit_offrl.jobs.files import mean_score
@@ -18,7 +19,6 @@ from lit_offrl.pipelines.inputs import (
     digest,
     named_checkpoints,
     own_environment,
-    resolved_config,
 )
 from lit_offrl.pipelines.plan import Evaluation, Pipeline, Stage
 from lit_offrl.pipelines.steps import State, StepFolder, Where
@@ -67,7 +67,7 @@ class StageFolder(StepFolder):
         Raises:
             ConfigError: a config cannot be read.
         """
-        return resolved_config(self.stage.configs, self.stage.options)
+        return merge_configs(self.stage.configs, self.stage.options)
 
     def definition(self) -> dict[str, Any]:
         """What it is made from but the seed, without looking at data and checkpoints.

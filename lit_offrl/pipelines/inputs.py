@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +15,7 @@ from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.catalog import Reading, default_cache_dir, resolve
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.datasets.sources import D4RL_PREFIX, find_source, is_minari
-from lit_offrl.jobs.files import config_contents
 from lit_offrl.jobs.plain import leaves
-
-
-def resolved_config(configs: Sequence[Path], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tree that files and options make, later ones winning; defaults are not in it.
-
-    Raises:
-        ConfigError: a file cannot be read.
-    """
-    tree: dict[str, Any] = {}
-    for path in configs:
-        tree = _over(tree, config_contents(path) or {})
-    for name, value in options.items():
-        *way, last = name.split(".")
-        place = tree
-        for key in way:
-            if isinstance(place.get(key), str):  # `model: BCModule`
-                place[key] = {"class_path": place[key]}
-            if not isinstance(place.get(key), dict):
-                place[key] = {}
-            place = place[key]
-        place[last] = value
-    return json.loads(json.dumps(tree, default=str))
 
 
 def data_file(config: Mapping[str, Any]) -> Path | None:
@@ -133,11 +110,3 @@ def digest(plain: Any) -> str:
     """Return eight hexadecimal digits that stand for plain values."""
     text = json.dumps(plain, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def _over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    made = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(made.get(key), dict)
-        made[key] = _over(made[key], value) if both else value
-    return made

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lit_offrl.common.configs import read_yaml
 from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.common.ranges import SEEDS, lies_in
-from lit_offrl.jobs.files import read_yaml
 from lit_offrl.jobs.reading import NAME, SUFFIXES, FileReader
 from lit_offrl.pipelines.plan import SECTIONS, Evaluation, Pipeline, Stage, checked
 
@@ -144,7 +144,7 @@ def _load(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
                 reader.evaluate(f"evaluations.{label}", part, ("stage",))
     if given.get("base") is None:
         return given
-    base = reader.file("base", given.pop("base"))
+    base = reader.files("base", given.pop("base"))[0]
     chain = (*above, path.resolve())
     if base in chain:
         raise ConfigError(f"{path}: base: {base} is built on this file: name another one.")

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lit_offrl.common.configs import merge_configs, read_config
 from lit_offrl.common.errors import DatasetError
 from lit_offrl.common.files import write_whole
 from lit_offrl.jobs import children
 from lit_offrl.jobs.files import (
-    config_contents,
     failure_reason,
     mean_score,
     read_stored,
@@ -24,7 +24,7 @@ from lit_offrl.jobs.mlflow_runs import CELL_TAG
 from lit_offrl.jobs.parts import Parts
 from lit_offrl.jobs.plain import difference
 from lit_offrl.jobs.words import evaluate_words, fit_words
-from lit_offrl.pipelines.inputs import data_file, data_sha256, own_environment, resolved_config
+from lit_offrl.pipelines.inputs import data_file, data_sha256, own_environment
 from lit_offrl.sweeps.grid import Cell
 from lit_offrl.tracking.store import redacted
 
@@ -125,12 +125,12 @@ class CellFolder:
 
     def training(self) -> dict[str, Any]:
         """What the training is made from, beside seed and data."""
-        configs = [config_contents(path) for path in self.cell.configs]
+        configs = [read_config(path) for path in self.cell.configs]
         return {"config": configs, "options": dict(self.cell.options)}
 
     def config(self) -> dict[str, Any]:
         """The tree of the training's options."""
-        return resolved_config(self.cell.configs, self.cell.options)
+        return merge_configs(self.cell.configs, self.cell.options)
 
     def configs(self) -> list[dict[str, Any]]:
         """The trees of all trainings' options."""

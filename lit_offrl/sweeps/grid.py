@@ -10,8 +10,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from lit_offrl.common.configs import read_yaml
 from lit_offrl.common.errors import ConfigError, nearest
-from lit_offrl.jobs.files import read_yaml
 from lit_offrl.jobs.reading import NAME
 from lit_offrl.pipelines.plan import Pipeline
 from lit_offrl.sweeps.reading import KEYS, STAGES, Part, Reader

@@ -80,7 +80,7 @@ def test_a_verbs_help_and_printed_config(lit, capsys):
         ("--trainer.precision bf17", "Did you mean 'bf16'?"),
         ("--checkpoint.keep al", "'al' is none of last, all, best. Did you mean 'all'?"),
         ("--ckpt_path nothing.ckpt", "nothing.ckpt: no such checkpoint"),
-        ("--config nothing.yaml", "File does not exist"),
+        ("--config nothing.yaml", "--config nothing.yaml: there is no file nothing.yaml"),
         ("--trainer.callbacks+=EarlyStoping", "no class 'EarlyStoping'. Did you mean 'EarlySto"),
         ("--trainer nothing.yaml", "error: --trainer nothing.yaml: there is no such file."),
         ("--model nothing.yaml", "error: --model nothing.yaml: there is no such file."),

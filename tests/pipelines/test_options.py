@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-CONFIGS = Path(__file__).parent.parent.parent / "configs"
-
 
 @pytest.mark.parametrize(
     ("option", "policy", "message"),
@@ -47,9 +45,9 @@ def test_options_are_parsed_before_anything_begins(
     content = {
         "dataset": str(d4rl_file),
         "stages": {
-            "critic": {"config": str(CONFIGS / "iql_d4rl.yaml")},
+            "critic": {"config": ["iql", "data/maze2d"]},
             "actor": {
-                "config": str(CONFIGS / "acd_d4rl.yaml"),
+                "config": ["acd", "data/maze2d"],
                 "options": {"model.init_args.labels": "precomputed", option: 1},
                 "checkpoints": {"model.init_args.critic": "critic"},
             },

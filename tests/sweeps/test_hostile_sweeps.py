@@ -8,7 +8,7 @@ import yaml
 
 from lit_offrl.__main__ import main
 
-BC = Path(__file__).parent.parent.parent / "configs" / "bc_d4rl.yaml"
+BC = ["bc", "data/adroit"]
 
 
 @pytest.fixture
@@ -20,9 +20,9 @@ def sweep(folder, d4rl_file, monkeypatch):
     def run(*words, label="one", kind="config", **options):
         path = BC
         if kind == "pipeline":
-            path = Path("stages.yaml")
-            path.write_text(yaml.safe_dump({"stages": {"clone": {"config": str(BC)}}}))
-        method = {kind: str(path), "options": options}
+            path = "stages.yaml"
+            Path(path).write_text(yaml.safe_dump({"stages": {"clone": {"config": BC}}}))
+        method = {kind: path, "options": options}
         content = {"methods": {label: method}, "datasets": {"d": str(d4rl_file)}, "seeds": [0]}
         Path("grid.yaml").write_text(yaml.safe_dump(content))
         return main(["sweep", "--config", "grid.yaml", *words])

@@ -8,8 +8,7 @@ import h5py
 import pytest
 import yaml
 
-CONFIGS = Path(__file__).parent.parent.parent / "configs"
-BC = str(CONFIGS / "bc_d4rl.yaml")
+BC = ["bc", "data/adroit"]
 
 
 @pytest.mark.parametrize(

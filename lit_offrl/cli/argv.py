@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lit_offrl.common.configs import method_of, read_config
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.jobs.files import config_contents
 
 
-class Words:
-    """Arguments of a Trainer's verb.
+class Argv:
+    """The arguments of a Trainer's verb, read for what must be known before they are parsed.
 
     Args:
-        argv: the verb and its options.
+        argv: The verb and its options.
     """
 
     def __init__(self, argv: Sequence[str]) -> None:
@@ -25,6 +25,15 @@ class Words:
     def checkpoint(self) -> str | None:
         """The value of ``--ckpt_path``."""
         return next((value for name, value in self._options if name == "ckpt_path"), None)
+
+    def method(self, below: Mapping[str, Any]) -> str | None:
+        """Return the path of the method's class, as the last option or config to name one has it.
+
+        Args:
+            below: The config that all others are laid over.
+        """
+        named = [value for name, value in self._options if name in ("model", "model.class_path")]
+        return method_of([below, *self._configs, *({"model": value} for value in named)])
 
     def give(self, option: str) -> bool:
         """Whether an option, by its dotted name, or a part of it is given here or in a config."""
@@ -62,7 +71,7 @@ def _options(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
 
 def _contents(path: str | None) -> dict[str, Any]:
     try:
-        return config_contents(Path(path or "")) or {}
+        return read_config(Path(path or "")) or {}
     except ConfigError:  # the parser will say so
         return {}
 
