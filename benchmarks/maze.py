@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,10 +64,7 @@ def run_speed(
 ) -> MazeSpeed:
     """Collect with noise 0.5, without writing, in turns with plain stepping."""
     env_id = f"lit_offrl/maze2d-{maze}-v1"
-    options = argparse.Namespace(
-        env=env_id, steps=steps, noise=0.5, goals=None, start=None, seed=seed,
-        max_episode_steps=None, output=Path(), next_observations=True,
-    )  # fmt: skip
+    options: dict[str, Any] = {"env": env_id, "steps": steps, "noise": 0.5, "seed": seed}
     env, policy = make_env(env_id), WaypointPlanner(MAZE2D[maze])
     few = max(steps // 10, 1)
 
@@ -78,7 +75,7 @@ def run_speed(
             observation, *_ = env.step(policy.act(observation[None])[0])
 
     step()
-    runs = [lambda: PlannedCollection(options).run(), step]
+    runs = [lambda: PlannedCollection(output=Path(), **options).run(), step]
     collecting, stepping = measure(runs, torch.device("cpu"), budget=budget)
     speeds = steps / collecting.seconds, few / stepping.seconds
     return MazeSpeed(maze, *speeds, ratio=speeds[0] / speeds[1])

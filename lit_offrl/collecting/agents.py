@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import json
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import gymnasium
 import numpy as np
 
-from lit_offrl.collecting.base import origin, progress_bar, return_summary
+from lit_offrl.collecting.base import Collection, progress_bar, require_bounded
 from lit_offrl.common.errors import ConfigError, install
 from lit_offrl.common.randomness import mix
-from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.evaluation.envs import box, make_env, require_step_limit
 from lit_offrl.evaluation.recorder import Enough, Recorder
 
@@ -44,15 +43,6 @@ TARGET_RETURNS = {
 }
 
 
-def _act(recorder: Recorder, choose: Callable[[np.ndarray], np.ndarray], seed: int) -> None:
-    """Fill the recorder with episodes of ``choose``, an action for an observation (o,)."""
-    observation, _ = recorder.reset(seed=mix(seed, 1) % 2**31)
-    while True:  # until the recorder has enough
-        observation, _, terminated, truncated, _ = recorder.step(choose(observation))
-        if terminated or truncated:
-            observation, _ = recorder.reset()
-
-
 def _train(recorder: Recorder, recipe: dict[str, Any], steps: int, seed: int) -> SAC:
     """Train soft actor-critic (Haarnoja et al., 2018) on the recorder's environment."""
     try:
@@ -70,86 +60,108 @@ def _train(recorder: Recorder, recipe: dict[str, Any], steps: int, seed: int) ->
     return model
 
 
-class AgentCollection:
-    """Episodes of random actions, of an agent in training, or of a trained one."""
+@dataclass(kw_only=True)
+class AgentCollection(Collection):
+    """Episodes of random actions, of an agent in training, or of a trained one.
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
+    Args:
+        kind: Who acts.
+        target_return: Return of one episode that ends the training of mixed and medium; without it,
+            the usual one of the environment.
+        train_steps: Number of SAC's training steps at most, at least 1.
+        thin: Number of episodes K of which every K-th is written, at least 1.
+
+    Raises:
+        ConfigError: an option cannot be, or the environment has no usual target return.
+    """
+
+    kind: Literal["random", "mixed", "medium", "expert"]
+    target_return: float | None = None
+    train_steps: Annotated[int, "[1, inf)"] = 200_000
+    thin: Annotated[int, "[1, inf)"] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self.recorder: Recorder | None = None
         self.recipe: dict[str, Any] | None = None
-        self.target_reached: bool | None = None
+        if self.kind in ("mixed", "medium") and self.target_return is None:
+            self.target_return = TARGET_RETURNS.get(self.env)
+            if self.target_return is None:
+                raise ConfigError(
+                    f"'{self.env}' has no usual level at which {self.kind} stops: give"
+                    " --target_return (inf for none)."
+                )
+
+    @property
+    def count(self) -> int:
+        """Number of environment steps so far."""
+        return 0 if self.recorder is None else self.recorder.count
+
+    @property
+    def action_space(self) -> gymnasium.spaces.Box:
+        """The environment's."""
+        assert self.recorder is not None  # there are rows
+        return box(self.recorder.action_space)
 
     def _env(self) -> gymnasium.Env:
-        return make_env(self.options.env, max_episode_steps=self.options.max_episode_steps)
+        return make_env(self.env, max_episode_steps=self.max_episode_steps)
 
     def run(self) -> None:
         """Collect until there is enough."""
-        chosen = self.options
         env = self._env()
-        require_step_limit(env, chosen.env)
-        low, high = box(env.action_space).low, box(env.action_space).high
-        if not np.isfinite([low, high]).all():
-            raise ConfigError(
-                f"Environment '{chosen.env}' has unbounded actions: wrap it so that they are."
-            )
-        random = np.random.default_rng(mix(chosen.seed, 2))
-        if chosen.kind == "random":
-            with progress_bar(chosen.steps, "collecting") as bar, contextlib.suppress(Enough):
-                self.recorder = Recorder(env, chosen.steps, bar=bar, keep=True)
-                _act(self.recorder, lambda _: random.uniform(low, high), chosen.seed)
+        require_step_limit(env, self.env)
+        space = box(env.action_space)
+        require_bounded(space, self.env)
+        low, high = space.low, space.high
+        random = np.random.default_rng(mix(self.seed, 2))
+        if self.kind == "random":
+            self._record(env, lambda _: random.uniform(low, high))
             return
-        target = math.inf if chosen.kind == "expert" else chosen.target_return
-        keep = chosen.kind == "mixed"
-        steps = min(chosen.steps, chosen.train_steps) if keep else chosen.train_steps
+        target = math.inf if self.target_return is None else self.target_return
+        target = math.inf if self.kind == "expert" else target
+        keep = self.kind == "mixed"
+        steps = min(self.steps, self.train_steps) if keep else self.train_steps
         with progress_bar(steps, "training SAC") as bar:
             training = Recorder(env, steps, target=target, bar=bar, keep=keep)
             self.recorder = training if keep else None
             self.recipe = {**SAC_RECIPE, "buffer_size": min(steps, 1_000_000)}
-            model = _train(training, self.recipe, steps, chosen.seed)
+            model = _train(training, self.recipe, steps, self.seed)
         self.target_reached = training.target_reached if target < math.inf else None
         if keep:
             return
 
         def choose(observation: np.ndarray) -> np.ndarray:
             action, _ = model.predict(observation, deterministic=True)
-            noise = chosen.noise * (high - low) / 2 * random.standard_normal(low.shape)
+            noise = self.noise * (high - low) / 2 * random.standard_normal(low.shape)
             return np.clip(action + noise, low, high)
 
-        with progress_bar(chosen.steps, "collecting") as bar, contextlib.suppress(Enough):
-            self.recorder = Recorder(self._env(), chosen.steps, bar=bar, keep=True)
-            _act(self.recorder, choose, chosen.seed)
+        self._record(self._env(), choose)
 
-    def save(self, command: str, *, complete: bool) -> int:
-        """Write what there is, if anything, and return the number of rows."""
-        if self.recorder is None or self.recorder.count == 0:
-            return 0
-        chosen = self.options
-        columns, cut = self.recorder.recorded(chosen.thin)
-        if not chosen.next_observations:
-            del columns["next_observations"]
-        ending = {
-            "complete": complete,
-            "last_episode_cut": cut,
-            "environment_steps": self.recorder.count,
-            "rows": len(columns["rewards"]),
-            **return_summary(columns, cut),
-        }
-        write_hdf5(chosen.output, columns, {**ending, **self._origin(command)})
-        return len(columns["rewards"])
+    def _record(self, env: gymnasium.Env, choose: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Record episodes of ``choose``, an action for an observation (o,), until enough."""
+        with progress_bar(self.steps, "collecting") as bar, contextlib.suppress(Enough):
+            self.recorder = Recorder(env, self.steps, bar=bar, keep=True)
+            observation, _ = self.recorder.reset(seed=mix(self.seed, 1) % 2**31)
+            while True:
+                observation, _, terminated, truncated, _ = self.recorder.step(choose(observation))
+                if terminated or truncated:
+                    observation, _ = self.recorder.reset()
 
-    def _origin(self, command: str) -> dict[str, Any]:
-        """Say how the rows came to be; None is left out of the file."""
-        chosen = self.options
-        assert self.recorder is not None
-        trained = chosen.kind != "random"
+    def recorded(self) -> tuple[dict[str, np.ndarray], bool]:
+        """Return the rows so far, the last of which ends an episode, and whether it was cut."""
+        assert self.recorder is not None  # there are rows
+        return self.recorder.recorded(self.thin)
+
+    def facts(self, columns: dict[str, np.ndarray], cut: bool) -> dict[str, Any]:
+        """Say who acted, and how it was trained; None is left out of the file."""
+        trained = self.kind != "random"
         return {
-            **origin(chosen, box(self.recorder.action_space), command),
-            "kind": chosen.kind,
-            "thin": chosen.thin,
+            "kind": self.kind,
+            "thin": self.thin,
             "algorithm": "stable-baselines3 SAC" if trained else "uniform random actions",
             "hyperparameters": json.dumps(self.recipe) if self.recipe else None,
-            "train_steps": chosen.train_steps if trained else None,
-            "target_return": chosen.target_return if trained else None,
+            "train_steps": self.train_steps if trained else None,
+            "target_return": self.target_return if trained else None,
             "target_reached": self.target_reached,
-            "noise": chosen.noise if chosen.kind in ("medium", "expert") else None,
+            "noise": self.noise if self.kind in ("medium", "expert") else None,
         }

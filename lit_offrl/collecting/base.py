@@ -1,16 +1,21 @@
-"""What the recipes of ``lit-offrl collect`` share."""
+"""What the recipes of ``lit-offrl collect`` share: options, and how rows are written."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
 
 import gymnasium
 import numpy as np
 from tqdm import tqdm
 
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.ranges import SEEDS, require_fields
+from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.evaluation.envs import find_spec
 from lit_offrl.evaluation.record import package_versions
 from lit_offrl.evaluation.recorder import episode_returns
@@ -18,22 +23,123 @@ from lit_offrl.evaluation.recorder import episode_returns
 QUANTILES = {"min": 0, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9, "max": 1}
 
 
-class Collection(Protocol):
+@dataclass(kw_only=True)
+class Collection(ABC):
     """One dataset in the making; what it has so far can be saved at any moment.
 
+    Args:
+        env: Gymnasium id of the environment, such as HopperBulletEnv-v0, or MODULE:ID for one of
+            your own.
+        output: HDF5 file that is written.
+        steps: Number of steps recorded at most.
+        seed: Seed of SAC, the environment and all noise.
+        noise: Standard deviation of the normal noise on actions, in half-ranges of the action, of
+            planners, policies and the actor of medium and expert.
+        max_episode_steps: Step limit of an episode instead of the registered one.
+        next_observations: Whether the file has that column; without it, it has half the size, and
+            readers take the observation of the following row.
+
     Attributes:
-        target_reached: whether a target return was reached; None where there was none.
+        target_reached: Whether a target return was reached; None where there was none.
     """
 
-    target_reached: bool | None
+    env: str
+    output: Path
+    steps: Annotated[int, "[1, inf)"] = 1_000_000
+    seed: Annotated[int, SEEDS] = 0
+    noise: Annotated[float, "[0, inf)"] = 0.0
+    max_episode_steps: Annotated[int | None, "[1, inf)"] = None
+    next_observations: bool = True
+    target_reached: bool | None = field(default=None, init=False)
 
+    def __post_init__(self) -> None:
+        require_fields(self)
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """Number of environment steps so far."""
+
+    @property
+    @abstractmethod
+    def action_space(self) -> gymnasium.spaces.Box:
+        """The environment's."""
+
+    @abstractmethod
     def run(self) -> None:
         """Collect until there is enough."""
-        ...
+
+    @abstractmethod
+    def recorded(self) -> tuple[dict[str, np.ndarray], bool]:
+        """Return the rows so far, the last of which ends an episode, and whether it was cut.
+
+        A cut episode ends in a timeout: it did not fail, and nothing is known beyond its last row.
+        """
+
+    @abstractmethod
+    def facts(self, columns: dict[str, np.ndarray], cut: bool) -> dict[str, Any]:
+        """Say what only this recipe has to say of its rows; None is left out of the file."""
+
+    def summary(self, columns: dict[str, np.ndarray], cut: bool) -> dict[str, Any]:
+        """Say how the episodes went, without the last one if it was cut and is not the only one."""
+        returns = episode_returns(columns)
+        returns = returns[:-1] if cut and len(returns) > 1 else returns
+        return {
+            "episodes": len(returns),
+            "return_mean": returns.mean(),
+            **{f"return_{name}": np.quantile(returns, q) for name, q in QUANTILES.items()},
+        }
+
+    def origin(self, command: str) -> dict[str, Any]:
+        """Say how the rows came to be, as far as all recipes say it alike.
+
+        No date: the same command gives the same bytes, so that a file's sha256 can be compared.
+        """
+        registered = find_spec(self.env).max_episode_steps
+        return {
+            "format": "d4rl",
+            "env_id": self.env,
+            "seed": self.seed,
+            "max_episode_steps": self.max_episode_steps or registered,
+            "action_low": self.action_space.low,
+            "action_high": self.action_space.high,
+            "versions": json.dumps(package_versions()),
+            "command": command,
+        }
+
+    def attributes(self, columns: dict[str, np.ndarray], cut: bool, command: str) -> dict[str, Any]:
+        """Return the file's attributes; their order is part of its bytes."""
+        return {
+            "last_episode_cut": cut,
+            "environment_steps": self.count,
+            "rows": len(columns["actions"]),
+            **self.summary(columns, cut),
+            **self.origin(command),
+            **self.facts(columns, cut),
+        }
 
     def save(self, command: str, *, complete: bool) -> int:
         """Write what there is, if anything, and return the number of rows."""
-        ...
+        if self.count == 0:
+            return 0
+        columns, cut = self.recorded()
+        attributes = {"complete": complete, **self.attributes(columns, cut, command)}
+        if not self.next_observations:
+            del columns["next_observations"]
+        write_hdf5(self.output, columns, attributes)
+        return len(columns["actions"])
+
+
+def require_bounded(space: gymnasium.spaces.Box, env_id: str) -> None:
+    """Refuse an environment whose actions have no bounds.
+
+    Raises:
+        ConfigError: They have none.
+    """
+    if not np.isfinite([space.low, space.high]).all():
+        raise ConfigError(
+            f"Environment '{env_id}' has unbounded actions: wrap it so that they are."
+        )
 
 
 def progress_bar(total: int, what: str) -> tqdm:
@@ -47,33 +153,3 @@ def progress_bar(total: int, what: str) -> tqdm:
         dynamic_ncols=on_terminal,
         mininterval=0.5 if on_terminal else 30.0,
     )
-
-
-def origin(
-    options: argparse.Namespace, actions: gymnasium.spaces.Box, command: str
-) -> dict[str, Any]:
-    """Say how the rows came to be, as far as all recipes say it alike; None is to be left out.
-
-    No date: the same command gives the same bytes, so that a file's sha256 can be compared.
-    """
-    return {
-        "format": "d4rl",
-        "env_id": options.env,
-        "seed": options.seed,
-        "max_episode_steps": options.max_episode_steps or find_spec(options.env).max_episode_steps,
-        "action_low": actions.low,
-        "action_high": actions.high,
-        "versions": json.dumps(package_versions()),
-        "command": command,
-    }
-
-
-def return_summary(columns: dict[str, np.ndarray], cut: bool) -> dict[str, Any]:
-    """Say how the episodes went, without the last where it was ``cut`` and is not the only one."""
-    returns = episode_returns(columns)
-    returns = returns[:-1] if cut and len(returns) > 1 else returns
-    return {
-        "episodes": len(returns),
-        "return_mean": returns.mean(),
-        **{f"return_{name}": np.quantile(returns, q) for name, q in QUANTILES.items()},
-    }

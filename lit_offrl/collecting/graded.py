@@ -8,20 +8,17 @@ section 4.1) does not say which policies its Mountain Car data are of; these are
 
 from __future__ import annotations
 
-import argparse
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
+import gymnasium
 import numpy as np
 from gymnasium.envs.classic_control.continuous_mountain_car import Continuous_MountainCarEnv
 
 from lit_offrl.collecting.batched import BATCH, BatchedCollection
-from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import mix
 from lit_offrl.evaluation.recorder import episode_returns
-
-_POLICIES = 10
-_MOST_POLICIES = 1000  # what the file says of each has to fit into attributes of HDF5
 
 
 def _in_turn(steps: list[dict[str, np.ndarray]], lengths: np.ndarray) -> dict[str, np.ndarray]:
@@ -33,6 +30,7 @@ def _in_turn(steps: list[dict[str, np.ndarray]], lengths: np.ndarray) -> dict[st
     }
 
 
+@dataclass(kw_only=True)
 class GradedCollection(BatchedCollection):
     """Mountain Car by K controllers from random (grade 0) to good (K−1), an episode each in turn.
 
@@ -41,20 +39,22 @@ class GradedCollection(BatchedCollection):
     is uniformly random. Skills are k / (K − 1), and 1 where there is one controller only.
 
     Args:
-        options: of all batched recipes, ``policies`` (K or None), and ``noise`` on the actions.
+        policies: Number of controllers, K, at most 1000.
 
     Raises:
         ConfigError: the environment is no Mountain Car, has no step limit, or there are more than
             1000 policies.
     """
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        super().__init__(options, Continuous_MountainCarEnv, "lit_offrl/mountain-car-v0")
-        number = options.policies or _POLICIES
-        if number > _MOST_POLICIES:
-            raise ConfigError(f"--policies {number}: give {_MOST_POLICIES} at most.")
-        self.skills = np.linspace(0, 1, number) if number > 1 else np.ones(1)
-        self._noise = np.random.default_rng(mix(options.seed, 6))
+    planner: ClassVar[str] = "graded"
+    kind: ClassVar[type[gymnasium.Env]] = Continuous_MountainCarEnv
+    example: ClassVar[str] = "lit_offrl/mountain-car-v0"
+    policies: Annotated[int, "[1, 1000]"] = 10  # what each earned has to fit into attributes
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.skills = np.linspace(0, 1, self.policies) if self.policies > 1 else np.ones(1)
+        self._noise = np.random.default_rng(mix(self.seed, 6))
 
     def _batch(self) -> dict[str, np.ndarray]:
         rounds = max(1, BATCH // (len(self.skills) * self._limit))
@@ -67,12 +67,12 @@ class GradedCollection(BatchedCollection):
         going = np.ones(len(policy), bool)
         steps: list[dict[str, np.ndarray]] = []
         # more steps than are wanted are of no use, even to the first episode
-        for step in range(1, min(self._limit, self.options.steps) + 1):
+        for step in range(1, min(self._limit, self.steps) + 1):
             force, luck = self._random.random((2, len(policy)))
             action = np.where((velocity >= 0) == (luck < along), force, -force)
-            if self.options.noise:
+            if self.noise:
                 noise = self._noise.standard_normal(len(policy))
-                action = np.clip(action + self.options.noise * noise, -1, 1)
+                action = np.clip(action + self.noise * noise, -1, 1)
             action = action.astype(np.float32)
             before = np.stack([position, velocity], axis=1)
             position, velocity = self._roll(position, velocity, action, first=step == 1)
@@ -113,7 +113,8 @@ class GradedCollection(BatchedCollection):
         position = np.clip(position + velocity, left, np.float32(env.max_position))
         return position, np.where((position == left) & (velocity < 0), np.float32(0), velocity)
 
-    def _facts(self, columns: dict[str, np.ndarray], cut: bool) -> dict[str, Any]:
+    def facts(self, columns: dict[str, np.ndarray], cut: bool) -> dict[str, Any]:
+        """Say how skilled each controller is and what it earned in its whole episodes."""
         ends = columns["terminals"] | columns["timeouts"]
         grade, arrived = columns["policy"][ends].astype(int), columns["terminals"][ends]
         returns = episode_returns(columns)
@@ -127,7 +128,7 @@ class GradedCollection(BatchedCollection):
             "kind": "graded",
             "algorithm": "pushes the way the car rolls with probability (1 + skill) / 2, else"
             " against it, with a force uniform in [0, 1)",
-            "noise": self.options.noise,
+            "noise": self.noise,
             "policies": number,
             "policy_skill": self.skills,
             "policy_episodes": episodes,

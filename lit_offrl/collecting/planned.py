@@ -11,24 +11,44 @@ turns, so an interrupted collection is balanced.
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+import re
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
+import gymnasium
 import numpy as np
 
-from lit_offrl.collecting.base import origin, progress_bar
+from lit_offrl.collecting.base import Collection, progress_bar
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import mix
-from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.envs.maze2d import Maze2dEnv, random_start, reached
 from lit_offrl.envs.planners import Waypoints, plan
 from lit_offrl.envs.point_mass import PointMass
 from lit_offrl.evaluation.envs import box, make_env, require_step_limit, step_limit
 
+
+def read_cells(text: str) -> list[tuple[int, int]]:
+    """Read cells from ``(1,1),(7,9)``."""
+    text = "".join(text.split())
+    if not re.fullmatch(r"\(\d+,\d+\)(,\(\d+,\d+\))*", text):
+        raise ValueError
+    return [(int(i), int(j)) for i, j in re.findall(r"(\d+),(\d+)", text)]
+
+
+def read_cell(text: str) -> tuple[int, int]:
+    """Read a cell from ``(3,1)``."""
+    (cell,) = read_cells(text)
+    return cell
+
+
+read_cells.__name__ = "list of cells, as '(1,1),(7,9)',"  # argparse names the type in its message
+read_cell.__name__ = "cell, as '(3,1)',"
+
 _BLOCK = 1024  # steps between two updates of the bar
 
 
-class PlannedCollection:
+@dataclass(kw_only=True)
+class PlannedCollection(Collection):
     """Rows of waypoint planners with normal noise on their actions, in one maze.
 
     Its rewards are D4RL's: ``rewards[t]`` is 1 where ``observations[t]``, the state before the
@@ -37,9 +57,11 @@ class PlannedCollection:
     state that the action met; D4RL's has the row after each timeout repeat the row's own.
 
     Args:
-        options: ``env``, ``steps``, ``noise``, ``goals`` (cells, or None for the one run),
-            ``start`` (a cell, or None for any), ``seed``, ``max_episode_steps`` (of an episode, or
-            of the way to one goal), ``output`` and ``next_observations``.
+        max_episode_steps: Step limit of an episode, or of the way to one goal.
+        goals: Cells that episodes head for in turn, such as '(1,1),(7,9)'; without them there is
+            one run to one random cell after another.
+        start: Cell that episodes with goals start in, such as '(3,1)'; without it, each starts in a
+            random one.
 
     Raises:
         ConfigError: the environment is no maze2d, its cells are not all connected, or a goal or the
@@ -47,14 +69,18 @@ class PlannedCollection:
         EvaluationError: there is no such environment, or MuJoCo is not installed.
     """
 
-    target_reached: bool | None = None
+    goals: Annotated[list[tuple[int, int]] | None, read_cells] = None
+    start: Annotated[tuple[int, int] | None, read_cell] = None
+    count: int = field(default=0, init=False)
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
-        env = make_env(options.env, max_episode_steps=options.max_episode_steps)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start is not None and self.goals is None:
+            raise ConfigError("--start is for episodes with fixed goals: give --goals too.")
+        env = make_env(self.env, max_episode_steps=self.max_episode_steps)
         if not isinstance(env.unwrapped, Maze2dEnv):
             raise ConfigError(
-                f"--planner waypoint: '{options.env}' is no maze2d environment: choose one, such as"
+                f"--planner waypoint: '{self.env}' is no maze2d environment: choose one, such as"
                 " lit_offrl/maze2d-umaze-v1, or give --kind, or for AntMaze --policy."
             )
         self._env, self._maze = env.unwrapped, env.unwrapped.maze
@@ -63,13 +89,11 @@ class PlannedCollection:
                 f"maze '{self._maze.name}': has cells without a way between them: join them."
             )
         self._limit = step_limit(env)
-        if options.start is not None:
-            self._maze.index(options.start)
-        if options.goals is not None:
-            for cell in options.goals:
-                self._maze.index(cell)
-            require_step_limit(env, options.env)
-        rows = options.steps
+        for cell in (*(self.goals or ()), *([self.start] if self.start else ())):
+            self._maze.index(cell)
+        if self.goals is not None:
+            require_step_limit(env, self.env)
+        rows = self.steps
         self._columns = {
             "observations": np.empty((rows, 4), np.float32),
             "actions": np.empty((rows, 2), np.float32),
@@ -77,20 +101,24 @@ class PlannedCollection:
             "next_observations": np.empty((rows, 4), np.float32),
         }
         self._point = PointMass(self._maze)
-        self._random = np.random.default_rng(mix(options.seed, 3))
+        self._random = np.random.default_rng(mix(self.seed, 3))
         self._segments: list[tuple[int, float, float, int]] = []  # first row, goal x, y, planner
-        self.count = 0
         self.goals_reached = 0
+
+    @property
+    def action_space(self) -> gymnasium.spaces.Box:
+        """The environment's."""
+        return box(self._env.action_space)
 
     def run(self) -> None:
         """Collect until there is enough: one thread, and no environment around the simulation."""
-        noise = np.random.default_rng(mix(self.options.seed, 4))
-        with progress_bar(self.options.steps, "collecting") as bar:
+        noise = np.random.default_rng(mix(self.seed, 4))
+        with progress_bar(self.steps, "collecting") as bar:
             self._start()
             way, steps = self._next_way(), 0
-            while self.count < self.options.steps:
-                block = min(_BLOCK, self.options.steps - self.count)
-                shifts = self.options.noise * noise.standard_normal((_BLOCK, 2))[:block]
+            while self.count < self.steps:
+                block = min(_BLOCK, self.steps - self.count)
+                shifts = self.noise * noise.standard_normal((_BLOCK, 2))[:block]
                 way, steps = self._steps(shifts.tolist(), way, steps)
                 bar.set_postfix_str(f"goals reached {self.goals_reached:,}", refresh=False)
                 bar.update(block)
@@ -104,7 +132,7 @@ class PlannedCollection:
         """
         observations, actions = self._columns["observations"], self._columns["actions"]
         following, timeouts = self._columns["next_observations"], self._columns["timeouts"]
-        point, limit, fixed = self._point, self._limit, self.options.goals is not None
+        point, limit, fixed = self._point, self._limit, self.goals is not None
         x, y, vx, vy = point.state()
         for row, (shift_x, shift_y) in enumerate(shifts, self.count):
             ax, ay, arrived = way.act(x, y, vx, vy)
@@ -127,13 +155,13 @@ class PlannedCollection:
         return way, steps
 
     def _start(self) -> None:
-        position, velocity = random_start(self._maze, self._random, self.options.start)
+        position, velocity = random_start(self._maze, self._random, self.start)
         # as float32 it is stored whole, and all that follows can be replayed from the file
         self._point.qpos[:] = position.astype(np.float32)
         self._point.qvel[:] = velocity.astype(np.float32)
 
     def _next_way(self) -> Waypoints:
-        fixed, planner = self.options.goals, 0
+        fixed, planner = self.goals, 0
         if fixed is None:
             cell = self._maze.cells[self._random.integers(len(self._maze.cells))]
             goal = cell + self._random.uniform(-0.1, 0.1, 2)
@@ -143,29 +171,10 @@ class PlannedCollection:
         self._segments.append((self.count, *goal.tolist(), planner))
         return Waypoints(plan(self._maze, self._point.qpos, tuple(cell.tolist()), self._random))
 
-    def save(self, command: str, *, complete: bool) -> int:
-        """Write what there is, if anything, and return the number of rows."""
-        if self.count == 0:
-            return 0
-        columns = self.recorded()
-        if not self.options.next_observations:
-            del columns["next_observations"]
-        cut = not self._columns["timeouts"][self.count - 1]
-        ending = {
-            "complete": complete,
-            "last_episode_cut": bool(cut),
-            "environment_steps": self.count,
-            "rows": self.count,
-            "episodes": int(columns["timeouts"].sum()) - bool(cut),  # whole ones
-            "goals_reached": self.goals_reached,
-            "reward_mean": columns["rewards"].mean(),
-        }
-        write_hdf5(self.options.output, columns, {**ending, **self._origin(command)})
-        return self.count
-
-    def recorded(self) -> dict[str, np.ndarray]:
-        """Return the rows so far, the last of which ends an episode."""
+    def recorded(self) -> tuple[dict[str, np.ndarray], bool]:
+        """Return the rows so far, the last of which ends an episode, and whether it was cut."""
         columns = {name: column[: self.count].copy() for name, column in self._columns.items()}
+        cut = not columns["timeouts"][-1]
         columns["timeouts"][-1] = True
         observations = columns["observations"]
         if self._env.dense:
@@ -178,19 +187,25 @@ class PlannedCollection:
         own = segments[np.searchsorted(segments[:, 0], np.arange(self.count), side="right") - 1]
         columns["infos/goal"] = own[:, 1:3].astype(np.float32)
         columns["infos/qpos"], columns["infos/qvel"] = observations[:, :2], observations[:, 2:]
-        if self.options.goals is not None:
+        if self.goals is not None:
             columns["policy"] = own[:, 3].astype(np.float32)
-        return columns
+        return columns, bool(cut)
 
-    def _origin(self, command: str) -> dict[str, Any]:
-        """Say how the rows came to be; None is left out of the file."""
-        goals = self.options.goals
-        fixed = None if goals is None else ",".join(f"({i},{j})" for i, j in goals)
+    def summary(self, columns: dict[str, np.ndarray], cut: bool) -> dict[str, Any]:
+        """Say how many whole episodes there are, and what they reached."""
         return {
-            **origin(self.options, box(self._env.action_space), command),
+            "episodes": int(columns["timeouts"].sum()) - cut,
+            "goals_reached": self.goals_reached,
+            "reward_mean": columns["rewards"].mean(),
+        }
+
+    def facts(self, columns: dict[str, np.ndarray], cut: bool) -> dict[str, Any]:
+        """Say who acted, and where to; None is left out of the file."""
+        fixed = None if self.goals is None else ",".join(f"({i},{j})" for i, j in self.goals)
+        return {
             "kind": "waypoint",
             "algorithm": f"waypoint planner to {'random' if fixed is None else 'fixed'} cells",
             "goals": fixed,
-            "start": None if self.options.start is None else "({},{})".format(*self.options.start),
-            "noise": self.options.noise,
+            "start": None if self.start is None else "({},{})".format(*self.start),
+            "noise": self.noise,
         }

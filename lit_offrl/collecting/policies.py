@@ -1,8 +1,5 @@
 """Collecting with any trained policy, or with random actions, and noise that lasts.
 
-    slot 0   | episode 0 ........ | episode 3 .... |          every slot is always acted on
-    slot 1   | episode 1 ... | episode 2 ............ |       rows: episodes 0, 1, 2, … in order
-
 An episode's environment and noise depend on (seed, its number) alone, and its rows stand in the
 file where its number says, so the data do not depend on how many environments are stepped together
 (but for what rounding makes of a policy's sums).
@@ -10,19 +7,19 @@ file where its number says, so the data do not depend on how many environments a
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import gymnasium
 import numpy as np
-from tqdm import tqdm
 
-from lit_offrl.collecting.base import origin, progress_bar, return_summary
-from lit_offrl.common.errors import ConfigError, EvaluationError
-from lit_offrl.common.policy import Policy, begin_episodes, named_goal
+from lit_offrl.collecting.base import Collection, progress_bar, require_bounded
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.policy import Policy
 from lit_offrl.common.randomness import mix
-from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.evaluation.envs import box, make_env, require_step_limit
+from lit_offrl.evaluation.loop import Episode, Step, run_episodes
 
 _NOISE = 8  # keeps the streams of one seed apart
 _COLUMNS = {
@@ -35,57 +32,57 @@ _COLUMNS = {
 }
 
 
-class _Episode:
+class _Episode(Episode):
     """An episode: its environment, its noise, and the rows so far.
 
     Args:
         number: of the episode; with the seed it gives those of environment and noise.
-        options: ``env``, ``seed``, ``noise``, ``hold``, ``max_episode_steps``.
-        random: whether actions are drawn, rather than a policy's disturbed.
+        env: the environment, not yet reset.
+        collection: whose noise disturbs the policy's actions; without a policy, actions are drawn.
     """
 
-    def __init__(self, number: int, options: argparse.Namespace, random: bool) -> None:
-        self.number = number
-        self._env = make_env(options.env, max_episode_steps=options.max_episode_steps)
-        space = box(self._env.action_space)
-        self._low, self._high = space.low, space.high
-        self._noise, self._hold, self._is_random = options.noise, options.hold, random
-        self._random = np.random.default_rng(mix(options.seed, number, _NOISE))
+    def __init__(self, number: int, env: gymnasium.Env, collection: PolicyCollection) -> None:
+        super().__init__(number, env, collection.seed)
+        self._collection, self._space = collection, box(env.action_space)
+        self._random = np.random.default_rng(mix(collection.seed, number, _NOISE))
         self._held: Any = None  # what was drawn last, (a,)
-        observation, info = self._env.reset(seed=mix(options.seed, number) % 2**31)
-        self.observation = np.asarray(observation, np.float32)
-        self.goal = named_goal(info)
-        self.rows: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
-        self.done = False
+        self.rows: list[tuple[Any, ...]] = []
 
-    def explore(self, action: np.ndarray | None) -> np.ndarray:
+    def execute(self, action: np.ndarray) -> np.ndarray:
         """Return the action to take (a,); what is drawn lasts ``hold`` steps in the mean."""
-        if self._held is None or self._random.random() < 1 / self._hold:
-            shape = self._low.shape
-            if self._is_random:
-                self._held = self._random.uniform(self._low, self._high)
+        low, high, chosen = self._space.low, self._space.high, self._collection
+        if self._held is None or self._random.random() < 1 / chosen.hold:
+            if chosen.policy is None:
+                self._held = self._random.uniform(low, high)
             else:
-                half = (self._high - self._low) / 2
-                self._held = self._noise * half * self._random.standard_normal(shape)
-        if action is None:
+                normal = self._random.standard_normal(low.shape)
+                self._held = chosen.noise * ((high - low) / 2) * normal
+        if chosen.policy is None:
             return self._held.astype(np.float32)
-        return np.clip(action + self._held, self._low, self._high).astype(np.float32)
+        return np.clip(action + self._held, low, high).astype(np.float32)
 
-    def step(self, action: np.ndarray) -> None:
-        """Take one step and keep it."""
-        following, reward, terminated, truncated, _ = self._env.step(action)
-        after = np.array(following, np.float32)
-        row = (self.observation, action, reward, terminated, truncated and not terminated, after)
-        for column, value in zip(self.rows.values(), row, strict=True):
-            column.append(value)
-        self.observation = after
-        self.done = terminated or truncated
-
-    def close(self) -> None:
-        self._env.close()
+    def keep(self, step: Step) -> None:
+        """Keep the step as a row."""
+        timeout = step.truncated and not step.terminated
+        self.rows.append((*step[:4], timeout, step.next_observation))
 
 
-class PolicyCollection:
+class _Still:
+    """The policy of episodes whose actions are drawn."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+
+    def reset(self, mask: np.ndarray | None = None) -> None:
+        """Nothing lasts between steps."""
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Return zeros (E, a)."""
+        return np.zeros((len(observations), *self._shape), np.float32)
+
+
+@dataclass(kw_only=True)
+class PolicyCollection(Collection):
     """Whole episodes of a checkpoint's policy, or of uniform actions, until there are N steps.
 
     A policy's actions get normal noise of ``noise`` half-ranges and are clipped. Each draw, also
@@ -94,9 +91,9 @@ class PolicyCollection:
     Mountain Car, noise that lasts does not.
 
     Args:
-        options: ``env``, ``policy`` (a checkpoint, or None for uniform actions), ``steps``,
-            ``seed``, ``noise``, ``hold``, ``num_envs``, ``max_episode_steps``; for ``save`` also
-            ``output`` and ``next_observations``.
+        policy: Checkpoint whose policy acts; None for uniform actions.
+        hold: Mean number of steps that noise lasts, at least 1.
+        num_envs: Number of environments stepped together, at least 1.
 
     Raises:
         ConfigError: an option cannot be, the environment has unbounded actions, or the checkpoint
@@ -105,23 +102,31 @@ class PolicyCollection:
             continuous vectors.
     """
 
-    target_reached: bool | None = None
+    policy: Path | None = None
+    hold: Annotated[float, "[1, inf)"] = 1.0
+    num_envs: Annotated[int, "[1, inf)"] = 8
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
-        if not options.hold >= 1:
-            raise ConfigError(f"--hold {options.hold:g}: give the steps that noise lasts, from 1.")
-        env = make_env(options.env, max_episode_steps=options.max_episode_steps)
-        self.action_space = box(env.action_space)
-        sizes = (box(env.observation_space).shape[0], self.action_space.shape[0])
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        env = make_env(self.env, max_episode_steps=self.max_episode_steps)
+        self._space = box(env.action_space)
+        sizes = (box(env.observation_space).shape[0], self._space.shape[0])
         env.close()
-        self._limit = require_step_limit(env, options.env)
-        if not np.isfinite([self.action_space.low, self.action_space.high]).all():
-            raise ConfigError(
-                f"Environment '{options.env}' has unbounded actions: wrap it so that they are."
-            )
-        self._policy = None if options.policy is None else _load(options.policy, options.env, sizes)
+        self._limit = require_step_limit(env, self.env)
+        require_bounded(self._space, self.env)
+        still = _Still(self._space.shape)
+        self._policy = still if self.policy is None else _load(self.policy, self.env, sizes)
         self._episodes: list[_Episode] = []
+
+    @property
+    def action_space(self) -> gymnasium.spaces.Box:
+        """The environment's."""
+        return self._space
+
+    @property
+    def count(self) -> int:
+        """Number of environment steps so far, at most those that are wanted."""
+        return min(self.steps, sum(len(one.rows) for one in self._whole()))
 
     def run(self) -> None:
         """Collect until there is enough.
@@ -129,109 +134,59 @@ class PolicyCollection:
         An episode begins if those under way may leave steps over, were all as long as they can be:
         so there is never much more than is wanted, and only the last episode is cut.
         """
-        chosen = self.options
-        slots: list[_Episode | None] = [None] * chosen.num_envs
-        with progress_bar(chosen.steps, "collecting") as bar:
-            try:
-                self._run(slots, bar)
-            finally:
-                for episode in slots:
-                    if episode is not None:
-                        episode.close()
+        done = 0
+        with progress_bar(self.steps, "collecting") as bar:
 
-    def _run(self, slots: list[_Episode | None], bar: tqdm) -> None:
-        finished = 0
-        shape = (len(slots), *self.action_space.shape)
-        observations: np.ndarray | None = None
-        goals: np.ndarray | None = None
-        while True:
-            begun = np.zeros(len(slots), bool)
-            for slot, episode in enumerate(slots):
-                going = sum(one is not None for one in slots)
-                if episode is None and finished + going * self._limit < self.options.steps:
-                    number = len(self._episodes)
-                    slots[slot] = begins = _Episode(number, self.options, self._policy is None)
-                    self._episodes.append(begins)
-                    begun[slot] = True
-            if not any(slots):
-                return
-            if observations is None:
-                first = self._episodes[0]
-                observations = np.zeros((len(slots), len(first.observation)), np.float32)
-                if first.goal is not None:
-                    goals = np.zeros((len(slots), *first.goal.shape), np.float32)
-            for slot, episode in enumerate(slots):
-                if episode is not None:
-                    observations[slot] = episode.observation
-                    if goals is not None:
-                        goals[slot] = episode.goal
-            actions = None
-            if self._policy is not None:
-                if begun.any():
-                    begin_episodes(self._policy, begun, goals)
-                actions = np.asarray(self._policy.act(observations), np.float32)
-                if actions.shape != shape or not np.isfinite(actions).all():
-                    raise EvaluationError(
-                        f"{self.options.policy}: its policy's actions are not finite or not of"
-                        f" shape {shape}: its training went wrong."
-                    )
-            for slot, episode in enumerate(slots):
-                if episode is None:
-                    continue
-                episode.step(episode.explore(None if actions is None else actions[slot]))
-                if episode.done:
-                    finished += len(episode.rows["rewards"])
-                    bar.update(len(episode.rows["rewards"]))
-                    episode.close()
-                    slots[slot] = None
+            def begin(under_way: int) -> _Episode | None:
+                if done + under_way * self._limit >= self.steps:
+                    return None
+                env = make_env(self.env, max_episode_steps=self.max_episode_steps)
+                self._episodes.append(_Episode(len(self._episodes), env, self))
+                return self._episodes[-1]
+
+            def finished(episode: _Episode) -> None:
+                nonlocal done
+                done += episode.length
+                bar.update(episode.length)
+
+            who = f"{self.policy}: its policy"
+            run_episodes(self._policy, begin, self.num_envs, finished=finished, who=who)
+
+    def _whole(self) -> list[_Episode]:
+        """Return the episodes that are done, or where interrupted before any is, the first one."""
+        begun = [one for one in self._episodes if one.rows]
+        return [one for one in begun if one.done] or begun[:1]
 
     def recorded(self) -> tuple[dict[str, np.ndarray], bool]:
         """Return at most N rows, the last of which ends an episode, and whether it was cut.
 
         A cut episode ends in a timeout: it did not fail, and nothing is known beyond its last row.
         """
-        begun = [one for one in self._episodes if one.rows["next_observations"]]
-        parts = [one for one in begun if one.done] or begun[:1]  # fewer only where interrupted
-        columns: dict[str, np.ndarray] = {}
-        for name, kind in _COLUMNS.items():
-            columns[name] = np.concatenate([np.asarray(one.rows[name], kind) for one in parts])
-        rows = self.options.steps
-        columns = {name: column[:rows] for name, column in columns.items()}
+        rows = [row for one in self._whole() for row in one.rows][: self.steps]
+        columns: dict[str, np.ndarray] = {
+            name: np.asarray(values, kind)
+            for (name, kind), values in zip(_COLUMNS.items(), zip(*rows, strict=True), strict=True)
+        }
         cut = not (columns["terminals"][-1] or columns["timeouts"][-1])
         columns["timeouts"][-1] |= cut
         return columns, cut
 
-    def save(self, command: str, *, complete: bool) -> int:
-        """Write what there is, if anything, and return the number of rows."""
-        if not any(one.rows["next_observations"] for one in self._episodes):
-            return 0
-        columns, cut = self.recorded()
-        chosen, rows = self.options, len(columns["rewards"])
-        if not chosen.next_observations:
-            del columns["next_observations"]
-        attributes = {
-            "complete": complete,
-            "environment_steps": rows,
-            "rows": rows,
-            **self.facts(columns, cut),
-            **origin(chosen, self.action_space, command),
-        }
-        write_hdf5(chosen.output, columns, attributes)
-        return rows
+    def attributes(self, columns: dict[str, np.ndarray], cut: bool, command: str) -> dict[str, Any]:
+        """Return the file's attributes; their order is part of its bytes."""
+        sizes = {"environment_steps": self.count, "rows": self.count}
+        return {**sizes, **self.facts(columns, cut), **self.origin(command)}
 
     def facts(self, columns: dict[str, np.ndarray], cut: bool) -> dict[str, Any]:
-        """Say how the rows came to be and how their episodes went; None is to be left out."""
-        checkpoint = self.options.policy
+        """Say who acted, how noisily, and how the episodes went; None is left out of the file."""
+        random = self.policy is None
         return {
-            "kind": "random" if checkpoint is None else "policy",
-            "algorithm": "uniform random actions"
-            if checkpoint is None
-            else "a checkpoint's policy",
-            "policy": None if checkpoint is None else str(checkpoint),
-            "noise": None if checkpoint is None else self.options.noise,
-            "hold": self.options.hold,
+            "kind": "random" if random else "policy",
+            "algorithm": "uniform random actions" if random else "a checkpoint's policy",
+            "policy": None if random else str(self.policy),
+            "noise": None if random else self.noise,
+            "hold": self.hold,
             "last_episode_cut": cut,
-            **return_summary(columns, cut),
+            **self.summary(columns, cut),
         }
 
 

@@ -10,7 +10,6 @@ al., section 3.1).
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from lit_offrl.collecting.base import origin
 from lit_offrl.collecting.policies import PolicyCollection
 from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.common.files import write_whole
@@ -93,36 +91,32 @@ def round_file(folder: Path, number: int) -> Path:
 
 
 def collect_round(
-    folder: Path, number: int, options: argparse.Namespace, checkpoint: Path | None, command: str
+    folder: Path, number: int, command: str, *, seed: int, **options: Any
 ) -> dict[str, Any]:
     """Collect a round's rows, unless its file is there, and return what the file says of them.
 
     Args:
         folder: where the rounds' files are.
         number: of the round, which is its rows' ``policy``.
-        options: ``env``, ``steps_per_round``, ``seed``, ``noise``, ``hold``, ``num_envs`` and
-            ``max_episode_steps``.
-        checkpoint: whose policy acts; None for uniform actions.
         command: the command line.
+        seed: of all rounds.
+        **options: those of ``PolicyCollection``.
 
     Raises:
         LitOffRLError: as ``PolicyCollection``, or the file there is none of this library's.
     """
     path = round_file(folder, number)
     if not path.is_file():
-        chosen = argparse.Namespace(**vars(options))
-        chosen.steps, chosen.policy = options.steps_per_round, checkpoint
-        chosen.seed = mix(options.seed, number) % 2**31
-        collection = PolicyCollection(chosen)
+        own = mix(seed, number) % 2**31
+        collection = PolicyCollection(output=path, seed=own, **options)
         try:
             collection.run()
         except EvaluationError as error:
             raise EvaluationError(f"round {number}: {error}") from error
         columns, cut = collection.recorded()
-        facts = collection.facts(columns, cut)
+        facts = {**collection.facts(columns, cut), **collection.origin(command)}
         columns["policy"] = np.full(len(columns["rewards"]), number, np.float32)
-        where = origin(chosen, collection.action_space, command)
-        write_hdf5(path, columns, {"round": number, **facts, **where})
+        write_hdf5(path, columns, {"round": number, **facts})
     with Hdf5File(path) as file:
         return {**file.attributes, "rows": len(file.columns["observations"])}
 

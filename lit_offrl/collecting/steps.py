@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import gymnasium
 import numpy as np
 
 from lit_offrl.collecting.batched import BATCH, BatchedCollection
@@ -12,6 +13,7 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.envs.random_walk import END, RandomWalkEnv
 
 
+@dataclass(kw_only=True)
 class StepsCollection(BatchedCollection):
     """LDCQ's random walk: steps of random sign and a length that is uniform in [0.8, 1].
 
@@ -21,9 +23,13 @@ class StepsCollection(BatchedCollection):
         ConfigError: the environment is no random walk, has no step limit, or ``noise`` was given.
     """
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        super().__init__(options, RandomWalkEnv, "lit_offrl/random-walk-v0")
-        if options.noise:
+    planner: ClassVar[str] = "steps"
+    kind: ClassVar[type[gymnasium.Env]] = RandomWalkEnv
+    example: ClassVar[str] = "lit_offrl/random-walk-v0"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.noise:
             raise ConfigError("--planner steps: has steps of 0.8 to 1 only: leave out --noise.")
 
     def _batch(self) -> dict[str, np.ndarray]:
@@ -48,5 +54,6 @@ class StepsCollection(BatchedCollection):
             "next_observations": after[inside, None].astype(np.float32),
         }
 
-    def _facts(self, columns: dict[str, np.ndarray], cut: bool) -> dict[str, Any]:
+    def facts(self, columns: dict[str, np.ndarray], cut: bool) -> dict[str, Any]:
+        """Say what the steps are."""
         return {"kind": "steps", "algorithm": "steps of random sign, length uniform in [0.8, 1]"}

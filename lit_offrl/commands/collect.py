@@ -3,53 +3,35 @@
 from __future__ import annotations
 
 import argparse
-import math
+import dataclasses
 import os
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from lit_offrl.collecting.agents import TARGET_RETURNS, AgentCollection
+from lit_offrl.collecting.agents import AgentCollection
 from lit_offrl.collecting.antmaze import AntMazeCollection
 from lit_offrl.collecting.base import Collection
 from lit_offrl.collecting.graded import GradedCollection
 from lit_offrl.collecting.planned import PlannedCollection
 from lit_offrl.collecting.policies import PolicyCollection
 from lit_offrl.collecting.steps import StepsCollection
-from lit_offrl.commands.parsing import OneLineParser, positive, seed_number
+from lit_offrl.commands.options import add_options
+from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.common import signals
 from lit_offrl.common.errors import ConfigError, LitOffRLError
 from lit_offrl.common.user_code import command_line
 from lit_offrl.evaluation.envs import name_env
 
-KINDS = ("random", "mixed", "medium", "expert", "policy")
-PLANNERS: dict[str, Callable[[argparse.Namespace], Collection]] = {
-    "waypoint": PlannedCollection,
-    "graded": GradedCollection,
-    "steps": StepsCollection,
+RECIPES: dict[str, type[Collection]] = {
+    "--kind random, mixed, medium or expert": AgentCollection,
+    "--kind policy": PolicyCollection,
+    "--planner waypoint in maze2d": PlannedCollection,
+    "--planner waypoint in AntMaze": AntMazeCollection,
+    "--planner graded": GradedCollection,
+    "--planner steps": StepsCollection,
 }
-_OF_PLANNERS = {"goals": "waypoint", "start": "waypoint", "policies": "graded"}
-# What only the agents of --kind have, by what it is where it was not given.
-_OF_KINDS = {"thin": 1, "target_return": None, "train_steps": 200_000}
-_OF_POLICIES = {"hold": 1.0, "num_envs": 8}
-
-
-def _cells(text: str) -> list[tuple[int, int]]:
-    """Read cells from ``(1,1),(7,9)``."""
-    text = "".join(text.split())
-    if not re.fullmatch(r"\(\d+,\d+\)(,\(\d+,\d+\))*", text):
-        raise ValueError
-    return [(int(i), int(j)) for i, j in re.findall(r"(\d+),(\d+)", text)]
-
-
-def _cell(text: str) -> tuple[int, int]:
-    (cell,) = _cells(text)
-    return cell
-
-
-_cells.__name__ = "list of cells, as '(1,1),(7,9)',"  # argparse names the type in its message
-_cell.__name__ = "cell, as '(3,1)',"
+"""The recipes by the options that choose them; the other options are their fields."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,113 +65,64 @@ planners:
 The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 for walker2d
 (PyBullet); give --target_return for other environments. An interrupted run keeps its rows.""",
     )
-    add = parser.add_argument
-    add(
-        "--env",
-        required=True,
-        metavar="ID",
-        help="a gymnasium id, e.g. HopperBulletEnv-v0, or MODULE:ID for one of your own",
-    )
     acts = parser.add_mutually_exclusive_group(required=True)
-    acts.add_argument("--kind", choices=KINDS)
-    acts.add_argument("--planner", choices=tuple(PLANNERS))
-    add(
-        "--policy",
-        type=Path,
-        metavar="FILE",
-        help="the checkpoint of --kind policy; of AntMaze's planner: what walks the ant",
+    text = "Who acts in any environment, see below."
+    acts.add_argument(
+        "--kind", choices=("random", "mixed", "medium", "expert", "policy"), help=text
     )
-    add("--output", required=True, type=Path, metavar="FILE.hdf5", help="what to write")
-    add("--steps", type=positive, default=1_000_000, help="steps recorded at most [1000000]")
-    add("--seed", type=seed_number, default=0, help="of SAC, the environment and all noise [0]")
-    add("--target_return", type=float, metavar="R", help="ends the training of mixed and medium")
-    add("--train_steps", type=positive, metavar="N", help="SAC's steps at most [200000]")
-    add(
-        "--noise",
-        type=float,
-        default=0.0,
-        metavar="SIGMA",
-        help="normal noise on planners, policies and the actor of medium and expert, in half-ranges"
-        " of the action [0]",
-    )
-    add("--hold", type=float, metavar="N", help="of policy: steps that noise lasts in the mean [1]")
-    add("--num_envs", type=positive, metavar="E", help="of policy: stepped together [8]")
-    add(
-        "--goals",
-        type=_cells,
-        metavar="CELLS",
-        help="of waypoint: '(1,1),(7,9)' [random cells]",
-    )
-    add("--start", type=_cell, metavar="CELL", help="with --goals: '(3,1)' [a random cell each]")
-    add("--policies", type=positive, metavar="K", help="of graded: how many [10]")
-    add("--thin", type=positive, metavar="K", help="write every K-th episode only [1]")
-    add("--max_episode_steps", type=positive, metavar="N", help="instead of the registered limit")
+    text = "Recipe of a family of environments, see below."
+    acts.add_argument("--planner", choices=("waypoint", "graded", "steps"), help=text)
+    add = parser.add_argument
+    text = "Checkpoint of --kind policy, or in AntMaze the file of the policy that walks the ant."
+    add("--policy", type=Path, metavar="FILE", help=text, default=argparse.SUPPRESS)
+    ours = ("kind", "policy", "next_observations")
+    add_options(parser, *RECIPES.values(), skip=ours, default=argparse.SUPPRESS)
+    text = "Leave that column out: the file has half the size, and readers take the observation of"
     add(
         "--no-next-observations",
         dest="next_observations",
         action="store_false",
-        help="leave that column out: half the size, readers take the following row's observation",
+        help=f"{text} the following row.",
     )
-    add("--overwrite", action="store_true", help="replace an existing file")
-    return parser  # fmt: skip
+    add("--overwrite", action="store_true", help="Replace an existing file.")
+    return parser
 
 
-def _check(options: argparse.Namespace) -> None:
-    """Find what cannot work before hours of training, and fill in the task's target return."""
-    name_env(options.env)
-    if options.output.exists() and not options.overwrite:
-        raise ConfigError(f"{options.output} exists: choose another --output or say --overwrite.")
+def _check_output(path: Path, overwrite: bool) -> None:
+    """Find now, not after hours of training, that the file cannot be written."""
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{path} exists: choose another --output or say --overwrite.")
     try:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"The folder of {options.output} cannot be made: {error}.") from error
-    if options.output.is_dir() or not os.access(options.output.parent, os.W_OK):
-        raise ConfigError(f"{options.output} cannot be written: choose another --output.")
-    if not (math.isfinite(options.noise) and options.noise >= 0):
-        raise ConfigError(f"--noise {options.noise:g}: give a number from 0 upwards.")
-    for name, planner in _OF_PLANNERS.items():
-        if getattr(options, name) is not None and options.planner != planner:
-            raise ConfigError(f"--{name} is of --planner {planner}: choose that, or leave it out.")
-    if options.start is not None and options.goals is None:
-        raise ConfigError("--start is for episodes with fixed goals: give --goals too.")
-    _check_policy(options)
-    for name, default in _OF_KINDS.items():
-        if getattr(options, name) is None:
-            setattr(options, name, default)
-        elif options.planner is not None:
-            raise ConfigError(f"--{name} is for --kind, which --planner replaces: leave it out.")
-        elif options.kind == "policy":
-            raise ConfigError(f"--{name} is for agents: --kind policy has none, leave it out.")
-    if options.kind in ("mixed", "medium") and options.target_return is None:
-        options.target_return = TARGET_RETURNS.get(options.env)
-        if options.target_return is None:
-            raise ConfigError(
-                f"'{options.env}' has no usual level at which {options.kind} stops: give"
-                " --target_return (inf for none)."
-            )
-
-
-def _check_policy(options: argparse.Namespace) -> None:
-    wanted = options.kind == "policy"
-    if wanted and options.policy is None:
-        raise ConfigError("--kind policy needs --policy FILE, a checkpoint of 'fit'.")
-    if options.policy is not None and not wanted and options.planner != "waypoint":
-        raise ConfigError(
-            "--policy is of --planner waypoint and of --kind policy: choose one, or leave it out."
-        )
-    for name, default in _OF_POLICIES.items():
-        if getattr(options, name) is None:
-            setattr(options, name, default)
-        elif not wanted:
-            raise ConfigError(f"--{name} is of --kind policy: choose that, or leave it out.")
+        raise ConfigError(f"The folder of {path} cannot be made: {error}.") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{path} cannot be written: choose another --output.")
 
 
 def _collection(options: argparse.Namespace) -> Collection:
-    if options.kind == "policy":
-        return PolicyCollection(options)
-    if options.policy is not None:
-        return AntMazeCollection(options)
-    return PLANNERS[options.planner](options) if options.planner else AgentCollection(options)
+    """Return the recipe that the options choose, made from those that are given."""
+    given = vars(options)
+    kind, planner, overwrite = given.pop("kind"), given.pop("planner"), given.pop("overwrite")
+    name_env(options.env)
+    _check_output(options.output, overwrite)
+    chosen = f"--planner {planner}" if kind is None else "--kind random, mixed, medium or expert"
+    if planner == "waypoint":
+        chosen += " in AntMaze" if "policy" in given else " in maze2d"
+    elif kind == "policy":
+        chosen = "--kind policy"
+        if "policy" not in given:
+            raise ConfigError("--kind policy needs --policy FILE, a checkpoint of 'fit'.")
+    elif kind is not None:
+        given["kind"] = kind
+    fields = {name: {each.name for each in dataclasses.fields(RECIPES[name])} for name in RECIPES}
+    for name in given.keys() - fields[chosen]:
+        owners = [recipe for recipe in RECIPES if name in fields[recipe]]
+        which = "that" if len(owners) == 1 else "one of them"
+        raise ConfigError(
+            f"--{name} is of {' and of '.join(owners)}: choose {which}, or leave it out."
+        )
+    return RECIPES[chosen](**given)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -198,9 +131,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         LitOffRLError: an option cannot work; nothing was written.
     """
-    options = _parser().parse_args(argv)
-    _check(options)
-    collection = _collection(options)
+    collection = _collection(_parser().parse_args(argv))
     code, why = 0, ""
     refused: LitOffRLError | None = None
     with signals.listening():
@@ -217,12 +148,12 @@ def main(argv: Sequence[str]) -> int:
             rows = collection.save(command, complete=code == 0)
     if refused is not None and not rows:
         raise refused
-    kept = f"{rows:,} rows in {options.output}" if rows else "no rows, so nothing was written"
+    kept = f"{rows:,} rows in {collection.output}" if rows else "no rows, so nothing was written"
     if code:
         mark = " (complete: False)" if rows else ""
         print(f"lit-offrl collect: {why}; kept {kept}{mark}.", file=sys.stderr)
         return code
-    if collection.target_reached is False:
-        print(f"The return {options.target_return:g} was not reached within the steps given.")
+    if isinstance(collection, AgentCollection) and collection.target_reached is False:
+        print(f"The return {collection.target_return:g} was not reached within the steps given.")
     print(kept)
     return 0

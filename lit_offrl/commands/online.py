@@ -144,7 +144,10 @@ def _round(
     """Run what is missing of a round and add it to ``rounds``; return fit's exit code."""
     folder: Path = options.output
     before = folder / f"round-{number - 1}" / "last.ckpt" if number else None
-    collected = collect_round(folder, number, options, before, command)
+    same = ("env", "seed", "noise", "hold", "num_envs", "max_episode_steps")
+    chosen = {name: getattr(options, name) for name in same}
+    steps = options.steps_per_round
+    collected = collect_round(folder, number, command, steps=steps, policy=before, **chosen)
     dataset = grow(folder, number + 1)
     own = folder / f"round-{number}"
     code = _fit(own, dataset, options, fit)

@@ -44,7 +44,7 @@ def add_options(
     for kind in kinds:
         hints, texts = get_type_hints(kind, include_extras=True), descriptions(kind)
         for field in dataclasses.fields(kind):
-            if field.name in added:
+            if field.name in added or not field.init:
                 continue
             added.add(field.name)
             usual = field.default

@@ -1,20 +1,14 @@
-"""Roll-outs: several environments stepped together, one call of the policy a step.
-
-    slot 0   | episode 0 ........ | episode 3 .... | episode 4 ...
-    slot 1   | episode 1 ... | episode 2 ............ | (idle)        every row is always acted on
+"""Roll-outs: what K episodes of a policy earn, by the loop of ``evaluation.loop``.
 
 Every episode has a fresh environment and a seed that depends on (seed, episode) alone, so what it
-meets does not depend on when or where it runs. The policy always acts on ``num_envs`` rows, idle
-ones included, so neither do its sums. A policy that draws noise depends on the order of its calls:
-its episodes repeat for equal ``num_envs``, ``episodes`` and ``shard``.
-
-A policy that is a ``GoalPolicy`` is told the ``goal`` in each episode's first ``info``.
+meets does not depend on when or where it runs. A policy that draws noise depends on the order of
+its calls: its episodes repeat for equal ``num_envs``, ``episodes`` and ``shard``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -23,10 +17,10 @@ import numpy as np
 from tqdm import tqdm
 
 from lit_offrl.common import signals
-from lit_offrl.common.errors import ConfigError, EvaluationError
-from lit_offrl.common.policy import Policy, begin_episodes, named_goal
-from lit_offrl.common.randomness import mix
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.policy import Policy
 from lit_offrl.evaluation.envs import box, make_env, require_step_limit
+from lit_offrl.evaluation.loop import Episode, Step, run_episodes
 from lit_offrl.evaluation.video import VideoWriter
 
 _TOLERANCE = 1e-5  # rounding at a bound does not make an action a clipped one
@@ -74,47 +68,52 @@ def merge(parts: Sequence[Rollouts]) -> Rollouts:
     return Rollouts(**{name: column[first] for name, column in columns.items()})
 
 
-@dataclass
-class _Episode:
-    """An episode under way."""
+class _Sums(Episode):
+    """An episode whose rewards are added up.
 
-    number: int
-    seed: int
-    env: gymnasium.Env
-    video: VideoWriter | None
-    observation: np.ndarray
-    goal: np.ndarray | None = None
-    total: float = 0.0
-    discounted: float = 0.0
-    length: int = 0
-    clipped: int = 0
-    reached: int = -1
-    stayed: float = 0.0
-    paid: float = 0.0  # by the step that reached the goal
-    terminated: bool = False
-    done: bool = False
+    Args:
+        number: Number of the episode.
+        env: Environment, not yet reset.
+        seed: Seed of all episodes.
+        gamma: Discount of ``discounted``.
+        film: Path of a video of the episode, or None.
+    """
 
-    def step(self, action: np.ndarray, clipped: bool, gamma: float) -> None:
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        paid = float(reward)
-        self.observation = np.asarray(observation, np.float32)
-        self.total += paid
-        self.discounted += gamma**self.length * paid
-        self.length += 1
-        self.stayed += self.paid if self.reached > 0 else paid
-        if self.reached <= 0 and "success" in info:
-            self.reached = self.length if info["success"] else 0
-            self.paid = paid
-        self.clipped += clipped
-        self.terminated = terminated
-        self.done = terminated or truncated
-        if self.video is not None:
-            self.video.add(self.env)
+    def __init__(
+        self, number: int, env: gymnasium.Env, seed: int, gamma: float, film: str | Path | None
+    ) -> None:
+        super().__init__(number, env, seed)
+        self._gamma = gamma
+        self._video = None if film is None else VideoWriter(film, env)
+        self._space = box(env.action_space)
+        self.total = self.discounted = self.stayed = 0.0
+        self.clipped, self.reached = 0, -1
+        self._reward_at_goal = 0.0
+        self.terminated = False
+
+    def execute(self, action: np.ndarray) -> np.ndarray:
+        """Return the action within the action space, and count where it was outside."""
+        executed = np.clip(action, self._space.low, self._space.high)
+        self.clipped += bool((np.abs(action - executed) > _TOLERANCE).any())
+        return executed
+
+    def keep(self, step: Step) -> None:
+        """Add a step's reward up."""
+        self.total += step.reward
+        self.discounted += self._gamma ** (self.length - 1) * step.reward
+        self.stayed += self._reward_at_goal if self.reached > 0 else step.reward
+        if self.reached <= 0 and "success" in step.info:
+            self.reached = self.length if step.info["success"] else 0
+            self._reward_at_goal = step.reward
+        self.terminated = step.terminated
+        if self._video is not None:
+            self._video.add(self.env)
 
     def close(self) -> None:
-        self.env.close()
-        if self.video is not None:
-            self.video.close()
+        """Close the environment and finish the video."""
+        super().close()
+        if self._video is not None:
+            self._video.close()
 
 
 def rollout(
@@ -158,115 +157,44 @@ def rollout(
         if number < 1:
             raise ConfigError(f"{name} is {number}: give at least 1.")
     numbers = range(shard[0], episodes, shard[1])
-    film = (record_video, video_size)
-    waiting = (_begin(env_id, number, seed, max_episode_steps, film) for number in numbers)
-    bar = tqdm(total=len(numbers), desc="evaluating", unit="episode", disable=not progress)
-    discount = math.nan if gamma is None else gamma
-    finished: list[_Episode] = []
-    slots: list[_Episode | None] = [next(waiting, None) for _ in range(num_envs)]
-    try:
-        _run(policy, slots, waiting, finished, discount, bar, stopping)
-    finally:
-        bar.close()
-        for episode in slots:
-            if episode is not None:
-                episode.close()
-    finished.sort(key=lambda episode: episode.number)
-    return Rollouts(
-        episodes=np.array([episode.number for episode in finished], np.int64),
-        seeds=np.array([episode.seed for episode in finished], np.int64),
-        returns=np.array([episode.total for episode in finished], np.float64),
-        lengths=np.array([episode.length for episode in finished], np.int64),
-        terminated=np.array([episode.terminated for episode in finished], bool),
-        clipped=np.array([episode.clipped for episode in finished], np.int64),
-        discounted_returns=np.array([episode.discounted for episode in finished], np.float64),
-        reached=np.array([episode.reached for episode in finished], np.int64),
-        stayed_returns=np.array([episode.stayed for episode in finished], np.float64),
-    )
+    waiting = iter(numbers)
+    done: list[_Sums] = []
 
-
-def episode_seed(seed: int, number: int) -> int:
-    """Return the seed with which the environment of an episode is reset."""
-    return mix(seed, number) % 2**31
-
-
-def _begin(
-    env_id: str,
-    number: int,
-    seed: int,
-    max_episode_steps: int | None,
-    film: tuple[str | Path | None, tuple[int, int] | None],
-) -> _Episode:
-    path, size = film if number == 0 else (None, None)
-    mode = None if path is None else "rgb_array"
-    env = make_env(
-        env_id,
-        max_episode_steps=max_episode_steps,
-        render_mode=mode,
-        render_size=size,
-        discrete=True,
-    )
-    require_step_limit(env, env_id)
-    own = episode_seed(seed, number)
-    observation, info = env.reset(seed=own)
-    video = None if path is None else VideoWriter(path, env)
-    first = np.asarray(observation, np.float32)
-    return _Episode(number, own, env, video, first, named_goal(info))
-
-
-def _run(
-    policy: Policy,
-    slots: list[_Episode | None],
-    waiting: Iterator[_Episode],
-    finished: list[_Episode],
-    gamma: float,
-    bar: tqdm,
-    stopping: Callable[[], int],
-) -> None:
-    """Step all slots until nobody waits and nobody runs; ``slots`` and ``finished`` change."""
-    if slots[0] is None:
-        return  # fewer episodes than processes
-    space = box(slots[0].env.action_space)
-    low, high = space.low, space.high
-    observations = np.zeros((len(slots), len(slots[0].observation)), np.float32)
-    goals = None if slots[0].goal is None else np.zeros((len(slots), *slots[0].goal.shape))
-    begun = np.ones(len(slots), bool)
-    while any(slots):
-        if number := stopping():
-            raise signals.Interrupted(number)
-        for row, episode in enumerate(slots):
-            if episode is not None:
-                observations[row] = episode.observation
-                if goals is not None:
-                    goals[row] = episode.goal
-        if begun.any():
-            begin_episodes(policy, begun, goals)
-        actions = np.asarray(policy.act(observations), np.float32)
-        _check(actions, slots, low.shape)
-        executed = np.clip(actions, low, high)
-        clipped = (np.abs(actions - executed) > _TOLERANCE).any(axis=1)
-        begun = np.zeros(len(slots), bool)
-        for row, episode in enumerate(slots):
-            if episode is None:
-                continue
-            episode.step(executed[row], bool(clipped[row]), gamma)
-            if episode.done:
-                episode.close()
-                finished.append(episode)
-                slots[row] = next(waiting, None)
-                begun[row] = slots[row] is not None
-                bar.update()
-
-
-def _check(actions: np.ndarray, slots: list[_Episode | None], shape: tuple[int, ...]) -> None:
-    if actions.shape != (len(slots), *shape):
-        raise EvaluationError(
-            f"The policy gave actions of shape {actions.shape} for {len(slots)} environments with"
-            f" actions of shape {shape}: evaluate it in the environment that it was trained for."
+    def begin(under_way: int) -> _Sums | None:
+        number = next(waiting, None)
+        if number is None:
+            return None
+        film, size = (record_video, video_size) if number == 0 else (None, None)
+        env = make_env(
+            env_id,
+            max_episode_steps=max_episode_steps,
+            render_mode=None if film is None else "rgb_array",
+            render_size=size,
+            discrete=True,
         )
-    for row, episode in enumerate(slots):
-        if episode is not None and not np.isfinite(actions[row]).all():
-            raise EvaluationError(
-                f"The policy's action at step {episode.length} of episode {episode.number} is not"
-                " finite (NaN or infinity): its training went wrong, or its input is out of range."
-            )
+        require_step_limit(env, env_id)
+        return _Sums(number, env, seed, math.nan if gamma is None else gamma, film)
+
+    with tqdm(total=len(numbers), desc="evaluating", unit="episode", disable=not progress) as bar:
+
+        def finished(episode: _Sums) -> None:
+            done.append(episode)
+            bar.update()
+
+        run_episodes(policy, begin, num_envs, finished=finished, stopping=stopping)
+    done.sort(key=lambda episode: episode.number)
+
+    def column(name: str, kind: type) -> np.ndarray:
+        return np.array([getattr(episode, name) for episode in done], kind)
+
+    return Rollouts(
+        episodes=column("number", np.int64),
+        seeds=column("seed", np.int64),
+        returns=column("total", np.float64),
+        lengths=column("length", np.int64),
+        terminated=column("terminated", bool),
+        clipped=column("clipped", np.int64),
+        discounted_returns=column("discounted", np.float64),
+        reached=column("reached", np.int64),
+        stayed_returns=column("stayed", np.float64),
+    )

@@ -245,8 +245,8 @@ def test_a_signal_leaves_whole_rows(tmp_path, monkeypatch, capsys, number):
         ("steps", WALK, ["--policies", "3"], "--policies is of --planner graded"),
         ("steps", WALK, ["--noise", "0.1"], "has steps of 0.8 to 1 only: leave out --noise"),
         ("graded", CAR, ["--goals", "(1,1)"], "--goals is of --planner waypoint"),
-        ("graded", CAR, ["--thin", "2"], "--thin is for --kind"),
-        ("graded", CAR, ["--policies", "1001"], "--policies 1001: give 1000 at most"),
+        ("graded", CAR, ["--thin", "2"], "--thin is of --kind random"),
+        ("graded", CAR, ["--policies", "1001"], r"policies is 1001: give a number in \[1, 1000\]"),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(tmp_path, planner, env, more, said):

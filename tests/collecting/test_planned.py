@@ -197,9 +197,9 @@ def test_a_signal_leaves_whole_rows(tmp_path, monkeypatch, capsys, number):
         ("umaze", ["--goals", "(2,1)"], r"cell \(2,1\) is a wall or outside: choose a free one"),
         ("umaze", ["--goals", "(1,1)", "--start", "(2,2)"], r"cell \(2,2\) is a wall or outside"),
         ("umaze", ["--start", "(3,1)"], "--start is for episodes with fixed goals: give --goals"),
-        ("umaze", ["--thin", "2"], "--thin is for --kind"),
-        ("umaze", ["--train_steps", "2"], "--train_steps is for --kind"),
-        ("umaze", ["--noise", "nan"], "--noise nan: give a number from 0"),
+        ("umaze", ["--thin", "2"], "--thin is of --kind random"),
+        ("umaze", ["--train_steps", "2"], "--train_steps is of --kind random"),
+        ("umaze", ["--noise", "nan"], "noise is nan: give a finite number"),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(tmp_path, env, more, said):

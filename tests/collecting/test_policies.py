@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 
 import gymnasium
@@ -21,14 +20,12 @@ from lit_offrl.datasets.hdf5 import read_hdf5
 CAR = "lit_offrl/mountain-car-v0"
 
 
-def options(**given) -> argparse.Namespace:
-    chosen = {"env": CAR, "policy": None, "steps": 230, "seed": 3, "noise": 0.0, "hold": 1.0}
-    chosen |= {"num_envs": 4, "max_episode_steps": 50, "output": None, "next_observations": True}
-    return argparse.Namespace(**(chosen | given))
+def options(**given):
+    return {"env": CAR, "steps": 230, "seed": 3, "num_envs": 4, "max_episode_steps": 50} | given
 
 
 def collected(**given):
-    collection = PolicyCollection(options(**given))
+    collection = PolicyCollection(output=None, **options(**given))
     collection.run()
     return collection.recorded()
 
@@ -135,19 +132,19 @@ def test_noise_is_of_the_size_that_is_asked_and_clipped(leaning):
     [
         ({"env": "CartPole-v1"}, EvaluationError, "CartPole-v1.*action space Discrete"),
         ({"env": "MountainCar-x"}, EvaluationError, "no environment 'MountainCar-x'"),
-        ({"hold": 0.5}, ConfigError, "--hold 0.5: give the steps"),
+        ({"hold": 0.5}, ConfigError, "hold is 0.5: give at least 1"),
         ({"policy": "no.ckpt"}, ConfigError, "no.ckpt: no such checkpoint"),
     ],
 )
 def test_what_cannot_be_is_said(given, kind, words):
     with pytest.raises(kind, match=words) as caught:
-        PolicyCollection(options(**given))
+        PolicyCollection(output=None, **options(**given))
     assert "\n" not in str(caught.value)
 
 
 def test_a_policy_that_gives_nan_is_said(leaning, monkeypatch):
     monkeypatch.setattr(leaning, "act", lambda self, rows: np.full((len(rows), 1), np.nan))
-    with pytest.raises(EvaluationError, match=r"some\.ckpt: its policy's actions are not"):
+    with pytest.raises(EvaluationError, match=r"some\.ckpt: its policy's action at step 0 of ep"):
         collected(policy="some.ckpt")
 
 
@@ -170,7 +167,10 @@ def test_a_checkpoint_through_the_command_line(lit, folder, capsys):
     for wrong, said in (
         (["--kind", "policy"], "--kind policy needs --policy FILE"),
         (["--kind", "random", "--hold", "3"], "--hold is of --kind policy"),
-        (["--kind", "policy", "--policy", "x", "--thin", "2"], "--thin is for agents"),
+        (
+            ["--kind", "policy", "--policy", "x", "--thin", "2"],
+            "--thin is of --kind random",
+        ),
     ):
         assert main(["collect", "--env", CAR, "--output", "q.hdf5", *wrong]) == 2
         lines = capsys.readouterr().err.strip().splitlines()
@@ -178,9 +178,9 @@ def test_a_checkpoint_through_the_command_line(lit, folder, capsys):
 
 
 def test_rounds_grow_into_one_dataset_whose_policy_is_the_round(tmp_path, leaning):
-    chosen = options(steps_per_round=120)
+    chosen = options(steps=120)
     facts = [
-        collect_round(tmp_path, number, chosen, checkpoint, "command")
+        collect_round(tmp_path, number, "command", policy=checkpoint, **chosen)
         for number, checkpoint in ((0, None), (1, "a.ckpt"), (2, "b.ckpt"))
     ]
     assert [one["rows"] for one in facts] == [120] * 3
@@ -206,7 +206,7 @@ def test_rounds_grow_into_one_dataset_whose_policy_is_the_round(tmp_path, leanin
     path.unlink()
     assert hashlib.sha256(grow(tmp_path, 3).read_bytes()).hexdigest() == before
     stamp = round_file(tmp_path, 1).stat().st_mtime_ns  # what is there is not collected again
-    collect_round(tmp_path, 1, chosen, "a.ckpt", "command")
+    collect_round(tmp_path, 1, "command", policy="a.ckpt", **chosen)
     assert round_file(tmp_path, 1).stat().st_mtime_ns == stamp
 
 
@@ -217,7 +217,7 @@ def test_a_killed_collection_leaves_nothing_half_written(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(policies._Episode, "step", killed)
         with pytest.raises(KeyboardInterrupt):
-            collect_round(tmp_path, 0, options(steps_per_round=60), None, "command")
+            collect_round(tmp_path, 0, "command", **options(steps=60))
     assert not list(tmp_path.iterdir())
 
 
@@ -227,4 +227,4 @@ def test_an_environment_that_gives_nan_is_said(tmp_path, monkeypatch):
 
     monkeypatch.setattr(policies._Episode, "step", nan)
     with pytest.raises(EvaluationError, match="round 0: Environment 'A-v0' gave the reward nan"):
-        collect_round(tmp_path, 0, options(steps_per_round=60), None, "command")
+        collect_round(tmp_path, 0, "command", **options(steps=60))

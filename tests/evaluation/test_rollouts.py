@@ -9,7 +9,8 @@ import pytest
 from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.common.policy import GoalPolicy, Policy
 from lit_offrl.evaluation.envs import WholeActions
-from lit_offrl.evaluation.rollouts import episode_seed, merge, rollout
+from lit_offrl.evaluation.loop import episode_seed
+from lit_offrl.evaluation.rollouts import merge, rollout
 
 
 class Constant:
