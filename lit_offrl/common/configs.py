@@ -15,6 +15,8 @@ installed. Nothing here imports torch.
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ import yaml
 
 from lit_offrl.common.errors import ConfigError, nearest, reason
 
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 METHODS = "methods"
 """The key of values for single methods, by the name of the method's class."""
 
@@ -89,10 +92,11 @@ def _name(given: str) -> str:
 
 
 def _say_renamed(given: str, now: Iterable[str]) -> None:
-    from lit_offrl.common.quiet import say  # imports Lightning, which few calls need
-
-    files = " ".join(f"--config configs/{name}.yaml" for name in now)
-    say(f"{given} has become two configs, which are used: {files}")
+    """Say so on stderr, as stdout may be a printed config, and from the first process alone."""
+    if all(os.environ.get(name) in (None, "", "0") for name in _RANKS):
+        files = " ".join(f"--config configs/{name}.yaml" for name in now)
+        line = f"lit-offrl: {given} has become two configs, which are used: {files}"
+        print(line, file=sys.stderr)
 
 
 def expand_argv(argv: Sequence[str]) -> list[str]:

@@ -132,9 +132,10 @@ def test_a_former_config_stands_for_those_that_have_its_values(folder, capsys, n
     new = tuple(FOLDER / f"{each}.yaml" for each in RENAMED[name])
     assert all(path.is_file() for path in new)
     assert find_configs(f"configs/{name}.yaml") == new == find_configs(name)
-    lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
     files = " ".join(f"--config configs/{each}.yaml" for each in RENAMED[name])
-    assert len(lines) == 2 and lines[0].endswith(files)
+    assert len(lines) == 2 and lines[0].endswith(files) and not printed.out
 
 
 def test_names_among_arguments_become_paths(folder):

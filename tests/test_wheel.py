@@ -1,0 +1,34 @@
+"""What a wheel holds: the configs, which are found by name without a clone."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+CLONE = Path(__file__).parent.parent
+BUILD = "from setuptools.build_meta import build_wheel; build_wheel('wheel')"
+
+
+def test_the_configs_come_with_the_wheel(folder):
+    for name in ("lit_offrl", "configs"):
+        leave_out = shutil.ignore_patterns("__pycache__", "*.hdf5")
+        shutil.copytree(CLONE / name, folder / "clone" / name, symlinks=True, ignore=leave_out)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(CLONE / name, folder / "clone")
+    subprocess.run([sys.executable, "-c", BUILD], cwd="clone", check=True, capture_output=True)
+    with zipfile.ZipFile(next(Path("clone", "wheel").glob("*.whl"))) as wheel:
+        wheel.extractall("site")
+    shutil.rmtree("clone")
+    names = {str(each.relative_to(CLONE)) for each in (CLONE / "configs").rglob("*.yaml")}
+    there = {str(each.relative_to("site/lit_offrl")) for each in Path("site").rglob("*.yaml")}
+    assert names == there
+    shown = subprocess.run(
+        [sys.executable, "-m", "lit_offrl", "configs", "show", "data/antmaze"],
+        env={**os.environ, "PYTHONPATH": "site"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout == (CLONE / "configs" / "data" / "antmaze.yaml").read_text()
