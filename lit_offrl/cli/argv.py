@@ -8,6 +8,7 @@ from typing import Any
 
 from lit_offrl.common.configs import method_of, read_config
 from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.renames import translated
 
 
 class Argv:
@@ -42,6 +43,17 @@ class Argv:
         if any(f"{name}.".startswith(f"{short}.") for name in names):
             return True
         return any(_at(config, option) is not None for config in self._configs)
+
+    def require_one_name(self, section: str, class_path: str) -> None:
+        """Refuse flags that give an option of a class by its former name and by its new one.
+
+        Raises:
+            ConfigError: there are such flags.
+        """
+        names = (name.replace(".init_args.", ".") for name, _ in self._options)
+        prefix = f"{section}."
+        flags = {n.removeprefix(prefix): None for n in names if n.startswith(prefix)}
+        translated(flags, class_path)
 
     def modules(self) -> Iterator[tuple[str, str]]:
         """Yield the Python modules of the method and the data, each with what names it.

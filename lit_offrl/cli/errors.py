@@ -11,9 +11,9 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import yaml
 from jsonargparse import Namespace
@@ -22,6 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lit_offrl.cli.help import kinds_of
 from lit_offrl.common.configs import METHODS, for_method, from_yaml, read_config
 from lit_offrl.common.errors import ConfigError, LitOffRLError, nearest
+from lit_offrl.common.renames import renames_of, translated
 from lit_offrl.common.signatures import parameters_of
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
@@ -47,11 +48,14 @@ class OneLineArgumentParser(LightningArgumentParser):
     """Raises ConfigError with one line where jsonargparse prints usage and a dump.
 
     Options must be written out: an abbreviation that is unique today may name another option
-    tomorrow.
+    tomorrow. Those of a class may have the name of an earlier version, see ``renames``.
     """
 
     method: str | None = None
     """The path of the method's class, for which configs may hold values of their own."""
+    renamed: ClassVar[dict[str, bool]] = {}
+    """Lines about options that were given by their former name, and whether they were printed."""
+    _kind: type | None = None  # the class whose options it parses, where it is made for one alone
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
@@ -73,6 +77,47 @@ class OneLineArgumentParser(LightningArgumentParser):
         if METHODS in content and isinstance(config := from_yaml(content), dict):
             content = yaml.safe_dump(for_method(config, self.method, str(path)), sort_keys=False)
         return super().parse_string(content, path, **kwargs)
+
+    def add_class_arguments(
+        self, theclass: type, nested_key: str | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Add a class's options, and remember the class if there is no other."""
+        if nested_key is None:
+            self._kind = theclass
+        return super().add_class_arguments(theclass, nested_key, *args, **kwargs)
+
+    def parse_object(self, obj: Any, *args: Any, **kwargs: Any) -> Namespace:
+        """Parse options that are given as an object, such as a config's ``init_args``.
+
+        Raises:
+            ConfigError: one is given by its former name and its new one.
+        """
+        options = vars(obj) if isinstance(obj, Namespace) else obj
+        if renames := self._renames_in(options):
+            obj = type(obj)(**translated(options, self._kind))
+            self._note(renames)
+        return super().parse_object(obj, *args, **kwargs)
+
+    def parse_args(  # type: ignore[override]
+        self, args: Any = None, *rest: Any, **kwargs: Any
+    ) -> Namespace:
+        """Parse arguments; those for a class come one by one, as ``--name=value``."""
+        if self._kind is not None and args:
+            name, given, value = args[0].removeprefix("--").partition("=")
+            key, dot, below = name.partition(".")
+            if renames := self._renames_in({key: value}):
+                args = [f"--{renames[key]}{dot}{below}{given}{value}", *args[1:]]
+                self._note(renames)
+        return super().parse_args(args, *rest, **kwargs)
+
+    def _renames_in(self, options: Mapping[str, Any]) -> dict[str, str]:
+        renames = {} if self._kind is None else renames_of(self._kind)
+        return {old: new for old, new in renames.items() if old in options}
+
+    def _note(self, renames: Mapping[str, str]) -> None:
+        for old, new in renames.items():
+            line = f"{self._kind.__name__}: {old} is called {new} now"  # type: ignore[union-attr]
+            self.renamed.setdefault(line, False)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong.

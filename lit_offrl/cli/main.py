@@ -168,6 +168,13 @@ class OfflineCLI(LightningCLI):
             self.config = _without_enums(parser.parse_args(args))
         except UnicodeDecodeError as error:
             raise ConfigError(f"{_no_text(args)}is no text, so no options: {error}.") from error
+        for section in ("model", "data"):
+            part = self.config.get(f"{self.verb}.{section}")
+            self._given.require_one_name(section, "" if part is None else part.class_path)
+        for line, printed in OneLineArgumentParser.renamed.items():
+            if not printed:
+                say(line)
+                OneLineArgumentParser.renamed[line] = True
         if isinstance(self.config.get(self.verb), Namespace):
             trainer = self.config[self.verb].trainer
             if isinstance(trainer.callbacks, Namespace):  # a single one, not in a list

@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 
 from lit_offrl.common.errors import ConfigError, nearest, reason
+from lit_offrl.common.renames import translated_config, translated_name
 
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 METHODS = "methods"
@@ -189,8 +190,9 @@ def merge_configs(configs: Sequence[Path], options: Mapping[str, Any]) -> dict[s
     method = method_of([*contents, _tree(options)])
     tree: dict[str, Any] = {}
     for path, each in zip(configs, contents, strict=True):
-        tree = lay_over(tree, for_method(each, method, str(path)))
+        tree = lay_over(tree, translated_config(for_method(each, method, str(path)), method))
     for name, value in options.items():
+        name = translated_name(name, method)
         tree = lay_over(tree, _tree({name: None}))  # a mapping replaces what files say
         tree = lay_over(tree, _tree({name: value}))
     return json.loads(json.dumps(tree, default=str))

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lit_offrl.common.errors import ConfigError, EvaluationError, first_line, nearest, reason
+from lit_offrl.common.renames import translated
 from lit_offrl.evaluation.record import EvaluationRecord
 from lit_offrl.tracking.artifacts import artifact_repository
 from lit_offrl.tracking.store import open_client, redacted
@@ -210,7 +211,8 @@ def _runs_of(run: Any, tracking_uri: str, folder: str) -> Found:
             record = EvaluationRecord.from_json(text)
             source = f"{name}, {path}"
             seed = run.data.params.get("seed")
-            runs.append(make_run(record, source, run.data.tags, seed, params, data))
+            named = translated(params, record.method)
+            runs.append(make_run(record, source, run.data.tags, seed, named, data))
     except Exception as error:  # one run's files that are gone must not cost the others
         return Found((), (f"{name}: {first_line(error)}",))
     return Found(tuple(runs), (), (tracking_uri, run.info.experiment_id))

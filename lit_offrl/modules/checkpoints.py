@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lit_offrl.common.errors import ConfigError, LitOffRLError, first_line, reason
 from lit_offrl.common.named_classes import class_named
+from lit_offrl.common.renames import translated_config, translated_hyperparameters
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
 from lit_offrl.modules.checkpoint_form import CURVES, require_form
 
@@ -22,6 +23,8 @@ _SECTIONS = ("model", "data", "trainer", "checkpoint", "evaluation")
 
 def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
     """Read a checkpoint of this library, never unpickling anything but tensors and plain types.
+
+    Its hyperparameters have the names of this version, see ``renames``.
 
     Raises:
         ConfigError: the file is missing, is no checkpoint, is not one of this library, or has a
@@ -39,6 +42,11 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     if not isinstance(ours, dict) or "class_path" not in ours:
         raise ConfigError(f"{path}: not a checkpoint written by lit-offrl; train one with 'fit'.")
     require_form(checkpoint, path, CHECKPOINT_KEY)
+    if "hyper_parameters" in checkpoint:
+        hyperparameters = checkpoint["hyper_parameters"]
+        checkpoint["hyper_parameters"] = _in_file(
+            path, lambda: translated_hyperparameters(hyperparameters, ours["class_path"])
+        )
     return checkpoint
 
 
@@ -83,7 +91,15 @@ def config_of(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Any]
                 options = _mapping(value["init_args"], f"{path}: its config's {name}.init_args")
                 value = {**value, "init_args": options}
         found[name] = value
-    return {name: value for name, value in found.items() if name not in _SECTIONS or value}
+    found = {name: value for name, value in found.items() if name not in _SECTIONS or value}
+    return _in_file(path, lambda: translated_config(found))
+
+
+def _in_file(path: str | Path, translate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return translate()
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _mapping(value: object, where: str) -> dict[str, Any]:
