@@ -11,7 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_offrl.callbacks.lookup import settings, steps_now
 from lit_offrl.common.quiet import say
-from lit_offrl.modules.base import CostChange, OfflineModule
+from lit_offrl.modules.base import OfflineModule
+from lit_offrl.modules.optimizer import CostChange
 
 LISTEN = 10.0
 """Seconds of steps that an estimate rests on; a run that is shorter than these needs none."""

@@ -5,7 +5,6 @@ Source: "Advantage-conditioned diffusion: offline RL via generalization" (anonym
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,9 +21,9 @@ from lit_offrl.datasets.views import (
     Transitions,
     View,
 )
-from lit_offrl.modules.base import CHECKPOINT_KEY, Decay
+from lit_offrl.modules.base import CHECKPOINT_KEY
 from lit_offrl.modules.critic_guided import CriticGuidedModule
-from lit_offrl.modules.diffusion_actor import DiffusionActor
+from lit_offrl.modules.diffusion_actor import DiffusionActorModule
 from lit_offrl.modules.expectile import best_of
 from lit_offrl.modules.frozen_critics import LabelledBy, load_critics
 from lit_offrl.modules.policies import NetworkPolicy
@@ -34,7 +33,7 @@ ActMode = Literal["acd", "acd_f"]
 _MODES = ("acd", "acd_f")
 
 
-class ACDModule(CriticGuidedModule):
+class ACDModule(DiffusionActorModule, CriticGuidedModule):
     """A diffusion policy conditioned on IQL's advantages, acting at A = 0 (sections 4.2 to 4.4).
 
     The advantage is hidden with probability ``drop_probability``, the state never, so that one
@@ -46,60 +45,34 @@ class ACDModule(CriticGuidedModule):
     its estimate of the action where IDQL's code clips the noisy one.
 
     Args:
-        observation_dim: o, size of an observation; linked from the data.
-        action_dim: a, size of an action; linked from the data.
-        action_low: lower bounds (a,); linked from the data.
-        action_high: upper bounds (a,); linked from the data.
-        gamma: discount γ.
-        expectile: τ of V: 0.7 for locomotion, 0.9 for AntMaze.
         act_mode: ``acd`` acts by one sample; ``acd_f`` by the best of ``num_samples`` by the
             target critics (section 4.4).
-        omega: ω of the guidance.
-        drop_probability: p with which an advantage is hidden in training.
-        num_samples: N of acd_f.
-        representation: how A is given to the network (Table 3).
-        advantage_scale: divides A before it is given.
-        bins: number of one_hot bins, odd.
-        bin_width: of a bin.
+        omega: Strength ω of the guidance, any finite number.
+        drop_probability: Probability in [0, 1] with which an advantage is hidden in training.
+        num_samples: Number N of candidates of ``acd_f``, at least 1.
+        representation: How A is given to the network (Table 3).
+        advantage_scale: Positive number that divides A before it is given.
+        bins: Odd number of bins of ``one_hot``.
+        bin_width: Width of a bin, above 0, in units of A / ``advantage_scale``.
         guidance: ``classifier_free``, or ``classifier``: an unconditional model, which is trained
             without advantages, pushed along ∇_a Q by ``omega`` (end of section 4.3).
         labels: ``joint`` labels each batch by the critics of that step (Algorithm 1);
             ``precomputed`` takes frozen critics and labels all rows once (Eq. 3).
-        critic: checkpoint of an IQLModule, or any method with its critics, for precomputed labels.
-        polyak_rate: of the target critics.
-        hidden: widths of the critics' MLPs.
-        layer_norm: LayerNorm in the critics.
-        width: of the denoiser.
-        blocks: its residual blocks.
-        dropout: in its blocks.
-        schedule: noise schedule.
-        diffusion_steps: T.
-        sampler: which sampler draws actions.
-        sampling_steps: its number of steps; all T if None.
-        actor_ema_rate: rate of the averaged denoiser, and of a learned representation's, which act.
-        normalize: scale observations to the data's range [−1, 1].
-        learning_rate: Adam's rate.
-        weight_decay: of the actor's weights (AdamW).
-        decay: of the actor's rate: constant, or by a cosine to 0 at ``trainer.max_steps``.
-        seed: names the stream of all random numbers in training.
+        critic: Checkpoint of an IQLModule, or any method with its critics, for precomputed labels.
+        weight_decay: AdamW's decay of the weights of denoiser and encoding, at least 0; 0 is Adam.
+        **kwargs: Options of ``DiffusionActorModule`` and ``CriticGuidedModule``; the average of a
+            learned representation moves at ``actor_ema_rate``, too.
 
     Raises:
-        ConfigError: the data have no actions, options contradict each other, or a number is out of
+        ConfigError: The data have no actions, options contradict each other, or a number is out of
             its range.
     """
 
-    actor: DiffusionActor
     encoding: AdvantageEncoding
 
     def __init__(
         self,
-        observation_dim: int,
-        action_dim: int,
-        action_low: Sequence[float] | None = None,
-        action_high: Sequence[float] | None = None,
-        *,
-        gamma: float = 0.99,
-        expectile: float = 0.7,
+        *args: Any,
         act_mode: ActMode = "acd",
         omega: float = 3.0,
         drop_probability: float = 0.1,
@@ -111,37 +84,10 @@ class ACDModule(CriticGuidedModule):
         guidance: Literal["classifier_free", "classifier"] = "classifier_free",
         labels: Literal["joint", "precomputed"] = "joint",
         critic: str | None = None,
-        polyak_rate: float = 0.005,
-        hidden: Sequence[int] = (256, 256),
-        layer_norm: bool = False,
-        width: int = 256,
-        blocks: int = 3,
-        dropout: float = 0.1,
-        schedule: Literal["vp", "cosine", "linear"] = "vp",
-        diffusion_steps: int = 5,
-        sampler: Literal["ddpm", "ddim", "dpm++"] = "ddpm",
-        sampling_steps: int | None = None,
-        actor_ema_rate: float = 0.001,
-        normalize: bool = False,
-        learning_rate: float = 3e-4,
         weight_decay: float = 1e-4,
-        decay: Decay = "constant",
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            observation_dim,
-            action_dim,
-            gamma=gamma,
-            expectile=expectile,
-            polyak_rate=polyak_rate,
-            hidden=hidden,
-            layer_norm=layer_norm,
-            normalize=normalize,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            decay=decay,
-            seed=seed,
-        )
+        super().__init__(*args, weight_decay=weight_decay, **kwargs)
         require_in("[0, 1]", drop_probability=drop_probability)
         require_in("(-inf, inf)", omega=omega)
         require_in("[1, inf)", num_samples=num_samples)
@@ -150,30 +96,16 @@ class ACDModule(CriticGuidedModule):
                 f"labels is '{labels}' and critic is {critic}: precomputed labels need a critic's "
                 "checkpoint, joint ones train their own."
             )
-        self.save_hyperparameters()
         self.act_mode, self.omega, self.num_samples = act_mode, omega, num_samples
         self.guidance = guidance
-        # An unconditional model is all that the classifier's guidance asks, so it learns no other.
+        # The classifier's guidance takes an unconditional model alone, so it learns no other.
         self.drop_probability = 1.0 if guidance == "classifier" else drop_probability
         self.frozen_from = critic
         self.encoding = AdvantageEncoding(
             representation, scale=advantage_scale, bins=bins, bin_width=bin_width
         )
         self.average_encoding = frozen_copy(self.encoding)
-        self.actor = DiffusionActor(
-            observation_dim + self.encoding.dim,
-            action_dim,
-            action_low,
-            action_high,
-            width=width,
-            blocks=blocks,
-            dropout=dropout,
-            schedule=schedule,
-            diffusion_steps=diffusion_steps,
-            sampler=sampler,
-            sampling_steps=sampling_steps,
-            ema_rate=actor_ema_rate,
-        )
+        self.actor = self.diffusion_actor(self.observation_dim + self.encoding.dim)
         if critic is not None:
             self.critics.requires_grad_(False)
 
@@ -183,7 +115,7 @@ class ACDModule(CriticGuidedModule):
         """``Transitions``; with precomputed labels those of the frozen critics beside them."""
         if self.frozen_from is None:
             return Transitions()
-        # one's own checkpoint has them, too, and the other may have gone
+        # the run's own checkpoint has them, too, and the other may have gone
         load_critics(self, self.resumed_from or self.frozen_from)
         return LabelledBy(self)
 
@@ -195,7 +127,7 @@ class ACDModule(CriticGuidedModule):
             DatasetError: the labels are of other critics.
         """
         view = getattr(self.datamodule, "view", None)
-        # view() has loaded them unless it was never asked
+        # view() has loaded them, where it was called
         if self.frozen_from is not None and stage == "fit" and not isinstance(view, LabelledBy):
             load_critics(self, self.resumed_from or self.frozen_from)
             if isinstance(view, AdvantageLabelled):
@@ -213,7 +145,7 @@ class ACDModule(CriticGuidedModule):
         """The actor's loss and, unless labels are precomputed, the critics'.
 
         Raises:
-            ConfigError: the view does not give what ``labels`` asks for.
+            ConfigError: the view does not give what ``labels`` needs.
         """
         if self.frozen_from is None:
             return super().losses(batch)
@@ -286,12 +218,12 @@ class ACDModule(CriticGuidedModule):
         self, observations: Tensor, number: int, omega: float, advantage: float = 0.0
     ) -> Tensor:
         """Draw actions (S, number, a) for raw observations (S, o) under Eq. 4."""
-        seen = self.normalize_observations(observations)
-        asked = torch.full((len(seen),), float(advantage), device=seen.device)
-        given = torch.cat([seen, self.average_encoding(asked)], dim=-1)
-        absent = torch.cat([seen, self.encoding.absent(len(seen), seen)], dim=-1)
+        states = self.normalize_observations(observations)
+        advantages = torch.full((len(states),), float(advantage), device=states.device)
+        given = torch.cat([states, self.average_encoding(advantages)], dim=-1)
+        absent = torch.cat([states, self.encoding.absent(len(states), states)], dim=-1)
         if self.guidance == "classifier":
-            rows = seen.repeat_interleave(number, dim=0)
+            rows = states.repeat_interleave(number, dim=0)
             return self.actor.sample(
                 absent,
                 number=number,

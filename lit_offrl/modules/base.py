@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Literal,
-    NamedTuple,
-    Protocol,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import TYPE_CHECKING, Any, Protocol, get_type_hints
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_offrl import __version__
-from lit_offrl.common.errors import ConfigError, TrainingError, nearest
+from lit_offrl.common.errors import ConfigError, TrainingError
 from lit_offrl.common.policy import Policy, checked
 from lit_offrl.common.quiet import say
 from lit_offrl.common.randomness import ShardedGenerator
@@ -30,6 +21,7 @@ from lit_offrl.common.ranges import SEEDS, require_in
 from lit_offrl.datasets.bounds import ranges
 from lit_offrl.datasets.normalizers import MinMaxNormalizer
 from lit_offrl.datasets.schema import DatasetSpec
+from lit_offrl.modules.optimizer import OneOptimizer
 from lit_offrl.nets import Dropout
 
 if TYPE_CHECKING:
@@ -38,7 +30,6 @@ if TYPE_CHECKING:
 CHECKPOINT_KEY = "lit_offrl"
 """Where a checkpoint keeps the class, the dataset's spec and the library's version."""
 
-Decay = Literal["constant", "cosine"]
 _VALIDATION_STREAM = 1
 
 
@@ -52,19 +43,11 @@ class Stopping(Protocol):
         """Leave if one has come to any process, saying what is kept; all must call this."""
 
 
-class CostChange(NamedTuple):
-    """Where a step's cost changes."""
-
-    step: int
-    """The first optimiser step that costs something else."""
-    dearer: bool
-    """Whether it is known to cost more, rather than not known or less."""
-
-
-class OfflineModule(LightningModule):
+class OfflineModule(OneOptimizer):
     """A method: networks, losses, and a policy that acts on raw observations.
 
-    A subclass calls ``save_hyperparameters()``, builds its networks from plain numbers, and gives
+    A subclass takes the options that it adds or whose defaults it changes, forwards all others by
+    ``*args`` and ``**kwargs``, builds its networks from plain numbers, and gives
 
     * ``losses(batch)``: named scalar losses, which are summed for one backward pass;
     * ``parameter_groups()``: the parameters of each network, which must not see each other's
@@ -72,20 +55,27 @@ class OfflineModule(LightningModule):
     * ``policy(**options)``: what acts;
     * ``after_step()``, if it has target networks or averages.
 
+    In ``losses()`` and in ``after_step()`` alike, ``self.trainer.global_step`` is the number of
+    optimiser steps before the one under way, 0 in the first; in ``after_step()`` the weights have
+    moved already. With accumulated gradients several calls of ``losses()`` see the same number.
+
     All noise comes from ``self.noise``, made anew each step from (seed, step), so that a resumed
     run draws what the unbroken one would have drawn, and two processes what one would have.
 
     Args:
-        observation_dim: o, size of an observation.
-        learning_rate: Adam's rate.
-        seed: names the stream of all random numbers in training.
-        decay: of the rate: ``constant``, or ``cosine`` to 0 at ``trainer.max_steps``.
+        observation_dim: Size o of an observation; linked from the data.
+        action_dim: Size a of an action, 0 without actions; linked from the data.
+        action_low: Lower bounds (a,) of the actions, -1 by default; linked from the data.
+        action_high: Upper bounds (a,) of the actions, 1 by default; linked from the data.
+        seed: Seed of all random numbers in training.
+        **kwargs: Options of the optimiser, see ``OneOptimizer``.
 
     Raises:
-        ConfigError: a number is out of its range.
+        ConfigError: A number is out of its range, or an option is none of its choices.
     """
 
     noise: ShardedGenerator
+    normalizer: MinMaxNormalizer
     missing_columns_advice: str = "Choose a dataset that has it."
     late_metrics: tuple[str, ...] = ()
     """Metrics that a validation may lack before training; callbacks may watch them all the same."""
@@ -99,27 +89,38 @@ class OfflineModule(LightningModule):
             cls.policy = checked(cls.policy)  # type: ignore[method-assign]
 
     def __init__(
-        self, observation_dim: int, learning_rate: float, seed: int, decay: Decay = "constant"
+        self,
+        observation_dim: int,
+        action_dim: int = 0,
+        action_low: Sequence[float] | None = None,
+        action_high: Sequence[float] | None = None,
+        *,
+        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**kwargs)
+        if action_dim != int(action_dim):
+            raise ConfigError(
+                f"action_dim is {action_dim}: give a whole number; learning_rate, decay and seed "
+                "are keywords."
+            )
         require_in("[1, inf)", observation_dim=observation_dim)
-        require_in("[0, inf)", learning_rate=learning_rate)
+        require_in("[0, inf)", action_dim=action_dim)
         require_in(SEEDS, seed=seed)
-        self.learning_rate = learning_rate
-        self.decay = decay
         self.seed = seed
+        self.observation_dim, self.action_dim = observation_dim, action_dim
+        self.action_low, self.action_high = action_low, action_high
         self.spec: DatasetSpec | None = None
         self.resumed_from: str | None = None
         """The checkpoint whose weights come once the data are there, where a command names one."""
         self.stopping: Stopping | None = None
         """Set by the callback that hears signals, in a fit that has it."""
-        self.observation_dim = observation_dim
         self.normalizer = MinMaxNormalizer(observation_dim)
         self.noise = ShardedGenerator(seed)
         self.latest_losses: dict[str, Tensor] = {}
         """The losses of the step under way, for whoever has to name one that is not finite."""
         self.latest_metrics: dict[str, Tensor] = {}
-        """Losses and what ``info`` was told in the step under way, as they are logged."""
+        """Losses and logged scalars of the step under way, as they are logged."""
         self._info: dict[str, Tensor] = {}
         self._dropouts: list[Dropout] | None = None  # found at the first step, when all are built
 
@@ -134,10 +135,6 @@ class OfflineModule(LightningModule):
         """Columns of the dataset without which the method cannot be trained."""
         return ("actions", "rewards")
 
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Trained parameters by the network's name."""
-        raise NotImplementedError(f"{type(self).__name__} must define parameter_groups().")
-
     def policy(self) -> Policy:
         """What acts: raw observations in, environment actions out."""
         raise NotImplementedError(f"{type(self).__name__} must define policy().")
@@ -149,65 +146,34 @@ class OfflineModule(LightningModule):
         hints = get_type_hints(cls.policy)
         return {one.name: hints.get(one.name, Any) for one in own if one.kind != one.VAR_KEYWORD}
 
-    def after_step(self) -> None:
-        """Called after each optimiser step: targets and averages move here."""
-
     def figures(self) -> dict[str, Figure]:
         """Figures about the trained method, by name; drawn once, when fitting ends."""
         return {}
 
-    def idle_parameters(self) -> list[nn.Parameter]:
-        """Trained parameters that the losses of the step under way do not touch."""
-        return []
+    def require_batch(self, batch: Any, kind: Any, view: str, rewards: bool = False) -> None:
+        """Refuse a batch of another view than the method trains on.
 
-    def learning_rate_of(self, network: str, step: int) -> float:
-        """Rate of a parameter group at an optimiser step: a function of the step alone.
+        Args:
+            batch: What the view gave.
+            kind: The batches' type that is needed.
+            view: Name of the view that gives them, for the message.
+            rewards: Whether the batch needs rewards, too.
 
         Raises:
-            ConfigError: the rate is to decay, and the Trainer has no last step.
+            ConfigError: The batch is of another type, or lacks rewards.
         """
-        if self.decay == "constant":
-            return self.learning_rate
-        last = self.trainer.max_steps
-        if last < 1:
-            raise ConfigError(f"decay is '{self.decay}', which needs a positive trainer.max_steps.")
-        done = min(1.0, step / min(last, self.trained_until(network)))
-        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
-
-    def trained_until(self, network: str) -> int | float:
-        """Step after which a parameter group rests; at 0 is its decaying rate by then."""
-        return math.inf
-
-    def cost_changes(self, step: int) -> CostChange | None:
-        """The next step, after a given one, from which a step computes something else, if any."""
-        return None
-
-    def weight_decay_of(self, network: str) -> float:
-        """AdamW's decay of a parameter group's weights; none by default."""
-        return 0.0
+        if not isinstance(batch, kind) or (rewards and getattr(batch, "rewards", None) is None):
+            raise ConfigError(
+                f"{type(self).__name__} trains on {view}{' with rewards' if rewards else ''}, but "
+                f"the view gives a {type(batch).__name__}: set data.init_args.view to {view}, or "
+                "leave the view to the model."
+            )
 
     def log_scalar(self, name: str, value: Tensor) -> None:
         """Log a scalar of this step beside the losses."""
         self._info[name] = value.detach()
 
     # ---- Lightning -----------------------------------------------------------------------------
-
-    def save_hyperparameters(self, *args: Any, **options: Any) -> None:
-        """Keep the arguments of ``__init__`` for the checkpoint, as Lightning does.
-
-        Raises:
-            ConfigError: one is none of the choices that its ``Literal`` gives.
-        """
-        frame = inspect.currentframe()
-        options.setdefault("frame", frame.f_back if frame else None)
-        super().save_hyperparameters(*args, **options)
-        for name, hint in get_type_hints(type(self).__init__).items():
-            choices = get_args(hint) if get_origin(hint) is Literal else ()
-            value = self.hparams.get(name, *choices[:1])
-            if choices and value not in choices:
-                known = f"{', '.join(choices[:-1])} or {choices[-1]}"
-                guess = nearest(str(value), choices)
-                raise ConfigError(f"{name} is '{value}'; choose {known}.{guess}")
 
     def setup(self, stage: str) -> None:
         """Take the spec, and for a first fit the normaliser's statistics, from the data."""
@@ -248,11 +214,6 @@ class OfflineModule(LightningModule):
         idle = self.idle_parameters() if self.trainer.world_size > 1 else []
         # DDP waits for a gradient of every parameter: zero here, and none for the optimiser below
         return total + 0.0 * torch.stack([part.sum() for part in idle]).sum() if idle else total
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Keep Adam's momentum from moving what this step does not train."""
-        for parameter in self.idle_parameters():
-            parameter.grad = None
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the losses on held-out episodes, each time with the same noise."""
@@ -297,43 +258,6 @@ class OfflineModule(LightningModule):
             observations = observations[:, 0]
         acted = self.policy().act(observations.numpy())
         return {"observations": observations, "actions": torch.from_numpy(acted)}
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One AdamW with a parameter group a network; without decay of weights it is Adam."""
-        groups = [
-            {"params": parameters, "name": name, "weight_decay": self.weight_decay_of(name)}
-            for name, parameters in self.parameter_groups().items()
-        ]
-        # fused: one kernel for all tensors, since small networks spend a third of a step on the
-        # rest; in float16 the gradients must be unscaled before they are clipped, which it cannot.
-        fused = self._trainer is None or self.trainer.precision != "16-mixed"
-        return torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=0.0, fused=fused)
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip each network's gradients by themselves, as the papers' optimisers do.
-
-        Lightning would take all networks for one, so that a critic's large gradients shrink an
-        actor's, and refuses for a fused optimiser in any mixed precision.
-        """
-        if not gradient_clip_val:
-            return
-        by_value = gradient_clip_algorithm == "value"
-        clip = nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_
-        for group in optimizer.param_groups:
-            if moved := [p for p in group["params"] if p.grad is not None]:  # none: it rests
-                clip(moved, gradient_clip_val)
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step at this run's rates, which so win over a resumed optimiser's; targets follow."""
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self.learning_rate_of(group["name"], self.trainer.global_step)
-        super().optimizer_step(*args, **kwargs)
-        self.after_step()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what it takes to act without the dataset.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,11 @@ from torch import Tensor, nn
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import TransitionBatch
-from lit_offrl.modules.base import OfflineModule
-from lit_offrl.modules.policies import NetworkPolicy
+from lit_offrl.modules.actor import ActorModule
 from lit_offrl.nets import TanhGaussianPolicy, TwinCritic, frozen_copy, polyak_update_
 
 
-class CQLModule(OfflineModule):
+class CQLModule(ActorModule):
     """CQL(H): twin critics fitted to r + γ Q(s', a'), and lowered where the data have no actions.
 
     Each critic's loss is its squared TD error plus ``cql_weight`` · (T log ∫ exp(Q(s, a)/T) da −
@@ -37,38 +37,31 @@ class CQLModule(OfflineModule):
     * only true terminals end the bootstrap, time limits do not.
 
     Args:
-        observation_dim: o, size of an observation; linked from the data.
-        action_dim: a, size of an action; linked from the data.
-        action_low: lower bounds (a,); linked from the data.
-        action_high: upper bounds (a,); linked from the data.
-        gamma: discount γ.
-        cql_weight: weight of the conservative term; 0 is a plain soft actor-critic.
-        num_actions: n, actions of each of the three kinds a state.
-        min_q_temperature: T of the log-sum-exp.
-        lagrange: multiplies ``cql_weight`` by a number that is tuned until the gap (the term in
-            brackets) is this large; off by default. The paper has 5 and 10 with the authors' sum.
-        backup_entropy: whether the target has the entropy bonus, too: Q(s', a') − α log π(a' | s').
-        temperature: fixes α; tuned by default.
-        target_entropy: entropy that α is tuned to, nats; −a by default.
-        warmup_steps: optimiser steps in which the actor clones the data's actions.
-        tau: rate of the target critics: target ← (1 − τ) · target + τ · online.
-        hidden: widths of the DenseNet MLPs with LayerNorm.
-        learning_rate: Adam's rate, of all networks.
-        seed: names the stream of all random numbers in training.
+        gamma: Discount γ in [0, 1).
+        cql_weight: Weight of the conservative term, at least 0; 0 is a plain soft actor-critic.
+        num_actions: Number n of actions of each of the three kinds in a state, at least 1.
+        min_q_temperature: Temperature T of the log-sum-exp, above 0.
+        lagrange: Size of the gap (the term in brackets) that a learned multiplier of ``cql_weight``
+            is tuned to; no multiplier by default. The paper has 5 and 10 with the authors' sum.
+        backup_entropy: Whether the target has the entropy bonus, too: Q(s', a') − α log π(a' | s').
+        temperature: Fixed value of α, above 0; α is learned by default.
+        target_entropy: Entropy in nats that α is tuned to; −a by default.
+        warmup_steps: Number of optimiser steps, at least 0, in which the actor clones the data's
+            actions.
+        tau: Rate in (0, 1] at which the target critics follow the critics in each step.
+        hidden: Widths of the DenseNet MLPs with LayerNorm.
+        **kwargs: Options of ``OfflineModule``; observations are scaled to [-1, 1].
 
     Raises:
-        ConfigError: options contradict each other or the data, or a number is out of its range.
+        ConfigError: Options contradict each other or the data, or a number is out of its range.
     """
 
+    actor: TanhGaussianPolicy
     log_temperature: Tensor
 
     def __init__(
         self,
-        observation_dim: int,
-        action_dim: int,
-        action_low: Sequence[float] | None = None,
-        action_high: Sequence[float] | None = None,
-        *,
+        *args: Any,
         gamma: float = 0.99,
         cql_weight: float = 1.0,
         num_actions: int = 10,
@@ -80,12 +73,9 @@ class CQLModule(OfflineModule):
         warmup_steps: int = 0,
         tau: float = 0.005,
         hidden: Sequence[int] = (256, 256),
-        learning_rate: float = 3e-4,
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(observation_dim, learning_rate, seed)
-        if action_dim < 1:
-            raise ConfigError("CQL needs a dataset with actions and rewards; this has no actions.")
+        super().__init__(*args, normalize=True, weight_decay=0.0, decay="constant", **kwargs)
         require_in("[0, 1)", gamma=gamma)
         require_in("(0, 1]", tau=tau)
         require_in("[0, inf)", cql_weight=cql_weight, warmup_steps=warmup_steps)
@@ -94,20 +84,16 @@ class CQLModule(OfflineModule):
         require_in("(-inf, inf)", lagrange=lagrange, target_entropy=target_entropy)
         if lagrange is not None and cql_weight == 0:
             raise ConfigError("lagrange multiplies cql_weight, which is 0: leave one of them out.")
-        self.save_hyperparameters()
-        self.gamma = gamma
-        self.cql_weight = cql_weight
-        self.num_actions = num_actions
-        self.min_q_temperature = min_q_temperature
-        self.lagrange = lagrange
-        self.backup_entropy = backup_entropy
-        self.target_entropy = -float(action_dim) if target_entropy is None else target_entropy
-        self.warmup_steps = warmup_steps
-        self.tau = tau
+        dims = (self.observation_dim, self.action_dim)
+        self.gamma, self.tau = gamma, tau
+        self.cql_weight, self.lagrange = cql_weight, lagrange
+        self.num_actions, self.min_q_temperature = num_actions, min_q_temperature
+        self.backup_entropy, self.warmup_steps = backup_entropy, warmup_steps
+        self.target_entropy = -float(dims[1]) if target_entropy is None else target_entropy
         self.actor = TanhGaussianPolicy(
-            observation_dim, action_dim, hidden=hidden, low=action_low, high=action_high
+            *dims, hidden=hidden, low=self.action_low, high=self.action_high
         )
-        self.q = TwinCritic(observation_dim, action_dim, hidden, dense=True)
+        self.q = TwinCritic(*dims, hidden, dense=True)
         self.target_q = frozen_copy(self.q)
         start = torch.tensor(math.log(1.0 if temperature is None else temperature))
         if temperature is None:
@@ -117,7 +103,7 @@ class CQLModule(OfflineModule):
         self.log_multiplier = None if lagrange is None else nn.Parameter(torch.zeros(()))
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Critics, actor, and as far as they are tuned α and the multiplier."""
+        """Critics, actor, and α and the Lagrange multiplier if they are learned."""
         groups = {"q": list(self.q.parameters()), "actor": list(self.actor.parameters())}
         if isinstance(self.log_temperature, nn.Parameter):
             groups["temperature"] = [self.log_temperature]
@@ -146,20 +132,16 @@ class CQLModule(OfflineModule):
         Raises:
             ConfigError: the view gives no plain transitions.
         """
-        if not isinstance(batch, TransitionBatch):
-            raise ConfigError(
-                f"CQLModule trains on Transitions, but the view gives a {type(batch).__name__}: "
-                "set data.init_args.view to Transitions, or leave the view to the model."
-            )
-        states, actions = self.normalizer.normalize(batch.observations), batch.actions
-        next_states = self.normalizer.normalize(batch.next_observations)
+        self.require_batch(batch, TransitionBatch, "Transitions")
+        states, actions = self.normalize_observations(batch.observations), batch.actions
+        next_states = self.normalize_observations(batch.next_observations)
         first, n = 1, self.num_actions  # the first action trains the actor or makes the target
         noise = self.noise.normal((len(states), 2 * (first + n), actions.shape[1]))
         uniform = self._uniform(self.noise.uniform((len(states), n, actions.shape[1])))
         drawn, density = self._draw(states, noise[:, : first + n])
         with torch.no_grad():
             next_drawn, next_density = self._draw(next_states, noise[:, first + n :])
-            target = self._target(batch, next_states, next_drawn[:, 0], next_density[:, 0])
+            td_target = self._td_target(batch, next_states, next_drawn[:, 0], next_density[:, 0])
         proposals = torch.cat([uniform, drawn[:, first:].detach(), next_drawn[:, first:]], dim=1)
         densities = torch.cat(
             [
@@ -171,28 +153,28 @@ class CQLModule(OfflineModule):
         )
         # one pass for the data's actions and all others: small products cost more than their share
         values = self.q.many(states, torch.cat([actions[:, None], proposals], dim=1)).float()
-        seen = values[..., 0]
-        self.log_scalar("q/mean", seen.mean())
-        self.log_scalar("q/target_mean", target.mean())
+        data_q = values[..., 0]
+        self.log_scalar("q/mean", data_q.mean())
+        self.log_scalar("q/target_mean", td_target.mean())
         return {
-            "critic": (seen - target).square().mean(dim=1).sum(),
-            **self.conservative_losses(values[..., 1:], densities, seen),
+            "critic": (data_q - td_target).square().mean(dim=1).sum(),
+            **self.conservative_losses(values[..., 1:], densities, data_q),
             **self.actor_losses(states, actions, drawn[:, 0], density[:, 0]),
         }
 
     def conservative_losses(
-        self, values: Tensor, densities: Tensor, seen: Tensor
+        self, values: Tensor, densities: Tensor, data_q: Tensor
     ) -> dict[str, Tensor]:
         """``conservative``, both critics' gaps; ``lagrange``, which moves the multiplier.
 
         Args:
             values: Q (2, B, 3n) of drawn actions.
-            densities: their log densities (B, 3n).
-            seen: Q (2, B) of the data's actions.
+            densities: Their log densities (B, 3n).
+            data_q: Q (2, B) of the data's actions.
         """
-        warmth = self.min_q_temperature
-        soft = torch.logsumexp(values / warmth - densities, dim=-1) - math.log(values.shape[-1])
-        gaps = (warmth * soft - seen).mean(dim=1)
+        scaled = values / self.min_q_temperature
+        soft = torch.logsumexp(scaled - densities, dim=-1) - math.log(values.shape[-1])
+        gaps = (self.min_q_temperature * soft - data_q).mean(dim=1)
         self.log_scalar("q/gap", gaps.mean())
         if self.log_multiplier is None:
             return {"conservative": self.cql_weight * gaps.sum()}
@@ -211,26 +193,26 @@ class CQLModule(OfflineModule):
         """``actor``, and where α is tuned ``temperature``.
 
         Args:
-            states: normalised (B, o).
-            actions: the data's (B, a).
-            drawn: the actor's (B, a), differentiable.
-            density: their log densities (B,), differentiable.
+            states: Normalised observations (B, o).
+            actions: The data's actions (B, a).
+            drawn: The actor's actions (B, a), differentiable.
+            density: Their log densities (B,), differentiable.
         """
         alpha = self.log_temperature.exp()
         self.log_scalar("temperature", alpha)
         self.log_scalar("actor/entropy", -density.mean())
         if self._trainer is not None and self.trainer.global_step < self.warmup_steps:
-            worth = self.actor.log_prob(states, actions)
+            objective = self.actor.log_prob(states, actions)
         else:
-            worth = self.q.frozen(states, drawn).float().amin(dim=0)
-            self.log_scalar("q/policy", worth.mean())
-        losses = {"actor": (alpha.detach() * density - worth).mean()}
+            objective = self.q.frozen(states, drawn).float().amin(dim=0)
+            self.log_scalar("q/policy", objective.mean())
+        losses = {"actor": (alpha.detach() * density - objective).mean()}
         if isinstance(self.log_temperature, nn.Parameter):
-            short = (density + self.target_entropy).detach().mean()
-            losses["temperature"] = -self.log_temperature * short
+            shortfall = (density + self.target_entropy).detach().mean()
+            losses["temperature"] = -self.log_temperature * shortfall
         return losses
 
-    def _target(
+    def _td_target(
         self, batch: TransitionBatch, next_states: Tensor, actions: Tensor, density: Tensor
     ) -> Tensor:
         """r + γ (1 − terminal) min Q(s', a') (B,), with the entropy bonus if it is backed up."""
@@ -253,7 +235,3 @@ class CQLModule(OfflineModule):
     def after_step(self) -> None:
         """Move the target critics."""
         polyak_update_(self.target_q, self.q, self.tau)
-
-    def policy(self) -> NetworkPolicy:
-        """Act by the squashed mean."""
-        return NetworkPolicy(lambda rows: self.actor(self.normalizer.normalize(rows)), self.device)

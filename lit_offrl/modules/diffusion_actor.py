@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -18,6 +19,8 @@ from lit_offrl.diffusion import (
     make_sampler,
     repeat_encoded,
 )
+from lit_offrl.modules.actor import ActorModule
+from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import ResNetDenoiser, frozen_copy, polyak_update_
 from lit_offrl.nets.policies import centre_and_scale
 
@@ -32,21 +35,21 @@ class DiffusionActor(nn.Module):
     guidance leaves the actions' range.
 
     Args:
-        condition_dim: size of c.
-        action_dim: a.
-        low: lower bounds (a,); −1 if None.
-        high: upper bounds (a,); 1 if None.
-        width: of the denoiser.
-        blocks: its residual blocks.
-        dropout: in its blocks.
-        schedule: noise schedule.
-        diffusion_steps: T.
-        sampler: which sampler draws actions.
-        sampling_steps: its number of steps; all T if None.
-        ema_rate: rate of the averaged denoiser that acts.
+        condition_dim: Size c of a condition.
+        action_dim: Size a of an action.
+        low: Lower bounds (a,); −1 if None.
+        high: Upper bounds (a,); 1 if None.
+        width: See ``DiffusionActorModule``, as all that follow.
+        blocks: Number of residual blocks.
+        dropout: Probability of dropping a unit.
+        schedule: Noise schedule.
+        diffusion_steps: Number T of diffusion steps.
+        sampler: Sampler of actions.
+        sampling_steps: Number of its steps; all T if None.
+        ema_rate: Rate at which the averaged denoiser follows the trained one.
 
     Raises:
-        ConfigError: a number out of its range, or more sampling steps than T.
+        ConfigError: A number is out of its range, or there are more sampling steps than T.
     """
 
     centre: Tensor
@@ -59,14 +62,14 @@ class DiffusionActor(nn.Module):
         low: Sequence[float] | None = None,
         high: Sequence[float] | None = None,
         *,
-        width: int = 256,
-        blocks: int = 3,
-        dropout: float = 0.1,
-        schedule: str = "vp",
-        diffusion_steps: int = 5,
-        sampler: str = "ddpm",
-        sampling_steps: int | None = None,
-        ema_rate: float = 0.001,
+        width: int,
+        blocks: int,
+        dropout: float,
+        schedule: str,
+        diffusion_steps: int,
+        sampler: str,
+        sampling_steps: int | None,
+        ema_rate: float,
     ) -> None:
         super().__init__()
         require_in("[1, inf)", diffusion_steps=diffusion_steps, sampling_steps=sampling_steps)
@@ -146,3 +149,70 @@ class DiffusionActor(nn.Module):
     def update_ema(self) -> None:
         """Let the averaged denoiser follow the trained one."""
         polyak_update_(self.average, self.denoiser, self.ema_rate)
+
+
+class DiffusionActorModule(ActorModule):
+    """A method whose actor is a diffusion model of actions; acts by one sample of its average.
+
+    A subclass builds ``self.actor`` by ``diffusion_actor``.
+
+    Args:
+        width: Width of the denoiser's residual stream, at least 1.
+        blocks: Number of the denoiser's residual blocks.
+        dropout: Probability in [0, 1) of dropping a unit at a block's entrance.
+        schedule: Noise schedule of the diffusion.
+        diffusion_steps: Number T of diffusion steps, at least 1.
+        sampler: Sampler that draws actions.
+        sampling_steps: Number of the sampler's steps, 1 to T; all T by default.
+        actor_ema_rate: Rate in (0, 1] at which the averaged denoiser, which acts, follows the
+            trained one in each step.
+        **kwargs: Options of the method's other bases, see ``ActorModule``.
+
+    Raises:
+        ConfigError: The data have no actions, or a number is out of its range.
+    """
+
+    actor: DiffusionActor
+
+    def __init__(
+        self,
+        *args: Any,
+        width: int = 256,
+        blocks: int = 3,
+        dropout: float = 0.1,
+        schedule: Literal["vp", "cosine", "linear"] = "vp",
+        diffusion_steps: int = 5,
+        sampler: Literal["ddpm", "ddim", "dpm++"] = "ddpm",
+        sampling_steps: int | None = None,
+        actor_ema_rate: float = 0.001,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._diffusion: dict[str, Any] = {
+            "width": width,
+            "blocks": blocks,
+            "dropout": dropout,
+            "schedule": schedule,
+            "diffusion_steps": diffusion_steps,
+            "sampler": sampler,
+            "sampling_steps": sampling_steps,
+            "ema_rate": actor_ema_rate,
+        }
+
+    def diffusion_actor(self, condition_dim: int) -> DiffusionActor:
+        """Make the actor for conditions (condition_dim,) with this method's options."""
+        return DiffusionActor(
+            condition_dim, self.action_dim, self.action_low, self.action_high, **self._diffusion
+        )
+
+    def after_step(self) -> None:
+        """Move the averaged denoiser, and what the method's other bases move."""
+        super().after_step()
+        self.actor.update_ema()
+
+    def policy(self) -> NetworkPolicy:
+        """Act by one sample."""
+        return NetworkPolicy(
+            lambda rows: self.actor.sample(self.normalize_observations(rows)).squeeze(1),
+            self.device,
+        )

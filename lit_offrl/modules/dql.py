@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import TransitionBatch
-from lit_offrl.modules.base import Decay
-from lit_offrl.modules.critic_guided import ActorModule
-from lit_offrl.modules.diffusion_actor import DiffusionActor
+from lit_offrl.modules.diffusion_actor import DiffusionActorModule
 from lit_offrl.modules.expectile import best_of
 from lit_offrl.modules.extraction import mean_over_processes
 from lit_offrl.modules.policies import NetworkPolicy
-from lit_offrl.nets import TwinCritic, frozen_copy, polyak_update_
+from lit_offrl.modules.twin_critics import TwinCriticModule
 
 
-class DQLModule(ActorModule):
+class DQLModule(DiffusionActorModule, TwinCriticModule):
     """Diffusion-QL (Wang et al. 2023): denoising loss − η · E[Q(s, a)] / E|Q|.
 
     The action is drawn by the whole chain, and the gradient of Q runs back through it. Targets are
@@ -31,122 +28,65 @@ class DQLModule(ActorModule):
     step on, at every step.
 
     Args:
-        observation_dim: o, size of an observation; linked from the data.
-        action_dim: a, size of an action; linked from the data.
-        action_low: lower bounds (a,); linked from the data.
-        action_high: upper bounds (a,); linked from the data.
-        gamma: discount γ.
-        eta: η: 1 for locomotion; AntMaze 0.5 umaze, 2 umaze-diverse, 2 medium-play, 3
-            medium-diverse, 4.5 large-play, 3.5 large-diverse; 0.15 and 0.1 for pen human and
-            cloned; 0.005 for kitchen.
-        backup_samples: actions a next state over which each target critic's maximum is taken; 1
-            takes none, AntMaze 10.
-        num_samples: candidates when acting, one of which is drawn with probability ∝ exp(Q).
-        polyak_rate: of the target critics.
-        hidden: widths of the critics' MLPs.
-        layer_norm: LayerNorm in the critics.
-        width: of the denoiser.
-        blocks: its residual blocks.
-        dropout: in its blocks.
-        schedule: noise schedule.
-        diffusion_steps: T.
-        sampler: which sampler draws actions.
-        actor_ema_rate: rate of the averaged denoiser, which acts and makes targets.
-        normalize: scale observations to the data's range [−1, 1].
-        learning_rate: Adam's rate; AntMaze medium-play 1e-3, pen 3e-5.
-        weight_decay: of the actor's weights (AdamW).
-        decay: of the actor's rate: constant, or by a cosine to 0 at ``trainer.max_steps``.
-        seed: names the stream of all random numbers in training.
+        eta: Weight η, at least 0, of Q: 1 for locomotion; AntMaze 0.5 umaze, 2 umaze-diverse, 2
+            medium-play, 3 medium-diverse, 4.5 large-play, 3.5 large-diverse; 0.15 and 0.1 for pen
+            human and cloned; 0.005 for kitchen. The learning rate is 1e-3 for AntMaze medium-play
+            and 3e-5 for pen.
+        backup_samples: Number of actions in a next state over which each target critic's maximum is
+            taken, at least 1; 1 takes no maximum, AntMaze 10.
+        num_samples: Number of candidates when acting, at least 1, one of which is drawn with
+            probability ∝ exp(Q).
+        hidden: Widths of the critics' hidden layers.
+        dropout: Probability in [0, 1) of dropping a unit at a block's entrance.
+        actor_ema_rate: Rate in (0, 1] at which the averaged denoiser, which acts and makes targets,
+            follows the trained one in each step.
+        **kwargs: Options of ``DiffusionActorModule`` but for sampling_steps, and of
+            ``TwinCriticModule``.
 
     Raises:
-        ConfigError: the data have no actions, or a number is out of its range.
+        ConfigError: The data have no actions, or a number is out of its range.
     """
-
-    actor: DiffusionActor
 
     def __init__(
         self,
-        observation_dim: int,
-        action_dim: int,
-        action_low: Sequence[float] | None = None,
-        action_high: Sequence[float] | None = None,
-        *,
-        gamma: float = 0.99,
+        *args: Any,
         eta: float = 1.0,
         backup_samples: int = 1,
         num_samples: int = 50,
-        polyak_rate: float = 0.005,
         hidden: Sequence[int] = (256, 256, 256),
-        layer_norm: bool = False,
-        width: int = 256,
-        blocks: int = 3,
         dropout: float = 0.0,
-        schedule: Literal["vp", "cosine", "linear"] = "vp",
-        diffusion_steps: int = 5,
-        sampler: Literal["ddpm", "ddim", "dpm++"] = "ddpm",
         actor_ema_rate: float = 0.005,
-        normalize: bool = False,
-        learning_rate: float = 3e-4,
-        weight_decay: float = 0.0,
-        decay: Decay = "constant",
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
-            observation_dim, action_dim, normalize, learning_rate, weight_decay, decay, seed
+            *args,
+            hidden=hidden,
+            dropout=dropout,
+            sampling_steps=None,
+            actor_ema_rate=actor_ema_rate,
+            **kwargs,
         )
         require_in("[1, inf)", backup_samples=backup_samples, num_samples=num_samples)
-        require_in("[0, 1)", gamma=gamma)
         require_in("[0, inf)", eta=eta)
-        require_in("(0, 1]", polyak_rate=polyak_rate)
-        self.save_hyperparameters()
-        self.gamma, self.eta, self.polyak_rate = gamma, eta, polyak_rate
-        self.backup_samples, self.num_samples = backup_samples, num_samples
-        self.q = TwinCritic(observation_dim, action_dim, hidden, layer_norm)
-        self.target = frozen_copy(self.q)
-        self.actor = DiffusionActor(
-            observation_dim,
-            action_dim,
-            action_low,
-            action_high,
-            width=width,
-            blocks=blocks,
-            dropout=dropout,
-            schedule=schedule,
-            diffusion_steps=diffusion_steps,
-            sampler=sampler,
-            ema_rate=actor_ema_rate,
-        )
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Critics and actor."""
-        return {"critic": list(self.q.parameters())} | super().parameter_groups()
+        self.eta, self.backup_samples, self.num_samples = eta, backup_samples, num_samples
+        self.actor = self.diffusion_actor(self.observation_dim)
 
     def losses(self, batch: TransitionBatch) -> dict[str, Tensor]:
         """``critic`` by temporal differences and ``actor``.
 
         Raises:
-            ConfigError: the view gives no transitions with rewards.
+            ConfigError: The view gives no transitions with rewards.
         """
-        if not isinstance(batch, TransitionBatch) or batch.rewards is None:
-            raise ConfigError(
-                f"DQLModule trains on Transitions with rewards, but the view gives a "
-                f"{type(batch).__name__}: set data.init_args.view to Transitions, or leave the "
-                "view to the model."
-            )
+        self.require_batch(batch, TransitionBatch, "Transitions", rewards=True)
+        critic = self.critic_loss(batch, self.td_target(batch, self._next_value(batch)))
         observations = self.normalize_observations(batch.observations)
-        goal = self._goal(batch)
-        critic = (self.q(observations, batch.actions) - goal).square().mean(dim=1).sum()
-        self.log_scalar("critic/target_mean", goal.mean())
         return {"critic": critic, "actor": self._actor_loss(observations, batch.actions)}
 
     @torch.no_grad()
-    def _goal(self, batch: TransitionBatch) -> Tensor:
-        later = self.normalize_observations(batch.next_observations)
-        number = self.backup_samples
-        drawn = self.actor.sample(later, number=number, noise=self.noise)
-        best = self.target.many(later, drawn).amax(dim=2).amin(dim=0)
-        assert batch.rewards is not None
-        return batch.rewards + self.gamma * torch.where(batch.terminals, 0.0, best)
+    def _next_value(self, batch: TransitionBatch) -> Tensor:
+        observations = self.normalize_observations(batch.next_observations)
+        drawn = self.actor.sample(observations, number=self.backup_samples, noise=self.noise)
+        return self.target.many(observations, drawn).amax(dim=2).amin(dim=0)
 
     def _actor_loss(self, observations: Tensor, actions: Tensor) -> Tensor:
         denoising = self.actor.loss(observations, actions, self.noise).mean()
@@ -155,27 +95,22 @@ class DQLModule(ActorModule):
         ).squeeze(1)
         # One critic climbs, the other one scales, so that no unit of reward is preferred. The
         # paper draws which by a coin; here the two take turns by row.
-        values = self.q.frozen(observations, drawn)
+        q_values = self.q.frozen(observations, drawn)
         turn = torch.arange(len(drawn), device=drawn.device) % 2
-        climbed = values.gather(0, turn[None]).squeeze(0)
-        scale = mean_over_processes(values.gather(0, 1 - turn[None]).abs()).clamp_min(1e-6)
+        climbed = q_values.gather(0, turn[None]).squeeze(0)
+        scale = mean_over_processes(q_values.gather(0, 1 - turn[None]).abs()).clamp_min(1e-6)
         self.log_scalar("actor/q_mean", climbed.mean())
         self.log_scalar("actor/denoising", denoising)
         return denoising - self.eta * climbed.mean() / scale
-
-    def after_step(self) -> None:
-        """Move the target critics and the actor's average."""
-        super().after_step()
-        polyak_update_(self.target, self.q, self.polyak_rate)
 
     def policy(self, num_samples: int | None = None) -> NetworkPolicy:
         """Act by a sample drawn among candidates with probability ∝ exp(Q).
 
         Args:
-            num_samples: candidates; the module's own by default. 1 asks no critic.
+            num_samples: Number of candidates; the module's own by default. 1 needs no critic.
 
         Raises:
-            ConfigError: ``num_samples`` below 1.
+            ConfigError: ``num_samples`` is below 1.
         """
         number = self.num_samples if num_samples is None else num_samples
         require_in("[1, inf)", num_samples=number)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import FutureStateBatch, FutureStates
-from lit_offrl.modules.base import CostChange, Decay
 from lit_offrl.modules.checkpoints import load_parts, read_checkpoint
 from lit_offrl.modules.dvf_values import DiffusedValues, labels
 from lit_offrl.modules.extraction import (
@@ -26,6 +25,7 @@ from lit_offrl.modules.extraction import (
 )
 from lit_offrl.modules.history import History
 from lit_offrl.modules.occupancy import OccupancyModel
+from lit_offrl.modules.optimizer import CostChange, Decay
 from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import DenseNetMLP, GaussianPolicy, frozen_copy, polyak_update_, symlog
 
@@ -171,7 +171,15 @@ class DVFModule(DiffusedValues):
         decay: Decay = "constant",
         seed: int = 0,
     ) -> None:
-        super().__init__(observation_dim, learning_rate, seed, decay)
+        super().__init__(
+            observation_dim,
+            action_dim,
+            action_low,
+            action_high,
+            learning_rate=learning_rate,
+            decay=decay,
+            seed=seed,
+        )
         require_in("[0, 1)", gamma=gamma, near_share=near_share)
         require_in("[0, 1]", return_trace=return_trace)
         require_in("[1, inf)", num_samples=num_samples, max_offset=max_offset)

@@ -38,10 +38,12 @@ def load_critics(module: CriticGuidedModule, path: str) -> None:
             f"critic: {path} was trained with bootstrap false, so its Q never was; give one "
             "trained with bootstrap true, or a checkpoint of IQLModule."
         )
-    if bool(hyper.get("normalize", False)) != module.normalize:
+    theirs, ours = hyper.get("normalize", False), module.normalize
+    same = (True, "min_max")  # two names of one scaling
+    if theirs != ours and not (theirs in same and ours in same):
         raise ConfigError(
-            f"critic: {path} was trained with normalize {hyper.get('normalize', False)}, this "
-            f"model has {module.normalize}: give both the same."
+            f"critic: {path} was trained with normalize {theirs}, this model has {ours}: give both "
+            "the same."
         )
     refusal = (
         f"critic: {path} does not fit this model; give both the same data, hidden and layer_norm"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import pickle
-from typing import Literal, get_origin, get_type_hints
+from typing import Literal, get_origin
 
 import numpy as np
 import pytest
@@ -15,7 +14,15 @@ from lightning.pytorch import LightningModule, Trainer
 import lit_offrl.modules
 from lit_offrl import __version__
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.modules import BCModule, DVFModule, OfflineModule, load_module
+from lit_offrl.common.signatures import hints_of, parameters_of
+from lit_offrl.modules import (
+    AWRModule,
+    BCModule,
+    DVFModule,
+    IQLModule,
+    OfflineModule,
+    load_module,
+)
 from lit_offrl.modules.base import CHECKPOINT_KEY
 from lit_offrl.modules.checkpoints import module_class
 
@@ -220,13 +227,54 @@ def test_each_network_is_clipped_by_itself(tiny):
 
 
 def test_what_a_method_must_give_is_said():
-    module = OfflineModule(2, 1e-3, 0)
+    module = OfflineModule(2)
     for call in (lambda: module.losses(None), module.parameter_groups, module.policy):
         with pytest.raises(NotImplementedError, match="OfflineModule must define"):
             call()
     assert module.figures() == {} and module.idle_parameters() == []
     with pytest.raises(ConfigError, match="observation_dim is 0"):
-        OfflineModule(0, 1e-3, 0)
+        OfflineModule(0)
+    with pytest.raises(ConfigError, match=r"action_dim is 0\.001: give a whole number; learni"):
+        OfflineModule(2, 1e-3, 0)
+
+
+def test_options_forwarded_to_bases_are_kept_and_checked():
+    module = IQLModule(3, 2, beta=5.0, gamma=0.9, learning_rate=1e-3)
+    known = parameters_of(IQLModule)
+    assert {*module.hparams} == {*known} == {*module.hparams_initial}
+    assert {"observation_dim", "gamma", "hidden", "normalize", "decay", "seed"} < {*known}
+    assert module.hparams.gamma == 0.9 and module.hparams.expectile == 0.7
+    assert IQLModule(**module.hparams).hparams == module.hparams
+    with pytest.raises(TypeError, match="unexpected keyword argument 'betta'"):
+        IQLModule(3, 2, betta=5.0)
+
+
+def test_what_a_method_gives_its_base_itself_is_no_option():
+    module = AWRModule(3, 2)
+    assert "expectile" not in module.hparams and "expectile" not in parameters_of(AWRModule)
+    assert module.critics.expectile == 0.5
+    assert AWRModule(**module.hparams).hparams == module.hparams
+
+
+def test_a_users_method_may_save_its_hyperparameters_itself():
+    class Mine(IQLModule):
+        """Adds an option, and leaves one out of the checkpoint."""
+
+        def __init__(self, *args, mine: int = 1, net=None, **kwargs) -> None:
+            super().__init__(*args, **kwargs)
+            self.save_hyperparameters(ignore=["net"])
+
+    class Old(BCModule):
+        """States what it takes, and forwards it by name."""
+
+        def __init__(self, observation_dim: int, action_dim: int, *, seed: int = 0) -> None:
+            super().__init__(observation_dim, action_dim, seed=seed)
+            self.save_hyperparameters()
+
+    module = Mine(3, 2, mine=4, net=object(), gamma=0.9)
+    assert module.hparams.mine == 4 and module.hparams.gamma == 0.9
+    assert module.hparams.observation_dim == 3 and "net" not in module.hparams
+    assert dict(Old(3, 2, seed=5).hparams) == {"observation_dim": 3, "action_dim": 2, "seed": 5}
 
 
 def choices():
@@ -235,8 +283,9 @@ def choices():
     classes = [getattr(lit_offrl.modules, name) for name in names if name != "OfflineModule"]
     for made in classes:
         if isinstance(made, type) and issubclass(made, OfflineModule):
-            hints = get_type_hints(made.__init__).items()
-            yield from ((made, name) for name, hint in hints if get_origin(hint) is Literal)
+            known, hints = parameters_of(made), hints_of(made).items()
+            literals = (name for name, hint in hints if get_origin(hint) is Literal)
+            yield from ((made, name) for name in literals if name in known)
 
 
 @pytest.mark.parametrize(
@@ -245,8 +294,7 @@ def choices():
 def test_a_misspelt_choice_is_refused_from_python_too(made, name):
     sizes = {"observation_dim": 192, "action_dim": 2, "action_low": [-1.0, -1.0], "horizon": 5,
              "action_high": [1.0, 1.0], "stage1": "none.ckpt", "num_policies": 2}  # fmt: skip
-    asked = inspect.signature(made.__init__).parameters
-    given = {key: value for key, value in sizes.items() if key in asked}
+    given = {key: value for key, value in sizes.items() if key in parameters_of(made)}
     with pytest.raises(ConfigError, match=rf"{name}.*'nonsense'.*; choose ") as raised:
         made(**{**given, name: "nonsense"})
     assert "\n" not in str(raised.value)

@@ -7,6 +7,7 @@ import pytest
 import lit_offrl.modules
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.ranges import SEEDS, lies_in, require_in
+from lit_offrl.common.signatures import parameters_of
 from lit_offrl.modules import LDCQStage1Module, LDCQStage2Module
 from lit_offrl.modules.base import OfflineModule
 
@@ -48,7 +49,7 @@ def needed():
 
 @pytest.mark.parametrize("kind", METHODS, ids=lambda kind: kind.__name__)
 def test_no_number_is_without_a_range(kind, needed):
-    parameters = inspect.signature(kind).parameters
+    parameters = parameters_of(kind)
     given = DATA | SMALL | needed.get(kind.__name__, {})
     given = {name: value for name, value in given.items() if name in parameters}
     kind(**given)

@@ -12,7 +12,8 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.policy import Policy
 from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import TransitionBatch
-from lit_offrl.modules.base import Decay, OfflineModule
+from lit_offrl.modules.base import OfflineModule
+from lit_offrl.modules.optimizer import Decay
 from lit_offrl.nets import ImageDecoder, ImageEncoder, gaussian_kl
 
 
@@ -53,7 +54,15 @@ class ImageVAEModule(OfflineModule):
         decay: Decay = "constant",
         seed: int = 0,
     ) -> None:
-        super().__init__(observation_dim, learning_rate, seed, decay)
+        super().__init__(
+            observation_dim,
+            action_dim,
+            action_low,
+            action_high,
+            learning_rate=learning_rate,
+            decay=decay,
+            seed=seed,
+        )
         size = math.isqrt(observation_dim // 3)
         if 3 * size**2 != observation_dim or size % 8:
             raise ConfigError(

@@ -18,11 +18,12 @@ from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import SnippetBatch, Snippets
 from lit_offrl.datasets.views.snippets import Partial
-from lit_offrl.modules.base import Decay, OfflineModule
+from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.ldcq.acting import SkillPolicy
 from lit_offrl.modules.ldcq.images import ImageVAEModule
 from lit_offrl.modules.ldcq.stages import load_stage, require_same_data
 from lit_offrl.modules.ldcq.tables import Tables
+from lit_offrl.modules.optimizer import Decay
 from lit_offrl.nets import (
     AutoregressiveDecoder,
     CategoricalDecoder,
@@ -93,7 +94,15 @@ class LDCQStage1Module(OfflineModule):
         decay: Decay = "constant",
         seed: int = 0,
     ) -> None:
-        super().__init__(observation_dim, learning_rate, seed, decay)
+        super().__init__(
+            observation_dim,
+            action_dim,
+            action_low,
+            action_high,
+            learning_rate=learning_rate,
+            decay=decay,
+            seed=seed,
+        )
         if action_dim < 1:
             raise ConfigError("LDCQStage1Module needs a dataset with actions; this one has none.")
         if num_actions is not None and (action_dim != 1 or num_actions < 2):

@@ -16,7 +16,6 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import SnippetBatch, Snippets
-from lit_offrl.modules.base import Decay
 from lit_offrl.modules.ldcq.acting import (
     GoalOptions,
     GoalSkillPolicy,
@@ -32,6 +31,7 @@ from lit_offrl.modules.ldcq.sampling import Against, Sampling
 from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
 from lit_offrl.modules.ldcq.staged import PosteriorKind, PosteriorsFrom, StagedModule
 from lit_offrl.modules.ldcq.tables import spread_batches
+from lit_offrl.modules.optimizer import Decay
 
 _FITTED_ON = 8192  # windows whose latents standardise all
 
@@ -101,6 +101,9 @@ class LDCQStage2Module(StagedModule):
     ) -> None:
         super().__init__(
             observation_dim,
+            action_dim,
+            action_low,
+            action_high,
             posterior=posterior,
             posteriors=posteriors,
             window_every=window_every,

@@ -19,13 +19,13 @@ from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.priorities import Linear, Priorities
 from lit_offrl.datasets.views import SnippetBatch, Snippets
-from lit_offrl.modules.base import Decay
 from lit_offrl.modules.ldcq.acting import SkillOptions, SkillPolicy
 from lit_offrl.modules.ldcq.sampling import SamplerName, Sampling
 from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
 from lit_offrl.modules.ldcq.stage2 import LDCQStage2Module
 from lit_offrl.modules.ldcq.staged import PosteriorKind, PosteriorsFrom, StagedModule
 from lit_offrl.modules.ldcq.tables import RowTable, Tables
+from lit_offrl.modules.optimizer import Decay
 from lit_offrl.nets import LatentCritic, frozen_copy, polyak_update_
 
 _LEAST_PRIORITY = 1e-6  # so that a window whose error is 0 may be drawn again
@@ -117,6 +117,9 @@ class LDCQStage3Module(StagedModule):
     ) -> None:
         super().__init__(
             observation_dim,
+            action_dim,
+            action_low,
+            action_high,
             posterior=posterior,
             posteriors=posteriors,
             window_every=window_every,

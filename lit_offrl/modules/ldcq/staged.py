@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,7 +13,7 @@ from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.bounds import ranges
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import SnippetBatch
-from lit_offrl.modules.base import Decay, OfflineModule
+from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
 from lit_offrl.modules.ldcq.stages import (
     M,
@@ -22,6 +23,7 @@ from lit_offrl.modules.ldcq.stages import (
     require_same_data,
 )
 from lit_offrl.modules.ldcq.tables import RowTable, Tables
+from lit_offrl.modules.optimizer import Decay
 from lit_offrl.nets import AutoregressiveDecoder
 
 PosteriorKind = Literal["sample", "mean"]
@@ -33,6 +35,9 @@ class StagedModule(OfflineModule):
 
     Args:
         observation_dim: o.
+        action_dim: a.
+        action_low: lower bounds (a,).
+        action_high: upper bounds (a,).
         posterior: a window's latent is a ``sample`` of its posterior, drawn anew in each step, or
             its ``mean``.
         posteriors: ``cached`` encodes each window of the data once, beside the dataset; ``online``
@@ -51,6 +56,9 @@ class StagedModule(OfflineModule):
     def __init__(
         self,
         observation_dim: int,
+        action_dim: int,
+        action_low: Sequence[float] | None,
+        action_high: Sequence[float] | None,
         *,
         posterior: PosteriorKind,
         posteriors: PosteriorsFrom,
@@ -59,7 +67,15 @@ class StagedModule(OfflineModule):
         decay: Decay,
         seed: int,
     ) -> None:
-        super().__init__(observation_dim, learning_rate, seed, decay)
+        super().__init__(
+            observation_dim,
+            action_dim,
+            action_low,
+            action_high,
+            learning_rate=learning_rate,
+            decay=decay,
+            seed=seed,
+        )
         require_in("[1, inf)", window_every=window_every)
         self.posterior_kind, self.posteriors_from = posterior, posteriors
         self.window_every = window_every

@@ -1,0 +1,46 @@
+"""Options of a method: kept for its checkpoint, inherited ones too, and checked."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Literal, get_args, get_origin
+
+from lightning.pytorch import LightningModule
+
+from lit_offrl.common.errors import ConfigError, nearest
+from lit_offrl.common.signatures import hints_of, parameters_of
+
+
+class KeepsOptions(LightningModule):
+    """A LightningModule that saves its hyperparameters once, for all classes derived from it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+    def save_hyperparameters(self, *args: Any, **options: Any) -> None:
+        """Keep the options for the checkpoint, as Lightning does, inherited ones among them.
+
+        A module calls this itself, once, as it is built; a subclass need not.
+
+        Raises:
+            ConfigError: One is none of the choices that its ``Literal`` gives.
+        """
+        frame = inspect.currentframe()
+        options.setdefault("frame", frame.f_back if frame else None)
+        super().save_hyperparameters(*args, **options)
+        kind: Any = type(self)
+        known = parameters_of(kind)
+        everything: Any = (self._hparams, self._hparams_initial)
+        for kept in everything:
+            for name in [*kept]:
+                # what a class gives its base itself is no option; "_" begins Lightning's own notes
+                if name not in known and not name.startswith("_"):
+                    del kept[name]
+        for name, hint in hints_of(kind).items():
+            choices = get_args(hint) if get_origin(hint) is Literal else ()
+            value = self.hparams.get(name, *choices[:1])
+            if choices and value not in choices:
+                listed = f"{', '.join(choices[:-1])} or {choices[-1]}"
+                guess = nearest(str(value), choices)
+                raise ConfigError(f"{name} is '{value}'; choose {listed}.{guess}")

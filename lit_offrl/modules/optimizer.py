@@ -1,0 +1,133 @@
+"""How methods are optimised: one AdamW, a parameter group and a clipping for each network."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.ranges import require_in
+from lit_offrl.modules.hyperparameters import KeepsOptions
+
+Decay = Literal["constant", "cosine"]
+
+
+class CostChange(NamedTuple):
+    """Where a step's cost changes."""
+
+    step: int
+    """The first optimiser step that costs something else."""
+    dearer: bool
+    """Whether it is known to cost more, rather than not known or less."""
+
+
+class OneOptimizer(KeepsOptions):
+    """A LightningModule whose networks share one optimiser and keep their gradients apart.
+
+    Each optimiser step moves the parameters that the step's losses train, at rates that are
+    functions of the step alone, and then calls ``after_step()``.
+
+    Args:
+        learning_rate: Adam's learning rate, at least 0.
+        decay: The learning rate stays ``constant``, or falls by a ``cosine`` to 0 at
+            ``trainer.max_steps``.
+
+    Raises:
+        ConfigError: A number is out of its range.
+    """
+
+    def __init__(self, *, learning_rate: float = 3e-4, decay: Decay = "constant") -> None:
+        super().__init__()
+        require_in("[0, inf)", learning_rate=learning_rate)
+        self.learning_rate = learning_rate
+        self.decay = decay
+
+    # ---- what a method gives -------------------------------------------------------------------
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Trained parameters by the network's name."""
+        raise NotImplementedError(f"{type(self).__name__} must define parameter_groups().")
+
+    def after_step(self) -> None:
+        """Move target networks and averages, after each optimiser step.
+
+        ``self.trainer.global_step`` does not count the step yet: it is what ``losses()`` saw, 0
+        after the first step.
+        """
+
+    def idle_parameters(self) -> list[nn.Parameter]:
+        """Trained parameters that the losses of the step under way do not touch."""
+        return []
+
+    def trained_until(self, network: str) -> int | float:
+        """Step after which a parameter group rests; its decaying rate is 0 by then."""
+        return math.inf
+
+    def cost_changes(self, step: int) -> CostChange | None:
+        """The next step, after a given one, from which a step computes something else, if any."""
+        return None
+
+    def weight_decay_of(self, network: str) -> float:
+        """AdamW's decay of a parameter group's weights; none by default."""
+        return 0.0
+
+    def learning_rate_of(self, network: str, step: int) -> float:
+        """Rate of a parameter group at an optimiser step: a function of the step alone.
+
+        Raises:
+            ConfigError: The rate is to decay, and the Trainer has no last step.
+        """
+        if self.decay == "constant":
+            return self.learning_rate
+        last = self.trainer.max_steps
+        if last < 1:
+            raise ConfigError(f"decay is '{self.decay}', which needs a positive trainer.max_steps.")
+        done = min(1.0, step / min(last, self.trained_until(network)))
+        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+
+    # ---- Lightning -----------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Make one AdamW with a parameter group a network; without decay of weights it is Adam."""
+        groups = [
+            {"params": parameters, "name": name, "weight_decay": self.weight_decay_of(name)}
+            for name, parameters in self.parameter_groups().items()
+        ]
+        # fused: one kernel for all tensors, since small networks spend a third of a step on the
+        # rest; in float16 the gradients must be unscaled before they are clipped, which it cannot.
+        fused = self._trainer is None or self.trainer.precision != "16-mixed"
+        return torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=0.0, fused=fused)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Keep Adam's momentum from moving what this step does not train."""
+        for parameter in self.idle_parameters():
+            parameter.grad = None
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip each network's gradients by themselves, as the papers' optimisers do.
+
+        Lightning would take all networks for one, so that a critic's large gradients shrink an
+        actor's, and refuses for a fused optimiser in any mixed precision.
+        """
+        if not gradient_clip_val:
+            return
+        by_value = gradient_clip_algorithm == "value"
+        clip = nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_
+        for group in optimizer.param_groups:
+            if moved := [p for p in group["params"] if p.grad is not None]:  # none: it rests
+                clip(moved, gradient_clip_val)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step at this run's rates, which so win over a resumed optimiser's; targets follow."""
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self.learning_rate_of(group["name"], self.trainer.global_step)
+        super().optimizer_step(*args, **kwargs)
+        self.after_step()

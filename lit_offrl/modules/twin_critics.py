@@ -1,0 +1,62 @@
+"""What methods have in common whose critics learn from temporal differences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_offrl.common.ranges import require_in
+from lit_offrl.datasets.views import TransitionBatch
+from lit_offrl.modules.actor import ActorModule
+from lit_offrl.nets import TwinCritic, frozen_copy, polyak_update_
+
+
+class TwinCriticModule(ActorModule):
+    """An actor with twin critics Q_1, Q_2 and slow target critics of them.
+
+    Args:
+        gamma: Discount γ in [0, 1).
+        polyak_rate: Rate in (0, 1] at which the target critics follow the critics in each step.
+        hidden: Widths of the critics' hidden layers.
+        layer_norm: Whether the critics have a LayerNorm before each activation.
+        **kwargs: Options of the method's other bases, see ``ActorModule``.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        gamma: float = 0.99,
+        polyak_rate: float = 0.005,
+        hidden: Sequence[int] = (256, 256),
+        layer_norm: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        require_in("[0, 1)", gamma=gamma)
+        require_in("(0, 1]", polyak_rate=polyak_rate)
+        self.gamma, self.polyak_rate = gamma, polyak_rate
+        self.q = TwinCritic(self.observation_dim, self.action_dim, hidden, layer_norm)
+        self.target = frozen_copy(self.q)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Critics and actor."""
+        return {"critic": list(self.q.parameters())} | super().parameter_groups()
+
+    def td_target(self, batch: TransitionBatch, next_value: Tensor) -> Tensor:
+        """r + γ (1 − terminal) · next value, (B,); a time limit does not end the bootstrap."""
+        assert batch.rewards is not None  # required_columns
+        return batch.rewards + self.gamma * torch.where(batch.terminals, 0.0, next_value)
+
+    def critic_loss(self, batch: TransitionBatch, td_target: Tensor) -> Tensor:
+        """Sum over both critics of the mean squared distance to a target (B,)."""
+        observations = self.normalize_observations(batch.observations)
+        self.log_scalar("critic/target_mean", td_target.mean())
+        return (self.q(observations, batch.actions) - td_target).square().mean(dim=1).sum()
+
+    def after_step(self) -> None:
+        """Move the target critics, and what the method's other bases move."""
+        super().after_step()
+        polyak_update_(self.target, self.q, self.polyak_rate)
