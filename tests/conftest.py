@@ -190,9 +190,9 @@ finished = {"step": 9, "max_steps": 9, "reason": "max_steps"}
 def stub(folder, monkeypatch):
     """The commands are the stand-in's; returns what was called, with the GPUs of each."""
     (folder / "stub.py").write_text(STUB)
-    from lit_offrl.jobs import children
+    from lit_offrl.experiments import process
 
-    monkeypatch.setattr(children, "PROGRAM", (sys.executable, "-S", str(folder / "stub.py")))
+    monkeypatch.setattr(process, "PROGRAM", (sys.executable, "-S", str(folder / "stub.py")))
 
     def calls():
         path = folder / "calls"
@@ -207,7 +207,7 @@ def stub(folder, monkeypatch):
 def here():
     """Processes that are none: each command runs in this one, which has all imports already."""
     from lit_offrl.__main__ import main
-    from lit_offrl.jobs.children import PROGRAM, Children
+    from lit_offrl.experiments.process import PROGRAM, Children
 
     class Here(Children):
         def run(self, words, log, environment, keep):

@@ -12,9 +12,8 @@ import yaml
 
 from lit_offrl.__main__ import main
 from lit_offrl.cli.main import parse_options, require_options
-from lit_offrl.pipelines.folders import stage_folders
-from lit_offrl.pipelines.reading import read_pipeline
-from lit_offrl.pipelines.steps import Where
+from lit_offrl.experiments.job import Tracking
+from lit_offrl.experiments.pipeline import read_pipeline
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 # Of METHOD.yaml, which goes with any data/*.yaml.
@@ -152,7 +151,7 @@ def test_a_round_of_the_online_mode_at_its_real_size(folder, name):
 
 
 def test_a_pipeline_at_its_real_size(folder, d4rl_file, here, monkeypatch):
-    monkeypatch.setattr("lit_offrl.pipelines.table.Children", lambda: here)
+    monkeypatch.setattr("lit_offrl.experiments.executors.local.Children", lambda: here)
     few = ["trainer.max_steps=2", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
     few += ["stage1.model.init_args.horizon=10"]  # so that not all windows end in a terminal
     few += ["data.init_args.batch_size=4", "data.init_args.validation_batches=1"]
@@ -169,7 +168,7 @@ def test_a_pipeline_at_its_real_size(folder, d4rl_file, here, monkeypatch):
 
 
 def test_one_training_and_two_ways_to_act(folder, here, monkeypatch):
-    monkeypatch.setattr("lit_offrl.pipelines.table.Children", lambda: here)
+    monkeypatch.setattr("lit_offrl.experiments.executors.local.Children", lambda: here)
     few = [
         "trainer.max_steps=2",
         "trainer.enable_progress_bar=false",
@@ -189,16 +188,17 @@ def test_each_stage_of_a_pipeline_under_the_quick_overlay_is_one_that_fit_takes(
     checked = set()
     for name in PIPELINES:
         pipeline = read_pipeline([CONFIGS / name, CONFIGS / "ldcq_quick.yaml"])
-        stages = stage_folders(pipeline, folder, Where("all", None, {}, 0))
+        jobs = pipeline.jobs(folder, Tracking(None, "all"), 0)
+        stages = {job.name: job for job in jobs if job.is_fit}
         for stage in stages.values():
-            options = stage.stage.options.items()
+            options = stage.options.items()
             what = str(
                 (stage.name, sorted(option for option in options if "dataset" not in option[0]))
             )
             if what not in checked:
-                require_options(stage.words("0"))
+                require_options(stage.argv("0"))
             checked.add(what)
-        names = {each.name for each in pipeline.evaluations}
+        names = {job.name for job in jobs if not job.is_fit}
         goals = {"ldgc", "ldcp"} if "stage2_goal" in stages else set()
         assert names == {"ldcq", "bcq_h"} | goals
 

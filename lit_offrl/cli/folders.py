@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lit_offrl.common.errors import ConfigError, FileError
-from lit_offrl.jobs.children import alone
+from lit_offrl.experiments.process import folder_lock
 
 LOCK = ".fit.lock"
 
@@ -54,7 +54,7 @@ class Folders:
         if getattr(rank_zero_only, "rank", 0) or folder.resolve() in self._held:
             return
         try:
-            lock = self._locks.enter_context(alone(folder, LOCK))
+            lock = self._locks.enter_context(folder_lock(folder, LOCK))
         except OSError as error:
             why = error.strerror or error
             raise FileError(f"{folder}: cannot be made ({why}): choose another place.") from None

@@ -176,21 +176,24 @@ def read_config(path: Path) -> dict[str, Any] | None:
 # ---- merging -------------------------------------------------------------------------------------
 
 
-def merge_configs(configs: Sequence[Path], options: Mapping[str, Any]) -> dict[str, Any]:
+def merge_configs(
+    configs: Sequence[Path | Mapping[str, Any] | None], options: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the tree that files and options make, later ones winning; defaults are not in it.
 
     Args:
-        configs: Files of fit's options.
+        configs: Files of fit's options, or what they hold.
         options: Values by their dotted names; they win over the files.
 
     Raises:
         ConfigError: A file cannot be read.
     """
-    contents = [read_config(path) or {} for path in configs]
+    contents = [(read_config(each) if isinstance(each, Path) else each) or {} for each in configs]
     method = method_of([*contents, _tree(options)])
     tree: dict[str, Any] = {}
-    for path, each in zip(configs, contents, strict=True):
-        tree = lay_over(tree, translated_config(for_method(each, method, str(path)), method))
+    for config, each in zip(configs, contents, strict=True):
+        own = translated_config(for_method(each, method, str(config)), method)
+        tree = lay_over(tree, own)
     for name, value in options.items():
         name = translated_name(name, method)
         tree = lay_over(tree, _tree({name: None}))  # a mapping replaces what files say

@@ -11,7 +11,7 @@ import pytest
 from lit_offrl.__main__ import main
 from lit_offrl.cli.folders import LOCK, Folders
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.jobs.children import alone
+from lit_offrl.experiments.process import folder_lock
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_run_of_which_the_folder_is_new_holds_it_too(lit, second):
 
 
 def test_a_sweeps_lock_on_its_cell_is_another_one(lit, tmp_path):
-    with alone(tmp_path / "run") as lock:
+    with folder_lock(tmp_path / "run") as lock:
         assert lock is not None
         assert lit("--checkpoint.dirpath", "run") == 0
 

@@ -8,7 +8,7 @@ from lit_offrl.callbacks import MLflowRun
 from lit_offrl.cli.layer import take_over
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.quiet import say
-from lit_offrl.jobs.children import Children
+from lit_offrl.experiments.process import Children
 from lit_offrl.tracking.store import is_own, redacted, runs_address
 
 DATABASE = "postgresql://me:pass%40word@host/db"  # MLflow's stores may be databases, too

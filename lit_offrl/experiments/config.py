@@ -1,0 +1,187 @@
+"""YAML about experiments: reading, checking and merging it, and writing its values as options."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_offrl.common.configs import find_configs, from_yaml
+from lit_offrl.common.errors import ConfigError, nearest
+
+EVALUATE_KEYS = ("episodes", "seed", "num_envs", "env", "max_episode_steps", "gamma", "device")
+NAME = re.compile(r"[\w][\w.-]*")
+SUFFIXES = (".hdf5", ".h5")
+# Options that whoever runs a fit gives to it.
+_OWN = ("seed_everything", "ckpt_path", "config", "trainer.logger", "checkpoint.dirpath")
+_OPTION = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
+
+
+def yaml_text(value: Any) -> str:
+    """Return a value as it is written behind an option: text that YAML reads back as the same."""
+    if isinstance(value, str):
+        try:
+            plain = from_yaml(value) == value and value == value.strip()
+        except ValueError:
+            plain = False
+        if plain:
+            return value
+    # JSON's 1e-05 is text to YAML 1.1; PyYAML writes 1.0e-05.
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def merge(below: Any, above: Any, depth: int) -> Any:
+    """Return one tree laid over another; mappings are merged down to a depth, the rest replaced."""
+    if depth == 0 or not isinstance(below, dict) or not isinstance(above, dict):
+        return above
+    return {**below, **{k: merge(below.get(k), v, depth - 1) for k, v in above.items()}}
+
+
+def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested mappings and lists with their paths, ``options.gamma``."""
+    if not isinstance(tree, dict | list) or not tree:
+        yield prefix, tree
+        return
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def difference(before: Any, after: Any) -> str:
+    """Return the first leaf in which two trees differ, ``options.gamma: 0.9 → 0.99``, or ""."""
+    old, new = dict(leaves(before)), dict(leaves(after))
+    for key in [*new, *old]:
+        if old.get(key) != new.get(key) or (key in old) != (key in new):
+            sides = (str(side.get(key, "not given"))[:80] for side in (old, new))
+            return f"{key}: {' → '.join(sides)}"
+    return ""
+
+
+class FileReader:
+    """Checks the parts of one file; every complaint is one line that names the file and the key.
+
+    Args:
+        path: The file.
+        owner: Who gives to each fit what the file must not: "the sweep", "the pipeline".
+    """
+
+    def __init__(self, path: Path, owner: str = "the command") -> None:
+        self.path, self._owner = path, owner
+
+    def wrong(self, key: str, value: Any, wanted: str) -> ConfigError:
+        """Return the error about a value that cannot be."""
+        return ConfigError(f"{self.path}: {key}: {value!r} is given; give {wanted}.")
+
+    def unknown(self, key: str, what: str, name: Any, known: Sequence[str]) -> ConfigError:
+        """Return the error about a name that there is not, with the nearest one."""
+        hint = nearest(str(name), known) or f" There are {', '.join(known)}."
+        return ConfigError(f"{self.path}: {key}: {what} '{name}'.{hint}")
+
+    def known(self, given: Any, key: str, names: Sequence[str], prefix: str = "\0") -> None:
+        """Refuse what is no mapping, and keys that are none of ``names`` and lack the prefix."""
+        if not isinstance(given, dict):
+            raise self.wrong(key, given, f"a mapping with the keys {', '.join(names)}")
+        for name in given:
+            if name not in names and not str(name).startswith(prefix):
+                raise self.unknown(key, "unknown key", name, names)
+
+    def mapping(self, key: str, given: Any) -> dict[str, Any]:
+        """Return a mapping by name; an empty one for None."""
+        if given is not None and not isinstance(given, dict):
+            raise self.wrong(key, given, "a mapping by name")
+        return given or {}
+
+    def options(self, key: str, given: Any) -> dict[str, Any]:
+        """Return options of fit: plain values by their dotted names."""
+        given = {} if given is None else given
+        if not isinstance(given, dict):
+            raise self.wrong(key, given, "a mapping of fit's options, trainer.max_steps: 100")
+        for name in given:
+            if not isinstance(name, str) or not _OPTION.fullmatch(name):
+                raise ConfigError(f"{self.path}: {key}: '{name}' is no option of fit.")
+            if any(name == own or name.startswith(f"{own}.") for own in _OWN):
+                raise ConfigError(f"{self.path}: {key}: '{name}' is given by {self._owner} itself.")
+        return self._plain(key, given)
+
+    def evaluate(self, key: str, given: Any, more: Sequence[str] = ()) -> dict[str, Any]:
+        """Return options of evaluate; refuse what is neither one nor among ``more``."""
+        given = {} if given is None else given
+        self.known(given, key, (*EVALUATE_KEYS, *more), prefix="policy.")
+        return self._plain(key, given)
+
+    def _plain(self, key: str, given: dict[str, Any]) -> dict[str, Any]:
+        for name, value in given.items():
+            if not _is_plain(value):
+                raise self.wrong(f"{key}.{name}", value, "numbers, text, lists or mappings")
+        return dict(given)
+
+    def needs(self, key: str, given: Any) -> dict[str, float]:
+        """Return what a job takes of a machine, in GB."""
+        given = {} if given is None else given
+        self.known(given, key, ("memory_gb", "gpu_memory_gb"))
+        for name, value in given.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise self.wrong(f"{key}.{name}", value, "a number above 0")
+        return dict(given)
+
+    def section(self, key: str, given: dict[str, Any]) -> dict[str, Any]:
+        """Return a mapping with its ``config``, ``options`` and ``needs`` as they are used."""
+        made = {**given, "needs": self.needs(f"{key}needs", given.get("needs"))}
+        if made.get("config") is not None:
+            made["config"] = self.files(f"{key}config", made["config"])
+        return made | {"options": self.options(f"{key}options", made.get("options"))}
+
+    def name(self, given: Any) -> str:
+        """Return the name of an experiment."""
+        if not isinstance(given, str) or not NAME.fullmatch(given):
+            raise self.wrong("name", given, "letters, digits, '_', '-' and '.'")
+        return given
+
+    def files(self, key: str, given: Any) -> tuple[Path, ...]:
+        """Return a config or a list of configs of the library or of files that must be there."""
+        names = [given] if isinstance(given, str) else given or []
+        if not isinstance(names, list):
+            raise self.wrong(key, given, "a file or a list of files")
+        found: list[Path] = []
+        for name in names:
+            try:
+                found += find_configs(self.text(key, name), self.path.parent)
+            except ConfigError as error:
+                raise ConfigError(f"{self.path}: {key}: {error}") from None
+        return tuple(path.resolve() for path in found)
+
+    def file(self, key: str, name: Any) -> Path:
+        """Return a path, relative to the file's folder, of a file that must be there."""
+        path = self.place(key, name)
+        if not path.is_file():
+            there = [p.name for p in path.parent.glob("*") if p.is_file()]
+            raise ConfigError(
+                f"{self.path}: {key}: there is no file {path}.{nearest(path.name, there)}"
+            )
+        return path
+
+    def place(self, key: str, name: Any) -> Path:
+        """Return a path, relative to the file's folder, of a file that may be missing."""
+        return (self.path.parent / self.text(key, name)).resolve()
+
+    def text(self, key: str, value: Any) -> str:
+        """Return a text that is not empty."""
+        if not isinstance(value, str) or not value:
+            raise self.wrong(key, value, "text")
+        return value
+
+
+def is_file(dataset: str) -> bool:
+    """Whether a dataset is named by a path."""
+    return dataset.endswith(SUFFIXES) and ":" not in dataset
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float | bool)

@@ -1,0 +1,1 @@
+"""Where jobs run: each module has one executor, as ``lit_offrl.experiments.run`` describes it."""

@@ -1,0 +1,300 @@
+"""Sweeps: a grid of methods, datasets, further axes and seeds; from a file to cells with jobs."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from lit_offrl.common.configs import read_yaml
+from lit_offrl.common.errors import ConfigError, nearest
+from lit_offrl.common.ranges import SEEDS, lies_in
+from lit_offrl.experiments.config import SUFFIXES, FileReader, is_file, yaml_text
+from lit_offrl.experiments.job import METHOD_TAG, Cell, Tracking, lineage
+from lit_offrl.experiments.pipeline import CHECKPOINT, DATASET, Part, Pipeline, read_pipeline
+
+STAGES = "stages"
+"""The folder of the stages that methods share."""
+_KEYS = ("name", "methods", "datasets", "seeds", "options", "needs", "evaluate", "slurm")
+_TAGS = {"method": METHOD_TAG, "dataset": "lit_offrl.dataset"}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a file says.
+
+    Attributes:
+        name: The MLflow experiment, and the folder.
+        output: The folder.
+        uri: MLflow's store.
+        evaluate: Options of evaluate; None for no evaluations.
+        slurm: Parameters for submitit.
+        cells: Seed by seed, so that the first results are of the whole grid.
+    """
+
+    name: str
+    output: Path
+    uri: str | None
+    evaluate: Mapping[str, Any] | None
+    slurm: Mapping[str, Any]
+    cells: tuple[Cell, ...] = ()
+
+
+def read_sweep(
+    path: Path, only: Sequence[str] = (), *, output: Path | None = None, uri: str | None = None
+) -> Sweep:
+    """Read a file; paths in it are relative to it.
+
+    Args:
+        path: The file.
+        only: Filters of the cells, as for ``select``; the datasets of others may be missing.
+        output: The sweep's folder; ``sweeps/NAME`` if it is None.
+        uri: MLflow's store.
+
+    Raises:
+        ConfigError: One line names the file and the key, or the filter.
+    """
+    reader = _Reader(path, "the sweep")
+    given = read_yaml(path)
+    reader.known(given, "the file", _KEYS)
+    name = reader.name(given.get("name", path.stem))
+    constants, axes = reader.options_and_axes(given.get("options"))
+    needs = reader.needs("needs", given.get("needs"))
+    methods = reader.methods(given.get("methods"), needs)
+    datasets = reader.datasets(given.get("datasets"))
+    seeds = reader.seeds(given.get("seeds"))
+    evaluate = given.get("evaluate")
+    evaluate = None if evaluate is False else reader.evaluate("evaluate", evaluate)
+    slurm = given.get("slurm") or {}
+    if not isinstance(slurm, dict):
+        raise reader.wrong("slurm", slurm, "a mapping of submitit's parameters")
+    output = (output or Path("sweeps") / name).resolve()
+    sweep = Sweep(name, output, uri, evaluate, slurm)
+    cells: dict[str, Cell] = {}
+    further = [dict(zip(axes, place, strict=True)) for place in itertools.product(*axes.values())]
+    grid = itertools.product(seeds, further, datasets, methods)
+    for seed, others, dataset, (method, pipeline) in grid:
+        parts = {"method": method, "dataset": dataset, **others}
+        cell = _cell(sweep, reader, pipeline, parts, constants, seed)
+        other = cells.setdefault(cell.name.lower(), cell)
+        if other is not cell:
+            raise ConfigError(
+                f"{path}: {dict(other.labels)} and {dict(cell.labels)} would share the folder"
+                f" {cell.name}: give other labels."
+            )
+    chosen = select(list(cells.values()), only)
+    reader.require_datasets(datasets, {cell.labels["dataset"] for cell in chosen})
+    return replace(sweep, cells=tuple(chosen))
+
+
+def select(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
+    """Return the cells of a sweep that fit all filters; of filters with one key, one suffices.
+
+    Args:
+        cells: Cells of one sweep.
+        only: ``KEY=PATTERN`` each, where ``*`` stands for anything.
+
+    Raises:
+        ConfigError: A filter names no axis or fits nothing.
+    """
+    wanted: dict[str, list[str]] = {}
+    for text in only:
+        key, given, pattern = text.partition("=")
+        known = list(cells[0].labels)
+        if not given or key not in known:
+            hint = nearest(key, known) or f" Keys: {', '.join(known)}."
+            raise ConfigError(f"--only {text}: give KEY=PATTERN, such as method=dvf.{hint}")
+        labels = list(dict.fromkeys(cell.labels[key] for cell in cells))
+        if not any(fnmatchcase(label, pattern) for label in labels):
+            hint = nearest(pattern, labels) or f" There are {', '.join(labels)}."
+            raise ConfigError(f"--only {text}: no {key} fits '{pattern}'.{hint}")
+        wanted.setdefault(key, []).append(pattern)
+
+    def fits(cell: Cell) -> bool:
+        return all(
+            any(fnmatchcase(cell.labels[key], pattern) for pattern in patterns)
+            for key, patterns in wanted.items()
+        )
+
+    return [cell for cell in cells if fits(cell)]
+
+
+def _cell(
+    sweep: Sweep,
+    reader: FileReader,
+    pipeline: Pipeline | None,
+    parts: Mapping[str, Part],
+    constants: Mapping[str, Any],
+    seed: int,
+) -> Cell:
+    """Return the cell in ``METHOD/DATASET/AXIS=LABEL/seedSEED``.
+
+    The stages of its pipeline lie in ``stages/DATASET/seedSEED``, where other methods find them.
+    """
+    labels = {axis: part.label for axis, part in parts.items()}
+    words = [label if axis in _TAGS else f"{axis}={label}" for axis, label in labels.items()]
+    name = "/".join([*map(_folder_name, words), f"seed{seed}"])
+    configs = tuple(config for part in parts.values() for config in part.configs)
+    options = dict(constants)
+    for part in parts.values():
+        options |= part.options
+    shared = {"lit_offrl.sweep": sweep.name, _TAGS["dataset"]: labels["dataset"]}
+    tags = {_TAGS.get(axis, f"lit_offrl.option.{axis}"): label for axis, label in labels.items()}
+    tracking = Tracking(sweep.uri, sweep.name, name.replace("/", "-"), {**shared, **tags})
+    own: dict[str, Any] = {"name": name, "folder": sweep.output / name, "of_cell": True}
+    if pipeline is None:  # a training and its evaluation
+        both = (Part("fit", configs, options), Part("evaluate", takes={CHECKPOINT: "fit"}))
+        made = Pipeline(sweep.name, seed, both)
+    else:
+        key = f"options of methods.{labels['method']}: "
+        made = pipeline.override(options, reader, key, configs)
+    needs = parts["method"].needs
+    stages = [replace(part, needs={**part.needs, **needs}) for part in made.parts]
+    root = sweep.output / STAGES / _folder_name(labels["dataset"]) / f"seed{seed}"
+    jobs = replace(made, parts=tuple(stages)).jobs(
+        root, Tracking(sweep.uri, sweep.name, tags=shared), seed, hashed=pipeline is not None
+    )
+    evaluation = jobs[-1]
+    source = evaluation.training
+    if pipeline is None:
+        source = replace(source, **own, tracking=tracking)
+        tracking = replace(tracking, run_name=None)  # its scores go to the run of the training
+    evaluation = replace(
+        evaluation,
+        **own,
+        tracking=tracking,
+        options={**evaluation.options, **(sweep.evaluate or {})},
+        takes={CHECKPOINT: source},
+        needs={key: value for key, value in needs.items() if key == "memory_gb"},
+    )
+    target = source if sweep.evaluate is None else evaluation
+    return Cell(name, {**labels, "seed": str(seed)}, tuple(lineage(target)))
+
+
+class _Reader(FileReader):
+    """Checks the parts of a sweep's file."""
+
+    def methods(self, given: Any, needs: Mapping[str, float]) -> list[tuple[Part, Pipeline | None]]:
+        """Read ``label: {config: FILE or files, options: {...}}``.
+
+        In place of ``config`` there may be ``pipeline: FILE or files`` and ``evaluation: NAME``.
+        """
+        if not isinstance(given, dict) or not given:
+            raise self.wrong("methods", given, "a mapping, such as bc: {config: bc.yaml}")
+        methods = []
+        for label, method in given.items():
+            key = f"methods.{label}"
+            if "/" in str(label) or "\\" in str(label):
+                raise self.wrong("methods", label, "a label without '/', as a folder is called so")
+            self.known(method, key, ("config", "options", "needs", "pipeline", "evaluation"))
+            if ("config" in method) == ("pipeline" in method):
+                has = "has both 'config' and" if "config" in method else "has no 'config' and no"
+                raise ConfigError(f"{self.path}: {key}: {has} 'pipeline'; give a file of either.")
+            if "evaluation" in method and "pipeline" not in method:
+                raise ConfigError(f"{self.path}: {key}: 'evaluation' goes with 'pipeline' alone.")
+            part = self._part(label, key, method)
+            pipeline = self._pipeline(key, method) if "pipeline" in method else None
+            methods.append((replace(part, needs={**needs, **part.needs}), pipeline))
+        if STAGES in map(str, given) and any(pipeline for _, pipeline in methods):
+            raise self.wrong("methods", STAGES, "another label: the methods' stages go there")
+        return methods
+
+    def datasets(self, given: Any) -> list[Part]:
+        """Read a list of names and files, or label: name, or label: {dataset, config, options}.
+
+        Files may be missing; see ``require_datasets``.
+        """
+        if isinstance(given, list) and given:
+            names = [self.text("datasets", name) for name in given]
+            given = {Path(n).stem if n.endswith(SUFFIXES) else n: n for n in names}
+            if len(given) < len(names):
+                raise self.wrong("datasets", names, "each once, or labels of their own")
+        if not isinstance(given, dict) or not given:
+            raise self.wrong("datasets", given, "a list of names or files, or label: name")
+        parts = []
+        for label, dataset in given.items():
+            key = f"datasets.{label}"
+            dataset = {"dataset": dataset} if isinstance(dataset, str) else dataset
+            self.known(dataset, key, ("dataset", "config", "options"))
+            name = self.text(f"{key}.dataset", dataset.get("dataset", label))
+            name = str(self.place(f"{key}.dataset", name)) if is_file(name) else name
+            part = self._part(label, key, dataset)
+            parts.append(replace(part, options={DATASET: name, **part.options}))
+        return parts
+
+    def require_datasets(self, parts: Sequence[Part], labels: set[str]) -> None:
+        """Refuse those of ``datasets`` with certain labels whose files are missing."""
+        for part in parts:
+            if part.label in labels and is_file(part.options[DATASET]):
+                self.file(f"datasets.{part.label}.dataset", part.options[DATASET])
+
+    def seeds(self, given: Any) -> list[int]:
+        """Read a list of different numbers."""
+        numbers: list[Any] = given if isinstance(given, list) and given else [None]
+        if not all(type(seed) is int and lies_in(SEEDS, seed) for seed in numbers):
+            raise self.wrong("seeds", given, f"a list of numbers in {SEEDS}, such as [0, 1, 2]")
+        if len(set(numbers)) < len(numbers):
+            raise self.wrong("seeds", given, "each once")
+        return numbers
+
+    def options_and_axes(self, given: Any) -> tuple[dict[str, Any], dict[str, list[Part]]]:
+        """Split constants from axes, which are lists of values, or label: options mappings."""
+        given = {} if given is None else given
+        if not isinstance(given, dict):
+            raise self.wrong("options", given, "a mapping of fit's options")
+        constants: dict[str, Any] = {}
+        axes: dict[str, list[Part]] = {}
+        last = [str(name).rpartition(".")[2] for name in given]
+        for name, values in given.items():
+            axis = str(name).rpartition(".")[2]
+            axis = axis if last.count(axis) == 1 else str(name)
+            if axis in ("method", "dataset", "seed"):
+                raise ConfigError(f"{self.path}: options.{name}: '{axis}' is an axis already.")
+            if isinstance(values, dict) and values:
+                of_label = {str(k): (f"options.{name}.{k}", v) for k, v in values.items()}
+            elif isinstance(values, list) and values:
+                texts = [value if isinstance(value, str) else yaml_text(value) for value in values]
+                if len({*texts}) < len(values):
+                    once = "each value once: a list is an axis, and so a list that is one value"
+                    raise self.wrong(f"options.{name}", values, f"{once} needs a label before it")
+                of_label = {
+                    text: ("options", {name: value})
+                    for text, value in zip(texts, values, strict=True)
+                }
+            else:
+                constants |= self.options("options", {name: values})
+                continue
+            axes[axis] = [
+                Part(label, options=self.options(key, options))
+                for label, (key, options) in of_label.items()
+            ]
+        return constants, axes
+
+    def _part(self, label: Any, key: str, given: dict[str, Any]) -> Part:
+        if not str(label).strip("."):
+            raise self.wrong(key.partition(".")[0], label, "a label that names a folder")
+        given = self.section(f"{key}.", given)
+        configs = given.get("config") or ()
+        return Part(str(label), configs, given["options"], needs=given["needs"])
+
+    def _pipeline(self, key: str, given: Mapping[str, Any]) -> Pipeline:
+        files = self.files(f"{key}.pipeline", given["pipeline"])
+        if not files:
+            raise self.wrong(f"{key}.pipeline", given["pipeline"], "a file or a list of files")
+        pipeline = read_pipeline(files)
+        names = [part.label for part in pipeline.parts if not part.is_stage]
+        name = given.get("evaluation", names[0] if len(names) == 1 else None)
+        if name not in names:
+            hint = nearest(str(name), names) or f" There are {', '.join(names)}."
+            raise ConfigError(
+                f"{self.path}: {key}.evaluation: {name!r} is none of {files[-1].name}.{hint}"
+            )
+        return pipeline.only([name])
+
+
+def _folder_name(label: str) -> str:
+    return re.sub(r"[^\w.=,+-]+", "_", label)
