@@ -1,5 +1,6 @@
 """Diffusion: schedules, targets and losses, samplers and guidance, in pure PyTorch."""
 
+from lit_offrl.common.randomness import Generator, draw_normal, draw_times
 from lit_offrl.diffusion.denoiser import (
     ConditionalDenoise,
     Denoise,
@@ -8,7 +9,6 @@ from lit_offrl.diffusion.denoiser import (
     map_encoded,
     repeat_encoded,
 )
-from lit_offrl.diffusion.draws import Generator, draw_normal, draw_times
 from lit_offrl.diffusion.guidance import classifier_free_guidance, classifier_guidance
 from lit_offrl.diffusion.samplers import (
     DDIM,

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lit_offrl.common.errors import ConfigError, nearest
+from lit_offrl.common.randomness import Generator, draw_normal, draw_times
 from lit_offrl.diffusion.denoiser import Denoise
-from lit_offrl.diffusion.draws import Generator, draw_normal, draw_times
 from lit_offrl.diffusion.schedules import Schedule
 
 Prediction = Literal["epsilon", "x0", "v"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -142,7 +143,7 @@ class OccupancyModel(nn.Module):
         """Diffusion loss of each row (B,) for normalised targets (B, o)."""
         encoded = self.denoiser.encode(condition)
         return diffusion_loss(
-            lambda x, t: self.denoiser.denoise(x, t, encoded),
+            partial(self.denoiser.denoise, encoded=encoded),
             self.schedule,
             self.mark(targets, absorbed),
             generator=noise,
@@ -164,7 +165,7 @@ class OccupancyModel(nn.Module):
         states, samples = condition.offsets.shape
         encoded = self.average.encode(condition)
         drawn = self.sampler.sample(
-            lambda x, t: self.average.denoise(x, t, encoded),
+            partial(self.average.denoise, encoded=encoded),
             self.schedule,
             (states * samples, self.state_dim),
             prediction=self.prediction,

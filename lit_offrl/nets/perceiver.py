@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.ranges import require_in
-from lit_offrl.nets.attention import CrossAttention, SelfAttention, own_block
+from lit_offrl.nets.attention import CrossAttention, SelfAttention, attend_in_turn, own_block
 from lit_offrl.nets.embeddings import NumberEmbedding
 
 
@@ -43,6 +43,8 @@ class Encoded(NamedTuple):
     """Of Δt: one token a sample."""
     bias: Float[Tensor, "#groups #queries tokens"] | None
     """−inf where a row's latents must not see a token: masked, or another row's (see `_grid`)."""
+    among: Float[Tensor, "1 group_latents group_latents"] | None
+    """−inf where a latent must not see another row's; None where no rows are side by side."""
 
 
 class PerceiverDenoiser(nn.Module):
@@ -169,9 +171,11 @@ class PerceiverDenoiser(nn.Module):
             mask = condition.history_mask
         offset_tokens = self.offset_token(offsets) + self.positions[2]
         bias = self._token_bias(mask, sum(part.shape[1] for part in tokens), *offsets.shape)
-        return Encoded(
-            self.to_key_value(torch.cat(tokens, dim=1)), self.to_key_value(offset_tokens), bias
-        )
+        group, count, among = self._grid(*offsets.shape)[2], self.latents.shape[1], None
+        if group > 1:
+            among = own_block(group, count, count, self.latents.device).unsqueeze(0)
+        of_state = self.to_key_value(torch.cat(tokens, dim=1))
+        return Encoded(of_state, self.to_key_value(offset_tokens), bias, among)
 
     def _grid(self, states: int, samples: int) -> tuple[int, int, int]:
         """How rows attend side by side: (sets of state tokens, groups a set, rows a group).
@@ -248,15 +252,11 @@ class PerceiverDenoiser(nn.Module):
         ):
             tokens.append(own.expand(len(x_t), -1, -1).unflatten(0, (sets, groups, group)))
 
-        latents = self.latents.repeat(1, group, 1)
-        count = self.latents.shape[1]
-        among, to_own = None, None
-        if group > 1:
-            among = own_block(group, count, count, x_t.device).unsqueeze(0)
-            to_own = among[:, ::count]
-        for index, (cross, mix) in enumerate(zip(self.cross_blocks, self.self_blocks, strict=True)):
-            key_value = torch.cat([part[..., index, :] for part in tokens], dim=2).flatten(0, 1)
-            latents = mix(cross(latents, key_value, encoded.bias), among)
+        latents, among = self.latents.repeat(1, group, 1), encoded.among
+        latents = attend_in_turn(
+            self.cross_blocks, self.self_blocks, latents, tokens, encoded.bias, among
+        )
+        to_own = None if among is None else among[:, :: self.latents.shape[1]]
         query = (noisy + time).unflatten(0, (-1, group))
         read = self.readout(query, self.latents_to_key_value(latents), to_own)
         return self.out(read.flatten(0, 1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,6 +19,8 @@ from lit_offrl.common.randomness import truncated_geometric
 from lit_offrl.datasets.rows import Rows
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views.base import BoundView, View
+
+_TAKEN = ("observations", "actions", "rewards", "reward_mask", "terminals", "policy")
 
 
 class FutureStateBatch(NamedTuple):
@@ -113,7 +115,7 @@ class BoundFutureStates(BoundView):
 
     def batch(self, index: Int[Tensor, " B"], uniforms: Float[Tensor, "B 1"]) -> FutureStateBatch:
         """Return rows ``index`` (elements of ``self.rows``), each with a state Δt later."""
-        rows = self._rows
+        rows, columns = self._rows, self._rows.columns
         episode = rows.episode[index]
         stop = rows.stops[episode]
         absorbing = rows.terminated[episode] & self._absorbing
@@ -121,30 +123,29 @@ class BoundFutureStates(BoundView):
         offsets = self._offsets(uniforms[:, 0], known, absorbing)
         ahead = index + offsets
         absorbed = absorbing & (ahead >= stop)
-        if (
-            "next_observations" in rows.columns
-        ):  # s_{t+Δt} is what row t+Δt−1 led to, also after an episode's last row
-            future = rows.need("next_observations", torch.minimum(ahead, stop) - 1)
-        else:
-            future = rows.need("observations", torch.minimum(ahead, stop - 1))
+        present = (name for name in _TAKEN if name in columns)
+        taken: dict[str, Any] = dict.fromkeys(_TAKEN)
+        taken |= {name: columns[name].index_select(0, index) for name in present}
         history, history_actions, mask = self._history(index, rows.starts[episode])
         return FutureStateBatch(
-            observations=rows.need("observations", index),
-            actions=rows.take("actions", index),
-            rewards=rows.take("rewards", index),
-            reward_mask=rows.take("reward_mask", index),
-            next_observations=rows.next_observations(index),
-            terminals=rows.need("terminals", index),
-            future_observations=future.masked_fill(absorbed[:, None], 0.0),
+            **taken,
+            next_observations=self._states(index + 1, stop),
+            future_observations=self._states(ahead, stop).masked_fill(absorbed[:, None], 0.0),
             future_absorbed=absorbed,
             offsets=offsets,
-            policy=rows.take("policy", index),
             history=history,
             history_actions=history_actions,
             history_mask=mask,
             returns=None if self._returns is None else self._returns.index_select(0, index),
             rows=index,
         )
+
+    def _states(self, ahead: Tensor, stop: Tensor) -> Tensor:
+        """Return the states of rows ``ahead``, of those past an episode's end the last known."""
+        columns = self._rows.columns
+        if "next_observations" in columns:  # s_{t+Δt} is what row t+Δt−1 led to
+            return columns["next_observations"].index_select(0, torch.minimum(ahead, stop) - 1)
+        return columns["observations"].index_select(0, torch.minimum(ahead, stop - 1))
 
     def _offsets(self, uniforms: Tensor, known: Tensor, absorbing: Tensor) -> Tensor:
         limit = known.double()
@@ -173,8 +174,10 @@ class BoundFutureStates(BoundView):
         mask = before >= start[:, None]
         flat, empty = before.clamp(min=0).flatten(), ~mask[..., None]
 
-        def gather(column: Tensor | None) -> Tensor | None:
-            return None if column is None else column.unflatten(0, mask.shape).masked_fill(empty, 0)
+        def gather(name: str) -> Tensor | None:
+            column = self._rows.columns.get(name)
+            if column is None:
+                return None
+            return column.index_select(0, flat).unflatten(0, mask.shape).masked_fill(empty, 0)
 
-        states, actions = self._rows.take("observations", flat), self._rows.take("actions", flat)
-        return gather(states), gather(actions), mask
+        return gather("observations"), gather("actions"), mask

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -13,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import Generator, draw_normal
 from lit_offrl.diffusion.denoiser import Denoise
-from lit_offrl.diffusion.draws import Generator, draw_normal
 from lit_offrl.diffusion.schedules import Schedule
 from lit_offrl.diffusion.targets import Prediction, to_x0
 
@@ -91,15 +92,7 @@ class Sampler(ABC):
 
     def steps(self, schedule: Schedule) -> list[Step]:
         """All steps of a sampling call, extra ones included, computed in float64 on the host."""
-        t = time_grid(self.num_steps or schedule.num_steps, schedule.num_steps)
-        alpha_t, sigma_t = schedule.levels(t)
-        alpha_s, sigma_s = schedule.levels(np.append(t[1:], 0))
-        plan = self.coefficients(alpha_t, sigma_t, alpha_s, sigma_s)
-        plan = plan._replace(noise=plan.noise * self.temperature)
-        columns = (t, alpha_t, sigma_t, *plan)
-        steps = [Step(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
-        (alpha_1,), (sigma_1,) = (level.tolist() for level in schedule.levels(np.array([1])))
-        return steps + [Step(1, alpha_1, sigma_1, x0=1.0, x=0.0)] * self.extra_steps
+        return [*_steps(self, schedule)]
 
     def sample(
         self,
@@ -157,6 +150,19 @@ class Sampler(ABC):
                 x = x + step.noise * draw_normal(shape, generator, device=device, dtype=dtype)
             previous = x0
         return x
+
+
+@lru_cache(maxsize=64)  # many calls sample in the same steps
+def _steps(sampler: Sampler, schedule: Schedule) -> tuple[Step, ...]:
+    t = time_grid(sampler.num_steps or schedule.num_steps, schedule.num_steps)
+    alpha_t, sigma_t = schedule.levels(t)
+    alpha_s, sigma_s = schedule.levels(np.append(t[1:], 0))
+    plan = sampler.coefficients(alpha_t, sigma_t, alpha_s, sigma_s)
+    plan = plan._replace(noise=plan.noise * sampler.temperature)
+    columns = (t, alpha_t, sigma_t, *plan)
+    steps = [Step(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
+    (alpha_1,), (sigma_1,) = (level.tolist() for level in schedule.levels(np.array([1])))
+    return (*steps, *[Step(1, alpha_1, sigma_1, x0=1.0, x=0.0)] * sampler.extra_steps)
 
 
 def time_grid(num_steps: int, trained: int) -> np.ndarray:
