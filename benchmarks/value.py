@@ -16,7 +16,7 @@ from benchmarks.machine import clock, measure
 from benchmarks.made_up import Size, make_dataset, make_module, settings
 from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.modules import DVFModule
-from lit_offrl.modules.history import History
+from lit_offrl.modules.occupancy import History
 from lit_offrl.nets import symexp
 
 
@@ -34,10 +34,10 @@ def counted(module: DVFModule) -> Iterator[Calls]:
     counted, denoiser = Calls(), module.occupancy.average
     original = denoiser.denoise
 
-    def denoise(x_t: Tensor, *rest: Any) -> Tensor:
+    def denoise(x_t: Tensor, *rest: Any, **options: Any) -> Tensor:
         counted.calls += 1
         counted.rows += len(x_t)
-        return original(x_t, *rest)
+        return original(x_t, *rest, **options)
 
     with patch.object(denoiser, "denoise", denoise):
         yield counted

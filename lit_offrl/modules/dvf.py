@@ -7,31 +7,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import FutureStateBatch, FutureStates
+from lit_offrl.figures import value_against_return
+from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import load_parts, read_checkpoint
-from lit_offrl.modules.dvf_values import DiffusedValues, labels
+from lit_offrl.modules.dvf_cache import ValueCache
+from lit_offrl.modules.dvf_value import DiffusedValue, labels
 from lit_offrl.modules.extraction import (
     awr_loss,
     q_loss,
     reward_gradient_loss,
     weighted_loss,
 )
-from lit_offrl.modules.history import History
-from lit_offrl.modules.occupancy import OccupancyModel
-from lit_offrl.modules.optimizer import CostChange, Decay
+from lit_offrl.modules.occupancy import History, OccupancyModel
+from lit_offrl.modules.optimizer import CostChange
 from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import DenseNetMLP, GaussianPolicy, frozen_copy, polyak_update_, symlog
 
+_CACHE_KEY = "dvf_cached_values"  # of a checkpoint
+_VALUE_BATCHES, _VALUE_SAMPLES = 2, 32  # for the comparison of values with returns in validation
 
-class DVFModule(DiffusedValues):
-    """A value from where the policy goes next and what is paid there; a policy from that value.
+
+class DVFModule(OfflineModule):
+    """A value from where the policy goes next and the rewards there; a policy from that value.
 
     Four networks, each trained by its own loss in one optimiser step (Algorithm 1):
 
@@ -45,9 +52,9 @@ class DVFModule(DiffusedValues):
     * states are scaled to [−1, 1], not [0, 1]: Algorithm 1's comment, not its formula;
     * V(s) is r(s, π(s)) plus γ/(1−γ) times the MEAN of r over samples; Algorithm 1 prints a sum
       and leaves the first reward out;
-    * past a true terminal the state is absorbing and pays nothing (``terminals``);
-    * a predicted reward is held within the range of the data's: states that ρ draws lie off the
-      data at times, where symexp blows a regression's error up (here to −37 a step);
+    * past a true terminal the state is absorbing and its reward 0 (``terminals``);
+    * a predicted reward is clamped to the range of the data's: states that ρ draws sometimes lie
+      off the data, where symexp magnifies a regression's error (here to −37 a step);
     * Q is predicted as Q·(1−γ), the reward's own scale, so that one learning rate fits every γ;
     * Eq. 10 is divided by the mean |Q| of the batch, without which no fixed behaviour-cloning
       coefficient means the same in two environments;
@@ -55,86 +62,93 @@ class DVFModule(DiffusedValues):
       the data's trajectories (``advantage: returns``), since Q loses what one action changes in the
       noise of sampled values: docs/results.md has the numbers.
 
+    The networks are trained here; ``DiffusedValue`` turns them into values, and ``ValueCache``
+    keeps the values of all rows where they are sampled once.
+
     Args:
-        observation_dim: o, size of an observation; linked from the data.
-        action_dim: a, size of an action, 0 without actions; linked from the data.
-        action_low: lower bounds (a,); linked from the data.
-        action_high: upper bounds (a,); linked from the data.
-        train: ``all`` networks together; ``occupancy`` alone (pre-training: neither rewards nor
-            actions are needed); or ``heads``, everything but the occupancy.
-        pretrained: checkpoint of a DVFModule whose occupancy model and normaliser to begin with.
-        gamma: discount γ.
-        terminals: ``absorbing`` (default), or ``truncate``, which treats a terminal as a time limit
-            and so forgets that nothing is earned after it.
-        max_offset: largest Δt, in training and in sampling; none by default. The rewards up to it
-            then stand for all later ones.
-        near_share: share of the pairs that ρ learns from whose Δt is log-uniform up to 1/(1−γ), not
-            geometric: for a model that is to be asked with smaller γ or Δt, too. Samples and values
-            draw their Δt geometrically all the same.
-        policy_representation: φ(π): ``sequential`` (the states before s), ``scalar`` (the data's
-            ``policy`` column) or ``none``.
-        history: number of preceding states of the sequential representation.
-        history_actions: whether their actions belong to it too.
-        value_policy: whose value Q is regressed on, and the actor begins with, where φ is scalar:
-            ``own``, the policy that each row was collected by; or ``latest``, the policy of the
-            largest index in the training data whatever row s_{t+1} is from, as the online mode
-            needs it (section 3.3, item 4): the rows of older policies then teach ρ where states
-            lead, but their values are those of the newest, not of a mixture.
-        width: width of the Perceiver IO.
-        blocks: its number of blocks.
-        heads: its heads, in cross- and in self-attention.
-        latents: its number of latents; the paper does not give it.
-        schedule: noise schedule.
-        diffusion_steps: T.
-        prediction: what the denoiser predicts.
-        weighting: weight of the diffusion loss over diffusion times.
-        ema_rate: rate of the averaged denoiser that is sampled from.
-        sampler: sampler of ρ, in training and for values.
-        sampling_steps: its steps; T gives the full chain.
-        num_samples: n, states drawn for one value.
-        hidden: widths of the DenseNet MLPs.
-        extraction: ``q_net`` (Eq. 10 against the regressed Q), ``awr`` (likelihood weighted by
-            exp(advantage)), or ``reward_grad``: Eq. 12 to the letter, in which the diffusion model
-            cannot move the policy, kept to show just that.
-        bc_coefficient: weight of the squared distance to the data's actions (q_net, reward_grad);
-            with q_net and value_policy ``latest`` to those of the latest policy's rows alone, since
-            Q is worth little far from the policy whose values it was regressed on.
-        awr_temperature: β of the weights exp(β · A / mean |A|), cut at 100.
-        advantage: of awr's weights: ``q``, Q(s, a) − Q(s, π(s)) of the regressed Q; or ``returns``,
-            G(s, a) − b(s), for which values must be cached. G is the λ-return of the trajectory
-            that took a, bootstrapped with the cached V, and b(s) a state baseline regressed on G.
-            Sampled values are noisy, and what one action changes is small beside that noise: Q,
-            which averages it over neighbouring (s, a), loses the difference between actions too,
-            while the rewards along the trajectory keep it.
-        return_trace: λ of those returns: 0 is r + γ V(s'), the paper's target of Q, and 1 the
-            data's own return, V only where an episode is cut off.
-        actor_ema_rate: rate of the averaged actor, which acts and whose value is estimated: the
-            returns of the latest weights swing from one hundred steps to the next; 1 acts by them.
-        warmup_steps: optimiser steps in which ρ and r settle and the actor clones the behaviour
-            policy, before Q begins.
-        values: ``online`` samples V(s_{t+1}) for each batch anew (Algorithm 1); ``cached`` stops
+        train: What is trained: ``all`` networks together; the ``occupancy`` alone, to pre-train on
+            states without rewards or actions; or the ``heads``, everything but the occupancy.
+        pretrained: Checkpoint of a DVFModule whose occupancy model and normaliser this one starts
+            with; ``heads`` needs one.
+        gamma: Discount γ in [0, 1).
+        terminals: ``absorbing`` continues an episode past a true terminal in a state without
+            reward; ``truncate`` treats a terminal as a time limit and so forgets that no reward
+            follows it.
+        max_offset: Largest Δt in training and in sampling, in steps of at least 1; by default there
+            is none. Rewards up to it then stand for all later ones.
+        near_share: Fraction of training pairs, in [0, 1), whose offset is log-uniform on
+            [1, 1/(1−γ)] instead of geometric. Use it if the model will be queried with a smaller γ
+            or Δt. Samples and values draw their Δt geometrically in any case.
+        policy_representation: Representation φ(π) of the policy: ``sequential`` (the states before
+            s), ``scalar`` (the data's column ``policy``) or ``none``.
+        history: Number of preceding states in the sequential representation, at least 1.
+        history_actions: Whether the sequential representation has the actions of these states, too.
+        value_policy: Policy whose value Q is regressed on, and with which the actor starts, where φ
+            is scalar: ``own`` is the policy that collected the row; ``latest`` is the one with the
+            largest index in the training data, whatever row s_{t+1} is from, as the online mode
+            needs it (section 3.3, item 4): rows of older policies then still teach ρ where states
+            lead, but their values are those of the newest policy.
+        width: Width of the Perceiver IO, an even number that the heads divide.
+        blocks: Number of blocks of the Perceiver IO, at least 1.
+        heads: Number of heads in its cross-attention and in its self-attention, at least 1.
+        latents: Number of its latents, at least 1; the paper does not give it.
+        schedule: Noise schedule of the diffusion: ``cosine``, ``linear`` or ``vp``.
+        diffusion_steps: Number T of diffusion steps, at least 1.
+        prediction: What the denoiser predicts: the noise ``epsilon``, the state ``x0`` or the
+            velocity ``v``.
+        weighting: Weight of the diffusion loss over diffusion times: ``uniform`` or ``min_snr``.
+        ema_rate: Rate in (0, 1] at which the averaged denoiser, which samples, follows the trained
+            one.
+        sampler: Sampler of ρ, in training and for values: ``dpm++``, ``ddim`` or ``ddpm``.
+        sampling_steps: Number of sampling steps, in [1, diffusion_steps]; the largest gives the
+            full chain.
+        num_samples: Number n of states that are drawn for one value, at least 1.
+        hidden: Widths of the hidden layers of the reward model, of Q and of the actor.
+        extraction: How the actor learns: ``q_net`` maximises the regressed Q (Eq. 10); ``awr``
+            maximises the likelihood of actions weighted by exp(advantage); ``reward_grad`` is
+            Eq. 12 to the letter, in which the diffusion model cannot move the policy, and is there
+            to show just that.
+        bc_coefficient: Weight, at least 0, of the squared distance to the data's actions in
+            ``q_net`` and ``reward_grad``. With ``q_net`` and value_policy ``latest`` only rows of
+            the latest policy count, since Q is unreliable far from the policy whose values it was
+            regressed on.
+        awr_temperature: Inverse temperature β, at least 0, of the weights exp(β · A / mean |A|) of
+            ``awr``, which are cut off at 100.
+        advantage: Advantage A of ``awr``: ``q`` is Q(s, a) − Q(s, π(s)) of the regressed Q;
+            ``returns`` is G(s, a) − b(s), for which values must be cached. G is the λ-return of the
+            trajectory that took a, bootstrapped with the cached V, and b(s) a state baseline that
+            is regressed on G. Sampled values are noisy, and what one action changes is small beside
+            that noise: Q, which averages it over neighbouring (s, a), loses the difference between
+            actions too, while the rewards along the trajectory keep it.
+        return_trace: λ in [0, 1] of these returns: 0 is r + γ V(s'), the paper's target of Q; 1 is
+            the data's own return, with V only where an episode is cut off.
+        actor_ema_rate: Rate in (0, 1] at which the averaged actor, which acts and whose value is
+            estimated, follows the trained one: returns of the latest weights swing within a hundred
+            steps. 1 acts by the latest weights.
+        warmup_steps: Number of optimiser steps, at least 0, in which ρ and r settle and the actor
+            clones the behaviour policy, before Q starts.
+        values: ``online`` samples V(s_{t+1}) for each batch (Algorithm 1). ``cached`` stops
             training ρ and r after the warm-up and samples the values of all rows once, so that Q
-            and the actor learn from targets of n samples at the price of a table look-up. With
-            train ``occupancy`` there are none, and ρ trains to the end.
-        refresh_steps: samples the cached values anew each so many steps, for the actor of that
-            time; never by default, which leaves them those of the behaviour policy.
-        learning_rate: Adam's rate.
-        decay: of the rate: ``constant``, or ``cosine`` to 0 at ``trainer.max_steps``, without which
-            small constant errors of r wander, each worth γ/(1−γ) times as much in V. With values
-            ``cached`` that of ρ and r is 0 by the end of the warm-up, where their training ends.
-        seed: names the stream of all random numbers in training.
+            and the actor learn from targets of n samples at the cost of a table look-up; with train
+            ``occupancy`` there are no values, and ρ trains to the end.
+        refresh_steps: Number of steps, at least 1, after which the cached values are sampled again
+            for the actor of that time. By default they stay those of the behaviour policy.
+        **kwargs: Options of ``OfflineModule``. Let ``decay`` be ``cosine`` where values matter:
+            without it small constant errors of r remain, each of which counts γ/(1−γ) times in V.
+            With values ``cached`` the rate of ρ and r is 0 by the end of the warm-up, where their
+            training ends.
 
     Raises:
-        ConfigError: options contradict each other or the data, or a number is out of its range.
+        ConfigError: Options contradict each other or the data, or a number is out of its range.
     """
+
+    late_metrics = ("val/value_correlation",)
+    reward_limits: Tensor
+    """Lowest and highest symlog reward of the data (2,)."""
 
     def __init__(
         self,
-        observation_dim: int,
-        action_dim: int = 0,
-        action_low: Sequence[float] | None = None,
-        action_high: Sequence[float] | None = None,
-        *,
+        *args: Any,
         train: Literal["all", "occupancy", "heads"] = "all",
         pretrained: str | None = None,
         gamma: float = 0.99,
@@ -167,19 +181,9 @@ class DVFModule(DiffusedValues):
         warmup_steps: int = 0,
         values: Literal["online", "cached"] = "online",
         refresh_steps: int | None = None,
-        learning_rate: float = 3e-4,
-        decay: Decay = "constant",
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            observation_dim,
-            action_dim,
-            action_low,
-            action_high,
-            learning_rate=learning_rate,
-            decay=decay,
-            seed=seed,
-        )
+        super().__init__(*args, **kwargs)
         require_in("[0, 1)", gamma=gamma, near_share=near_share)
         require_in("[0, 1]", return_trace=return_trace)
         require_in("[1, inf)", num_samples=num_samples, max_offset=max_offset)
@@ -187,7 +191,7 @@ class DVFModule(DiffusedValues):
         require_in("[0, inf)", bc_coefficient=bc_coefficient, awr_temperature=awr_temperature)
         require_in("[0, inf)", warmup_steps=warmup_steps)
         require_in("(0, 1]", actor_ema_rate=actor_ema_rate)
-        if train != "occupancy" and action_dim < 1:
+        if train != "occupancy" and self.action_dim < 1:
             raise ConfigError(
                 f"train is '{train}', which needs a dataset with actions and rewards; "
                 "this one has no actions: set train to 'occupancy' to pre-train on states alone."
@@ -210,7 +214,7 @@ class DVFModule(DiffusedValues):
         sequential = policy_representation == "sequential"
         if sequential and history < 1:
             raise ConfigError("policy_representation 'sequential' needs history of at least 1.")
-        if sequential and history_actions and action_dim < 1:
+        if sequential and history_actions and self.action_dim < 1:
             raise ConfigError(
                 "history_actions is true, but the dataset has no actions: set it to false."
             )
@@ -220,7 +224,6 @@ class DVFModule(DiffusedValues):
                 "only scalar policies have a latest one; set policy_representation to 'scalar', or "
                 "value_policy to 'own'."
             )
-        self.save_hyperparameters()
         self.train_part = train
         self.pretrained = pretrained
         self.gamma = gamma
@@ -231,7 +234,8 @@ class DVFModule(DiffusedValues):
         self.history = history if sequential else 0
         self.history_actions = sequential and history_actions
         self.value_policy = value_policy
-        self.latest_policy = None
+        self.latest_policy: float | None = None
+        """The φ that V(s_{t+1}) takes in training; None takes that of each row."""
         self.num_samples = num_samples
         self.extraction = extraction
         self.bc_coefficient = bc_coefficient
@@ -242,13 +246,12 @@ class DVFModule(DiffusedValues):
         self.actor_ema_rate = actor_ema_rate
         self.values = "online" if train == "occupancy" else values  # ρ alone has none to cache
         self.refresh_steps = refresh_steps
-        self._cache: Tensor | None = None
-        self._returns: Tensor | None = None
-        self._seen_values: list[Tensor] = []
+        self.cache = ValueCache()
+        self._compared: list[Tensor] = []  # values and returns of held-out states
 
         self.occupancy = OccupancyModel(
-            observation_dim,
-            action_dim if self.history_actions else 0,
+            self.observation_dim,
+            self.action_dim if self.history_actions else 0,
             policy_representation=policy_representation,
             history=self.history,
             denoiser={
@@ -267,22 +270,23 @@ class DVFModule(DiffusedValues):
             sampling_steps=sampling_steps,
         )
         self.register_buffer("reward_limits", torch.tensor([-math.inf, math.inf]))
-        self.reward = DenseNetMLP(observation_dim + action_dim, hidden, 1)
-        self.q = DenseNetMLP(observation_dim + action_dim, hidden, 1)
+        pair_dim = self.observation_dim + self.action_dim
+        self.reward = DenseNetMLP(pair_dim, hidden, 1)
+        self.q = DenseNetMLP(pair_dim, hidden, 1)
         if advantage == "returns":
-            self.baseline = DenseNetMLP(observation_dim, hidden, 1)
+            self.baseline = DenseNetMLP(self.observation_dim, hidden, 1)
         self.actor: GaussianPolicy | None = (
             GaussianPolicy(
-                observation_dim,
-                action_dim,
+                self.observation_dim,
+                self.action_dim,
                 hidden=hidden,
-                low=action_low,
-                high=action_high,
+                low=self.action_low,
+                high=self.action_high,
                 # past σ = 1 most actions are cut off at the bounds and the entropy is no longer
                 # that of the policy, so that Eq. 10 would let σ grow without end
                 log_std_range=(-5.0, 0.0),
             )
-            if action_dim
+            if self.action_dim
             else None
         )
         self.acting = None if self.actor is None else frozen_copy(self.actor)
@@ -314,7 +318,7 @@ class DVFModule(DiffusedValues):
         )
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """The occupancy's denoiser, the reward model, Q and the actor, as far as trained."""
+        """The trained ones of the occupancy's denoiser, the reward model, Q or b, and the actor."""
         groups = {"occupancy": list(self.occupancy.denoiser.parameters())}
         if self.train_part == "occupancy":
             return groups
@@ -324,11 +328,11 @@ class DVFModule(DiffusedValues):
 
     @property
     def _critic(self) -> Literal["q", "baseline"]:
-        """What advantages are measured with; the other one is not trained."""
+        """Network that advantages are measured with; the other one is not trained."""
         return "q" if self.advantage == "q" else "baseline"
 
     def setup(self, stage: str) -> None:
-        """Take what the data say: normaliser's statistics, rewards' range, latest policy."""
+        """Take the normaliser's statistics, the range of rewards and the latest policy."""
         super().setup(stage)
         if self.value_policy == "latest" and self.datamodule is not None:
             self.latest_policy = float(self.datamodule.train_policies().max())
@@ -339,8 +343,8 @@ class DVFModule(DiffusedValues):
                 self.reward_limits.copy_(torch.stack(rewards.aminmax()))
 
     def on_fit_start(self) -> None:
-        """Begin with a pre-trained occupancy model, unless a run is resumed."""
-        # Not in setup, where Lightning does not say yet whether it is going to resume.
+        """Start with a pre-trained occupancy model, unless a run is resumed."""
+        # Not in setup, where Lightning does not yet know whether it is going to resume.
         if self.pretrained is not None and self.trainer.ckpt_path is None:
             self.load_occupancy(self.pretrained)
 
@@ -348,13 +352,13 @@ class DVFModule(DiffusedValues):
         """Take occupancy model and normaliser from another DVFModule's checkpoint.
 
         Raises:
-            ConfigError: the checkpoint does not fit this model's sizes, or means something else.
+            ConfigError: The checkpoint does not fit this model's sizes or options.
         """
         checkpoint = read_checkpoint(path)
-        told: tuple[str, ...] = ("prediction", "heads")  # which no size of a weight tells
-        if self.train_part == "heads":  # else what terminals mean is learned anew
-            told += ("terminals",)
-        for name in told:
+        checked: tuple[str, ...] = ("prediction", "heads")  # which no weight's size reveals
+        if self.train_part == "heads":  # else the meaning of terminals is learned again
+            checked += ("terminals",)
+        for name in checked:
             theirs, mine = checkpoint.get("hyper_parameters", {}).get(name), self.hparams[name]
             if theirs not in (None, mine):
                 raise ConfigError(
@@ -367,10 +371,81 @@ class DVFModule(DiffusedValues):
         )
         load_parts(self, ("occupancy", "normalizer"), checkpoint["state_dict"], refusal)
 
+    # ---- values --------------------------------------------------------------------------------
+
+    @property
+    def diffused_value(self) -> DiffusedValue:
+        """V of the averaged actor, by the networks as they are now.
+
+        Raises:
+            ConfigError: Only the occupancy was trained, so there is neither actor nor reward model.
+        """
+        return DiffusedValue(
+            normalizer=self.normalizer,
+            occupancy=self.occupancy,
+            reward=self.reward,
+            reward_limits=self.reward_limits,
+            actor=self._acting(),
+            gamma=self.gamma,
+            max_offset=self.max_offset,
+            num_samples=self.num_samples,
+            latest_policy=self.latest_policy,
+        )
+
+    @torch.no_grad()
+    def value(self, observations: Tensor, *, seed: int = 0, **options: Any) -> Tensor:
+        """Return V(s) (B,) in the reward's units for raw observations (B, o).
+
+        Args:
+            observations: Raw observations (B, o), on the module's device.
+            seed: Seed of the noise; the same seed gives the same value.
+            **options: Options of ``DiffusedValue``: history, policy, steps_left, num_samples and
+                actions.
+        """
+        return self.diffused_value(
+            observations, ShardedGenerator(seed, device=self.device), **options
+        )
+
+    @torch.no_grad()
+    def sample_future(
+        self,
+        observations: Tensor,
+        offsets: Tensor,
+        *,
+        history: History | None = None,
+        policy: Tensor | None = None,
+        seed: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw states Δt steps after the given ones.
+
+        Args:
+            observations: Raw observations (B, o).
+            offsets: Δt in steps (B, n), one sample each.
+            history: What came before, raw; needed by the sequential representation.
+            policy: Scalar representation (B,).
+            seed: Seed of the noise.
+
+        Returns:
+            Raw states (B, n, o) and which of them are absorbed, bool (B, n).
+        """
+        if history is not None:
+            history = history.normalised(self.normalizer)
+        observations = self.normalizer.normalize(observations)
+        condition = self.occupancy.condition(observations, offsets.float(), history, policy)
+        noise = ShardedGenerator(seed, device=self.device)
+        states, absorbed = self.occupancy.sample(condition, noise)
+        return self.normalizer.denormalize(states), absorbed
+
+    @torch.no_grad()
+    def predicted_reward(self, observations: Tensor) -> Tensor:
+        """Return r(s, π(s)) (…) in the reward's units, for raw observations (…, o)."""
+        observations = self.normalizer.normalize(observations)
+        return self.diffused_value.reward_of(observations, self._acting()(observations))
+
     # ---- losses --------------------------------------------------------------------------------
 
     def trains(self) -> dict[str, Callable[[FutureStateBatch], Tensor]]:
-        """The losses of the step under way, by the name of the network that they train."""
+        """The losses of the current step, by the name of the network that they train."""
         warming = self._step() < self.warmup_steps
         settled = self.values == "cached" and not warming
         losses: dict[str, Callable[[FutureStateBatch], Tensor]] = {}
@@ -386,31 +461,27 @@ class DVFModule(DiffusedValues):
         return losses | {self._critic: critic_loss, "actor": self.actor_loss}
 
     def losses(self, batch: FutureStateBatch) -> dict[str, Tensor]:
-        """Algorithm 1's losses, as far as the step under way has them.
+        """Algorithm 1's losses of the networks that the current step trains.
 
         Raises:
-            ConfigError: the view gives no pairs of a state and a later one.
+            ConfigError: The view gives no pairs of a state and a later one.
         """
-        if not isinstance(batch, FutureStateBatch):
-            raise ConfigError(
-                f"DVFModule trains on FutureStates, but the view gives a {type(batch).__name__}: "
-                "set data.init_args.view to FutureStates, or leave the view to the model."
-            )
+        self.require_batch(batch, FutureStateBatch, "FutureStates")
         return {name: loss(batch) for name, loss in self.trains().items()}
 
     def trained_until(self, network: str) -> int | float:
-        """ρ and r rest after the warm-up where their values are cached then."""
+        """ρ and r rest after the warm-up if the values made of them are cached then."""
         done = self.values == "cached" and network in ("occupancy", "reward")
         return self.warmup_steps if done else math.inf
 
     def cost_changes(self, step: int) -> CostChange | None:
-        """The warm-up's end: then values are sampled for each batch, or ρ and r train no more."""
+        """At the warm-up's end values are sampled for each batch, or ρ and r stop training."""
         if self.train_part == "occupancy" or step >= self.warmup_steps:
             return None
         return CostChange(self.warmup_steps, dearer=self.values == "online")
 
     def idle_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the networks that wait or that are done, and those their losses omit."""
+        """Parameters that no loss of the current step reaches."""
         busy = self.trains()
         groups = self.parameter_groups()
         idle = [one for name, group in groups.items() if name not in busy for one in group]
@@ -426,7 +497,9 @@ class DVFModule(DiffusedValues):
         observations, targets = self.normalizer.normalize(
             torch.stack([batch.observations, batch.future_observations])
         )
-        history = self._normalised(History.before(batch))
+        history = History.before(batch)
+        if history is not None:
+            history = history.normalised(self.normalizer)
         condition = self.occupancy.condition(
             observations, batch.offsets[:, None].float(), history, batch.policy
         )
@@ -450,46 +523,47 @@ class DVFModule(DiffusedValues):
         """Regression of Q on r + γ (1 − terminal) V(s'), Eq. 11, in units of (1 − γ) Q."""
         actions, _ = labels(batch)
         observations = self.normalizer.normalize(batch.observations)
-        target = self._target(batch)
+        td_target = self._td_target(batch)
         predicted = self.q(torch.cat([observations, actions], dim=-1)).squeeze(-1)
         self.log_scalar("q/mean", predicted.mean() / (1.0 - self.gamma))
-        self.log_scalar("q/target_mean", target.mean() / (1.0 - self.gamma))
-        return (predicted - target).square().mean()
+        self.log_scalar("q/target_mean", td_target.mean() / (1.0 - self.gamma))
+        return (predicted - td_target).square().mean()
 
     def baseline_loss(self, batch: FutureStateBatch) -> Tensor:
         """Regression of b(s) on the returns, in units of (1 − γ) G.
 
-        Its mean is over all policies of the data, whatever φ V was asked with: an action is good
-        that does better than what was done in such states, also by a policy that was better.
+        Its mean is over all policies of the data, whatever φ the values are of: an action is good
+        if it does better than the actions in such states did, even those of a better policy.
         """
-        target = self._target(batch)
+        td_target = self._td_target(batch)
         predicted = self.baseline(self.normalizer.normalize(batch.observations)).squeeze(-1)
         self.log_scalar("baseline/mean", predicted.mean() / (1.0 - self.gamma))
-        self.log_scalar("baseline/target_mean", target.mean() / (1.0 - self.gamma))
-        return (predicted - target).square().mean()
+        self.log_scalar("baseline/target_mean", td_target.mean() / (1.0 - self.gamma))
+        return (predicted - td_target).square().mean()
 
     @torch.no_grad()
-    def _target(self, batch: FutureStateBatch) -> Tensor:
-        """(1 − γ) times what (s, a) is worth (B,): of held-out rows always r + γ V(s')."""
-        if self.training and self._returns is not None:
-            return (1.0 - self.gamma) * self._returns[batch.rows]
-        if self.training and self._cache is not None:
-            values = self._cache[batch.rows]
+    def _td_target(self, batch: FutureStateBatch) -> Tensor:
+        """(1 − γ) times the return of (s, a) (B,); of held-out rows it is always r + γ V(s')."""
+        cache, value = self.cache, self.diffused_value
+        if self.training and cache.returns is not None:
+            return (1.0 - self.gamma) * cache.returns[batch.rows]
+        if self.training and cache.next_values is not None:
+            next_values = cache.next_values[batch.rows]
         else:
-            values = self._next_values(batch, self.noise)
-        return (1.0 - self.gamma) * (self._rewards_of(batch) + self.gamma * values)
+            next_values = value.next_values(batch, self.noise)
+        return (1.0 - self.gamma) * (value.rewards(batch) + self.gamma * next_values)
 
     def on_train_batch_start(self, batch: FutureStateBatch, batch_idx: int) -> None:
         """Sample the values of all rows when ``values: cached`` is due."""
-        waited = self._step() - self.warmup_steps
+        since = self._step() - self.warmup_steps
         first_of_step = batch_idx % self.trainer.accumulate_grad_batches == 0
-        if self.values == "online" or waited < 0 or not first_of_step:
+        if self.values == "online" or since < 0 or not first_of_step:
             return
-        again = self.refresh_steps is not None and waited % self.refresh_steps == 0
-        if self._cache is None or again:
-            self._cache, self._returns = self._sample_cache(), None
-        if self._returns is None and self.advantage == "returns":
-            self._returns = self._trajectory_returns(self._cache)
+        again = self.refresh_steps is not None and since % self.refresh_steps == 0
+        if self.cache.next_values is None or again:
+            self.cache.sample(self.diffused_value, self)
+        if self.cache.returns is None and self.advantage == "returns":
+            self.cache.follow_trajectories(self.diffused_value, self, self.return_trace)
 
     def cloning_loss(self, batch: FutureStateBatch) -> Tensor:
         """Behaviour cloning by likelihood: during warm-up V is that of the behaviour policy.
@@ -505,34 +579,36 @@ class DVFModule(DiffusedValues):
         return -likelihood.mean()
 
     def _cloned(self, batch: FutureStateBatch) -> Tensor | None:
-        """Which rows (B,) are the latest policy's, and so to be cloned; None for all."""
+        """Which rows (B,) are the latest policy's, and so are cloned; None means all."""
         if self.latest_policy is None or batch.policy is None:
             return None
         return batch.policy == self.latest_policy
 
     def actor_loss(self, batch: FutureStateBatch) -> Tensor:
-        """Policy extraction by ``extraction``; no gradient reaches Q, r or ρ."""
+        """Loss of the policy extraction ``extraction``; no gradient reaches Q, r or ρ."""
         actions, _ = labels(batch)
         actor = self._trained_actor()
         observations = self.normalizer.normalize(batch.observations)
         if self.advantage == "returns":
             with torch.no_grad():
-                above = self._target(batch) - self.baseline(observations).squeeze(-1)
-            loss, seen = weighted_loss(actor, above, observations, actions, self.awr_temperature)
+                advantage = self._td_target(batch) - self.baseline(observations).squeeze(-1)
+            loss, logged = weighted_loss(
+                actor, advantage, observations, actions, self.awr_temperature
+            )
         elif self.extraction == "awr":
-            loss, seen = awr_loss(actor, self.q, observations, actions, self.awr_temperature)
+            loss, logged = awr_loss(actor, self.q, observations, actions, self.awr_temperature)
         elif self.extraction == "q_net":
             noise = self.noise.normal(actions.shape)
             unit = 1.0 / (1.0 - self.gamma)
-            loss, seen = q_loss(
+            loss, logged = q_loss(
                 actor, self.q, observations, actions, noise, self.bc_coefficient, unit,
                 self._cloned(batch),
             )  # fmt: skip
         else:
-            loss, seen = reward_gradient_loss(
+            loss, logged = reward_gradient_loss(
                 actor, self.reward, observations, actions, self.bc_coefficient
             )
-        for name, value in seen.items():
+        for name, value in logged.items():
             self.log_scalar(f"actor/{name}", value)
         return loss
 
@@ -552,7 +628,61 @@ class DVFModule(DiffusedValues):
         """Act by the averaged actor's mean.
 
         Raises:
-            ConfigError: only the occupancy was trained, so there is nothing that acts.
+            ConfigError: Only the occupancy was trained, so there is no actor.
         """
         actor = self._acting()
         return NetworkPolicy(lambda rows: actor(self.normalizer.normalize(rows)), self.device)
+
+    def _acting(self) -> GaussianPolicy:
+        if self.train_part == "occupancy" or self.acting is None:
+            raise ConfigError(
+                "This DVFModule was pre-trained on states alone and has no policy yet; train the "
+                "rest with train 'heads' or 'all' and 'pretrained' set to this checkpoint."
+            )
+        return self.acting
+
+    # ---- checkpoints, and values beside returns in validation ----------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the cached values too, which a resumed run must not sample again."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[_CACHE_KEY] = self.cache.next_values
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the cached values."""
+        super().on_load_checkpoint(checkpoint)
+        values = checkpoint.get(_CACHE_KEY)
+        self.cache.next_values = None if values is None else values.to(self.device)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the values of the last validation."""
+        self._compared = []
+
+    def validation_step(self, batch: FutureStateBatch, batch_idx: int) -> None:
+        """Log the losses; for the first batches, keep values beside the returns of the data."""
+        super().validation_step(batch, batch_idx)
+        if self.train_part == "occupancy" or batch.returns is None or batch_idx >= _VALUE_BATCHES:
+            return
+        values = self.value(
+            batch.observations,
+            history=History.before(batch),
+            policy=batch.policy,
+            num_samples=_VALUE_SAMPLES,
+            seed=batch_idx,
+        )
+        self._compared.append(torch.stack([values, batch.returns]).float().cpu())
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the correlation of values and returns of this process's held-out states."""
+        if self._compared:
+            both = torch.cat(self._compared, dim=1)
+            if bool((both.std(dim=1) > 0).all()):
+                correlation = torch.corrcoef(both)[0, 1]
+                self.log("val/value_correlation", correlation, rank_zero_only=True)
+
+    def figures(self) -> dict[str, Figure]:
+        """Values against discounted returns, for the held-out states of the last validation."""
+        if not self._compared:
+            return {}
+        values, returns = torch.cat(self._compared, dim=1).numpy()
+        return {"value_against_return": value_against_return(values, returns, self.gamma)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,35 +11,70 @@ from torch import Tensor, nn
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.common.ranges import require_in
+from lit_offrl.datasets.normalizers import MinMaxNormalizer
+from lit_offrl.datasets.views import FutureStateBatch
 from lit_offrl.diffusion import Prediction, Schedule, Weighting, diffusion_loss, make_sampler
-from lit_offrl.modules.history import History
 from lit_offrl.nets import FutureCondition, PerceiverDenoiser, frozen_copy, polyak_update_
 
 
-class OccupancyModel(nn.Module):
-    """ρ(s' | s, Δt, φ(π)) by diffusion (seed paper DVF, section 3.3, Eq. 8).
+class History(NamedTuple):
+    """The k states before each of B states, oldest first: the sequential representation of φ(π)."""
 
-    States are normalised to [−1, 1] and carry one extra dimension that marks the absorbing state:
+    states: Tensor
+    """States (B, k, o), zeros where the episode had not begun."""
+    actions: Tensor | None
+    """Actions that were taken in them, (B, k, a), if known."""
+    mask: Tensor
+    """True where there is a state, bool (B, k)."""
+
+    @classmethod
+    def before(cls, batch: FutureStateBatch) -> History | None:
+        """Return the history of a batch's s_t, if its view gathers one."""
+        if batch.history is None or batch.history_mask is None:
+            return None
+        return cls(batch.history, batch.history_actions, batch.history_mask)
+
+    def advanced(self, observations: Tensor, actions: Tensor | None) -> History:
+        """Return the history one step later, whose last states are ``observations`` (B, o)."""
+        taken = None
+        if self.actions is not None and actions is not None:
+            taken = torch.cat([self.actions[:, 1:], actions[:, None]], dim=1)
+        return History(
+            torch.cat([self.states[:, 1:], observations[:, None]], dim=1),
+            taken,
+            torch.cat([self.mask[:, 1:], torch.ones_like(self.mask[:, :1])], dim=1),
+        )
+
+    def normalised(self, normalizer: MinMaxNormalizer) -> History:
+        """Return the same with normalised states."""
+        return self._replace(states=normalizer.normalize(self.states))
+
+
+class OccupancyModel(nn.Module):
+    """ρ(s' | s, Δt, φ(π)) by diffusion (DVF, section 3.3, Eq. 8).
+
+    States are normalised to [−1, 1] and have one extra dimension that marks the absorbing state:
     −1 for a state of the environment, +1 past a true terminal (all other dimensions are 0 there).
     The paper does not say what happens at terminals; without the mark a policy that falls at once
     would look as good as one that walks on.
 
     Args:
-        observation_dim: o.
-        history_action_dim: a, where the history holds actions too; 0 where it does not.
+        observation_dim: Size o of an observation.
+        history_action_dim: Size a of an action where the history has actions, else 0.
         policy_representation: φ(π): ``sequential``, ``scalar`` or ``none`` (section 3.1).
-        history: k, number of preceding states of the sequential representation.
-        denoiser: further options of :class:`~lit_offrl.nets.PerceiverDenoiser`.
-        schedule: noise schedule.
-        diffusion_steps: T.
-        prediction: what the denoiser predicts.
-        weighting: weight of the loss over diffusion times.
-        ema_rate: rate of the averaged denoiser that samples; 1 samples with the latest weights.
-        sampler: which sampler draws states.
-        sampling_steps: its number of steps, at most T.
+        history: Number k of preceding states in the sequential representation.
+        denoiser: Further options of :class:`~lit_offrl.nets.PerceiverDenoiser`.
+        schedule: Noise schedule.
+        diffusion_steps: Number T of diffusion steps.
+        prediction: What the denoiser predicts.
+        weighting: Weight of the loss over diffusion times.
+        ema_rate: Rate in (0, 1] at which the averaged denoiser, which samples, follows the trained
+            one; 1 samples with the latest weights.
+        sampler: Name of the sampler that draws states.
+        sampling_steps: Number of its steps, in [1, T].
 
     Raises:
-        ConfigError: a number out of its range, or more sampling steps than T.
+        ConfigError: A number is out of its range, or there are more sampling steps than T.
     """
 
     def __init__(
@@ -82,7 +117,7 @@ class OccupancyModel(nn.Module):
 
     @staticmethod
     def mark(states: Tensor, absorbed: Tensor | None = None) -> Tensor:
-        """Append the absorbing mark: (…, o) → (…, o + 1); absorbed states (…,) become zeros."""
+        """Append the absorbing mark, (…, o) → (…, o + 1); absorbed states (…,) become zeros."""
         if absorbed is None:
             return torch.cat([states, -torch.ones_like(states[..., :1])], dim=-1)
         flag = torch.where(absorbed, 1.0, -1.0).to(states.dtype)[..., None]
@@ -95,16 +130,16 @@ class OccupancyModel(nn.Module):
         history: History | None,
         policy: Tensor | None,
     ) -> FutureCondition:
-        """Put together what a sample depends on, from normalised parts.
+        """Build the condition of samples, from normalised states.
 
         Args:
-            observations: s, (S, o).
-            offsets: Δt, (S, n).
-            history: needed by the sequential representation.
-            policy: needed by the scalar representation, (S,).
+            observations: States s (S, o).
+            offsets: Offsets Δt in steps (S, n).
+            history: What came before; the sequential representation needs it.
+            policy: Scalar representation (S,), which only that representation needs.
 
         Raises:
-            ConfigError: what the representation needs is not there.
+            ConfigError: What the representation needs is missing.
         """
         if self.policy_representation != "sequential":
             history = None
@@ -140,7 +175,7 @@ class OccupancyModel(nn.Module):
     def loss(
         self, targets: Tensor, absorbed: Tensor, condition: FutureCondition, noise: ShardedGenerator
     ) -> Tensor:
-        """Diffusion loss of each row (B,) for normalised targets (B, o)."""
+        """Return the diffusion loss of each row (B,) for normalised targets (B, o)."""
         encoded = self.denoiser.encode(condition)
         return diffusion_loss(
             partial(self.denoiser.denoise, encoded=encoded),
@@ -157,7 +192,7 @@ class OccupancyModel(nn.Module):
 
         Args:
             condition: S states with offsets (S, n).
-            noise: where the numbers come from.
+            noise: Source of all random numbers.
 
         Returns:
             Normalised states (S, n, o) and which of them are absorbed, bool (S, n).
@@ -175,5 +210,5 @@ class OccupancyModel(nn.Module):
         return drawn[..., :-1], drawn[..., -1] > 0
 
     def update_ema(self) -> None:
-        """Let the averaged denoiser follow the trained one."""
+        """Move the averaged denoiser towards the trained one."""
         polyak_update_(self.average, self.denoiser, self.ema_rate)

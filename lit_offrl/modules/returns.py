@@ -1,4 +1,4 @@
-"""Returns that trust the data's rewards for a while and a value from there on."""
+"""λ-returns: rewards of the data, mixed with values of the states that follow."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def lambda_returns(
     over the steps ahead, and so is that of the returns (Sutton and Barto 2018, section 12.1).
 
     Args:
-        rewards: r_t (N,).
-        next_values: V(s_{t+1}) (N,).
-        terminals: whether s_{t+1} is terminal (N,): nothing is earned from there on.
-        followed: whether the next row goes on with the same episode (N,).
-        gamma: discount γ.
+        rewards: Rewards r_t (N,).
+        next_values: Values V(s_{t+1}) (N,).
+        terminals: Whether s_{t+1} is terminal (N,), after which no reward follows.
+        followed: Whether the next row continues the same episode (N,).
+        gamma: Discount γ in [0, 1).
         trace: λ in [0, 1].
 
     Returns:
@@ -35,8 +35,8 @@ def lambda_returns(
     alive = gamma * (~terminals).double()
     onward = trace * (followed & ~terminals).double()
     first = rewards.double() + alive * (1.0 - onward) * next_values.double()
-    factors, parts = (alive * onward).tolist(), first.tolist()
-    later = 0.0
-    for row in range(len(parts) - 1, -1, -1):
-        later = parts[row] = parts[row] + factors[row] * later
-    return torch.tensor(parts, dtype=torch.float32, device=rewards.device)
+    factors, returns = (alive * onward).tolist(), first.tolist()
+    following = 0.0
+    for row in range(len(returns) - 1, -1, -1):
+        following = returns[row] = returns[row] + factors[row] * following
+    return torch.tensor(returns, dtype=torch.float32, device=rewards.device)

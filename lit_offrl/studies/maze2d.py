@@ -22,7 +22,7 @@ from lit_offrl.envs.mazes import MAZE2D, Maze
 from lit_offrl.envs.point_mass import CELL_OFFSET
 from lit_offrl.evaluation.envs import find_spec
 from lit_offrl.modules.dvf import DVFModule
-from lit_offrl.modules.dvf_values import CHAINS
+from lit_offrl.modules.dvf_value import CHAINS
 from lit_offrl.studies.inputs import (
     CheckpointStudy,
     load_data,

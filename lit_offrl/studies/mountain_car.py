@@ -20,7 +20,7 @@ from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.common.randomness import mix, truncated_geometric
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.modules.dvf import DVFModule
-from lit_offrl.modules.dvf_values import CHAINS
+from lit_offrl.modules.dvf_value import CHAINS
 from lit_offrl.studies.correlations import correlations
 from lit_offrl.studies.inputs import (
     CheckpointStudy,

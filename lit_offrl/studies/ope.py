@@ -22,8 +22,8 @@ from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import Transitions
 from lit_offrl.evaluation.statistics import standard_error
 from lit_offrl.modules import DVFModule
-from lit_offrl.modules.dvf_values import CHAINS
-from lit_offrl.modules.history import History
+from lit_offrl.modules.dvf_value import CHAINS
+from lit_offrl.modules.occupancy import History
 from lit_offrl.studies.candidates import Candidate
 from lit_offrl.studies.fqe import FittedQ, FQESettings
 from lit_offrl.studies.ope_truth import discounted_returns, own_episodes

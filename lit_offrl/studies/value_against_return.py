@@ -13,7 +13,7 @@ from lit_offrl.common.randomness import mix
 from lit_offrl.datasets.views import FutureStates
 from lit_offrl.modules.checkpoints import load_module
 from lit_offrl.modules.dvf import DVFModule
-from lit_offrl.modules.history import History
+from lit_offrl.modules.occupancy import History
 from lit_offrl.studies.correlations import correlations
 from lit_offrl.studies.inputs import CheckpointStudy, Study, load_data, protocol_of
 

@@ -9,8 +9,7 @@ import torch
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.views import FutureStates, TransitionBatch
 from lit_offrl.modules import DVFModule
-from lit_offrl.modules.history import History
-from lit_offrl.modules.occupancy import OccupancyModel
+from lit_offrl.modules.occupancy import History, OccupancyModel
 from lit_offrl.nets import symlog
 
 PARTS = ("occupancy", "reward", "q", "actor")
@@ -94,7 +93,7 @@ def test_unlabelled_rewards_are_never_read(tiny, whole_batch, awake):
     torch.testing.assert_close(module.reward_loss(masked), expected)
 
     # Q's target takes the reward model's guess in their place
-    guess = module._reward(*joined.split([2, 1], -1)).detach()
+    guess = module.diffused_value.reward_of(*joined.split([2, 1], -1)).detach()
     filled = batch._replace(rewards=torch.where(labelled, batch.rewards, guess))
     module.seed_noise(3)
     loss = module.q_loss(masked)

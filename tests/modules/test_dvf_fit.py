@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.modules import BCModule, load_module
-from lit_offrl.modules.history import History
+from lit_offrl.modules.occupancy import History
 
 WARMUP = 3
 
@@ -177,10 +177,10 @@ def test_cached_values_end_the_training_of_what_they_are_made_of(tiny, fit):
 
 
 def test_cached_values_are_those_of_sampling_in_training(tiny, fit, monkeypatch):
-    monkeypatch.setattr("lit_offrl.modules.dvf_values.CHAINS", 3 * 20)  # 20 rows at a time
+    monkeypatch.setattr("lit_offrl.modules.dvf_cache.CHAINS", 3 * 20)  # 20 rows at a time
     module = tiny(warmup_steps=WARMUP, values="cached")
     module.actor_ema_rate = 0.0  # the actor stands
-    watch = Watch(lambda m: m._cache)
+    watch = Watch(lambda m: m.cache.next_values)
     trainer = fit(module, WARMUP + 2, watch)
     assert [cache is None for cache in watch.seen] == [True] * (WARMUP + 1) + [False] * 2
     assert watch.seen[-1] is watch.seen[-2]  # sampled once
@@ -191,17 +191,17 @@ def test_cached_values_are_those_of_sampling_in_training(tiny, fit, monkeypatch)
     for number, rows in enumerate(chunks):
         batch = view.batch(rows, torch.zeros(len(rows), 1))
         noise = ShardedGenerator(module.seed, 2, WARMUP, number)
-        expected = module._next_values(batch, noise)
-        torch.testing.assert_close(module._cache[rows], expected)
-        assert (module._cache[rows][batch.terminals] == 0).all()
-    missing = torch.ones(len(module._cache), dtype=torch.bool)
+        expected = module.diffused_value.next_values(batch, noise)
+        torch.testing.assert_close(module.cache.next_values[rows], expected)
+        assert (module.cache.next_values[rows][batch.terminals] == 0).all()
+    missing = torch.ones(len(module.cache.next_values), dtype=torch.bool)
     missing[view.rows] = False
-    assert missing.any() and (module._cache[missing] == 0).all()
+    assert missing.any() and (module.cache.next_values[missing] == 0).all()
 
 
 def test_cached_values_are_refreshed_when_asked_for_and_survive_a_checkpoint(tiny, fit, save):
     options = {"warmup_steps": 1, "values": "cached", "refresh_steps": 2}
-    watch, module = Watch(lambda m: m._cache), tiny(**options)
+    watch, module = Watch(lambda m: m.cache.next_values), tiny(**options)
     fit(module, 6, watch)
     caches = watch.seen[2:]  # after steps 1 … 5
     assert [one is other for one, other in pairwise(caches)] == [True, False] * 2
@@ -209,11 +209,11 @@ def test_cached_values_are_refreshed_when_asked_for_and_survive_a_checkpoint(tin
 
     path = save(tiny(**options), 4, name="half.ckpt")
     loaded = load_module(path)
-    assert torch.equal(loaded._cache, caches[2])
+    assert torch.equal(loaded.cache.next_values, caches[2])
     resumed = tiny(**options)
     fit(resumed, 6, ckpt_path=path)
     assert same(resumed.state_dict(), module.state_dict())
-    assert torch.equal(resumed._cache, module._cache)
+    assert torch.equal(resumed.cache.next_values, module.cache.next_values)
 
 
 RETURNS = {
@@ -236,12 +236,12 @@ def test_returns_follow_each_trajectory_and_end_where_it_does(tiny, fit):
         for row in range(stop - 1, start - 1, -1):
             if row not in trained:
                 continue
-            value = float(module._cache[row])
+            value = float(module.cache.next_values[row])
             if later is None:  # the last row: at a terminal the cached value is 0
                 later = value
             mixed = 0.5 * value + 0.5 * later
             later = float(dataset.columns["rewards"][row]) + 0.9 * mixed
-            assert float(module._returns[row]) == pytest.approx(later, rel=1e-4, abs=1e-4)
+            assert float(module.cache.returns[row]) == pytest.approx(later, rel=1e-4, abs=1e-4)
             seen += 1
     assert seen == len(trained) and len(trained) < len(dataset.columns["rewards"])
 
@@ -287,7 +287,7 @@ def test_values_of_held_out_states_stand_beside_their_returns(tiny, fit):
     correlation = trainer.callback_metrics["val/value_correlation"]
     assert -1 <= correlation <= 1
     figure = module.figures()["value_against_return"]
-    values, returns = torch.cat(module._seen_values, dim=1)
+    values, returns = torch.cat(module._compared, dim=1)
     axis = figure.axes[0]
     drawn = torch.as_tensor(axis.collections[0].get_offsets().data, dtype=torch.float32)
     assert torch.equal(drawn, torch.stack([returns, values], dim=1))

@@ -114,7 +114,7 @@ def test_next_values_are_of_each_rows_policy_or_of_the_latest_for_all_rows(train
     module.num_samples = 200
     module.seed_noise(7)
     with torch.no_grad():
-        values = module._next_values(batch, module.noise).numpy()
+        values = module.diffused_value.next_values(batch, module.noise).numpy()
     asked = batch.policy.long().numpy() if latest is None else np.full(len(values), int(latest))
     assert set(batch.policy.tolist()) == {0.0, 1.0}
     table = np.stack([exact(forward) for forward in FORWARD])

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lit_offrl.modules import DVFModule
-from lit_offrl.modules.history import History
+from lit_offrl.modules.occupancy import History
 from lit_offrl.nets import symlog
 
 GAMMA = 0.9
@@ -110,7 +110,7 @@ def test_offsets_are_one_from_each_slice_of_their_distribution_and_never_endless
     module, samples = known(torch.zeros(1, 32, 2), gamma=0.99), 32
     edges = 1 - 0.99 ** torch.arange(1, 3000, dtype=torch.float64)  # P(Δt ≤ k)
     for drawn in (0.0, 0.5, 1 - 2**-24):
-        module._value(torch.zeros(1, 2), None, None, Constant(drawn), None, samples)
+        module.diffused_value(torch.zeros(1, 2), Constant(drawn), num_samples=samples)
         offsets = module.occupancy.sample.conditions[-1].offsets.squeeze(0)
         slices = (torch.arange(samples, dtype=torch.float64) + drawn) / samples
         expected = torch.searchsorted(edges, slices) + 1
@@ -130,7 +130,7 @@ def test_the_next_value_is_zero_at_a_terminal_and_sees_the_history_advanced(
     module = known(
         torch.full((count, 3, 2), 0.1), policy_representation="sequential", history_actions=True
     )
-    values = module._next_values(batch, module.noise)
+    values = module.diffused_value.next_values(batch, module.noise)
     paid = 10 * batch.next_observations[:, 0] + batch.next_observations[:, 1]
     expected = paid + GAMMA / (1 - GAMMA) * 1.1
     assert batch.terminals.any() and (values[batch.terminals] == 0).all()
@@ -157,7 +157,7 @@ def test_q_is_regressed_on_the_backup(known, whole_batch, tiny):
     assert module._info["q/target_mean"].item() == pytest.approx(backup.mean().item(), rel=1e-3)
 
     # cached values take the sampled ones' place in training, by row number, and only there
-    module._cache = torch.arange(100.0)
+    module.cache.next_values = torch.arange(100.0)
     module.train()
     backup = batch.rewards + GAMMA * batch.rows
     torch.testing.assert_close(module.q_loss(batch), ((1 - GAMMA) * backup).square().mean())
@@ -179,9 +179,9 @@ def test_a_value_costs_as_many_denoiser_calls_however_far_it_looks(tiny, monkeyp
     for name in calls:
         method = getattr(module.occupancy.average, name)
 
-        def counted(*args, name=name, method=method):
+        def counted(*args, name=name, method=method, **options):
             calls[name] += 1
-            return method(*args)
+            return method(*args, **options)
 
         monkeypatch.setattr(module.occupancy.average, name, counted)
     module.value(torch.zeros(2, 2), num_samples=32)

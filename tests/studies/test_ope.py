@@ -11,7 +11,7 @@ from torch import nn
 from lit_offrl.common.errors import ConfigError, DatasetError, TrainingError
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.modules import DVFModule
-from lit_offrl.modules.history import History
+from lit_offrl.modules.occupancy import History
 from lit_offrl.nets import symlog
 from lit_offrl.studies import ope
 from lit_offrl.studies.candidates import Candidate, make_candidates, parse_policies
