@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lit_offrl.callbacks.mlflow_run import MLflowRun
 from lit_offrl.common.quiet import say
-from lit_offrl.tracking.opening import refusals
+from lit_offrl.tracking.runs import is_active
 from lit_offrl.tracking.store import redacted, require_store, store_uri
 
 
@@ -61,7 +61,9 @@ def go_on_with(loggers: Sequence[MLFlowLogger], runs: Sequence[Mapping[str, str]
         uri = _store_of(logger)
         if not isinstance(logger, MLflowRun):
             require_store(uri)
-        found = next((run for run in left if _is_there(logger, run["run_id"], uri)), None)
+        found = next(
+            (run for run in left if is_active(logger._mlflow_client, uri, run["run_id"])), None
+        )
         if found is None:
             was = redacted(left[0]["tracking_uri"])
             where = "is gone from" if was == uri else f"of {was} is not in"
@@ -71,16 +73,3 @@ def go_on_with(loggers: Sequence[MLFlowLogger], runs: Sequence[Mapping[str, str]
         logger._run_id = found["run_id"]
         if isinstance(logger, MLflowRun):
             logger.resumed = True
-
-
-def _is_there(logger: MLFlowLogger, run_id: str, uri: str) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    with refusals(uri):
-        try:
-            run = logger._mlflow_client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return False
-            raise
-    return str(run.info.lifecycle_stage) == "active"

@@ -14,7 +14,6 @@ from typing import Any
 from rich.console import Console
 
 from lit_offrl.callbacks.best import checkpoint_rule
-from lit_offrl.commands.mlflow_origin import OwnRun, log_to_origin
 from lit_offrl.commands.parsing import OneLineParser, RaisingParser, discount, positive, seed_number
 from lit_offrl.common.device import device
 from lit_offrl.common.errors import ConfigError
@@ -23,7 +22,8 @@ from lit_offrl.common.user_code import command_line
 from lit_offrl.evaluation.envs import name_env
 from lit_offrl.evaluation.evaluate import evaluate_module
 from lit_offrl.modules.base import OfflineModule
-from lit_offrl.modules.checkpoints import load_module, read_checkpoint
+from lit_offrl.modules.checkpoints import load_module, mlflow_origin, read_checkpoint
+from lit_offrl.tracking.results import OwnRun, log_to_origin
 from lit_offrl.tracking.store import STORE_HELP, redacted
 
 _POLICY = "--policy."
@@ -80,16 +80,19 @@ def main(argv: Sequence[str]) -> int:
         return 0
     files = [path] if options.video is None else [path, options.video]
     run = None if options.run_name is None else OwnRun(options.run_name, options.run_tags)
+    origin = mlflow_origin(options.ckpt_path)
+    if origin is None and (options.mlflow or run is not None):
+        print(
+            f"lit-offrl evaluate: {options.ckpt_path} came from no MLflow run: nothing is logged."
+        )
     logged = log_to_origin(
-        options.ckpt_path,
-        "evaluate",
+        origin,
         "evaluate",
         record.metrics(),
         files,
         step=record.training_steps or 0,
         tracking_uri=options.tracking_uri,
         run=run,
-        asked_for=options.mlflow is True or run is not None,
     )
     return int(options.mlflow is True and not logged)
 

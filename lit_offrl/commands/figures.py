@@ -13,6 +13,7 @@ from lit_offrl.commands.parsing import OneLineParser, positive, seed_number
 from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.common.files import make_folder, write_whole
 from lit_offrl.common.user_code import command_line
+from lit_offrl.tracking.results import log_to_experiment, log_to_origin
 from lit_offrl.tracking.store import STORE_HELP, redacted
 
 if TYPE_CHECKING:
@@ -126,17 +127,13 @@ def main(argv: Sequence[str]) -> int:
         print(f"{metric:<36}{value:>12.4g}")
     print(f"figure: {picture}\nnumbers: {numbers}")
     if options.mlflow and found.checkpoint is not None:
-        from lit_offrl.commands.mlflow_origin import log_to_origin
+        from lit_offrl.modules.checkpoints import mlflow_origin
 
         named = {f"figures/{name}/{metric}": value for metric, value in found.metrics.items()}
-        uri = options.tracking_uri
-        files = [picture, numbers]
-        log_to_origin(found.checkpoint, "figures", "figures", named, files, tracking_uri=uri)
+        origin, uri = mlflow_origin(found.checkpoint), options.tracking_uri
+        log_to_origin(origin, "figures", named, [picture, numbers], tracking_uri=uri)
     elif options.mlflow and found.experiment is not None:
-        from lit_offrl.commands.mlflow_origin import log_to_experiment
-
-        uri, experiment = found.experiment
-        log_to_experiment(uri, experiment, name, "figures", "figures", [picture, numbers])
+        log_to_experiment(*found.experiment, name, "figures", [picture, numbers])
     return 0
 
 

@@ -19,7 +19,6 @@ from lit_offrl.tracking.store import (
     open_client,
     redacted,
     require_store,
-    sqlite_file,
     store_uri,
 )
 
@@ -38,10 +37,7 @@ def main(argv: Sequence[str]) -> int:
     if not runs:
         raise ConfigError(f"{options.run}: was not logged to MLflow: there is nothing to send.")
     uri = store_uri(options.tracking_uri)
-    file = sqlite_file(uri)
-    if file is not None and not file.is_file():
-        raise ConfigError(f"There is no MLflow store {file}: name it with --tracking_uri.")
-    require_store(uri, "give another --tracking_uri.")
+    require_store(uri, "give another --tracking_uri.", made=True)
     for run_id in runs:
         own = run_id == origin.get("run_id")
         where = origin["tracking_uri"] if own else None

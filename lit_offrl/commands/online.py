@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import math
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,8 @@ from lit_offrl.common.errors import ConfigError, first_line
 from lit_offrl.common.files import file_sha256
 from lit_offrl.common.user_code import command_line
 from lit_offrl.evaluation.envs import make_env, name_env, require_step_limit
-from lit_offrl.tracking.store import open_client, redacted, store_uri
+from lit_offrl.tracking.results import add_to_run, results
+from lit_offrl.tracking.store import redacted, store_uri
 
 _KEPT = ("env", "steps_per_round", "noise", "hold", "seed", "max_episode_steps", "episodes",
          "evaluation_seed")  # fmt: skip
@@ -247,35 +247,26 @@ def _log_to_mlflow(
     own: Path, record: Any, rounds: Sequence[Mapping[str, Any]], folder: Path, uri: str
 ) -> None:
     """Add the record and the curve so far to the MLflow run of a round's fit, if it has one."""
-    from lit_offrl.commands.mlflow_origin import log_to_run, require_there
-    from lit_offrl.modules.base import CHECKPOINT_KEY
-    from lit_offrl.modules.checkpoints import mlflow_runs, read_checkpoint
+    from lit_offrl.modules.checkpoints import mlflow_origin
 
-    origins = mlflow_runs(read_checkpoint(own / "last.ckpt")[CHECKPOINT_KEY])
-    if not origins:
+    origin = mlflow_origin(own / "last.ckpt")
+    if origin is None:
         return
-    run_id = origins[0]["run_id"]
+    outbox = results(
+        record.metrics(), [own / "evaluation.json"], "evaluate", record.training_steps or 0
+    )
+    outbox.tags = {"lit_offrl.online": folder.resolve().name,
+                   "lit_offrl.round": str(len(rounds) - 1)}  # fmt: skip
+    for one in rounds:
+        names = ("return_mean", "collected_return_mean")
+        metrics = {f"online/{name}": float(one[name]) for name in names}
+        outbox.add(results(metrics, [], "", one["environment_steps"]))
+    outbox.add(results({}, [folder / STATE, folder / "curve.png"], "online"))
     try:
-        require_there(uri)
-        steps = record.training_steps or 0
-        log_to_run(run_id, uri, "evaluate", record.metrics(), [own / "evaluation.json"], steps)
-        from mlflow.entities import Metric, RunTag
-
-        stamp = int(time.time() * 1000)
-        metrics = [
-            Metric(f"online/{name}", float(one[name]), stamp, one["environment_steps"])
-            for one in rounds
-            for name in ("return_mean", "collected_return_mean")
-        ]
-        tags = [RunTag("lit_offrl.online", folder.resolve().name),
-                RunTag("lit_offrl.round", str(len(rounds) - 1))]  # fmt: skip
-        client = open_client(uri)
-        client.log_batch(run_id, metrics=metrics, tags=tags)
-        for name in (STATE, "curve.png"):
-            client.log_artifact(run_id, str(folder / name), "online")
+        add_to_run(origin["run_id"], uri, outbox)
     except Exception as error:  # the files are written; a store that moved must not undo that
-        first = redacted(first_line(error))
-        print(f"lit-offrl online: not logged to MLflow run {run_id}: {first}", file=sys.stderr)
+        said = f"not logged to MLflow run {origin['run_id']}: {redacted(first_line(error))}"
+        print(f"lit-offrl online: {said}", file=sys.stderr)
 
 
 def _store(fit: Sequence[str]) -> str:

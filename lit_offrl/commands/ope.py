@@ -12,7 +12,6 @@ import numpy as np
 from rich.console import Console
 
 from lit_offrl.cli.layer import data_part
-from lit_offrl.commands.mlflow_origin import log_to_origin
 from lit_offrl.commands.ope_checkpoints import value_checkpoints
 from lit_offrl.commands.parsing import OneLineParser, discount, seed_number
 from lit_offrl.common.device import device
@@ -23,12 +22,13 @@ from lit_offrl.common.user_code import command_line
 from lit_offrl.datamodules import OfflineDataModule
 from lit_offrl.figures import estimates_against_truth, save_figure
 from lit_offrl.modules import DVFModule, load_module
-from lit_offrl.modules.checkpoints import config_of, read_checkpoint
+from lit_offrl.modules.checkpoints import config_of, mlflow_origin, read_checkpoint
 from lit_offrl.studies import ope
 from lit_offrl.studies.candidates import make_candidates, parse_policies
 from lit_offrl.studies.fqe import FQESettings
 from lit_offrl.studies.ope_record import CandidateValue, OPERecord, number, summarise
 from lit_offrl.studies.ope_truth import true_returns
+from lit_offrl.tracking.results import log_to_origin
 from lit_offrl.tracking.store import STORE_HELP, redacted
 
 
@@ -60,8 +60,8 @@ def main(argv: Sequence[str]) -> int:
         print(f"{kind}: {path}")
     if options.mlflow:
         metrics = {f"ope/{name}": value for name, value in record.metrics().items()}
-        uri = options.tracking_uri
-        log_to_origin(options.ckpt_path, "ope", "ope", metrics, [*files.values()], tracking_uri=uri)
+        origin, uri = mlflow_origin(options.ckpt_path), options.tracking_uri
+        log_to_origin(origin, "ope", metrics, [*files.values()], tracking_uri=uri)
     return 0
 
 

@@ -12,13 +12,12 @@ import numpy as np
 from rich.console import Console
 
 from lit_offrl.callbacks.best import checkpoint_rule
-from lit_offrl.commands.mlflow_origin import log_to_origin
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import file_sha256, make_folder
 from lit_offrl.common.user_code import command_line
 from lit_offrl.datamodules import OfflineDataModule
 from lit_offrl.modules.base import OfflineModule
-from lit_offrl.modules.checkpoints import load_module, read_checkpoint
+from lit_offrl.modules.checkpoints import load_module, mlflow_origin, read_checkpoint
 from lit_offrl.studies.fqe import FQESettings
 from lit_offrl.studies.ope_truth import discounted_returns
 from lit_offrl.studies.policy_values import (
@@ -29,6 +28,7 @@ from lit_offrl.studies.policy_values import (
     first_states,
     fitted_values,
 )
+from lit_offrl.tracking.results import log_to_origin
 from lit_offrl.tracking.store import redacted
 
 _GAMMA = 0.99
@@ -116,8 +116,8 @@ def value_checkpoints(
     if options.mlflow:
         for one, checkpoint in zip(record.policies, paths, strict=True):
             metrics = {f"ope/{name}": value for name, value in record.metrics(one).items()}
-            uri = options.tracking_uri
-            log_to_origin(checkpoint, "ope", "ope", metrics, [path], tracking_uri=uri)
+            origin, uri = mlflow_origin(checkpoint), options.tracking_uri
+            log_to_origin(origin, "ope", metrics, [path], tracking_uri=uri)
     return 0
 
 

@@ -20,8 +20,16 @@ import numpy as np
 from lit_offrl.common.errors import ConfigError, EvaluationError, first_line, nearest
 from lit_offrl.common.files import whole_file
 from lit_offrl.evaluation.comparison import Estimate, method_labels
-from lit_offrl.evaluation.runs import FIGURES_TAG, TAG, artifact_texts, matching_files, search
+from lit_offrl.evaluation.runs import matching_files
 from lit_offrl.evaluation.statistics import mean, stratified_interval
+from lit_offrl.tracking.runs import (
+    FIGURES_TAG,
+    TAG,
+    artifact_texts,
+    artifacts_of,
+    json_paths,
+    search_runs,
+)
 
 Better = Literal["lower", "higher"]
 LOSSES = "val/loss"
@@ -94,7 +102,7 @@ def from_mlflow(
     """
     runs, left_out = [], []
     known: set[str] = set()
-    for run in search(tracking_uri, experiments, filter_string):
+    for run in search_runs(tracking_uri, experiments, filter_string):
         name = f"MLflow run {run.info.run_id} ({run.info.run_name})"
         if FIGURES_TAG in run.data.tags:
             continue
@@ -131,7 +139,8 @@ def _of_mlflow(run: Any, value: float, metric: str, name: str, uri: str) -> Offl
     tags, params = run.data.tags, run.data.params
     protocol: dict[str, str] = {}
     if metric.startswith("ope/"):
-        for text in artifact_texts(run, uri, "ope").values():
+        repository = artifacts_of(run, uri)
+        for text in artifact_texts(repository, json_paths(repository, "ope")).values():
             protocol = _protocol(json.loads(text))
     seed = params.get("seed", tags.get("seed"))
     if seed is None:

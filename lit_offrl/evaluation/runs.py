@@ -8,18 +8,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from lit_offrl.common.errors import ConfigError, EvaluationError, first_line, nearest, reason
+from lit_offrl.common.errors import EvaluationError, first_line
 from lit_offrl.common.renames import translated
 from lit_offrl.evaluation.record import EvaluationRecord
-from lit_offrl.tracking.artifacts import artifact_repository
-from lit_offrl.tracking.store import open_client, redacted
+from lit_offrl.tracking.runs import (
+    FIGURES_TAG,
+    TAG,
+    artifact_texts,
+    artifacts_of,
+    json_paths,
+    search_runs,
+)
 
-TAG = "lit_offrl."
-FIGURES_TAG = f"{TAG}figures"
-"""Marks a run that holds a figure of an experiment's other runs."""
 _OPTION = f"{TAG}option."
 _SEED_IN_NAME = re.compile(r"-seed(\d+)(?:-\d+)?$")
 _PER_RUN = ("seed", "dataset", "data_dir", "cache_dir", "pretrained")  # parameters that may differ
@@ -141,9 +143,9 @@ def runs_from_mlflow(
     Raises:
         ConfigError: there is no such experiment, or MLflow refuses; the line says why.
     """
-    found = search(tracking_uri, experiments, filter_string)
-    with TemporaryDirectory() as folder, ThreadPoolExecutor(_READERS) as pool:
-        parts = list(pool.map(lambda run: _runs_of(run, tracking_uri, folder), found))
+    found = search_runs(tracking_uri, experiments, filter_string)
+    with ThreadPoolExecutor(_READERS) as pool:
+        parts = list(pool.map(lambda run: _runs_of(run, tracking_uri), found))
     return Found(
         tuple(run for part in parts for run in part.runs),
         tuple(line for part in parts for line in part.left_out),
@@ -151,53 +153,14 @@ def runs_from_mlflow(
     )
 
 
-def search(tracking_uri: str, experiments: Sequence[str], filter_string: str) -> list[Any]:
-    """Return MLflow's runs of experiments, or of all of them, that pass MLflow's filter.
-
-    Raises:
-        ConfigError: there is no such experiment, or MLflow refuses; the line says why.
-    """
-    from mlflow.exceptions import MlflowException  # seconds to import
-
-    try:
-        client = open_client(tracking_uri)
-        ids = _experiment_ids(client, experiments)
-        found: list[Any] = []
-        token = None
-        while True:
-            page = client.search_runs(ids, filter_string, max_results=1000, page_token=token)
-            found += page
-            token = page.token
-            if not token:
-                return found
-    except MlflowException as error:
-        raise ConfigError(f"MLflow at {tracking_uri} refuses: {redacted(reason(error))}") from error
-
-
-def _experiment_ids(client: Any, names: Sequence[str]) -> list[str]:
-    known: dict[str, str] = {}
-    token = None
-    while True:
-        page = client.search_experiments(max_results=1000, page_token=token)
-        known |= {experiment.name: experiment.experiment_id for experiment in page}
-        token = page.token
-        if not token:
-            break
-    for name in names:
-        if name not in known:
-            hint = nearest(name, known) or f" There are {', '.join(sorted(known))}."
-            raise ConfigError(f"MLflow has no experiment '{name}'.{hint}")
-    return [known[name] for name in names or known]
-
-
-def _runs_of(run: Any, tracking_uri: str, folder: str) -> Found:
+def _runs_of(run: Any, tracking_uri: str) -> Found:
     name = f"MLflow run {run.info.run_id} ({run.info.run_name})"
     if FIGURES_TAG in run.data.tags:
         return Found(())
     if run.info.status != "FINISHED":
         return Found((), (f"{name}: {run.info.status.lower()}, not finished",))
     try:
-        texts = _records(run, tracking_uri, folder)
+        texts = _records(run, tracking_uri)
         if not texts and f"{TAG}stage" in run.data.tags:
             return Found(())  # its evaluations have runs of their own
         if not texts:
@@ -218,40 +181,11 @@ def _runs_of(run: Any, tracking_uri: str, folder: str) -> Found:
     return Found(tuple(runs), (), (tracking_uri, run.info.experiment_id))
 
 
-def _records(run: Any, tracking_uri: str, folder: str) -> dict[str, str]:
+def _records(run: Any, tracking_uri: str) -> dict[str, str]:
     """Return the texts of a run's records by artifact path."""
-    # The repository itself, since MLflow's client looks the run up again for each file.
-    repository = artifact_repository(tracking_uri, run.info.artifact_uri)
-    paths = [item.path for item in repository.list_artifacts("evaluate")]
-    paths = [path for path in paths if path.endswith(".json")]
-    if not paths:
-        names = [item.path for item in repository.list_artifacts()]
-        fits = [name for name in names if re.fullmatch(r"evaluation.*\.json", name)]
-        paths = _without_steps(fits)
-    return _texts(repository, paths, Path(folder) / run.info.run_id)
-
-
-def artifact_texts(run: Any, tracking_uri: str, below: str) -> dict[str, str]:
-    """Return the texts of the JSON files in a folder of a run's artifacts, by path."""
-    repository = artifact_repository(tracking_uri, run.info.artifact_uri)
-    paths = [item.path for item in repository.list_artifacts(below)]
-    with TemporaryDirectory() as folder:
-        return _texts(repository, [path for path in paths if path.endswith(".json")], Path(folder))
-
-
-def _texts(repository: Any, paths: Sequence[str], folder: Path) -> dict[str, str]:
-    """Read artifacts, of a store elsewhere by way of a folder."""
-    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
-
-    texts = {}
-    for path in paths:
-        if isinstance(repository, LocalArtifactRepository):
-            local = repository.download_artifacts(path)
-        else:
-            folder.mkdir(exist_ok=True)
-            local = repository.download_artifacts(path, str(folder))
-        texts[path] = Path(local).read_text()
-    return texts
+    repository = artifacts_of(run, tracking_uri)
+    fits = [name for name in json_paths(repository) if name.startswith("evaluation")]
+    return artifact_texts(repository, json_paths(repository, "evaluate") or _without_steps(fits))
 
 
 def _same_in_a_cell(name: str, value: str) -> bool:

@@ -130,6 +130,11 @@ def mlflow_runs(ours: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
+def mlflow_origin(path: Path) -> dict[str, str] | None:
+    """Return ``run_id`` and ``tracking_uri`` of the MLflow run that made a checkpoint, if any."""
+    return next(iter(mlflow_runs(read_checkpoint(path)[CHECKPOINT_KEY])), None)
+
+
 def history_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Return the curves that a checkpoint keeps, [[step, value], ...] by name."""
     return dict(checkpoint.get("callbacks", {}).get(CURVES, {}).get("history", {}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lit_offrl.common.errors import ConfigError, EvaluationError
+from lit_offrl.common.errors import EvaluationError
 from lit_offrl.evaluation import offline
 from lit_offrl.evaluation.offline import OfflineRun
 from lit_offrl.evaluation.runs import Found, runs_from_files, runs_from_mlflow
@@ -12,7 +12,6 @@ from lit_offrl.tracking.store import (
     default_experiment,
     require_store,
     set_patience,
-    sqlite_file,
     store_uri,
 )
 
@@ -87,23 +86,8 @@ class RunSelection:
             return None
         uri = store_uri(self.tracking_uri)
         set_patience()
-        _need_database(uri)
-        require_store(uri, "give another --tracking_uri, or files with --records.")
+        require_store(uri, "give another --tracking_uri, or files with --records.", made=True)
         names = self.experiment
         if not names and not self.filter:
             names = [default_experiment()]
         return uri, names
-
-
-def _need_database(uri: str) -> None:
-    """See that a SQLite store is there: MLflow makes an empty one, or tries for minutes.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    file = sqlite_file(uri)
-    if file is not None and not file.is_file():
-        raise ConfigError(
-            f"There is no MLflow store {file}: name it with --tracking_uri, or give files with "
-            "--records."
-        )

@@ -165,15 +165,22 @@ def is_own(uri: str, given: str | None = None) -> bool:
     return redacted(absolute_uri(uri)) == redacted(own)  # files name a database without password
 
 
-def require_store(uri: str, way_out: str = _WAY_OUT) -> None:
+def require_store(uri: str, way_out: str = _WAY_OUT, *, made: bool = False) -> None:
     """Find out in seconds whether a store can be used; MLflow itself would try for minutes.
 
+    Args:
+        uri: The store.
+        way_out: How the message ends.
+        made: Whether a SQLite store has to be there already; MLflow would make an empty one.
+
     Raises:
-        ConfigError: it cannot; the line ends with ``way_out``.
+        ConfigError: It cannot be used, or is not there.
     """
     uri = absolute_uri(uri)
     file = sqlite_file(uri)
     if file is not None:
+        if made and not file.is_file():
+            raise ConfigError(f"There is no MLflow store {file}: {way_out}")
         held = file if file.exists() else file.parent
         if not os.access(held, os.W_OK):
             raise ConfigError(f"The MLflow store {file} cannot be written: {way_out}")

@@ -182,7 +182,7 @@ def test_a_store_that_dies_costs_nothing_and_is_made_good_later(fit, folder, mon
     assert the_run()[1] == [2, 4, 6, 8]
     with pytest.raises(ConfigError, match="no such folder or checkpoint"):
         mlflow_command.main(["sync", "nowhere"])
-    with pytest.raises(ConfigError, match=r"other\.db: name it with --tracking_uri"):
+    with pytest.raises(ConfigError, match=r"other\.db: give another --tracking_uri"):
         mlflow_command.main(["sync", LAST, "--tracking_uri", "sqlite:///other.db"])
 
 

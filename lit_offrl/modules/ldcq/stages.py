@@ -17,7 +17,7 @@ from lit_offrl.common.files import file_sha256
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
 from lit_offrl.modules.checkpoints import module_class, read_checkpoint
-from lit_offrl.tracking.store import client_uri, redacted, set_patience, store_uri
+from lit_offrl.tracking.runs import download_checkpoint
 
 M = TypeVar("M", bound=OfflineModule)
 StageRecord = dict[str, Any]
@@ -124,25 +124,7 @@ def stage_path(source: str) -> Path:
     run = _RUN.fullmatch(source)
     if run is None or Path(source).is_file():
         return Path(source)
-    from mlflow.artifacts import download_artifacts, list_artifacts  # seconds to import
-    from mlflow.exceptions import MlflowException
-
-    set_patience()
-    uri = store_uri()
-    where = {"run_id": run[1], "tracking_uri": client_uri(uri)}
-    try:
-        if run[2] is not None:
-            return Path(download_artifacts(artifact_path=run[2], **where))
-        found = [item.path for item in list_artifacts(artifact_path="checkpoints", **where)]
-        found = sorted(path for path in found if path.endswith(".ckpt"))
-        if not found:
-            raise ConfigError(f"MLflow run {run[1]} at {uri} has no checkpoint yet.")
-        last = [path for path in found if Path(path).stem == "last"] or found
-        return Path(download_artifacts(artifact_path=last[-1], **where))
-    except (MlflowException, OSError) as error:
-        raise ConfigError(
-            f"MLflow run {run[1]} at {uri} cannot be had: {redacted(reason(error))}"
-        ) from error
+    return download_checkpoint(run[1], run[2])
 
 
 def _build(record: Mapping[str, Any], kind: type[M]) -> M:

@@ -4,9 +4,8 @@ import pytest
 from mlflow.entities import Param
 from mlflow.tracking import MlflowClient
 
-from lit_offrl.commands.mlflow_origin import OwnRun, log_to_origin, log_to_run
 from lit_offrl.evaluation.runs import runs_from_mlflow
-from lit_offrl.modules.base import CHECKPOINT_KEY
+from lit_offrl.tracking.results import OwnRun, add_to_run, log_to_origin, results
 
 
 def test_finite_numbers_and_files_go_to_the_run(folder):
@@ -16,14 +15,12 @@ def test_finite_numbers_and_files_go_to_the_run(folder):
     run_id = client.create_run(experiment).info.run_id
     (folder / "ope.json").write_text("{}")
     metrics = {"ope/spearman": 0.5, "ope/none": float("nan")}
-    log_to_run(run_id, uri, "ope", metrics, [folder / "ope.json"])
+    add_to_run(run_id, uri, results(metrics, [folder / "ope.json"], "ope"))
     assert client.get_run(run_id).data.metrics == {"ope/spearman": 0.5}
     assert [item.path for item in client.list_artifacts(run_id, "ope")] == ["ope/ope.json"]
 
 
-def test_a_run_of_its_own_says_what_was_trained_and_is_compared_by_its_tags(
-    folder, monkeypatch, made_record
-):
+def test_a_run_of_its_own_says_what_was_trained_and_is_compared_by_its_tags(folder, made_record):
     uri = f"sqlite:///{folder}/runs.db"
     client = MlflowClient(uri)
     experiment = client.create_experiment("tests", artifact_location=str(folder / "artifacts"))
@@ -37,14 +34,13 @@ def test_a_run_of_its_own_says_what_was_trained_and_is_compared_by_its_tags(
     client.log_param(trained, "data/return_mean", "70.0")
     client.log_metric(trained, "train/loss", 1.0)
     client.set_terminated(trained)
-    checkpoint = {CHECKPOINT_KEY: {"mlflow": {"run_id": trained, "tracking_uri": uri}}}
-    monkeypatch.setattr("lit_offrl.commands.mlflow_origin.read_checkpoint", lambda _: checkpoint)
+    origin = {"run_id": trained, "tracking_uri": uri}
     for method in ("ldcq", "ldcp"):
         path = folder / method / "evaluation.json"
         made_record(50.0, 3).save(path)
         run = OwnRun(f"{method}-seed3", {"lit_offrl.method": method})
         files, metrics = [path], {"eval/score": 50.0}
-        words = (folder / "x.ckpt", "evaluate", "evaluate", metrics, files)
+        words = (origin, "evaluate", metrics, files)
         assert log_to_origin(*words, tracking_uri=uri, run=run, step=500)
     found = runs_from_mlflow(uri, ["tests"])
     assert found.left_out == ()  # the stage's own run has no record, and needs none
@@ -61,12 +57,8 @@ def test_a_run_of_its_own_says_what_was_trained_and_is_compared_by_its_tags(
     ("origin", "logged"),
     [(None, True), ({"run_id": "1", "tracking_uri": "sqlite:///gone.db"}, False)],
 )
-def test_a_run_that_is_not_there_is_said_and_costs_nothing(
-    folder, capsys, monkeypatch, origin, logged
-):
-    checkpoint = {CHECKPOINT_KEY: {"mlflow": origin}}
-    monkeypatch.setattr("lit_offrl.commands.mlflow_origin.read_checkpoint", lambda _: checkpoint)
-    assert log_to_origin(folder / "last.ckpt", "ope", "ope", {}, []) is logged
+def test_a_run_that_is_not_there_is_said_and_costs_nothing(folder, capsys, origin, logged):
+    assert log_to_origin(origin, "ope", {}, []) is logged
     said = capsys.readouterr().err
     assert ("mlflow.db is not here; the run was in sqlite:///gone.db" in said) is not logged
     assert not (folder / "gone.db").exists() and not (folder / "mlflow.db").exists()

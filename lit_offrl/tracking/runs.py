@@ -1,0 +1,126 @@
+"""Runs in an MLflow store: finding them, and reading their files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from lit_offrl.common.errors import ConfigError, nearest, reason
+from lit_offrl.tracking.artifacts import artifact_repository
+from lit_offrl.tracking.opening import refusals
+from lit_offrl.tracking.store import (
+    client_uri,
+    open_client,
+    redacted,
+    set_patience,
+    store_uri,
+)
+
+TAG = "lit_offrl."
+FIGURES_TAG = f"{TAG}figures"
+"""Tag of a run that holds a figure of an experiment's other runs."""
+
+
+def search_runs(tracking_uri: str, experiments: Sequence[str], filter_string: str) -> list[Any]:
+    """Return MLflow's runs of experiments, or of all of them, that pass MLflow's filter.
+
+    Raises:
+        ConfigError: There is no such experiment, or MLflow refuses; the line says why.
+    """
+    from mlflow.exceptions import MlflowException  # seconds to import
+
+    try:
+        client = open_client(tracking_uri)
+        found = _all_pages(client.search_experiments)
+        known = {experiment.name: experiment.experiment_id for experiment in found}
+        for name in experiments:
+            if name not in known:
+                hint = nearest(name, known) or f" There are {', '.join(sorted(known))}."
+                raise ConfigError(f"MLflow has no experiment '{name}'.{hint}")
+        ids = [known[name] for name in experiments or known]
+        return _all_pages(client.search_runs, ids, filter_string)
+    except MlflowException as error:
+        raise ConfigError(f"MLflow at {tracking_uri} refuses: {redacted(reason(error))}") from error
+
+
+def _all_pages(search: Callable[..., Any], *words: Any) -> list[Any]:
+    found: list[Any] = []
+    token = None
+    while True:
+        page = search(*words, max_results=1000, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def is_active(client: Any, tracking_uri: str, run_id: str) -> bool:
+    """Whether a store has a run that is not deleted.
+
+    Raises:
+        ConfigError: The store cannot be used.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with refusals(tracking_uri):
+        try:
+            run = client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return False
+            raise
+    return str(run.info.lifecycle_stage) == "active"
+
+
+def artifacts_of(run: Any, tracking_uri: str) -> Any:
+    """Return MLflow's access to a run's files, which looks the run up no more."""
+    return artifact_repository(tracking_uri, run.info.artifact_uri)
+
+
+def artifact_texts(repository: Any, paths: Sequence[str]) -> dict[str, str]:
+    """Return the texts of a run's files by path."""
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+    with TemporaryDirectory() as folder:  # for files of a store elsewhere
+        place = () if isinstance(repository, LocalArtifactRepository) else (folder,)
+        return {
+            path: Path(repository.download_artifacts(path, *place)).read_text() for path in paths
+        }
+
+
+def json_paths(repository: Any, folder: str | None = None) -> list[str]:
+    """Return the paths of the JSON files in a folder of a run's files, or in the topmost one."""
+    paths = [str(item.path) for item in repository.list_artifacts(folder)]
+    return [path for path in paths if path.endswith(".json")]
+
+
+def download_checkpoint(run_id: str, path: str | None = None) -> Path:
+    """Bring a checkpoint of a run in the user's own store here, and return its file.
+
+    Args:
+        run_id: Id of the run.
+        path: Path among the run's files; None for its last checkpoint.
+
+    Raises:
+        ConfigError: The run has none, or it cannot be loaded.
+    """
+    from mlflow.artifacts import download_artifacts, list_artifacts  # seconds to import
+    from mlflow.exceptions import MlflowException
+
+    set_patience()
+    uri = store_uri()
+    where = {"run_id": run_id, "tracking_uri": client_uri(uri)}
+    try:
+        if path is None:
+            found = [item.path for item in list_artifacts(artifact_path="checkpoints", **where)]
+            found = sorted(each for each in found if each.endswith(".ckpt"))
+            if not found:
+                raise ConfigError(f"MLflow run {run_id} at {uri} has no checkpoint yet.")
+            path = ([each for each in found if Path(each).stem == "last"] or found)[-1]
+        return Path(download_artifacts(artifact_path=path, **where))
+    except (MlflowException, OSError) as error:
+        raise ConfigError(
+            f"MLflow run {run_id} at {uri} cannot be had: {redacted(reason(error))}"
+        ) from error
