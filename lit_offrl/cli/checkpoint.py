@@ -13,7 +13,7 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import file_sha256
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
 from lit_offrl.modules.checkpoints import config_of, mlflow_runs, read_checkpoint
-from lit_offrl.modules.ldcq.stages import stage_path
+from lit_offrl.tracking.runs import checkpoint_path
 
 _LAYER = ("seed_everything", "model", "data")
 _LINKED = ("observation_dim", "action_dim", "action_low", "action_high", "seed")
@@ -149,7 +149,7 @@ def _is_linked(name: str) -> bool:
 
 def _as_it_was(source: str, record: Mapping[str, Any]) -> bool:
     try:
-        return file_sha256(stage_path(source)) == record.get("sha256")
+        return file_sha256(checkpoint_path(source)) == record.get("sha256")
     except (ConfigError, OSError):
         return False
 

@@ -19,10 +19,10 @@ def latents(numbers: Mapping[str, Any]) -> Figure:
     """Draw latents in the data's principal plane (LDCQ, Figs. 2 and 3).
 
     Args:
-        numbers: of ``studies.ldcq_latents``.
+        numbers: The numbers of ``studies.ldcq_latents``.
 
     Returns:
-        A row a horizon; a column for the data and for each prior.
+        A figure with one row per horizon, and a column for the data and for each prior.
     """
     rows = numbers["rows"]
     figure = Figure(figsize=(9.6, 0.5 + 3.2 * len(rows)), layout="constrained")
@@ -55,12 +55,14 @@ def latents(numbers: Mapping[str, Any]) -> Figure:
 
 
 def ends(numbers: Mapping[str, Any]) -> Figure:
-    """Draw where windows of the data end, and where the world model sees the priors' latents end
-    (LDCQ, Fig. 5).
+    """Draw where snippets of the data and, in the world model, the priors' latents end (Fig. 5).
 
     Args:
-        numbers: of ``studies.ldcq_latents``; of positions the first two numbers are drawn, and a
-            single one along a line.
+        numbers: The numbers of ``studies.ldcq_latents``. The first two numbers of a position are
+            drawn, and a single one along a line.
+
+    Returns:
+        A figure with one row per horizon, and a column for the data and for each prior.
     """
     rows = numbers["rows"]
     figure = Figure(figsize=(9.6, 0.5 + 3.3 * len(rows)), layout="constrained")
@@ -91,6 +93,6 @@ def ends(numbers: Mapping[str, Any]) -> Figure:
 
 
 def _plane(positions: ArrayLike) -> np.ndarray:
-    """Return two numbers (N, 2) of each position (N, g), the second 0 where there is only one."""
+    """Return the first two numbers (N, 2) of positions (N, g), with a second one of 0 if g is 1."""
     taken = np.asarray(positions)[:, :2]
     return np.pad(taken, ((0, 0), (0, 2 - taken.shape[1])))

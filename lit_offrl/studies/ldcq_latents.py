@@ -1,9 +1,9 @@
-"""Latents of windows beside those that LDCQ's two priors propose (LDCQ, Figs. 2, 3 and 5).
+"""Latents of snippets beside those that LDCQ's two priors propose (LDCQ, Figs. 2, 3 and 5).
 
-Windows that begin alike are taken from the data: the first ones of all episodes, or those that
-begin nearest to a position. Each gives a latent of its posterior, one of the diffusion prior and
-one of stage 1's Gaussian prior, both in the window's own first state, and the positions that the
-world model predicts from these, beside where the data went.
+Snippets with similar beginnings are taken from the data: the first ones of all episodes, or those
+that begin nearest to a position. Each one gives a latent of its posterior, one of the diffusion
+prior and one of stage 1's Gaussian prior, both in the snippet's own first state, and the positions
+that the world model predicts from these, beside where the data went.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lit_offrl.studies.inputs import CheckpointStudy, Study, load_data, protocol
 from lit_offrl.studies.two_samples import energy_distance
 
 _SHOWN = 1500  # points of a panel that the figure keeps
-_SUPPORT = 0.95  # of the data's latents lie as near to another one as what counts as among them
+_SUPPORT = 0.95  # quantile of the data's nearest distances within which a latent is among them
 PRIORS = ("diffusion", "gaussian")
 
 
@@ -52,11 +52,11 @@ class LDCQLatents(CheckpointStudy):
     at: list[float] | None = None
 
     def run(self) -> Study:
-        """Compare both priors' latents with the data's, a row a checkpoint.
+        """Compare both priors' latents with the data's, one row per checkpoint.
 
         Raises:
-            ConfigError: a checkpoint is of something else, or the options do not fit it.
-            DatasetError: the data cannot be read, or no window fits.
+            ConfigError: A checkpoint is of something else, or the options do not fit it.
+            DatasetError: The data cannot be read, or no snippet fits.
         """
         data = load_data(self.data, self.ckpt_path, ("actions",))
         rows = [
@@ -78,7 +78,7 @@ class LDCQLatents(CheckpointStudy):
             self.ckpt_path,
             data,
             more=[str(path) for path in self.more],
-            windows=[row["windows"] for row in rows],
+            snippets=[row["snippets"] for row in rows],
             at=self.at,
             seed=self.seed,
         )
@@ -119,7 +119,7 @@ def _row(
     if stage1.latent_dim < 2:
         raise ConfigError(f"{path}: has latents of 1 number, and a plane needs 2: train with more.")
     view = Snippets(stage1.horizon, partial=stage1.partial).bind(data, options.device)
-    index = _windows(view, data, module.goal_dims, options)
+    index = _snippets(view, data, module.goal_dims, options)
     batch = view.batch(index, torch.zeros(len(index), view.num_uniforms, device=options.device))
     noise = ShardedGenerator(options.seed, device=options.device)
     mean, std = stage1.posterior(batch)
@@ -146,7 +146,7 @@ def _row(
     start = batch.observations[:, 0, dims].mean(0).cpu().numpy()
     return {
         "horizon": stage1.horizon,
-        "windows": len(index),
+        "snippets": len(index),
         "start": start,
         "ends_floor": ends_floor,
         **found,
@@ -156,13 +156,14 @@ def _row(
 def compare_latents(latents: dict[str, np.ndarray]) -> dict[str, Any]:
     """Compare latents (N, z) of both priors with the data's.
 
-    All are divided by the standard deviation of the data's, dimension by dimension.
+    Each dimension is divided by the standard deviation of the data's latents.
 
     Returns:
-        By source its points in the plane of the data's two principal components; by prior the
-        energy ``distance`` to the data and the share ``outside`` of them: farther from the nearest
-        latent of the data than 95 % of the data's are from one another. ``floor``: the distance of
-        two halves of the data; ``variance``: the share of it that the plane shows.
+        For each source its ``points`` in the plane of the data's two principal components. For each
+        prior the energy ``distance`` to the data, and the fraction ``outside`` of them, which is
+        farther from the nearest latent of the data than 95 % of these are from each other.
+        ``floor`` is the distance of two halves of the data, ``variance`` the fraction of their
+        variance in the plane.
     """
     from sklearn.decomposition import PCA  # seconds to import
 
@@ -185,7 +186,7 @@ def compare_latents(latents: dict[str, np.ndarray]) -> dict[str, Any]:
     return found
 
 
-def _windows(
+def _snippets(
     view: BoundSnippets, data: OfflineDataset, dims: tuple[int, ...], options: LDCQLatents
 ) -> torch.Tensor:
     rows = view.rows.cpu().numpy()
@@ -205,7 +206,7 @@ def _windows(
         rows = rows[chosen]
     if len(rows) < 20:
         raise ConfigError(
-            f"{data.spec.origin}: {len(rows)} windows of {view.view.horizon} steps begin an "
+            f"{data.spec.origin}: {len(rows)} snippets of {view.view.horizon} steps begin an "
             "episode, too few to compare: give a position with --at."
         )
     return torch.as_tensor(rows, device=view.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,7 @@ from lit_offrl.tracking.store import (
     store_uri,
 )
 
+_RUN = re.compile(r"(?:runs:/)?([0-9a-f]{32})(?:/(.+))?")
 TAG = "lit_offrl."
 FIGURES_TAG = f"{TAG}figures"
 """Tag of a run that holds a figure of an experiment's other runs."""
@@ -96,6 +98,22 @@ def json_paths(repository: Any, folder: str | None = None) -> list[str]:
     return [path for path in paths if path.endswith(".json")]
 
 
+def checkpoint_path(source: str) -> Path:
+    """Return the file of a checkpoint.
+
+    Args:
+        source: Its path, or the MLflow run that made it: ``ID`` or ``runs:/ID`` for the run's last
+            checkpoint, ``runs:/ID/PATH`` for another one.
+
+    Raises:
+        ConfigError: The run or its checkpoint cannot be read.
+    """
+    run = _RUN.fullmatch(source)
+    if run is None or Path(source).is_file():
+        return Path(source)
+    return download_checkpoint(run[1], run[2])
+
+
 def download_checkpoint(run_id: str, path: str | None = None) -> Path:
     """Bring a checkpoint of a run in the user's own store here, and return its file.
 
@@ -122,5 +140,5 @@ def download_checkpoint(run_id: str, path: str | None = None) -> Path:
         return Path(download_artifacts(artifact_path=path, **where))
     except (MlflowException, OSError) as error:
         raise ConfigError(
-            f"MLflow run {run_id} at {uri} cannot be had: {redacted(reason(error))}"
+            f"MLflow run {run_id} at {uri} cannot be read: {redacted(reason(error))}"
         ) from error

@@ -173,7 +173,7 @@ def test_no_step_sees_a_frame_and_losses_are_those_of_the_frames(pictures, encod
         losses = module.losses
         module.losses = lambda batch, losses=losses, seen=seen: seen.append(batch) or losses(batch)
         trainer = run(module, data_of("frames.hdf5", following), 2)
-        assert sum(encoded) == every_frame  # once, though windows overlap, and found again
+        assert sum(encoded) == every_frame  # once, though snippets overlap, and found again
         assert len(seen) > 2  # also in validation
         for batch in seen:
             assert batch.observations.shape[1:] == (3, 4) and batch.next_observations.shape[1:] == (

@@ -256,7 +256,7 @@ def test_wrong_options_are_refused(stages, options, said):
         LDCQStage2Module(2, 1, stage1=str(stages()), **options)
 
 
-def test_other_data_and_other_windows_are_refused(stages, fit, columns):
+def test_other_data_and_other_snippets_are_refused(stages, fit, columns):
     first = str(stages())
     with pytest.raises(ConfigError, match=r"has the data's sha256 .*, this stage"):
         fit(LDCQStage2Module(2, 1, stage1=first), 1, scale=2.0)
@@ -267,7 +267,7 @@ def test_other_data_and_other_windows_are_refused(stages, fit, columns):
         LDCQStage2Module(2, 1, stage1=str(second))
     module = load_module(second)
     view = LDCQStage1Module(2, 1, horizon=4).view().bind(OfflineDataset.from_columns(columns()))
-    with pytest.raises(ConfigError, match="trains on Snippets of its stage 1's horizon, 3"):
+    with pytest.raises(ConfigError, match="LDCQStage2Module trains on Snippets of horizon 3"):
         module.losses(view.batch(view.rows))
 
 

@@ -34,8 +34,8 @@ def make(stages):
 
 
 @pytest.fixture
-def windows(columns):
-    """All windows of a module's view over the data that the fixtures train on."""
+def snippets(columns):
+    """All snippets of a module's view over the data that the fixtures train on."""
 
     def of(module):
         view = module.view().bind(OfflineDataset.from_columns(columns()))
@@ -47,7 +47,7 @@ def windows(columns):
 # ---- targets -------------------------------------------------------------------------------
 
 
-def test_targets_of_windows_made_by_hand(make, monkeypatch):
+def test_targets_of_snippets_made_by_hand(make, monkeypatch):
     """γ = 0.5, H = 3; a stub says V(s) = 10 · s_0, and s_0 is the row's number.
 
     Episode 1: rows 0–4, a timeout, so row 4 is known as a next state only.
@@ -67,24 +67,24 @@ def test_targets_of_windows_made_by_hand(make, monkeypatch):
     batch = view.batch(view.rows)
     assert batch.rows.tolist() == [0, 1, 5, 6, 7, 8]
     expected = [
-        1 + 0.5 * 2 + 0.25 * 4 + 0.125 * 30,  # the discount inside the window, then γ^H
+        1 + 0.5 * 2 + 0.25 * 4 + 0.125 * 30,  # the discount inside the snippet, then γ^H
         2 + 0.5 * 4 + 0.25 * 8 + 0.125 * 40,  # up to the timeout, which bootstraps
         1 + 0.5 * 2 + 0.25 * 4 + 0.125 * 80,
-        2 + 0.5 * 4 + 0.25 * 8,  # the terminal is the window's last step
-        4 + 0.5 * 8,  # it cuts the window short
+        2 + 0.5 * 4 + 0.25 * 8,  # the terminal is the snippet's last step
+        4 + 0.5 * 8,  # it cuts the snippet short
         8,
     ]
-    torch.testing.assert_close(module.target(batch), torch.tensor(expected))
+    torch.testing.assert_close(module.td_target(batch), torch.tensor(expected))
 
 
-def test_the_target_is_the_best_of_the_least_of_both_target_critics(make, windows):
+def test_the_target_is_the_best_of_the_least_of_both_target_critics(make, snippets):
     module = make(latents="online", posteriors="online")
     with torch.no_grad():
         for part in module.q_target.parameters():
             part += 0.5 * torch.randn_like(part)
-    batch = windows(module)
+    batch = snippets(module)
     module.noise = ShardedGenerator(3)
-    target = module.target(batch)
+    target = module.td_target(batch)
     module.noise = ShardedGenerator(3)
     proposed = module.proposed(batch)
     assert proposed.shape == (len(batch.rows), 4, 2)
@@ -95,9 +95,9 @@ def test_the_target_is_the_best_of_the_least_of_both_target_critics(make, window
     torch.testing.assert_close(target, expected)
 
 
-def test_losses_are_weighed_a_sample(make, windows):
+def test_losses_are_weighed_a_sample(make, snippets):
     module = make(latents="online", posteriors="online")
-    batch = SnippetBatch(*(None if part is None else part[:5] for part in windows(module)))
+    batch = SnippetBatch(*(None if part is None else part[:5] for part in snippets(module)))
     weights = torch.rand(5)
 
     def loss(weights):
@@ -109,9 +109,9 @@ def test_losses_are_weighed_a_sample(make, windows):
     torch.testing.assert_close(loss(None), loss(torch.ones_like(weights)))
 
 
-def test_no_gradient_reaches_targets_or_earlier_stages(make, windows):
+def test_no_gradient_reaches_targets_or_earlier_stages(make, snippets):
     module = make(latents="online", posteriors="online")
-    module.losses(windows(module))["q"].backward()
+    module.losses(snippets(module))["q"].backward()
     trained = {name for name, part in module.named_parameters() if part.grad is not None}
     assert trained == {f"q.{name}" for name, _ in module.q.named_parameters()}
 
@@ -173,8 +173,8 @@ def test_without_priorities_rows_come_evenly(make, fit):
 # ---- candidates ----------------------------------------------------------------------------
 
 
-def test_data_all_of_whose_windows_end_in_terminals_are_learned_from(make, stages, fit):
-    # Windows of whole episodes: those cut by time do not say what came after their last row.
+def test_data_all_of_whose_snippets_end_in_terminals_are_learned_from(make, stages, fit):
+    # Snippets of whole episodes: those cut by time do not say what came after their last row.
     module = make(True, stage=stages(horizon=9), num_latents=4)
     fit(module, 2)
     assert module.latest_losses["q"].isfinite() and module._candidates is not None
@@ -194,11 +194,11 @@ def test_what_is_stored_for_the_data_of_training_is_not_for_others(make, fit, tm
 
 
 @pytest.mark.parametrize("gaussian", [False, True])
-def test_cached_and_online_candidates_are_of_one_distribution(make, fit, windows, gaussian):
+def test_cached_and_online_candidates_are_of_one_distribution(make, fit, snippets, gaussian):
     """Values under one critic of 2 × 500 candidates at each of a few states."""
     module = make(gaussian, num_latents=500)
     fit(module, 1)
-    batch = windows(module)
+    batch = snippets(module)
     assert module._candidates is not None
     cached = module.proposed(batch)
     module.latents = "online"
@@ -248,17 +248,17 @@ def test_what_is_kept_does_not_depend_on_the_precision_of_the_step(make, fit, mo
         assert torch.equal(plain, mixed)
 
 
-def test_a_state_that_several_windows_end_in_has_one_set(make, fit, windows):
+def test_a_state_that_several_snippets_end_in_has_one_set(make, fit, snippets):
     module = make()
     fit(module, 1)
-    batch = windows(module)
+    batch = snippets(module)
     held = module._candidates._values
     ends = (batch.rows + batch.mask.sum(1))[~batch.terminals]
     assert len(held) == len(ends.unique()) and held.dtype == torch.float16
     assert torch.equal(module.proposed(batch), module.proposed(batch))
 
 
-def test_fewer_windows_need_fewer_candidates(make, fit, windows):
+def test_fewer_snippets_need_fewer_candidates(make, fit, snippets):
     few, all_of_them = make(window_every=3), make()
     fit(few, 1)
     fit(all_of_them, 1)

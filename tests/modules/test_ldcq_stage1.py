@@ -40,7 +40,7 @@ def losses(module, batch):
 
 
 def test_losses_are_those_of_the_real_steps_alone(module, batch):
-    assert not batch.mask.all()  # windows that true terminals cut short
+    assert not batch.mask.all()  # snippets that true terminals cut short
     found = losses(module, batch)
     mean, std = module.posterior(batch)
     latents = mean + std * ShardedGenerator(3).normal(mean.shape)
@@ -126,7 +126,7 @@ def test_its_policy_decodes_latents_of_the_prior(module, batch):
 
 
 def train(module, data, steps):
-    """Plain steps of Adam on windows drawn at random: a Trainer takes longer than these."""
+    """Plain steps of Adam on snippets drawn at random: a Trainer takes longer than these."""
     module.normalizer.fit(data.column("observations"))
     view = module.view().bind(data)
     optimizer = torch.optim.Adam(module.parameters(), lr=module.learning_rate)
@@ -225,7 +225,7 @@ def test_discrete_actions_are_scored(folder, capsys):
     assert record["returns"] == record["lengths"]  # CartPole pays 1 a step
 
 
-def test_later_stages_learn_from_the_windows_that_the_first_one_does(stages):
+def test_later_stages_learn_from_the_snippets_that_the_first_one_does(stages):
     from lit_offrl.modules import LDCQStage2Module, LDCQStage3Module
 
     for partial in ("terminal", "all"):

@@ -9,7 +9,8 @@ import torch
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.modules import LDCQStage1Module
 from lit_offrl.modules.bc import BCModule
-from lit_offrl.modules.ldcq.stages import is_same_data, load_stage, require_same_data, stage_path
+from lit_offrl.modules.ldcq.stages import is_same_data, load_stage, require_same_data
+from lit_offrl.tracking.runs import checkpoint_path
 
 SMALL = {"horizon": 4, "width": 8, "gru_layers": 1, "latent_dim": 2}
 
@@ -98,16 +99,16 @@ def test_a_stage_is_found_by_its_mlflow_run(trained, tmp_path, monkeypatch):
     experiment = client.create_experiment("made", artifact_location=f"file://{tmp_path}/artifacts")
     run = client.create_run(experiment).info.run_id
     with pytest.raises(ConfigError, match="has no checkpoint yet"):
-        stage_path(run)
+        checkpoint_path(run)
     client.log_artifact(run, str(path.rename(tmp_path / "last.ckpt")), "checkpoints")
     (tmp_path / "step-1.ckpt").write_bytes(b"not the last")
     client.log_artifact(run, str(tmp_path / "step-1.ckpt"), "checkpoints")
     for source in (run, f"runs:/{run}"):
         stage, record = load_stage(source, LDCQStage1Module)
         assert stage.horizon == 4 and record["path"] == source
-    assert stage_path(f"runs:/{run}/checkpoints/step-1.ckpt").read_bytes() == b"not the last"
-    with pytest.raises(ConfigError, match=r"cannot be had"):
-        stage_path(f"runs:/{run}/checkpoints/step-2.ckpt")
-    with pytest.raises(ConfigError, match=r"cannot be had") as caught:
-        stage_path("0" * 32)
+    assert checkpoint_path(f"runs:/{run}/checkpoints/step-1.ckpt").read_bytes() == b"not the last"
+    with pytest.raises(ConfigError, match=r"cannot be read"):
+        checkpoint_path(f"runs:/{run}/checkpoints/step-2.ckpt")
+    with pytest.raises(ConfigError, match=r"cannot be read") as caught:
+        checkpoint_path("0" * 32)
     assert len(str(caught.value).splitlines()) == 1

@@ -88,7 +88,7 @@ def test_both_figures_of_a_checkpoint(stages, tmp_path, capsys):  # noqa: F811
         assert main(["figures", name, *options]) == 0
         found = json.loads((tmp_path / "out" / f"{name}.json").read_text())
         (row,) = found["numbers"]["rows"]
-        assert row["horizon"] == 3 and row["windows"] == 25
+        assert row["horizon"] == 3 and row["snippets"] == 25
         assert all(np.shape(row[source]["points"]) == (25, 2) for source in ("data", *PRIORS))
         assert 0 <= found["metrics"]["gaussian_outside"] <= 1
         assert (tmp_path / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")

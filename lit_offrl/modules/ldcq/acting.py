@@ -192,10 +192,8 @@ class GoalSkillPolicy(SkillPolicy):
     """A ``SkillPolicy`` whose latents are chosen for a state and a goal.
 
     Args:
-        choose: Maps raw observations (N, o) and goals (N, g) on ``device`` to latents (N, z).
-        decode: As in ``SkillPolicy``.
-        execute_steps: As in ``SkillPolicy``.
-        device: As in ``SkillPolicy``.
+        *args: Those of ``SkillPolicy``; ``choose`` maps raw observations (N, o) and goals (N, g) to
+            latents (N, z).
         goal_dim: Size g of a goal.
         goal: Goal of all episodes, or ``environment``.
 
@@ -203,17 +201,8 @@ class GoalSkillPolicy(SkillPolicy):
         ConfigError: ``execute_steps`` is below 1, or the goal is not of g numbers.
     """
 
-    def __init__(
-        self,
-        choose: Callable[[Tensor, Tensor], Tensor],
-        decode: Callable[[Tensor, Tensor], Tensor],
-        execute_steps: int,
-        device: torch.device,
-        *,
-        goal_dim: int,
-        goal: Goal,
-    ) -> None:
-        super().__init__(choose, decode, execute_steps, device)
+    def __init__(self, *args: Any, goal_dim: int, goal: Goal) -> None:
+        super().__init__(*args)
         self._goal_dim = goal_dim
         self._fixed: np.ndarray | None = None
         self._goals: np.ndarray | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,73 +13,53 @@ from lit_offrl.common.policy import Policy
 from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.modules.base import OfflineModule
-from lit_offrl.modules.optimizer import Decay
 from lit_offrl.nets import ImageDecoder, ImageEncoder, gaussian_kl
 
 
 class ImageVAEModule(OfflineModule):
     """Compresses RGB frames to a few numbers; trained first, and frozen in ``LDCQStage1Module``.
 
-    Minimises Σ_pixels (x̂ − x)² + β KL(q(z | x) ‖ N(0, 1)) for pixels scaled to [−1, 1] by the least
-    and largest of the data, so that data in [0, 1] and in [0, 255] are the same. The paper names
+    Observations are flat RGB frames of n × n pixels, channels last, of o = 3 n² numbers. Minimises
+    Σ_pixels (x̂ − x)² + β KL(q(z | x) ‖ N(0, 1)) for pixels scaled to [−1, 1] by the least and the
+    largest of the data, so that data in [0, 1] and in [0, 255] are the same. The paper names
     neither layers nor β.
 
     Args:
-        observation_dim: o = 3 n², flat RGB frames of n × n pixels, channels last; linked.
-        action_dim: a; linked from the data, not used.
-        action_low: likewise.
-        action_high: likewise.
-        latent_dim: size of the compressed state.
-        beta: β.
-        width: of the layers that are no convolutions.
-        learning_rate: Adam's rate.
-        decay: of the rate: constant, or by a cosine to 0 at ``trainer.max_steps``.
-        seed: names the stream of all random numbers in training.
+        latent_dim: Size of a compressed state, at least 1 and less than o.
+        beta: Weight β of the KL divergence, at least 0.
+        width: Width of the layers that are no convolutions, at least 1.
+        **kwargs: Options of every method, see ``OfflineModule``.
 
     Raises:
-        ConfigError: observations are no such frames, or a number is out of its range.
+        ConfigError: Observations are no such frames, or a number is out of its range.
     """
 
     def __init__(
         self,
-        observation_dim: int,
-        action_dim: int = 0,
-        action_low: Sequence[float] | None = None,
-        action_high: Sequence[float] | None = None,
-        *,
+        *args: Any,
         latent_dim: int = 32,
         beta: float = 1.0,
         width: int = 256,
-        learning_rate: float = 3e-4,
-        decay: Decay = "constant",
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            observation_dim,
-            action_dim,
-            action_low,
-            action_high,
-            learning_rate=learning_rate,
-            decay=decay,
-            seed=seed,
-        )
+        super().__init__(*args, **kwargs)
+        observation_dim = self.observation_dim
         size = math.isqrt(observation_dim // 3)
         if 3 * size**2 != observation_dim or size % 8:
             raise ConfigError(
-                f"observations have {observation_dim} numbers, which are no RGB frames whose side "
-                "is a multiple of 8 pixels: choose data of pictures."
+                f"observations have {observation_dim} numbers, so they are no RGB frames whose "
+                "side is a multiple of 8 pixels: choose data of pictures."
             )
         # Below the frames' size, by which features and frames are told apart.
         require_in(f"[1, {observation_dim - 1}]", latent_dim=latent_dim)
         require_in("[1, inf)", width=width)
         require_in("[0, inf)", beta=beta)
-        self.save_hyperparameters()
         self.latent_dim, self.beta = latent_dim, beta
         self.encoder = ImageEncoder(size, latent_dim, width=width)
         self.decoder = ImageDecoder(size, latent_dim, width=width)
 
     def setup(self, stage: str) -> None:
-        """Take one range for all pixels: a pixel that hardly changes must not be blown up."""
+        """Scale all pixels by one range, lest one that hardly changes be blown up."""
         before = self.normalizer.fitted
         super().setup(stage)
         if not before and self.normalizer.fitted:
@@ -89,7 +69,7 @@ class ImageVAEModule(OfflineModule):
     @property
     def required_columns(self) -> tuple[str, ...]:
         """Columns without which it cannot be trained; rewards are not among them."""
-        return ("actions",)  # of the transitions that it takes its frames from
+        return ("actions",)  # of the transitions whose frames it learns from
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Encoder and decoder."""
@@ -117,10 +97,10 @@ class ImageVAEModule(OfflineModule):
         return self.normalizer.denormalize(frames)
 
     def policy(self) -> Policy:
-        """There is none.
+        """Refuse to make a policy, as frames are only compressed.
 
         Raises:
-            ConfigError: always.
+            ConfigError: Always.
         """
         raise ConfigError(
             "ImageVAEModule only compresses frames and has no policy: train a LDCQStage1Module "

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.ranges import require_in
-from lit_offrl.diffusion import Sampler, Schedule, make_sampler
+from lit_offrl.diffusion import Sampler, make_sampler
 
 SamplerName = Literal["ddpm", "ddim", "dpm++"]
 Against = Literal["nothing", "state"]
@@ -22,7 +21,7 @@ class Sampling:
     Args:
         sampler: Algorithm: ``ddpm`` (the paper's with all T steps and 10 extra ones), ``ddim`` or
             ``dpm++``.
-        sampling_steps: Number of its steps, from 1 to T; T if None.
+        sampling_steps: Number of the sampler's steps, 1 to T; T if None.
         extra_steps: Number of further steps at t = 1, as in Diffusion-X (appendix E); at least 0.
         guidance: Weight w of classifier-free guidance, u + w (c − u) for the conditional model c
             and the unconditional one u. 1 is c alone, and saves half of the network's calls.
@@ -50,20 +49,3 @@ class Sampling:
         """
         options = {"num_steps": self.sampling_steps, "extra_steps": self.extra_steps}
         return make_sampler(self.sampler, **options)
-
-    def require(self, schedule: Schedule, *, drops: bool) -> None:
-        """Refuse to draw so from a prior whose training does not allow for it.
-
-        Args:
-            schedule: The noise schedule of its training.
-            drops: Whether conditions were dropped in its training.
-
-        Raises:
-            ConfigError: The schedule has fewer steps, or there is no unconditional model.
-        """
-        self.make().steps(schedule)
-        if self.guidance != 1 and not drops:
-            raise ConfigError(
-                f"guidance is {self.guidance}, and this prior was trained with drop_probability 0: "
-                "it has no unconditional model. Train it with more, or leave guidance at 1."
-            )

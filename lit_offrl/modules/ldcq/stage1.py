@@ -5,7 +5,6 @@ Source: "Reasoning with latent diffusion in offline reinforcement learning", sec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -23,7 +22,6 @@ from lit_offrl.modules.ldcq.acting import SkillPolicy
 from lit_offrl.modules.ldcq.images import ImageVAEModule
 from lit_offrl.modules.ldcq.stages import load_stage, require_same_data
 from lit_offrl.modules.ldcq.tables import Tables
-from lit_offrl.modules.optimizer import Decay
 from lit_offrl.nets import (
     AutoregressiveDecoder,
     CategoricalDecoder,
@@ -36,51 +34,43 @@ from lit_offrl.nets.policies import centre_and_scale
 
 
 class LDCQStage1Module(OfflineModule):
-    """Latents z of windows of H steps, a decoder π(a | s, z), and the state that z leads to.
+    """Learns latents z of snippets of H steps, a decoder π(a | s, z), and where a latent leads.
 
-    Minimises −Σ_t log π(a_t | s_t, z) + β KL(q(z | window) ‖ p(z | s_0)) over the real steps of
-    each window (LDCQ, Eq. 5, with the sign turned), and beside it the error of s_{t+H} predicted
-    from (s_t, z), with z detached: the world model changes no latent.
+    Minimises −Σ_t log π(a_t | s_t, z) + β KL(q(z | snippet) ‖ p(z | s_0)) over the real steps of
+    each snippet (LDCQ, Eq. 5, with the sign turned), and beside it the error of s_{t+H} predicted
+    from (s_t, z), with z detached, so that the world model changes no latent.
 
-    Departures from the paper: held-out windows are those of whole episodes, since windows overlap;
-    windows that a true terminal cuts short are kept and masked (``partial``), and the world model's
-    target is then the state in which they ended.
+    Departures from the paper: held-out snippets are those of whole episodes, since snippets
+    overlap; snippets that a true terminal cuts short are kept and masked (``partial``), and the
+    world model's target is then the state in which they ended.
 
     Args:
-        observation_dim: o, size of an observation; linked from the data.
-        action_dim: a, size of an action; linked from the data.
-        action_low: lower bounds (a,); linked from the data; −1 if None.
-        action_high: upper bounds (a,); linked from the data; 1 if None.
-        horizon: H: maze2d and AntMaze 30, kitchen 20, locomotion 10, random walk 1.
-        partial: which windows of fewer than H steps this stage and the later ones learn from, see
-            ``Snippets``. Where timeouts mark that a goal was reached, as in maze2d, ``all``: only
-            those windows show how a goal is come near and end there.
-        latent_dim: z.
-        beta: β, weight of the KL divergence.
-        width: of all layers.
-        gru_layers: of the encoder.
-        num_actions: n, where actions are discrete: one column of whole numbers 0 … n − 1; None
-            where they are continuous.
-        image_encoder: checkpoint of an ImageVAEModule, where observations are pictures: states are
-            then its 32 numbers (appendix C). Frames of a file are encoded once, beforehand.
-        normalize: scale observations to the data's range [−1, 1].
-        learning_rate: Adam's rate.
-        decay: of the rate: constant, or by a cosine to 0 at ``trainer.max_steps``.
-        seed: names the stream of all random numbers in training.
+        horizon: Number H of steps of a snippet, at least 1: 30 for maze2d and AntMaze, 20 for
+            kitchen, 10 for locomotion, 1 for the random walk.
+        partial: Which snippets of fewer than H steps this stage and the later ones learn from, see
+            ``Snippets``. Use ``all`` where timeouts mark that a goal was reached, as in maze2d:
+            only such snippets show how to approach a goal and end there.
+        latent_dim: Size z of a latent, at least 1.
+        beta: Weight β of the KL divergence, at least 0.
+        width: Width of all layers, at least 1.
+        gru_layers: Number of the encoder's GRU layers, at least 1.
+        num_actions: Number n of discrete actions, at least 2, which are one column of whole numbers
+            0 … n − 1; None for continuous actions.
+        image_encoder: Checkpoint of an ImageVAEModule, if observations are pictures. States are
+            then its 32 numbers (appendix C), and the frames of a file are encoded once, beforehand.
+        normalize: Whether observations are scaled from the data's range to [−1, 1].
+        learning_rate: Adam's learning rate, at least 0.
+        **kwargs: Options of every method, see ``OfflineModule``.
 
     Raises:
-        ConfigError: the data have no actions, or a number is out of its range.
+        ConfigError: The data have no actions, or a number is out of its range.
     """
 
     cpu_advice = "lit-offrl pipeline takes --config configs/ldcq_quick.yaml, which fits two cores"
 
     def __init__(
         self,
-        observation_dim: int,
-        action_dim: int,
-        action_low: Sequence[float] | None = None,
-        action_high: Sequence[float] | None = None,
-        *,
+        *args: Any,
         horizon: int = 30,
         partial: Partial = "terminal",
         latent_dim: int = 16,
@@ -91,18 +81,10 @@ class LDCQStage1Module(OfflineModule):
         image_encoder: str | dict[str, Any] | None = None,
         normalize: bool = False,
         learning_rate: float = 5e-5,
-        decay: Decay = "constant",
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            observation_dim,
-            action_dim,
-            action_low,
-            action_high,
-            learning_rate=learning_rate,
-            decay=decay,
-            seed=seed,
-        )
+        super().__init__(*args, learning_rate=learning_rate, **kwargs)
+        action_dim = self.action_dim
         if action_dim < 1:
             raise ConfigError("LDCQStage1Module needs a dataset with actions; this one has none.")
         if num_actions is not None and (action_dim != 1 or num_actions < 2):
@@ -115,59 +97,60 @@ class LDCQStage1Module(OfflineModule):
         require_in("[0, inf)", beta=beta)
         if image_encoder is not None and normalize:
             raise ConfigError("normalize is for states, not for pictures: leave one of both out.")
-        self.save_hyperparameters()
         self.horizon, self.latent_dim, self.beta = horizon, latent_dim, beta
         self.partial: Partial = Snippets(horizon, partial=partial).partial  # refuses other words
         self.normalizes, self.num_actions = normalize, num_actions
-        self.state_dim = observation_dim
-        """Size of a state as the networks see it, ``normalize``'s."""
+        self.state_dim = self.observation_dim
+        """Size of a normalised state."""
         self.images: ImageVAEModule | None = None
         self._stand_in: tuple[OfflineDataset, OfflineDataset] | None = None
         if image_encoder is not None:
-            given: dict[str, Any] = {"observation_dim": observation_dim}
-            self.images, record = load_stage(image_encoder, ImageVAEModule, **given)
+            dims = {"observation_dim": self.observation_dim}
+            self.images, record = load_stage(image_encoder, ImageVAEModule, **dims)
             self.hparams["image_encoder"] = record
             self.state_dim = self.images.latent_dim
-        dims = (self.state_dim, latent_dim)
+        sizes = (self.state_dim, latent_dim)
         self.decoder: AutoregressiveDecoder | CategoricalDecoder
         if num_actions is None:
-            centre_and_scale(action_dim, action_low, action_high)  # refuses what are no bounds
-            low = (-1.0,) * action_dim if action_low is None else action_low
-            high = (1.0,) * action_dim if action_high is None else action_high
-            self.decoder = AutoregressiveDecoder(*dims, action_dim, width=width, low=low, high=high)
+            centre_and_scale(action_dim, self.action_low, self.action_high)  # refuses wrong bounds
+            low = (-1.0,) * action_dim if self.action_low is None else self.action_low
+            high = (1.0,) * action_dim if self.action_high is None else self.action_high
+            self.decoder = AutoregressiveDecoder(
+                *sizes, action_dim, width=width, low=low, high=high
+            )
         else:
-            self.decoder = CategoricalDecoder(*dims, num_actions, width=width)
+            self.decoder = CategoricalDecoder(*sizes, num_actions, width=width)
         self.encoder = SnippetEncoder(
             self.state_dim, num_actions or action_dim, latent_dim, width=width, layers=gru_layers
         )
-        self.prior = GaussianPrior(*dims, width=width)
-        self.world = WorldModel(*dims, hidden=(width, width))
+        self.prior = GaussianPrior(*sizes, width=width)
+        self.world = WorldModel(*sizes, hidden=(width, width))
 
-    # ---- what later stages ask for -------------------------------------------------------------
+    # ---- what later stages use -----------------------------------------------------------------
 
     def normalize(self, observations: Tensor) -> Tensor:
-        """Raw observations (…, o) as the networks see them (…, ``state_dim``).
+        """Return normalised states (…, ``state_dim``) of raw observations (…, o).
 
         Features of pictures, which batches have where ``stand_in`` gives data of them, stay.
         """
         if self.images is not None:
-            seen = observations.shape[-1] == self.state_dim
-            return observations if seen else self.images.features(observations)
+            encoded = observations.shape[-1] == self.state_dim
+            return observations if encoded else self.images.features(observations)
         return self.normalizer.normalize(observations) if self.normalizes else observations
 
     def denormalize(self, states: Tensor) -> Tensor:
-        """Undo ``normalize``, for what the world model predicts; pictures as far as they can be."""
+        """Return raw observations of normalised states; pictures are reconstructed."""
         if self.images is not None:
             return self.images.reconstruct(states)
         return self.normalizer.denormalize(states) if self.normalizes else states
 
     def stand_in(self, dataset: OfflineDataset) -> OfflineDataset:
-        """The data of which batches are made: of a file of pictures, with features for frames.
+        """Return the data that batches are made of: those of pictures with features for frames.
 
-        So no step gathers or encodes a frame. Predictions are of the frames themselves.
+        So no training step gathers or encodes a frame. Predictions are made from the frames.
 
         Raises:
-            DatasetError: the features cannot be stored.
+            DatasetError: The features cannot be stored.
         """
         if self.images is None or dataset.spec.sha256 is None:
             return dataset
@@ -179,18 +162,18 @@ class LDCQStage1Module(OfflineModule):
         return self._stand_in[1]
 
     def posterior(self, batch: SnippetBatch) -> tuple[Tensor, Tensor]:
-        """μ and σ (B, z) of the latents of a batch's windows."""
+        """Return μ and σ (B, z) of the latents of a batch's snippets."""
         states = self.normalize(batch.observations)
         return self.encoder(states, self.decoder.encode(batch.actions), batch.mask)
 
     # ---- training ------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Look whether the data's actions and image encoder are what the options say.
+        """Refuse data whose actions or image encoder are not what the options say.
 
         Raises:
-            DatasetError: an action is no whole number from 0 to n − 1.
-            ConfigError: the image encoder was trained on other data.
+            DatasetError: An action is no whole number from 0 to n − 1.
+            ConfigError: The image encoder was trained on other data.
         """
         super().setup(stage)
         if stage != "fit" or self.datamodule is None or self.spec is None:
@@ -209,8 +192,24 @@ class LDCQStage1Module(OfflineModule):
                 f"whole numbers from 0 to {last} are needed: correct them, or num_actions."
             )
 
+    def require_snippets(self, batch: Any, stage: OfflineModule | None = None) -> None:
+        """Refuse a batch that is not of snippets of H steps.
+
+        Args:
+            batch: What the view gave.
+            stage: The stage that trains on it; this one if None.
+
+        Raises:
+            ConfigError: The batch is of something else.
+        """
+        if not isinstance(batch, SnippetBatch) or batch.mask.shape[1] != self.horizon:
+            raise ConfigError(
+                f"{type(stage or self).__name__} trains on Snippets of horizon {self.horizon}: "
+                "leave data.init_args.view to the model, or set it to those."
+            )
+
     def view(self) -> Snippets:
-        """Windows of H steps."""
+        """Snippets of H steps."""
         return Snippets(self.horizon, partial=self.partial)
 
     @property
@@ -224,16 +223,12 @@ class LDCQStage1Module(OfflineModule):
         return {"vae": vae, "world": list(self.world.parameters())}
 
     def losses(self, batch: SnippetBatch) -> dict[str, Tensor]:
-        """``actions`` (nats a window), ``kl`` (β times nats a window) and ``world``.
+        """``actions`` (nats per snippet), ``kl`` (β times nats per snippet) and ``world``.
 
         Raises:
-            ConfigError: the view gives no windows of H steps.
+            ConfigError: The view gives no snippets of H steps.
         """
-        if not isinstance(batch, SnippetBatch) or batch.mask.shape[1] != self.horizon:
-            raise ConfigError(
-                f"LDCQStage1Module trains on Snippets of horizon {self.horizon}: leave "
-                "data.init_args.view to the model, or set it to those."
-            )
+        self.require_snippets(batch)
         observations, actions = self.normalize(batch.observations), batch.actions
         first = observations[:, 0]
         mean, std = self.encoder(observations, self.decoder.encode(actions), batch.mask)
@@ -261,12 +256,13 @@ class LDCQStage1Module(OfflineModule):
         sample_latents: bool = True,
         sample_actions: bool = False,
     ) -> SkillPolicy:
-        """The decoder under a latent of the VAE's own prior: behaviour cloning by skills.
+        """Act by latents of the VAE's own prior: behaviour cloning by skills.
 
         Args:
-            execute_steps: steps of a latent; H if None.
-            sample_latents: draw from the prior, or take its mean.
-            sample_actions: draw from the decoder, as the paper does, or take its means.
+            execute_steps: Number of steps, at least 1, for which a latent is executed; H if None.
+            sample_latents: Whether latents are drawn from the prior, instead of being its means.
+            sample_actions: Whether actions are drawn from the decoder, as in the paper, instead of
+                being its means.
 
         Raises:
             ConfigError: ``execute_steps`` is below 1.
@@ -281,12 +277,13 @@ class LDCQStage1Module(OfflineModule):
         return SkillPolicy(choose, decode, steps, self.device)
 
     def decode(self, observations: Tensor, latents: Tensor, *, sample: bool = False) -> Tensor:
-        """Environment actions (N, a) for raw observations (N, o) under latents (N, z).
+        """Return environment actions (N, a) for raw observations (N, o) under latents (N, z).
 
         Args:
-            observations: raw.
-            latents: of the skills under execution.
-            sample: draw, by the global generator, or take means (of categories the likeliest).
+            observations: Raw observations.
+            latents: Latents that are being executed.
+            sample: Whether to draw actions by the global generator, instead of taking the means (of
+                categories the likeliest).
         """
         shape = (len(observations), self.decoder.action_dim)
         noise = torch.randn(shape, device=observations.device) if sample else None

@@ -29,58 +29,49 @@ from lit_offrl.modules.ldcq.planning import Planner
 from lit_offrl.modules.ldcq.prior import LatentPrior
 from lit_offrl.modules.ldcq.sampling import Against, Sampling
 from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
-from lit_offrl.modules.ldcq.staged import PosteriorKind, PosteriorsFrom, StagedModule
+from lit_offrl.modules.ldcq.staged import StagedModule
 from lit_offrl.modules.ldcq.tables import spread_batches
-from lit_offrl.modules.optimizer import Decay
 
-_FITTED_ON = 8192  # windows whose latents standardise all
+_FITTED_ON = 8192  # snippets whose latents give the mean and the standard deviation
 
 
 class LDCQStage2Module(StagedModule):
-    """p(z | s), the skills that the data show from a state, or p(z | s, goal) for LDGC.
+    """Learns p(z | s), the skills that the data show from a state, or p(z | s, goal) for LDGC.
 
     Its policy imitates the data by skills, goes to a goal (LDGC), or plans with stage 1's world
     model (LDCP); stage 3 chooses among its skills by Q.
 
     Departures from the paper: dropped conditions carry a flag; with goals, training also drops the
-    goal alone, so that guidance may be against the same state without a goal.
+    goal alone, so that guidance may compare with the same state without a goal.
 
     Args:
-        observation_dim: o, size of an observation; linked from the data.
-        action_dim: a, size of an action; linked from the data.
-        action_low: linked from the data, not used: the decoder has stage 1's.
-        action_high: likewise.
-        stage1: checkpoint of an LDCQStage1Module: its path or MLflow run.
-        goals: ``none``; ``column``, the data's goals; or ``hindsight``, a later state of the same
-            episode (LDGC).
-        goal_dims: dimensions of an observation that make a position, of which a goal is one; the
+        stage1: Checkpoint of an LDCQStage1Module: its path or MLflow run.
+        goals: Goals in training: ``none``; ``column`` for the data's; or ``hindsight`` for a later
+            state of the same episode (LDGC).
+        goal_dims: Dimensions of an observation that make a position, of which a goal is one; the
             first two, or the only one, if None.
-        schedule: noise schedule.
-        diffusion_steps: T (paper: 200 in the text, 500 in Table 6).
-        min_snr: γ of the loss's weights.
-        drop_probability: of a condition in training.
-        widths: of the denoiser between its blocks.
-        width: of its encoders.
-        ema_rate: rate of the averaged denoiser, which samples.
-        posterior: train on a ``sample`` of a window's posterior, or on its ``mean``.
-        posteriors: ``cached`` encodes each window once, beside the data; ``online`` in each step.
-        window_every: windows begin at every so many rows alone, see ``Snippets``.
-        standardize: give latents mean 0 and variance 1 before they are diffused.
-        learning_rate: Adam's rate.
-        decay: of the rate: constant, or by a cosine to 0 at ``trainer.max_steps``.
-        seed: names the stream of all random numbers in training.
+        schedule: Noise schedule of the diffusion.
+        diffusion_steps: Number T of diffusion steps, at least 1 (paper: 200 in the text, 500 in
+            Table 6).
+        min_snr: Largest weight γ of the loss, above 0: a time weighs min(SNR, γ).
+        drop_probability: Probability in [0, 0.5] with which state and goal are dropped in training;
+            the goal alone is dropped with the same.
+        widths: Widths of the denoiser between its blocks; the same read backwards.
+        width: Width of the denoiser's encoders of time and condition, at least 1.
+        ema_rate: Rate in (0, 1] at which the averaged denoiser, which draws latents, follows the
+            trained one in each step.
+        standardize: Whether latents are given mean 0 and variance 1 before they are diffused.
+        learning_rate: Adam's learning rate, at least 0.
+        **kwargs: Options of the later stages, see ``StagedModule``.
 
     Raises:
-        ConfigError: the stage cannot be had or does not fit, or a number is out of its range.
+        ConfigError: The first stage cannot be loaded or does not fit, or a number is out of its
+            range.
     """
 
     def __init__(
         self,
-        observation_dim: int,
-        action_dim: int,
-        action_low: Sequence[float] | None = None,
-        action_high: Sequence[float] | None = None,
-        *,
+        *args: Any,
         stage1: str | dict[str, Any],
         goals: Literal["none", "column", "hindsight"] = "none",
         goal_dims: Sequence[int] | None = None,
@@ -91,40 +82,24 @@ class LDCQStage2Module(StagedModule):
         widths: Sequence[int] = (128, 32, 16, 8, 16, 32, 128),
         width: int = 256,
         ema_rate: float = 0.005,
-        posterior: PosteriorKind = "sample",
-        posteriors: PosteriorsFrom = "cached",
-        window_every: int = 1,
         standardize: bool = True,
         learning_rate: float = 1e-4,
-        decay: Decay = "constant",
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            observation_dim,
-            action_dim,
-            action_low,
-            action_high,
-            posterior=posterior,
-            posteriors=posteriors,
-            window_every=window_every,
-            learning_rate=learning_rate,
-            decay=decay,
-            seed=seed,
-        )
+        super().__init__(*args, learning_rate=learning_rate, **kwargs)
         require_in("[0, 0.5]", drop_probability=drop_probability)
         require_in("(0, 1]", ema_rate=ema_rate)
         require_in("(0, inf)", min_snr=min_snr)
         require_in("[1, inf)", width=width, diffusion_steps=diffusion_steps)
-        dims = tuple(range(min(2, observation_dim)) if goal_dims is None else goal_dims)
-        if not dims or not all(0 <= dim < observation_dim for dim in dims):
+        size = self.observation_dim
+        dims = tuple(range(min(2, size)) if goal_dims is None else goal_dims)
+        if not dims or not all(0 <= dim < size for dim in dims):
             raise ConfigError(
-                f"goal_dims is {list(dims)}; name dimensions of the observation, 0 to "
-                f"{observation_dim - 1}."
+                f"goal_dims is {list(dims)}; name dimensions of the observation, 0 to {size - 1}."
             )
-        self.save_hyperparameters()
         self.goals, self.goal_dims = goals, dims
         self.drop_probability, self.standardize = drop_probability, standardize
-        self.stage1 = self.take("stage1", stage1, LDCQStage1Module, action_dim)
+        self.stage1 = self.take("stage1", stage1, LDCQStage1Module)
         if goals != "none":
             self._require_positions("goals")
         self.prior = LatentPrior(
@@ -151,7 +126,7 @@ class LDCQStage2Module(StagedModule):
     )
 
     def view(self) -> Snippets:
-        """Windows of stage 1's H steps."""
+        """Snippets of stage 1's H steps."""
         return Snippets(
             self.stage1.horizon,
             partial=self.stage1.partial,
@@ -160,13 +135,13 @@ class LDCQStage2Module(StagedModule):
         )
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """The denoiser's."""
+        """The denoiser's parameters."""
         return {"prior": list(self.prior.denoiser.parameters())}
 
     def on_train_start(self) -> None:
         """Take the latents' mean and standard deviation from the training data.
 
-        They may have to be encoded first, which a signal may stop from here on.
+        Snippets may have to be encoded for it, which a signal may stop.
         """
         if not self.standardize or self.prior.fitted:
             return
@@ -178,12 +153,12 @@ class LDCQStage2Module(StagedModule):
         self.prior.fit(mean.mean(0), variance.sqrt())
 
     def losses(self, batch: SnippetBatch) -> dict[str, Tensor]:
-        """``prior``: Eq. 5.
+        """``prior``: the weighted error of z_0 (Eq. 5).
 
         Raises:
-            ConfigError: the view gives no such windows, or no goals where they are needed.
+            ConfigError: The view gives no snippets of H steps, or no goals where they are needed.
         """
-        self.require_windows(batch)
+        self.first.require_snippets(batch, self)
         states = self.stage1.normalize(batch.observations[:, 0])
         goals = None if self.goals == "none" else self.positions(self._goals_of(batch))
         latents = self.latents_of(batch)
@@ -195,7 +170,7 @@ class LDCQStage2Module(StagedModule):
         self.prior.update_ema()
 
     def _goals_of(self, batch: SnippetBatch) -> Tensor:
-        """Raw goals (B, g) of a batch."""
+        """Return raw goals (B, g) of a batch."""
         if batch.goals is None:
             raise ConfigError(
                 f"goals is '{self.goals}', but the view gives none: leave data.init_args.view to "
@@ -214,7 +189,7 @@ class LDCQStage2Module(StagedModule):
         if self.stage1.images is not None:
             raise ConfigError(f"{what} needs positions, but the observations are pictures.")
 
-    # ---- what acting and later stages ask for --------------------------------------------------
+    # ---- what acting and later stages use ------------------------------------------------------
 
     @property
     def first(self) -> LDCQStage1Module:
@@ -222,7 +197,7 @@ class LDCQStage2Module(StagedModule):
         return self.stage1
 
     def positions(self, raw: Tensor) -> Tensor:
-        """Raw positions (…, g) as the networks see those dimensions of an observation."""
+        """Return raw positions (…, g) normalised as in an observation."""
         whole = self.normalizer.low.repeat(*raw.shape[:-1], 1)
         whole[..., self.goal_dims] = raw
         return self.stage1.normalize(whole)[..., self.goal_dims]
@@ -237,9 +212,15 @@ class LDCQStage2Module(StagedModule):
         Raises:
             ConfigError: Its training does not allow for that.
         """
-        drops = self.drop_probability > 0
-        how.require(self.prior.schedule, drops=drops)
-        if without_goal and self.goals != "none" and not drops:
+        how.make().steps(self.prior.schedule)  # refuses more steps than T
+        if self.drop_probability > 0:
+            return
+        if how.guidance != 1:
+            raise ConfigError(
+                f"guidance is {how.guidance}, and this prior was trained with drop_probability 0: "
+                "it has no unconditional model. Train it with more, or leave guidance at 1."
+            )
+        if without_goal and self.goals != "none":
             raise ConfigError(
                 "this prior was trained with drop_probability 0, always with a goal, so it cannot "
                 "be used without one: train it with more, or with goals 'none'."
@@ -323,7 +304,7 @@ class LDCQStage2Module(StagedModule):
         return super().policy_options() | option_types()
 
     def predict_step(self, batch: SnippetBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Actions in the first states of a batch's windows, (B, a), towards their own goals."""
+        """Return actions (B, a) in the first states of snippets, towards their own goals."""
         if self.goals == "none":
             return super().predict_step(batch, batch_idx)
         observations = batch.observations[:, 0].cpu()

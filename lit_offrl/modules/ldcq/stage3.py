@@ -23,72 +23,58 @@ from lit_offrl.modules.ldcq.acting import SkillOptions, SkillPolicy
 from lit_offrl.modules.ldcq.sampling import SamplerName, Sampling
 from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
 from lit_offrl.modules.ldcq.stage2 import LDCQStage2Module
-from lit_offrl.modules.ldcq.staged import PosteriorKind, PosteriorsFrom, StagedModule
+from lit_offrl.modules.ldcq.staged import StagedModule
 from lit_offrl.modules.ldcq.tables import RowTable, Tables
-from lit_offrl.modules.optimizer import Decay
 from lit_offrl.nets import LatentCritic, frozen_copy, polyak_update_
 
-_LEAST_PRIORITY = 1e-6  # so that a window whose error is 0 may be drawn again
+_LEAST_PRIORITY = 1e-6  # so that a snippet whose error is 0 may be drawn again
 
 
 class LDCQStage3Module(StagedModule):
     """Q(s, z) of skills, batch-constrained: the best of n latents of the prior (Algorithm 1).
 
     y = r_{t:t+H} + γ^H (1 − terminal) max_z min_j Q_target_j(s_{t+H}, z), over n latents z of the
-    prior at s_{t+H}; a window that a true terminal cuts short bootstraps nothing. Both critics
+    prior at s_{t+H}; a snippet that a true terminal cuts short bootstraps nothing. Both critics
     share the candidates. ``prior: gaussian`` is BCQ-H, with stage 1's own Gaussian prior.
 
     Departures from the paper: its target ← ρ·online + (1 − ρ)·target has the weights the wrong way
-    round; by default candidates are sampled once for each state that a window ends in, which the
-    frozen prior allows, in few steps; a window's latent is drawn anew each time.
+    round; by default candidates are sampled once for each state that a snippet ends in, which the
+    frozen prior allows, in few steps; a snippet's latent is drawn anew each time.
 
     The paper clips gradients to a norm of 1: set ``trainer.gradient_clip_val``.
 
     Args:
-        observation_dim: o, size of an observation; linked from the data.
-        action_dim: a, size of an action; linked from the data.
-        action_low: linked from the data, not used: the decoder has stage 1's.
-        action_high: likewise.
-        stage2: checkpoint of an LDCQStage2Module: its path or MLflow run; for the diffusion prior.
-        stage1: of an LDCQStage1Module, for the Gaussian prior.
-        prior: ``diffusion``, or ``gaussian`` for BCQ-H.
-        gamma: discount γ of each step, also within a window.
-        latents: ``cached`` candidates beside the dataset, or ``online``, n chains a row in each
-            step.
-        num_latents: n.
-        sampler: which sampler draws candidates.
-        sampling_steps: its number of steps; all T if None.
-        extra_steps: Diffusion-X's further steps.
-        guidance: w of u + w (c − u).
-        posterior: a window's latent is a ``sample`` of its posterior, or its ``mean``.
-        posteriors: ``cached`` encodes each window once, beside the data; ``online`` in each step.
-        window_every: windows begin at every so many rows alone, see ``Snippets``: fewer candidates
-            to cache.
-        prioritized: draw windows by the errors of Q, else evenly.
-        priority_alpha: how far errors matter.
-        priority_beta: importance exponent at the first step.
-        priority_beta_step: what it grows by, up to 1, …
-        priority_beta_every: … every so many optimiser steps.
-        polyak_rate: of the target critics.
-        state_hidden: widths of the critics' layers of the state.
-        latent_hidden: of the latent.
-        joined: of both.
-        learning_rate: Adam's rate.
-        decay: of the rate: constant, or by a cosine to 0 at ``trainer.max_steps``.
-        seed: names the stream of all random numbers in training.
+        stage2: Checkpoint of an LDCQStage2Module, its path or MLflow run, for the diffusion prior.
+        stage1: Checkpoint of an LDCQStage1Module, its path or MLflow run, for the Gaussian prior.
+        prior: Prior that proposes latents: ``diffusion``, or ``gaussian`` for BCQ-H.
+        gamma: Discount γ of each step, also within a snippet, in [0, 1].
+        latents: When candidates are drawn: ``cached`` draws those of each state once and stores
+            them beside the data, ``online`` runs n chains per row in each step.
+        num_latents: Number n of candidates of a state, at least 1.
+        sampler: Algorithm that draws candidates.
+        sampling_steps: Number of the sampler's steps, 1 to T; T if None.
+        extra_steps: Number of further steps at t = 1, as in Diffusion-X; at least 0.
+        guidance: Weight w of classifier-free guidance, u + w (c − u); 1 is the conditional model.
+        prioritized: Whether snippets are drawn by the errors of Q instead of evenly.
+        priority_alpha: Exponent of the errors in the priorities, at least 0; 0 draws evenly.
+        priority_beta: Exponent of the importance weights at the first step, in [0, 1].
+        priority_beta_step: Increment of ``priority_beta``, above 0, until it is 1.
+        priority_beta_every: Number of optimiser steps between two increments, at least 1.
+        polyak_rate: Rate in (0, 1] at which the target critics follow the critics in each step.
+        state_hidden: Widths of the critics' layers of the state.
+        latent_hidden: Widths of the critics' layers of the latent.
+        joined: Widths of the critics' layers of both together, at least one.
+        learning_rate: Adam's learning rate, at least 0.
+        **kwargs: Options of the later stages, see ``StagedModule``.
 
     Raises:
-        ConfigError: a stage is missing, cannot be had or does not fit, or a number is out of its
+        ConfigError: A stage is missing, cannot be loaded or does not fit, or a number is out of its
             range.
     """
 
     def __init__(
         self,
-        observation_dim: int,
-        action_dim: int,
-        action_low: Sequence[float] | None = None,
-        action_high: Sequence[float] | None = None,
-        *,
+        *args: Any,
         stage2: str | dict[str, Any] | None = None,
         stage1: str | dict[str, Any] | None = None,
         prior: Literal["diffusion", "gaussian"] = "diffusion",
@@ -99,9 +85,6 @@ class LDCQStage3Module(StagedModule):
         sampling_steps: int | None = 10,
         extra_steps: int = 0,
         guidance: float = 1.0,
-        posterior: PosteriorKind = "sample",
-        posteriors: PosteriorsFrom = "cached",
-        window_every: int = 1,
         prioritized: bool = True,
         priority_alpha: float = 0.7,
         priority_beta: float = 0.3,
@@ -112,22 +95,9 @@ class LDCQStage3Module(StagedModule):
         latent_hidden: Sequence[int] = (128, 128),
         joined: Sequence[int] = (128, 32),
         learning_rate: float = 5e-4,
-        decay: Decay = "constant",
-        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            observation_dim,
-            action_dim,
-            action_low,
-            action_high,
-            posterior=posterior,
-            posteriors=posteriors,
-            window_every=window_every,
-            learning_rate=learning_rate,
-            decay=decay,
-            seed=seed,
-        )
-        self.save_hyperparameters()
+        super().__init__(*args, learning_rate=learning_rate, **kwargs)
         needed, other = ("stage2", stage1) if prior == "diffusion" else ("stage1", stage2)
         source = stage2 if prior == "diffusion" else stage1
         if source is None or other is not None:
@@ -135,21 +105,21 @@ class LDCQStage3Module(StagedModule):
         require_in("[1, inf)", num_latents=num_latents)
         require_in("[0, 1]", gamma=gamma)
         require_in("(0, 1]", polyak_rate=polyak_rate)
-        self.gamma, self.latents, self.num_latents = gamma, latents, num_latents
+        self.gamma, self.polyak_rate = gamma, polyak_rate
+        self.latents, self.num_latents = latents, num_latents
         self.how = Sampling(sampler, sampling_steps, extra_steps, guidance)
-        self.polyak_rate = polyak_rate
         self.priorities: Priorities | None = None
-        """How the data are to draw windows by errors; read by the datamodule."""
+        """How snippets are drawn by errors, for the datamodule; None draws them evenly."""
         if prioritized:
             beta = growing(priority_beta, priority_beta_step, priority_beta_every)
             self.priorities = Priorities(priority_alpha, beta)
         self.stage2: LDCQStage2Module | None = None
         self.stage1: LDCQStage1Module | None = None
         if prior == "diffusion":
-            self.stage2 = self.take("stage2", source, LDCQStage2Module, action_dim)
+            self.stage2 = self.take("stage2", source, LDCQStage2Module)
             self.stage2.require(self.how, without_goal=True)
         else:
-            self.stage1 = self.take("stage1", source, LDCQStage1Module, action_dim)
+            self.stage1 = self.take("stage1", source, LDCQStage1Module)
         sizes = (self.first.state_dim, self.first.latent_dim)
         self.q = LatentCritic(*sizes, state_hidden, latent_hidden, joined)
         self.q_target = frozen_copy(self.q)
@@ -167,65 +137,64 @@ class LDCQStage3Module(StagedModule):
         return self.stage1
 
     def setup(self, stage: str) -> None:
-        """As any later stage's; candidates stored for other data are forgotten."""
+        """Set up as any later stage, without the candidates of other data."""
         super().setup(stage)
         self._candidates = None
 
     def view(self) -> Snippets:
-        """Windows of stage 1's H steps, with returns discounted by γ."""
+        """Snippets of stage 1's H steps, with returns discounted by γ."""
         first = self.first
         return Snippets(first.horizon, self.gamma, first.partial, every=self.window_every)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """The critics'."""
+        """The critics' parameters."""
         return {"q": list(self.q.parameters())}
 
     def losses(self, batch: SnippetBatch) -> dict[str, Tensor]:
-        """``q``: the squared errors of both critics, weighed a row by its importance.
+        """``q``: the squared errors of both critics, weighted by each row's importance.
 
         Raises:
-            ConfigError: the view gives no such windows, or no rewards.
+            ConfigError: The view gives no snippets of H steps, or no rewards.
         """
-        self.require_windows(batch)
+        self.first.require_snippets(batch, self)
         states = self.first.normalize(batch.observations[:, 0])
         latents = self.latents_of(batch)
-        target = self.target(batch)
+        td_target = self.td_target(batch)
         values = self.q(states, latents)
-        error = (values - target).square().sum(0)
-        weighed = error if batch.weights is None else batch.weights * error
+        error = (values - td_target).square().sum(0)
+        weighted = error if batch.weights is None else batch.weights * error
         self.log_scalar("q/mean", values.mean())
-        self.log_scalar("q/target_mean", target.mean())
+        self.log_scalar("q/target_mean", td_target.mean())
         if self.training and self.priorities is not None:
-            apart = (values.detach() - target).abs().mean(0) + _LEAST_PRIORITY
-            self._errors.append((batch.rows, apart))
-        return {"q": weighed.mean()}
+            priorities = (values.detach() - td_target).abs().mean(0) + _LEAST_PRIORITY
+            self._errors.append((batch.rows, priorities))
+        return {"q": weighted.mean()}
 
     @torch.no_grad()
-    def target(self, batch: SnippetBatch) -> Tensor:
-        """y (B,) of a batch's windows (Eq. 8).
+    def td_target(self, batch: SnippetBatch) -> Tensor:
+        """Return y (B,) of a batch's snippets (Eq. 8).
 
         Raises:
-            ConfigError: the data lack rewards.
+            ConfigError: The data lack rewards.
         """
         if batch.returns is None:
             raise ConfigError(
                 "LDCQStage3Module needs the reward of every row, which the data lack: choose data "
                 "that have them."
             )
-        after = batch.next_observations
-        proposed = self.proposed(batch)
-        later, _ = self.q_target.best(self.first.normalize(after), proposed)
-        later = torch.where(batch.terminals, 0.0, later.float())
-        return batch.returns + batch.discounts * later
+        next_states = self.first.normalize(batch.next_observations)
+        next_value, _ = self.q_target.best(next_states, self.proposed(batch))
+        next_value = torch.where(batch.terminals, 0.0, next_value.float())
+        return batch.returns + batch.discounts * next_value
 
     def proposed(self, batch: SnippetBatch) -> Tensor:
-        """Candidate latents (B, n, z) in the states after a batch's windows."""
+        """Return candidate latents (B, n, z) in the states after a batch's snippets."""
         if self.latents == "online" or not self.storable:
             return self.propose(batch.next_observations, self.num_latents, self.how, self.noise)
         if self._candidates is None:
             # "against" is in the names of stored tables, which outlive versions of this library
             settings = {} if self.stage2 is None else asdict(self.how) | {"against": "nothing"}
-            self._candidates = Tables(self, self.taken).candidates(
+            self._candidates = Tables(self, self.earlier).candidates(
                 lambda states, noise: self.propose(states, self.num_latents, self.how, noise),
                 self.num_latents,
                 self.first.latent_dim,
@@ -249,7 +218,7 @@ class LDCQStage3Module(StagedModule):
         return mean[:, None] + std[:, None] * drawn
 
     def after_step(self) -> None:
-        """Move the target critics, and tell the data the errors of the step's rows."""
+        """Move the target critics, and give the errors of the step's rows to the row order."""
         polyak_update_(self.q_target, self.q, self.polyak_rate)
         if self._errors:
             rows, errors = (torch.cat(parts) for parts in zip(*self._errors, strict=True))
@@ -296,17 +265,17 @@ class LDCQStage3Module(StagedModule):
 
     @torch.no_grad()
     def choose(self, observations: Tensor, number: int, how: Sampling) -> Tensor:
-        """The best (E, z) of n latents a raw observation (E, o), by the least of both critics."""
+        """Return the best (E, z) of n latents in raw observations (E, o), by the least Q."""
         proposed = self.propose(observations, number, how)
         _, best = self.q.best(self.first.normalize(observations), proposed)
         return proposed[torch.arange(len(best), device=best.device), best]
 
 
 def growing(start: float, step: float, every: int) -> Linear:
-    """β from ``start`` to 1, growing by ``step`` every so many optimiser steps.
+    """Return β from ``start`` to 1, which grows by ``step`` after every so many optimiser steps.
 
     Raises:
-        ConfigError: it does not grow, or a number is out of its range.
+        ConfigError: It does not grow, or a number is out of its range.
     """
     require_in("[0, 1]", priority_beta=start)
     require_in("(0, inf)", priority_beta_step=step)

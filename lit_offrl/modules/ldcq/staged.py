@@ -1,8 +1,7 @@
-"""What the second and third stage share: the first one inside, and latents of the windows."""
+"""What the second and the third stage share: the first stage inside, and snippets' latents."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -23,7 +22,6 @@ from lit_offrl.modules.ldcq.stages import (
     require_same_data,
 )
 from lit_offrl.modules.ldcq.tables import RowTable, Tables
-from lit_offrl.modules.optimizer import Decay
 from lit_offrl.nets import AutoregressiveDecoder
 
 PosteriorKind = Literal["sample", "mean"]
@@ -31,58 +29,39 @@ PosteriorsFrom = Literal["cached", "online"]
 
 
 class StagedModule(OfflineModule):
-    """A stage that holds the frozen earlier ones.
+    """A stage that holds the frozen earlier ones and learns from the latents of snippets.
 
     Args:
-        observation_dim: o.
-        action_dim: a.
-        action_low: lower bounds (a,).
-        action_high: upper bounds (a,).
-        posterior: a window's latent is a ``sample`` of its posterior, drawn anew in each step, or
-            its ``mean``.
-        posteriors: ``cached`` encodes each window of the data once, beside the dataset; ``online``
-            encodes in each step.
-        window_every: windows begin at every so many rows of an episode.
-        learning_rate: Adam's rate.
-        decay: of the rate.
-        seed: names the stream of all random numbers in training.
+        posterior: Which latent a snippet has: a ``sample`` of its posterior, drawn anew in each
+            step, or the posterior's ``mean``.
+        posteriors: When snippets are encoded: ``cached`` encodes each one once and stores its
+            posterior beside the data, ``online`` encodes a batch in each step.
+        window_every: Number of rows, 1 to H, between the rows of an episode at which snippets
+            begin; with more there are fewer snippets to encode and to store (see ``Snippets``).
+        **kwargs: Options of every method, see ``OfflineModule``.
 
     Raises:
-        ConfigError: a number is out of its range.
+        ConfigError: A number is out of its range.
     """
 
     cpu_advice = LDCQStage1Module.cpu_advice
 
     def __init__(
         self,
-        observation_dim: int,
-        action_dim: int,
-        action_low: Sequence[float] | None,
-        action_high: Sequence[float] | None,
-        *,
-        posterior: PosteriorKind,
-        posteriors: PosteriorsFrom,
-        window_every: int,
-        learning_rate: float,
-        decay: Decay,
-        seed: int,
+        *args: Any,
+        posterior: PosteriorKind = "sample",
+        posteriors: PosteriorsFrom = "cached",
+        window_every: int = 1,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            observation_dim,
-            action_dim,
-            action_low,
-            action_high,
-            learning_rate=learning_rate,
-            decay=decay,
-            seed=seed,
-        )
+        super().__init__(*args, **kwargs)
         require_in("[1, inf)", window_every=window_every)
         self.posterior_kind, self.posteriors_from = posterior, posteriors
         self.window_every = window_every
-        self.taken: StageRecord = {}
-        """Record of the earlier stage, whose data must be this stage's."""
+        self.earlier: StageRecord = {}
+        """Record of the earlier stage, which must have been trained on the same data."""
         self.storable = False
-        """Whether the data are those of training, for whose windows latents are stored."""
+        """Whether the data are those of training, for which tables are stored."""
         self._posteriors: RowTable | None = None
 
     @property
@@ -90,49 +69,46 @@ class StagedModule(OfflineModule):
         """The first stage."""
         raise NotImplementedError(f"{type(self).__name__} must say where stage 1 is.")
 
-    def take(self, name: str, source: str | dict[str, Any], kind: type[M], action_dim: int) -> M:
-        """Load an earlier stage into this one, after ``save_hyperparameters``.
+    def take(self, name: str, source: str | dict[str, Any], kind: type[M]) -> M:
+        """Load an earlier stage into this one.
 
-        Its record takes the place of the option that named it, so that this stage's checkpoint can
-        be loaded without the other's.
+        Its record replaces the option that named it, so that this stage's checkpoint can be loaded
+        without the other's.
 
         Raises:
-            ConfigError: it cannot be had, or does not fit the data.
+            ConfigError: The stage cannot be loaded, or does not fit the data.
         """
-        observation_dim = len(self.normalizer.low)
-        stage, record = load_stage(
-            source, kind, observation_dim=observation_dim, action_dim=action_dim
-        )
-        self.hparams[name] = record
-        self.taken = record
+        dims = {"observation_dim": self.observation_dim, "action_dim": self.action_dim}
+        stage, record = load_stage(source, kind, **dims)
+        self.hparams[name] = self.earlier = record
         self.normalizer.load_state_dict(stage.normalizer.state_dict())
         return stage
 
     def setup(self, stage: str) -> None:
         """Refuse to train on other data than those of the earlier stage.
 
-        Other data may be validated, tested and predicted on: nothing is stored for them.
+        Other data may be validated, tested and predicted on, but no tables are stored for them.
         """
         super().setup(stage)
         self._posteriors, self.storable = None, False
         if self.datamodule is not None:
             if stage == "fit":
-                require_same_data(self.taken, self.datamodule.spec)
-            self.storable = is_same_data(self.taken, self.datamodule.spec)
+                require_same_data(self.earlier, self.datamodule.spec)
+            self.storable = is_same_data(self.earlier, self.datamodule.spec)
             self._require_bounds()
 
     def _require_bounds(self) -> None:
-        """Refuse action bounds that are asked for and are not those of stage 1's decoder.
+        """Refuse action bounds in the data's options that are not those of stage 1's decoder.
 
         Raises:
-            ConfigError: they differ.
+            ConfigError: They differ.
         """
         options = (getattr(self.datamodule, name, None) for name in ("action_low", "action_high"))
         decoder, spec = self.first.decoder, self.datamodule.spec
         if not isinstance(decoder, AutoregressiveDecoder) or all(one is None for one in options):
             return
-        for own, asked in ((decoder.low, spec.action_low), (decoder.high, spec.action_high)):
-            if not torch.equal(own.cpu(), torch.tensor(asked).float()):
+        for own, given in ((decoder.low, spec.action_low), (decoder.high, spec.action_high)):
+            if not torch.equal(own.cpu(), torch.tensor(given).float()):
                 raise ConfigError(
                     "action_low and action_high are not those that stage 1's decoder was trained "
                     f"with ({ranges(decoder.low.tolist(), decoder.high.tolist())}): leave them "
@@ -140,36 +116,24 @@ class StagedModule(OfflineModule):
                 )
 
     def stand_in(self, dataset: OfflineDataset) -> OfflineDataset:
-        """The data of which batches are made, as stage 1 says."""
+        """Return the data that batches are made of, see ``LDCQStage1Module``."""
         return self.first.stand_in(dataset)
 
     def train(self, mode: bool = True) -> StagedModule:
-        """As in any module, but earlier stages stay in eval mode."""
+        """Set the mode of this stage; earlier ones stay in eval mode."""
         super().train(mode)
         for child in self.children():
             if isinstance(child, OfflineModule):
                 child.eval()
         return self
 
-    def require_windows(self, batch: Any) -> None:
-        """Refuse a batch that is not of windows of stage 1's H steps.
-
-        Raises:
-            ConfigError: it is none.
-        """
-        if not isinstance(batch, SnippetBatch) or batch.mask.shape[1] != self.first.horizon:
-            raise ConfigError(
-                f"{type(self).__name__} trains on Snippets of its stage 1's horizon, "
-                f"{self.first.horizon}: leave data.init_args.view to the model, or set it to those."
-            )
-
     @torch.no_grad()
     def moments(self, batch: SnippetBatch) -> tuple[Tensor, Tensor]:
-        """μ and σ (B, z) of the posteriors of a batch's windows."""
+        """Return μ and σ (B, z) of the posteriors of a batch's snippets."""
         if self.posteriors_from == "online" or not self.storable:
             return self.first.posterior(batch)
         if self._posteriors is None:
-            record = self.taken  # of stage 1, whatever stage this is: they share its file
+            record = self.earlier  # of stage 1, whatever stage this is, so that they share a file
             while "stage1" in record["hyper_parameters"]:
                 record = record["hyper_parameters"]["stage1"]
             first = self.first
@@ -178,7 +142,7 @@ class StagedModule(OfflineModule):
         return mean, std
 
     def latents_of(self, batch: SnippetBatch) -> Tensor:
-        """Latents (B, z) of a batch's windows."""
+        """Return latents (B, z) of a batch's snippets."""
         mean, std = self.moments(batch)
         if self.posterior_kind == "mean":
             return mean

@@ -7,9 +7,7 @@ earlier one's file has been removed.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 from lit_offrl.common.errors import ConfigError, reason
@@ -17,14 +15,12 @@ from lit_offrl.common.files import file_sha256
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
 from lit_offrl.modules.checkpoints import module_class, read_checkpoint
-from lit_offrl.tracking.runs import download_checkpoint
+from lit_offrl.tracking.runs import checkpoint_path
 
 M = TypeVar("M", bound=OfflineModule)
 StageRecord = dict[str, Any]
 """Where a stage came from, in plain types: ``path``, ``sha256`` of that file, ``class_path``,
 ``hyper_parameters``, ``spec`` of its data, ``mlflow`` (``run_id``, ``tracking_uri``, or None)."""
-
-_RUN = re.compile(r"(?:runs:/)?([0-9a-f]{32})(?:/(.+))?")
 
 
 def load_stage(
@@ -33,7 +29,7 @@ def load_stage(
     """Load a trained stage, frozen and in eval mode.
 
     Args:
-        source: Path of its checkpoint, or an MLflow run (see ``stage_path``), or its record, from
+        source: Path or MLflow run of its checkpoint (see ``checkpoint_path``), or its record, from
             which the module is built without weights, for a checkpoint that has them.
         kind: Class that the stage must be of.
         **sizes: What the stage must agree with, by the option's name, such as ``horizon`` and
@@ -48,7 +44,7 @@ def load_stage(
     """
     checkpoint = None
     if isinstance(source, str):
-        path = stage_path(source)
+        path = checkpoint_path(source)
         checkpoint = read_checkpoint(path)
         ours = checkpoint[CHECKPOINT_KEY]
         hyper = checkpoint.get("hyper_parameters", {})
@@ -71,7 +67,7 @@ def load_stage(
                 f"{record['path']}: does not fit {kind.__name__} of this version: {reason(error)}"
             ) from error
     for name, here in sizes.items():
-        there = getattr(module, name, record["hyper_parameters"].get(name, here))
+        there = getattr(module, name)
         if there != here:
             _refuse(record, name, there, here)
     return module.requires_grad_(False).eval(), record
@@ -109,22 +105,6 @@ def _data_of(record: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
         return None, ()
     spec = DatasetSpec.from_dict(record["spec"])
     return spec.sha256, spec.rows_handling
-
-
-def stage_path(source: str) -> Path:
-    """Return the file of a checkpoint.
-
-    Args:
-        source: Its path, or the MLflow run that made it: ``ID`` or ``runs:/ID`` for the run's last
-            checkpoint, ``runs:/ID/PATH`` for another one.
-
-    Raises:
-        ConfigError: The run or its checkpoint cannot be loaded.
-    """
-    run = _RUN.fullmatch(source)
-    if run is None or Path(source).is_file():
-        return Path(source)
-    return download_checkpoint(run[1], run[2])
 
 
 def _build(record: Mapping[str, Any], kind: type[M]) -> M:
