@@ -1,4 +1,4 @@
-"""How an advantage, or its absence, is given to a network (ACD, sections 4.2 and 4.3)."""
+"""Encodings of an advantage, or of its absence, for a network (ACD, sections 4.2 and 4.3)."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ Representation = Literal["raw", "one_hot", "sinusoidal", "learned"]
 
 
 class AdvantageEncoding(nn.Module):
-    """y = [m, m · f(A)], where m = 1 says that the advantage is given and 0 that it is not.
+    """Encodes A as y = [m, m · f(A)], with m = 1 if the advantage is given and 0 if it is not.
 
     f is the number itself (``raw``), the bin that it lies in (``one_hot``), cosines and sines of it
     (``sinusoidal``) or an MLP's output (``learned``): the four columns of ACD's Table 3.
 
     Args:
-        representation: f.
-        scale: divides A first, so that the other representations know their range.
-        bins: number of one-hot bins, odd, the middle one around 0; the outer two have no outer end.
-        bin_width: of A / scale.
-        features: size of the sinusoidal and of the learned representation.
+        representation: Name of f.
+        scale: Positive number that divides A first, so that the other options have its range.
+        bins: Odd number of one-hot bins. The middle one is around 0, and the outer two are open.
+        bin_width: Positive width of a bin, in units of A / ``scale``.
+        features: Size of the sinusoidal and of the learned representation.
 
     Attributes:
-        dim: size of y.
+        dim: Size of y.
 
     Raises:
-        ConfigError: unknown representation, ``bins`` even, or ``scale`` or ``bin_width`` not
+        ConfigError: The representation is unknown, ``bins`` even, or ``scale`` or ``bin_width`` not
             positive.
     """
 
@@ -64,13 +64,13 @@ class AdvantageEncoding(nn.Module):
     def forward(
         self, advantages: Float[Tensor, " B"], given: Bool[Tensor, " B"] | None = None
     ) -> Float[Tensor, "B y"]:
-        """Encode advantages (B,); where ``given`` (B,) is False, y is all zeros."""
+        """Encode advantages (B,); y is all zeros where ``given`` (B,) is False."""
         values = self._represent(advantages / self.scale)
         joined = torch.cat([torch.ones_like(values[:, :1]), values], dim=-1)
         return joined if given is None else joined * given[:, None]
 
     def absent(self, rows: int, like: Tensor) -> Float[Tensor, "B y"]:
-        """y of no advantage, (rows, y)."""
+        """Return the encoding (rows, y) of no advantage."""
         return like.new_zeros(rows, self.dim)
 
     def _represent(self, values: Tensor) -> Tensor:

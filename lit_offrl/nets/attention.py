@@ -18,11 +18,12 @@ def attend(
     """Attend from L queries to T keys with ``heads`` heads of W / heads channels.
 
     Args:
-        query: projected queries ``(B or 1, L, W)``.
-        key: projected keys ``(B, T, W)``.
-        value: projected values ``(B, T, W)``.
-        heads: number of heads; divides W.
-        bias: added to the scores, −inf where a query must not see a key; 1 for B or L broadcasts.
+        query: Projected queries ``(B or 1, L, W)``.
+        key: Projected keys ``(B, T, W)``.
+        value: Projected values ``(B, T, W)``.
+        heads: Number of heads, which divides W.
+        bias: Added to the scores, −inf where a query must not attend to a key; 1 for B or L
+            broadcasts.
 
     Returns:
         The heads' results side by side, ``(B, L, W)``.
@@ -39,7 +40,7 @@ def attend(
 def own_block(
     group: int, queries: int, keys: int, device: torch.device
 ) -> Float[Tensor, "{group*queries} {group*keys}"]:
-    """Bias that lets each of ``group`` rows, laid side by side, see nothing but its own keys.
+    """Return a bias with which each of ``group`` rows side by side attends only to its own keys.
 
     Thousands of 4 × 4 attentions cost a CPU mostly overhead: eight of them as one 32 × 32 attention
     under this bias take a third of the time, backward too.

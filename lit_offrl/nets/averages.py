@@ -18,16 +18,16 @@ def frozen_copy(module: M) -> M:
 def polyak_update_(target: nn.Module, online: nn.Module, tau: float) -> None:
     """Move ``target`` towards ``online`` in place: target ← (1 − τ) · target + τ · online.
 
-    Serves target networks (τ = 0.005) and averages of weights alike. Buffers are copied: a running
-    statistic or a schedule is no weight. All parameters move in a few fused calls.
+    It serves target networks (τ = 0.005) and averages of weights. Buffers, such as statistics or a
+    schedule, are no weights and are copied. All parameters move in a few fused calls.
 
     Args:
-        target: the slow module; a `frozen_copy` of ``online``.
-        online: the module that is trained.
-        tau: τ in [0, 1]; 1 copies exactly, 0 leaves the parameters alone.
+        target: The slow module, a `frozen_copy` of ``online``.
+        online: The module that is trained.
+        tau: Rate τ in [0, 1]; 1 copies exactly, 0 leaves the parameters as they are.
 
     Raises:
-        ValueError: if τ is outside [0, 1], or the modules' parameters or buffers differ in number.
+        ValueError: τ is outside [0, 1], or the modules' parameters or buffers differ in number.
     """
     if not 0.0 <= tau <= 1.0:
         raise ValueError(f"tau must lie in [0, 1]; got {tau}")

@@ -1,4 +1,4 @@
-"""Ensembles of critics that run as one batched product a layer."""
+"""Ensembles of critics that run as one batched product per layer."""
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -31,7 +31,7 @@ class EnsembleLinear(nn.Module):
 
 
 class _JoinedLinear(nn.Module):
-    """An `EnsembleLinear` on parts of an input, as if joined along their last dimension."""
+    """An `EnsembleLinear` on parts of an input, as if they were joined along the last dimension."""
 
     def __init__(self, size: int, in_dim: int, out_dim: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class _JoinedLinear(nn.Module):
     def forward(
         self, parts: Sequence[Float[Tensor, "some B _"]], members: slice = slice(None)
     ) -> Float[Tensor, "some B out"]:
-        """Multiply each part by its own rows of some members' weights and add."""
+        """Multiply each part by its own rows of some members' weights, and add the products."""
         out, weight = self.joined.bias[members], self.joined.weight[members]
         rows = weight.split([part.shape[-1] for part in parts], dim=1)
         for part, own in zip(parts, rows, strict=True):
@@ -61,21 +61,21 @@ class EnsembleLayerNorm(nn.Module):
     ) -> Float[Tensor, "some B dim"]:
         """Normalise each row of some members, then scale and shift it by its member's weights."""
         weight, bias = self.weight[members], self.bias[members]
-        if len(weight) == 1:  # PyTorch fuses a LayerNorm with one set of weights
+        if len(weight) == 1:  # a fused kernel, which takes one set of weights
             return F.layer_norm(x, x.shape[-1:], weight[0, 0], bias[0, 0])
         return torch.addcmul(bias, F.layer_norm(x, x.shape[-1:]), weight)
 
 
 class EnsembleMLP(nn.Module):
-    """``size`` independent MLPs, on the same rows or each on its own.
+    """``size`` independent MLPs, on the same rows or each one on its own.
 
     Args:
-        size: number of members.
-        in_dim: size of an input.
-        hidden: widths of the hidden layers.
-        out_dim: size of a member's output.
-        layer_norm: whether each member has a LayerNorm of its own before each activation.
-        activation: a name of `lit_offrl.nets.mlp.ACTIVATIONS`.
+        size: Number of members.
+        in_dim: Size of an input.
+        hidden: Widths of the hidden layers.
+        out_dim: Size of a member's output.
+        layer_norm: Whether each member has its own LayerNorm before each activation.
+        activation: A name of `lit_offrl.nets.mlp.ACTIVATIONS`.
     """
 
     def __init__(
@@ -108,11 +108,11 @@ class EnsembleDenseNetMLP(nn.Module):
     """``size`` independent `lit_offrl.nets.DenseNetMLP`s on the same input.
 
     Args:
-        size: number of members.
-        in_dim: size of an input.
-        hidden: widths of the hidden layers.
-        out_dim: size of a member's output.
-        activation: a name of `lit_offrl.nets.mlp.ACTIVATIONS`.
+        size: Number of members.
+        in_dim: Size of an input.
+        hidden: Widths of the hidden layers.
+        out_dim: Size of a member's output.
+        activation: A name of `lit_offrl.nets.mlp.ACTIVATIONS`.
     """
 
     def __init__(
@@ -138,15 +138,15 @@ class EnsembleDenseNetMLP(nn.Module):
         """Map ``(B, in_dim)`` to every member's output, ``(size, B, out_dim)``."""
         if x.device.type != "cpu":
             return self.together(x)
-        # one after another: a CPU's cache holds one member's features, and its LayerNorm is fused
+        # One after another: a CPU's cache holds one member's features, and its LayerNorm is fused.
         return torch.cat([self._run(x[None], slice(i, i + 1)) for i in range(self.size)])
 
     def together(self, x: Float[Tensor, "B in"]) -> Float[Tensor, "size B out"]:
-        """`forward` with one batched product a layer."""
+        """Do as `forward`, with one batched product per layer."""
         return self._run(x.expand(self.size, -1, -1), slice(None))
 
     def _run(self, x: Tensor, members: slice) -> Tensor:
-        features = [x]  # never joined, which would copy them
+        features = [x]  # never concatenated, which would copy them
         for linear, norm in zip(self.linears, self.norms, strict=False):
             features.append(self.activation(norm(linear(features, members), members)))
         return self.linears[-1](features, members)
@@ -155,15 +155,16 @@ class EnsembleDenseNetMLP(nn.Module):
 class TwinCritic(nn.Module):
     """Q_1(s, a), …, Q_size(s, a), two by default, whose minimum is the pessimistic value.
 
-    Autocast passes it by: near 100 bfloat16's values lie 0.5 apart, and actions less.
+    Autocast does not apply: near 100, bfloat16's numbers lie 0.5 apart, and values of actions less.
 
     Args:
-        observation_dim: size of an observation.
-        action_dim: size of an action.
-        hidden: widths of the hidden layers.
-        layer_norm: LayerNorm before each activation; ``dense`` critics always have it.
-        size: number of critics.
-        dense: DenseNet MLPs, as in DVF (Table 1).
+        observation_dim: Size o of an observation.
+        action_dim: Size a of an action.
+        hidden: Widths of the hidden layers.
+        layer_norm: Whether there is a LayerNorm before each activation; ``dense`` critics always
+            have it.
+        size: Number of critics.
+        dense: Whether they are DenseNet MLPs, as in DVF (Table 1).
     """
 
     def __init__(
@@ -186,26 +187,26 @@ class TwinCritic(nn.Module):
     def forward(
         self, observations: Float[Tensor, "B o"], actions: Float[Tensor, "B a"]
     ) -> Float[Tensor, "size B"]:
-        """Every member's value, ``(size, B)``."""
+        """Return every member's value, ``(size, B)``."""
         with torch.autocast(observations.device.type, enabled=False):
             return self.members(torch.cat([observations, actions], dim=-1)).squeeze(-1)
 
     def minimum(
         self, observations: Float[Tensor, "B o"], actions: Float[Tensor, "B a"]
     ) -> Float[Tensor, " B"]:
-        """The least of the members' values, ``(B,)``."""
+        """Return the least of the members' values, ``(B,)``."""
         return self(observations, actions).amin(dim=0)
 
     def many(
         self, observations: Float[Tensor, "B o"], actions: Float[Tensor, "B K a"]
     ) -> Float[Tensor, "size B K"]:
-        """Every member's values of K actions a state, ``(size, B, K)``, in one pass."""
+        """Return every member's values ``(size, B, K)`` of K actions per state, in one pass."""
         repeated = observations[:, None].expand(-1, actions.shape[1], -1)
         return self(repeated.flatten(0, 1), actions.flatten(0, 1)).unflatten(1, actions.shape[:2])
 
     def frozen(
         self, observations: Float[Tensor, "B o"], actions: Float[Tensor, "B a"]
     ) -> Float[Tensor, "size B"]:
-        """`forward`, through which gradients reach the actions but not the critics."""
+        """Do as `forward`, but let gradients reach the actions alone and not the critics."""
         parameters = {name: value.detach() for name, value in self.named_parameters()}
         return torch.func.functional_call(self, parameters, (observations, actions))

@@ -18,16 +18,16 @@ def sinusoidal(
     The result is ``[cos(angles), sin(angles)]``.
 
     Args:
-        x: numbers of any shape, integer or floating.
-        dim: size of the embedding, even.
-        max_period: ratio of the longest to the shortest wavelength (which is 2π).
+        x: Numbers of any shape, integer or floating.
+        dim: Size of the embedding, even.
+        max_period: Ratio of the longest to the shortest wavelength (which is 2π).
 
     Returns:
         Embeddings of shape ``(*shape, dim)``: float64 for float64 input, float32 for any other,
         also under autocast: bfloat16 does not tell 1000 from 1001.
 
     Raises:
-        ValueError: if ``dim`` is odd.
+        ValueError: ``dim`` is odd.
     """
     if dim % 2:
         raise ValueError(f"a sinusoidal embedding has an even size; got dim={dim}")
@@ -39,7 +39,7 @@ def sinusoidal(
 
 
 class NumberEmbedding(nn.Module):
-    """A sinusoidal embedding followed by a two-layer MLP: ``(…)`` to ``(…, width)``."""
+    """Maps numbers ``(…)`` to ``(…, width)`` by a sinusoidal embedding and a two-layer MLP."""
 
     def __init__(self, width: int, max_period: float = 10_000.0) -> None:
         super().__init__()
@@ -53,6 +53,6 @@ class NumberEmbedding(nn.Module):
         return self.layers(sinusoidal(x, self.width, self.max_period))
 
     def layers(self, features: Float[Tensor, "*shape width"]) -> Float[Tensor, "*shape width"]:
-        """The MLP alone, for features that are at hand."""
+        """Apply the MLP alone, to features of ``sinusoidal``."""
         # Weights may be bfloat16 or float64 (Lightning's true precisions); the angles never are.
         return self.second(F.silu(self.first(features.to(self.first.weight.dtype))))

@@ -15,13 +15,13 @@ from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.common.ranges import require_in
 
 _MANY = 1 << 14
-"""Numbers from which on several simple passes are faster than PyTorch's one of `Mish`."""
+"""Size of a tensor from which on several simple passes are faster than PyTorch's `Mish`."""
 
 
 class _MishOnCPU(torch.autograd.Function):
-    """x tanh(softplus(x)) by one sigmoid p: with u = p (2 − p) it is x u / (2 − u).
+    """Computes x tanh(softplus(x)) by one sigmoid p: with u = p (2 − p) it is x u / (2 − u).
 
-    No term cancels for x < 0 nor overflows for x > 0.
+    No term cancels for x < 0, and none overflows for x > 0.
     """
 
     @staticmethod
@@ -45,12 +45,13 @@ class _MishOnCPU(torch.autograd.Function):
 class Mish(nn.Module):
     """x · tanh(softplus(x)) (Misra 2019).
 
-    Many numbers on a CPU go another way than PyTorch's own, which takes as long as the products
-    around it; the two differ by rounding. That way's gradient cannot be differentiated again.
+    Large tensors on a CPU are computed otherwise than by PyTorch, whose function takes as long as
+    the products around it. The two differ by rounding, and the gradient of this one cannot be
+    differentiated again.
     """
 
     def forward(self, x: Float[Tensor, "*B dim"]) -> Float[Tensor, "*B dim"]:
-        """Apply it to each number."""
+        """Apply the activation to each number."""
         if x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() < _MANY:
             return F.mish(x)
         return _MishOnCPU.apply(x)
@@ -64,14 +65,14 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "elu": nn.ELU,
 }
-"""Activations by the name that options use."""
+"""Activations by their names in options."""
 
 
 def make_activation(name: str) -> nn.Module:
     """Make an activation from its name.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: There is none of that name.
     """
     if name not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {name!r}")
@@ -82,7 +83,7 @@ def require_widths(hidden: Sequence[int]) -> None:
     """Refuse layers without units.
 
     Raises:
-        ConfigError: a width is below 1.
+        ConfigError: A width is below 1.
     """
     if not all(width >= 1 for width in hidden):
         raise ConfigError(f"hidden is {list(hidden)}: give widths of at least 1.")
@@ -91,17 +92,17 @@ def require_widths(hidden: Sequence[int]) -> None:
 class Dropout(nn.Module):
     """Dropout whose masks come from the noise of the training step, like all other noise.
 
-    torch's own draws from the global generator, which a resumed run would have to restore and two
+    That of torch draws from the global generator, which a resumed run would have to restore and two
     processes could not share.
 
     Args:
-        probability: of dropping a unit.
+        probability: Probability in [0, 1) of dropping a unit.
 
     Attributes:
-        noise: where masks come from in training; the global generator if None.
+        noise: Generator of the masks in training; the global generator if None.
 
     Raises:
-        ConfigError: a probability outside [0, 1).
+        ConfigError: The probability is outside [0, 1).
     """
 
     def __init__(self, probability: float) -> None:
@@ -111,7 +112,7 @@ class Dropout(nn.Module):
         self.noise: ShardedGenerator | None = None
 
     def forward(self, x: Float[Tensor, "*B dim"]) -> Float[Tensor, "*B dim"]:
-        """Zero units of ``(…, dim)`` and scale the others; nothing in eval mode."""
+        """Zero units of ``(…, dim)`` and scale the others; in eval mode return all as they are."""
         if not self.training or self.probability == 0.0:
             return x
         if self.noise is None:
@@ -121,18 +122,18 @@ class Dropout(nn.Module):
 
 
 class MLP(nn.Sequential):
-    """Linear layers, each but the last followed by [LayerNorm,] activation [and dropout].
+    """Linear layers; all but the last are followed by [LayerNorm,] activation [and dropout].
 
     Args:
-        in_dim: size of an input.
-        hidden: widths of the hidden layers; empty makes one linear layer.
-        out_dim: size of an output.
-        activation: a name of `ACTIVATIONS`.
-        layer_norm: whether a LayerNorm stands between each hidden layer and its activation.
-        dropout: probability of dropping a hidden unit.
+        in_dim: Size of an input.
+        hidden: Widths of the hidden layers; without any there is one linear layer.
+        out_dim: Size of an output.
+        activation: A name of `ACTIVATIONS`.
+        layer_norm: Whether a LayerNorm stands between each hidden layer and its activation.
+        dropout: Probability in [0, 1) of dropping a hidden unit.
 
     Raises:
-        ConfigError: a width below 1, or a probability outside [0, 1).
+        ConfigError: A width is below 1, or the probability is outside [0, 1).
     """
 
     def __init__(
@@ -161,19 +162,19 @@ class MLP(nn.Sequential):
 
 
 class DenseNetMLP(nn.Module):
-    """An MLP in which every layer sees the input and the features of all layers before it.
+    """An MLP in which every layer takes the input and the features of all layers before it.
 
     Each hidden layer is linear → LayerNorm → activation. Source: DVF, Table 1 ("256 × 256 DenseNet
     MLP", "LayerNorm in between all layers"); connections as in Huang et al. 2017.
 
     Args:
-        in_dim: size of an input.
-        hidden: widths of the hidden layers.
-        out_dim: size of an output.
-        activation: a name of `ACTIVATIONS`.
+        in_dim: Size of an input.
+        hidden: Widths of the hidden layers.
+        out_dim: Size of an output.
+        activation: A name of `ACTIVATIONS`.
 
     Raises:
-        ConfigError: a width below 1.
+        ConfigError: A width is below 1.
     """
 
     def __init__(

@@ -16,31 +16,31 @@ from lit_offrl.nets.embeddings import NumberEmbedding
 class FutureCondition(NamedTuple):
     """What a future state is conditioned on, for S states and n samples of each.
 
-    States are normalised, D counts the flag of the absorbing state if there is one. Fields that the
-    denoiser's policy representation does not use may be None and are ignored.
+    States are normalised; D includes the flag of the absorbing state if there is one. Fields that
+    the denoiser's policy representation does not use may be None and are ignored.
     """
 
     states: Float[Tensor, "S D"]
-    """s_t."""
+    """The current state s_t."""
     offsets: Num[Tensor, "S n"]
-    """Δt ≥ 1 in environment steps, one for each sample; n = 1 in training."""
+    """Offset Δt ≥ 1 in environment steps of each sample; n = 1 in training."""
     policy: Num[Tensor, " S"] | None = None
-    """φ(π), scalar: the policy's index or its training step."""
+    """Scalar φ(π): the policy's index or its training step."""
     history: Float[Tensor, "S k D"] | None = None
-    """φ(π), sequential: the k states before s_t, oldest first."""
+    """Sequential φ(π): the k states before s_t, oldest first."""
     history_actions: Float[Tensor, "S k a"] | None = None
-    """The actions taken in ``history``."""
+    """The actions in the states of ``history``."""
     history_mask: Bool[Tensor, "S k"] | None = None
     """True where ``history`` holds a state; None if everywhere."""
 
 
 class Encoded(NamedTuple):
-    """A condition, projected to the keys and values of every block."""
+    """A condition as keys and values of every block."""
 
     condition: Float[Tensor, "S C blocks two_width"]
-    """Of s_t and φ(π): C tokens a state, shared by its n samples."""
+    """Keys and values of s_t and φ(π): C tokens per state, which its n samples share."""
     offsets: Float[Tensor, "S n blocks two_width"]
-    """Of Δt: one token a sample."""
+    """Keys and values of Δt: one token per sample."""
     bias: Float[Tensor, "#groups #queries tokens"] | None
     """−inf where a row's latents must not see a token: masked, or another row's (see `_grid`)."""
     among: Float[Tensor, "1 group_latents group_latents"] | None
@@ -48,40 +48,40 @@ class Encoded(NamedTuple):
 
 
 class PerceiverDenoiser(nn.Module):
-    """Predict the noise (or x0, or v) in future states x_t given s_t, Δt and φ(π).
+    """Predicts the noise (or x0, or v) in future states x_t given s_t, Δt and φ(π).
 
     Every input is one token plus a learned encoding of its position: x_t, s_t, Δt, the diffusion
     time, and φ(π) as one token (scalar) or one for each preceding state (sequential). Learned
     latents attend to all tokens, then to themselves, in each of ``blocks`` pre-LN blocks; then a
     query made of x_t and the diffusion time attends to the latents and is mapped to D numbers.
 
-    ``encode`` projects what depends on the condition alone to the keys and values of all blocks,
-    s_t and φ(π) once for a state, Δt once for a sample. ``denoise`` projects only x_t and the
-    diffusion time. Rows are state-major: row i * n + j is sample j of state i.
+    ``encode`` projects the condition to the keys and values of all blocks: s_t and φ(π) once per
+    state, Δt once per sample. ``denoise`` projects only x_t and the diffusion time. Rows are
+    state-major: row i * n + j is sample j of state i.
 
     Source: DVF, section 3.3, Figure 1 and appendix 7.1; Jaegle et al. 2021 (Perceiver IO). Defaults
-    are the paper's where it gives them; the number of latents and the MLPs' ratio (here 1, as in
-    Perceiver IO) are not given. Here a state's 1×1 convolution is written as the linear map that
-    it is. ``width=64, blocks=2, latents=4`` suits a CPU: a training step at the paper's
-    size costs about two hundred times as much.
+    are the paper's where it gives them; it does not give the number of latents and the MLPs' ratio
+    (here 1, as in Perceiver IO). A state's 1×1 convolution is written as the linear map that it is.
+    ``width=64, blocks=2, latents=4`` suits a CPU: a training step at the paper's size costs about
+    two hundred times as much.
 
     Args:
-        state_dim: D, the absorbing flag included.
-        width: channels of tokens and latents; even, divisible by both numbers of heads.
-        blocks: cross-attention + self-attention blocks, weights not shared.
-        cross_heads: heads of the attention from latents to tokens, and of the output's.
-        self_heads: heads of the attention among latents.
-        latents: number of latents.
-        mlp_ratio: hidden units of the MLPs after each attention, relative to ``width``.
-        policy: the representation φ(π): ``"none"``, ``"scalar"`` or ``"sequential"``.
-        history: the most preceding states that a sequential φ(π) may have.
-        action_dim: if not 0, a sequential φ(π) consists of state-action pairs.
-        max_offset_period: longest wavelength of Δt's embedding over 2π, in environment steps.
-        max_policy_period: the same for a scalar φ(π), in its own units.
+        state_dim: Size D of a state, with the absorbing flag.
+        width: Number of channels of tokens and latents; even, divisible by both numbers of heads.
+        blocks: Number of blocks of cross-attention and self-attention, each with its own weights.
+        cross_heads: Number of heads of the attention from latents to tokens, and of the output's.
+        self_heads: Number of heads of the attention among latents.
+        latents: Number of latents.
+        mlp_ratio: Hidden units of the MLPs after each attention, relative to ``width``.
+        policy: Representation φ(π): ``"none"``, ``"scalar"`` or ``"sequential"``.
+        history: Largest number of preceding states in a sequential φ(π).
+        action_dim: Size a of an action; if it is not 0, a sequential φ(π) has state-action pairs.
+        max_offset_period: Longest wavelength of Δt's embedding over 2π, in environment steps.
+        max_policy_period: Longest wavelength of a scalar φ(π) over 2π, in its own units.
 
     Raises:
-        ConfigError: if a size is below 1, or ``width`` odd or not divided by the heads.
-        ValueError: if ``policy`` and ``history`` do not fit one another.
+        ConfigError: A size is below 1, or ``width`` is odd or not divisible by the heads.
+        ValueError: ``policy`` and ``history`` do not fit each other.
     """
 
     def __init__(
@@ -154,10 +154,10 @@ class PerceiverDenoiser(nn.Module):
     def encode(self, condition: FutureCondition) -> Encoded:
         """Project a condition of S states with n samples each, once for all diffusion steps.
 
-        Masked entries of the history may hold anything, NaN too: they influence nothing.
+        Masked entries of the history influence nothing and may hold anything, also NaN.
 
         Raises:
-            ValueError: if the condition lacks what the policy representation needs.
+            ValueError: The condition lacks what the policy representation needs.
         """
         states, offsets = condition.states, condition.offsets
         tokens = [(self.state_token(states) + self.positions[3]).unsqueeze(1)]
@@ -178,10 +178,11 @@ class PerceiverDenoiser(nn.Module):
         return Encoded(of_state, self.to_key_value(offset_tokens), bias, among)
 
     def _grid(self, states: int, samples: int) -> tuple[int, int, int]:
-        """How rows attend side by side: (sets of state tokens, groups a set, rows a group).
+        """Return the numbers of sets of state tokens, of groups per set, and of rows per group.
 
-        The rows of a group are samples of one state, whose tokens they share, or, with one sample
-        a state, several states. On CPU a group has up to 32 latents, elsewhere one row.
+        Rows of a group attend side by side. They are samples of one state, whose tokens they share,
+        or, with one sample per state, several states. On a CPU a group has up to 32 latents,
+        elsewhere one row.
         """
         most = max(1, 32 // self.latents.shape[1]) if self.latents.device.type == "cpu" else 1
         if samples > 1:
@@ -217,7 +218,7 @@ class PerceiverDenoiser(nn.Module):
                 f"{self.history}; got {None if states is None else tuple(states.shape)}"
             )
         if mask is not None:
-            # A weight of 0 would not keep a NaN out.
+            # A weight of 0 would let a NaN through.
             states = states.where(mask.unsqueeze(-1), 0)
         tokens = self.state_token(states)
         if self.action_token is not None:
@@ -234,9 +235,9 @@ class PerceiverDenoiser(nn.Module):
     ) -> Float[Tensor, "B D"]:
         """Predict from B = S * n noisy states at times t, row i * n + j for sample j of state i.
 
-        While sampling t is the same in all rows and is then embedded once. An expanded tensor
-        (``torch.tensor([t]).expand(rows)``) says so on any device for nothing; on CPU other tensors
-        are compared, on a GPU that would wait for the device.
+        In sampling t is the same in all rows and is embedded once. An expanded tensor
+        (``torch.tensor([t]).expand(rows)``) shows it on any device. On a CPU other tensors are
+        compared, which on a GPU would wait for the device.
         """
         sets, groups, group = self._grid(*encoded.offsets.shape[:2])
         if t.stride(0) == 0 or (t.device.type == "cpu" and bool((t == t[0]).all())):
@@ -264,5 +265,5 @@ class PerceiverDenoiser(nn.Module):
     def forward(
         self, x_t: Float[Tensor, "B D"], t: Int[Tensor, " B"], condition: FutureCondition
     ) -> Float[Tensor, "B D"]:
-        """``denoise(x_t, t, encode(condition))``: a training step's call."""
+        """Return ``denoise(x_t, t, encode(condition))``, as a training step needs it."""
         return self.denoise(x_t, t, self.encode(condition))

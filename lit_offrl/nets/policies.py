@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +16,10 @@ from lit_offrl.nets.mlp import MLP, DenseNetMLP
 def centre_and_scale(
     action_dim: int, low: Sequence[float] | None, high: Sequence[float] | None
 ) -> tuple[Tensor, Tensor]:
-    """Centre and half width ``(a,)`` of the action bounds, −1 and 1 where they are None.
+    """Return centre and half width ``(a,)`` of the action bounds, −1 and 1 where they are None.
 
     Raises:
-        ConfigError: they are none.
+        ConfigError: They are not ``action_dim`` finite numbers each, low below high.
     """
     lower = torch.as_tensor([-1.0] * action_dim if low is None else low).float()
     upper = torch.as_tensor([1.0] * action_dim if high is None else high).float()
@@ -38,16 +39,16 @@ class DeterministicPolicy(nn.Module):
     """a = centre + scale · tanh(MLP(s)), always inside the action bounds.
 
     Args:
-        observation_dim: o, size of an observation.
-        action_dim: a, size of an action.
-        hidden: widths of the hidden layers.
-        low: lower bounds ``(a,)``; −1 if None.
-        high: upper bounds ``(a,)``; 1 if None.
-        layer_norm: LayerNorm before each activation.
-        dropout: probability of dropping a hidden unit.
+        observation_dim: Size o of an observation.
+        action_dim: Size a of an action.
+        hidden: Widths of the hidden layers.
+        low: Lower bounds ``(a,)``; −1 if None.
+        high: Upper bounds ``(a,)``; 1 if None.
+        layer_norm: Whether there is a LayerNorm before each activation.
+        dropout: Probability in [0, 1) of dropping a hidden unit.
 
     Raises:
-        ConfigError: if the bounds do not have ``action_dim`` finite numbers each, low below high.
+        ConfigError: The bounds are not ``action_dim`` finite numbers each, low below high.
     """
 
     centre: Tensor
@@ -71,7 +72,7 @@ class DeterministicPolicy(nn.Module):
         self.register_buffer("scale", scale)
 
     def forward(self, observations: Float[Tensor, "*B o"]) -> Float[Tensor, "*B a"]:
-        """The mean action ``(…, a)``, in the environment's units."""
+        """Return the mean action ``(…, a)``, in the environment's units."""
         return self.centre + self.scale * torch.tanh(self.net(observations))
 
 
@@ -82,14 +83,10 @@ class GaussianPolicy(DeterministicPolicy):
     action of a dataset has a finite likelihood, also one on the bounds.
 
     Args:
-        observation_dim: o, size of an observation.
-        action_dim: a, size of an action.
-        hidden: widths of the hidden layers.
-        low: lower bounds ``(a,)``; −1 if None.
-        high: upper bounds ``(a,)``; 1 if None.
-        layer_norm: LayerNorm before each activation.
-        dropout: probability of dropping a hidden unit.
-        log_std_range: log σ is clamped to it; σ is in units of the action and begins at 1.
+        observation_dim: Size o of an observation.
+        action_dim: Size a of an action.
+        log_std_range: Range to which log σ is clamped; σ is in units of the action and begins at 1.
+        **kwargs: Options of ``DeterministicPolicy``.
     """
 
     def __init__(
@@ -97,53 +94,41 @@ class GaussianPolicy(DeterministicPolicy):
         observation_dim: int,
         action_dim: int,
         *,
-        hidden: Sequence[int] = (256, 256),
-        low: Sequence[float] | None = None,
-        high: Sequence[float] | None = None,
-        layer_norm: bool = False,
-        dropout: float = 0.0,
         log_std_range: tuple[float, float] = (-5.0, 2.0),
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            observation_dim,
-            action_dim,
-            hidden=hidden,
-            low=low,
-            high=high,
-            layer_norm=layer_norm,
-            dropout=dropout,
-        )
+        super().__init__(observation_dim, action_dim, **kwargs)
         self.raw_log_std = nn.Parameter(torch.zeros(action_dim))
         self.log_std_range = log_std_range
 
     @property
     def log_std(self) -> Float[Tensor, " a"]:
-        """log σ, ``(a,)``, inside ``log_std_range``."""
+        """Log σ ``(a,)``, inside ``log_std_range``."""
         return self.raw_log_std.clamp(*self.log_std_range)
 
     def log_prob(
         self, observations: Float[Tensor, "*B o"], actions: Float[Tensor, "*B a"]
     ) -> Float[Tensor, "*B"]:
-        """Log density of given actions ``(…, a)``, summed over their dimensions: ``(…,)``, nats."""
+        """Return the log density ``(…,)`` of given actions ``(…, a)``, in nats."""
         log_std = self.log_std
         distance = (actions - self(observations)) * torch.exp(-log_std)
         return -(0.5 * distance.square() + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def entropy(self) -> Float[Tensor, " a"]:
-        """Entropy of each action dimension ``(a,)`` in nats, the same in every state."""
+        """Return the entropy ``(a,)`` of each action dimension in nats, which no state changes."""
         return self.log_std + 0.5 * math.log(2 * math.pi * math.e)
 
     def perturb(
         self, mean: Float[Tensor, "*B a"], noise: Float[Tensor, "*B a"]
     ) -> Float[Tensor, "*B a"]:
-        """Actions ``mean + σ · noise``, cut off at the bounds, beyond which no critic has data.
+        """Return ``mean + σ · noise``, clipped to the bounds, beyond which no critic has data.
 
         Args:
-            mean: what `forward` returned, ``(…, a)``.
-            noise: standard normal numbers ``(…, a)``.
+            mean: Result ``(…, a)`` of `forward`.
+            noise: Standard normal numbers ``(…, a)``.
 
         Returns:
-            Actions ``(…, a)``, differentiable in mean and σ where they are not cut off.
+            Actions ``(…, a)``, differentiable in mean and σ where they are not clipped.
         """
         drawn = mean + self.log_std.exp() * noise
         return drawn.clamp(self.centre - self.scale, self.centre + self.scale)
@@ -155,15 +140,15 @@ class TanhGaussianPolicy(nn.Module):
     Source: Haarnoja et al. 2018, appendix C. μ and log σ are the halves of a DenseNet MLP's output.
 
     Args:
-        observation_dim: o, size of an observation.
-        action_dim: a, size of an action.
-        hidden: widths of the hidden layers.
-        low: lower bounds ``(a,)``; −1 if None.
-        high: upper bounds ``(a,)``; 1 if None.
-        log_std_range: log σ, before squashing, is clamped to it.
+        observation_dim: Size o of an observation.
+        action_dim: Size a of an action.
+        hidden: Widths of the hidden layers.
+        low: Lower bounds ``(a,)``; −1 if None.
+        high: Upper bounds ``(a,)``; 1 if None.
+        log_std_range: Range to which log σ, before squashing, is clamped.
 
     Raises:
-        ConfigError: if the bounds do not have ``action_dim`` finite numbers each, low below high.
+        ConfigError: The bounds are not ``action_dim`` finite numbers each, low below high.
     """
 
     centre: Tensor
@@ -187,13 +172,13 @@ class TanhGaussianPolicy(nn.Module):
         self.log_std_range = log_std_range
 
     def forward(self, observations: Float[Tensor, "*B o"]) -> Float[Tensor, "*B a"]:
-        """The squashed mean ``(…, a)``, in the environment's units: what acts."""
+        """Return the squashed mean ``(…, a)``, in the environment's units, for acting."""
         return self.centre + self.scale * torch.tanh(self.moments(observations)[0])
 
     def moments(
         self, observations: Float[Tensor, "*B o"]
     ) -> tuple[Float[Tensor, "*B a"], Float[Tensor, "*B a"]]:
-        """μ and log σ of u, ``(…, a)`` each, float32 in any precision."""
+        """Return μ and log σ of u, ``(…, a)`` each, float32 in any precision."""
         mean, log_std = self.net(observations).float().chunk(2, dim=-1)
         return mean, log_std.clamp(*self.log_std_range)
 
@@ -203,12 +188,12 @@ class TanhGaussianPolicy(nn.Module):
         log_std: Float[Tensor, "*#B a"],
         noise: Float[Tensor, "*#B a"],
     ) -> tuple[Float[Tensor, "*B a"], Float[Tensor, "*B"]]:
-        """Actions of given noise and their log densities, differentiable in μ and σ.
+        """Return actions for given noise and their log densities, differentiable in μ and σ.
 
         Args:
-            mean: μ of u, ``(…, a)``.
-            log_std: log σ of u, ``(…, a)``.
-            noise: standard normal numbers ``(…, a)``.
+            mean: Mean μ of u, ``(…, a)``.
+            log_std: Logarithm of σ of u, ``(…, a)``.
+            noise: Standard normal numbers ``(…, a)``.
 
         Returns:
             Actions ``(…, a)`` in the environment's units, and log π(a | s) ``(…,)`` in nats.
@@ -219,15 +204,15 @@ class TanhGaussianPolicy(nn.Module):
     def log_prob(
         self, observations: Float[Tensor, "*B o"], actions: Float[Tensor, "*B a"]
     ) -> Float[Tensor, "*B"]:
-        """Log density ``(…,)`` of given actions ``(…, a)``; those on a bound are moved inside."""
+        """Return the log density ``(…,)`` of actions ``(…, a)``, moved inside the bounds."""
         mean, log_std = self.moments(observations)
-        # nearer to a bound float32 has no numbers left to tell densities apart
+        # Nearer to a bound float32 has too few numbers to tell densities apart.
         inside = ((actions - self.centre) / self.scale).clamp(-1 + 1e-5, 1 - 1e-5)
         pre = torch.atanh(inside)
         return self._log_density(pre, log_std, (pre - mean) * torch.exp(-log_std))
 
     def _log_density(self, pre: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
-        """Log N(u; μ, σ²) less the log of |da/du| = scale · (1 − tanh² u), summed: ``(…,)``."""
+        """Return log N(u; μ, σ²) − log |da/du| with da/du = scale · (1 − tanh² u), ``(…,)``."""
         gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
         slope = 2.0 * (math.log(2.0) - pre - F.softplus(-2.0 * pre)) + self.scale.log()
         return (gaussian - slope).sum(-1)

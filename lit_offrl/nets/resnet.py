@@ -1,4 +1,4 @@
-"""A residual MLP as a denoiser of actions: the network of IDQL, which ACD takes over."""
+"""A residual MLP as a denoiser of actions, the network of IDQL and ACD."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lit_offrl.nets.mlp import Dropout, make_activation
 
 
 class FourierFeatures(nn.Module):
-    """Cosines and sines of learned frequencies: numbers ``(B,)`` to ``(B, dim)``.
+    """Maps numbers ``(B,)`` to cosines and sines ``(B, dim)`` of learned frequencies.
 
     Source: IDQL (Hansen-Estruch et al. 2023), whose time embedding is learned.
 
     Args:
-        dim: size of an embedding, even.
+        dim: Size of an embedding, even.
     """
 
     def __init__(self, dim: int = 64) -> None:
@@ -47,7 +47,7 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "B width"]) -> Float[Tensor, "B width"]:
-        """Apply it."""
+        """Apply the block."""
         return x + self.body(x)
 
 
@@ -55,21 +55,21 @@ class ResNetDenoiser(nn.Module):
     """ε(x_t, t, condition) by an MLP of residual blocks with LayerNorm (IDQL; ACD, section 5).
 
     Dense(width) of (x_t, condition, time) → ``blocks`` residual blocks → activation → Dense.
-    The first layer is a sum of three. Of these ``encode`` computes the condition's and
-    ``encode_times`` the time's, of all T times at once: both once a sampling call.
+    The first layer is a sum of three parts. ``encode`` computes the condition's, and
+    ``encode_times`` the time's, for all T times: both once per sampling call.
 
     Args:
-        event_dim: size of x_t.
-        condition_dim: size of a condition.
-        diffusion_steps: T.
-        width: of the residual stream.
-        blocks: their number.
-        dropout: probability of dropping a unit at a block's entrance.
-        activation: a name of `ACTIVATIONS`.
-        time_dim: size of the time's Fourier features.
+        event_dim: Size of x_t.
+        condition_dim: Size of a condition.
+        diffusion_steps: Number T of diffusion steps.
+        width: Width of the residual stream.
+        blocks: Number of residual blocks.
+        dropout: Probability in [0, 1) of dropping a unit at a block's entrance.
+        activation: A name of `ACTIVATIONS`.
+        time_dim: Size of the time's Fourier features, even.
 
     Raises:
-        ConfigError: a number out of its range.
+        ConfigError: A number is out of its range.
     """
 
     def __init__(
@@ -104,11 +104,11 @@ class ResNetDenoiser(nn.Module):
         self.out = nn.Sequential(make_activation(activation), nn.Linear(width, event_dim))
 
     def encode(self, condition: Float[Tensor, "B c"]) -> Float[Tensor, "B width"]:
-        """The condition's part of the first layer."""
+        """Return the condition's part of the first layer."""
         return self.from_condition(condition)
 
     def encode_times(self) -> Float[Tensor, "T width"]:
-        """The time's part of the first layer, of times 1 … T."""
+        """Return the time's part of the first layer, for times 1 … T."""
         weight = self.from_event.weight
         times = torch.arange(1, self.diffusion_steps + 1, device=weight.device, dtype=weight.dtype)
         return self.from_time(self.time(times / self.diffusion_steps))
@@ -120,7 +120,7 @@ class ResNetDenoiser(nn.Module):
         encoded: Float[Tensor, "B width"],
         times: Float[Tensor, "T width"] | None = None,
     ) -> Float[Tensor, "B event"]:
-        """Predict ``(B, event)`` at times ``t`` in 1 … T, given ``encode_times`` or not."""
+        """Predict ``(B, event)`` at times ``t`` in 1 … T; ``times`` is ``encode_times()``."""
         times = self.encode_times() if times is None else times
         x_t = x_t.to(self.from_event.weight.dtype)
         entrance = self.from_event(x_t) + encoded + times.index_select(0, t - 1)
@@ -129,7 +129,7 @@ class ResNetDenoiser(nn.Module):
     def forward(
         self, x_t: Float[Tensor, "B event"], t: Int[Tensor, " B"], condition: Float[Tensor, "B c"]
     ) -> Float[Tensor, "B event"]:
-        """Both halves at once."""
+        """Predict from a condition that is not encoded yet."""
         return self.denoise(x_t, t, self.encode(condition))
 
 
