@@ -38,7 +38,7 @@ OBSERVATION, ACTION, LATENT = 4, 2, 16
 """maze2d's numbers and the paper's."""
 FRAME = 3 * 48**2
 """Numbers of a frame, CARLA's size."""
-_STORED = 1024  # windows and states whose latents are stored
+_STORED = 1024  # snippets and states whose latents are stored
 AUTHORS = {"prior": 12.6e-3, "Q, 500": 1.120, "Q, 100": 0.169, "decision": 2.036}
 """Seconds of the authors' code, one thread of such a machine."""
 EXACT = Sampling("ddpm", None, 10)
@@ -144,7 +144,7 @@ def run_pictures(
     number: int = 100,
     **options: Any,
 ) -> Iterator[PictureResult]:
-    """Time steps on windows of made-up frames, and of their features in the frames' place.
+    """Time steps on snippets of made-up frames, and of their features in the frames' place.
 
     Args:
         device: where to compute.
@@ -188,7 +188,7 @@ def make_stages(
     image_encoder: dict[str, Any] | None = None,
     **options: Any,
 ) -> tuple[LDCQStage2Module, LDCQStage3Module]:
-    """Build both stages around an untrained first one, with random latents stored for windows."""
+    """Build both stages around an untrained first one, with random latents stored for snippets."""
     sizes = (observation_dim, ACTION)
     first = {"observation_dim": observation_dim, "action_dim": ACTION, "latent_dim": LATENT}
     # what is stored is not encoded

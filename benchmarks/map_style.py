@@ -85,7 +85,7 @@ class MapStyleFutureStates(Dataset[tuple[Tensor, ...]]):
 
 
 class MapStyleSnippets(Dataset[tuple[Tensor, ...]]):
-    """The windows of ``Snippets`` one at a time: its batch's fields but weights and rows."""
+    """The rows of a ``SnippetBatch`` one at a time, without weights and rows."""
 
     def __init__(self, dataset: OfflineDataset, view: Snippets) -> None:
         self.rows = view.bind(dataset).rows.numpy()

@@ -36,7 +36,7 @@ def d3rlpy_speeds(
     Args:
         python: of an environment that has d3rlpy.
         dataset: rows to sample from, handed over in a temporary file.
-        jobs: (steps of a window, rows of a batch) each; 0 steps for plain transitions.
+        jobs: (steps of a snippet, rows of a batch) each; 0 steps for plain transitions.
         budget: seconds of each job.
         script: what to run there.
 

@@ -70,8 +70,8 @@ def run_vae(
         device: where to train.
         seed: of weights, data and noise.
         steps: timed in each precision, after one that warms up.
-        batch_size: windows of a step.
-        horizon: steps of a window.
+        batch_size: snippets of a step.
+        horizon: steps of a snippet.
         width: of all layers.
         budget: seconds for each peak.
     """

@@ -18,11 +18,11 @@ def everything(view, columns):
     return bound.batch(bound.rows)
 
 
-# ---- windows made by hand: observation (episode, step), reward 1000·episode + step ------
+# ---- snippets made by hand: observation (episode, step), reward 1000·episode + step ------
 
 
-def test_full_windows_of_an_episode_that_times_out(columns_of):
-    """5 rows, H = 3, next observations known: windows at 0, 1, 2; the last ends at the timeout."""
+def test_full_snippets_of_an_episode_that_times_out(columns_of):
+    """5 rows, H = 3, next observations known: snippets at 0, 1, 2; the last ends at the timeout."""
     batch = everything(Snippets(3, gamma=0.5), columns_of([5], ["timeout"]))
     assert batch.rows.tolist() == [0, 1, 2]
     assert batch.observations[2].tolist() == [[0, 2], [0, 3], [0, 4]]
@@ -34,7 +34,7 @@ def test_full_windows_of_an_episode_that_times_out(columns_of):
     assert not batch.terminals.any()  # a timeout does not stop the bootstrap
 
 
-def test_a_window_whose_next_state_is_not_recorded_is_left_out(columns_of):
+def test_a_snippet_whose_next_state_is_not_recorded_is_left_out(columns_of):
     batch = everything(Snippets(3), columns_of([5], ["timeout"], following=False))
     assert batch.rows.tolist() == [0, 1]
     assert batch.next_observations.tolist() == [[0, 3], [0, 4]]
@@ -47,10 +47,12 @@ def test_a_window_whose_next_state_is_not_recorded_is_left_out(columns_of):
 
 
 @pytest.mark.parametrize("following", [True, False])
-def test_windows_that_a_terminal_cuts_short_are_padded_and_bootstrap_nothing(columns_of, following):
+def test_snippets_that_a_terminal_cuts_short_are_padded_and_bootstrap_nothing(
+    columns_of, following
+):
     columns = columns_of([4, 2], ["terminal", "timeout"], following=following)
     batch = everything(Snippets(3, gamma=0.5), columns)
-    assert batch.rows.tolist() == [0, 1, 2, 3]  # of the second episode no window is full
+    assert batch.rows.tolist() == [0, 1, 2, 3]  # of the second episode no snippet is full
     assert batch.terminals.tolist() == [False, True, True, True]
     assert batch.mask.tolist() == [[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 0, 0]]
     assert batch.observations[2].tolist() == [[0, 2], [0, 3], [0, 0]]
@@ -61,13 +63,13 @@ def test_windows_that_a_terminal_cuts_short_are_padded_and_bootstrap_nothing(col
     assert batch.next_observations.tolist() == [[0, 3], last, last, last]
 
 
-def test_full_windows_alone(columns_of):
+def test_full_snippets_alone(columns_of):
     batch = everything(Snippets(3, partial="none"), columns_of([4, 3], ["terminal", "timeout"]))
     assert batch.rows.tolist() == [0, 1, 4]
     assert batch.terminals.tolist() == [False, True, False] and batch.mask.all()
 
 
-def test_all_windows_keep_the_real_steps_discount(columns_of):
+def test_all_snippets_keep_the_real_steps_discount(columns_of):
     view = Snippets(4, gamma=0.5, partial="all")
     batch = everything(view, columns_of([2, 3], ["timeout", "terminal"]))
     assert batch.rows.tolist() == [0, 1, 2, 3, 4]
@@ -76,7 +78,7 @@ def test_all_windows_keep_the_real_steps_discount(columns_of):
     assert batch.next_observations.tolist() == [[0, 2], [0, 2], [1, 3], [1, 3], [1, 3]]
 
 
-def test_a_window_of_one_step_is_a_transition(columns_of):
+def test_a_snippet_of_one_step_is_a_transition(columns_of):
     batch = everything(Snippets(1, gamma=0.9), columns_of([1, 2], ["terminal", "timeout"]))
     assert batch.rows.tolist() == [0, 1, 2]
     assert batch.returns.tolist() == [0, 1000, 1001]
@@ -88,7 +90,7 @@ def test_a_window_of_one_step_is_a_transition(columns_of):
 
 
 def slow(data, view):
-    """Windows by a loop over episodes and rows: (row, rows of the window, next, terminal)."""
+    """Snippets by a loop over episodes and rows: (row, rows of the snippet, next, terminal)."""
     following = "next_observations" in data.columns
     for (start, stop), ended in zip(data.episodes, data.episode_terminated, strict=True):
         for row in range(start, stop):
@@ -121,7 +123,7 @@ def slow(data, view):
     gamma=st.sampled_from([0.0, 0.9, 1.0]),
     partial=st.sampled_from(["terminal", "all", "none"]),
 )
-def test_windows_are_those_of_a_slow_loop(
+def test_snippets_are_those_of_a_slow_loop(
     columns_of, layout, cut_off, following, horizon, gamma, partial
 ):
     lengths, ends = [length for length, _ in layout], [end for _, end in layout]
@@ -133,7 +135,7 @@ def test_windows_are_those_of_a_slow_loop(
     view = Snippets(horizon, gamma, partial)
     expected = list(slow(data, view))
     if not expected:
-        with pytest.raises(DatasetError, match="no window of"):
+        with pytest.raises(DatasetError, match="no snippet of"):
             view.bind(data)
         return
     bound = view.bind(data)
@@ -178,28 +180,28 @@ def test_nothing_as_long_as_the_data_is_copied(columns_of):
     """Windows are views of the columns' own memory but for those that would leave it."""
     data = OfflineDataset.from_columns(columns_of([500, 500], ["timeout", "terminal"]))
     bound = Snippets(10).bind(data)
-    for name, windows in bound._windows.items():
-        assert windows._body.data_ptr() == data.columns[name].ctypes.data
-        assert len(windows._tail) == 9
+    for name, snippets in bound._columns.items():
+        assert snippets._body.data_ptr() == data.columns[name].ctypes.data
+        assert len(snippets._tail) == 9
     assert "episode" not in vars(bound._rows)
 
 
 @pytest.mark.parametrize("wrong", [{"horizon": 0}, {"gamma": 1.1}, {"partial": "some"}])
-def test_impossible_windows_are_refused(wrong):
+def test_impossible_snippets_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Snippets(**wrong)
 
 
 def test_a_horizon_that_is_too_long_says_what_fits(columns_of):
     data = OfflineDataset.from_columns(columns_of([3, 5], ["timeout", "timeout"]), origin="x.hdf5")
-    with pytest.raises(DatasetError, match=r"x\.hdf5: no window of 6 steps .* more than 5 steps"):
+    with pytest.raises(DatasetError, match=r"x\.hdf5: no snippet of 6 steps .* more than 5 steps"):
         Snippets(6).bind(data)
 
 
-# ---- fewer windows, goals by hindsight, and where windows end ---------------------------
+# ---- fewer snippets, goals by hindsight, and where snippets end ---------------------------
 
 
-def test_every_kth_row_of_each_episode_begins_a_window(columns_of):
+def test_every_kth_row_of_each_episode_begins_a_snippet(columns_of):
     columns = columns_of([7, 2, 6], ["timeout", "terminal", "terminal"])
     bound = Snippets(3, every=2).bind(OfflineDataset.from_columns(columns))
     assert bound.rows.tolist() == [0, 2, 4, 7, 9, 11, 13]
@@ -213,8 +215,8 @@ def test_every_kth_row_of_each_episode_begins_a_window(columns_of):
         Snippets(3, every=4)
 
 
-def test_the_last_full_window_covers_the_steps_before_a_timeout(columns_of):
-    """36 rows, H = 30: the state after row 35 is unknown, so the last full window is at row 5."""
+def test_the_last_full_snippet_covers_the_steps_before_a_timeout(columns_of):
+    """36 rows, H = 30: the state after row 35 is unknown, so the last full snippet is at row 5."""
     data = OfflineDataset.from_columns(columns_of([36, 29], ["timeout"] * 2, following=False))
     assert Snippets(30, every=10).bind(data).rows.tolist() == [0, 5]
     ended = OfflineDataset.from_columns(columns_of([36], ["terminal"]))
@@ -233,7 +235,7 @@ def test_the_last_full_window_covers_the_steps_before_a_timeout(columns_of):
     sizes=st.integers(1, 8).flatmap(lambda h: st.tuples(st.just(h), st.integers(1, h))),
     partial=st.sampled_from(["terminal", "all", "none"]),
 )
-def test_fewer_windows_leave_no_step_out(columns_of, layout, following, sizes, partial):
+def test_fewer_snippets_leave_no_step_out(columns_of, layout, following, sizes, partial):
     lengths, ends = zip(*layout, strict=True)
     data = OfflineDataset.from_columns(columns_of(list(lengths), list(ends), following=following))
     horizon, every = sizes
@@ -253,7 +255,7 @@ def test_fewer_windows_leave_no_step_out(columns_of, layout, following, sizes, p
 
 
 @pytest.mark.parametrize("following", [True, False])
-def test_where_windows_end(columns_of, following):
+def test_where_snippets_end(columns_of, following):
     columns = columns_of([5, 4], ["timeout", "terminal"], following=following)
     bound = Snippets(3).bind(OfflineDataset.from_columns(columns))
     final = bound.last_steps(bound.rows)
@@ -263,7 +265,7 @@ def test_where_windows_end(columns_of, following):
     assert torch.equal(bound.terminal(final), batch.terminals)
 
 
-def test_goals_by_hindsight_are_states_of_the_episode_after_the_window(columns_of):
+def test_goals_by_hindsight_are_states_of_the_episode_after_the_snippet(columns_of):
     columns = columns_of([9, 6], ["timeout", "terminal"])
     bound = Snippets(3, goals="hindsight").bind(OfflineDataset.from_columns(columns))
     assert bound.num_uniforms == 1

@@ -5,7 +5,7 @@ it holds the columns as tensors there, knows the valid rows, and turns row numbe
 random numbers into a NamedTuple. It draws nothing itself, so a batch is a pure function.
 
 ``Transitions`` makes single steps, ``AdvantageLabelled`` those with stored advantages,
-``FutureStates`` states with a later one, ``Snippets`` windows of H steps. No batch holds rows of
+``FutureStates`` states with a later one, ``Snippets`` pieces of H steps. No batch holds rows of
 two episodes in one of its entries.
 """
 

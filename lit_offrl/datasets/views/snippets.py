@@ -1,7 +1,7 @@
-"""``Snippets``: windows of H steps.
+"""``Snippets``: pieces of H steps of an episode.
 
 episode [start, stop), H = 4:   s_start … s_t  s_{t+1} s_{t+2} s_{t+3} | s_{t+4} …
-                                window ───┘────────────────────────┘     └ the state after it
+                                snippet ──┘────────────────────────┘     └ the state after it
 cut short by its end:           s_t  s_{t+1}  0  0                       mask 1 1 0 0
 """
 
@@ -23,23 +23,24 @@ Partial = Literal["terminal", "all", "none"]
 
 
 class SnippetBatch(NamedTuple):
-    """Windows of H steps that begin at rows t; what the data lack is None.
+    """Snippets of H steps that begin at rows t; what the data lack is None.
 
-    With n real steps (``mask``), the target of a value function over windows is
+    With n real steps (``mask``), the target of a value function over snippets is
     ``returns + discounts * ~terminals * V(next_observations)``.
 
     Attributes:
-        observations: s_t … s_{t+n−1}, then zeros.
-        actions: a_t … a_{t+n−1}, then zeros.
-        returns: Σ_{i<n} γ^i r_{t+i}; None where any reward of the data is unknown.
-        next_observations: s_{t+n}, the state after the window; at a true terminal whose next state
-            is unknown, s_{t+n−1}.
-        terminals: whether the window ended in a true terminal: no bootstrap.
-        discounts: γ^n.
-        mask: which of the H steps are real.
-        goals: of the window's first row, or a later state of its episode where the view asks so.
-        weights: importance weights, where rows are drawn by priority.
-        rows: the numbers t in the dataset.
+        observations: States s_t … s_{t+n−1}, then zeros.
+        actions: Actions a_t … a_{t+n−1}, then zeros.
+        returns: Sums Σ_{i<n} γ^i r_{t+i}; None where any reward of the data is unknown.
+        next_observations: State s_{t+n} after the snippet; s_{t+n−1} at a true terminal whose next
+            state is unknown.
+        terminals: Whether the snippet ends in a true terminal, so that nothing is bootstrapped.
+        discounts: Discounts γ^n.
+        mask: Which of the H steps are real.
+        goals: Goals of the snippets' first rows, or later states of their episodes, as the view
+            says.
+        weights: Importance weights, where rows are drawn by priority.
+        rows: Numbers t of the first rows in the dataset.
     """
 
     observations: Float[Tensor, "B H o"]
@@ -56,25 +57,25 @@ class SnippetBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Snippets(View):
-    """Windows of H steps of one episode, one for each row that one can begin at (LDCQ, Section 4).
+    """Snippets of H steps of an episode, one for each row that one can begin at (LDCQ, Section 4).
 
-    A window may lack steps where its episode ends. Cut short by a true terminal it is complete
-    knowledge, and often the only one of a goal's reward; cut short by a timeout it says nothing of
-    the H steps that a skill takes. So the first are kept, padded and masked, and the second left
-    out (paper: silent), unless ``all`` are asked for, as where a timeout marks that a goal was
-    reached. A window whose next state is not in the data ends one row earlier, which is
-    the last row of an episode that timed out in data without ``next_observations``.
+    A snippet may lack steps where its episode ends. If a true terminal cuts it short, it is
+    complete knowledge, and often the only one of a goal's reward; if a timeout does, it says
+    nothing of the H steps that a skill takes. So the first are kept, padded and masked, and the
+    second left out (paper: silent), unless ``all`` are requested, as where a timeout marks that a
+    goal was reached. A snippet whose next state is not in the data ends one row earlier. In data
+    without ``next_observations`` that is so at the last row of an episode that timed out.
 
     Args:
-        horizon: H ≥ 1, steps of a window.
-        gamma: discount within the window, in [0, 1].
-        partial: which windows of fewer than H steps are kept: those that end in a ``terminal``,
+        horizon: Number H of steps of a snippet, at least 1.
+        gamma: Discount within the snippet, in [0, 1].
+        partial: Which snippets of fewer than H steps are kept: those that end in a ``terminal``,
             ``all`` of at least one step, or ``none``.
-        every: windows begin only at every so many rows of an episode, in [1, H], so that fewer have
-            to be computed with; and at the last full window, where the episode keeps no shorter
-            ones. So they have each step that windows at all rows have.
-        goals: ``column`` gives the data's goals, if there are any; ``hindsight`` a state of the
-            episode, drawn evenly from that after the window to the last one known.
+        every: Number of rows, 1 to H, between the rows of an episode at which snippets begin, so
+            that fewer have to be computed with. Where the episode has no shorter ones, its last
+            full snippet is kept too, so that they have each step that snippets at all rows have.
+        goals: Goals of the batches: ``column`` for the data's, if there are any; ``hindsight`` for
+            a state of the episode, drawn evenly from the one after the snippet to the last known.
     """
 
     horizon: int = 30
@@ -104,7 +105,7 @@ class Snippets(View):
         """Put the columns on a device.
 
         Raises:
-            DatasetError: if the data have no actions, or no window fits.
+            DatasetError: The data have no actions, or no snippet fits.
         """
         return BoundSnippets(self, dataset, device)
 
@@ -118,7 +119,7 @@ class BoundSnippets(BoundView):
         self._rows = rows = Rows(dataset, device)
         self.device = rows.device
         self.num_uniforms = int(view.goals == "hindsight")
-        # An episode's windows end before its limit: what follows their last row is known.
+        # An episode's snippets end before its limit: what follows their last row is known.
         known = rows.terminated | rows.beyond
         self._limits = rows.stops - (~known).long()
         self.spans = self._find_spans(dataset.spec.origin)
@@ -127,7 +128,7 @@ class BoundSnippets(BoundView):
         mask = rows.columns.get("reward_mask")
         with_returns = "rewards" in rows.columns and (mask is None or bool(mask.all()))
         names = ("observations", "actions", *["rewards"] * with_returns)
-        self._windows = {k: Windows(rows.columns[k], view.horizon, last) for k in names}
+        self._columns = {k: OverlappingRows(rows.columns[k], view.horizon, last) for k in names}
         self._steps = torch.arange(view.horizon, device=self.device)
         self._powers = view.gamma ** torch.arange(view.horizon + 1, dtype=torch.float64)
         self._powers = self._powers.float().to(self.device)
@@ -135,31 +136,31 @@ class BoundSnippets(BoundView):
     def batch(
         self, index: Int[Tensor, " B"], uniforms: Float[Tensor, "B _"] | None = None
     ) -> SnippetBatch:
-        """Return the windows that begin at rows ``index``, elements of ``self.rows``.
+        """Return the snippets that begin at rows ``index``, elements of ``self.rows``.
 
-        ``uniforms`` (B, 1) say which later state is a window's goal, where they come by hindsight.
+        ``uniforms`` (B, 1) say which later state is a snippet's goal, where they come by hindsight.
         """
         rows, horizon = self._rows, self.view.horizon
-        windows = {name: column.at(index) for name, column in self._windows.items()}
+        snippets = {name: column.at(index) for name, column in self._columns.items()}
         if self._all_full:
             final = index + (horizon - 1)
             mask = self._steps.new_ones((), dtype=torch.bool).expand(len(index), horizon)
             discounts = self._powers[-1].expand(len(index))
         else:
-            # Limits rise, and a window begins before its own episode's.
+            # Limits rise, and a snippet begins before its own episode's.
             limits = self._limits[torch.searchsorted(self._limits, index, right=True)]
             count = (limits - index).clamp(max=horizon)
             final = index + count - 1
             mask = self._steps < count[:, None]
             discounts = self._powers.index_select(0, count)
-            windows = {
+            snippets = {
                 name: part.masked_fill(~mask.view(*mask.shape, *[1] * (part.ndim - 2)), 0)
-                for name, part in windows.items()
+                for name, part in snippets.items()
             }
-        rewards = windows.get("rewards")
+        rewards = snippets.get("rewards")
         return SnippetBatch(
-            observations=windows["observations"],
-            actions=windows["actions"],
+            observations=snippets["observations"],
+            actions=snippets["actions"],
             # Of the batch rather than of all rows beforehand: a float32 a row would be a tenth of
             # maze2d's columns, and the sum of a batch takes microseconds.
             returns=None if rewards is None else (rewards * self._powers[:-1]).sum(1),
@@ -173,7 +174,7 @@ class BoundSnippets(BoundView):
         )
 
     def last_steps(self, index: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
-        """Return the rows of the last steps of the windows that begin at rows ``index``."""
+        """Return the rows of the last steps of the snippets that begin at rows ``index``."""
         limits = self._limits[torch.searchsorted(self._limits, index, right=True)]
         return torch.minimum(index + self.view.horizon, limits) - 1
 
@@ -199,12 +200,12 @@ class BoundSnippets(BoundView):
         partial = {"terminal": rows.terminated, "all": True, "none": False}[view.partial]
         stops = torch.where(torch.as_tensor(partial, device=self.device), self._limits, full)
         bounds = (rows.starts.cpu(), stops.cpu())
-        whole = (stops == full).cpu()  # episodes that have full windows alone
+        whole = (stops == full).cpu()  # episodes that have full snippets alone
         spans = Spans(*(bounds if view.every == 1 else _every(*bounds, view.every, whole)))
         if len(spans) == 0:
             longest = int((self._limits - rows.starts).max())
             raise DatasetError(
-                f"{origin}: no window of {view.horizon} steps fits, as no episode has more than "
+                f"{origin}: no snippet of {view.horizon} steps fits, as no episode has more than "
                 f"{longest} steps with a known next state: choose a smaller horizon, or "
                 "partial 'all'."
             )
@@ -225,21 +226,21 @@ def _every(starts: Tensor, stops: Tensor, step: int, whole: Tensor) -> tuple[Ten
     return rows, rows + 1
 
 
-class Windows:
-    """The H rows from any row of a column on, as overlapping views of its memory: no copies.
+class OverlappingRows:
+    """The H rows from any row of a column on, as overlapping views of its memory, without copies.
 
-    Rows near the column's end have fewer than H behind them: their windows come from a copy of
+    Rows near the column's end have fewer than H behind them: their snippets come from a copy of
     those rows, with zeros after them.
 
     Args:
-        column: (N,) or (N, d), contiguous.
-        horizon: H.
-        last: the last row that a window begins at.
+        column: Contiguous column (N,) or (N, d).
+        horizon: Number H of rows.
+        last: Last row that a snippet begins at.
     """
 
     def __init__(self, column: Tensor, horizon: int, last: int) -> None:
         self._shape = (horizon, *column.shape[1:])
-        self._cut = max(0, len(column) - horizon + 1)  # from here on windows need the zeros
+        self._cut = max(0, len(column) - horizon + 1)  # from here on snippets need the zeros
         self._body = self._overlapping(column, self._cut)
         self._tail: Tensor | None = None
         if last >= self._cut:
@@ -248,7 +249,7 @@ class Windows:
             self._tail = self._overlapping(padded, len(rest))
 
     def at(self, index: Tensor) -> Tensor:
-        """Return windows (B, H) or (B, H, d) that begin at rows ``index`` (B,)."""
+        """Return snippets (B, H) or (B, H, d) that begin at rows ``index`` (B,)."""
         if self._tail is None:
             return self._body.index_select(0, index).unflatten(1, self._shape)
         late = self._tail.index_select(0, (index - self._cut).clamp(min=0))
