@@ -15,6 +15,7 @@ from typing import Any
 from lit_offrl.common.errors import ConfigError
 
 _TAU = {"polyak_rate": "tau"}
+_SNIPPETS = {"window_every": "snippet_every"}
 RENAMED: dict[str, dict[str, str]] = {
     "ACDModule": _TAU,
     "ACGModule": _TAU,
@@ -22,7 +23,8 @@ RENAMED: dict[str, dict[str, str]] = {
     "DQLModule": _TAU,
     "IDQLModule": _TAU,
     "IQLModule": _TAU,
-    "LDCQStage3Module": _TAU,
+    "LDCQStage2Module": _SNIPPETS,
+    "LDCQStage3Module": _TAU | _SNIPPETS,
 }
 """New names of options by their old ones, by the name of the library's class that has them."""
 

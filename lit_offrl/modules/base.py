@@ -252,7 +252,7 @@ class OfflineModule(OneOptimizer):
         return losses
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        """Actions of the policy for a batch's observations, of snippets their first ones, (B, a)."""
+        """Return the policy's actions (B, a) for a batch's observations, or snippets' first."""
         observations = batch.observations.cpu()
         if observations.ndim == 3:
             observations = observations[:, 0]

@@ -117,7 +117,7 @@ def test_no_gradient_reaches_targets_or_earlier_stages(make, snippets):
 
 
 def test_targets_move_a_little_towards_the_critics(make):
-    module = make(gaussian=True, prioritized=False, polyak_rate=0.25)
+    module = make(gaussian=True, prioritized=False, tau=0.25)
     with torch.no_grad():
         before = [part.clone() for part in module.q_target.parameters()]
         for part in module.q.parameters():
@@ -259,7 +259,7 @@ def test_a_state_that_several_snippets_end_in_has_one_set(make, fit, snippets):
 
 
 def test_fewer_snippets_need_fewer_candidates(make, fit, snippets):
-    few, all_of_them = make(window_every=3), make()
+    few, all_of_them = make(snippet_every=3), make()
     fit(few, 1)
     fit(all_of_them, 1)
     assert 2 * len(few._candidates._values) < len(all_of_them._candidates._values)
@@ -285,7 +285,7 @@ def test_a_full_disk_is_said_in_a_line(make, fit, monkeypatch):
         ({"latents": "stored"}, "latents is 'stored'"),
         ({"num_latents": 0}, "num_latents is 0"),
         ({"gamma": 1.5}, "gamma is 1.5"),
-        ({"polyak_rate": 2.0}, "polyak_rate is 2.0"),
+        ({"tau": 2.0}, "tau is 2.0"),
         ({"joined": ()}, r"joined \[\]: give widths"),
         ({"sampler": "euler"}, "sampler is 'euler'; choose ddpm, ddim or dpm"),
         ({"stage1": "nowhere.ckpt"}, "nowhere.ckpt: no such checkpoint"),
@@ -371,7 +371,7 @@ def test_bcq_h_finds_the_way_along_a_chain(make, monkeypatch):
     """
     module = make(
         gaussian=True, gamma=0.9, latents="online", posteriors="online", learning_rate=5e-3,
-        state_hidden=(32,), latent_hidden=(32,), joined=(32, 16), num_latents=16, polyak_rate=0.05,
+        state_hidden=(32,), latent_hidden=(32,), joined=(32, 16), num_latents=16, tau=0.05,
         prioritized=False,
     )  # fmt: skip
     first = module.first

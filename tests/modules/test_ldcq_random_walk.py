@@ -56,7 +56,7 @@ def test_ldcq_walks_straight_to_an_end_by_steps_of_the_data(train):
     stage2 = train(prior, 400)
     critics = LDCQStage3Module(
         *WALK, stage2=stage2, num_latents=10, state_hidden=(32,), latent_hidden=(32,),
-        joined=(32, 32), polyak_rate=0.05, learning_rate=5e-3, decay="cosine",
+        joined=(32, 32), tau=0.05, learning_rate=5e-3, decay="cosine",
     )  # fmt: skip
     module = load_module(train(critics, 400))
 

@@ -130,7 +130,7 @@ class LDCQStage2Module(StagedModule):
         return Snippets(
             self.stage1.horizon,
             partial=self.stage1.partial,
-            every=self.window_every,
+            every=self.snippet_every,
             goals="hindsight" if self.goals == "hindsight" else "column",
         )
 

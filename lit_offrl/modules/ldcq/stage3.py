@@ -60,7 +60,7 @@ class LDCQStage3Module(StagedModule):
         priority_beta: Exponent of the importance weights at the first step, in [0, 1].
         priority_beta_step: Increment of ``priority_beta``, above 0, until it is 1.
         priority_beta_every: Number of optimiser steps between two increments, at least 1.
-        polyak_rate: Rate in (0, 1] at which the target critics follow the critics in each step.
+        tau: Rate in (0, 1] at which the target critics follow the critics in each step.
         state_hidden: Widths of the critics' layers of the state.
         latent_hidden: Widths of the critics' layers of the latent.
         joined: Widths of the critics' layers of both together, at least one.
@@ -90,7 +90,7 @@ class LDCQStage3Module(StagedModule):
         priority_beta: float = 0.3,
         priority_beta_step: float = 0.03,
         priority_beta_every: int = 3000,
-        polyak_rate: float = 0.005,
+        tau: float = 0.005,
         state_hidden: Sequence[int] = (256, 256),
         latent_hidden: Sequence[int] = (128, 128),
         joined: Sequence[int] = (128, 32),
@@ -104,8 +104,8 @@ class LDCQStage3Module(StagedModule):
             raise ConfigError(f"prior is '{prior}', which takes the checkpoint {needed} alone.")
         require_in("[1, inf)", num_latents=num_latents)
         require_in("[0, 1]", gamma=gamma)
-        require_in("(0, 1]", polyak_rate=polyak_rate)
-        self.gamma, self.polyak_rate = gamma, polyak_rate
+        require_in("(0, 1]", tau=tau)
+        self.gamma, self.tau = gamma, tau
         self.latents, self.num_latents = latents, num_latents
         self.how = Sampling(sampler, sampling_steps, extra_steps, guidance)
         self.priorities: Priorities | None = None
@@ -144,7 +144,7 @@ class LDCQStage3Module(StagedModule):
     def view(self) -> Snippets:
         """Snippets of stage 1's H steps, with returns discounted by γ."""
         first = self.first
-        return Snippets(first.horizon, self.gamma, first.partial, every=self.window_every)
+        return Snippets(first.horizon, self.gamma, first.partial, every=self.snippet_every)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The critics' parameters."""
@@ -219,7 +219,7 @@ class LDCQStage3Module(StagedModule):
 
     def after_step(self) -> None:
         """Move the target critics, and give the errors of the step's rows to the row order."""
-        polyak_update_(self.q_target, self.q, self.polyak_rate)
+        polyak_update_(self.q_target, self.q, self.tau)
         if self._errors:
             rows, errors = (torch.cat(parts) for parts in zip(*self._errors, strict=True))
             self._errors = []

@@ -36,7 +36,7 @@ class StagedModule(OfflineModule):
             step, or the posterior's ``mean``.
         posteriors: When snippets are encoded: ``cached`` encodes each one once and stores its
             posterior beside the data, ``online`` encodes a batch in each step.
-        window_every: Number of rows, 1 to H, between the rows of an episode at which snippets
+        snippet_every: Number of rows, 1 to H, between the rows of an episode at which snippets
             begin; with more there are fewer snippets to encode and to store (see ``Snippets``).
         **kwargs: Options of every method, see ``OfflineModule``.
 
@@ -51,13 +51,13 @@ class StagedModule(OfflineModule):
         *args: Any,
         posterior: PosteriorKind = "sample",
         posteriors: PosteriorsFrom = "cached",
-        window_every: int = 1,
+        snippet_every: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        require_in("[1, inf)", window_every=window_every)
+        require_in("[1, inf)", snippet_every=snippet_every)
         self.posterior_kind, self.posteriors_from = posterior, posteriors
-        self.window_every = window_every
+        self.snippet_every = snippet_every
         self.earlier: StageRecord = {}
         """Record of the earlier stage, which must have been trained on the same data."""
         self.storable = False

@@ -168,7 +168,7 @@ class Tables:
             np.empty((0, number, latent_dim), np.float16),
             sample,
             "sampling latents",
-            "take fewer with num_latents, fewer snippets with window_every, set latents to "
+            "take fewer with num_latents, fewer snippets with snippet_every, set latents to "
             "'online', or cache_dir of the data to a folder with room.",
         )
         return RowTable(ends, values, len(self._data.dataset), self._device)
