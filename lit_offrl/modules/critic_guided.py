@@ -27,7 +27,7 @@ class CriticGuidedModule(ActorModule):
         gamma: Discount γ in [0, 1).
         expectile: Expectile in (0, 1) of the target critics that V is regressed on: 0.7 for
             locomotion, 0.9 for AntMaze.
-        polyak_rate: Rate in (0, 1] at which the target critics follow the critics in each step.
+        tau: Rate in (0, 1] at which the target critics follow the critics in each step.
         hidden: Widths of the hidden layers of the critics and of a Gaussian actor.
         layer_norm: Whether the critics have a LayerNorm before each activation.
         **kwargs: Options of ``ActorModule``.
@@ -38,7 +38,7 @@ class CriticGuidedModule(ActorModule):
         *args: Any,
         gamma: float = 0.99,
         expectile: float = 0.7,
-        polyak_rate: float = 0.005,
+        tau: float = 0.005,
         hidden: Sequence[int] = (256, 256),
         layer_norm: bool = False,
         **kwargs: Any,
@@ -50,7 +50,7 @@ class CriticGuidedModule(ActorModule):
             self.action_dim,
             gamma=gamma,
             expectile=expectile,
-            polyak_rate=polyak_rate,
+            tau=tau,
             hidden=hidden,
             layer_norm=layer_norm,
         )

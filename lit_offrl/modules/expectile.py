@@ -1,4 +1,4 @@
-"""Implicit Q-learning's critics: values within the data, without ever asking for other actions.
+"""Implicit Q-learning's critics: values within the data, of the data's actions alone.
 
 Source: Kostrikov et al. 2022 (IQL), section 4.2; in ACD (seed paper) section 3.1.
 """
@@ -16,7 +16,7 @@ from lit_offrl.nets import MLP, TwinCritic, frozen_copy, polyak_update_
 
 
 def expectile_loss(error: Tensor, expectile: float) -> Tensor:
-    """|τ − 1(u < 0)| · u² of each error u = target − prediction, (B,) to (B,)."""
+    """Return |τ − 1(u < 0)| · u² of each error u = target − prediction, (B,) to (B,)."""
     weight = torch.where(error < 0, 1.0 - expectile, expectile)
     return weight * error.square()
 
@@ -26,19 +26,19 @@ class ExpectileCritics(nn.Module):
 
     V(s) is regressed on min_j Q̄_j(s, a) by the expectile loss, Q on r + γ (1 − terminal) V(s').
     Only a true terminal cuts the bootstrap, never a timeout. τ = 0.5 gives the behaviour policy's
-    own values; τ → 1 the best that the data's actions allow.
+    own values; τ → 1 the best that the data's actions allow. τ is ``expectile``, not ``tau``.
 
     Args:
-        observation_dim: o.
-        action_dim: a.
-        gamma: discount γ.
-        expectile: τ in (0, 1).
-        polyak_rate: share of the online critics that the targets take over each step.
-        hidden: widths of the MLPs.
-        layer_norm: LayerNorm before each activation.
+        observation_dim: Size o of an observation.
+        action_dim: Size a of an action.
+        gamma: Discount γ in [0, 1).
+        expectile: Expectile in (0, 1) of the target critics that V is regressed on.
+        tau: Rate in (0, 1] at which the target critics follow the critics in each step.
+        hidden: Widths of the MLPs' hidden layers.
+        layer_norm: Whether a LayerNorm stands before each activation.
 
     Raises:
-        ConfigError: a number out of its range.
+        ConfigError: A number is out of its range.
     """
 
     def __init__(
@@ -48,15 +48,15 @@ class ExpectileCritics(nn.Module):
         *,
         gamma: float,
         expectile: float,
-        polyak_rate: float,
+        tau: float,
         hidden: Sequence[int],
         layer_norm: bool = False,
     ) -> None:
         super().__init__()
         require_in("[0, 1)", gamma=gamma)
         require_in("(0, 1)", expectile=expectile)
-        require_in("(0, 1]", polyak_rate=polyak_rate)
-        self.gamma, self.expectile, self.polyak_rate = gamma, expectile, polyak_rate
+        require_in("(0, 1]", tau=tau)
+        self.gamma, self.expectile, self.tau = gamma, expectile, tau
         self.q = TwinCritic(observation_dim, action_dim, hidden, layer_norm)
         self.target = frozen_copy(self.q)
         self.v = MLP(observation_dim, hidden, 1, layer_norm=layer_norm)
@@ -71,12 +71,12 @@ class ExpectileCritics(nn.Module):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Losses ``value`` and ``critic`` of a batch, and its advantages (B,) without gradient."""
         with torch.no_grad():
-            pessimistic = self.target.minimum(observations, actions)
-            later = self.value(next_observations)
-            goal = rewards + self.gamma * torch.where(terminals, 0.0, later)
-        error = pessimistic - self.value(observations)
+            next_value = torch.where(terminals, 0.0, self.value(next_observations))
+            td_target = rewards + self.gamma * next_value
+            target_q = self.target.minimum(observations, actions)
+        error = target_q - self.value(observations)
         # the sum over the ensemble: each critic has a mean squared error of its own
-        critic = (self.q(observations, actions) - goal).square().mean(dim=1).sum()
+        critic = (self.q(observations, actions) - td_target).square().mean(dim=1).sum()
         losses = {"value": expectile_loss(error, self.expectile).mean(), "critic": critic}
         return losses, error.detach()
 
@@ -86,13 +86,13 @@ class ExpectileCritics(nn.Module):
         return self.target.minimum(observations, actions) - self.value(observations)
 
     def value(self, observations: Tensor) -> Tensor:
-        """V(s), (B,); autocast passes it by, as it does Q (`TwinCritic`)."""
+        """V(s), (B,); in float32 under autocast, too, as Q is (`TwinCritic`)."""
         with torch.autocast(observations.device.type, enabled=False):
             return self.v(observations).squeeze(-1)
 
     def update_ema(self) -> None:
         """Let the targets follow the online critics."""
-        polyak_update_(self.target, self.q, self.polyak_rate)
+        polyak_update_(self.target, self.q, self.tau)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The networks that are trained."""

@@ -19,7 +19,7 @@ class TwinCriticModule(ActorModule):
 
     Args:
         gamma: Discount γ in [0, 1).
-        polyak_rate: Rate in (0, 1] at which the target critics follow the critics in each step.
+        tau: Rate in (0, 1] at which the target critics follow the critics in each step.
         hidden: Widths of the critics' hidden layers.
         layer_norm: Whether the critics have a LayerNorm before each activation.
         **kwargs: Options of the method's other bases, see ``ActorModule``.
@@ -29,15 +29,15 @@ class TwinCriticModule(ActorModule):
         self,
         *args: Any,
         gamma: float = 0.99,
-        polyak_rate: float = 0.005,
+        tau: float = 0.005,
         hidden: Sequence[int] = (256, 256),
         layer_norm: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         require_in("[0, 1)", gamma=gamma)
-        require_in("(0, 1]", polyak_rate=polyak_rate)
-        self.gamma, self.polyak_rate = gamma, polyak_rate
+        require_in("(0, 1]", tau=tau)
+        self.gamma, self.tau = gamma, tau
         self.q = TwinCritic(self.observation_dim, self.action_dim, hidden, layer_norm)
         self.target = frozen_copy(self.q)
 
@@ -59,4 +59,4 @@ class TwinCriticModule(ActorModule):
     def after_step(self) -> None:
         """Move the target critics, and what the method's other bases move."""
         super().after_step()
-        polyak_update_(self.target, self.q, self.polyak_rate)
+        polyak_update_(self.target, self.q, self.tau)

@@ -208,8 +208,8 @@ def test_choosing_among_none_and_targets_that_overtake_are_refused():
     for kind in (IDQLModule, DQLModule):
         with pytest.raises(ConfigError, match="num_samples"):
             kind(2, 1, hidden=(8,), **SMALL).policy(num_samples=0)
-    with pytest.raises(ConfigError, match="polyak_rate"):
-        DQLModule(2, 1, polyak_rate=3.0)
+    with pytest.raises(ConfigError, match="tau"):
+        DQLModule(2, 1, tau=3.0)
 
 
 def test_an_unknown_mode_of_acting_is_refused(acd):

@@ -141,7 +141,7 @@ def worth_knowing(folder):
 def test_the_more_candidates_the_nearer_to_the_best_action(lit, worth_knowing, method, normalize):
     """From the file to what acts: scales of states, units of actions, which critics, which axis."""
     options = "--trainer.max_steps 300 --data.init_args.batch_size 128 --checkpoint.dirpath run"
-    nets = "gamma 0 hidden [64,64] width 32 blocks 1 learning_rate 3e-3 polyak_rate 0.05"
+    nets = "gamma 0 hidden [64,64] width 32 blocks 1 learning_rate 3e-3 tau 0.05"
     nets += f" actor_ema_rate 0.02 normalize {normalize}"
     words = iter(nets.split())
     given = [word for name in words for word in (f"--model.init_args.{name}", next(words))]

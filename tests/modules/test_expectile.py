@@ -11,7 +11,7 @@ from lit_offrl.nets import TwinCritic
 
 
 def critics(**options):
-    options = {"gamma": 0.9, "expectile": 0.7, "polyak_rate": 0.005, "hidden": (), **options}
+    options = {"gamma": 0.9, "expectile": 0.7, "tau": 0.005, "hidden": (), **options}
     torch.manual_seed(0)
     return ExpectileCritics(3, 2, **options)
 
@@ -78,7 +78,7 @@ def test_a_terminal_cuts_the_bootstrap_and_nothing_else_does():
 
 
 def test_targets_follow_the_online_critics():
-    net = critics(polyak_rate=0.25)
+    net = critics(tau=0.25)
     before = net.target.members.layers[0].weight.clone()
     with torch.no_grad():
         net.q.members.layers[0].weight.add_(1.0)
@@ -113,7 +113,7 @@ def test_near_tau_one_values_are_optimal_on_a_deterministic_chain():
     optimal_q = np.where(done, 1.0, gamma * optimal_v[following])
     torch.manual_seed(0)
     net = ExpectileCritics(
-        cells, 2, gamma=gamma, expectile=0.99, polyak_rate=0.1, hidden=(32,), layer_norm=False
+        cells, 2, gamma=gamma, expectile=0.99, tau=0.1, hidden=(32,), layer_norm=False
     )
     s, s2 = (torch.eye(cells)[torch.from_numpy(x)] for x in (state, following))
     a = torch.eye(2)[torch.from_numpy(right)]
@@ -149,7 +149,7 @@ def test_the_best_candidate_is_the_arg_max_of_the_minimum():
     torch.testing.assert_close(share, torch.softmax(values, 1)[:, 0].detach(), atol=0.03, rtol=0)
 
 
-@pytest.mark.parametrize("bad", [{"gamma": 1.0}, {"expectile": 1.0}, {"polyak_rate": 0.0}])
+@pytest.mark.parametrize("bad", [{"gamma": 1.0}, {"expectile": 1.0}, {"tau": 0.0}])
 def test_numbers_out_of_range_are_refused(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         critics(**bad)
