@@ -124,9 +124,9 @@ def times_table(cells: Sequence[Cell]) -> Table | None:
         ]
         for job in cell.jobs:
             if job.is_fit and (seconds := job.times.seconds()):
-                own = job.name == cell.name
-                place = "; ".join(words) if own else job.folder.name
-                key = (cell.labels.get("dataset", ""), "fit" if own else job.name, place)
+                place = "; ".join(words) if job.of_cell else job.folder.name
+                name = job.verb if job.of_cell else job.name
+                key = (cell.labels.get("dataset", ""), name, place)
                 times.setdefault(key, {})[cell.labels["seed"]] = seconds
                 users.setdefault(key, {})["; ".join(words)] = None
     if not times:

@@ -182,6 +182,8 @@ class Job:
         if stored is None and self.of_cell:
             stored = _read_stored(self.folder / _EARLIER, "definition")
             return None if stored is None else self._of_earlier(**stored)
+        if stored is not None and "config" in stored["inputs"]:  # former names of options count
+            stored["inputs"]["config"] = merge_configs([stored["inputs"]["config"]], {})
         return stored
 
     def _of_earlier(self, id: str, definition: dict[str, Any]) -> dict[str, Any] | None:
@@ -286,16 +288,15 @@ class Job:
             ConfigError: The training has no checkpoint.
         """
         if not self.is_fit:
-            draft = self._draft
-            draft.replace(self.mark)
-            draft.parent.rmdir()
-            return
-        if not self.checkpoint.is_file():
+            self._draft.replace(self.mark)
+            self._draft.parent.rmdir()
+        elif self.checkpoint.is_file():
+            write_whole(self.mark, json.dumps({"sha256": sha256(self.checkpoint)}) + "\n")
+        else:
             raise ConfigError(
                 f"{self.checkpoint}: the fit wrote no checkpoint: leave"
                 " trainer.enable_checkpointing and trainer.fast_dev_run alone."
             )
-        write_whole(self.mark, json.dumps({"sha256": sha256(self.checkpoint)}) + "\n")
 
     def is_as_it_ended(self) -> bool:
         """Whether a training's checkpoint is the one that it has ended with."""
@@ -326,14 +327,14 @@ class Job:
             ConfigError: A config cannot be read.
         """
         config, options = self.config(), json.loads(json.dumps(dict(self.options)))
-        if not self.is_fit and not self.of_cell:
-            return {"checkpoint": sha256(self.checkpoint), "options": options}
-        made: dict[str, Any] = {}
         if self.is_fit:
             taken = {option: sha256(source.checkpoint) for option, source in self.takes.items()}
-            made = {"config": config, "checkpoints": named_checkpoints(config) | taken}
-        else:
+            made: dict[str, Any] = {"config": config}
+            made["checkpoints"] = named_checkpoints(config) | taken
+        elif self.of_cell:
             made = {"stage": self.training.definition(), "evaluate": options}
+        else:
+            return {"checkpoint": sha256(self.checkpoint), "options": options}
         made |= {"seed": self.training.seed, "data_sha256": data_sha256(config)}
         if self.of_cell:
             uri = redacted(str(self.tracking.uri))

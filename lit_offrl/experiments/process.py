@@ -47,13 +47,9 @@ class Children:
     def run(
         self, argv: Sequence[str], log: Path, environment: Mapping[str, str], keep: int
     ) -> int | None:
-        """Run a command to its end; its output is added to the log.
+        """Run a command to its end, and add its output to the log.
 
-        Args:
-            argv: The command.
-            log: A file.
-            environment: The variables of the process.
-            keep: A file descriptor that it inherits: the lock outlives a killed parent.
+        It inherits the file descriptor ``keep``: the lock outlives a killed parent.
 
         Returns:
             The exit code, negative for a signal, or None after ``stop``.
@@ -100,15 +96,11 @@ class Children:
 
 @contextlib.contextmanager
 def folder_lock(folder: Path, name: str = ".lock") -> Iterator[int | None]:
-    """Hold a folder's lock; yield its file descriptor, or None where another process has it.
+    """Hold the lock of a folder, which is made; yield its descriptor, or None if it is held.
 
     The lock is the kernel's, on an open file that children inherit: while a fit lives whose parent
     was killed, the folder stays locked. (filelock keeps its descriptor to itself.) A file system
-    without locks, such as some of NFS, lets everyone in.
-
-    Args:
-        folder: It is made if it is not there.
-        name: The file that is locked; each name is a lock of its own.
+    without locks, such as some of NFS, lets everyone in. Each name of a file is a lock of its own.
 
     Raises:
         OSError: The folder or the file cannot be made.
@@ -144,7 +136,7 @@ def run_command(
 
     Args:
         children: Keeps the process.
-        argv: A verb and its options.
+        argv: A verb and its options, which ``program`` begins.
         program: Begins the command.
         log: The output is added to this file.
         failure: This file is written if the command ends with an error of its own.

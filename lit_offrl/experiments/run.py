@@ -82,11 +82,7 @@ class Executor(Protocol):
         """How to go on after a stop, for a message."""
 
     def submit(self, jobs: Sequence[Job]) -> list[Job]:
-        """Take those of the ready jobs for which there is room now, and return them.
-
-        Raises:
-            LitOffRLError: A job can never run here.
-        """
+        """Take those of the ready jobs for which there is room now, and return them."""
 
     def ended(self) -> list[tuple[Job, str]]:
         """Return the jobs that have ended since the last call, each with why it is not done."""
@@ -177,8 +173,8 @@ def work(
     Args:
         job: The job; what it depends on is done.
         choices: What to do if it has failed or changed.
-        children: Keeps its process.
-        environment: Variables of its process, beside this one's.
+        children: Keeps its process, whose variables are this one's and ``environment``.
+        environment: Further variables.
         listener: Hears how it begins.
 
     Returns:

@@ -13,7 +13,6 @@ from lit_offrl.experiments.process import Children
 from lit_offrl.experiments.run import Choices, Listener, work_through
 
 CLUSTER = "slurm"
-_RUNNING = ("RUNNING", "COMPLETING")
 
 
 class SlurmJob:
@@ -73,8 +72,9 @@ class SlurmExecutor:
         workers: int | None = None,
     ) -> None:
         self._choices, self._listener = choices, listener
-        self._executor = _executor(folder, dict(parameters), workers)
-        self._waiting: list[tuple[Job, Any]] = []
+        parallel = {} if workers is None else {"slurm_array_parallelism": workers}
+        self._executor = _executor(folder, {**parameters, **parallel})
+        self._waiting: dict[str, tuple[Job, Any]] = {}
         self._begun: set[str] = set()
         self._ids: set[str] = set()
 
@@ -90,28 +90,27 @@ class SlurmExecutor:
         Raises:
             ConfigError: SLURM refuses them.
         """
-        submitted = []
+        works = [SlurmJob(job, self._choices) for job in jobs]
         try:
-            with self._executor.batch():
-                for job in jobs:
-                    submitted.append(self._executor.submit(SlurmJob(job, self._choices)))
+            submitted = self._executor.submit_array(works)
         except Exception as error:  # what sbatch says is for the user
             first = (str(error).splitlines() or [type(error).__name__])[-1]
             raise ConfigError(f"sbatch refuses the jobs: {first}") from error
-        self._waiting += zip(jobs, submitted, strict=True)
-        self._ids |= {str(each.job_id).partition("_")[0] for each in submitted}
+        for job, each in zip(jobs, submitted, strict=True):
+            self._waiting[job.key] = (job, each)
+            self._ids.add(str(each.job_id).partition("_")[0])
         return list(jobs)
 
     def ended(self) -> list[tuple[Job, str]]:
         """Return the jobs that have ended since the last call, each with why it is not done."""
         ended = []
-        for job, submitted in list(self._waiting):
+        for key, (job, submitted) in list(self._waiting.items()):
             done = submitted.done()
-            if job.key not in self._begun and (done or submitted.state in _RUNNING):
-                self._begun.add(job.key)
+            if key not in self._begun and (done or submitted.state in ("RUNNING", "COMPLETING")):
+                self._begun.add(key)
                 self._listener.begins(job, "")
             if done:
-                self._waiting.remove((job, submitted))
+                del self._waiting[key]
                 ended.append((job, _result(submitted)))
         return ended
 
@@ -121,7 +120,7 @@ class SlurmExecutor:
 
     def stop(self) -> str:
         """Follow no longer; return what to say."""
-        self._waiting = []
+        self._waiting.clear()
         return self.way_on
 
     def kill(self) -> None:
@@ -137,7 +136,7 @@ def _result(submitted: Any) -> str:
     return f"job {submitted.job_id} ended with {submitted.state}: {last}"
 
 
-def _executor(folder: Path, parameters: dict[str, Any], workers: int | None) -> Any:
+def _executor(folder: Path, parameters: dict[str, Any]) -> Any:
     try:
         import submitit
     except ImportError as error:
@@ -149,8 +148,6 @@ def _executor(folder: Path, parameters: dict[str, Any], workers: int | None) -> 
         )
     if not {"timeout_min", "slurm_time"} & parameters.keys():
         raise ConfigError("slurm: has no timeout_min: give the minutes that a job may take.")
-    if workers is not None:
-        parameters["slurm_array_parallelism"] = workers
     # How often a job whose time is up goes on in another: submitit's own 3 ends long trainings.
     requeues = parameters.pop("slurm_max_num_timeout", 100)
     options = {"slurm_max_num_timeout": requeues} if CLUSTER == "slurm" else {}
