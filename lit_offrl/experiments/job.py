@@ -181,10 +181,8 @@ class Job:
         stored = _read_stored(self.folder / f"{self._prefix}{_INPUTS}", "inputs")
         if stored is None and self.of_cell:
             stored = _read_stored(self.folder / _EARLIER, "definition")
-            return None if stored is None else self._of_earlier(**stored)
-        if stored is not None and "config" in stored["inputs"]:  # former names of options count
-            stored["inputs"]["config"] = merge_configs([stored["inputs"]["config"]], {})
-        return stored
+            stored = None if stored is None else self._of_earlier(**stored)
+        return None if stored is None else {**stored, "inputs": _translated(stored["inputs"])}
 
     def _of_earlier(self, id: str, definition: dict[str, Any]) -> dict[str, Any] | None:
         """Translate what an earlier version wrote of a cell, whose two commands had one file."""
@@ -446,6 +444,14 @@ def needed(job: Job) -> list[Job]:
         return []
     found = [each for source in job.depends_on for each in needed(source)]
     return list({each.key: each for each in [*found, job]}.values())
+
+
+def _translated(inputs: Any) -> Any:
+    """Return inputs in which configs have the present names of options."""
+    if not isinstance(inputs, dict):
+        return inputs
+    made = {key: _translated(value) for key, value in inputs.items() if key != "config"}
+    return made | ({"config": merge_configs([inputs["config"]], {})} if "config" in inputs else {})
 
 
 def _read_stored(path: Path, key: str) -> dict[str, Any] | None:

@@ -117,3 +117,23 @@ def test_another_option_begins_anew_and_keeps_what_was_there(earlier, sweep, stu
     kept = {path.name for path in CELL.with_name("seed0.before-1").iterdir()}
     assert {"cell.json", "fit", "trained", "evaluation.json"} <= kept
     assert not (CELL / "cell.json").exists()
+
+
+def test_a_former_name_of_an_option_is_no_change(pipeline, stub):
+    """Of a training, and of what a cell's evaluation is known by."""
+    from lit_offrl.experiments.job import _translated
+
+    config = {"model": {"class_path": "DQLModule", "init_args": {"polyak_rate": 0.01}}}
+    now = {"model": {"class_path": "DQLModule", "init_args": {"tau": 0.01}}}
+    assert _translated({"config": config, "seed": 1}) == {"config": now, "seed": 1}
+    before = {"stage": {"config": {}, "checkpoints": {"x": {"config": config}}}}
+    after = {"stage": {"config": {}, "checkpoints": {"x": {"config": now}}}}
+    assert _translated(before) == after
+
+    first = {"config": "a.yaml", "options": {"model.class_path": "DQLModule"}}
+    stages = {"first": {**first, "options": {**first["options"], "model.init_args.tau": 0.01}}}
+    assert pipeline(stages=stages, evaluations={}) == 0
+    file = Path("pipelines/two/seed0/first/inputs.json")
+    file.write_text(file.read_text().replace('"tau"', '"polyak_rate"'))
+    stub()
+    assert pipeline(stages=stages, evaluations={}) == 0 and stub() == []
