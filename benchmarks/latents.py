@@ -31,7 +31,7 @@ from lit_offrl.modules import (
     OfflineModule,
     load_module,
 )
-from lit_offrl.modules.ldcq.sampling import Sampling
+from lit_offrl.modules.ldcq.options import Sampling
 from lit_offrl.modules.ldcq.tables import RowTable
 
 OBSERVATION, ACTION, LATENT = 4, 2, 16

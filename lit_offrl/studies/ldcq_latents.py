@@ -26,7 +26,7 @@ from lit_offrl.envs.point_mass import CELL_OFFSET
 from lit_offrl.evaluation.envs import find_spec
 from lit_offrl.modules.checkpoints import load_module
 from lit_offrl.modules.ldcq import LDCQStage2Module, LDCQStage3Module
-from lit_offrl.modules.ldcq.sampling import Sampling
+from lit_offrl.modules.ldcq.options import Sampling
 from lit_offrl.studies.inputs import CheckpointStudy, Study, load_data, protocol_of
 from lit_offrl.studies.two_samples import energy_distance
 

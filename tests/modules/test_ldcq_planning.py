@@ -9,6 +9,7 @@ import torch
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.modules import load_module
 from lit_offrl.modules.ldcq import planning
+from lit_offrl.modules.ldcq.options import PlanOptions
 from lit_offrl.modules.ldcq.planning import Planner
 
 STEPS = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0], [2.5, 0.0]])
@@ -20,7 +21,7 @@ def plan(goal, state=(0.0, 0.0), world=torch.add, **options):
         lambda states, number: STEPS[:number].expand(len(states), -1, -1),
         world,
         lambda states: states[..., :2],
-        **{"number": 5, **options},
+        PlanOptions(**{"num_latents": 5, **options}),
     )
     states, goals = (torch.tensor(x, dtype=torch.float32).view(-1, 2) for x in (state, goal))
     latents, gap = planner.choose(states, goals)
@@ -90,8 +91,8 @@ def test_however_many_are_tried_at_once_the_plan_is_the_same(monkeypatch, search
 
 def test_the_nearest_state_on_the_way_may_count():
     """The goal is one step away: of two steps the last always leaves it again."""
-    assert plan((1.0, 0.0), number=4)[1] == [1.0]  # two unit steps end beside it
-    assert plan((1.0, 0.0), number=4, scored="nearest") == ([[1.0, 0.0]], [0.0])
+    assert plan((1.0, 0.0), num_latents=4)[1] == [1.0]  # two unit steps end beside it
+    assert plan((1.0, 0.0), num_latents=4, scored="nearest") == ([[1.0, 0.0]], [0.0])
 
 
 @pytest.mark.parametrize(
@@ -99,8 +100,8 @@ def test_the_nearest_state_on_the_way_may_count():
     [
         ({"search": "wide"}, "search is 'wide'"),
         ({"scored": "first"}, "scored is 'first'"),
-        ({"depth": 0}, "num_latents is 5 and depth 0"),
-        ({"number": 500, "depth": 3}, "125,000,000 ends .* greedy, which tries 500,500"),
+        ({"depth": 0}, "depth is 0: give at least 1"),
+        ({"num_latents": 500, "depth": 3}, "125,000,000 ends .* greedy, which tries 500,500"),
     ],
 )
 def test_wrong_options_are_refused(options, said):

@@ -11,8 +11,8 @@ from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.diffusion import draw_normal, draw_times
 from lit_offrl.modules import LDCQStage1Module, LDCQStage2Module, load_module
+from lit_offrl.modules.ldcq.options import Sampling
 from lit_offrl.modules.ldcq.prior import LatentPrior
-from lit_offrl.modules.ldcq.sampling import Sampling
 
 SMALL = {"widths": (16, 8, 16), "width": 16, "diffusion_steps": 20}
 

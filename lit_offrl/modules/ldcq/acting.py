@@ -1,15 +1,9 @@
-"""Policies of skills: a latent is chosen, executed for some steps, and then chosen anew.
-
-There are three ways to act, each with its own options: skills as the data show them
-(``SkillOptions``), skills that lead to a goal (LDGC, ``GoalOptions``), and skills that a search in
-the world model chooses (LDCP, ``PlanOptions``).
-"""
+"""Policies of skills: a latent is chosen, executed for some steps, and then chosen anew."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeVar, get_type_hints
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,117 +11,7 @@ from torch import Tensor
 
 from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.common.ranges import require_in
-from lit_offrl.modules.ldcq.planning import Scored, Search
-from lit_offrl.modules.ldcq.sampling import Against, Sampling
-
-Goal = Sequence[float] | Literal["environment"]
-"""Where to go in evaluation: a position, or what the environment's ``info["goal"]`` says at each
-reset. D4RL's own observations do not show the goal, so a policy with a goal knows more than
-Q-learning does."""
-
-O = TypeVar("O", bound="SkillOptions")  # noqa: E741
-
-
-# ---- options -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SkillOptions(Sampling):
-    """How latents are drawn and executed.
-
-    Args:
-        execute_steps: Number of environment steps, at least 1, for which a latent is executed; the
-            horizon H if None.
-        sample_actions: Whether actions are drawn from the decoder, as in the paper, instead of
-            being its means.
-    """
-
-    execute_steps: int | None = None
-    sample_actions: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_in("[1, inf)", execute_steps=self.execute_steps)
-
-
-@dataclass(frozen=True)
-class GoalOptions(SkillOptions):
-    """How a policy goes to a goal, for a prior that was trained with goals (LDGC).
-
-    Args:
-        goal: Position to go to, one number for each of ``goal_dims``; or ``environment`` for what
-            the environment's ``info["goal"]`` says at each reset.
-        against: What the unconditional model u of the guidance sees: ``nothing``, or the ``state``
-            without the goal.
-    """
-
-    goal: Goal = "environment"
-    against: Against = "nothing"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.against not in ("nothing", "state"):
-            raise ConfigError(f"against is '{self.against}'; choose nothing or state.")
-
-
-@dataclass(frozen=True)
-class PlanOptions(SkillOptions):
-    """How a policy plans (LDCP); the prior is then used without a goal.
-
-    Args:
-        goal: As in ``GoalOptions``.
-        num_latents: Number n of latents tried in each state of a plan, at least 1.
-        depth: Number d of skills in a plan, at least 1.
-        search: Which skills are continued: ``exhaustive`` or ``greedy``, see ``Planner``.
-        scored: Which state's distance to the goal counts: that of the ``last`` or of the
-            ``nearest`` one, see ``Planner``.
-    """
-
-    goal: Goal = "environment"
-    num_latents: int = 50
-    depth: int = 2
-    search: Search = "exhaustive"
-    scored: Scored = "last"
-
-
-WAYS: Mapping[type[SkillOptions], str] = {
-    PlanOptions: "a plan",
-    GoalOptions: "a prior that is given a goal",
-    SkillOptions: "any policy",
-}
-"""The ways to act, in words."""
-
-
-def option_types() -> dict[str, Any]:
-    """Return the types of the options of all three ways by the option's name."""
-    return {name: hint for way in WAYS for name, hint in get_type_hints(way).items()}
-
-
-def options_for(way: type[O], given: Mapping[str, Any]) -> O:
-    """Return the options of one way to act.
-
-    Args:
-        way: The class of its options.
-        given: Options by name; those that only other ways have must be at their defaults.
-
-    Raises:
-        ConfigError: An option is out of its range, or belongs to another way.
-    """
-    chosen = dict(given)
-    for name in given.keys() - {field.name for field in fields(way)}:
-        owners = [kind for kind in WAYS if hasattr(kind, name)]
-        if not owners:
-            continue  # an unknown one, which the call below refuses
-        value = chosen.pop(name)
-        if value != getattr(owners[0], name):
-            needs = " or ".join(WAYS[kind] for kind in owners)
-            plans = hasattr(PlanOptions, name)
-            advice = ", or set plan to true" if plans else "; a plan uses the prior without a goal"
-            raise ConfigError(f"{name} is {value!r}, which is for {needs}: leave it out{advice}.")
-    return way(**chosen)
-
-
-# ---- policies ----------------------------------------------------------------------------------
+from lit_offrl.modules.ldcq.options import Goal
 
 
 class SkillPolicy:

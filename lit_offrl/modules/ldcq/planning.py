@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lit_offrl.common.errors import ConfigError
+from lit_offrl.modules.ldcq.options import PlanOptions
 from lit_offrl.modules.ldcq.prior import CHAINS
-
-Search = Literal["exhaustive", "greedy"]
-Scored = Literal["last", "nearest"]
-
-_MOST_PLANS = 10_000_000  # plans that one decision of one environment may try
 
 
 class Planner:
@@ -29,14 +23,7 @@ class Planner:
         draw: Maps states (S, o) and a number n to latents (S, n, z).
         world: Maps states (S, o) and latents (S, z) to the states (S, o) after the skill.
         position: Maps states (…, o) to positions (…, g).
-        number: Number n of latents tried in each state, at least 1.
-        depth: Number d of skills in a plan, at least 1.
-        search: Which states are continued from, ``exhaustive`` or ``greedy``.
-        scored: Which state's distance to the goal counts: that of the ``last`` of d skills (paper),
-            or of the ``nearest`` one, so that a goal less than d skills away is not overshot.
-
-    Raises:
-        ConfigError: A number is out of its range, or a word is unknown.
+        how: The options of the plan.
     """
 
     def __init__(
@@ -44,38 +31,22 @@ class Planner:
         draw: Callable[[Tensor, int], Tensor],
         world: Callable[[Tensor, Tensor], Tensor],
         position: Callable[[Tensor], Tensor],
-        *,
-        number: int,
-        depth: int = 2,
-        search: Search = "exhaustive",
-        scored: Scored = "last",
+        how: PlanOptions,
     ) -> None:
-        if search not in ("exhaustive", "greedy"):
-            raise ConfigError(f"search is '{search}'; choose exhaustive or greedy.")
-        if scored not in ("last", "nearest"):
-            raise ConfigError(f"scored is '{scored}'; choose last or nearest.")
-        if number < 1 or depth < 1:
-            raise ConfigError(
-                f"num_latents is {number} and depth {depth}; give at least 1 of each."
-            )
-        if search == "exhaustive" and number**depth > _MOST_PLANS:
-            raise ConfigError(
-                f"{number} latents at depth {depth} are {number**depth:,} ends a decision; take "
-                f"fewer, or search greedy, which tries {number + number**2 * (depth - 1):,}."
-            )
         self._draw, self._world, self._position = draw, world, position
-        self.number, self.depth, self.search, self.scored = number, depth, search, scored
+        self._number, self._depth = how.num_latents, how.depth
+        self._exhaustive, self._nearest = how.search == "exhaustive", how.scored == "nearest"
 
     @torch.no_grad()
     def choose(self, states: Tensor, goals: Tensor) -> tuple[Tensor, Tensor]:
         """Return latents (E, z) for states (E, o) and goals (E, g), and their distances (E,)."""
-        latents = self._draw(states, self.number)  # (E, n, z)
+        latents = self._draw(states, self._number)  # (E, n, z)
         ends = self._after(states, latents)[:, :, None]  # of each first latent: (E, n, k, o)
         nearest = self._gaps(ends, goals[:, None, None])  # (E, n, k)
-        for level in range(2, self.depth + 1):
-            keep_all = self.search == "exhaustive" and level < self.depth
+        for level in range(2, self._depth + 1):
+            keep_all = self._exhaustive and level < self._depth
             ends, gaps = self._try(ends, goals, keep_all)
-            if self.scored == "nearest":
+            if self._nearest:
                 gaps = torch.minimum(gaps, nearest[..., None])
             nearest = gaps.flatten(2)
         gap, best = nearest.amin(dim=-1).min(dim=1)
@@ -92,10 +63,10 @@ class Planner:
         """
         flat = ends.flatten(0, 2)
         aims = goals.repeat_interleave(len(flat) // len(goals), dim=0)
-        size = max(1, CHAINS // self.number)
+        size = max(1, CHAINS // self._number)
         kept = []
         for states, aim in zip(flat.split(size), aims.split(size), strict=True):
-            after = self._after(states, self._draw(states, self.number))
+            after = self._after(states, self._draw(states, self._number))
             gaps = self._gaps(after, aim[:, None])
             if not keep_all:
                 at = gaps.argmin(dim=1, keepdim=True)

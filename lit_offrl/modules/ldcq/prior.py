@@ -17,7 +17,7 @@ from lit_offrl.diffusion import (
     diffusion_loss,
     draw_normal,
 )
-from lit_offrl.modules.ldcq.sampling import Against, Sampling
+from lit_offrl.modules.ldcq.options import Against, Sampling
 from lit_offrl.nets import UResNetDenoiser, frozen_copy, polyak_update_
 
 CHAINS = 65_536  # sampled at once, which bounds the memory

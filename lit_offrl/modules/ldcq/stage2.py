@@ -16,18 +16,18 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import SnippetBatch, Snippets
-from lit_offrl.modules.ldcq.acting import (
+from lit_offrl.modules.ldcq.acting import GoalSkillPolicy, SkillPolicy
+from lit_offrl.modules.ldcq.options import (
+    Against,
     GoalOptions,
-    GoalSkillPolicy,
     PlanOptions,
+    Sampling,
     SkillOptions,
-    SkillPolicy,
     option_types,
     options_for,
 )
 from lit_offrl.modules.ldcq.planning import Planner
 from lit_offrl.modules.ldcq.prior import LatentPrior
-from lit_offrl.modules.ldcq.sampling import Against, Sampling
 from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
 from lit_offrl.modules.ldcq.staged import StagedModule
 from lit_offrl.modules.ldcq.tables import spread_batches
@@ -291,10 +291,7 @@ class LDCQStage2Module(StagedModule):
             lambda states, number: self.prior.sample(states, number, how),
             self.stage1.world,
             lambda states: self.stage1.denormalize(states)[..., self.goal_dims],
-            number=how.num_latents,
-            depth=how.depth,
-            search=how.search,
-            scored=how.scored,
+            how,
         )
         return lambda rows, goals: planner.choose(self.stage1.normalize(rows), goals)[0]
 

@@ -19,8 +19,8 @@ from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.priorities import Linear, Priorities
 from lit_offrl.datasets.views import SnippetBatch, Snippets
-from lit_offrl.modules.ldcq.acting import SkillOptions, SkillPolicy
-from lit_offrl.modules.ldcq.sampling import SamplerName, Sampling
+from lit_offrl.modules.ldcq.acting import SkillPolicy
+from lit_offrl.modules.ldcq.options import SamplerName, Sampling, SkillOptions
 from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
 from lit_offrl.modules.ldcq.stage2 import LDCQStage2Module
 from lit_offrl.modules.ldcq.staged import StagedModule

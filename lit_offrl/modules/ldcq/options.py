@@ -1,0 +1,176 @@
+"""How latents of the diffusion prior are drawn, and how policies act by them.
+
+There are three ways to act, each with its own options: skills as the data show them
+(``SkillOptions``), skills that lead to a goal (LDGC, ``GoalOptions``), and skills that a search in
+the world model chooses (LDCP, ``PlanOptions``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.ranges import require_in
+from lit_offrl.diffusion import Sampler, make_sampler
+
+SamplerName = Literal["ddpm", "ddim", "dpm++"]
+Against = Literal["nothing", "state"]
+"""What the unconditional model of classifier-free guidance sees: neither state nor goal, or the
+state without the goal, which only sharpens where the goal leads."""
+Goal = Sequence[float] | Literal["environment"]
+"""Where to go in evaluation: a position, or what the environment's ``info["goal"]`` says at each
+reset. D4RL's own observations do not show the goal, so a policy with a goal knows more than
+Q-learning does."""
+
+O = TypeVar("O", bound="SkillOptions")  # noqa: E741
+_MOST_PLANS = 10_000_000  # plans that one decision of one environment may try
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How latents are drawn.
+
+    Args:
+        sampler: Algorithm: ``ddpm`` (the paper's with all T steps and 10 extra ones), ``ddim`` or
+            ``dpm++``.
+        sampling_steps: Number of the sampler's steps, 1 to T; T if None.
+        extra_steps: Number of further steps at t = 1, as in Diffusion-X (appendix E); at least 0.
+        guidance: Weight w of classifier-free guidance, u + w (c − u) for the conditional model c
+            and the unconditional one u. 1 is c alone, and saves half of the network's calls.
+
+    Raises:
+        ConfigError: An option is out of its range.
+    """
+
+    sampler: SamplerName = "dpm++"
+    sampling_steps: int | None = 10
+    extra_steps: int = 0
+    guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_in("[1, inf)", sampling_steps=self.sampling_steps)
+        require_in("[0, inf)", extra_steps=self.extra_steps)
+        require_in("(-inf, inf)", guidance=self.guidance)
+        self.make()
+
+    def make(self) -> Sampler:
+        """Return the sampler.
+
+        Raises:
+            ConfigError: There is none of that name.
+        """
+        options = {"num_steps": self.sampling_steps, "extra_steps": self.extra_steps}
+        return make_sampler(self.sampler, **options)
+
+
+@dataclass(frozen=True)
+class SkillOptions(Sampling):
+    """How latents are drawn and executed.
+
+    Args:
+        execute_steps: Number of environment steps, at least 1, for which a latent is executed; the
+            horizon H if None.
+        sample_actions: Whether actions are drawn from the decoder, as in the paper, instead of
+            being its means.
+    """
+
+    execute_steps: int | None = None
+    sample_actions: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_in("[1, inf)", execute_steps=self.execute_steps)
+
+
+@dataclass(frozen=True)
+class GoalOptions(SkillOptions):
+    """How a policy goes to a goal, for a prior that was trained with goals (LDGC).
+
+    Args:
+        goal: Position to go to, one number for each of ``goal_dims``; or ``environment`` for what
+            the environment's ``info["goal"]`` says at each reset.
+        against: What the unconditional model u of the guidance sees: ``nothing``, or the ``state``
+            without the goal.
+    """
+
+    goal: Goal = "environment"
+    against: Against = "nothing"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.against not in ("nothing", "state"):
+            raise ConfigError(f"against is '{self.against}'; choose nothing or state.")
+
+
+@dataclass(frozen=True)
+class PlanOptions(SkillOptions):
+    """How a policy plans (LDCP); the prior is then used without a goal.
+
+    Args:
+        goal: As in ``GoalOptions``.
+        num_latents: Number n of latents tried in each state of a plan, at least 1.
+        depth: Number d of skills in a plan, at least 1.
+        search: Which states a plan is continued from: ``exhaustive``, all of them, or ``greedy``,
+            behind each first latent the one that is nearest to the goal.
+        scored: Which state's distance to the goal counts: that of the ``last`` of d skills (paper),
+            or of the ``nearest`` one, so that a goal less than d skills away is not overshot.
+    """
+
+    goal: Goal = "environment"
+    num_latents: int = 50
+    depth: int = 2
+    search: Literal["exhaustive", "greedy"] = "exhaustive"
+    scored: Literal["last", "nearest"] = "last"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number, depth = self.num_latents, self.depth
+        require_in("[1, inf)", num_latents=number, depth=depth)
+        if self.search not in ("exhaustive", "greedy"):
+            raise ConfigError(f"search is '{self.search}'; choose exhaustive or greedy.")
+        if self.scored not in ("last", "nearest"):
+            raise ConfigError(f"scored is '{self.scored}'; choose last or nearest.")
+        if self.search == "exhaustive" and number**depth > _MOST_PLANS:
+            raise ConfigError(
+                f"{number} latents at depth {depth} are {number**depth:,} ends a decision; take "
+                f"fewer, or search greedy, which tries {number + number**2 * (depth - 1):,}."
+            )
+
+
+WAYS: Mapping[type[SkillOptions], str] = {
+    PlanOptions: "a plan",
+    GoalOptions: "a prior that is given a goal",
+    SkillOptions: "any policy",
+}
+"""The ways to act, in words."""
+
+
+def option_types() -> dict[str, Any]:
+    """Return the types of the options of all three ways by the option's name."""
+    return {name: hint for way in WAYS for name, hint in get_type_hints(way).items()}
+
+
+def options_for(way: type[O], given: Mapping[str, Any]) -> O:
+    """Return the options of one way to act.
+
+    Args:
+        way: The class of its options.
+        given: Options by name; those that only other ways have must be at their defaults.
+
+    Raises:
+        ConfigError: An option is out of its range, or belongs to another way.
+    """
+    chosen = dict(given)
+    for name in given.keys() - {field.name for field in fields(way)}:
+        owners = [kind for kind in WAYS if hasattr(kind, name)]
+        if not owners:
+            continue  # an unknown one, which the call below refuses
+        value = chosen.pop(name)
+        if value != getattr(owners[0], name):
+            needs = " or ".join(WAYS[kind] for kind in owners)
+            plans = hasattr(PlanOptions, name)
+            advice = ", or set plan to true" if plans else "; a plan uses the prior without a goal"
+            raise ConfigError(f"{name} is {value!r}, which is for {needs}: leave it out{advice}.")
+    return way(**chosen)
