@@ -63,17 +63,9 @@ class EvaluationDuringFit(Callback):
         max_episode_steps: int | None = None,
         bc_steps: int = 0,
     ) -> None:
-        if episodes < 0 or num_envs < 1:
-            raise ConfigError(
-                f"episodes is {episodes} and num_envs {num_envs}: give at least 0 and 1."
-            )
-        if every_n_steps is not None and every_n_steps < 1:
-            raise ConfigError(f"every_n_steps is {every_n_steps}: give at least 1, or null.")
-        if max_episode_steps is not None and max_episode_steps < 1:
-            raise ConfigError(
-                f"max_episode_steps is {max_episode_steps}: give at least 1, or null."
-            )
-        require_in("[0, inf)", bc_steps=bc_steps)
+        require_in("[0, inf)", episodes=episodes, bc_steps=bc_steps)
+        limits = {"every_n_steps": every_n_steps, "max_episode_steps": max_episode_steps}
+        require_in("[1, inf)", num_envs=num_envs, **limits)
         self.episodes = episodes
         self.every_n_steps = every_n_steps
         self.seed = seed
@@ -185,17 +177,7 @@ class EvaluationDuringFit(Callback):
         try:
             dataset = settings(trainer).datamodule.train_set.with_spec(module.spec)
             clone = clone_behaviour(dataset, self.bc_steps, module.seed)
-            stop = find_callback(trainer, GracefulStop) or GracefulStop()
-            with stop.rolling_out(trainer) as stopping:
-                record = evaluate_module(
-                    clone,
-                    episodes=self.episodes,
-                    seed=self.seed,
-                    num_envs=self.num_envs,
-                    max_episode_steps=self.max_episode_steps,
-                    training_steps=self.bc_steps,
-                    stopping=stopping,
-                )
+            record = self._roll_out(trainer, clone, training_steps=self.bc_steps)
         except LitOffRLError as error:  # a yardstick must not cost the run its own table
             say(f"no behaviour cloning beside it: {error}")
             return None
@@ -212,21 +194,23 @@ class EvaluationDuringFit(Callback):
         checkpoints = find_callback(trainer, Checkpoints)
         saved = checkpoints.last_model_path if checkpoints is not None else ""
         last = name == "evaluation.json" and bool(saved)
-        stop = find_callback(trainer, GracefulStop) or GracefulStop()
-        with stop.rolling_out(trainer) as stopping:
-            record = evaluate_module(
-                module,
-                episodes=self.episodes,
-                seed=self.seed,
-                num_envs=self.num_envs,
-                max_episode_steps=self.max_episode_steps,
-                checkpoint=saved if last else None,
-                checkpoint_rule="last" if last else f"step {trainer.global_step}",
-                training_steps=trainer.global_step,
-                stopping=stopping,
-            )
+        record = self._roll_out(
+            trainer,
+            module,
+            checkpoint=saved if last else None,
+            checkpoint_rule="last" if last else f"step {trainer.global_step}",
+            training_steps=trainer.global_step,
+        )
         if trainer.is_global_zero:
             record.save(run_folder(trainer) / name)
         metrics = record.metrics()
         record_metrics(trainer, {name: metrics[name] for name in CURVES if name in metrics})
         return record
+
+    def _roll_out(self, trainer: Trainer, module: OfflineModule, **facts: Any) -> EvaluationRecord:
+        """Evaluate a module by the callback's options; ``facts`` are for the record."""
+        stop = find_callback(trainer, GracefulStop) or GracefulStop()
+        names = ("episodes", "seed", "num_envs", "max_episode_steps")
+        chosen = {name: getattr(self, name) for name in names}
+        with stop.rolling_out(trainer) as stopping:
+            return evaluate_module(module, **chosen, **facts, stopping=stopping)

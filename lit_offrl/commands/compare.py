@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -27,6 +27,8 @@ from lit_offrl.evaluation.tables import (
 from lit_offrl.studies.runs import RunSelection
 from lit_offrl.tracking.store import default_experiment
 
+_LEFT_OUT = "Not in the table"
+
 
 def main(argv: Sequence[str]) -> int:
     """Print the table, write files where asked to, and return 0.
@@ -46,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         allow_unequal=options.allow_unequal,
         latest=options.latest,
     )
-    _print(comparison, found.left_out, options.seeds)
+    _print_comparison(comparison, found.left_out, options.seeds)
     if options.output is not None:
         make_folder(options.output)
         paths = write_files(comparison, found.left_out, options.output)
@@ -111,18 +113,11 @@ def compare_offline(options: argparse.Namespace) -> int:
         runs, better, latest=options.latest, allow_unequal=options.allow_unequal
     )
     title = f"{options.metric}: {better} is better"
-    console = Console() if sys.stdout.isatty() else Console(width=200)
-    table = Table(title=title)
-    for place, name in enumerate(offline.heads(options.seeds)):
-        table.add_column(name, justify="left" if place < 2 else "right", overflow="fold")
+    table = _table(title, offline.heads(options.seeds))
     for row in rows:
         cells = offline.cells(row, options.seeds)
         table.add_row(*map(escape, cells), style="bold" if row.best else None)
-    console.print(table)
-    texts = offline.footnotes(rows, options.metric, notes)
-    if left_out:
-        texts += ["Not in the table", *(f"  {text}" for text in left_out)]
-    console.print("\n".join(texts), markup=False, highlight=False)
+    _print(table, {"": offline.footnotes(rows, options.metric, notes), _LEFT_OUT: left_out})
     if options.output is not None:
         make_folder(options.output)
         paths = offline.write_files(rows, options.metric, better, options.output)
@@ -130,13 +125,27 @@ def compare_offline(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print(comparison: Comparison, left_out: Sequence[str], seeds: bool) -> None:
-    # Into a file or a pipe the table is as wide as it likes, so that nothing is cut there.
-    console = Console() if sys.stdout.isatty() else Console(width=200)
-    table = Table(title="Normalised scores" if comparison.scored else "Returns")
-    for place, name in enumerate(heads(seeds)):
+def _table(title: str, names: Sequence[str]) -> Table:
+    table = Table(title=title)
+    for place, name in enumerate(names):
         text = place < 2 or name == "runs"
         table.add_column(name, justify="left" if text else "right", overflow="fold")
+    return table
+
+
+def _print(table: Table, notes: Mapping[str, Sequence[str]]) -> None:
+    """Print a table, and notes under their headings."""
+    # Into a file or a pipe the table is as wide as it likes, so that nothing is cut there.
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    console.print(table)
+    for heading, texts in notes.items():
+        shown = [heading, *(f"  {text}" for text in texts)] if heading else texts
+        if texts:
+            console.print("\n".join(shown), markup=False, highlight=False)
+
+
+def _print_comparison(comparison: Comparison, left_out: Sequence[str], seeds: bool) -> None:
+    table = _table("Normalised scores" if comparison.scored else "Returns", heads(seeds))
     latest = ""
     for line in lines(comparison, seeds):
         dataset = line[0]
@@ -145,12 +154,8 @@ def _print(comparison: Comparison, left_out: Sequence[str], seeds: bool) -> None
         cells = [dataset if dataset != latest else "", *line[1:]]
         table.add_row(*map(escape, cells), style="bold" if dataset == ALL else None)
         latest = dataset
-    console.print(table)
-    texts = footnotes(comparison)
-    parts = [texts, ["Protocol", *(f"  {text}" for text in protocol_lines(comparison))]]
-    if left_out:
-        parts.append(["Not in the table", *(f"  {text}" for text in left_out)])
-    console.print("\n".join(text for part in parts for text in part), markup=False, highlight=False)
+    notes = {"": footnotes(comparison), "Protocol": protocol_lines(comparison)}
+    _print(table, {**notes, _LEFT_OUT: left_out})
 
 
 def draw(comparison: Comparison, folder: Path) -> list[Path]:

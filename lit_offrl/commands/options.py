@@ -29,7 +29,11 @@ T = TypeVar("T")
 
 
 def add_options(
-    parser: argparse.ArgumentParser, *kinds: type, skip: Iterable[str] = (), default: Any = None
+    parser: argparse.ArgumentParser,
+    *kinds: type,
+    skip: Iterable[str] = (),
+    default: Any = None,
+    hyphens: bool = False,
 ) -> None:
     """Add an option for each field of dataclasses, those of their base classes included.
 
@@ -39,6 +43,7 @@ def add_options(
         skip: Names of fields without an option.
         default: Value of options that are not given, in place of the fields' defaults, which the
             help names all the same; None takes the fields' own.
+        hyphens: Whether ``--a_name`` may be written ``--a-name``, too.
     """
     added = set(skip)
     for kind in kinds:
@@ -59,7 +64,9 @@ def add_options(
                 text += f" (default: {shown})"
             if "required" not in keywords:
                 keywords["default"] = usual if default is None else default
-            parser.add_argument(f"--{field.name}", help=text, **keywords)
+            names = [field.name, field.name.replace("_", "-")] if hyphens else [field.name]
+            flags = [f"--{name}" for name in dict.fromkeys(names)]
+            parser.add_argument(*flags, dest=field.name, help=text, **keywords)
 
 
 def descriptions(kind: type) -> dict[str, str]:

@@ -7,12 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.common.files import file_sha256, require_writable
+from lit_offrl.common.ranges import require_fields
 from lit_offrl.datasets.environments import ENVIRONMENTS
 from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.datasets.log_columns import choose_columns, one_column, require_one_role
@@ -24,24 +25,33 @@ SUFFIXES = (".hdf5", ".h5")
 _LONGEST = 30_000  # letters of an attribute; HDF5 takes 64 KiB
 
 
+def read_numbers(text: str) -> tuple[float, ...]:
+    """Read numbers with commas between them."""
+    return tuple(float(part) for part in text.split(","))
+
+
+read_numbers.__name__ = "numbers"  # argparse names the type in its message
+
+
 @dataclass(frozen=True)
 class LogOptions:
     """What the columns of a log are, as the user writes it; see ``choose_columns``.
 
-    Attributes:
-        observations: columns that are concatenated in this order.
-        actions: columns or patterns of the actions; None where the log has none.
-        reward: the column of rewards, if there is one.
-        episode: the column whose value tells episodes apart. Without it ``terminal`` and
-            ``timeout`` say where episodes end.
-        next_observations: as ``observations``, after the step.
-        terminal: whether the task ended with the row.
-        timeout: whether only the recording ended with it.
-        time: rises within each episode; it is checked and not written.
-        env_id: the environment's gymnasium id.
-        action_low: one number, or one an action dimension; with ``action_high``, or both None.
-        action_high: upper bounds of the actions (a,).
-        max_episode_steps: the step limit.
+    Args:
+        observations: Columns that make the observation, in this order.
+        actions: Columns that make the action, in this order.
+        reward: Column of rewards.
+        episode: Column whose value tells episodes apart. Without it, ``terminal`` and ``timeout``
+            say where episodes end.
+        next_observations: Columns of the observation after the step; without them, those of the
+            next row.
+        terminal: Column of 0 or 1 that says whether the task ended with the row.
+        timeout: Column of 0 or 1 that says whether only the recording ended with the row.
+        time: Column that must rise within each episode; it is checked and not written.
+        env: Gymnasium id of the environment.
+        action_low: Lowest action: one number, or one for each dimension with commas between them.
+        action_high: Highest action: one number, or one for each dimension with commas between them.
+        max_episode_steps: Step limit of an episode, at least 1.
     """
 
     observations: str
@@ -52,10 +62,13 @@ class LogOptions:
     terminal: str | None = None
     timeout: str | None = None
     time: str | None = None
-    env_id: str | None = None
-    action_low: Sequence[float] | None = None
-    action_high: Sequence[float] | None = None
-    max_episode_steps: int | None = None
+    env: str | None = None
+    action_low: Annotated[Sequence[float] | None, read_numbers] = None
+    action_high: Annotated[Sequence[float] | None, read_numbers] = None
+    max_episode_steps: Annotated[int | None, "[1, inf)"] = None
+
+    def __post_init__(self) -> None:
+        require_fields(self)
 
 
 def convert_log(
@@ -93,13 +106,13 @@ def convert_log(
     frame = opened.read([name for names in roles.values() for name in names])
     columns = _columns(frame, roles, str(log))
     sizes = {name: values.shape[1] for name, values in columns.items() if values.ndim == 2}
-    _check_sizes(sizes, bounds, options.env_id, str(log))
+    _check_sizes(sizes, bounds, options.env, str(log))
     attributes: dict[str, Any] = {
         "source": "lit-offrl datasets convert",
         "log": log.name,
         "log_sha256": file_sha256(log),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "env_id": options.env_id,
+        "env_id": options.env,
         "max_episode_steps": options.max_episode_steps,
         **{f"log_{role.lstrip('-')}": ",".join(names)[:_LONGEST] for role, names in roles.items()},
         **{key: np.resize(value, sizes["actions"]) for key, value in bounds.items()},

@@ -6,7 +6,6 @@ ope/fqe            fitted Q evaluation of its policy     higher is better
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections import defaultdict
@@ -18,10 +17,10 @@ from typing import Any, Literal
 import numpy as np
 
 from lit_offrl.common.errors import ConfigError, EvaluationError, first_line, nearest
-from lit_offrl.common.files import whole_file
 from lit_offrl.evaluation.comparison import Estimate, method_labels
 from lit_offrl.evaluation.runs import matching_files
 from lit_offrl.evaluation.statistics import mean, stratified_interval
+from lit_offrl.evaluation.tables import write_csv
 from lit_offrl.tracking.runs import (
     FIGURES_TAG,
     TAG,
@@ -285,17 +284,22 @@ def footnotes(rows: Sequence[Row], metric: str, notes: Sequence[str]) -> list[st
 def write_files(rows: Sequence[Row], metric: str, better: Better, folder: Path) -> list[Path]:
     """Write ``results.csv`` (a line a run) and ``table.csv``; return their paths."""
     paths = [folder / "results.csv", folder / "table.csv"]
-    with whole_file(paths[0]) as temporary, temporary.open("w", newline="") as file:
-        results = csv.writer(file)
-        results.writerow(["method", "dataset", "seed", metric, "source"])
-        for row in rows:
-            for run in row.runs:
-                results.writerow([row.method, row.dataset, run.seed, run.value, run.source])
-    with whole_file(paths[1]) as temporary, temporary.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["dataset", "method", "metric", "better", "mean", "low", "high", "seeds"])
-        for row in rows:
-            ends = [end if math.isfinite(end) else "" for end in (row.mean.low, row.mean.high)]
-            numbers = [row.mean.value, *ends, len(row.runs)]
-            table.writerow([row.dataset, row.method, metric, better, *numbers])
+    write_csv(
+        paths[0],
+        (
+            {"method": row.method, "dataset": row.dataset, "seed": run.seed, metric: run.value}
+            | {"source": run.source}
+            for row in rows
+            for run in row.runs
+        ),
+    )
+    write_csv(
+        paths[1],
+        (
+            {"dataset": row.dataset, "method": row.method, "metric": metric, "better": better}
+            | {"mean": row.mean.value, "low": row.mean.low, "high": row.mean.high}
+            | {"seeds": len(row.runs)}
+            for row in rows
+        ),
+    )
     return paths

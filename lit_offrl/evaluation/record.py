@@ -84,8 +84,21 @@ def config_sha256(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+class JSONRecord:
+    """A dataclass of plain types that is kept as a JSON file."""
+
+    def to_json(self) -> str:
+        """Return the record as JSON text."""
+        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"  # type: ignore[call-overload]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the record as a file, whole or not at all, and return its path."""
+        write_whole(Path(path), self.to_json())
+        return Path(path)
+
+
 @dataclass(frozen=True)
-class EvaluationRecord:
+class EvaluationRecord(JSONRecord):
     """One evaluation; plain types only, one entry an episode in the tuples.
 
     Attributes:
@@ -162,10 +175,6 @@ class EvaluationRecord:
     date: str = field(default_factory=now)
     command: str | None = None
 
-    def to_json(self) -> str:
-        """Return the record as JSON text."""
-        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
-
     @classmethod
     def from_json(cls, text: str) -> EvaluationRecord:
         """Undo ``to_json``.
@@ -188,12 +197,6 @@ class EvaluationRecord:
             return cls(**plain)
         except (TypeError, ValueError) as error:
             raise EvaluationError(f"Not an evaluation record: {error}.") from error
-
-    def save(self, path: str | Path) -> Path:
-        """Write the record as a file, whole or not at all, and return its path."""
-        path = Path(path)
-        write_whole(path, self.to_json())
-        return path
 
     @classmethod
     def load(cls, path: str | Path) -> EvaluationRecord:

@@ -86,22 +86,31 @@ def stratified_interval(
     if sizes.min() < 2:
         return np.full_like(estimate, math.nan), np.full_like(estimate, math.nan)
     spread = [_spread(values) for values in strata]
-    error = stats.bootstrap(
-        spread,
-        statistic,
-        n_resamples=resamples,
-        batch=max(1, _HELD // sum(values.size for values in strata)),
-        vectorized=True,
-        axis=-1,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).standard_error
+    error = _bootstrap(spread, statistic, level, resamples, seed).standard_error
     variances = np.stack([values.var(axis=-1, ddof=1) / values.shape[-1] for values in strata])
     shares = variances / np.maximum(variances.sum(axis=0), np.finfo(np.float64).tiny)
     weights = (shares**2 / (sizes - 1).reshape(-1, *[1] * (shares.ndim - 1))).sum(axis=0)
     freedom = 1 / np.maximum(weights, 1 / sizes.sum())  # all equal: no width, whatever t is
     reach = stats.t.ppf((1 + level) / 2, freedom) * error
     return estimate - reach, estimate + reach
+
+
+def _bootstrap(
+    strata: Sequence[np.ndarray], statistic: Statistic, level: float, resamples: int, seed: int
+) -> Any:
+    from scipy import stats
+
+    return stats.bootstrap(
+        strata,
+        statistic,
+        n_resamples=resamples,
+        batch=max(1, _HELD // sum(values.size for values in strata)),
+        vectorized=True,
+        axis=-1,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
 
 
 def _spread(values: np.ndarray) -> np.ndarray:
@@ -162,21 +171,9 @@ def performance_profile(
     Returns:
         Share, lower and upper end, (T,) each; the ends are NaN where a stratum has a single value.
     """
-    from scipy import stats
-
     above = [(values > thresholds[:, None]).astype(np.float64) for values in strata]
     share = mean(*above)
     if min(map(len, strata)) < 2:
         return share, np.full_like(share, math.nan), np.full_like(share, math.nan)
-    interval = stats.bootstrap(
-        above,
-        mean,
-        n_resamples=resamples,
-        batch=max(1, _HELD // sum(values.size for values in above)),
-        vectorized=True,
-        axis=-1,
-        confidence_level=level,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
+    interval = _bootstrap(above, mean, level, resamples, seed).confidence_interval
     return share, interval.low, interval.high

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,10 +16,6 @@ from lit_offrl.evaluation.statistics import MANY
 DATA = "data"
 MISSING = "missing"
 _DIGITS = "₀₁₂₃₄₅₆₇₈₉"
-_FIELDS = (
-    *("method", "options", "dataset", "seed", "score", "return", "episodes", "evaluation_seed"),
-    *("env_id", "dataset_sha256", "checkpoint_rule", "training_steps", "date", "source"),
-)
 
 
 def entries(comparison: Comparison) -> Iterator[tuple[str, str, Cell | float | None]]:
@@ -136,30 +131,37 @@ def protocol_lines(comparison: Comparison) -> list[str]:
 def write_files(comparison: Comparison, left_out: Iterable[str], folder: Path) -> list[Path]:
     """Write ``results.csv`` (a line a run), ``table.csv`` and ``table.md``; return their paths."""
     paths = [folder / name for name in ("results.csv", "table.csv", "table.md")]
-    with whole_file(paths[0]) as temporary, temporary.open("w", newline="") as file:
-        results = csv.DictWriter(file, _FIELDS)
-        results.writeheader()
-        for shown in comparison.cells.values():
-            results.writerows(_result(run) for run in shown.runs)
-    with whole_file(paths[1]) as temporary, temporary.open("w", newline="") as file:
-        table = csv.writer(file)
-        names = [f"{name}{end}" for name in ("mean", "iqm") for end in ("", "_low", "_high")]
-        table.writerow(["dataset", "method", "unit", *names, "seeds", "marks"])
-        for dataset, method, cell in entries(comparison):
-            unit = comparison.units.get(dataset, "score")
-            absent = "" if dataset == ALL else 0
-            table.writerow([dataset, method, unit, *_numbers(cell, absent)])
+    runs = [run for shown in comparison.cells.values() for run in shown.runs]
+    write_csv(paths[0], map(_result, runs))
+    write_csv(paths[1], (_row(comparison, *entry) for entry in entries(comparison)))
     write_whole(paths[2], markdown(comparison, left_out))
     return paths
 
 
-def _numbers(cell: Cell | float | None, absent: int | str) -> list[Any]:
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows with the same keys as a CSV file, whole or not at all; NaN and None are empty."""
+    import pandas as pd  # seconds to import
+
+    with whole_file(path) as temporary:
+        pd.DataFrame(list(rows), dtype=object).to_csv(temporary, index=False, lineterminator="\r\n")
+
+
+def _row(
+    comparison: Comparison, dataset: str, method: str, cell: Cell | float | None
+) -> dict[str, Any]:
+    means = {"mean": cell.mean, "iqm": cell.iqm} if isinstance(cell, Cell) else {}
+    row: dict[str, Any] = {
+        "dataset": dataset,
+        "method": method,
+        "unit": comparison.units.get(dataset, "score"),
+    }
+    for name in ("mean", "iqm"):
+        for end, key in (("", "value"), ("_low", "low"), ("_high", "high")):
+            row[name + end] = getattr(means.get(name), key, None)
     if isinstance(cell, Cell):
-        both = (cell.mean, cell.iqm)
-        ends = [end for e in both for end in (e.value, e.low, e.high)]
-        known = ["" if math.isnan(end) else end for end in ends]
-        return [*known, _count(cell), " ".join(map(dagger, cell.marks))]
-    return ["" if cell is None else cell, *[""] * 5, absent if cell is None else "", ""]
+        return {**row, "seeds": _count(cell), "marks": " ".join(map(dagger, cell.marks))}
+    row["mean"] = cell
+    return {**row, "seeds": 0 if cell is None and dataset != ALL else None, "marks": None}
 
 
 def _result(run: Run) -> Mapping[str, Any]:
@@ -169,7 +171,7 @@ def _result(run: Run) -> Mapping[str, Any]:
         "options": "; ".join(f"{name}={value}" for name, value in run.options),
         "dataset": run.dataset,
         "seed": run.seed,
-        "score": "" if record.scores is None else score_of(run, "score"),
+        "score": None if record.scores is None else score_of(run, "score"),
         "return": score_of(run, "return"),
         "episodes": len(record.returns),
         "evaluation_seed": record.seed,

@@ -8,9 +8,11 @@ Plain torch and no module: it makes no policy, has nothing to resume, and is ove
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -105,6 +107,37 @@ class FittedQ:
                 "learning rate, or leave it out with --baseline none."
             )
         return float(error)
+
+    def fit_and_value(
+        self,
+        starts: Tensor,
+        *,
+        draws: int = 32,
+        asked: Callable[[Tensor], Tensor] | None = None,
+        progress: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Fit for all steps of the settings, and value the policies after each tenth of them.
+
+        Args:
+            starts: As the observations of ``values``.
+            draws: Number of actions drawn for each state.
+            asked: Draws the actions of the values with noise of its own, so that valuing changes
+                no training; those of training by default.
+            progress: Whether to show a bar.
+
+        Returns:
+            The values (K, M) in the end, and the means (10, K) after each tenth, which show whether
+            the values had come to rest.
+        """
+        drawn, trace = self.actions, []
+        cuts = [self.settings.steps * tenth // 10 for tenth in range(11)]
+        for begin, end in itertools.pairwise(cuts):
+            self.fit(end - begin, progress=progress)
+            self.actions = asked or drawn
+            values = self.values(starts, draws).double().cpu().numpy()
+            self.actions = drawn
+            trace.append(values.mean(axis=1))
+        return values, np.stack(trace)
 
     def _step(self) -> Tensor:
         index = self._order.rows(self.steps)

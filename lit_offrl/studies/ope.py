@@ -202,13 +202,8 @@ def fqe_values(
         settings=settings,
         seed=seed,
     )
-    trace = []
-    cuts = [settings.steps * tenth // 10 for tenth in range(11)]
-    for tenth in range(10):
-        fitted.fit(cuts[tenth + 1] - cuts[tenth], progress=progress)
-        fitted.actions = actions_of(asked)  # other noise, so that asking changes no training
-        values = fitted.values(starts.observations).double().cpu().numpy()
-        fitted.actions = actions_of(drawn)
-        trace.append(values.mean(axis=1))
+    values, trace = fitted.fit_and_value(
+        starts.observations, asked=actions_of(asked), progress=progress
+    )
     errors = np.array([standard_error(each) for each in values])
-    return Estimates(trace[-1], errors, time.perf_counter() - began), np.stack(trace)
+    return Estimates(trace[-1], errors, time.perf_counter() - began), trace

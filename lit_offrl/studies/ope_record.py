@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from lit_offrl.common.files import write_whole
-from lit_offrl.evaluation.record import hardware, now, package_versions
+from lit_offrl.evaluation.record import JSONRecord, hardware, now, package_versions
 from lit_offrl.studies.ranking import rank_summary
 
 ESTIMATORS = ("dvf", "fqe")
@@ -53,7 +50,7 @@ class CandidateValue:
 
 
 @dataclass(frozen=True)
-class OPERecord:
+class OPERecord(JSONRecord):
     """One off-policy evaluation; plain types only.
 
     Attributes:
@@ -104,15 +101,6 @@ class OPERecord:
     hardware: str = field(default_factory=hardware)
     date: str = field(default_factory=now)
     command: str | None = None
-
-    def to_json(self) -> str:
-        """Return the record as JSON text."""
-        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
-
-    def save(self, path: Path) -> Path:
-        """Write the record as a file, whole or not at all, and return its path."""
-        write_whole(path, self.to_json())
-        return path
 
     def estimators(self) -> list[str]:
         """Those that were run."""

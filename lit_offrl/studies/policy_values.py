@@ -6,12 +6,9 @@ states of episodes that were held out.
 
 from __future__ import annotations
 
-import itertools
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,13 +17,12 @@ from rich.table import Table
 from torch import Tensor
 
 from lit_offrl.common.errors import ConfigError, EvaluationError
-from lit_offrl.common.files import write_whole
 from lit_offrl.common.randomness import mix
 from lit_offrl.datasets.normalizers import MinMaxNormalizer
 from lit_offrl.datasets.rows import as_tensor
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.datasets.views import Transitions
-from lit_offrl.evaluation.record import hardware, now, package_versions
+from lit_offrl.evaluation.record import JSONRecord, hardware, now, package_versions
 from lit_offrl.evaluation.statistics import interval_within_range, standard_error
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.policies import NetworkPolicy
@@ -98,7 +94,7 @@ class PolicyValue:
 
 
 @dataclass(frozen=True)
-class PolicyValuesRecord:
+class PolicyValuesRecord(JSONRecord):
     """Values of checkpoints on logged data; plain types only.
 
     Attributes:
@@ -135,11 +131,6 @@ class PolicyValuesRecord:
     hardware: str = field(default_factory=hardware)
     date: str = field(default_factory=now)
     command: str | None = None
-
-    def save(self, path: Path) -> Path:
-        """Write the record as JSON, whole or not at all, and return its path."""
-        write_whole(path, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
-        return path
 
     def metrics(self, policy: PolicyValue) -> dict[str, float]:
         """Return what MLflow's run of a checkpoint is told, by name."""
@@ -295,14 +286,8 @@ def fitted_values(
         settings=settings,
         seed=seed,
     )
-    where = as_tensor(starts, device)
-    trace = []
-    cuts = [settings.steps * tenth // 10 for tenth in range(11)]
-    for begin, end in itertools.pairwise(cuts):
-        fitted.fit(end - begin, progress=progress)
-        values = fitted.values(where, draws=8).double().cpu().numpy()
-        trace.append(values.mean(axis=1))
-    return values, np.stack(trace, axis=1)
+    values, trace = fitted.fit_and_value(as_tensor(starts, device), draws=8, progress=progress)
+    return values, trace.T
 
 
 def _moves(one: PolicyValue) -> bool:

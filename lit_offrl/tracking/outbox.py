@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,14 +92,9 @@ class Outbox:
 
     def copy(self) -> Outbox:
         """Return what it holds now, whoever changes it meanwhile."""
-        return Outbox(
-            list(self.points),
-            dict(self.params),
-            dict(self.tags),
-            list(self.artifacts),
-            self.status,
-            self.ended,
-        )
+        params, tags = dict(self.params), dict(self.tags)
+        points, artifacts = list(self.points), list(self.artifacts)
+        return replace(self, points=points, params=params, tags=tags, artifacts=artifacts)
 
     def save(self, folder: Path, run_id: str) -> Path:
         """Keep it in a run's folder, whole or not at all; return the file.

@@ -14,6 +14,7 @@ from lit_offrl.tracking.outbox import Outbox, Point
 _MOST_POINTS = 1000  # MLflow's limits for a call
 _MOST_PARAMS = 100
 _END = "how it ended"
+_NAMES = {"params": "parameters", "tags": "tags"}
 _LARGEST = 1.7976931348623157e308  # what MLflow's databases keep of infinity
 
 
@@ -66,19 +67,15 @@ class Delivery:
         Raises:
             Exception: whatever MLflow, or its store's driver, throws; what was not sent is kept.
         """
+        from mlflow.entities import Param, RunTag  # seconds to import
+
         outbox = self.outbox
         if outbox and self._ask and self._run is None:
             began(0)
             self._run = self.client.get_run(self.run_id)
             self._params |= set(self._run.data.params)
-        while outbox.params:
-            part = dict(list(outbox.params.items())[:_MOST_PARAMS])
-            self._send_params({k: v for k, v in part.items() if k not in self._params}, began)
-            _remove(outbox.params, part)
-        while outbox.tags:
-            part = dict(list(outbox.tags.items())[:_MOST_PARAMS])
-            self._send_tags(part, began)
-            _remove(outbox.tags, part)
+        self._send_facts(outbox.params, Param, "params", began)
+        self._send_facts(outbox.tags, RunTag, "tags", began)
         while outbox.points:
             points = outbox.points[:_MOST_POINTS]
             self._send_points(points, began)
@@ -93,23 +90,23 @@ class Delivery:
             self.sent[_END] += 1
             outbox.status = None
 
-    def _send_params(self, params: dict[str, str], began: Callable[[int], None]) -> None:
-        from mlflow.entities import Param
-
-        if params:
-            began(0)
-            entities = [Param(name, value) for name, value in params.items()]
-            self.client.log_batch(self.run_id, params=entities)
-            self._params |= set(params)
-            self.sent["parameters"] += len(params)
-
-    def _send_tags(self, tags: dict[str, str], began: Callable[[int], None]) -> None:
-        from mlflow.entities import RunTag
-
-        began(0)
-        entities = [RunTag(name, value) for name, value in tags.items()]
-        self.client.log_batch(self.run_id, tags=entities)
-        self.sent["tags"] += len(tags)
+    def _send_facts(
+        self, facts: dict[str, str], kind: Any, word: str, began: Callable[[int], None]
+    ) -> None:
+        """Send parameters or tags; a parameter that the run has keeps its value."""
+        while facts:
+            part = dict(list(facts.items())[:_MOST_PARAMS])
+            known = self._params if word == "params" else set()
+            new = {name: value for name, value in part.items() if name not in known}
+            if new:
+                began(0)
+                entities = [kind(name, value) for name, value in new.items()]
+                self.client.log_batch(self.run_id, **{word: entities})
+                known |= set(new)
+                self.sent[_NAMES[word]] += len(new)
+            for name, value in part.items():  # but what has another value by now
+                if facts.get(name) == value:
+                    del facts[name]
 
     def _send_points(self, points: Iterable[Point], began: Callable[[int], None]) -> None:
         from mlflow.entities import Metric
@@ -153,13 +150,6 @@ class Delivery:
             run = self._run or self.client.get_run(self.run_id)
             self._repository = artifact_repository(self._uri, run.info.artifact_uri)
         return self._repository
-
-
-def _remove(kept: dict[str, str], sent: dict[str, str]) -> None:
-    """Take out what was sent, unless it has another value by now."""
-    for name, value in sent.items():
-        if kept.get(name) == value:
-            del kept[name]
 
 
 def _size(path: Path) -> int:

@@ -96,7 +96,7 @@ def test_the_file_says_where_it_comes_from(convert, frame, tmp_path):
         time=None,
         action_low=(-1.0,),
         action_high=(2.0, 3.0),
-        env_id="Robot-v0",
+        env="Robot-v0",
         max_episode_steps=50,
     )
     assert data.episodes.tolist() == [[0, 8], [8, 12]]  # the terminal alone says where
@@ -231,7 +231,7 @@ def test_damaged_archives_and_wrong_places(convert, tmp_path, frame):
             "has 3 numbers for 2 action",
         ),
         ({"action_low": (np.nan,), "action_high": (1.0,)}, "give finite numbers"),
-        ({"env_id": "HopperBulletEnv-v0"}, "--observations are 12 numbers and HopperBulletEnv-v0"),
+        ({"env": "HopperBulletEnv-v0"}, "--observations are 12 numbers and HopperBulletEnv-v0"),
     ],
 )
 def test_options_that_do_not_fit(convert, frame, tmp_path, changes, said):
