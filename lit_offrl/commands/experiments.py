@@ -154,18 +154,15 @@ def print_plan(cells: Sequence[Cell], choices: Choices) -> None:
     printed: set[str] = set()
     for cell in cells:
         state, target = cell.state(), cell.target
-        source = next((job.name for job in target.depends_on if job.key in anew), None)
-        if state == State.CHANGED and choices.rerun_changed:
-            why = (
-                f"after {source}" if source else f"since {cell.reason().removeprefix('changed: ')}"
-            )
-            said = f"runs again, {why}".replace("again, after", "again after")
-        elif state == State.CHANGED:
+        said = str(state)
+        if state == State.CHANGED:
+            source = next((job.name for job in target.depends_on if job.key in anew), None)
             said = cell.reason()
+            if choices.rerun_changed:
+                since = f", since {said.removeprefix(f'{state}: ')}"
+                said = "runs again" + (since if source is None else f" after {source}")
         elif state == State.CUT and len(cell.jobs) == 1:
             said = f"interrupted at {target.progress() or 'its beginning'}, goes on"
-        else:
-            said = str(state)
         if state != State.DONE:
             anew.add(target.key)
         print(f"# {cell.name}: {said}")

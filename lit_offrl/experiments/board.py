@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from lit_offrl.experiments.job import Cell, Job, State
+from lit_offrl.experiments.job import Cell, Job, State, lineage
 from lit_offrl.experiments.process import HELD
 
 
@@ -34,10 +34,11 @@ class Board:
         self._lock = threading.Lock()
         self.look()
 
-    def look(self) -> None:
-        """Read all states anew."""
+    def look(self, job: Job | None = None) -> None:
+        """Read the states of all cells anew, or of those that a job is for."""
         for cell in self.cells:
-            self._texts[cell.name] = self._text(cell)
+            if job is None or any(each.key == job.key for each in lineage(cell.target)):
+                self._texts[cell.name] = self._text(cell)
 
     def begins(self, job: Job, how: str) -> None:
         """Show that a job runs."""
@@ -56,7 +57,7 @@ class Board:
             self._running.pop(job.key, None)
             if why:
                 self._said[job.key] = why
-        self.look()  # what depends on it may have changed with it
+        self.look(job)
         score = None if job.is_fit else job.score()
         done = "done" if score is None else f"done, score {score:.1f}"
         line = f"{job.name}: {why or f'{done}, {duration(job.times.seconds())}'}"

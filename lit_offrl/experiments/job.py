@@ -412,9 +412,9 @@ class Cell:
     def state(self) -> State:
         """Return the target's state; as long as that has not begun, the jobs before it count."""
         state = self.target.state()
-        states = {job.state() for job in self.jobs[:-1]}
-        if state not in (State.NEW, State.CUT) or not states:
+        if state not in (State.NEW, State.CUT) or len(self.jobs) == 1:
             return state
+        states = {job.state() for job in self.jobs[:-1]}
         if states == {State.DONE}:
             return State.TRAINED
         for worst in (State.FAILED, State.CHANGED):
