@@ -18,6 +18,7 @@ from lit_offrl.modules.ldcq import (
     LDCQStage2Module,
     LDCQStage3Module,
 )
+from lit_offrl.modules.td3bc import TD3BCModule
 
 __all__ = [
     "ACDModule",
@@ -35,5 +36,6 @@ __all__ = [
     "LDCQStage2Module",
     "LDCQStage3Module",
     "OfflineModule",
+    "TD3BCModule",
     "load_module",
 ]

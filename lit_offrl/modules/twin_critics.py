@@ -37,7 +37,7 @@ class TwinCriticModule(ActorModule):
         super().__init__(*args, **kwargs)
         require_in("[0, 1)", gamma=gamma)
         require_in("(0, 1]", tau=tau)
-        self.gamma, self.tau = gamma, tau
+        self.gamma, self.tau, self.hidden = gamma, tau, hidden
         self.q = TwinCritic(self.observation_dim, self.action_dim, hidden, layer_norm)
         self.target = frozen_copy(self.q)
 

@@ -1,0 +1,99 @@
+"""TD3+BC (Fujimoto & Gu 2021): a policy that climbs its critic and stays near the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_offrl.common.ranges import require_in
+from lit_offrl.datasets.normalizers import Normalization
+from lit_offrl.datasets.views import TransitionBatch
+from lit_offrl.modules.extraction import mean_over_processes
+from lit_offrl.modules.twin_critics import TwinCriticModule
+from lit_offrl.nets import DeterministicPolicy, frozen_copy, polyak_update_
+
+
+class TD3BCModule(TwinCriticModule):
+    """TD3+BC: actor loss −λ · mean Q_1(s, π(s)) + mean (π(s) − a)² with λ = α / mean |Q_1|.
+
+    Critics are regressed on r + γ (1 − terminal) min_j Q̄_j(s', ã'), where ã' is the target actor's
+    action plus clipped noise, within the bounds. Targets move in the steps in which the actor does.
+
+    Departure from the authors' code: critics and actor learn from the same weights in a step, where
+    the authors' actor sees critics that have just been moved.
+
+    Args:
+        alpha: Weight α, at least 0, of Q beside the cloning of the data's actions.
+        target_noise: Standard deviation, at least 0, of the noise on the target's actions, in half
+            widths of the action range.
+        noise_clip: Largest size of that noise, at least 0, in half widths of the action range.
+        actor_every: Number of optimiser steps, at least 1, of which the last one moves the actor
+            and all targets.
+        normalize: How observations are scaled, see ``ActorModule``; by mean and standard deviation.
+        **kwargs: Options of ``TwinCriticModule``; ``hidden`` are the actor's widths, too.
+
+    Raises:
+        ConfigError: The data have no actions, or a number is out of its range.
+    """
+
+    actor: DeterministicPolicy
+
+    def __init__(
+        self,
+        *args: Any,
+        alpha: float = 2.5,
+        target_noise: float = 0.2,
+        noise_clip: float = 0.5,
+        actor_every: int = 2,
+        normalize: Normalization = "mean_std",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, normalize=normalize, **kwargs)
+        require_in("[0, inf)", alpha=alpha, target_noise=target_noise, noise_clip=noise_clip)
+        require_in("[1, inf)", actor_every=actor_every)
+        self.alpha, self.actor_every = alpha, actor_every
+        self.target_noise, self.noise_clip = target_noise, noise_clip
+        sizes, bounds = (self.observation_dim, self.action_dim), (self.action_low, self.action_high)
+        self.actor = DeterministicPolicy(*sizes, hidden=self.hidden, low=bounds[0], high=bounds[1])
+        self.target_actor = frozen_copy(self.actor)
+
+    @property
+    def actor_moves(self) -> bool:
+        """Whether the step under way moves actor and targets; validations measure the actor too."""
+        training = self.training and self._trainer is not None
+        return not training or (self.trainer.global_step + 1) % self.actor_every == 0
+
+    def idle_parameters(self) -> list[nn.Parameter]:
+        """The actor's, in the steps that train the critics alone."""
+        return [] if self.actor_moves else list(self.actor.parameters())
+
+    def losses(self, batch: TransitionBatch) -> dict[str, Tensor]:
+        """``critic`` by temporal differences and, where the step moves it, ``actor``."""
+        self.require_batch(batch, TransitionBatch, "Transitions", rewards=True)
+        losses = {"critic": self.critic_loss(batch, self.td_target(batch, self._next_value(batch)))}
+        return losses | ({"actor": self._actor_loss(batch)} if self.actor_moves else {})
+
+    @torch.no_grad()
+    def _next_value(self, batch: TransitionBatch) -> Tensor:
+        observations = self.normalize_observations(batch.next_observations)
+        centre, scale = self.actor.centre, self.actor.scale
+        noise = self.target_noise * self.noise.normal(batch.actions.shape)
+        moved = scale * noise.clamp(-self.noise_clip, self.noise_clip)
+        actions = (self.target_actor(observations) + moved).clamp(centre - scale, centre + scale)
+        return self.target.minimum(observations, actions)
+
+    def _actor_loss(self, batch: TransitionBatch) -> Tensor:
+        observations = self.normalize_observations(batch.observations)
+        actions = self.actor(observations)
+        q_values, distance = self.q.frozen(observations, actions)[0], actions - batch.actions
+        weight = self.alpha / mean_over_processes(q_values.abs()).clamp_min(1e-6)
+        self.log_scalar("actor/q_mean", q_values.mean())
+        return distance.square().mean() - weight * q_values.mean()
+
+    def after_step(self) -> None:
+        """Move the targets in the steps in which the actor has moved."""
+        if self.actor_moves:
+            super().after_step()
+            polyak_update_(self.target_actor, self.actor, self.tau)
