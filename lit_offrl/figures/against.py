@@ -74,6 +74,6 @@ def _places(texts: list[str]) -> dict[str, float]:
 
 
 def _spread(places: Mapping[str, float]) -> float:
-    """How many times the largest is the smallest; 0 where one is not positive."""
+    """Return the ratio of the largest to the smallest place; 0 where one is not positive."""
     low, high = min(places.values()), max(places.values())
     return high / low if low > 0 else 0.0

@@ -34,8 +34,8 @@ class Candidate:
 
     Attributes:
         policy: φ(π), its value of the column ``policy``.
-        checkpoint: of the module that acts; None where the logged actions are cloned.
-        draw: what it does.
+        checkpoint: Checkpoint of the module that acts; None where the logged actions are cloned.
+        draw: Draws the candidate's actions.
     """
 
     policy: float
@@ -44,7 +44,7 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """What it goes by in tables."""
+        """Name in tables."""
         name = f"{self.policy:g}"
         return name if self.checkpoint is None else f"{name}={self.checkpoint.name}"
 
@@ -58,7 +58,7 @@ def parse_policies(text: str) -> list[tuple[float, Path | None]]:
     """Read ``2,5,8`` or ``2=walker.ckpt,5``: values of φ, and checkpoints that act there.
 
     Raises:
-        ConfigError: anything else, or the same candidate twice.
+        ConfigError: The text is of another form, or names a candidate twice.
     """
     found: list[tuple[float, Path | None]] = []
     for word in text.split(","):
@@ -87,19 +87,19 @@ def make_candidates(
 ) -> list[Candidate]:
     """Clone the logged policies and load the checkpoints.
 
-    A clone is fitted to the states and actions of its own policy's episodes; nobody uses their
-    rewards or outcomes. It acts at random as its Gaussian does, since the logged policy may: both
-    the rewards and Q depend on the spread of actions, not on their mean alone.
+    A clone is fitted to the states and actions of its own policy's episodes, not to their rewards
+    or outcomes. It draws actions from its Gaussian, since the logged policy may have drawn them,
+    too: both the rewards and Q depend on the spread of actions, not on their mean alone.
 
     Args:
         named: φ and, for a checkpoint, its path.
-        dataset: all episodes.
-        module: whose normaliser and device are used.
-        seed: of the clones.
+        dataset: The data, with all episodes.
+        module: Module whose normaliser and device are used.
+        seed: Seed of the clones.
 
     Raises:
-        DatasetError: a policy to be cloned is not in the data.
-        ConfigError: a checkpoint cannot be used.
+        DatasetError: A policy to be cloned is not in the data.
+        ConfigError: A checkpoint cannot be used.
     """
     made = []
     for policy, path in named:

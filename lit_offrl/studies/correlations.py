@@ -1,4 +1,4 @@
-"""How two quantities go together."""
+"""Correlations of two quantities."""
 
 from __future__ import annotations
 

@@ -28,18 +28,18 @@ _INIT, _ROWS = 0xF9E0, 0xF9E1  # keep the streams of one seed apart
 
 @dataclass(frozen=True)
 class FQESettings:
-    """How Q is fitted.
+    """Settings of fitted Q evaluation.
 
     Args:
-        steps: optimiser steps.
+        steps: Number of optimiser steps.
         batch_size: B, rows a step; the same rows for all candidates.
-        hidden: widths of each candidate's net.
+        hidden: Widths of each candidate's hidden layers.
         learning_rate: Adam's rate.
-        tau: the target's rate. An update of the whole target takes 1/τ steps, and a reward that is
-            paid T steps ahead about T of those: the sparser the reward, the more steps × τ.
+        tau: Rate of the target. An update of the whole target takes 1/τ steps, and a reward that is
+            given T steps ahead needs about T of those: the sparser the reward, the more steps × τ.
 
     Raises:
-        ConfigError: a number that cannot be.
+        ConfigError: A number is out of its range.
     """
 
     steps: int = 10_000
@@ -60,14 +60,14 @@ class FittedQ:
     """Q^π of K policies: one net each, all in one batched product a layer.
 
     Args:
-        view: training steps, a bound ``Transitions``.
-        actions: draws all policies' actions in raw observations, (B, o) or (K, B, o) → (K, B, a).
-        candidates: K.
-        gamma: discount γ.
-        normalize: scales raw observations (…, o).
-        unit: of the nets' output in units of the return, about the size of the largest.
-        settings: how Q is fitted.
-        seed: of the nets and the order of rows.
+        view: Training steps, as a bound ``Transitions``.
+        actions: Draws all policies' actions in raw observations, (B, o) or (K, B, o) → (K, B, a).
+        candidates: Number K of policies.
+        gamma: Discount γ.
+        normalize: Scales raw observations (…, o).
+        unit: Unit of the nets' output in units of the return, about the size of the largest return.
+        settings: Settings of the fit.
+        seed: Seed of the nets and of the order of rows.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class FittedQ:
         starts: Tensor,
         *,
         draws: int = 32,
-        asked: Callable[[Tensor], Tensor] | None = None,
+        value_actions: Callable[[Tensor], Tensor] | None = None,
         progress: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Fit for all steps of the settings, and value the policies after each tenth of them.
@@ -121,19 +121,19 @@ class FittedQ:
         Args:
             starts: As the observations of ``values``.
             draws: Number of actions drawn for each state.
-            asked: Draws the actions of the values with noise of its own, so that valuing changes
+            value_actions: Draws the actions of the values with its own noise, so that values change
                 no training; those of training by default.
             progress: Whether to show a bar.
 
         Returns:
             The values (K, M) in the end, and the means (10, K) after each tenth, which show whether
-            the values had come to rest.
+            the values converged.
         """
         drawn, trace = self.actions, []
         cuts = [self.settings.steps * tenth // 10 for tenth in range(11)]
         for begin, end in itertools.pairwise(cuts):
             self.fit(end - begin, progress=progress)
-            self.actions = asked or drawn
+            self.actions = value_actions or drawn
             values = self.values(starts, draws).double().cpu().numpy()
             self.actions = drawn
             trace.append(values.mean(axis=1))
@@ -168,8 +168,8 @@ class FittedQ:
         """V^π(s) as the mean of Q^π(s, a) over ``draws`` actions of π, by the target network.
 
         Args:
-            observations: raw, (M, o), or (K, M, o) where each policy has states of its own.
-            draws: actions drawn a state.
+            observations: Raw ones, (M, o), or (K, M, o) where each policy has its own states.
+            draws: Number of actions drawn in each state.
 
         Returns:
             (K, M), in units of the return.

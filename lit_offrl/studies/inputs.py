@@ -1,4 +1,4 @@
-"""What studies begin with, a checkpoint and data, and what they end with."""
+"""Inputs of studies, a checkpoint and data, and their results."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Study:
-    """What came of a study.
+    """Results of a study.
 
     Attributes:
-        numbers: plain types, all that the figure is drawn from.
-        metrics: the few of them that sum it up, by name.
-        protocol: how they came to be.
-        checkpoint: whose MLflow run they belong to, if anyone's.
+        numbers: All that the figure is drawn from, in plain types.
+        metrics: The few numbers that summarise the study, by name.
+        protocol: How the numbers were made.
+        checkpoint: Checkpoint whose MLflow run they belong to, if any.
         experiment: MLflow's store and the id of the experiment that they belong to, if to any.
     """
 
@@ -92,13 +92,13 @@ def load_dvf(path: Path, on: torch.device, *, representation: str, values: bool)
     """Load a DVFModule of a given policy representation.
 
     Args:
-        path: the checkpoint.
-        on: where its tensors go.
-        representation: what φ(π) has to be.
-        values: whether it must have been trained for values, not for the occupancy alone.
+        path: Path of the checkpoint.
+        on: Device of its tensors.
+        representation: Required representation φ(π).
+        values: Whether it must have been trained for values, not for the occupancy alone.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: The checkpoint is of something else.
     """
     module = load_module(path, on)
     if not isinstance(module, DVFModule):
@@ -122,8 +122,8 @@ def load_data(given: str | None, checkpoint: Path, require: Sequence[str]) -> Of
     """Read the data given, else those that the checkpoint was trained on.
 
     Raises:
-        ConfigError: none are given and the checkpoint does not tell.
-        DatasetError: they cannot be read or lack a column.
+        ConfigError: No data are given, and the checkpoint names none.
+        DatasetError: The data cannot be read, or lack a column.
     """
     parts = folder = None
     layout: Format = "auto"
@@ -158,7 +158,7 @@ def policies_of(dataset: OfflineDataset) -> np.ndarray:
     """Return the policy of each episode (E,), float32.
 
     Raises:
-        DatasetError: it changes within an episode, or there are fewer than two.
+        DatasetError: The policy changes within an episode, or there are fewer than two.
     """
     column = dataset.column("policy")
     first = column[dataset.episodes[:, 0]]

@@ -1,9 +1,9 @@
-"""Does ρ tell policies apart, and how far does it look? (Mazoure et al., section 4.2, Figs. 3, 4).
+"""Whether ρ distinguishes policies, and how far ahead it looks (Mazoure et al., 4.2, Figs. 3, 4).
 
 All comparisons are of states s_Δt with the first states s_0 of the data's episodes. Δt follows
-Geometric(1 − γ) conditional on Δt ≤ D, with D the steps that the s_0's own episode goes on in the
-data (episodes are cut by time, and past the cut nothing is known). The model is asked from the same
-s_0, with Δt drawn anew from the same distribution.
+Geometric(1 − γ) conditional on Δt ≤ D, where D is the number of steps of the episode after s_0 in
+the data (time limits cut episodes off, and nothing is known past them). The model predicts from the
+same s_0, with Δt drawn anew from the same distribution.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class Maze2dStudy(CheckpointStudy):
 
 
 class Comparison:
-    """A model and the data of several policies in one maze, asked alike.
+    """A model and the data of several policies in one maze, both sampled in the same way.
 
     Args:
         options: Checkpoint, data, number of samples, seed and device.
 
     Raises:
-        LitOffRLError: checkpoint or data do not fit the study.
+        LitOffRLError: The checkpoint or the data do not fit the study.
     """
 
     def __init__(self, options: Maze2dStudy) -> None:
@@ -87,13 +87,13 @@ class Comparison:
         self.samples, self.seed = options.samples, options.seed
 
     def of_data(self, policy: float, gamma: float, stream: int, part: int | None = None) -> Futures:
-        """Draw from the data: from all of a policy's episodes, or every second (part 0 or 1).
+        """Draw from the data, from all of a policy's episodes or from every second one.
 
         Args:
-            policy: φ.
-            gamma: of the offsets.
-            stream: names the draws.
-            part: which half of the episodes.
+            policy: Index φ of the policy.
+            gamma: Discount of the offsets.
+            stream: Number of the stream of random numbers.
+            part: Half of the episodes, 0 or 1; all of them if None.
         """
         return self._futures(policy, gamma, stream, part)[0]
 
@@ -101,18 +101,18 @@ class Comparison:
         self, policy: float, gamma: float, stream: int, part: int | None = None
     ) -> Futures:
         """Draw from the model at the same first states, with offsets of the same distribution."""
-        asked, starts = self._futures(policy, gamma, stream, part)
+        futures, starts = self._futures(policy, gamma, stream, part)
         drawn = []
         for number, rows in enumerate(np.array_split(np.arange(len(starts)), self._parts())):
             first = torch.from_numpy(starts[rows]).to(self.module.device)
             states, _ = self.module.sample_future(
                 first,
-                torch.from_numpy(asked.offsets[rows, None]).to(self.module.device),
+                torch.from_numpy(futures.offsets[rows, None]).to(self.module.device),
                 policy=torch.full((len(rows),), float(policy), device=self.module.device),
                 seed=mix(self.seed, stream, number),
             )
             drawn.append(states[:, 0].cpu().numpy())
-        return asked._replace(states=np.concatenate(drawn))
+        return futures._replace(states=np.concatenate(drawn))
 
     def _parts(self) -> int:
         return -(-self.samples // CHAINS)
@@ -141,7 +141,7 @@ def maze_of(data: OfflineDataset) -> Maze:
     """Return the maze that data are of.
 
     Raises:
-        ConfigError: they are not of maze2d.
+        ConfigError: The data are not of maze2d.
     """
     maze = _maze(data.spec.env_id or "")
     if maze is None:
@@ -153,7 +153,7 @@ def maze_of(data: OfflineDataset) -> Maze:
 
 
 def _maze(env_id: str) -> Maze | None:
-    """The maze of an environment, None of one that is none of maze2d."""
+    """Return the maze of an environment of maze2d, and None for any other."""
     if not env_id.startswith("lit_offrl/maze2d-"):
         return None
     return MAZE2D[str(find_spec(env_id).kwargs["maze"])]

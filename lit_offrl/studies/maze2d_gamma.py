@@ -1,4 +1,4 @@
-"""How far ρ looks as γ grows (Mazoure et al., Fig. 4)."""
+"""How far ahead ρ looks as γ grows (Mazoure et al., Fig. 4)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lit_offrl.studies.inputs import Study
 
 @dataclass(frozen=True, kw_only=True)
 class Maze2dGamma(maze2d.Maze2dStudy):
-    """How far samples and data are from the start, by discount.
+    """Distances of samples and data from the start, by discount.
 
     Args:
         gammas: Discounts in [0, 1) that the offsets follow, one after another.
@@ -23,7 +23,7 @@ class Maze2dGamma(maze2d.Maze2dStudy):
         """Measure; see :func:`lit_offrl.studies.maze2d.reach`.
 
         Raises:
-            LitOffRLError: checkpoint, data or a γ do not fit the study.
+            LitOffRLError: The checkpoint, the data or a γ do not fit the study.
         """
         for gamma in self.gammas:
             require_in("[0, 1)", gammas=gamma)

@@ -23,7 +23,7 @@ class Maze2dPolicies(maze2d.Maze2dStudy):
         """Measure; see :func:`lit_offrl.studies.maze2d.separation`.
 
         Raises:
-            LitOffRLError: checkpoint or data do not fit the study.
+            LitOffRLError: The checkpoint or the data do not fit the study.
         """
         comparison = maze2d.Comparison(self)
         gamma = comparison.module.gamma if self.gamma is None else self.gamma

@@ -55,7 +55,7 @@ class MountainCar(CheckpointStudy):
         """Measure; see :func:`measure`.
 
         Raises:
-            LitOffRLError: checkpoint or data do not fit the study.
+            LitOffRLError: The checkpoint or the data do not fit the study.
         """
         paths = checkpoints_in(self.ckpt_path)
         last = paths[max(paths)]
@@ -87,7 +87,7 @@ def checkpoints_in(path: Path) -> dict[int, Path]:
     """Return checkpoints by their gradient step: a file's own, or all ``step-*.ckpt`` of a folder.
 
     Raises:
-        ConfigError: a folder without any.
+        ConfigError: A folder has none.
     """
     if not path.is_dir():
         return {0: path}
@@ -104,22 +104,22 @@ def checkpoints_in(path: Path) -> dict[int, Path]:
 
 
 class Truth:
-    """What the policies of a dataset earned.
+    """Returns of the policies of a dataset.
 
     Args:
-        data: with ``policy`` and ``rewards``.
-        gamma: the discount.
-        states: along the way, so many a policy.
-        seed: which ones.
+        data: The data, with columns ``policy`` and ``rewards``.
+        gamma: Discount γ.
+        states: Number of states along the way of each policy.
+        seed: Seed of the choice of states.
 
     Attributes:
-        policies: φ (K,).
-        first: the first states (E_k, o) of each policy's episodes.
-        discounted: mean discounted return of its episodes (K,).
-        undiscounted: mean return (K,).
-        states: along the way (K, M, o), from rows whose whole return is known; None where a policy
+        policies: Indices φ (K,) of the policies.
+        first: First states (E_k, o) of each policy's episodes.
+        discounted: Mean discounted return of each policy's episodes, (K,).
+        undiscounted: Mean return of each policy's episodes, (K,).
+        states: States along the way (K, M, o), whose whole return is known; None where a policy
             has none.
-        returns: discounted, from there on (K, M).
+        returns: Discounted returns from these states on, (K, M).
     """
 
     def __init__(self, data: OfflineDataset, gamma: float, states: int, seed: int) -> None:
@@ -154,7 +154,7 @@ def discounted_returns(data: OfflineDataset, gamma: float) -> np.ndarray:
     """Return Σ_i γ^i r_{t+i} to the end of each row's episode (N,), float64.
 
     Raises:
-        DatasetError: a reward is unlabelled.
+        DatasetError: A reward is unlabelled.
     """
     if not data.columns.get("reward_mask", np.ones(1, bool)).all():
         raise DatasetError(
@@ -173,12 +173,12 @@ def measure(
     """Return each policy's value and predicted reward, and how they go with the returns.
 
     Args:
-        module: with scalar φ.
-        truth: what the policies earned.
-        starts: initial states a policy.
-        samples: states drawn for one value.
-        seed: of the draws.
-        along: whether to value states along the way too.
+        module: DVF with a scalar φ.
+        truth: Returns of the policies.
+        starts: Number of initial states of each policy.
+        samples: Number of states drawn for one value.
+        seed: Seed of the draws.
+        along: Whether to value states along the way too.
     """
     value, reward = [], []
     for policy, first in zip(truth.policies, truth.first, strict=True):
@@ -202,7 +202,7 @@ def measure(
 def _values(
     module: DVFModule, states: np.ndarray, policy: float, samples: int, seed: int
 ) -> np.ndarray:
-    """V(s; φ) of states (M, o), in parts of bounded memory: (M,)."""
+    """Return V(s; φ) (M,) of states (M, o), computed in parts of bounded memory."""
     parts: list[torch.Tensor] = []
     for part in np.array_split(states, -(-len(states) * samples // CHAINS)):
         rows = torch.from_numpy(part).to(module.device)
@@ -215,7 +215,7 @@ def _values(
 def _rewards(
     module: DVFModule, states: np.ndarray, policy: float, samples: int, seed: int
 ) -> np.ndarray:
-    """Mean of r(s', π(s')) over s' ~ ρ(· | s, φ), nothing past a terminal: (M,)."""
+    """Return the mean (M,) of r(s', π(s')) over s' ~ ρ(· | s, φ), with 0 past a terminal."""
     parts: list[torch.Tensor] = []
     for part in np.array_split(states, -(-len(states) * samples // CHAINS)):
         rows = torch.from_numpy(part).to(module.device)
@@ -226,6 +226,6 @@ def _rewards(
         limit = float("inf") if module.max_offset is None else module.max_offset
         offsets = truncated_geometric(uniforms, module.gamma, limit).to(module.device)
         futures, absorbed = module.sample_future(rows, offsets, policy=phi, seed=keyed)
-        paid = module.predicted_reward(futures).masked_fill(absorbed, 0.0)
-        parts.append(paid.mean(dim=1).cpu())
+        rewards = module.predicted_reward(futures).masked_fill(absorbed, 0.0)
+        parts.append(rewards.mean(dim=1).cpu())
     return torch.cat(parts).double().numpy()

@@ -35,9 +35,9 @@ class Starts(NamedTuple):
     """States that candidates are valued from."""
 
     observations: Tensor
-    """Raw, (K, M, o): of each candidate."""
+    """Raw observations (K, M, o) of each candidate."""
     histories: list[History] | None
-    """What came before, raw, for the sequential representation: one (M, k, …) a candidate."""
+    """Raw history (M, k, …) of each candidate, for the sequential representation."""
 
 
 class Estimates(NamedTuple):
@@ -49,7 +49,7 @@ class Estimates(NamedTuple):
 
 
 def require_evaluable(module: DVFModule, named: Sequence[tuple[float, Path | None]]) -> None:
-    """Refuse candidates, φ and perhaps a checkpoint each, of which no value can be sound.
+    """Refuse candidates (each φ, and a checkpoint or None) whose values cannot be estimated.
 
     Raises:
         ConfigError: ρ does not depend on the policy, or φ of a checkpoint is not known.
@@ -84,7 +84,7 @@ def initial_states(
     the first k of each of the candidate's own episodes, and values and truth are from there on.
 
     Raises:
-        DatasetError: a candidate has no episode of more than k steps.
+        DatasetError: A candidate has no episode of more than k steps.
     """
     random = np.random.default_rng(mix(seed, _STARTS))
 
@@ -129,11 +129,11 @@ def dvf_values(
     All candidates share the noise, so that its error moves their order less than their values.
 
     Args:
-        module: trained DVF.
+        module: Trained DVF.
         candidates: K policies.
-        starts: where they begin.
-        samples: n states drawn for each.
-        seed: of the noise.
+        starts: Initial states of the candidates.
+        samples: Number n of states drawn for each initial state.
+        seed: Seed of the noise.
     """
     began = time.perf_counter()
     means, errors = [], []
@@ -177,13 +177,13 @@ def fqe_values(
     """Value candidates by fitted Q evaluation on the training rows.
 
     Returns:
-        The estimates, and those (10, K) after each tenth of the steps, which show whether they had
-        come to rest.
+        The estimates, and those (10, K) after each tenth of the steps, which show whether they
+        converged.
     """
     began = time.perf_counter()
     returns = discounted_returns(train_set, module.gamma)  # also refuses rows without rewards
     drawn = [one.actions(seed, _TARGETS, device=module.device) for one in candidates]
-    asked = [one.actions(seed, _LAST, device=module.device) for one in candidates]
+    last = [one.actions(seed, _LAST, device=module.device) for one in candidates]
 
     def actions_of(draws: list[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:
         def actions(states: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ def fqe_values(
         seed=seed,
     )
     values, trace = fitted.fit_and_value(
-        starts.observations, asked=actions_of(asked), progress=progress
+        starts.observations, value_actions=actions_of(last), progress=progress
     )
     errors = np.array([standard_error(each) for each in values])
     return Estimates(trace[-1], errors, time.perf_counter() - began), trace

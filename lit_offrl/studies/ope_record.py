@@ -1,4 +1,4 @@
-"""The record of an off-policy evaluation: every number, and how it came about."""
+"""The record of an off-policy evaluation: its numbers, and how they were made."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ ESTIMATORS = ("dvf", "fqe")
 
 @dataclass(frozen=True)
 class CandidateValue:
-    """What is known of one candidate; None where it is not. Values are discounted returns.
+    """What is known of one candidate, None where it is unknown. Values are discounted returns.
 
     Attributes:
-        label: φ, and the checkpoint's name if one acts.
-        policy: φ.
-        checkpoint: path of what acts; None where logged actions were cloned.
-        checkpoint_sha256: of that file.
-        seen_in_training: whether rows of this φ were among DVF's and FQE's training rows.
-        truth: mean discounted return.
-        truth_error: its standard error.
-        truth_episodes: of how many episodes.
-        dvf: DVF's value, the mean over the initial states.
-        dvf_error: the mean's standard error over the initial states.
-        fqe: fitted Q evaluation's value.
-        fqe_error: the same.
+        label: Index φ, and the checkpoint's name if one acts.
+        policy: Index φ of the policy.
+        checkpoint: Path of the checkpoint that acts; None where logged actions were cloned.
+        checkpoint_sha256: Hash of that file.
+        seen_in_training: Whether rows of this φ were among DVF's and FQE's training rows.
+        truth: Mean discounted return.
+        truth_error: Standard error of ``truth``.
+        truth_episodes: Number of episodes of ``truth``.
+        dvf: Value by DVF, the mean over the initial states.
+        dvf_error: Standard error of ``dvf`` over the initial states.
+        fqe: Value by fitted Q evaluation.
+        fqe_error: Standard error of ``fqe`` over the initial states.
     """
 
     label: str
@@ -54,29 +54,29 @@ class OPERecord(JSONRecord):
     """One off-policy evaluation; plain types only.
 
     Attributes:
-        candidates: one entry each.
-        summary: for each estimator ``spearman``, ``regret_at_1`` and so on (``rank_summary``) over
+        candidates: One entry per candidate.
+        summary: For each estimator ``spearman``, ``regret_at_1`` and so on (``rank_summary``) over
             the candidates with a known truth, and ``seconds``; None where undefined.
-        gamma: the discount of values and truth.
-        dataset: name of the data evaluated on.
-        dataset_sha256: of their file.
-        dataset_handling: what was done to rows and rewards, a sentence each.
-        trained_on_sha256: of the file that DVF was trained on.
-        checkpoint: of DVF.
-        checkpoint_sha256: of that file.
+        gamma: Discount of values and truth.
+        dataset: Name of the data.
+        dataset_sha256: Hash of the data's file.
+        dataset_handling: Changes made to rows and rewards, one sentence each.
+        trained_on_sha256: Hash of the file that DVF was trained on.
+        checkpoint: Checkpoint of DVF.
+        checkpoint_sha256: Hash of that file.
         policy_representation: φ's kind.
-        initial_states: M.
-        num_samples: n, states drawn by ρ for each initial state.
-        sampler: how ρ draws.
+        initial_states: Number M of initial states.
+        num_samples: Number n of states drawn by ρ for each initial state.
+        sampler: Sampler of ρ.
         truth_source: ``data`` or ``rollouts``.
-        truth_cut_weight: the largest γ^length at which a recording was cut off by a time limit.
-        fqe: its settings; None where it was left out.
-        fqe_trace: its values after each tenth of its steps, (10, K).
-        seed: of clones, nets and noise.
-        versions: of Python and packages.
-        hardware: the machine.
+        truth_cut_weight: Largest γ^length at which a time limit cut a recording off.
+        fqe: Settings of fitted Q evaluation; None where it was left out.
+        fqe_trace: Values by FQE after each tenth of its steps, (10, K).
+        seed: Seed of clones, nets and noise.
+        versions: Versions of Python and packages.
+        hardware: The machine.
         date: UTC.
-        command: the command line.
+        command: The command line.
     """
 
     candidates: tuple[CandidateValue, ...]

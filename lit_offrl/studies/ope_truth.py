@@ -23,7 +23,7 @@ class Truth(NamedTuple):
     errors: np.ndarray
     episodes: np.ndarray
     unseen: float
-    """The largest weight γ^length that the end of a recording cut off."""
+    """Largest weight γ^length at which a recording was cut off."""
 
 
 def true_returns(
@@ -38,16 +38,16 @@ def true_returns(
     """Return discounted returns: of logged policies from their episodes, of others by roll-outs.
 
     Args:
-        module: whose γ counts.
-        dataset: all episodes.
-        candidates: the policies.
+        module: DVF, whose γ is used.
+        dataset: The data, with all episodes.
+        candidates: The policies.
         truth: ``data`` leaves checkpoints unknown; ``rollouts`` rolls them out.
-        episodes: of each roll-out.
-        seed: of the roll-outs.
+        episodes: Number of episodes of each roll-out.
+        seed: Seed of the roll-outs.
 
     Raises:
-        DatasetError: the data have no rewards, or none in some rows.
-        EvaluationError: a checkpoint cannot be rolled out.
+        DatasetError: The data have no rewards, or none in some rows.
+        EvaluationError: A checkpoint cannot be rolled out.
     """
     skip, unseen, found = module.history, 0.0, []
     for one in candidates:
@@ -78,7 +78,7 @@ def discounted_returns(dataset: OfflineDataset, gamma: float, skip: int = 0) -> 
     """Return Σ γ^t r of each episode (E,) from its step ``skip`` on, float64.
 
     Raises:
-        DatasetError: the data have no rewards, or none in some rows.
+        DatasetError: The data have no rewards, or none in some rows.
     """
     rewards = dataset.column("rewards").astype(np.float64)
     if "reward_mask" in dataset.columns and not dataset.columns["reward_mask"].all():
@@ -96,7 +96,7 @@ def own_episodes(dataset: OfflineDataset, policy: float, skip: int) -> np.ndarra
     """Numbers of a policy's whole episodes that are longer than ``skip``.
 
     Raises:
-        DatasetError: there is none.
+        DatasetError: There is no such episode.
     """
     own = episodes_of_policies(dataset, [policy]) & (dataset.episode_lengths > skip)
     if dataset.cut_off:

@@ -40,10 +40,10 @@ class Value:
     """A mean discounted return.
 
     Attributes:
-        mean: over M first states or episodes.
-        error: standard error of that mean; None of one alone.
-        low: lower end of its 95 % bootstrap interval; None where there is none.
-        high: the upper end.
+        mean: Mean over M first states or episodes.
+        error: Standard error of the mean; None for a single one.
+        low: Lower end of the 95 % bootstrap interval; None where there is none.
+        high: Upper end of that interval.
     """
 
     mean: float
@@ -67,17 +67,17 @@ class PolicyValue:
     """A checkpoint's policy and its value.
 
     Attributes:
-        label: what it goes by in the table.
-        method: the module's class.
-        checkpoint: path.
-        checkpoint_sha256: of that file.
-        checkpoint_rule: how it was chosen among those of its run.
-        training_seed: of its run.
-        training_steps: optimiser steps that it has had.
-        trained_on_sha256: of the file that it was trained on.
+        label: Name in the table.
+        method: Class of the module.
+        checkpoint: Path of the checkpoint.
+        checkpoint_sha256: Hash of that file.
+        checkpoint_rule: Rule by which it was chosen among those of its run.
+        training_seed: Seed of its run.
+        training_steps: Number of optimiser steps of its training.
+        trained_on_sha256: Hash of the file that it was trained on.
         fqe: V^π by fitted Q evaluation, over the first states.
-        trace: the mean after each tenth of FQE's steps, (10,), which shows if it came to rest.
-        remark: how a policy that remembers earlier steps was made to act on single states.
+        trace: Mean after each tenth of FQE's steps, (10,), which shows whether it converged.
+        remark: How a policy that remembers earlier steps was made to act on single states.
     """
 
     label: str
@@ -98,22 +98,22 @@ class PolicyValuesRecord(JSONRecord):
     """Values of checkpoints on logged data; plain types only.
 
     Attributes:
-        policies: one entry each.
-        behaviour: discounted Monte-Carlo return of the episodes that the first states are of.
-        behaviour_cut_weight: the largest weight γ^length at which such an episode was cut off by a
-            time limit, which estimates by FQE know nothing of.
-        held_out: whether those episodes were held out from the first checkpoint's training.
-        gamma: the discount.
-        dataset: name of the data.
-        dataset_sha256: of their file.
-        dataset_handling: what was done to rows and rewards, a sentence each.
+        policies: One entry per policy.
+        behaviour: Discounted Monte-Carlo return of the episodes that the first states begin.
+        behaviour_cut_weight: Largest weight γ^length at which such an episode was cut off by a
+            time limit, which FQE's estimates do not take into account.
+        held_out: Whether those episodes were held out from the first checkpoint's training.
+        gamma: Discount γ.
+        dataset: Name of the data.
+        dataset_sha256: Hash of the data's file.
+        dataset_handling: Changes made to rows and rewards, one sentence each.
         initial_states: M.
-        fqe: its settings.
-        seed: of FQE's nets and rows, and of the choice of first states.
-        versions: of Python and packages.
-        hardware: the machine.
+        fqe: Settings of fitted Q evaluation.
+        seed: Seed of FQE's nets and rows, and of the choice of first states.
+        versions: Versions of Python and packages.
+        hardware: The machine.
         date: UTC.
-        command: the command line.
+        command: The command line.
     """
 
     policies: tuple[PolicyValue, ...]
@@ -133,7 +133,7 @@ class PolicyValuesRecord(JSONRecord):
     command: str | None = None
 
     def metrics(self, policy: PolicyValue) -> dict[str, float]:
-        """Return what MLflow's run of a checkpoint is told, by name."""
+        """Return the metrics that are added to a checkpoint's MLflow run, by name."""
         numbers = {
             "fqe": policy.fqe.mean,
             "fqe_error": policy.fqe.error,
@@ -188,17 +188,17 @@ def acting(
     A policy that holds something between steps, such as LDCQ's skills, begins anew in each state.
 
     Args:
-        module: whose policy.
-        spec: of the data.
-        where: the module is from, for messages.
-        options: of the policy.
+        module: Module whose policy acts.
+        spec: Spec of the data.
+        where: Origin of the module, for messages.
+        options: Options of the policy.
 
     Returns:
         What acts, and a remark on how it does, if there is one.
 
     Raises:
-        ConfigError: it acts on other observations or actions than the data's, or cannot act.
-        EvaluationError: by what acts, where the policy needs a goal that nobody names.
+        ConfigError: It acts on other observations or actions than the data's, or cannot act.
+        EvaluationError: The policy needs a goal, and none is given; raised when it acts.
     """
     own = module.spec
     sizes = (spec.observation_dim, spec.action_dim)
@@ -253,20 +253,20 @@ def fitted_values(
     """Value policies by fitted Q evaluation.
 
     Args:
-        train_set: what Q is fitted to, with actions and rewards.
+        train_set: Data that Q is fitted to, with actions and rewards.
         policies: K of them.
-        starts: raw observations (M, o) to read the values off in.
-        gamma: discount.
-        settings: of FQE.
-        seed: of its nets and rows.
-        device: where it computes.
-        progress: show a bar.
+        starts: Raw observations (M, o) whose values are returned.
+        gamma: Discount γ.
+        settings: Settings of FQE.
+        seed: Seed of FQE's nets and rows.
+        device: Device of the computation.
+        progress: Whether to show a progress bar.
 
     Returns:
         Values (K, M), and their means (K, 10) after each tenth of the steps.
 
     Raises:
-        DatasetError: the data have no rewards, or none in some rows.
+        DatasetError: The data have no rewards, or none in some rows.
         TrainingError: Q diverged.
     """
     returns = discounted_returns(train_set, gamma)  # also refuses rows without rewards

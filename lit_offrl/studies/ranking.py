@@ -1,4 +1,4 @@
-"""How well estimated values order policies: what off-policy evaluation is judged by."""
+"""How well estimated values rank policies, which off-policy evaluation is judged by."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ class RunSelection:
         """Read the runs; where none are named, those of ``fit``'s own experiment.
 
         Raises:
-            ConfigError: there is no such store or experiment.
-            EvaluationError: a record cannot be read, or no run has been evaluated.
+            ConfigError: There is no such store or experiment.
+            EvaluationError: A record cannot be read, or no run has been evaluated.
         """
         parts = [runs_from_files(self.records)] if self.records else []
         if (store := self._store()) is not None:
@@ -61,8 +61,8 @@ class RunSelection:
             The runs, and a line on each that does not have it.
 
         Raises:
-            ConfigError: there is no such store or experiment.
-            EvaluationError: a record cannot be read, or no run has the metric.
+            ConfigError: There is no such store or experiment.
+            EvaluationError: A record cannot be read, or no run has the metric.
         """
         runs: list[OfflineRun] = []
         left_out: list[str] = []
@@ -80,7 +80,7 @@ class RunSelection:
         """Return the MLflow store and the names of experiments; None for files alone.
 
         Raises:
-            ConfigError: there is no such store.
+            ConfigError: There is no such store.
         """
         if self.records and not self.experiment and not self.filter:
             return None

@@ -32,8 +32,8 @@ class ScoreAgainst(RunSelection):
         """Take each method's scores by the option's values; runs without it are left out.
 
         Raises:
-            EvaluationError: no run has the option.
-            LitOffRLError: the runs cannot be read or compared.
+            EvaluationError: No run has the option.
+            LitOffRLError: The runs cannot be read or compared.
         """
         found = self.find()
         name = self.option

@@ -25,7 +25,7 @@ class Scores(RunSelection):
         """Compare the runs.
 
         Raises:
-            LitOffRLError: the runs cannot be read or compared.
+            LitOffRLError: The runs cannot be read or compared.
         """
         found = self.find()
         comparison = compare(found.runs, metric=self.metric)

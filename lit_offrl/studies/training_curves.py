@@ -1,4 +1,4 @@
-"""The curves of the run that a checkpoint is of, up to its step."""
+"""The curves of a checkpoint's run, up to its step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TrainingCurves:
         """Take the metrics that the checkpoint keeps.
 
         Raises:
-            ConfigError: it keeps none.
+            ConfigError: The checkpoint has no curves.
         """
         history = present_names(history_of(read_checkpoint(self.ckpt_path)))
         if not history:

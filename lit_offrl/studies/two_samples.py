@@ -21,9 +21,9 @@ def policy_accuracy(
     """Train a random forest to tell the policy of a state, and score it on other states.
 
     Args:
-        data: states (N, o) to train on.
-        policy: whose they are (N,).
-        others: by name, states (M, o) and their policies (M,).
+        data: States (N, o) to train on.
+        policy: Policy (N,) of each state.
+        others: States (M, o) and their policies (M,), by name.
 
     Returns:
         By name, the mean over policies of the share of its states that are recognised.

@@ -36,7 +36,7 @@ class ValueAgainstReturn(CheckpointStudy):
         """Value the states.
 
         Raises:
-            LitOffRLError: checkpoint or data do not fit the study.
+            LitOffRLError: The checkpoint or the data do not fit the study.
         """
         path = self.ckpt_path
         module = load_module(path, self.device)
