@@ -1,84 +1,88 @@
-"""What a command line says that must be known before it is parsed."""
+"""What the arguments of a Trainer's verb say that must be known before they are parsed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.common.configs import method_of, read_config
+from lit_offrl.common.configs import flat, read_config
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.renames import translated
 
 
 class Argv:
-    """The arguments of a Trainer's verb, read for what must be known before they are parsed.
+    """The options on a command line and in its configs, in their order.
 
     Args:
-        argv: The verb and its options.
+        argv: The verb and its options, with paths of configs.
     """
 
     def __init__(self, argv: Sequence[str]) -> None:
-        self._options = list(_options(argv))
-        self._configs = [_contents(value) for name, value in self._options if name == "config"]
+        self._options = [
+            (name.rstrip("+").replace(".init_args.", "."), value, given)
+            for name, value, given in _options(argv)
+        ]
 
     @property
     def checkpoint(self) -> str | None:
         """The value of ``--ckpt_path``."""
-        return next((value for name, value in self._options if name == "ckpt_path"), None)
+        given = (value for _, value, given in self._options if given.startswith("--ckpt_path"))
+        return next(given, None)
 
-    def method(self, below: Mapping[str, Any]) -> str | None:
-        """Return the path of the method's class, as the last option or config to name one has it.
-
-        Args:
-            below: The config that all others are laid over.
-        """
-        named = [value for name, value in self._options if name in ("model", "model.class_path")]
-        return method_of([below, *self._configs, *({"model": value} for value in named)])
+    @property
+    def method(self) -> str | None:
+        """The path of the method's class, as the last option or config to name one has it."""
+        return next((path for path, _ in reversed([*self._classes("model")])), None)
 
     def give(self, option: str) -> bool:
         """Whether an option, by its dotted name, or a part of it is given here or in a config."""
         short = option.replace(".init_args.", ".")
-        names = (name.rstrip("+").replace(".init_args.", ".") for name, _ in self._options)
-        if any(f"{name}.".startswith(f"{short}.") for name in names):
-            return True
-        return any(_at(config, option) is not None for config in self._configs)
+        return any(f"{name}.".startswith(f"{short}.") for name, _, _ in self._options)
 
     def require_one_name(self, section: str, class_path: str) -> None:
         """Refuse flags that give an option of a class by its former name and by its new one.
 
         Raises:
-            ConfigError: there are such flags.
+            ConfigError: There are such flags.
         """
-        names = (name.replace(".init_args.", ".") for name, _ in self._options)
-        prefix = f"{section}."
-        flags = {n.removeprefix(prefix): None for n in names if n.startswith(prefix)}
-        translated(flags, class_path)
+        flags = [name for name, _, given in self._options if given.startswith("--")]
+        own = [name.partition(".")[2] for name in flags if name.startswith(f"{section}.")]
+        translated(dict.fromkeys(own), class_path)
 
     def modules(self) -> Iterator[tuple[str, str]]:
         """Yield the Python modules of the method and the data, each with what names it.
 
         Raises:
-            ConfigError: a file is named that is not there.
+            ConfigError: A file is named that is not there.
         """
-        for section in ("model", "data"):
-            for name, value in self._options:
-                if name in (section, f"{section}.class_path") and value:
-                    yield from _module(value, f"--{name} {value}")
-            for config in self._configs:
-                part = _at(config, section)
-                path = part.get("class_path") if isinstance(part, dict) else part
-                yield from _module(path, f"{section}.class_path {path}")
+        for path, given in (*self._classes("model"), *self._classes("data")):
+            if "." not in path or Path(path).is_file():
+                continue
+            if path.endswith((".yaml", ".yml", ".json")):
+                raise ConfigError(f"{given}: there is no such file.")
+            if all(part.isidentifier() for part in path.split(".")):
+                yield path.rpartition(".")[0], given
+
+    def _classes(self, section: str) -> Iterator[tuple[str, str]]:
+        for name, value, given in self._options:
+            if name in (section, f"{section}.class_path") and isinstance(value, str):
+                yield value, given
 
 
-def _options(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """Yield the options with their values, None where the next word is an option too."""
-    for position, word in enumerate(argv):
+def _options(argv: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
+    """Yield names, values (None where the next argument is an option, too) and what was written."""
+    for word, following in zip(argv, [*argv[1:], "--"], strict=True):
         if not word.startswith("--"):
             continue
-        name, given, value = word.removeprefix("--").partition("=")
-        following = next(iter(argv[position + 1 :]), "--")
-        yield name, value if given else None if following.startswith("--") else following
+        name, is_joined, joined = word.removeprefix("--").partition("=")
+        value = joined if is_joined else None if following.startswith("--") else following
+        if name == "config":
+            for key, below in flat(_contents(value)).items():
+                if below is not None:
+                    yield key, below, f"{key} {below}"
+        else:
+            yield name, value, f"--{name} {value}"
 
 
 def _contents(path: str | None) -> dict[str, Any]:
@@ -86,19 +90,3 @@ def _contents(path: str | None) -> dict[str, Any]:
         return read_config(Path(path or "")) or {}
     except ConfigError:  # the parser will say so
         return {}
-
-
-def _at(config: Any, option: str) -> Any:
-    for key in option.split("."):
-        config = config.get(key) if isinstance(config, dict) else None
-    return config
-
-
-def _module(path: object, given: str) -> Iterator[tuple[str, str]]:
-    """Yield the module of a class that stands there by its dotted path, and not as a file."""
-    if not isinstance(path, str) or "." not in path or Path(path).is_file():
-        return
-    if path.endswith((".yaml", ".yml", ".json")):
-        raise ConfigError(f"{given}: there is no such file.")
-    if all(part.isidentifier() for part in path.split(".")):
-        yield path.rpartition(".")[0], given

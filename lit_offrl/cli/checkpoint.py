@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from lit_offrl.cli.layer import LeftOut, take_over
+from lit_offrl.common.configs import flat
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import file_sha256
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
@@ -103,8 +104,8 @@ class ResumeFrom:
     def changes(self, config: Mapping[str, Any]) -> list[str]:
         """Name the options of module and data that differ from the checkpoint's."""
         sections = [key for key in _LAYER if key in self.config]
-        before = _flat({key: self.config[key] for key in sections})
-        after = _flat({key: config.get(key) for key in sections})
+        before = flat({key: self.config[key] for key in sections})
+        after = flat({key: config.get(key) for key in sections})
         return [
             f"{name}: {before.get(name)} → {value}"
             for name, value in after.items()
@@ -152,12 +153,3 @@ def _as_it_was(source: str, record: Mapping[str, Any]) -> bool:
         return file_sha256(checkpoint_path(source)) == record.get("sha256")
     except (ConfigError, OSError):
         return False
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(config, Mapping):
-        return {prefix: config}
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return found

@@ -1,7 +1,7 @@
 """The parser of the Trainer's verbs: every complaint is one line that names the nearest option.
 
-jsonargparse reports a mistake inside a class as a tree of all that it tried. The line that matters
-is in there; this file finds it.
+jsonargparse reports a mistake inside a class as a tree of all that it tried, one thing a line. The
+line that matters is in there; this file finds it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -20,35 +20,21 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_offrl.cli.help import kinds_of
+from lit_offrl.commands.parsing import OneLineParser, nearest_option, unknown
 from lit_offrl.common.configs import METHODS, for_method, from_yaml, read_config
 from lit_offrl.common.errors import ConfigError, LitOffRLError, nearest
 from lit_offrl.common.renames import renames_of, translated
 from lit_offrl.common.signatures import parameters_of
 
-_KEY = re.compile(r'Parser key "([^"]+)"')
-_CLASS = re.compile(r"Problem with given class_path '([^']+)'")
-_UNKNOWN_PARAMETER = re.compile(r"(?:Option|Key) '([^']+)' is not accepted")
-_UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
-_NO_SUBCLASS = re.compile(r"Import path (\S+) does not correspond to a subclass of (\w+)")
-_NO_ATTRIBUTE = re.compile(r"given class_path '([\w.]+)\.(\w+)':\s+module '\1' has no attribute")
-_MISSING = re.compile(r"the following arguments are required: ([^\n]+)")
-_UNKNOWN_OPTION = re.compile(r"(?:Subcommand|Group) '([^']+)' does not accept option '([^']+)'")
-_TYPES = re.compile(r"Subtypes: \[(?:list\[[\w.]+\], )?<class '([^']+)'>")
-_EXPECTED = re.compile(r"(Expected (?:a|an|one of) [^\n]*?)\. Got value: ([^\n]*)")
-_LITERAL = re.compile(r"typing\.Literal\[(.*?)\]")
-_PLAIN = re.compile(r"Subtypes: \[((?:<class '(?:bool|int|float|str|NoneType)'>(?:, )?)+)\]")
-_NO_FILE = re.compile(r"^Parser key \"([\w.]+)\":\s+Unable to load config '([^']+)'")
-_GIVEN = re.compile(r"Given value: ([^\n]*)")
-_VALUE = re.compile(r"Given value: (.+)\s*$")
-_ARTICLE = re.compile(r"^Expected an? ")
-_LENGTH = 300
+_QUOTED = re.compile(r"'([^']+)'")
+_TYPE = re.compile(r"<class '(?:\w+\.)*(\w+)'>|typing\.")
+_LONGEST = 300  # letters of a message that is not known
 
 
-class OneLineArgumentParser(LightningArgumentParser):
+class OneLineArgumentParser(OneLineParser, LightningArgumentParser):
     """Raises ConfigError with one line where jsonargparse prints usage and a dump.
 
-    Options must be written out: an abbreviation that is unique today may name another option
-    tomorrow. Those of a class may have the name of an earlier version, see ``renames``.
+    Options of a class may have the name of an earlier version, see ``renames``.
     """
 
     method: str | None = None
@@ -57,14 +43,11 @@ class OneLineArgumentParser(LightningArgumentParser):
     """Lines about options that were given by their former name, and whether they were printed."""
     _kind: type | None = None  # the class whose options it parses, where it is made for one alone
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
-
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
         """Read a config, whose mistakes jsonargparse says without the file.
 
         Raises:
-            ConfigError: it is no YAML, or holds no options.
+            ConfigError: It is no YAML, or holds no options.
         """
         if read_config(Path(path)) is None:
             raise ConfigError(f"{path}: is empty: write fit's options in it, or leave it out.")
@@ -123,17 +106,14 @@ class OneLineArgumentParser(LightningArgumentParser):
         """Say what is wrong.
 
         Raises:
-            ConfigError: always, unless this is a parser within jsonargparse's own attempts.
+            ConfigError: Always, unless this is a parser within jsonargparse's own attempts.
         """
         if not self.exit_on_error:
-            super().error(message, ex)
+            LightningArgumentParser.error(self, message, ex)
         if ex is not None and (ours := find_ours(ex)) is not None:
             raise ours from None
         parser = getattr(ex, "subcommand_parser", None) or self
-        raise ConfigError(explain(message, option_names(parser))) from None
-
-    def print_usage(self, file: Any = None) -> None:
-        """Nothing: an error is one line."""
+        raise ConfigError(explain(message, parser.option_names())) from None
 
 
 def find_ours(error: BaseException) -> LitOffRLError | None:
@@ -147,12 +127,12 @@ def find_lightnings(error: BaseException) -> BaseException | None:
 
 
 def _behind(error: BaseException) -> Iterator[BaseException]:
-    seen: list[BaseException] = []
+    met: list[BaseException] = []
     waiting: list[BaseException | None] = [error]
     while waiting:
         one = waiting.pop()
-        if one is not None and one not in seen:
-            seen.append(one)
+        if one is not None and one not in met:
+            met.append(one)
             waiting += [one.__context__, one.__cause__]
             yield one
 
@@ -162,141 +142,100 @@ def _is_lightnings(error: BaseException) -> bool:
     return bool(frames) and str(frames[-1][0].f_globals.get("__name__")).startswith("lightning.")
 
 
-def option_names(parser: LightningArgumentParser) -> list[str]:
-    """Return all options of a parser and of its verbs, as keys: ``trainer.max_steps``."""
-    names = []
-    for action in parser._actions:
-        names += [o.removeprefix("--") for o in action.option_strings if o.startswith("--")]
-        for below in getattr(action, "_name_parser_map", {}).values():
-            names += option_names(below)
-    return names
-
-
-def explain(message: str, options: Iterable[str]) -> str:
-    """Make one line of jsonargparse's message.
+def explain(message: str, options: list[str]) -> str:
+    """Make one line of jsonargparse's message: of the first line in it that says what is wrong.
 
     Args:
-        message: what jsonargparse says.
-        options: the options that there are.
+        message: What jsonargparse says.
+        options: The options that there are.
 
     Raises:
-        ConfigError: it is about a file that is no YAML, which names that.
+        ConfigError: It is about a file that is no YAML, which names that.
     """
-    options = list(options)
-    if found := _NO_FILE.search(message):
-        key, path = found.groups()
-        if not Path(path).exists():
-            return f"--{key} {path}: there is no such file."
-        read_config(Path(path))  # names the file if it is no YAML
-    if message.startswith("unrecognized arguments: "):
-        return _unknown_words(message.partition(": ")[2], options)
-    if found := _UNKNOWN_OPTION.search(message):
-        group, option = found.groups()
-        option = option if group in ("fit", "validate", "test", "predict") else f"{group}.{option}"
-        return f"there is no option '{option}'.{_nearest_option(option, options)}"
-    if found := _UNKNOWN_PARAMETER.search(message):
-        owner = [m for m in _CLASS.finditer(message) if m.start() < found.start()]
-        if owner:
-            path = owner[-1][1]
-            hint = nearest(found[1], _parameters(path))
-            return f"{path.rpartition('.')[2]} has no option '{found[1]}'.{hint}"
-        return f"there is no option '{found[1]}'.{_nearest_option(found[1], options)}"
-    if found := _NO_ATTRIBUTE.search(message):
-        module, name = found.groups()
-        hint = nearest(name, vars(sys.modules[module]) if module in sys.modules else ())
-        return f"{_place(message, found.start())} module '{module}' has no class '{name}'.{hint}"
-    if found := _MISSING.search(message):
-        return _missing(found[1].split(", "), _keys(message, found.start()))
-    if found := _UNKNOWN_CLASS.search(message):
-        hint = _nearest_class(message, found.start(), found[1])
-        return f"{_place(message, found.start())} there is no class '{found[1]}'.{hint}"
-    if found := _NO_SUBCLASS.search(message):
-        hint = _nearest_class(message, found.start(), found[1])
-        return f"{_place(message, found.start())} '{found[1]}' is no {found[2]}.{hint}"
-    if (found := _PLAIN.search(message)) and (given := _GIVEN.search(message, found.end())):
-        kinds = " or ".join(re.findall(r"'(\w+)'", found[1])).replace("NoneType", "null")
-        return _wrong_value(message, found.start(), f"Expected a {kinds}", given[1])
-    if found := _EXPECTED.search(message):
-        return _wrong_value(message, found.start(), found[1], found[2])
-    if (found := _VALUE.search(message)) and _LITERAL.search(message):
-        return _wrong_value(message, found.start(), message, found[1])
+    keys: list[str] = []  # the way to the option: trainer, callbacks
+    owner = types = ""  # the class whose options are looked at, and the types that a value may have
+    for line in (each.strip().removeprefix("- ") for each in message.splitlines()):
+        if line.startswith('Parser key "'):
+            key, _, line = line.removeprefix('Parser key "').partition('":')
+            keys.append(key)
+            line = line.strip()
+        place, quoted = ".init_args.".join(keys), _QUOTED.findall(line)
+        first, _, last = line.partition(": ")
+        if line.startswith("Problem with given class_path"):
+            owner = quoted[0]
+        elif first == "Subtypes":
+            types = last
+        elif line.startswith("Unable to load config '"):
+            if not Path(quoted[0]).exists():
+                return f"--{place} {quoted[0]}: there is no such file."
+            read_config(Path(quoted[0]))  # names the file if it is no YAML
+        elif first.startswith("Invalid content in sub-config file"):
+            read_config(Path(first.split()[-1]))
+        elif first == "unrecognized arguments":
+            return unknown(last, options)
+        elif "does not accept option" in line:  # of a verb or a group of options
+            name = quoted[1] if line.startswith("Subcommand") else ".".join(quoted)
+            return f"there is no option '{name}'.{nearest_option(name, options)}"
+        elif line.endswith("is not accepted") and owner:
+            hint = nearest(quoted[0], parameters_of(_find(owner)) if _find(owner) else ())
+            return f"{owner.rpartition('.')[2]} has no option '{quoted[0]}'.{hint}"
+        elif line.endswith("is not accepted"):
+            return f"there is no option '{quoted[0]}'.{nearest_option(quoted[0], options)}"
+        elif "has no attribute" in line and owner:
+            module, name = quoted
+            hint = nearest(name, vars(sys.modules[module]) if module in sys.modules else ())
+            return f"{place}: module '{module}' has no class '{name}'.{hint}"
+        elif first == "the following arguments are required":
+            names = [f"{place}.init_args.{name}" if keys else name.partition(".")[2]
+                     for name in last.split(", ")]  # fmt: skip
+            needed = " and ".join(f"--{name}" for name in names)
+            return f"{needed} must be given, by an option or in a --config file."
+        elif first == "Expected a dot import path string":
+            return f"{place}: there is no class '{last}'.{_known(types, last)}"
+        elif "does not correspond to a subclass of" in line:
+            path, base = line.split()[2], line.split()[-1]
+            return f"{place}: '{path}' is no {base}.{_known(types, path)}"
+        elif line.startswith("Expected ") and ". Got value: " in line:
+            wanted, _, value = line.partition(". Got value: ")
+            return _wrong_value(place, wanted.split(maxsplit=2)[-1], value)
+        elif first == "Given value" and ("Literal" in types or not _bases(types)):
+            return _wrong_value(place, types.strip("[]").replace(">, <", "> or <"), last)
     line = " ".join(message.split()).replace('Parser key "config": ', "--config: ")
-    return line if len(line) <= _LENGTH else f"{line[:_LENGTH]} …"
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} …"
 
 
-def _missing(names: Iterable[str], keys: Sequence[str]) -> str:
-    """Say what must be given, in the class that stands at the end of ``keys``, or to the verb."""
-    place = ".init_args.".join([*keys, ""])
-    full = [place + name if keys else name.partition(".")[2] for name in names]
-    needed = " and ".join(f"--{name}" for name in full)
-    return f"{needed} must be given, by an option or in a --config file."
+def _wrong_value(place: str, wanted: str, value: str) -> str:
+    """Say which of some values, or of what type, a value should have been.
+
+    Args:
+        place: The option.
+        wanted: Types as Python prints them.
+        value: That was given.
+    """
+    literals = re.findall(r"Literal\[(.*?)\]", wanted)
+    if literals:
+        choices = list(dict.fromkeys(each.strip(" '") for each in ",".join(literals).split(",")))
+        return f"{place}: '{value}' is none of {', '.join(choices)}.{nearest(value, choices)}"
+    wanted = _TYPE.sub(r"\1", wanted).replace("NoneType", "null")
+    return f"{place}: '{value}' does not fit: expected {wanted}."
 
 
-def _nearest_class(message: str, end: int, name: str) -> str:
-    bases = [found[1] for found in _TYPES.finditer(message, 0, end)]
-    known = _subclasses(bases[-1]) if bases else []
+def _bases(types: str) -> list[type]:
+    """Return the classes among types as Python prints them, without those of plain values."""
+    found = [_find(path) for path in re.findall(r"(?:<class '|list\[)([\w.]+)", types)]
+    return [each for each in found if isinstance(each, type)]
+
+
+def _known(types: str, name: str) -> str:
+    """Return a hint at the nearest of the classes that may be named, or at all of them."""
+    bases = _bases(types)
+    known = sorted({each.__name__ for each in kinds_of(bases[0])}) if bases else []
     return nearest(name, known) or (f" Known: {', '.join(known)}." if known else "")
-
-
-def _unknown_words(words: str, options: list[str]) -> str:
-    for word in words.split():
-        if word.startswith("-"):
-            name = word.partition("=")[0].lstrip("-")
-            hint = _nearest_option(name, options).replace("'", "'--", 1)
-            return f"there is no option '--{name}'.{hint}"
-    return f"nothing is known to do with '{words}'; options begin with --."
-
-
-def _nearest_option(name: str, options: list[str]) -> str:
-    """Find the nearest option, or that of the first part of a dotted name."""
-    hint = nearest(name, options)
-    root = name.partition(".")[0]
-    if not hint or (root != name and f"'{root}" not in hint and root in _roots(options)):
-        hint = nearest(name, [o for o in options if o.startswith(f"{root}.")]) or hint
-    return hint or nearest(root, _roots(options))
-
-
-def _roots(options: Iterable[str]) -> list[str]:
-    return sorted({option.partition(".")[0] for option in options})
-
-
-def _wrong_value(message: str, end: int, expected: str, value: str) -> str:
-    place = _place(message, end)
-    literals = ",".join(found[1] for found in _LITERAL.finditer(expected)).split(",")
-    choices = list(dict.fromkeys(choice.strip().strip("'\"") for choice in literals))
-    if choices != [""]:
-        hint = nearest(value, choices)
-        return f"{place} '{value}' is none of {', '.join(choices)}.{hint}"
-    wanted = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", expected).replace("typing.", "")
-    return f"{place} '{value}' does not fit: {_ARTICLE.sub('expected ', wanted)}."
-
-
-def _place(message: str, end: int) -> str:
-    """Name the option that a part of the message is about: ``data.init_args.view:``."""
-    keys = _keys(message, end)
-    return f"{'.init_args.'.join(keys)}:" if keys else ""
-
-
-def _keys(message: str, end: int) -> list[str]:
-    return [found[1] for found in _KEY.finditer(message, 0, end)]
 
 
 def _find(path: str) -> Any:
     module, _, name = path.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name, None)
+        return getattr(importlib.import_module(module), name, None) if module else None
     except (ImportError, ValueError):
         return None
-
-
-def _parameters(class_path: str) -> list[str]:
-    kind = _find(class_path)
-    return [] if kind is None else list(parameters_of(kind))
-
-
-def _subclasses(class_path: str) -> list[str]:
-    """Return names of the classes that may be given where ``class_path`` is asked for."""
-    kind = _find(class_path)
-    if not isinstance(kind, type):
-        return []
-    return sorted({one.__name__ for one in kinds_of(kind)})

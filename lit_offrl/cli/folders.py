@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -16,7 +15,7 @@ LOCK = ".fit.lock"
 
 
 class Folders:
-    """Holds the locks of folders until its block ends.
+    """Holds the locks of folders until it is closed.
 
     Two fits that write one ``last.ckpt`` would replace each other's weights, and two that go on
     from one checkpoint would log to one MLflow run. Of several processes of a fit the first one
@@ -27,16 +26,7 @@ class Folders:
         self._locks = contextlib.ExitStack()
         self._held: set[Path] = set()
 
-    def __enter__(self) -> Folders:
-        """Hold nothing yet."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Let other fits in."""
         self._locks.close()
 

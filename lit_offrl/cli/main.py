@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import re
@@ -48,7 +49,7 @@ from lit_offrl.cli.folders import Folders
 from lit_offrl.cli.help import adapt_help
 from lit_offrl.cli.trainer import require_cores, require_trainer_options
 from lit_offrl.common import signals
-from lit_offrl.common.configs import expand_argv
+from lit_offrl.common.configs import expand_argv, method_of
 from lit_offrl.common.errors import ConfigError, LitOffRLError, reason
 from lit_offrl.common.quiet import quiet, say
 from lit_offrl.common.ranges import SEEDS, require_in
@@ -89,11 +90,13 @@ class OfflineCLI(LightningCLI):
         self.resume = None if path is None else ResumeFrom(path)
         if self.resume is not None:
             argv[1:1] = ["--config", self.resume.layer(self.verb)]
-        self._method = self._given.method({} if self.resume is None else self.resume.config)
+        self._method = self._given.method
+        if self._method is None and self.resume is not None:
+            self._method = method_of([self.resume.config])  # which has been checked just now
         fits = self.verb == "fit"
         if fits and self.resume is not None:
             self.resume.require_whole()
-        with Folders() as self.folders:
+        with contextlib.closing(Folders()) as self.folders:
             super().__init__(
                 lit_offrl.modules.OfflineModule,
                 lit_offrl.datamodules.OfflineDataModule,

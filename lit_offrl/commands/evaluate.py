@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from lit_offrl.callbacks.best import checkpoint_rule
-from lit_offrl.commands.parsing import OneLineParser, RaisingParser, discount, positive, seed_number
+from lit_offrl.commands.parsing import OneLineParser, discount, positive, seed_number
 from lit_offrl.common.device import device
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import file_sha256, require_writable
@@ -104,14 +104,14 @@ def require_arguments(argv: Sequence[str]) -> dict[str, Any]:
         LitOffRLError: one that it would refuse; the policy's options are not looked at.
     """
     rest, policy_options = split_policy_options(argv)
-    options = _parser(RaisingParser).parse_args(rest)
+    options = _parser().parse_args(rest)
     if options.env is not None:
         name_env(options.env)
     return policy_options
 
 
-def _parser(kind: type[OneLineParser] = OneLineParser) -> argparse.ArgumentParser:
-    parser = kind(
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
         prog="lit-offrl evaluate",
         description="Roll out a checkpoint's policy, score it, and record how."
         " The same command gives the same returns each time.",

@@ -1,9 +1,9 @@
-"""What a command line says wrong, in one line: a parser that names the nearest thing it knows."""
+"""The parser of all verbs, whose complaints are one line, and types of their options."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from lit_offrl.common.errors import ConfigError, nearest
@@ -11,40 +11,40 @@ from lit_offrl.common.ranges import SEEDS, lies_in
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says ``prog: what is wrong. Did you mean '--episodes'? (see prog --help)`` and exits with 2.
+    """Raises a ConfigError of one line where argparse prints its usage and exits.
 
     Subparsers made by ``add_subparsers().add_parser()`` are of this class too. Options must be
     written out, since an abbreviation that is unique today may name another option tomorrow.
 
     Args:
-        **options: those of ``argparse.ArgumentParser``; ``allow_abbrev`` is False unless given.
+        *args: Those of ``argparse.ArgumentParser``.
+        **options: Those of ``argparse.ArgumentParser``; ``allow_abbrev`` is False unless given.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *args: Any, **options: Any) -> None:
         options.setdefault("allow_abbrev", False)
-        super().__init__(**options)
+        super().__init__(*args, **options)
 
-    def error(self, message: str) -> NoReturn:
-        """Print the one line on stderr and exit with 2."""
-        self.exit(2, f"{self.prog}: {self.line(message)} (see {self.prog} --help)\n")
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong.
 
-    def line(self, message: str) -> str:
-        """Put argparse's message in a line of ours."""
-        head, found, rest = message.partition("unrecognized arguments: ")
-        if found:
-            message = head + _unknown(rest, list(self.option_names()))
-        message = " ".join(message.split()).rstrip(".")
-        end = "" if message.endswith("?") else "."
-        return f"{message}{end}"
+        Raises:
+            ConfigError: Always.
+        """
+        del ex
+        _, is_unknown, rest = message.partition("unrecognized arguments: ")
+        line = unknown(rest, self.option_names()) if is_unknown else " ".join(message.split())
+        end = "" if line.endswith(("?", ".")) else "."
+        raise ConfigError(f"{line}{end} (see {self.prog} --help)") from None
 
-    def option_names(self) -> Iterator[str]:
-        """Yield every option of this parser and of the subparsers below it."""
+    def option_names(self) -> list[str]:
+        """Return every option of this parser and of the verbs below it, without the dashes."""
+        found = []
         for action in self._actions:
-            yield from (name for name in action.option_strings if name.startswith("--"))
-            if isinstance(action, argparse._SubParsersAction):
-                for parser in action.choices.values():
-                    if isinstance(parser, OneLineParser):
-                        yield from parser.option_names()
+            found += [name.removeprefix("--") for name in action.option_strings if name[:2] == "--"]
+            for below in getattr(action, "_name_parser_map", {}).values():
+                found += below.option_names()
+        return found
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         # argparse's own message lists every choice but never says which one was probably meant.
@@ -52,33 +52,30 @@ class OneLineParser(argparse.ArgumentParser):
             return
         choices = [str(choice) for choice in action.choices]
         what = "verb" if isinstance(action, argparse._SubParsersAction) else "choice"
-        guess = nearest(str(value), choices)
-        known = ", ".join(choices)
         raise argparse.ArgumentError(
             None if what == "verb" else action,
-            f"unknown {what} '{value}' (known: {known}).{guess}",
+            f"unknown {what} '{value}' (known: {', '.join(choices)}).{nearest(value, choices)}",
         )
 
 
-class RaisingParser(OneLineParser):
-    """Says what ``OneLineParser`` says in a ``ConfigError``, for arguments nobody has typed yet."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise the one line.
-
-        Raises:
-            ConfigError: always.
-        """
-        raise ConfigError(self.line(message))
+def unknown(arguments: str, options: Iterable[str]) -> str:
+    """Say which argument is unknown, with the nearest option to the first that looks like one."""
+    for argument in arguments.split():
+        if argument.startswith("-"):
+            name = argument.partition("=")[0].lstrip("-")
+            hint = nearest_option(name, options).replace("'", "'--", 1)
+            return f"there is no option '--{name}'.{hint}"
+    return f"nothing is known to do with '{arguments}'; options begin with --."
 
 
-def _unknown(words: str, options: list[str]) -> str:
-    """Say which words are unknown, with the nearest option to the first that looks like one."""
-    for word in words.split():
-        if word.startswith("-"):
-            name = word.partition("=")[0]
-            return f"unknown option '{name}'.{nearest(name, options)}"
-    return f"unexpected argument '{words}'"
+def nearest_option(name: str, options: Iterable[str]) -> str:
+    """Return a hint at the nearest option, or at that of the first part of a dotted name."""
+    options = list(options)
+    root, roots = name.partition(".")[0], sorted({each.partition(".")[0] for each in options})
+    hint = nearest(name, options)
+    if not hint or (root != name and f"'{root}" not in hint and root in roots):
+        hint = nearest(name, [each for each in options if each.startswith(f"{root}.")]) or hint
+    return hint or nearest(root, roots)
 
 
 def positive(text: str) -> int:
@@ -97,16 +94,15 @@ def seed_number(text: str) -> int:
     return number
 
 
-seed_number.__name__ = f"seed in {SEEDS}"
-positive.__name__ = "positive integer"  # argparse names the type in its message
-
-
 def discount(text: str) -> float:
-    """Read a discount from text, for ``argparse``."""
+    """Read a discount from text, as argparse's ``type``."""
     gamma = float(text)
     if not lies_in("[0, 1]", gamma):
         raise ValueError
     return gamma
 
 
+# argparse names the type in its message
+positive.__name__ = "positive integer"
+seed_number.__name__ = f"seed in {SEEDS}"
 discount.__name__ = "number in [0, 1]"

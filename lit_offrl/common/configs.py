@@ -235,6 +235,16 @@ def for_method(config: Mapping[str, Any], method: str | None, where: str) -> dic
     return lay_over(own, chosen)
 
 
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested mappings by their dotted names, ``model.init_args.beta``."""
+    if not isinstance(config, Mapping):
+        return {prefix: config} if prefix else {}
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
 def lay_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Merge one tree of options over another, key by key."""
     made = dict(below)

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import pickle
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -72,14 +73,14 @@ def test_a_sweeps_lock_on_its_cell_is_another_one(lit, tmp_path):
 
 
 def test_locks_and_processes(tmp_path):
-    with Folders() as one, Folders() as other:
+    with closing(Folders()) as one, closing(Folders()) as other:
         one.hold(tmp_path)
         one.hold(tmp_path / ".")
         with pytest.raises(ConfigError, match="another fit"):
             other.hold(tmp_path)
         copy = pickle.loads(pickle.dumps(one))  # for a process that is started anew
         copy.hold(tmp_path)
-    with Folders() as later:
+    with closing(Folders()) as later:
         later.hold(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
@@ -90,6 +91,6 @@ def test_file_systems_without_locks_let_everyone_in(tmp_path, monkeypatch, numbe
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", none)
-    with Folders() as one, Folders() as other:
+    with closing(Folders()) as one, closing(Folders()) as other:
         one.hold(tmp_path)
         other.hold(tmp_path)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pytest
 
 from lit_offrl.commands.options import add_options, make
-from lit_offrl.commands.parsing import RaisingParser
+from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.ranges import require_fields
 
@@ -50,7 +50,7 @@ class Own(Base):
 
 
 def parsed(*words, **keywords):
-    parser = RaisingParser(prog="own")
+    parser = OneLineParser(prog="own")
     add_options(parser, Own, **keywords)
     return parser, parser.parse_args(words)
 
