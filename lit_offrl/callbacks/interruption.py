@@ -22,9 +22,9 @@ from lit_offrl.common.errors import LitOffRLError
 from lit_offrl.common.signals import Interrupted
 from lit_offrl.modules.base import OfflineModule
 
-_ASKED = "lit_offrl/asked"  # in the processes' common store, once a signal has come to one of them
+_ASKED = "lit_offrl/asked"  # key in the processes' common store, set once one gets a signal
 _CLOSING_SECONDS = 10.0  # for loggers, which have limits of their own: a machine may be overloaded
-_LOOK_SECONDS = 0.2  # how often the store is asked during roll-outs
+_LOOK_SECONDS = 0.2  # how often the store is read during roll-outs
 
 
 class GracefulStop(Callback):
@@ -184,9 +184,9 @@ class GracefulStop(Callback):
     def _agreed(self, trainer: Trainer) -> int:
         number = signals.received()
         if trainer.world_size > 1:  # a signal may have reached one process only
-            told = torch.tensor(number, device=trainer.strategy.root_device)
-            torch.distributed.all_reduce(told, op=torch.distributed.ReduceOp.MAX)
-            number = int(told)
+            known = torch.tensor(number, device=trainer.strategy.root_device)
+            torch.distributed.all_reduce(known, op=torch.distributed.ReduceOp.MAX)
+            number = int(known)
         return number
 
 

@@ -20,7 +20,7 @@ def find_callback(trainer: Trainer, kind: type[T]) -> T | None:
 
 
 def validation_follows(trainer: Trainer) -> bool:
-    """Whether, asked when a training batch ends, a validation comes before the next batch."""
+    """Whether a validation comes before the next batch; to be called when a batch ends."""
     loop = trainer.fit_loop
     if loop._data_fetcher is None or not sum(trainer.num_val_batches):
         return False

@@ -44,7 +44,7 @@ def go_on_with(loggers: Sequence[MLFlowLogger], runs: Sequence[Mapping[str, str]
 
     Args:
         loggers: Lightning's own or this library's.
-        runs: ``run_id`` and ``tracking_uri`` of each; the store that it names is not asked.
+        runs: ``run_id`` and ``tracking_uri`` of each; the store that it names is not contacted.
 
     Raises:
         ConfigError: a logger's store cannot be used.

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from lit_offrl.common import signals
 from lit_offrl.common.errors import FileError
 from lit_offrl.common.quiet import say
-from lit_offrl.tracking.opening import alone, artifact_location, default_store_kept, refusals
+from lit_offrl.tracking.opening import artifact_location, default_store_kept, refusals, store_lock
 from lit_offrl.tracking.outbox import Artifact, Outbox, Point, curve_points, load_outbox
 from lit_offrl.tracking.outbox import unsent_file as file_of_unsent
 from lit_offrl.tracking.sender import STOPPED_SECONDS, Sender
@@ -70,7 +70,7 @@ class MLflowRun(MLFlowLogger):
         if getattr(rank_zero_only, "rank", 0) == 0:  # the first process asks for all
             require_store(uri)
         name = experiment_name or default_experiment()
-        with refusals(uri), alone(uri):
+        with refusals(uri), store_lock(uri):
             super().__init__(
                 experiment_name=name,
                 run_name=run_name,
@@ -115,7 +115,7 @@ class MLflowRun(MLFlowLogger):
                 self._mlflow_client.get_run(self._given_run)
                 self._run_id, self.resumed = self._given_run, True
             # A run that is made, and whose number is not known yet, could not be closed.
-            with signals.held(), alone(self.tracking_uri), default_store_kept():
+            with signals.held(), store_lock(self.tracking_uri), default_store_kept():
                 client = super().experiment
             if self.resumed:
                 client.update_run(self._run_id, status="RUNNING")
@@ -221,10 +221,10 @@ class MLflowRun(MLFlowLogger):
             return
         here = Path.cwd()
         shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
-        words = ["lit-offrl", "mlflow", "sync", str(shown)]
+        argv = ["lit-offrl", "mlflow", "sync", str(shown)]
         if self.tracking_uri != store_uri():
-            words += ["--tracking_uri", self.tracking_uri]
-        say(f"{said}; {file.name} in the run's folder keeps it: send it by {shlex.join(words)}")
+            argv += ["--tracking_uri", self.tracking_uri]
+        say(f"{said}; {file.name} in the run's folder keeps it: send it by {shlex.join(argv)}")
 
 
 def _plain_name(name: str) -> str:

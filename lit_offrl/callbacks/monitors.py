@@ -87,8 +87,8 @@ class MonitorCheck(Callback):
     def _known(self, trainer: Trainer, module: LightningModule, validates: bool) -> set[str]:
         """Return the names of all metrics that the run has, or may come to have."""
         curves = find_callback(trainer, Curves)
-        seen = self._seen | (set(curves.history) if curves is not None else set())
-        found = {name.partition("/")[2] for name in seen if name.startswith(("val/", "train/"))}
+        names = self._seen | (set(curves.history) if curves is not None else set())
+        found = {name.partition("/")[2] for name in names if name.startswith(("val/", "train/"))}
         late: set[str] = set()
         if isinstance(module, OfflineModule):
             found |= {f"loss/{name}" for name in module.parameter_groups()}

@@ -98,10 +98,10 @@ class RunRecord(SaveConfigCallback):
         print(f"run: {_shown(folder)}")
         if checkpoints is not None and checkpoints.namesake is not None:
             env_id = getattr(getattr(settings(trainer).datamodule, "spec", None), "env_id", None)
-            words = scoring(pl_module, env_id, _shown(checkpoints.last_model_path))
+            argv = scoring(pl_module, env_id, _shown(checkpoints.last_model_path))
             say(
                 f"{_shown(checkpoints.namesake)} is of an earlier run; evaluate this one by: "
-                f"{shlex.join(words)}"
+                f"{shlex.join(argv)}"
             )
 
     def on_exception(
@@ -137,13 +137,13 @@ def scoring(module: LightningModule, env_id: str | None, checkpoint: str) -> lis
         env_id: the data's environment; None where there is none, for which ``ope`` needs none.
         checkpoint: its file.
     """
-    words = ["lit-offrl", "ope" if env_id is None else "evaluate", "--ckpt_path", checkpoint]
+    argv = ["lit-offrl", "ope" if env_id is None else "evaluate", "--ckpt_path", checkpoint]
     if env_id is not None and ":" in env_id:
-        words += ["--env", env_id]
+        argv += ["--env", env_id]
     own = type(module).__module__
     if own.partition(".")[0] not in ("lit_offrl", "__main__"):
-        words += ["--import", own]
-    return words
+        argv += ["--import", own]
+    return argv
 
 
 def data_figures(trainer: Trainer) -> dict[str, float]:

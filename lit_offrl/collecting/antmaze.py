@@ -1,7 +1,7 @@
-"""Collecting AntMaze with a policy that walks where it is told: D4RL's recipe for its data.
+"""Collecting AntMaze with a policy that walks in a given direction: D4RL's recipe for its data.
 
     run 0   start ──▶ goal A ................ |  1,001 rows each; ``|`` is a timeout. Runs go on at
-    run 1   start ──▶ goal B ................ |  the goal, and rows paid there are terminals, which
+    run 1   start ──▶ goal B ................ |  the goal, and rewarded rows are terminals, which
     run 2   start ──▶ goal C ................ |  readers turn into episodes (see ``datasets.d4rl``)
 
     umaze      from the evaluation's start to its goal
@@ -88,8 +88,8 @@ class _Walker:
         # an ant that is on a wall keeps the cell it came from
         self._at = np.where(self._maze.free[tuple(cells.T)][:, None], cells, self._at)
         directions = self._directions(states, self._at, self._cells(self._goals))
-        seen = np.concatenate([states[:, 2:], directions], axis=1).astype(np.float32)
-        actions = np.asarray(self._policy.act(seen), np.float64)
+        inputs = np.concatenate([states[:, 2:], directions], axis=1).astype(np.float32)
+        actions = np.asarray(self._policy.act(inputs), np.float64)
         actions = actions + self._sigma * self._noise.standard_normal(actions.shape)
         return np.clip(actions, -1, 1).astype(np.float32)
 

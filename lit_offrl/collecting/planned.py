@@ -52,8 +52,8 @@ class PlannedCollection(Collection):
     """Rows of waypoint planners with normal noise on their actions, in one maze.
 
     Its rewards are D4RL's: ``rewards[t]`` is 1 where ``observations[t]``, the state before the
-    action, is within 0.5 of the goal that the maze is scored at. The environment itself pays one
-    step later. ``infos/goal`` is where the planner of the row was going. Each observation is the
+    action, is within 0.5 of the goal that the maze is scored at. The environment gives it a step
+    later. ``infos/goal`` is where the planner of the row was going. Each observation is the
     state that the action met; D4RL's has the row after each timeout repeat the row's own.
 
     Args:

@@ -31,7 +31,7 @@ _LEFT_OUT = "Not in the table"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the table, write files where asked to, and return 0.
+    """Print the table, write files if there is an output folder, and return 0.
 
     Raises:
         LitOffRLError: the runs cannot be read or compared.
@@ -104,7 +104,7 @@ _metric.__name__ = "metric (score, return, or a name of MLflow's with a '/', suc
 
 
 def compare_offline(options: argparse.Namespace) -> int:
-    """Print the table of an offline metric, write it where asked to, and return 0."""
+    """Print the table of an offline metric, write it with an output folder, and return 0."""
     from lit_offrl.evaluation import offline  # else the help would read it
 
     better = options.better or offline.direction(options.metric)
@@ -180,8 +180,8 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
         data = {name: value for name, value in comparison.data.items() if name in datasets}
         parts = [values for strata in whole.values() for values in strata]
         values = np.concatenate([*parts, list(data.values())])
-        room = 0.05 * (float(np.ptp(values)) or 1.0)
-        thresholds = np.linspace(values.min() - room, values.max() + room, 400)
+        margin = 0.05 * (float(np.ptp(values)) or 1.0)
+        thresholds = np.linspace(values.min() - margin, values.max() + margin, 400)
         profiles = {
             method: Profile(*performance_profile(strata, thresholds))
             for method, strata in whole.items()

@@ -36,7 +36,7 @@ class Entry(NamedTuple):
     line: str
 
 
-# Adding a figure is adding a line; its modules are imported when it is asked for.
+# Adding a figure is adding a line; its modules are imported when it is drawn.
 FIGURES: dict[str, Entry] = {
     "mountain-car": Entry(
         "lit_offrl.studies.mountain_car:MountainCar",

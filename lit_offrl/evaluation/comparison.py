@@ -45,11 +45,11 @@ class Cell:
     """A method on a dataset, or on all of them together.
 
     Attributes:
-        strata: the runs' scores, by dataset.
-        runs: the runs, by dataset and then by seed.
-        mean: of the datasets' means.
-        iqm: of all runs.
-        marks: numbers of the footnotes on runs that differ from the others.
+        strata: Scores of the runs, by dataset.
+        runs: The runs, by dataset and then by seed.
+        mean: Mean of the datasets' means.
+        iqm: Interquartile mean of all runs.
+        marks: Numbers of the footnotes on runs that differ from the others.
     """
 
     strata: tuple[np.ndarray, ...]
@@ -64,16 +64,16 @@ class Comparison:
     """All of a table.
 
     Attributes:
-        units: ``score`` or ``return``, by dataset, in the table's order.
-        methods: in the table's order.
-        cells: by (dataset, method); those without runs are absent.
-        aggregates: by method, over the datasets with scores; of methods that have all of them.
-        data: what the dataset's own episodes earned on average, where runs know it.
-        unequal: footnotes on runs that differ from the others, numbered from 1 by the marks.
-        protocols: a sentence on each dataset.
-        steps: training steps by method, in words.
-        options: by method, the options that its name leaves out, in words.
-        versions: of the packages, in words.
+        units: ``score`` or ``return`` by dataset, in the table's order.
+        methods: Names of the methods, in the table's order.
+        cells: Cells by (dataset, method); those without runs are absent.
+        aggregates: Cells over all datasets with scores, of the methods that have runs on each.
+        data: Mean score or return of each dataset's own episodes, where runs know it.
+        unequal: Footnotes on runs that differ from the others, numbered from 1 by the marks.
+        protocols: A sentence on each dataset.
+        steps: Text on the training steps of each method.
+        options: Text on the options that each method's name leaves out.
+        versions: Text on the versions of the packages.
     """
 
     units: Mapping[str, Metric]
@@ -103,14 +103,15 @@ def compare(
     """Put runs into a table of methods on datasets.
 
     Args:
-        runs: at least one.
+        runs: Runs, at least one.
         metric: ``return`` for returns throughout; otherwise datasets whose environment has no
             references have returns, and stand outside the aggregate.
-        allow_unequal: mark runs whose protocol differs instead of refusing them.
-        latest: of several evaluations of one seed take the newest instead of refusing them.
+        allow_unequal: Whether to mark runs whose protocol differs instead of refusing them.
+        latest: Whether to take the newest of several evaluations of one seed instead of refusing
+            them.
 
     Raises:
-        EvaluationError: nothing to compare, one seed twice, or unequal protocols.
+        EvaluationError: There is no run, a seed is there twice, or protocols differ.
     """
     if not runs:
         raise EvaluationError("There is no evaluated run to compare.")

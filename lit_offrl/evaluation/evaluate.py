@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lit_offrl.datasets.schema import DatasetSpec
     from lit_offrl.modules.base import OfflineModule
 
-_MAZE2D = "lit_offrl/maze2d-"  # whose episodes go on at the goal, and pay a step there alike
+_MAZE2D = "lit_offrl/maze2d-"  # episodes go on at the goal, where every step has the same reward
 
 
 def evaluate_module(
@@ -52,35 +52,35 @@ def evaluate_module(
     command: str | None = None,
     stopping: Callable[[], int] = signals.received,
 ) -> EvaluationRecord:
-    """Roll out a module's policy and record what came of it.
+    """Roll out a module's policy and record the results.
 
-    Where ``torch.distributed`` runs, the processes share the episodes out, and all of them get the
-    record of all episodes; each must call this. Global generators are as before afterwards.
+    Where ``torch.distributed`` runs, the processes divide the episodes among them and all get the
+    record of all episodes; each must call this. It leaves the global generators as they were.
 
     Args:
-        module: a trained method with its ``spec``.
-        episodes: how many, of all processes together.
-        seed: with an episode's number it gives the episode's own seed.
-        num_envs: environments stepped together.
-        env_id: where; the dataset's own environment when None.
-        max_episode_steps: instead of the environment's own step limit; that of the data by default
+        module: Trained method with its ``spec``.
+        episodes: Number of episodes of all processes together, at least 1.
+        seed: Seed that gives each episode its own, with the episode's number.
+        num_envs: Number of environments stepped together, at least 1.
+        env_id: Gymnasium id of the environment; None for the dataset's own.
+        max_episode_steps: Step limit instead of the environment's own; None takes that of the data
             where the environment has none.
-        policy_options: options of ``module.policy``.
-        gamma: discount for discounted returns beside the plain ones.
-        record_video: an ``.mp4`` of the first episode.
-        video_size: its (width, height) in pixels.
-        progress: show a bar.
-        checkpoint: the file that the module came from.
-        checkpoint_rule: how that file was chosen.
-        training_steps: optimiser steps that the module has had.
-        command: the command line.
-        stopping: the number of a signal that is to end the roll-outs, or 0.
+        policy_options: Options of ``module.policy``.
+        gamma: Discount in [0, 1] of discounted returns, which are recorded beside the others.
+        record_video: Path of an ``.mp4`` of the first episode.
+        video_size: (width, height) of the video in pixels.
+        progress: Whether to show a bar.
+        checkpoint: File that the module came from.
+        checkpoint_rule: Rule by which that file was chosen, such as ``last``.
+        training_steps: Number of optimiser steps that the module has had.
+        command: Command line, for the record.
+        stopping: Returns the number of a signal that is to end the roll-outs, or 0.
 
     Raises:
-        Interrupted: a signal has ended the roll-outs, in all processes alike.
-        EvaluationError: no environment is known, it does not fit, or nothing limits its episodes;
-            or the policy went wrong.
-        ConfigError: an option that the policy does not have.
+        Interrupted: A signal has ended the roll-outs, in all processes alike.
+        EvaluationError: No environment is known, it does not fit, nothing limits its episodes, or
+            the policy went wrong.
+        ConfigError: The policy does not have one of the options.
     """
     options = dict(policy_options or {})
     spec, max_episode_steps = _spec_for(module, env_id, max_episode_steps)
@@ -238,10 +238,10 @@ def environment_of(
     """Find out where policies of a dataset can be evaluated.
 
     Args:
-        spec: of the dataset.
-        env_id: where; the dataset's own environment when None.
-        max_episode_steps: instead of the environment's own step limit.
-        make: see whether the environment can be made, fits, and has a step limit.
+        spec: Spec of the dataset.
+        env_id: Gymnasium id of the environment; None for the dataset's own.
+        max_episode_steps: Step limit instead of the environment's own.
+        make: Whether to check that the environment can be made, fits, and has a step limit.
 
     Returns:
         The spec with the environment and its references, and the step limit, which is None where

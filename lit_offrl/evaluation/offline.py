@@ -43,14 +43,14 @@ class OfflineRun:
     """One run and one number of it.
 
     Attributes:
-        method: what it is called in tables.
-        dataset: likewise.
-        options: further axes of a sweep, (name, value), sorted.
-        seed: of the training.
-        value: of the metric.
-        date: when it was made, in a form that sorts.
-        source: where it was read, for messages.
-        protocol: what has to be the same for numbers to be comparable.
+        method: Name of the method in tables.
+        dataset: Name of the dataset in tables.
+        options: Further axes of a sweep, (name, value), sorted.
+        seed: Seed of the training.
+        value: Value of the metric.
+        date: When it was made, in a form that sorts.
+        source: Where it was read, for messages.
+        protocol: Settings that must be equal for numbers to be comparable.
     """
 
     method: str

@@ -65,7 +65,7 @@ def package_versions() -> dict[str, str]:
 
 
 def hardware() -> str:
-    """The machine, in words; the CPU's instructions decide which kernels round how."""
+    """Describe the machine; the CPU's instructions decide how kernels round."""
     instructions = torch.backends.cpu.get_cpu_capability()
     where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs ({instructions})"
     if torch.cuda.is_available():
@@ -99,45 +99,45 @@ class JSONRecord:
 
 @dataclass(frozen=True)
 class EvaluationRecord(JSONRecord):
-    """One evaluation; plain types only, one entry an episode in the tuples.
+    """One evaluation, in plain types; tuples have one entry for each episode.
 
     Attributes:
-        method: the module's class.
-        dataset: name of the data that it was trained on.
-        dataset_sha256: of their file.
-        dataset_handling: what was done to the file's rows and rewards, a sentence each.
-        env_id: where it was evaluated.
-        environment_differences: sentences on what differs there from D4RL's original.
-        max_episode_steps: step limit that differs from the environment's own, if any.
-        training_seed: of the training.
-        training_steps: optimiser steps that the weights have had.
-        seed: of the evaluation.
-        num_envs: environments stepped together.
-        episodes: numbers of the episodes.
-        seeds: the environments' own seeds.
-        returns: undiscounted.
-        discounted_returns: if a discount was given.
-        gamma: that discount.
-        lengths: steps.
-        terminated: False where the step limit ended the episode.
-        reached: steps until ``info["success"]`` was first true, 0 where it never was; None where
-            the environment does not say.
-        scores_if_stayed: on maze2d, the score had the point stayed where it first reached the goal:
-            what LDCQ's authors report. It is no D4RL score.
-        clipped_steps: steps, of all, whose action had to be clipped to the action space.
-        scores: normalised, 0 to 100; None where the environment has no references.
-        ref_min_score: the return that scores 0.
-        ref_max_score: the return that scores 100.
-        ref_source: where the two come from.
-        checkpoint: path of the file, if there was one.
-        checkpoint_sha256: of that file.
-        checkpoint_rule: how the checkpoint was chosen, e.g. ``last``.
-        config_sha256: hash of the module's hyperparameters.
-        policy_options: options of ``module.policy``.
-        versions: of Python and packages.
-        hardware: the machine.
-        date: UTC.
-        command: the command line.
+        method: Class of the module.
+        dataset: Name of the dataset that it was trained on.
+        dataset_sha256: Hash of the dataset's file.
+        dataset_handling: Sentences on what was done to the file's rows and rewards.
+        env_id: Environment that it was evaluated in.
+        environment_differences: Sentences on what differs there from D4RL's original.
+        max_episode_steps: Step limit, if it differs from the environment's own.
+        training_seed: Seed of the training.
+        training_steps: Number of optimiser steps that the weights have had.
+        seed: Seed of the evaluation.
+        num_envs: Number of environments stepped together.
+        episodes: Numbers of the episodes.
+        seeds: Seeds of the environments.
+        returns: Undiscounted returns.
+        discounted_returns: Discounted returns, if there is a ``gamma``.
+        gamma: Discount of the discounted returns.
+        lengths: Numbers of steps.
+        terminated: Whether a terminal state ended the episode, not the step limit.
+        reached: Numbers of steps until ``info["success"]`` was first true, 0 where it never was;
+            None where the environment does not say.
+        scores_if_stayed: In maze2d, the scores if the point had stayed where it first reached the
+            goal, which LDCQ's authors report. They are no D4RL scores.
+        clipped_steps: Number of steps of all episodes whose action was clipped to the action space.
+        scores: Normalised scores, 0 to 100; None where the environment has no references.
+        ref_min_score: Return that scores 0.
+        ref_max_score: Return that scores 100.
+        ref_source: Source of the two references.
+        checkpoint: Path of the checkpoint's file, if there was one.
+        checkpoint_sha256: Hash of that file.
+        checkpoint_rule: Rule by which the checkpoint was chosen, such as ``last``.
+        config_sha256: Hash of the module's hyperparameters.
+        policy_options: Options of ``module.policy``.
+        versions: Versions of Python and of packages.
+        hardware: Description of the machine.
+        date: Time in UTC, ISO 8601.
+        command: Command line.
     """
 
     method: str
@@ -211,7 +211,7 @@ class EvaluationRecord(JSONRecord):
             raise EvaluationError(f"{path}: cannot be read as a record: {error}.") from error
 
     def summary(self) -> dict[str, float]:
-        """Return the figures that are worth a line each: of the scores, returns and lengths."""
+        """Return the summary of scores, returns and lengths, by name."""
         figures = {}
         for name, values in (("score", self.scores), ("return", self.returns)):
             if values is not None:

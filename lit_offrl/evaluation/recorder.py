@@ -14,7 +14,7 @@ from lit_offrl.evaluation.envs import box
 
 
 class Enough(Exception):
-    """Raised by the recorder when it has what was asked for."""
+    """Raised by the recorder when it has the rows, or the return, that it was made for."""
 
 
 class Recorder(gymnasium.Wrapper):
@@ -24,25 +24,26 @@ class Recorder(gymnasium.Wrapper):
     moment leaves whole rows only.
 
     Args:
-        env: the environment.
-        rows: how many rows there is room for; the next step raises :class:`Enough`.
-        target: an episode with at least this return raises :class:`Enough` at its end.
-        bar: advanced by one a step, with the mean return of the last ten episodes.
-        keep: False to count and watch only (the training that precedes `medium` and `expert`).
+        env: Environment.
+        rows: Number of rows; the step that fills the last one raises :class:`Enough`.
+        target: Return; an episode that reaches it raises :class:`Enough` at its end.
+        bar: Progress bar, advanced at each step, with the mean return of the last ten episodes.
+        keep: Whether to keep the rows; False only counts them (the training that precedes `medium`
+            and `expert`).
     """
 
     def __init__(
         self, env: gymnasium.Env, rows: int, *, target: float = math.inf, bar: tqdm, keep: bool
     ) -> None:
         super().__init__(env)
-        room = rows if keep else 0
-        observation = (room, *box(env.observation_space).shape)
+        size = rows if keep else 0
+        observation = (size, *box(env.observation_space).shape)
         self.columns = {
             "observations": np.empty(observation, np.float32),
-            "actions": np.empty((room, *box(env.action_space).shape), np.float32),
-            "rewards": np.empty(room, np.float32),
-            "terminals": np.zeros(room, bool),
-            "timeouts": np.zeros(room, bool),
+            "actions": np.empty((size, *box(env.action_space).shape), np.float32),
+            "rewards": np.empty(size, np.float32),
+            "terminals": np.zeros(size, bool),
+            "timeouts": np.zeros(size, bool),
             "next_observations": np.empty(observation, np.float32),
         }
         self.rows, self.target, self.bar, self.keep = rows, target, bar, keep

@@ -28,20 +28,21 @@ _TOLERANCE = 1e-5  # rounding at a bound does not make an action a clipped one
 
 @dataclass(frozen=True)
 class Rollouts:
-    """What K episodes gave, in the order of their numbers.
+    """The results of K episodes, in the order of their numbers.
 
     Attributes:
-        episodes: numbers of the episodes (K,), int64.
-        seeds: the seed that each environment was reset with (K,), int64.
-        returns: undiscounted sums of rewards (K,), float64.
-        lengths: steps (K,), int64.
-        terminated: whether the episode ended in a terminal state, not at the step limit (K,).
-        clipped: steps with an action outside the action space (K,), int64; it was clipped.
-        discounted_returns: Σ γᵗ rₜ (K,), float64; NaN where no ``gamma`` was given.
-        reached: steps after which ``info["success"]`` was first true (K,), int64; 0 if it never
-            was, −1 where the environment does not say.
-        stayed_returns: returns (K,), float64, had every step after the one that reached the goal
-            been paid like that one.
+        episodes: Numbers of the episodes (K,), int64.
+        seeds: Seeds that the environments were reset with (K,), int64.
+        returns: Undiscounted sums of rewards (K,), float64.
+        lengths: Numbers of steps (K,), int64.
+        terminated: Whether each episode ended in a terminal state, not at the step limit (K,).
+        clipped: Numbers of steps whose action was outside the action space and was clipped (K,),
+            int64.
+        discounted_returns: Σ γᵗ rₜ (K,), float64; NaN without a ``gamma``.
+        reached: Numbers of steps after which ``info["success"]`` was first true (K,), int64; 0 if
+            it never was, −1 where the environment does not say.
+        stayed_returns: Returns (K,), float64, if every step after the one that reached the goal
+            had the reward of that one.
     """
 
     episodes: np.ndarray
@@ -59,7 +60,7 @@ class Rollouts:
 
 
 def merge(parts: Sequence[Rollouts]) -> Rollouts:
-    """Put the shards of several processes together, each episode once, in order."""
+    """Join the shards of several processes: each episode once, in the order of their numbers."""
     columns = {
         item.name: np.concatenate([getattr(part, item.name) for part in parts])
         for item in fields(Rollouts)
@@ -134,24 +135,25 @@ def rollout(
     """Run episodes 0 … ``episodes`` − 1 of a policy, or this process's share of them.
 
     Args:
-        policy: acts on raw observations; reset where an episode begins.
-        env_id: a gymnasium id.
-        episodes: number of episodes of all shards together.
-        seed: with the episode's number it gives the episode's own seed.
-        num_envs: environments stepped together, E.
-        max_episode_steps: instead of the environment's own step limit.
+        policy: Policy that acts on raw observations; it is reset where an episode begins.
+        env_id: Gymnasium id of the environment.
+        episodes: Number of episodes of all shards together, at least 1.
+        seed: Seed that gives each episode its own, with the episode's number.
+        num_envs: Number of environments stepped together, E, at least 1.
+        max_episode_steps: Step limit instead of the environment's own.
         shard: (rank, world size): this process runs the episodes rank, rank + world size, ….
-        record_video: an ``.mp4`` of episode 0.
-        video_size: (width, height) of the video in pixels; the environment's own when None.
-        gamma: discount for ``discounted_returns``.
-        progress: show a bar.
-        stopping: asked before each step: the number of a signal that is to end the roll-outs, or 0.
+        record_video: Path of an ``.mp4`` of episode 0.
+        video_size: (width, height) of the video in pixels; None for the environment's own.
+        gamma: Discount in [0, 1] of ``discounted_returns``.
+        progress: Whether to show a bar.
+        stopping: Called before each step; returns the number of a signal that is to end the
+            roll-outs, or 0.
 
     Raises:
         Interrupted: ``stopping`` has given a number.
-        EvaluationError: no such environment, or one without a step limit; it gave what makes no
-            sense; or the policy gave an action that is not finite or of the wrong shape.
-        ConfigError: a number that cannot be.
+        EvaluationError: There is no such environment, it has no step limit or gave what makes no
+            sense, or the policy gave an action that is not finite or of the wrong shape.
+        ConfigError: A number is outside its range.
     """
     for name, number in (("episodes", episodes), ("num_envs", num_envs)):
         if number < 1:

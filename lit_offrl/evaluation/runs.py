@@ -35,14 +35,14 @@ class Run:
     """One trained policy with one evaluation of it.
 
     Attributes:
-        method: what it is called in tables.
-        dataset: likewise.
-        options: further axes of a sweep and options of the policy, (name, value), sorted.
-        seed: of the training.
-        record: the evaluation.
-        source: where that was read, for messages.
-        params: hyperparameters, as MLflow has them; those that tell runs of a cell apart left out.
-        data: what the training data earned: ``score_mean``, ``return_mean``, ``episodes``.
+        method: Name of the method in tables.
+        dataset: Name of the dataset in tables.
+        options: Further axes of a sweep and options of the policy, (name, value), sorted.
+        seed: Seed of the training.
+        record: The evaluation.
+        source: Where the record was read, for messages.
+        params: Hyperparameters as MLflow has them, without those that may differ between seeds.
+        data: ``score_mean``, ``return_mean`` and ``episodes`` of the training data.
     """
 
     method: str
@@ -60,9 +60,9 @@ class Found:
     """Runs that can be compared, and a line on each that cannot.
 
     Attributes:
-        runs: those that can.
-        left_out: a line on each that cannot.
-        experiment: MLflow's store and the id of the experiment that the first run is of, if any.
+        runs: Runs that can be compared.
+        left_out: Lines on the runs that cannot.
+        experiment: MLflow's store and the id of the experiment of the first run, if there is one.
     """
 
     runs: tuple[Run, ...]
@@ -97,15 +97,15 @@ def matching_files(patterns: Sequence[str]) -> Iterator[tuple[Path, bool]]:
     Raises:
         EvaluationError: a pattern matches nothing.
     """
-    seen = set()
+    found = set()
     for pattern in patterns:
         matches = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
         if not matches:
             raise EvaluationError(f"--records {pattern}: there is no such file or folder.")
         for match in matches:
             for file in _below(match) if match.is_dir() else [match]:
-                if file.resolve() not in seen:
-                    seen.add(file.resolve())
+                if file.resolve() not in found:
+                    found.add(file.resolve())
                     yield file, not match.is_dir()
 
 

@@ -11,14 +11,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lit_offrl.common.errors import ConfigError, TrainingError
+from lit_offrl.common.errors import TrainingError
 from lit_offrl.common.randomness import mix
+from lit_offrl.common.ranges import require_fields
 from lit_offrl.datasets.sampler import RowOrder
 from lit_offrl.datasets.views import BoundView
 from lit_offrl.nets import EnsembleMLP, frozen_copy, polyak_update_
@@ -42,18 +44,14 @@ class FQESettings:
         ConfigError: A number is out of its range.
     """
 
-    steps: int = 10_000
-    batch_size: int = 128
+    steps: Annotated[int, "[1, inf)"] = 10_000
+    batch_size: Annotated[int, "[1, inf)"] = 128
     hidden: tuple[int, ...] = (256, 256)
     learning_rate: float = 3e-4
-    tau: float = 0.05
+    tau: Annotated[float, "(0, 1]"] = 0.05
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"FQE: {name} is {getattr(self, name)}: give at least 1.")
-        if not 0 < self.tau <= 1:
-            raise ConfigError(f"FQE: tau is {self.tau}: give a rate in (0, 1].")
+        require_fields(self)
 
 
 class FittedQ:

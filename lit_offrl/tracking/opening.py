@@ -54,7 +54,7 @@ def default_store_kept() -> Iterator[None]:
 
 
 @contextmanager
-def alone(uri: str) -> Iterator[None]:
+def store_lock(uri: str) -> Iterator[None]:
     """Keep other processes away while a SQLite store's tables or its experiment are made.
 
     MLflow makes both without a lock, so that of two runs begun at once the second would fail.

@@ -47,11 +47,11 @@ def search_runs(tracking_uri: str, experiments: Sequence[str], filter_string: st
         raise ConfigError(f"MLflow at {tracking_uri} refuses: {redacted(reason(error))}") from error
 
 
-def _all_pages(search: Callable[..., Any], *words: Any) -> list[Any]:
+def _all_pages(search: Callable[..., Any], *arguments: Any) -> list[Any]:
     found: list[Any] = []
     token = None
     while True:
-        page = search(*words, max_results=1000, page_token=token)
+        page = search(*arguments, max_results=1000, page_token=token)
         found += page
         token = page.token
         if not token:
