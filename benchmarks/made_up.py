@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-import yaml
 
+from lit_offrl.common.configs import find_configs, merge_configs
+from lit_offrl.common.signatures import parameters_of
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.modules import DVFModule
 
@@ -16,8 +16,6 @@ Size = Literal["quick", "paper"]
 
 OBSERVATION_DIM, ACTION_DIM = 15, 3
 """Of ``HopperBulletEnv-v0``."""
-
-_CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 class Settings(NamedTuple):
@@ -30,14 +28,17 @@ class Settings(NamedTuple):
 
 def settings(size: Size) -> Settings:
     """Read a size from the configs, so that the benchmark measures what users train."""
-    merged: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "trainer": {}}
-    for name in ("dvf_pybullet.yaml", *(("quick.yaml",) if size == "quick" else ())):
-        config = yaml.safe_load((_CONFIGS / name).read_text())
-        for part in ("model", "data"):
-            merged[part] |= config.get(part, {}).get("init_args", {})
-        merged["trainer"] |= config.get("trainer", {})
+    names = ("dvf_pybullet", "quick") if size == "quick" else ("dvf_pybullet",)
+    config = merge_configs([path for name in names for path in find_configs(name)], {})
+    defaults = {
+        name: each.default
+        for name, each in parameters_of(DVFModule).items()
+        if each.default is not each.empty and name not in ("action_low", "action_high", "seed")
+    }
     return Settings(
-        merged["model"], merged["data"]["batch_size"], merged["trainer"]["gradient_clip_val"]
+        defaults | config["model"].get("init_args", {}),
+        config["data"]["init_args"]["batch_size"],
+        config["trainer"]["gradient_clip_val"],
     )
 
 
