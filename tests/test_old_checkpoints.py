@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from lit_offrl.common.renames import renames_of
 from lit_offrl.modules import load_module
 
 OLD = Path(__file__).parent / "old_checkpoints"
@@ -48,6 +49,8 @@ def test_every_method_has_a_checkpoint(unpacked):
 @pytest.mark.parametrize("name", NAMES)
 def test_acts_as_it_did(name, unpacked):
     module = load_module(unpacked / name / "last.ckpt")
+    assert not renames_of(type(module)).keys() & module.hparams.keys()
+    assert module.hparams.get("tau", 0.1) == 0.1
     if name == "image_vae":  # which has no policy
         return
     acted = stored(name, "actions.npy")

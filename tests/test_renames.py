@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from lit_offrl.cli.errors import OneLineArgumentParser
+from lit_offrl.cli.main import _Parsed
 from lit_offrl.common.configs import merge_configs
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.renames import (
@@ -20,6 +21,7 @@ from lit_offrl.common.renames import (
 from lit_offrl.modules import BCModule
 from lit_offrl.modules.checkpoints import config_of, read_checkpoint
 
+ENTRIES = [(name, *pair) for name, entries in RENAMED.items() for pair in entries.items()]
 LINE = "lit-offrl: BCModule: layers is called hidden now"
 
 
@@ -177,3 +179,44 @@ def test_records_of_stages_are_translated(renamed):
     with pytest.raises(ConfigError, match="BCModule: layers is the former name of hidden"):
         translated({"layers": 1, "hidden": 2}, "lit_offrl.modules.BCModule")
     assert json.dumps(given) == json.dumps({"stage1": stage, "seed": 0})
+
+
+def parsed(*options):
+    """Parse options of fit, and do no more."""
+    argv = ["fit", "--data", "PyBulletDataModule", "--data.init_args.dataset", "x.hdf5", *options]
+    return _Parsed(argv).config.fit.model.init_args
+
+
+@pytest.mark.parametrize(("name", "old", "new"), ENTRIES, ids="-".join)
+def test_every_entry_of_the_table_is_read(name, old, new, folder, capsys):
+    stage = ("--model.stage1", "x.ckpt") if name == "LDCQStage2Module" else ()
+    value = {"polyak_rate": 0.25}.get(old, 3)
+    part = {"class_path": name, "init_args": {old: value}}
+    (folder / "old.yaml").write_text(yaml.safe_dump({"model": part}))
+    for options in (
+        ("--config", "old.yaml"),
+        ("--model", name, f"--model.init_args.{old}", str(value)),
+        ("--model", name, f"--model.{old}={value}"),
+    ):
+        init_args = parsed(*options, *stage)
+        assert init_args[new] == value and old not in init_args
+    assert translated_config({"model": part})["model"]["init_args"] == {new: value}
+
+
+def test_a_sweep_takes_the_former_name(folder, d4rl_file, capsys):
+    from lit_offrl.__main__ import main
+
+    sweep = {
+        "name": "old",
+        "methods": {"iql": {"config": "m.yaml", "options": {"model.init_args.polyak_rate": 0.02}}},
+        "datasets": {"pendulum": {"dataset": str(d4rl_file)}},
+        "seeds": [0],
+        "options": {"data": "PyBulletDataModule", "trainer.max_steps": 2},
+    }
+    (folder / "m.yaml").write_text("model: {class_path: IQLModule}")
+    (folder / "old.yaml").write_text(yaml.safe_dump(sweep))
+    assert main(["sweep", "--config", "old.yaml", "--dry_run"]) == 0
+    sweep["options"]["model.init_args.tau"] = 0.01
+    (folder / "old.yaml").write_text(yaml.safe_dump(sweep))
+    assert main(["sweep", "--config", "old.yaml", "--dry_run"]) == 2
+    assert "polyak_rate is the former name of tau, and both are given" in capsys.readouterr().err

@@ -82,18 +82,18 @@ class Checkpoints(ModelCheckpoint):
     An exception writes nothing: the weights may be half-way through a step.
 
     Args:
-        dirpath: the run's folder; by default a new ``checkpoints/MODULE-DATASET-seedSEED``, or when
-            a run is resumed the folder that its checkpoint lies in.
-        every_n_train_steps: N.
-        keep: ``last`` keeps one file, ``all`` also a file ``step-STEP.ckpt`` each time, ``best``
-            also ``best.ckpt``, that of the best validation so far.
-        monitor: what ``best`` goes by: a metric of validations, such as ``val/loss/actor``, or
-            ``val/loss``, the sum of all of the method's losses on held-out episodes.
-        mode: whether the lowest (``min``) or the highest (``max``) value is the best.
+        dirpath: Folder of the run. The default is a new ``checkpoints/MODULE-DATASET-seedSEED``, or
+            for a resumed run the folder of its checkpoint.
+        every_n_train_steps: Number N of optimiser steps between two checkpoints, at least 1.
+        keep: Which files are kept: ``last`` alone, ``all`` adds a ``step-STEP.ckpt`` each time, and
+            ``best`` adds ``best.ckpt``, that of the best validation so far.
+        monitor: Metric that ``best`` is chosen by: one of validations, such as ``val/loss/actor``,
+            or ``val/loss``, the sum of the method's losses on held-out episodes.
+        mode: Whether the lowest (``min``) or the highest (``max``) value of the metric is the best.
 
     Raises:
-        ConfigError: N is not positive; ``best`` has nothing to go by.
-        FileError: the folder cannot be made, or a checkpoint not be written.
+        ConfigError: N is not positive, or no metric is there for ``best``.
+        FileError: The folder cannot be made, or a checkpoint cannot be written.
     """
 
     def __init__(

@@ -41,17 +41,19 @@ class EvaluationDuringFit(Callback):
     the environment gives no goal.
 
     Args:
-        episodes: of each evaluation; 0 for none.
-        every_n_steps: N; at the end only by default.
-        seed: with an episode's number it gives the episode's own seed.
-        num_envs: environments stepped together.
-        max_episode_steps: instead of the environment's own step limit; that of the data by default
-            where the environment has none.
-        bc_steps: optimiser steps of behaviour cloning, for the table at the end; 0 for none.
+        episodes: Number of episodes of each evaluation, at least 0; 0 turns evaluations off.
+        every_n_steps: Number N of optimiser steps between two evaluations, at least 1. By default
+            only the end of a fit has one.
+        seed: Seed that gives each episode, by its number, a seed of its own.
+        num_envs: Number of environments that are stepped together, at least 1.
+        max_episode_steps: Step limit of episodes, at least 1. The default is the environment's own,
+            or where it has none that of the data.
+        bc_steps: Optimiser steps of behaviour cloning for the table at the end, at least 0; 0
+            leaves it out.
 
     Raises:
-        ConfigError: a number that cannot be.
-        EvaluationError: when training begins, if the environment cannot be made.
+        ConfigError: A number is out of its range.
+        EvaluationError: The environment cannot be made when training begins.
     """
 
     def __init__(

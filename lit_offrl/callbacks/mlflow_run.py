@@ -47,14 +47,15 @@ class MLflowRun(MLFlowLogger):
     one.
 
     Args:
-        tracking_uri: the store; ``$MLFLOW_TRACKING_URI`` or ``sqlite:///mlflow.db`` by default.
-        experiment_name: MLflow's group of runs; ``$MLFLOW_EXPERIMENT_NAME``, that of
-            ``$MLFLOW_EXPERIMENT_ID``, or ``lit-offrl`` by default.
-        run_name: the run's name; by default MODULE-DATASET-seedSEED.
-        tags: of the run.
+        tracking_uri: Address of the store. The default is ``$MLFLOW_TRACKING_URI``, or
+            ``sqlite:///mlflow.db``.
+        experiment_name: MLflow's group of runs. The default is ``$MLFLOW_EXPERIMENT_NAME``, that of
+            ``$MLFLOW_EXPERIMENT_ID``, or ``lit-offrl``.
+        run_name: Name of the run. The default is MODULE-DATASET-seedSEED.
+        tags: Tags of the run, values by name.
 
     Raises:
-        ConfigError: the server does not answer, the store's file cannot be written or is locked, or
+        ConfigError: The server does not answer, the store's file cannot be written or is locked, or
             MLflow knows no such store.
     """
 

@@ -17,7 +17,7 @@ class PredictionWriter(Callback):
     With several processes each writes its own rows, to ``NAME.rank0.npz`` and so on.
 
     Args:
-        path: the file.
+        path: Path of the file that is written.
     """
 
     def __init__(self, path: str = "predictions.npz") -> None:

@@ -34,20 +34,20 @@ def _parser() -> OneLineParser:
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     verb = verbs.add_parser("list", help="print the name and the first line of each config")
-    verb.add_argument("pattern", nargs="?", default="", help="a part of the names to print")
+    verb.add_argument("pattern", nargs="?", default="", help="Part of the names to print.")
     verb = verbs.add_parser("show", help="print a config")
-    verb.add_argument("name", help="the config's name, such as data/antmaze")
+    verb.add_argument("name", help="Name of the config, such as data/antmaze.")
     verb = verbs.add_parser("copy", help="copy a config into a file, to be changed")
-    verb.add_argument("name", help="the config's name, such as data/antmaze")
+    verb.add_argument("name", help="Name of the config, such as data/antmaze.")
     verb.add_argument(
         "to",
         nargs="?",
         type=Path,
         default=Path(),
         metavar="FILE",
-        help="the file or the folder to copy to; the working directory by default",
+        help="File or folder to copy to. (default: the working directory)",
     )
-    verb.add_argument("--force", action="store_true", help="replace a file that is there")
+    verb.add_argument("--force", action="store_true", help="Replace a file that is there.")
     return parser
 
 

@@ -233,10 +233,10 @@ def _parser() -> OneLineParser:
     parser = OneLineParser(prog="lit-offrl datasets", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     listing = verbs.add_parser("list", help="every name, and what is on disk")
-    words = "names with TEXT in them, or a family"
+    words = "Part of the names to list, or a family."
     listing.add_argument("text", nargs="?", default="", metavar="TEXT", help=words)
-    listing.add_argument("--filter", default="", metavar="TEXT", help="the same")
-    listing.add_argument("--on-disk", action="store_true", help="only what is on disk")
+    listing.add_argument("--filter", default="", metavar="TEXT", help="Another way to give TEXT.")
+    listing.add_argument("--on-disk", action="store_true", help="List only what is on disk.")
     listing.set_defaults(run=_list)
     info = verbs.add_parser("info", help="dimensions, environment, references, columns")
     info.set_defaults(run=_info)
@@ -244,19 +244,21 @@ def _parser() -> OneLineParser:
     check.set_defaults(run=_check)
     datasets_convert.add_parser(verbs)
     fetch = verbs.add_parser("download", help="bring a dataset of the catalogue to disk")
-    fetch.add_argument("--force", action="store_true", help="replace the file that is there")
+    fetch.add_argument("--force", action="store_true", help="Replace a file that is there.")
     fetch.set_defaults(run=_download)
     cache = verbs.add_parser("cache", help="list or clear the columns that are kept on disk")
-    cache.add_argument("action", choices=("list", "clear"), nargs="?", default="list")
+    action = "Whether to list the columns or to clear them. (default: list)"
+    cache.add_argument("action", choices=("list", "clear"), nargs="?", default="list", help=action)
     cache.set_defaults(run=_cache)
     for verb in (info, check, fetch):
-        verb.add_argument("dataset", metavar="NAME" if verb is fetch else "NAME|FILE")
+        name = "NAME" if verb is fetch else "NAME|FILE"
+        verb.add_argument("dataset", metavar=name, help=f"Dataset, given by {name}.")
     for verb in (info, check):
-        words = "an HDF5 file's layout: auto takes what the file says, else guesses [auto]"
+        words = "Layout of an HDF5 file; auto takes what the file says, or guesses. (default: auto)"
         verb.add_argument("--format", choices=get_args(Format), default="auto", help=words)
-        parts = "of Minari's nested observations, the parts to put behind each other"
+        parts = "Parts of Minari's nested observations to put behind each other."
         verb.add_argument("--minari_observations", metavar="A,B", help=parts)
-    where = f"where downloads are [${DATA_DIR_VARIABLE}, else ~/.lit_offrl/datasets]"
+    where = f"Folder of downloads. (default: ${DATA_DIR_VARIABLE}, or ~/.lit_offrl/datasets)"
     for verb in (listing, info, check, fetch, cache):
         verb.add_argument("--data_dir", type=Path, metavar="DIR", help=where)
     return parser

@@ -118,45 +118,74 @@ def _parser() -> argparse.ArgumentParser:
         epilog="--policy.OPTION VALUE sets an option of the module's policy.",
     )
     add = parser.add_argument
-    add("--ckpt_path", required=True, type=Path, metavar="FILE", help="a checkpoint of 'fit'")
-    add("--episodes", type=positive, default=100, help="[100]")
-    add("--seed", type=seed_number, default=0, help="each episode's own seed follows from it [0]")
+    add(
+        "--ckpt_path",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="Checkpoint of 'fit' to evaluate.",
+    )
+    add("--episodes", type=positive, default=100, help="Number of episodes. (default: 100)")
+    seed = "Seed that each episode's own seed follows from. (default: 0)"
+    add("--seed", type=seed_number, default=0, help=seed)
     add(
         "--env",
         metavar="ID",
-        help="a gymnasium id, or MODULE:ID for one of your own [the dataset's own environment]",
+        help="A gymnasium id, or MODULE:ID for one of your own. (default: that of the data)",
     )
-    add("--num_envs", type=positive, default=8, help="environments stepped together [8]")
+    together = "Number of environments that are stepped together. (default: 8)"
+    add("--num_envs", type=positive, default=8, help=together)
     add(
         "--max_episode_steps",
         type=positive,
         metavar="N",
-        help="instead of the registered limit [that of the data where the environment has none]",
+        help="Step limit of episodes. (default: the environment's own, else that of the data)",
     )
-    add("--gamma", type=discount, help="record discounted returns too")
-    add("--video", type=_video, metavar="FILE.mp4", help="film the first episode")
-    add("--video_size", type=_size, metavar="WxH", help="pixels, e.g. 640x480")
+    add(
+        "--gamma",
+        type=discount,
+        help="Discount in [0, 1] of returns that are recorded beside the plain ones.",
+    )
+    add("--video", type=_video, metavar="FILE.mp4", help="Video to make of the first episode.")
+    add(
+        "--video_size",
+        type=_size,
+        metavar="WxH",
+        help="Size of the video in pixels, such as 640x480.",
+    )
     add(
         "--output",
         type=Path,
         metavar="FILE.json",
-        help="the record [evaluations/RUN-CHECKPOINT-ENV-seedSEED.json; -2 and so on where that is"
-        " of another checkpoint or policy option]",
+        help="Path of the record. (default: evaluations/RUN-CHECKPOINT-ENV-seedSEED.json, with -2"
+        " and so on where that is of another checkpoint or policy option)",
     )
-    add("--device", type=device, default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:1, … [cpu]")
+    add(
+        "--device",
+        type=device,
+        default="cpu",
+        metavar="DEVICE",
+        help="Device, such as cpu, cuda or cuda:1. (default: cpu)",
+    )
     add(
         "--mlflow",
         action=argparse.BooleanOptionalAction,
-        help="log to the MLflow run that the checkpoint came from, if any [yes]; asked for, to fail"
-        " at it is an error",
+        help="Whether to log to the MLflow run that the checkpoint came from. By default it is"
+        " tried; with --mlflow it is an error if that fails.",
     )
     add("--tracking_uri", metavar="URI", help=STORE_HELP)
     add(
         "--run_name",
         metavar="NAME",
-        help="log to a new run of this name beside the checkpoint's, for a second way to act by it",
+        help="Name of a new run beside the checkpoint's to log to, for a second way to act by it.",
     )
-    add("--run_tags", type=_tags, default={}, metavar="JSON", help="of that run, by name")
+    add(
+        "--run_tags",
+        type=_tags,
+        default={},
+        metavar="JSON",
+        help="Tags of that run, a mapping by name.",
+    )
     return parser  # fmt: skip
 
 

@@ -57,8 +57,8 @@ def _parser() -> argparse.ArgumentParser:
         " parameters, tags, files and how it ended. What MLflow has is not sent again.",
     )
     add = parser.add_argument
-    add("verb", choices=("sync",), help="what to do")
-    add("run", type=Path, metavar="RUN", help="the run's folder, or a checkpoint in it")
+    add("verb", choices=("sync",), help="What to do; sync sends what is missing.")
+    add("run", type=Path, metavar="RUN", help="Folder of the run, or a checkpoint in it.")
     add("--tracking_uri", metavar="URI", help=STORE_HELP)
     return parser  # fmt: skip
 

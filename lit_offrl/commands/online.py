@@ -87,20 +87,29 @@ a larger --rounds adds rounds.""",
         "--env",
         required=True,
         metavar="ID",
-        help="a gymnasium id, or MODULE:ID for one of your own",
+        help="A gymnasium id, or MODULE:ID for one of your own.",
     )
-    add("--output", required=True, type=Path, metavar="DIR", help="where all files go")
-    add("--rounds", type=positive, default=10, metavar="K", help="[10]")
-    add("--steps_per_round", type=positive, default=5000, metavar="N", help="[5000]")
-    add("--noise", type=float, default=0.3, help="normal, in half-ranges of the action [0.3]")
-    add("--hold", type=float, default=1.0, metavar="N",
-        help="steps that noise and random actions last in the mean [1]")  # fmt: skip
-    add("--seed", type=seed_number, default=0, help="of fits, environments and noise [0]")
-    add("--num_envs", type=positive, default=8, metavar="E", help="stepped together [8]")
-    add("--max_episode_steps", type=positive, metavar="N", help="instead of the registered limit")
-    add("--episodes", type=positive, default=20, help="of each round's evaluation [20]")
-    add("--evaluation_seed", type=seed_number, default=0,
-        help="each episode's seed follows from it [0]")  # fmt: skip
+    add("--output", required=True, type=Path, metavar="DIR", help="Folder of all files.")
+    for name, kind, default, metavar, text in (
+        ("rounds", positive, 10, "K", "Number of rounds."),
+        ("steps_per_round", positive, 5000, "N", "Number of environment steps in each round."),
+        (
+            "noise",
+            float,
+            0.3,
+            "X",
+            "Standard deviation of the noise, in half-ranges of the action.",
+        ),
+        ("hold", float, 1.0, "N", "Mean number of steps that noise and random actions last."),
+        ("seed", seed_number, 0, "N", "Seed of fits, environments and noise."),
+        ("num_envs", positive, 8, "E", "Number of environments that are stepped together."),
+        ("episodes", positive, 20, "N", "Number of episodes of each round's evaluation."),
+        ("evaluation_seed", seed_number, 0, "N", "Seed that each episode's own follows from."),
+    ):
+        text += " (default: %(default)s)"
+        add(f"--{name}", type=kind, default=default, metavar=metavar, help=text)
+    limit = "Step limit of episodes. (default: the registered one)"
+    add("--max_episode_steps", type=positive, metavar="N", help=limit)
     return parser
 
 

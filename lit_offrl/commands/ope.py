@@ -74,50 +74,71 @@ def _parser() -> argparse.ArgumentParser:
         " out, or with --policies: DVF's values of those, beside FQE on the same data.",
     )
     add = parser.add_argument
-    add("--ckpt_path", required=True, type=Path, metavar="FILE", help="any checkpoint")
+    add("--ckpt_path", required=True, type=Path, metavar="FILE", help="Checkpoint of any method.")
     add(
         "--against",
         nargs="+",
         type=Path,
         default=[],
         metavar="FILE",
-        help="further checkpoints, valued by FQE on the same data",
+        help="Further checkpoints, which FQE values on the same data.",
     )
     add(
         "--gamma",
         type=discount,
         metavar="G",
-        help="discount of FQE's values of checkpoints [that of the first one's method, or 0.99]",
+        help="Discount in [0, 1] of FQE's values. (default: the first checkpoint's, or 0.99)",
     )
-    add("--data", metavar="NAME|FILE", help="logged data [those that it was trained on]")
+    add("--data", metavar="NAME|FILE", help="Logged data. (default: those of its training)")
     add(
         "--policies",
         metavar="LIST",
-        help="of a DVFModule, candidates: values of φ, i.e. of the column 'policy' (2,5,8), whose"
-        " logged actions are cloned, or checkpoints that act there (2=walker.ckpt,5) [those that it"
-        " held out]",
+        help="Candidates of a DVFModule: values of φ, that is of the column 'policy' (2,5,8), whose"
+        " logged actions are cloned, or checkpoints that act there (2=walker.ckpt,5). (default: the"
+        " policies that it held out)",
     )
-    add("--baseline", choices=("fqe", "none"), default="fqe", help="beside DVF [fqe]")
-    add("--fqe_steps", type=int, default=FQESettings.steps, metavar="N", help="[%(default)s]")
-    add("--starts", type=int, default=100, metavar="M", help="initial states [100]")
-    add("--samples", type=int, default=128, metavar="N", help="of ρ for each of them [128]")
+    add(
+        "--baseline",
+        choices=("fqe", "none"),
+        default="fqe",
+        help="Baseline beside DVF. (default: fqe)",
+    )
+    for name, default, metavar, text in (
+        ("fqe_steps", FQESettings.steps, "N", "Number of FQE's optimiser steps, at least 1."),
+        ("starts", 100, "M", "Number of initial states, at least 1."),
+        ("samples", 128, "N", "Number of samples of ρ for each initial state, at least 1."),
+        ("episodes", 100, "N", "Number of episodes of each roll-out, at least 1."),
+    ):
+        text += " (default: %(default)s)"
+        add(f"--{name}", type=int, default=default, metavar=metavar, help=text)
     add(
         "--truth",
         choices=("data", "rollouts"),
         default="data",
-        help="true returns of checkpoints: unknown, or by roll-outs; those of logged policies are"
-        " those of their episodes [data]",
+        help="Where the true returns of checkpoints come from: nowhere (data), or roll-outs. Logged"
+        " policies have those of their episodes. (default: data)",
     )
-    add("--episodes", type=int, default=100, metavar="N", help="of each roll-out [100]")
-    add("--seed", type=seed_number, default=0, help="of clones, nets and noise [0]")
-    add("--device", type=device, default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:1, … [cpu]")
-    add("--output", type=Path, metavar="DIR", help="[ope/RUN-CHECKPOINT-seedSEED]")
+    add(
+        "--seed",
+        type=seed_number,
+        default=0,
+        help="Seed of clones, networks and noise. (default: 0)",
+    )
+    add(
+        "--device",
+        type=device,
+        default="cpu",
+        metavar="DEVICE",
+        help="Device, such as cpu, cuda or cuda:1. (default: cpu)",
+    )
+    output = "Folder of the results. (default: ope/RUN-CHECKPOINT-seedSEED)"
+    add("--output", type=Path, metavar="DIR", help=output)
     add("--tracking_uri", metavar="URI", help=STORE_HELP)
     add(
         "--mlflow",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="log to the MLflow run that the checkpoint came from, if any [yes]",
+        help="Whether to log to the MLflow run that the checkpoint came from. (default: yes)",
     )
     return parser  # fmt: skip
 

@@ -48,13 +48,13 @@ def renames_of(kind: object) -> dict[str, str]:
             return dict(RENAMED.get(name, {})) if ours else {}
         kind = named
     found: dict[str, str] = {}
+    own: set[str] = set()
     for each in reversed(kind.__mro__ if isinstance(kind, type) else ()):
         if each.__module__.startswith(_OURS):
             found |= RENAMED.get(each.__name__, {})
-        init = vars(each).get("__init__")
-        for name in inspect.signature(init).parameters if inspect.isfunction(init) else ():
-            found.pop(name, None)
-    return found
+        if inspect.isfunction(init := vars(each).get("__init__")):
+            own |= {*inspect.signature(init).parameters}
+    return {old: new for old, new in found.items() if old not in own}
 
 
 def translated(options: Mapping[str, Any], kind: object) -> dict[str, Any]:

@@ -58,14 +58,17 @@ class FutureStates(View):
     ends apart: cutting Δt at a terminal would forget that nothing is earned after it.
 
     Args:
-        gamma: discount in [0, 1).
-        max_offset: cuts Δt, again conditionally, to at most so many steps.
-        history: k, how many states before s_t come along, for a sequential policy representation.
-        terminals: ``absorbing``, or ``truncate`` to cut Δt at a terminal as at a timeout, which
-            forgets that nothing is earned after it.
-        near_share: share of the draws whose Δt is log-uniform instead, P(Δt = k) ∝ log(1 + 1/k) up
-            to 1/(1−γ). A model that is told Δt learns the same ρ from any distribution of Δt, but
-            with γ near 1 few pairs have a small one, and those it learns last.
+        gamma: Discount γ in [0, 1) of the geometric distribution of Δt.
+        max_offset: Largest Δt in steps, at least 1; Δt is conditioned on not being above it. By
+            default only the episode's end limits it.
+        history: Number k of states before s_t that come along, at least 0, for a sequential policy
+            representation.
+        terminals: Whether a terminal state is ``absorbing``, or whether Δt is cut there as at a
+            timeout (``truncate``), which forgets that nothing is earned after it.
+        near_share: Fraction in [0, 1) of the pairs whose Δt is log-uniform on [1, 1/(1−γ)] instead
+            of geometric, P(Δt = k) ∝ log(1 + 1/k). A model that is given Δt learns the same ρ from
+            any distribution of Δt, but with γ near 1 few pairs have a small Δt, and those are
+            learned last.
     """
 
     gamma: float = 0.99

@@ -36,8 +36,9 @@ class AdvantageLabelled(View):
     """The steps of ``Transitions`` with the advantages that ``save_labels`` stored (ACD, Eq. 3).
 
     Args:
-        labels: the file of advantages, made for this dataset.
-        critic: hash of the critic that must have made them (``critic_hash``); any if None.
+        labels: Path of the file of advantages that were made for this dataset.
+        critic: Hash of the critic that must have made them, see ``critic_hash``; by default any
+            critic may have.
     """
 
     labels: str

@@ -39,7 +39,7 @@ class Transitions(View):
     its own observation as the next one, which ``terminals`` masks.
 
     Args:
-        returns: discount in [0, 1] of the ``returns`` that come along; none by default.
+        returns: Discount in [0, 1] of the ``returns`` that come along; by default none do.
     """
 
     returns: float | None = None
