@@ -231,7 +231,7 @@ def test_features_are_of_the_data_and_the_encoder_at_hand(pictures):
 
 
 def test_what_are_no_pictures_is_refused(file):
-    with pytest.raises(ConfigError, match="6913 numbers, which are no RGB frames"):
+    with pytest.raises(ConfigError, match="6913 numbers, so they are no RGB frames"):
         ImageVAEModule(6913)
     with pytest.raises(ConfigError, match="no RGB frames whose side"):
         ImageVAEModule(3 * 12**2)
