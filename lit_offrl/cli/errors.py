@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn, get_args, get_origin
 
 import yaml
 from jsonargparse import Namespace
@@ -24,7 +24,7 @@ from lit_offrl.commands.parsing import OneLineParser, nearest_option, unknown
 from lit_offrl.common.configs import METHODS, for_method, from_yaml, read_config
 from lit_offrl.common.errors import ConfigError, LitOffRLError, nearest
 from lit_offrl.common.renames import renames_of, translated
-from lit_offrl.common.signatures import parameters_of
+from lit_offrl.common.signatures import hints_of, parameters_of
 
 _QUOTED = re.compile(r"'([^']+)'")
 _TYPE = re.compile(r"<class '(?:\w+\.)*(\w+)'>|typing\.")
@@ -197,7 +197,8 @@ def explain(message: str, options: list[str]) -> str:
             return f"{place}: '{path}' is no {base}.{_known(types, path)}"
         elif line.startswith("Expected ") and ". Got value: " in line:
             wanted, _, value = line.partition(". Got value: ")
-            return _wrong_value(place, wanted.split(maxsplit=2)[-1], value)
+            wanted = _choices(owner, keys) or wanted.split(maxsplit=2)[-1]
+            return _wrong_value(place, wanted, value)
         elif first == "Given value" and ("Literal" in types or not _bases(types)):
             return _wrong_value(place, types.strip("[]").replace(">, <", "> or <"), last)
     line = " ".join(message.split()).replace('Parser key "config": ', "--config: ")
@@ -218,6 +219,16 @@ def _wrong_value(place: str, wanted: str, value: str) -> str:
         return f"{place}: '{value}' is none of {', '.join(choices)}.{nearest(value, choices)}"
     wanted = _TYPE.sub(r"\1", wanted).replace("NoneType", "null")
     return f"{place}: '{value}' does not fit: expected {wanted}."
+
+
+def _choices(owner: str, keys: list[str]) -> str:
+    """Return the Literal of a class's option, of which jsonargparse names no more than a bool."""
+    kind = _find(owner)
+    hint = hints_of(kind).get(keys[-1]) if isinstance(kind, type) and keys else None
+    if get_origin(hint) is not Literal:
+        return ""
+    words = (str(one).lower() if isinstance(one, bool) else str(one) for one in get_args(hint))
+    return f"Literal[{', '.join(words)}]"
 
 
 def _bases(types: str) -> list[type]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError
 
-Normalization = bool | Literal["min_max", "mean_std"]
+Normalization = Literal[False, True, "min_max", "mean_std"]
 """How observations are scaled: not at all (False), by their range (True) or by their spread."""
 
 # A dimension whose range is below this share of its magnitude is constant but for rounding.
@@ -139,11 +139,5 @@ class MeanStdNormalizer(Normalizer):
 
 
 def make_normalizer(normalize: Normalization, dim: int) -> Normalizer:
-    """Make the normaliser that an option names; that of ``False`` is made but not used.
-
-    Raises:
-        ConfigError: The option is none of the choices.
-    """
-    if normalize not in (True, False, "min_max", "mean_std"):
-        raise ConfigError(f"normalize is '{normalize}'; choose false, true, min_max or mean_std.")
+    """Make the normaliser that an option names; that of ``False`` is made but not used."""
     return MeanStdNormalizer(dim) if normalize == "mean_std" else MinMaxNormalizer(dim)

@@ -34,7 +34,7 @@ _VALIDATION_STREAM = 1
 
 
 class Stopping(Protocol):
-    """Knows whether a signal has come, for what takes long within a step or before the first."""
+    """Lets long computations check whether SIGINT, SIGTERM or SIGUSR1 has arrived."""
 
     def asked(self, trainer: Any) -> bool:
         """Whether one has, as far as this process knows."""
@@ -276,7 +276,7 @@ class OfflineModule(OneOptimizer):
         }
 
     def require_finite_weights(self) -> None:
-        """Refuse weights that are not worth saving, those of averages and targets too.
+        """Refuse to save weights that are not finite, those of averages and targets too.
 
         Raises:
             TrainingError: naming the weight, the step and the last good checkpoint.
@@ -318,7 +318,7 @@ class OfflineModule(OneOptimizer):
         """Have the spec say the action bounds of the checkpoint, which its weights are of.
 
         Raises:
-            ConfigError: others are asked for.
+            ConfigError: The options name others.
         """
         assert self.spec is not None
         if _bounds(there) == _bounds(self.spec):

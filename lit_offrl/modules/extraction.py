@@ -1,6 +1,6 @@
 """Policy extraction: a policy from a critic, through losses that move the actor alone.
 
-Each function returns the loss and what is worth logging. Observations are normalised, (B, o).
+Each function returns the loss and scalars to log. Observations are normalised, (B, o).
 """
 
 from __future__ import annotations
@@ -115,5 +115,5 @@ def reward_gradient_loss(
     """
     mean = actor(observations)
     distance = (mean - actions).square().sum(-1).mean()
-    paid = symexp(frozen(reward, observations, mean))
-    return bc_coefficient * distance - paid.mean(), {"squared_error": distance}
+    rewards = symexp(frozen(reward, observations, mean))
+    return bc_coefficient * distance - rewards.mean(), {"squared_error": distance}

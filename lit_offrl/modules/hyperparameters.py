@@ -41,6 +41,7 @@ class KeepsOptions(LightningModule):
             choices = get_args(hint) if get_origin(hint) is Literal else ()
             value = self.hparams.get(name, *choices[:1])
             if choices and value not in choices:
-                listed = f"{', '.join(choices[:-1])} or {choices[-1]}"
-                guess = nearest(str(value), choices)
+                words = [str(each).lower() if each in (True, False) else each for each in choices]
+                listed = f"{', '.join(words[:-1])} or {words[-1]}"
+                guess = nearest(str(value), words)
                 raise ConfigError(f"{name} is '{value}'; choose {listed}.{guess}")

@@ -63,6 +63,10 @@ def test_a_verbs_help_and_printed_config(lit, capsys):
         ("--modle BCModule", "no option '--modle'. Did you mean '--model'?"),
         ("--model BCModul", "no class 'BCModul'. Did you mean 'BCModule'?"),
         ("--model.hiden 3", "BCModule has no option 'hiden'. Did you mean 'hidden'?"),
+        (
+            "--model IQLModule --model.init_args.normalize min_mx",
+            "'min_mx' is none of false, tr",
+        ),
         ("--model.init_args.head gauss", "'gauss' is none of gaussian, deterministic. Did you"),
         ("--data.init_args.batchsize 3", "no option 'batchsize'. Did you mean 'batch_size'?"),
         ("--data.init_args.batch_size x", "batch_size: 'x' does not fit: expected int."),
