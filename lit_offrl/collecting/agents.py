@@ -97,12 +97,6 @@ class AgentCollection(Collection):
         """Number of environment steps so far."""
         return 0 if self.recorder is None else self.recorder.count
 
-    @property
-    def action_space(self) -> gymnasium.spaces.Box:
-        """The environment's."""
-        assert self.recorder is not None  # there are rows
-        return box(self.recorder.action_space)
-
     def _env(self) -> gymnasium.Env:
         return make_env(self.env, max_episode_steps=self.max_episode_steps)
 
@@ -110,9 +104,9 @@ class AgentCollection(Collection):
         """Collect until there is enough."""
         env = self._env()
         require_step_limit(env, self.env)
-        space = box(env.action_space)
-        require_bounded(space, self.env)
-        low, high = space.low, space.high
+        self.action_space = box(env.action_space)
+        require_bounded(self.action_space, self.env)
+        low, high = self.action_space.low, self.action_space.high
         random = np.random.default_rng(mix(self.seed, 2))
         if self.kind == "random":
             self._record(env, lambda _: random.uniform(low, high))

@@ -23,7 +23,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from lit_offrl.collecting.base import Collection, progress_bar
@@ -164,6 +163,7 @@ class AntMazeCollection(Collection):
                 " lit_offrl/antmaze-medium-diverse-v2, or leave the policy out."
             )
         self.maze_env, self._maze = env, env.maze
+        self.action_space = box(env.action_space)
         self._starts = next(
             (kind for kind in ("play", "diverse") if f"-{kind}-" in self.env), "fixed"
         )
@@ -186,11 +186,6 @@ class AntMazeCollection(Collection):
     def count(self) -> int:
         """Number of environment steps so far."""
         return int(self._kept.sum())
-
-    @property
-    def action_space(self) -> gymnasium.spaces.Box:
-        """The environment's."""
-        return box(self.maze_env.action_space)
 
     def run(self) -> None:
         """Collect until there is enough, in rounds of runs; ants are simulated in threads."""

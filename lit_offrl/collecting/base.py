@@ -41,6 +41,7 @@ class Collection(ABC):
 
     Attributes:
         target_reached: Whether a target return was reached; None where there was none.
+        action_space: Action space of the environment, known once it is made.
     """
 
     env: str
@@ -51,6 +52,7 @@ class Collection(ABC):
     max_episode_steps: Annotated[int | None, "[1, inf)"] = None
     next_observations: bool = True
     target_reached: bool | None = field(default=None, init=False)
+    action_space: gymnasium.spaces.Box = field(init=False)
 
     def __post_init__(self) -> None:
         require_fields(self)
@@ -59,11 +61,6 @@ class Collection(ABC):
     @abstractmethod
     def count(self) -> int:
         """Number of environment steps so far."""
-
-    @property
-    @abstractmethod
-    def action_space(self) -> gymnasium.spaces.Box:
-        """The environment's."""
 
     @abstractmethod
     def run(self) -> None:

@@ -50,6 +50,7 @@ class BatchedCollection(Collection):
                 " give --kind."
             )
         self._env: Any = env.unwrapped
+        self.action_space = box(env.action_space)
         self._limit = require_step_limit(env, self.env)
         self._random = np.random.default_rng(mix(self.seed, 5))
         self._parts: list[dict[str, np.ndarray]] = []
@@ -58,11 +59,6 @@ class BatchedCollection(Collection):
     def count(self) -> int:
         """Number of environment steps so far."""
         return sum(len(part["rewards"]) for part in self._parts)
-
-    @property
-    def action_space(self) -> gymnasium.spaces.Box:
-        """The environment's."""
-        return box(self._env.action_space)
 
     def run(self) -> None:
         """Collect until there is enough."""

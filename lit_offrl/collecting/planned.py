@@ -15,7 +15,6 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-import gymnasium
 import numpy as np
 
 from lit_offrl.collecting.base import Collection, progress_bar
@@ -88,7 +87,7 @@ class PlannedCollection(Collection):
             raise ConfigError(
                 f"maze '{self._maze.name}': has cells without a way between them: join them."
             )
-        self._limit = step_limit(env)
+        self._limit, self.action_space = step_limit(env), box(env.action_space)
         for cell in (*(self.goals or ()), *([self.start] if self.start else ())):
             self._maze.index(cell)
         if self.goals is not None:
@@ -104,11 +103,6 @@ class PlannedCollection(Collection):
         self._random = np.random.default_rng(mix(self.seed, 3))
         self._segments: list[tuple[int, float, float, int]] = []  # first row, goal x, y, planner
         self.goals_reached = 0
-
-    @property
-    def action_space(self) -> gymnasium.spaces.Box:
-        """The environment's."""
-        return box(self._env.action_space)
 
     def run(self) -> None:
         """Collect until there is enough: one thread, and no environment around the simulation."""

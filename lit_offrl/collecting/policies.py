@@ -43,14 +43,15 @@ class _Episode(Episode):
 
     def __init__(self, number: int, env: gymnasium.Env, collection: PolicyCollection) -> None:
         super().__init__(number, env, collection.seed)
-        self._collection, self._space = collection, box(env.action_space)
+        self._collection = collection
         self._random = np.random.default_rng(mix(collection.seed, number, _NOISE))
         self._held: Any = None  # what was drawn last, (a,)
         self.rows: list[tuple[Any, ...]] = []
 
     def execute(self, action: np.ndarray) -> np.ndarray:
         """Return the action to take (a,); what is drawn lasts ``hold`` steps in the mean."""
-        low, high, chosen = self._space.low, self._space.high, self._collection
+        chosen = self._collection
+        low, high = chosen.action_space.low, chosen.action_space.high
         if self._held is None or self._random.random() < 1 / chosen.hold:
             if chosen.policy is None:
                 self._held = self._random.uniform(low, high)
@@ -109,19 +110,14 @@ class PolicyCollection(Collection):
     def __post_init__(self) -> None:
         super().__post_init__()
         env = make_env(self.env, max_episode_steps=self.max_episode_steps)
-        self._space = box(env.action_space)
-        sizes = (box(env.observation_space).shape[0], self._space.shape[0])
+        self.action_space = box(env.action_space)
+        sizes = (box(env.observation_space).shape[0], self.action_space.shape[0])
         env.close()
         self._limit = require_step_limit(env, self.env)
-        require_bounded(self._space, self.env)
-        still = _Still(self._space.shape)
+        require_bounded(self.action_space, self.env)
+        still = _Still(self.action_space.shape)
         self._policy = still if self.policy is None else _load(self.policy, self.env, sizes)
         self._episodes: list[_Episode] = []
-
-    @property
-    def action_space(self) -> gymnasium.spaces.Box:
-        """The environment's."""
-        return self._space
 
     @property
     def count(self) -> int:

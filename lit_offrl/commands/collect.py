@@ -116,7 +116,7 @@ def _collection(options: argparse.Namespace) -> Collection:
     elif kind is not None:
         given["kind"] = kind
     fields = {name: {each.name for each in dataclasses.fields(RECIPES[name])} for name in RECIPES}
-    for name in given.keys() - fields[chosen]:
+    for name in [name for name in given if name not in fields[chosen]]:
         owners = [recipe for recipe in RECIPES if name in fields[recipe]]
         which = "that" if len(owners) == 1 else "one of them"
         raise ConfigError(

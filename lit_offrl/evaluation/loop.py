@@ -97,7 +97,7 @@ def run_episodes(
     begin: Callable[[int], E | None],
     num_envs: int,
     *,
-    finished: Callable[[E], None] = lambda episode: None,
+    finished: Callable[[E], None] = lambda _: None,
     step: Callable[[Sequence[E], Sequence[np.ndarray]], None] = step_in_turn,
     stopping: Callable[[], int] = lambda: 0,
     who: str = "The policy",

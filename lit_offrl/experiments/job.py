@@ -37,7 +37,7 @@ from lit_offrl.experiments.inputs import (
     sha256,
 )
 from lit_offrl.experiments.walltime import WallTime
-from lit_offrl.tracking.forget import forget_runs
+from lit_offrl.tracking.runs import forget_runs
 from lit_offrl.tracking.store import is_own, redacted
 
 CELL_TAG = "lit_offrl.cell"

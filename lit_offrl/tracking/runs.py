@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +17,7 @@ from lit_offrl.tracking.store import (
     open_client,
     redacted,
     set_patience,
+    sqlite_file,
     store_uri,
 )
 
@@ -31,9 +33,7 @@ def search_runs(tracking_uri: str, experiments: Sequence[str], filter_string: st
     Raises:
         ConfigError: There is no such experiment, or MLflow refuses; the line says why.
     """
-    from mlflow.exceptions import MlflowException  # seconds to import
-
-    try:
+    with _refusals_said(tracking_uri):
         client = open_client(tracking_uri)
         found = _all_pages(client.search_experiments)
         known = {experiment.name: experiment.experiment_id for experiment in found}
@@ -43,8 +43,6 @@ def search_runs(tracking_uri: str, experiments: Sequence[str], filter_string: st
                 raise ConfigError(f"MLflow has no experiment '{name}'.{hint}")
         ids = [known[name] for name in experiments or known]
         return _all_pages(client.search_runs, ids, filter_string)
-    except MlflowException as error:
-        raise ConfigError(f"MLflow at {tracking_uri} refuses: {redacted(reason(error))}") from error
 
 
 def _all_pages(search: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -56,6 +54,34 @@ def _all_pages(search: Callable[..., Any], *arguments: Any) -> list[Any]:
         token = page.token
         if not token:
             return found
+
+
+def forget_runs(tracking_uri: str, experiment: str, tag: str, value: str) -> None:
+    """Delete the runs of an experiment with a tag, which `mlflow` can restore.
+
+    Raises:
+        ConfigError: MLflow refuses.
+    """
+    database = sqlite_file(tracking_uri)
+    if database is not None and not database.is_file():
+        return  # MLflow would make an empty one
+    with _refusals_said(tracking_uri):
+        client = open_client(tracking_uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is not None:
+            where = f"tags.`{tag}` = '{value}'"
+            for run in _all_pages(client.search_runs, [found.experiment_id], where):
+                client.delete_run(run.info.run_id)
+
+
+@contextmanager
+def _refusals_said(tracking_uri: str) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException  # seconds to import
+
+    try:
+        yield
+    except MlflowException as error:
+        raise ConfigError(f"MLflow at {tracking_uri} refuses: {redacted(reason(error))}") from error
 
 
 def is_active(client: Any, tracking_uri: str, run_id: str) -> bool:
