@@ -20,8 +20,9 @@ from lit_offrl.diffusion import (
     repeat_encoded,
 )
 from lit_offrl.modules.actor import ActorModule
+from lit_offrl.modules.expectile import Pick, best_of
 from lit_offrl.modules.policies import NetworkPolicy
-from lit_offrl.nets import ResNetDenoiser, frozen_copy, polyak_update_
+from lit_offrl.nets import ResNetDenoiser, TwinCritic, frozen_copy, polyak_update_
 from lit_offrl.nets.policies import centre_and_scale
 
 _EDGE = 1.0 - 1e-5
@@ -216,3 +217,20 @@ class DiffusionActorModule(ActorModule):
             lambda rows: self.actor.sample(self.normalize_observations(rows)).squeeze(1),
             self.device,
         )
+
+    def best_of_samples(self, critic: TwinCritic, number: int, pick: Pick = "max") -> NetworkPolicy:
+        """Act by one of several samples, see ``best_of``; a single one needs no critic.
+
+        Raises:
+            ConfigError: The number of samples is below 1.
+        """
+        require_in("[1, inf)", num_samples=number)
+
+        def act(rows: Tensor) -> Tensor:
+            observations = self.normalize_observations(rows)
+            candidates = self.actor.sample(observations, number=number)
+            if number == 1:
+                return candidates.squeeze(1)
+            return best_of(critic, observations, candidates, pick)
+
+        return NetworkPolicy(act, self.device)

@@ -11,8 +11,7 @@ from torch import Tensor
 from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.modules.diffusion_actor import DiffusionActorModule
-from lit_offrl.modules.expectile import best_of
-from lit_offrl.modules.extraction import mean_over_processes
+from lit_offrl.modules.extraction import by_turns
 from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.modules.twin_critics import TwinCriticModule
 
@@ -20,12 +19,11 @@ from lit_offrl.modules.twin_critics import TwinCriticModule
 class DQLModule(DiffusionActorModule, TwinCriticModule):
     """Diffusion-QL (Wang et al. 2023): denoising loss − η · E[Q(s, a)] / E|Q|.
 
-    The action is drawn by the whole chain, and the gradient of Q runs back through it. Targets are
+    The gradient of Q runs back through the whole chain that draws the action. Targets are
     r + γ (1 − terminal) min_j Q̄_j(s', a') with a' by the averaged denoiser.
 
     Departures from the authors' code: ACD's denoiser; critics with ReLU for Mish, whose rate does
-    not decay; DDPM's noise of variance β for the posterior's; averages that move from the first
-    step on, at every step.
+    not decay; DDPM's noise of variance β for the posterior's; averages move at every step.
 
     Args:
         eta: Weight η, at least 0, of Q: 1 for locomotion; AntMaze 0.5 umaze, 2 umaze-diverse, 2
@@ -72,36 +70,22 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
         self.actor = self.diffusion_actor(self.observation_dim)
 
     def losses(self, batch: TransitionBatch) -> dict[str, Tensor]:
-        """``critic`` by temporal differences and ``actor``.
-
-        Raises:
-            ConfigError: The view gives no transitions with rewards.
-        """
+        """``critic`` by temporal differences and ``actor``."""
         self.require_batch(batch, TransitionBatch, "Transitions", rewards=True)
         critic = self.critic_loss(batch, self.td_target(batch, self._next_value(batch)))
         observations = self.normalize_observations(batch.observations)
-        return {"critic": critic, "actor": self._actor_loss(observations, batch.actions)}
+        denoising = self.actor.loss(observations, batch.actions, self.noise).mean()
+        drawn = self.actor.sample(observations, noise=self.noise, denoiser=self.actor.denoiser)
+        climbed, scale = by_turns(self.q.frozen(observations, drawn.squeeze(1)))
+        self.log_scalar("actor/q_mean", climbed)
+        self.log_scalar("actor/denoising", denoising)
+        return {"critic": critic, "actor": denoising - self.eta * climbed / scale}
 
     @torch.no_grad()
     def _next_value(self, batch: TransitionBatch) -> Tensor:
         observations = self.normalize_observations(batch.next_observations)
         drawn = self.actor.sample(observations, number=self.backup_samples, noise=self.noise)
         return self.target.many(observations, drawn).amax(dim=2).amin(dim=0)
-
-    def _actor_loss(self, observations: Tensor, actions: Tensor) -> Tensor:
-        denoising = self.actor.loss(observations, actions, self.noise).mean()
-        drawn = self.actor.sample(
-            observations, noise=self.noise, denoiser=self.actor.denoiser
-        ).squeeze(1)
-        # One critic climbs, the other one scales, so that no unit of reward is preferred. The
-        # paper draws which by a coin; here the two take turns by row.
-        q_values = self.q.frozen(observations, drawn)
-        turn = torch.arange(len(drawn), device=drawn.device) % 2
-        climbed = q_values.gather(0, turn[None]).squeeze(0)
-        scale = mean_over_processes(q_values.gather(0, 1 - turn[None]).abs()).clamp_min(1e-6)
-        self.log_scalar("actor/q_mean", climbed.mean())
-        self.log_scalar("actor/denoising", denoising)
-        return denoising - self.eta * climbed.mean() / scale
 
     def policy(self, num_samples: int | None = None) -> NetworkPolicy:
         """Act by a sample drawn among candidates with probability ∝ exp(Q).
@@ -113,13 +97,4 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
             ConfigError: ``num_samples`` is below 1.
         """
         number = self.num_samples if num_samples is None else num_samples
-        require_in("[1, inf)", num_samples=number)
-
-        def act(rows: Tensor) -> Tensor:
-            observations = self.normalize_observations(rows)
-            candidates = self.actor.sample(observations, number=number)
-            if number == 1:
-                return candidates.squeeze(1)
-            return best_of(self.target, observations, candidates, pick="softmax")
-
-        return NetworkPolicy(act, self.device)
+        return self.best_of_samples(self.target, number, "softmax")

@@ -9,7 +9,6 @@ from torch import Tensor
 from lit_offrl.common.ranges import require_in
 from lit_offrl.modules.critic_guided import CriticGuidedModule
 from lit_offrl.modules.diffusion_actor import DiffusionActorModule
-from lit_offrl.modules.expectile import best_of
 from lit_offrl.modules.policies import NetworkPolicy
 
 
@@ -49,11 +48,4 @@ class IDQLModule(DiffusionActorModule, CriticGuidedModule):
             ConfigError: N is below 1.
         """
         number = self.num_samples if num_samples is None else num_samples
-        require_in("[1, inf)", num_samples=number)
-
-        def act(rows: Tensor) -> Tensor:
-            observations = self.normalize_observations(rows)
-            candidates = self.actor.sample(observations, number=number)
-            return best_of(self.critics.target, observations, candidates)
-
-        return NetworkPolicy(act, self.device)
+        return self.best_of_samples(self.critics.target, number)
