@@ -32,6 +32,7 @@ from benchmarks.priority import PriorityResult, run_priority
 from benchmarks.signals import LIMIT_SECONDS, SignalResult, run_signals
 from benchmarks.start import StartResult, run_starts
 from benchmarks.step import StepResult, run_steps
+from benchmarks.trace import TraceResult, run_trace
 from benchmarks.trackers import LEAST, TrackerResult, run_trackers
 from benchmarks.vae import run_vaes, vae_table
 from benchmarks.value import ValueResult, run_values
@@ -39,7 +40,7 @@ from lit_offrl.common.errors import ConfigError
 
 NAMES = (
     *("loader", "priority", "step", "acd", "value", "vae", "latents"),
-    *("start", "maze", "coverage", "trackers", "signals"),
+    *("start", "maze", "coverage", "trackers", "signals", "trace"),
 )
 
 
@@ -293,6 +294,15 @@ def signals_table(results: Sequence[SignalResult]) -> Table:
     return table
 
 
+def trace_table(result: TraceResult) -> Table:
+    """Files of the library that a training step goes through, and the calls of each."""
+    table = Table("file", "calls", title="One training step of DVF")
+    for name, calls in result.by_file.items():
+        table.add_row(name, f"{calls:,}")
+    table.caption = f"{result.files} files, {result.switches:,} calls from one into another"
+    return table
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -300,7 +310,7 @@ def parser() -> argparse.ArgumentParser:
         "which",
         nargs="?",
         choices=NAMES,
-        help="one; all but the last three by default",
+        help="one; all but the last four by default",
     )
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     made.add_argument("--threads", type=int, default=1, help="of PyTorch on the CPU (1)")
@@ -417,6 +427,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         signals = list(run_signals(times=options.times, seed=options.seed))
         numbers["signals"] = [asdict(r) for r in signals]
         console.print(signals_table(signals))
+    if options.which == "trace":  # only by name, as it counts and times nothing
+        trace = run_trace()
+        numbers["trace"] = asdict(trace)
+        console.print(trace_table(trace))
     if options.json is not None:
         options.json.write_text(json.dumps(numbers, indent=2) + "\n")
     return numbers

@@ -17,8 +17,7 @@ from benchmarks.machine import find_tensors, held_bytes, measure
 from benchmarks.made_up import make_dataset, make_maze
 from benchmarks.map_style import MapStyleFutureStates, MapStyleSnippets, MapStyleTransitions
 from benchmarks.peer import d3rlpy_speeds
-from lit_offrl.datamodules.loaders import TrainLoader
-from lit_offrl.datasets.sampler import RowOrder
+from lit_offrl.datasets.sampler import RowOrder, TrainLoader
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import FutureStates, Snippets, Transitions, View
 

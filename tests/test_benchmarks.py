@@ -34,6 +34,7 @@ from benchmarks.priority import run_priority
 from benchmarks.signals import SignalledFit
 from benchmarks.start import SHAPES, StartResult, run_starts
 from benchmarks.step import PARTS, count_flops, run_step
+from benchmarks.trace import run_trace
 from benchmarks.vae import AUTHORS, run_vae
 from benchmarks.value import autoregressive_value, counted, run_value
 from lit_offrl.common.errors import ConfigError
@@ -437,7 +438,7 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
     numbers = command.main(["--json", "numbers.json"])
     assert json.loads((folder / "numbers.json").read_text()) == json.loads(json.dumps(numbers))
     known = {"machine", *command.NAMES, "latents of pictures"}
-    assert numbers.keys() == known - {"coverage", "trackers", "signals"}
+    assert numbers.keys() == known - {"coverage", "trackers", "signals", "trace"}
     assert numbers["machine"]["threads"] == torch.get_num_threads() == 1
     printed = capsys.readouterr().out
     for word in (
@@ -524,3 +525,12 @@ def test_latents_are_timed_by_the_stages_own_steps(monkeypatch):
     second, third = make_stages(CPU, width=8, diffusion_steps=20)
     assert third.stage2.prior.schedule.num_steps == second.prior.schedule.num_steps == 20
     assert (EXACT.sampling_steps, FEW.sampling_steps) == (None, 10)
+
+
+def test_a_training_step_goes_through_few_files(folder):
+    """Before the redesign 34 files and, with 8 blocks and 10 sampling steps, 354 switches."""
+    result = run_trace(blocks=1, sampling_steps=2)
+    assert result.files == len(result.by_file) <= 25
+    assert result.calls == sum(result.by_file.values()) > result.switches
+    assert {"datasets/sampler.py", "modules/dvf.py", "nets/perceiver.py"} <= set(result.by_file)
+    assert result.switches <= 105

@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lit_offrl.callbacks.best import FILE, KEY, LOSSES, Best, Mode
-from lit_offrl.callbacks.lookup import find_callback, settings, validation_follows
+from lit_offrl.callbacks.every import EveryNSteps
+from lit_offrl.callbacks.lookup import find_callback, settings
 from lit_offrl.common import signals
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import make_folder, sweep, whole_file
@@ -71,7 +72,7 @@ class _Noting:
             raise
 
 
-class Checkpoints(ModelCheckpoint):
+class Checkpoints(EveryNSteps, ModelCheckpoint):
     """``last.ckpt`` every N optimiser steps, at the end, and when a signal asks to stop.
 
     Which checkpoint counts is not chosen by hand: it is the last one, or with ``keep: best`` also
@@ -96,6 +97,8 @@ class Checkpoints(ModelCheckpoint):
         FileError: The folder cannot be made, or a checkpoint cannot be written.
     """
 
+    state_key = KEY  # whatever the options: a resumed run may differ
+
     def __init__(
         self,
         dirpath: str | None = None,
@@ -117,7 +120,7 @@ class Checkpoints(ModelCheckpoint):
         )
         if keep != "best" and (monitor, mode) != (LOSSES, "min"):
             raise ConfigError(f"checkpoint.monitor is {monitor} ({mode}): it goes with keep: best.")
-        self._due = False
+        self.interval = every_n_train_steps
         self._best = Best(monitor, mode) if keep == "best" else None
         self.namesake: Path | None = None
         """The folder of an earlier run of the same name, where this one's got a number."""
@@ -143,7 +146,6 @@ class Checkpoints(ModelCheckpoint):
         """The step that the run begins at needs no new checkpoint."""
         super().on_train_start(trainer, pl_module)
         self._last_global_step_saved = trainer.global_step
-        self._due = False
         if self._best is None or settings(trainer).fast_dev_run:
             return
         if not sum(trainer.num_val_batches):
@@ -157,11 +159,6 @@ class Checkpoints(ModelCheckpoint):
             self._best.value = None
 
     @property
-    def state_key(self) -> str:
-        """One name, whatever the options: a resumed run may have others."""
-        return KEY
-
-    @property
     def best_monitor(self) -> str | None:
         """The metric that the best checkpoint is chosen by, with ``keep: best``."""
         return None if self._best is None else self._best.monitor
@@ -172,23 +169,17 @@ class Checkpoints(ModelCheckpoint):
         path = Path(self.dirpath or "", FILE)
         return path if self._best is not None and path.is_file() else None
 
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Save if it is time, or wait for the validation that belongs to this step."""
-        step = trainer.global_step
-        if step == self._last_global_step_saved:
-            return  # saved already, or gradients are still being accumulated
-        self._due = step % self._every_n_train_steps == 0 or step == trainer.max_steps
-        if self._due and not validation_follows(trainer):
-            self.save_now(trainer)
-
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if this step's batch asked for it, and the best so far if this is it."""
         if trainer.sanity_checking:
             return
         if self._best is not None and not settings(trainer).fast_dev_run:
             self._save_best(trainer, self._best)
-        if self._due:
-            self.save_now(trainer)
+        super().on_validation_end(trainer, pl_module)
+
+    def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save."""
+        self.save_now(trainer)
 
     def _save_best(self, trainer: Trainer, best: Best) -> None:
         try:
@@ -219,7 +210,7 @@ class Checkpoints(ModelCheckpoint):
 
     def save_now(self, trainer: Trainer) -> None:
         """Save, unless this step is saved already; all processes must call this."""
-        self._due = False
+        self._due = None
         if settings(trainer).fast_dev_run or trainer.global_step == self._last_global_step_saved:
             return
         module = trainer.lightning_module

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
+from lit_offrl.callbacks.every import EveryNSteps
 from lit_offrl.callbacks.lookup import find_callback, settings
 from lit_offrl.evaluation.record import present_names
 
 
-class Curves(Callback):
+class Curves(EveryNSteps):
     """Keeps and logs metrics by optimiser step, and keeps them in the checkpoint.
 
     Lightning logs by a counter of its own, after checkpoints are written; a run killed in between
@@ -23,9 +24,10 @@ class Curves(Callback):
     MLflow about 5 ms), and at the last step.
     """
 
+    waits_for_validation = False
+
     def __init__(self) -> None:
         self.history: dict[str, list[tuple[int, float]]] = {}
-        self._latest = 0
 
     def record(self, trainer: Trainer, values: Mapping[str, Any]) -> None:
         """Add metrics of the step at hand and log them."""
@@ -40,20 +42,17 @@ class Curves(Callback):
             logger.log_metrics(numbers, step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The step that the run begins at has been logged."""
-        self._latest = trainer.global_step
+        """Log as often as the Trainer is told to."""
+        super().on_train_start(trainer, pl_module)
+        self.interval = max(1, settings(trainer).log_every_n_steps)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Take the metrics of training, if it is time: those of this very step.
+    def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record the metrics of this very training step.
 
         The Trainer's own dictionary also holds what an earlier step logged last, such as the loss
-        of a network that is trained no more.
+        of a network that has finished training.
         """
-        step = trainer.global_step
-        due = step % max(1, settings(trainer).log_every_n_steps) == 0 or step == trainer.max_steps
-        if due and step > self._latest:
-            self._latest = step
-            self.record(trainer, getattr(pl_module, "latest_metrics", {}))
+        self.record(trainer, getattr(pl_module, "latest_metrics", {}))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the metrics of the last validation.

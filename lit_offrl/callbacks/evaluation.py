@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 
 from lit_offrl.callbacks.checkpoints import Checkpoints, run_folder
 from lit_offrl.callbacks.curves import record_metrics
+from lit_offrl.callbacks.every import EveryNSteps
 from lit_offrl.callbacks.interruption import GracefulStop, end_training
-from lit_offrl.callbacks.lookup import find_callback, settings, validation_follows
+from lit_offrl.callbacks.lookup import find_callback, settings
 from lit_offrl.callbacks.record import data_figures
 from lit_offrl.callbacks.yardsticks import clone_behaviour, yardsticks
 from lit_offrl.common.errors import ConfigError, EvaluationError, LitOffRLError
@@ -24,7 +25,7 @@ from lit_offrl.evaluation.record import CURVES, EvaluationRecord
 from lit_offrl.modules.base import OfflineModule
 
 
-class EvaluationDuringFit(Callback):
+class EvaluationDuringFit(EveryNSteps):
     """Rolls the policy out every N steps and at the end of a fit; processes share the episodes.
 
     Training is as if nothing had happened: it draws nothing from global generators, and
@@ -56,6 +57,8 @@ class EvaluationDuringFit(Callback):
         EvaluationError: The environment cannot be made when training begins.
     """
 
+    acts_at_last = False  # the last step is evaluated when training ends
+
     def __init__(
         self,
         episodes: int = 10,
@@ -69,13 +72,11 @@ class EvaluationDuringFit(Callback):
         limits = {"every_n_steps": every_n_steps, "max_episode_steps": max_episode_steps}
         require_in("[1, inf)", num_envs=num_envs, **limits)
         self.episodes = episodes
-        self.every_n_steps = every_n_steps
+        self.interval = every_n_steps
         self.seed = seed
         self.num_envs = num_envs
         self.max_episode_steps = max_episode_steps
         self.bc_steps = bc_steps
-        self._latest = 0
-        self._due: int | None = None  # the step whose evaluation has not come to its end
         self._possible = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -84,10 +85,11 @@ class EvaluationDuringFit(Callback):
         A roll-out that a signal has cut short is made up for.
         """
         self._look(trainer, pl_module)
-        self._latest = trainer.global_step
-        if self._due == trainer.global_step:
-            self._evaluate_step(trainer, pl_module)
-        self._due = None
+        is_cut_short = self._due == trainer.global_step
+        super().on_train_start(trainer, pl_module)
+        if is_cut_short:
+            self._due = trainer.global_step
+            self.act_now(trainer, pl_module)
 
     def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._possible = False
@@ -122,28 +124,9 @@ class EvaluationDuringFit(Callback):
                 return
         self._possible = True
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Evaluate every N steps, after the validation that belongs to the step.
-
-        The last step is evaluated anyway.
-        """
-        step = trainer.global_step
-        if self.every_n_steps is None or step == self._latest or step == trainer.max_steps:
-            return
-        self._latest = step
-        if step % self.every_n_steps == 0:
-            self._due = step
-            if not validation_follows(trainer):
-                self._evaluate_step(trainer, pl_module)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate if this step's batch asked for it."""
-        if self._due is not None and not trainer.sanity_checking:
-            self._evaluate_step(trainer, pl_module)
-
-    def _evaluate_step(self, trainer: Trainer, module: LightningModule) -> None:
-        self._evaluate(trainer, module, f"evaluation-step-{trainer.global_step}.json")
-        self._due = None
+    def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate the policy as it is after this step."""
+        self._evaluate(trainer, pl_module, f"evaluation-step-{trainer.global_step}.json")
 
     def state_dict(self) -> dict[str, Any]:
         """The step that has yet to be evaluated, if there is one."""

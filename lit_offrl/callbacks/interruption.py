@@ -64,6 +64,8 @@ class GracefulStop(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop, unless the step has yet to be completed or validated."""
+        if trainer.world_size == 1 and not signals.state.received:
+            return
         if steps_now(trainer, batch_idx) and not validation_follows(trainer):
             self.stop_if_asked(trainer)
 

@@ -95,7 +95,8 @@ class _State:
     children: list[Killable] = field(default_factory=list)
 
 
-_state = _State()
+state = _State()
+"""What is known of signals so far; for others to read."""
 
 
 # ---- a command -----------------------------------------------------------------------------------
@@ -109,11 +110,11 @@ def listening(*, process: bool = False) -> Iterator[None]:
         process: whether the process ends with the block, so that signals are answered until then;
             otherwise they go afterwards where they went before.
     """
-    global _state
-    if _state.listening or threading.current_thread() is not threading.main_thread():
+    global state
+    if state.listening or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _state = _State(listening=True)
+    state = _State(listening=True)
     before = {number: signal.getsignal(number) for number in SIGNALS}
     if process:
         atexit.register(_leave)  # the first to be registered is the last to be called
@@ -123,9 +124,9 @@ def listening(*, process: bool = False) -> Iterator[None]:
         yield
     finally:
         if not process:
-            if _state.closing is not None:
-                _state.closing.cancel()
-            _state.listening = False
+            if state.closing is not None:
+                state.closing.cancel()
+            state.listening = False
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -136,16 +137,16 @@ def abruptly() -> Iterator[None]:
 
     An exception amid the imports of extension modules may be lost, or come out as another.
     """
-    _state.abrupt = _state.listening
+    state.abrupt = state.listening
     try:
         yield
     finally:
-        _state.abrupt = False
+        state.abrupt = False
 
 
 def settle(code: int) -> int:
     """Return the exit code of a process, which signals no longer change."""
-    _state.exit_code = code
+    state.exit_code = code
     return code
 
 
@@ -154,14 +155,14 @@ def end_within(seconds: float = _CLOSING_SECONDS) -> None:
 
     A later call sets another time.
     """
-    if not _state.listening or is_child():
+    if not state.listening or is_child():
         return
-    if _state.closing is not None:
-        _state.closing.cancel()
-    code = 128 + _state.received if _state.exit_code is None else _state.exit_code
-    _state.closing = threading.Timer(seconds, _exit, (code,))
-    _state.closing.daemon = True
-    _state.closing.start()
+    if state.closing is not None:
+        state.closing.cancel()
+    code = 128 + state.received if state.exit_code is None else state.exit_code
+    state.closing = threading.Timer(seconds, _exit, (code,))
+    state.closing.daemon = True
+    state.closing.start()
 
 
 # ---- what is going on ----------------------------------------------------------------------------
@@ -169,7 +170,7 @@ def end_within(seconds: float = _CLOSING_SECONDS) -> None:
 
 def received() -> int:
     """Return the number of the signal that has come, or 0."""
-    return _state.received
+    return state.received
 
 
 def check() -> None:
@@ -178,8 +179,8 @@ def check() -> None:
     Raises:
         Interrupted: one has.
     """
-    if _state.received:
-        raise Interrupted(_state.received)
+    if state.received:
+        raise Interrupted(state.received)
 
 
 @contextlib.contextmanager
@@ -195,18 +196,18 @@ def held() -> Iterator[None]:
         yield
     finally:
         release()
-    if not (_state.held or before or is_child()):
+    if not (state.held or before or is_child()):
         check()
 
 
 def hold() -> None:
     """Let signals wait from here on, for as long as the caller looks for them."""
-    _state.held += 1
+    state.held += 1
 
 
 def release() -> None:
     """End what ``hold`` began."""
-    _state.held = max(0, _state.held - 1)
+    state.held = max(0, state.held - 1)
 
 
 @contextlib.contextmanager
@@ -216,12 +217,12 @@ def at_once() -> Iterator[None]:
     Raises:
         Interrupted: wherever the block is, or before it.
     """
-    depth, _state.held = _state.held, 0
+    depth, state.held = state.held, 0
     try:
         check()
         yield
     finally:
-        _state.held = depth
+        state.held = depth
 
 
 def is_child() -> bool:
@@ -232,13 +233,13 @@ def is_child() -> bool:
 
 def watch_over(children: list[Any]) -> None:
     """Take processes that must not outlive this one; an empty list for none."""
-    _state.children = children
+    state.children = children
 
 
 def kill_children() -> None:
     """End the processes that must not outlive this one."""
-    children = [*_state.children]
-    _state.children.clear()  # Lightning, which watches the same list, is not to be alarmed
+    children = [*state.children]
+    state.children.clear()  # Lightning, which watches the same list, is not to be alarmed
     for child in children:
         with contextlib.suppress(OSError, ValueError):
             child.kill()
@@ -269,16 +270,16 @@ def collected() -> Iterator[list[int]]:
 
 def _hear(number: int, frame: FrameType | None) -> None:
     now = time.monotonic()
-    if _state.received:
-        if now - _state.since > _ONE_WISH_SECONDS:
+    if state.received:
+        if now - state.since > _ONE_WISH_SECONDS:
             _end(number, f"ended at once by a second signal, {signal.Signals(number).name}")
         return
-    _state.received, _state.since = number, now
-    if _state.abrupt:
+    state.received, state.since = number, now
+    if state.abrupt:
         _end(number, f"stopped by {signal.Signals(number).name}")
-    elif _state.exit_code is not None:
+    elif state.exit_code is not None:
         end_within()
-    elif _state.held:
+    elif state.held:
         if not is_child():
             waiting = threading.Timer(_PATIENCE_SECONDS, _say_that_it_waits, (number,))
             waiting.daemon = True
@@ -291,7 +292,7 @@ def _hear(number: int, frame: FrameType | None) -> None:
 
 
 def _say_that_it_waits(number: int) -> None:
-    if _state.listening and _state.held and _state.received:
+    if state.listening and state.held and state.received:
         _write(
             f"{signal.Signals(number).name} is heard, and what is under way, such as a training"
             " step, is ended first; a second signal ends the process at once"
@@ -321,17 +322,17 @@ def _leave() -> None:
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    if _state.received and _state.exit_code is not None:
+    if state.received and state.exit_code is not None:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(AttributeError, OSError, ValueError):
                 stream.flush()
-        os._exit(_state.exit_code)
+        os._exit(state.exit_code)
 
 
 def _forget_in_a_fork() -> None:
     """A forked process, such as one of ``ddp_fork``, dies of signals; its parent answers them."""
-    if _state.listening:
-        _state.listening = False
+    if state.listening:
+        state.listening = False
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all alike

@@ -15,13 +15,13 @@ from lightning.pytorch import LightningDataModule
 from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.common.quiet import say
 from lit_offrl.common.randomness import ShardedGenerator
-from lit_offrl.datamodules.loaders import FixedLoader, TrainLoader, batches_of_epoch
+from lit_offrl.datamodules.loaders import FixedLoader, batches_of_epoch
 from lit_offrl.datasets.bounds import outside_bounds, settle_bounds
 from lit_offrl.datasets.catalog import Reading, default_cache_dir, resolve
 from lit_offrl.datasets.hdf5 import Format
 from lit_offrl.datasets.priorities import Priorities, PrioritizedOrder
 from lit_offrl.datasets.rows import Spans
-from lit_offrl.datasets.sampler import Order, RowOrder
+from lit_offrl.datasets.sampler import Order, RowOrder, TrainLoader
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.datasets.sources import Source
 from lit_offrl.datasets.split import Split, split_episodes

@@ -1,12 +1,8 @@
-"""Loaders: iterables of ready batches, without workers, collation or copies.
-
-Indexing tensors makes a batch faster than a worker process could hand one over, so a loader here
-only decides which rows come when.
-"""
+"""Batches of an epoch, and of rows that are the same each time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,61 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.datasets.sampler import Order
 from lit_offrl.datasets.views import BoundView
-
-
-class TrainLoader:
-    """Endless training batches, cut into epochs for Lightning's sake.
-
-    Where it begins depends only on how many batches the run has trained on: a resumed run calls
-    ``batches_done`` at its first batch and continues with the next one.
-
-    Args:
-        view: Makes batches from rows.
-        order: Chooses the view's rows of each step, and their random numbers. Where it weighs rows,
-            batches have the weights in their field ``weights``.
-        length: Number of batches in an epoch that is not limited.
-        batches_done: Returns how many batches the run has trained on so far.
-        limit: Number of batches that the Trainer takes of an epoch; all by default.
-        same: Whether each epoch has the same batches, random draws of the view included.
-    """
-
-    def __init__(
-        self,
-        view: BoundView,
-        order: Order,
-        length: int,
-        batches_done: Callable[[], int],
-        limit: int | None = None,
-        same: bool = False,
-    ) -> None:
-        self._view = view
-        self._order = order
-        self._length = length
-        self._batches_done = batches_done
-        self._limit = length if limit is None else limit
-        self._same = same
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[Any]:
-        # Lightning makes iterators before it restores its counters. This runs at the first batch,
-        # since a generator's body begins at its first ``next``.
-        done = self._batches_done()
-        for number in range(done, done + self._limit - done % self._limit):
-            step = number % self._limit if self._same else number
-            index, weights = self._order.draw(step)
-            batch = self._view.batch(index, self._order.uniforms(step, self._view.num_uniforms))
-            yield batch if weights is None else _weighted(batch, weights)
-
-    def state_dict(self) -> dict[str, Any]:
-        """There is nothing to keep; the method tells Lightning that resuming is exact."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """There is nothing to restore."""
 
 
 def batches_of_epoch(trainer: Any, length: int) -> tuple[int, bool]:
@@ -93,15 +35,6 @@ def batches_of_epoch(trainer: Any, length: int) -> tuple[int, bool]:
             f"accumulate_grad_batches is {accumulated}: give a multiple of that."
         )
     return max(1, limit), same
-
-
-def _weighted(batch: Any, weights: Tensor) -> Any:
-    if "weights" not in batch._fields:
-        raise ConfigError(
-            f"a {type(batch).__name__} has no field for importance weights: rows can be drawn by "
-            "priority with the view Snippets alone."
-        )
-    return batch._replace(weights=weights)
 
 
 class FixedLoader:

@@ -1,4 +1,7 @@
-"""The order of rows: a pure function of (seed, step, rank, world size), so resuming just goes on.
+"""Which rows training takes when: a pure function of (seed, step, rank, world size).
+
+So a resumed run continues with the very next batch. Indexing tensors makes a batch faster than a
+worker process could hand one over: the loader here has no workers, collation or copies.
 
 stream   permutation of epoch 0 | permutation of epoch 1 | …        endless
 step     [ rank 0 | rank 1 ][ rank 0 | rank 1 ] …                   B rows a rank
@@ -7,6 +10,7 @@ step     [ rank 0 | rank 1 ][ rank 0 | rank 1 ] …                   B rows a r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +20,7 @@ from torch import Tensor
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import ShardedGenerator, mix
 from lit_offrl.datasets.rows import Spans
+from lit_offrl.datasets.views.base import BoundView
 
 # Keep the two streams of one seed apart.
 _ORDER, _UNIFORMS = 0x0DE2, 0x0001F
@@ -132,3 +137,65 @@ class RowOrder(Order):
                 part.copy_(self.spans.at(part.long()))
             self._shuffled = epoch, order.to(self.device)
         return self._shuffled[1]
+
+
+class TrainLoader:
+    """Endless training batches, cut into epochs for Lightning's sake.
+
+    Where it begins depends only on how many batches the run has trained on: a resumed run calls
+    ``batches_done`` at its first batch and continues with the next one.
+
+    Args:
+        view: Makes batches from rows.
+        order: Chooses the view's rows of each step, and their random numbers. Where it weighs rows,
+            batches have the weights in their field ``weights``.
+        length: Number of batches in an epoch that is not limited.
+        batches_done: Returns how many batches the run has trained on so far.
+        limit: Number of batches that the Trainer takes of an epoch; all by default.
+        same: Whether each epoch has the same batches, random draws of the view included.
+    """
+
+    def __init__(
+        self,
+        view: BoundView,
+        order: Order,
+        length: int,
+        batches_done: Callable[[], int],
+        limit: int | None = None,
+        same: bool = False,
+    ) -> None:
+        self._view = view
+        self._order = order
+        self._length = length
+        self._batches_done = batches_done
+        self._limit = length if limit is None else limit
+        self._same = same
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Any]:
+        # Lightning makes iterators before it restores its counters. This runs at the first batch,
+        # since a generator's body begins at its first ``next``.
+        done = self._batches_done()
+        for number in range(done, done + self._limit - done % self._limit):
+            step = number % self._limit if self._same else number
+            index, weights = self._order.draw(step)
+            batch = self._view.batch(index, self._order.uniforms(step, self._view.num_uniforms))
+            yield batch if weights is None else _weighted(batch, weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """There is nothing to keep; the method tells Lightning that resuming is exact."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """There is nothing to restore."""
+
+
+def _weighted(batch: Any, weights: Tensor) -> Any:
+    if "weights" not in batch._fields:
+        raise ConfigError(
+            f"a {type(batch).__name__} has no field for importance weights: rows can be drawn by "
+            "priority with the view Snippets alone."
+        )
+    return batch._replace(weights=weights)

@@ -4,7 +4,7 @@ from lit_offrl.nets.advantages import AdvantageEncoding
 from lit_offrl.nets.averages import frozen_copy, polyak_update_
 from lit_offrl.nets.critics import EnsembleDenseNetMLP, EnsembleMLP, TwinCritic
 from lit_offrl.nets.decoders import AutoregressiveDecoder, CategoricalDecoder
-from lit_offrl.nets.embeddings import NumberEmbedding, sinusoidal
+from lit_offrl.nets.embeddings import NumberEmbedding, sinusoidal, symexp, symlog
 from lit_offrl.nets.images import ImageDecoder, ImageEncoder
 from lit_offrl.nets.latent_critics import LatentCritic
 from lit_offrl.nets.mlp import MLP, DenseNetMLP, Dropout
@@ -12,7 +12,6 @@ from lit_offrl.nets.perceiver import Encoded, FutureCondition, PerceiverDenoiser
 from lit_offrl.nets.policies import DeterministicPolicy, GaussianPolicy, TanhGaussianPolicy
 from lit_offrl.nets.resnet import ResNetDenoiser
 from lit_offrl.nets.snippets import GaussianPrior, SnippetEncoder, WorldModel, gaussian_kl
-from lit_offrl.nets.symlog import symexp, symlog
 from lit_offrl.nets.unet import UResNetDenoiser
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Sinusoidal embeddings of numbers: diffusion times, time offsets, policy indices."""
+"""Numbers as networks take and give them: sinusoidal embeddings, and the symmetric logarithm."""
 
 import math
 
@@ -56,3 +56,16 @@ class NumberEmbedding(nn.Module):
         """Apply the MLP alone, to features of ``sinusoidal``."""
         # Weights may be bfloat16 or float64 (Lightning's true precisions); the angles never are.
         return self.second(F.silu(self.first(features.to(self.first.weight.dtype))))
+
+
+def symlog(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """``sign(x) * log(1 + |x|)``: close to x near 0, logarithmic far from it.
+
+    Source: Hafner et al. 2023, Eq. 1.
+    """
+    return torch.sign(x) * torch.log1p(x.abs())
+
+
+def symexp(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """``sign(x) * (exp(|x|) - 1)``, the inverse of `symlog`; overflows float32 above 88."""
+    return torch.sign(x) * torch.expm1(x.abs())

@@ -51,15 +51,15 @@ def test_names_the_term_the_step_and_the_last_good_checkpoint(lit, spoil, capsys
 
 
 def test_names_the_column_of_a_batch(lit, monkeypatch, capsys):
-    from lit_offrl.datamodules import loaders
+    from lit_offrl.datasets import sampler
 
-    batches = loaders.TrainLoader.__iter__
+    batches = sampler.TrainLoader.__iter__
 
     def spoiled(self):
         for batch in batches(self):
             yield batch._replace(actions=batch.actions * math.nan)
 
-    monkeypatch.setattr(loaders.TrainLoader, "__iter__", spoiled)
+    monkeypatch.setattr(sampler.TrainLoader, "__iter__", spoiled)
     assert lit(*OPTIONS) == 3
     errors = capsys.readouterr().err
     assert "column 'actions' of the batch is not finite at step 0" in errors

@@ -8,11 +8,11 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.datamodules import OfflineDataModule, PyBulletDataModule
-from lit_offrl.datamodules.loaders import FixedLoader, TrainLoader
+from lit_offrl.datamodules.loaders import FixedLoader
 from lit_offrl.datasets.labels import save_labels
 from lit_offrl.datasets.priorities import Linear, Priorities, PrioritizedOrder
 from lit_offrl.datasets.rows import Spans
-from lit_offrl.datasets.sampler import RowOrder
+from lit_offrl.datasets.sampler import RowOrder, TrainLoader
 from lit_offrl.datasets.views import (
     AdvantageLabelled,
     BoundView,
