@@ -44,7 +44,7 @@ def labels_path(spec: DatasetSpec, critic: str) -> Path:
     Nothing is written into the installed package: those of bundled data go to the data directory.
 
     Raises:
-        DatasetError: the rows are of no single file, as Minari's are not.
+        DatasetError: The rows come from no single file, as those of Minari.
     """
     file = Path(spec.origin)
     if not file.is_file():
@@ -59,14 +59,14 @@ def save_labels(path: Path, advantages: np.ndarray, dataset: OfflineDataset, cri
     """Store a label for each row of a whole dataset, in one step.
 
     Args:
-        path: the file, by custom ``labels_path``.
+        path: Path of the file; ``labels_path`` gives the usual one.
         advantages: A(s, a) of each row (N,), in the dataset's order.
-        dataset: whole, as read from its file.
-        critic: the critic's hash.
+        dataset: The whole dataset, as read from its file.
+        critic: Hash of the critic.
 
     Raises:
-        DatasetError: if the dataset has no sha256, or a label is missing or not finite.
-        FileError: if the file cannot be written.
+        DatasetError: The dataset has no sha256, or a label is missing or not finite.
+        FileError: The file cannot be written.
     """
     sha256 = _sha256(dataset)
     labels = _checked(np.asarray(advantages), len(dataset), f"{path}: cannot be written")
@@ -84,13 +84,13 @@ def load_labels(path: Path, dataset: OfflineDataset, critic: str | None = None) 
     """Return the labels (N,), float32, of a whole dataset.
 
     Args:
-        path: the file.
-        dataset: whose labels they must be.
-        critic: hash of the critic that must have made them; any if None.
+        path: Path of the file.
+        dataset: The dataset that the labels must belong to.
+        critic: Hash of the critic that must have made them; None takes any.
 
     Raises:
-        DatasetError: if the file is missing or broken, or the labels are of other data, of another
-            critic, of another number, or not finite.
+        DatasetError: The file is missing or broken, or the labels belong to other data or another
+            critic, have another number, or are not finite.
     """
     sha256 = _sha256(dataset)
     if not path.is_file():
@@ -112,7 +112,7 @@ def load_labels(path: Path, dataset: OfflineDataset, critic: str | None = None) 
         )
     if critic is not None and str(maker) != critic:
         raise DatasetError(
-            f"{path}: holds labels of another critic ({str(maker)[:12]}…) than asked for "
+            f"{path}: holds labels of another critic ({str(maker)[:12]}…) than requested "
             f"({critic[:12]}…): compute them again, or correct the option 'critic'."
         )
     return _checked(labels, len(dataset), f"{path}: cannot be used")

@@ -27,10 +27,10 @@ class Linear:
     """A number that goes from ``start`` to ``end`` in ``steps`` steps, and stays there.
 
     Args:
-        start: at step 0.
-        end: from step ``steps`` on.
-        steps: ≥ 1.
-        every: it changes only every so many steps, ≥ 1.
+        start: The number at step 0.
+        end: The number from step ``steps`` on.
+        steps: Number of steps from one to the other, at least 1.
+        every: Number of steps, at least 1, between changes.
     """
 
     start: float
@@ -55,9 +55,9 @@ class Priorities:
     """How priorities are used; the defaults are LDCQ's (β 0.3 → 1 by 0.03 every 3000 steps).
 
     Args:
-        alpha: how far priorities matter, 0 for not at all; where it changes, all rows' weights are
-            computed anew: choose a large ``every``.
-        beta: how far importance weights undo that, 1 for wholly.
+        alpha: Exponent of the priorities, at least 0; 0 ignores them. Whenever it changes, the
+            weights of all rows are computed again: choose a large ``every``.
+        beta: Exponent of the importance weights, at least 0; 1 undoes the priorities' bias wholly.
     """
 
     alpha: Linear | float = 0.7
@@ -79,19 +79,18 @@ class PrioritizedOrder(Order):
     they stay equal, as do the rows that they cut into blocks.
 
     Args:
-        spans: the rows to take, such as a bound view's; a number n for 0 … n−1.
-        batch_size: B, rows a rank takes in a step.
-        seed: of the draws.
-        rank: this process.
-        world_size: number of processes.
-        device: where priorities are held and rows and numbers are wanted. Uniform numbers are drawn
-            on the CPU, but sums are rounded as the device does.
-        settings: the exponents.
-        accumulated: how many of this order's steps make an optimiser step, by which exponents
-            change.
+        spans: Rows to take, such as those of a bound view; a number n means 0 … n−1.
+        batch_size: Number B of rows that each rank takes in a step, at least 1.
+        seed: Seed of the draws.
+        rank: Number of this process.
+        world_size: Number of processes.
+        device: Device of the priorities and of what is returned. Uniform numbers are drawn on the
+            CPU, but sums are rounded as the device does.
+        settings: Exponents of priorities and weights.
+        accumulated: Number of this order's steps in an optimiser step, by which exponents change.
 
     Raises:
-        ConfigError: if there are no rows, the batch is empty or the rank does not exist.
+        ConfigError: There are no rows, the batch is empty or the rank does not exist.
     """
 
     def __init__(
@@ -124,7 +123,7 @@ class PrioritizedOrder(Order):
         """Return this rank's rows (B,) of a step and their importance weights (B,), float32.
 
         Raises:
-            ConfigError: if no row has a priority above 0.
+            ConfigError: No row has a priority above 0.
         """
         done = step // self._accumulated
         if (alpha := _value(self.settings.alpha, done)) != self._alpha:
@@ -144,11 +143,11 @@ class PrioritizedOrder(Order):
         """Set priorities, such as absolute TD errors; of several for one row the largest holds.
 
         Args:
-            rows: numbers in the dataset, as batches carry them; those of all processes.
-            priorities: finite and ≥ 0; a row of priority 0 is not drawn again until it is raised.
+            rows: Numbers of rows in the dataset, as batches have them; those of all processes.
+            priorities: Finite and ≥ 0; a row of priority 0 is not drawn again until it is raised.
 
         Raises:
-            ConfigError: if a priority is below 0 or not finite, or a row is not in the order;
+            ConfigError: A priority is below 0 or not finite, or a row is not in the order;
                 nothing is changed then.
         """
         rows, values = rows.to(self.device), priorities.detach().to(self.device).float()
@@ -188,10 +187,10 @@ class PrioritizedOrder(Order):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the state back.
+        """Restore the state.
 
         Raises:
-            ConfigError: if it is of another number of rows.
+            ConfigError: It has another number of rows.
         """
         if not state:  # of a run's beginning
             return

@@ -24,8 +24,8 @@ class Spans:
     """Row numbers as ranges, in rising order: a few numbers an episode instead of one a row.
 
     Args:
-        starts: first row of each range (E,), int64 on the CPU, rising.
-        stops: the row after each range's last (E,); at or before ``starts`` for none.
+        starts: First row of each range (E,), int64 on the CPU, rising.
+        stops: Row after the last of each range (E,); at or before ``starts`` for an empty range.
     """
 
     def __init__(self, starts: Tensor, stops: Tensor) -> None:
@@ -80,11 +80,11 @@ class Rows:
     """What the views over one dataset on one device share.
 
     Attributes:
-        columns: by name, on the device; on the CPU they share the dataset's memory.
-        starts: first row of each episode (E,), int64.
-        stops: the row after each episode's last (E,), int64.
-        terminated: whether each episode (E,) ended in a true terminal.
-        beyond: whether the state after each episode's (E,) last row is in the data.
+        columns: Columns by name, on the device; on the CPU they share the dataset's memory.
+        starts: First row of each episode (E,), int64.
+        stops: Row after the last of each episode (E,), int64.
+        terminated: Whether each episode (E,) ended in a true terminal.
+        beyond: Whether the state after the last row of each episode (E,) is in the data.
     """
 
     def __init__(self, dataset: OfflineDataset, device: torch.device | str) -> None:
@@ -100,7 +100,7 @@ class Rows:
 
     @cached_property
     def episode(self) -> Tensor:
-        """The episode of each row (N,), int32; made when first asked for.
+        """Number of the episode of each row (N,), int32; computed at its first use.
 
         An int32 a row, rather than two int64 bounds, keeps memory near that of the columns.
         """
@@ -113,7 +113,7 @@ class Rows:
         return None if column is None else column.index_select(0, index)
 
     def need(self, name: str, index: Tensor) -> Tensor:
-        """Return rows ``index`` of a column that is there."""
+        """Return rows ``index`` of a column that the data have."""
         return self.columns[name].index_select(0, index)
 
     def next_observations(self, index: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class Rows:
         """Return the rows whose next state is known or, if ``past_terminals``, terminal.
 
         Raises:
-            DatasetError: if there is none.
+            DatasetError: There is none.
         """
         unknown = ~(self.beyond | (self.terminated & past_terminals))
         spans = Spans(self.starts.cpu(), (self.stops - unknown.long()).cpu())
@@ -150,7 +150,7 @@ class Rows:
         span, longest = 1, int((self.stops - self.starts).max())
         while span < longest:
             same = self.episode[:-span] == self.episode[span:]
-            later = torch.where(same, sums[span:], 0.0) * gamma**span
-            sums = torch.cat([sums[:-span] + later, sums[-span:]])
+            following = torch.where(same, sums[span:], 0.0) * gamma**span
+            sums = torch.cat([sums[:-span] + following, sums[-span:]])
             span *= 2
         return sums.float()

@@ -41,16 +41,16 @@ class Order(ABC):
     the batch of a single process with ``world_size * batch_size`` rows.
 
     Args:
-        spans: the rows to take, such as a bound view's; a number n for 0 … n−1.
-        batch_size: B, rows a rank takes in a step.
-        seed: of the order.
-        rank: this process.
-        world_size: number of processes.
-        device: where the rows and numbers are wanted; they are drawn on the CPU, so that they do
-            not depend on it.
+        spans: Rows to take, such as those of a bound view; a number n means 0 … n−1.
+        batch_size: Number B of rows that each rank takes in a step, at least 1.
+        seed: Seed of the order.
+        rank: Number of this process.
+        world_size: Number of processes.
+        device: Device of the rows and numbers that are returned; they are drawn on the CPU, so that
+            they do not depend on it.
 
     Raises:
-        ConfigError: if there are no rows, the batch is empty or the rank does not exist.
+        ConfigError: There are no rows, the batch is empty or the rank does not exist.
     """
 
     def __init__(
@@ -95,19 +95,19 @@ class Order(ABC):
         return generator.uniform((self.batch_size, count), torch.float64).to(self.device)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs beside the step's number: nothing, unless an order says so."""
+        """What a resumed run needs beside the step's number; usually nothing."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the state back."""
-        del state  # of an order that has none
+        """Restore the state."""
+        del state  # an order has none by default
 
 
 class RowOrder(Order):
-    """Every row once an epoch, in an order that depends on the seed and the epoch alone."""
+    """Every row once an epoch, in an order that depends only on the seed and the epoch."""
 
     _shuffled: tuple[int, Tensor] | None = None
-    """The epoch under way and its rows in order."""
+    """The current epoch and its rows in order."""
 
     def draw(self, step: int) -> Draw:
         """Return this rank's rows (B,) of a step, int64 on the device; all weigh the same."""
@@ -196,6 +196,6 @@ def _weighted(batch: Any, weights: Tensor) -> Any:
     if "weights" not in batch._fields:
         raise ConfigError(
             f"a {type(batch).__name__} has no field for importance weights: rows can be drawn by "
-            "priority with the view Snippets alone."
+            "priority only with the view Snippets."
         )
     return batch._replace(weights=weights)

@@ -6,7 +6,7 @@ FOLDER/NAME-KEY.npy.part.sums  the CRC-32 of each of them, 4 bytes
 FOLDER/NAME-KEY.json           the facts that the key was made of, for people
 FOLDER/NAME-KEY.lock           held while the array is made, so that a second process waits
 
-The key is a hash of all that the array depends on, and a chunk depends on its place alone. So
+The key is a hash of all that the array depends on, and a chunk depends only on its place. So
 whoever finds chunks goes on after the last whole one, however the process that made them ended:
 what does not agree with its sum is made again. The array is moved into place once it is whole.
 
@@ -54,21 +54,22 @@ def fetch_array(
     """Return an array, memory-mapped and read-only, made where it is missing or damaged.
 
     Args:
-        folder: made when it is first written to.
-        name: what the file's name begins with.
-        facts: all that the array depends on; plain types.
-        shape: of the array.
-        dtype: of the array.
-        chunk: rows of a chunk; the last one has what is left.
-        make: gives the chunks from the one of a number on, in order.
-        advice: what to do where the disk cannot hold it.
-        stop: whether to leave it, asked after each chunk and while another process has the lock.
+        folder: Folder of the array, which is made at the first write.
+        name: Beginning of the file's name.
+        facts: All that the array depends on, in plain types.
+        shape: Shape of the array.
+        dtype: Type of its numbers.
+        chunk: Number of rows in a chunk; the last chunk may have fewer.
+        make: Yields the chunks in order, from the one of a given number on.
+        advice: What to do if the disk cannot hold the array, for the message.
+        stop: Whether to leave the array unfinished; called after each chunk and while another
+            process has the lock.
 
     Returns:
-        The array, or None where ``stop`` said so: the chunks that are made stay for the next time.
+        The array, or None if ``stop`` returned true; finished chunks stay for the next time.
 
     Raises:
-        DatasetError: the disk cannot hold the array, or the folder cannot be written.
+        DatasetError: The disk cannot hold the array, or the folder cannot be written.
     """
     path = stored_path(folder, name, facts)
     found = _load(path, shape, dtype)
@@ -137,7 +138,7 @@ def _write(
     make: Callable[[int], Iterable[np.ndarray]],
     stop: Callable[[], bool],
 ) -> bool:
-    """Make the chunks that are missing and move the array into place; False if told to stop."""
+    """Make the chunks that are missing and move the array into place; return False if ``stop`` says so."""
     part = _part(path)
     sizes = [min(chunk, shape[0] - start) for start in range(0, shape[0], chunk)]
     row = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize

@@ -16,15 +16,15 @@ class BoundView(ABC):
     """A view over one dataset on one device."""
 
     spans: Spans
-    """Rows that may be asked for, as ranges."""
+    """Valid rows, as ranges."""
     device: torch.device
-    """Where the columns are."""
+    """Device of the columns."""
     num_uniforms = 0
-    """How many uniform numbers a row takes."""
+    """Number of uniform random numbers that each row takes."""
 
     @property
     def rows(self) -> Tensor:
-        """Row numbers (n,) int64 that may be asked for, on the device; made at each call."""
+        """Numbers of the valid rows (n,), int64, on the device; computed at each call."""
         return self.spans.all().to(self.device)
 
     @abstractmethod
@@ -32,13 +32,13 @@ class BoundView(ABC):
         """Make the batch, a NamedTuple, of rows ``index`` (B,), int64 on the device.
 
         Args:
-            index: elements of ``rows``.
-            uniforms: float64 (B, num_uniforms) in [0, 1).
+            index: Elements of ``rows``.
+            uniforms: Random numbers, float64 (B, num_uniforms) in [0, 1).
         """
 
 
 class View(ABC):
-    """What a config names; a class to inherit from, so that the class's short name finds it."""
+    """What a config names; views inherit from it, so that a config may give their short names."""
 
     def prepare(self, dataset: OfflineDataset) -> OfflineDataset:
         """Add to a whole dataset what the view needs, before episodes are taken from it."""

@@ -95,7 +95,7 @@ class FutureStates(View):
         """Put the columns on a device.
 
         Raises:
-            DatasetError: if no row is valid.
+            DatasetError: No row is valid.
         """
         return BoundFutureStates(self, dataset, device)
 

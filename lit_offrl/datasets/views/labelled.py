@@ -48,8 +48,8 @@ class AdvantageLabelled(View):
         """Add the labels to the whole dataset as a column.
 
         Raises:
-            DatasetError: if the file is missing or broken, or the labels are of other data, of
-                another critic, of another number, or not finite.
+            DatasetError: The file is missing or broken, or the labels belong to other data or
+                another critic, have another number, or are not finite.
         """
         labels = load_labels(Path(self.labels), dataset, critic=self.critic)
         spec = replace(dataset.spec, columns=(*dataset.spec.columns, COLUMN))
@@ -61,7 +61,7 @@ class AdvantageLabelled(View):
         """Put the columns on a device; a dataset that is not prepared must be whole.
 
         Raises:
-            DatasetError: as ``prepare``; if the data have no actions, or no valid row.
+            DatasetError: As ``prepare``; or the data have no actions, or no valid row.
         """
         if COLUMN not in dataset.columns:
             dataset = self.prepare(dataset)

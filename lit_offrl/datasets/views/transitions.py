@@ -19,7 +19,7 @@ class TransitionBatch(NamedTuple):
     """One step each; at a true terminal whose next state is unknown that is the state itself.
 
     ``rewards`` is None where the data have none, which imitation does not need; ``returns``, the
-    discounted ones to the episode's end, where the view does not ask for them.
+    discounted ones to the episode's end, is None unless the view is made with a discount.
     """
 
     observations: Float[Tensor, "B o"]
@@ -52,8 +52,8 @@ class Transitions(View):
         """Put the columns on a device.
 
         Raises:
-            DatasetError: if the data have no actions, no valid row, or, where returns are asked
-                for, not all rewards.
+            DatasetError: The data have no actions, no valid row, or, where returns are requested,
+                not all rewards.
         """
         return BoundTransitions(dataset, device, self.returns)
 
@@ -72,7 +72,7 @@ class BoundTransitions(BoundView):
         self._returns = None if returns is None else self._rows.discounted_returns(returns)
         if returns is not None and self._returns is None:
             raise DatasetError(
-                f"{dataset.spec.origin}: Transitions was asked for returns, which need the reward "
+                f"{dataset.spec.origin}: Transitions with returns needs the reward "
                 "of every row: take a dataset that has them, or leave 'returns' out."
             )
         self.device = self._rows.device
