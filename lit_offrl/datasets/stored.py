@@ -138,7 +138,7 @@ def _write(
     make: Callable[[int], Iterable[np.ndarray]],
     stop: Callable[[], bool],
 ) -> bool:
-    """Make the chunks that are missing and move the array into place; return False if ``stop`` says so."""
+    """Make the missing chunks and move the array into place; return False if ``stop`` says so."""
     part = _part(path)
     sizes = [min(chunk, shape[0] - start) for start in range(0, shape[0], chunk)]
     row = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
