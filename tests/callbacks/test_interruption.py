@@ -105,7 +105,7 @@ MOMENTS = {
     "making the environment": ((evaluation, "make_env"), None),
     "a validation": ((BCModule, "validation_step"), 2),
     "the end of training": ((GracefulStop, "on_train_end"), 4),
-    "a roll-out": ((rollouts, "_begin"), 4),
+    "a roll-out": ((rollouts, "run_episodes"), 4),
     "drawing the figures": ((RunRecord, "_draw"), 4),
 }
 
@@ -147,7 +147,7 @@ def test_a_roll_out_that_a_signal_has_cut_short_is_made_up_for(lit, monkeypatch,
     often += ("--trainer.val_check_interval", "2", "--trainer.log_every_n_steps", "1")
     assert lit(*often, "--checkpoint.dirpath", "whole") == 0
     with monkeypatch.context() as patched:
-        signalled(patched, rollouts, "_begin", signal.SIGUSR1)
+        signalled(patched, rollouts, "run_episodes", signal.SIGUSR1)
         assert lit(*often, "--checkpoint.dirpath", "cut") == 128 + signal.SIGUSR1
     assert torch.load("cut/last.ckpt", weights_only=True)["global_step"] == 2
     assert lit(*often, "--ckpt_path", "cut/last.ckpt") == 0
