@@ -5,8 +5,7 @@ Source: "Reasoning with latent diffusion in offline reinforcement learning", sec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,7 +15,7 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import SnippetBatch, Snippets
-from lit_offrl.modules.ldcq.acting import GoalSkillPolicy, SkillPolicy
+from lit_offrl.modules.ldcq.acting import POLICIES, GoalSkillPolicy, SkillPolicy
 from lit_offrl.modules.ldcq.options import (
     Against,
     GoalOptions,
@@ -26,7 +25,6 @@ from lit_offrl.modules.ldcq.options import (
     option_types,
     options_for,
 )
-from lit_offrl.modules.ldcq.planning import Planner
 from lit_offrl.modules.ldcq.prior import LatentPrior
 from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
 from lit_offrl.modules.ldcq.staged import StagedModule
@@ -101,7 +99,7 @@ class LDCQStage2Module(StagedModule):
         self.drop_probability, self.standardize = drop_probability, standardize
         self.stage1 = self.take("stage1", stage1, LDCQStage1Module)
         if goals != "none":
-            self._require_positions("goals")
+            self.require_positions("goals")
         self.prior = LatentPrior(
             self.stage1.state_dim,
             self.stage1.latent_dim,
@@ -185,7 +183,12 @@ class LDCQStage2Module(StagedModule):
             )
         return batch.goals
 
-    def _require_positions(self, what: str) -> None:
+    def require_positions(self, what: str) -> None:
+        """Refuse what needs positions where observations are pictures.
+
+        Raises:
+            ConfigError: They are.
+        """
         if self.stage1.images is not None:
             raise ConfigError(f"{what} needs positions, but the observations are pictures.")
 
@@ -268,32 +271,7 @@ class LDCQStage2Module(StagedModule):
         way = PlanOptions if plan else SkillOptions if self.goals == "none" else GoalOptions
         how = options_for(way, options)
         self.require(how, without_goal=plan)
-        decode = partial(self.stage1.decode, sample=how.sample_actions)
-        steps = how.execute_steps or self.stage1.horizon
-        if isinstance(how, PlanOptions):
-            choose = self._planner(how)
-        elif isinstance(how, GoalOptions):
-            choose = self._sampler(how, how.against)
-        else:
-            return SkillPolicy(self._sampler(how), decode, steps, self.device)
-        dims = len(self.goal_dims)
-        return GoalSkillPolicy(choose, decode, steps, self.device, goal_dim=dims, goal=how.goal)
-
-    def _sampler(self, how: SkillOptions, against: Against = "nothing") -> Callable[..., Tensor]:
-        def choose(rows: Tensor, goals: Tensor | None = None) -> Tensor:
-            return self.sample(rows, 1, how, goals=goals, against=against).squeeze(1)
-
-        return choose
-
-    def _planner(self, how: PlanOptions) -> Callable[..., Tensor]:
-        self._require_positions("plan")
-        planner = Planner(
-            lambda states, number: self.prior.sample(states, number, how),
-            self.stage1.world,
-            lambda states: self.stage1.denormalize(states)[..., self.goal_dims],
-            how,
-        )
-        return lambda rows, goals: planner.choose(self.stage1.normalize(rows), goals)[0]
+        return POLICIES[way](self, how)
 
     @classmethod
     def policy_options(cls) -> dict[str, Any]:

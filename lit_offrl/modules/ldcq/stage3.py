@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from typing import Any, Literal, get_type_hints
 
 import torch
@@ -19,7 +18,7 @@ from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.priorities import Linear, Priorities
 from lit_offrl.datasets.views import SnippetBatch, Snippets
-from lit_offrl.modules.ldcq.acting import SkillPolicy
+from lit_offrl.modules.ldcq.acting import SkillPolicy, execution
 from lit_offrl.modules.ldcq.options import SamplerName, Sampling, SkillOptions
 from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
 from lit_offrl.modules.ldcq.stage2 import LDCQStage2Module
@@ -250,12 +249,7 @@ class LDCQStage3Module(StagedModule):
         how = SkillOptions(**{**asdict(self.how), **given})
         if self.stage2 is not None:
             self.stage2.require(how, without_goal=True)
-        return SkillPolicy(
-            lambda rows: self.choose(rows, number, how),
-            partial(self.first.decode, sample=how.sample_actions),
-            how.execute_steps or self.first.horizon,
-            self.device,
-        )
+        return SkillPolicy(lambda rows: self.choose(rows, number, how), *execution(self, how))
 
     @classmethod
     def policy_options(cls) -> dict[str, Any]:
