@@ -217,4 +217,4 @@ def test_every_key_of_evaluate_is_an_option_of_the_command():
     from lit_offrl.commands.evaluate import _parser
     from lit_offrl.experiments.config import EVALUATE_KEYS
 
-    assert {f"--{key}" for key in EVALUATE_KEYS} <= set(_parser().option_names())
+    assert {*EVALUATE_KEYS} <= {*_parser().option_names()}
