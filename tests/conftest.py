@@ -210,7 +210,7 @@ def here():
     from lit_offrl.experiments.process import PROGRAM, Children
 
     class Here(Children):
-        def run(self, words, log, environment, keep):
+        def run(self, words, log, environment, keep, stops=None):
             log.touch()
             return main(words[len(PROGRAM) :])
 

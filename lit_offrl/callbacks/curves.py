@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from lit_offrl.callbacks.checkpoints import Checkpoints
 from lit_offrl.callbacks.every import EveryNSteps
 from lit_offrl.callbacks.lookup import find_callback, settings
+from lit_offrl.common.files import write_whole
 from lit_offrl.evaluation.record import present_names
+
+CURVES_FILE = "curves.csv"
+"""In the run's folder: every metric that was logged, one ``step,metric,value`` a line."""
 
 
 class Curves(EveryNSteps):
@@ -18,7 +25,8 @@ class Curves(EveryNSteps):
 
     Lightning logs by a counter of its own, after checkpoints are written; a run killed in between
     would lose a point. Here a step's point is part of the checkpoint of that step, so a resumed run
-    has the whole curve and no hole.
+    has the whole curve and no hole. ``curves.csv`` in the run's folder has the same points while
+    the fit runs; a resumed fit first takes those out that its checkpoint does not have.
 
     Metrics of training are taken every ``trainer.log_every_n_steps`` steps (each logging call costs
     MLflow about 5 ms), and at the last step.
@@ -38,13 +46,22 @@ class Curves(EveryNSteps):
         step = trainer.global_step
         for name, number in numbers.items():
             self.history.setdefault(name, []).append((step, number))
+        path = _file(trainer)
+        if path is not None:
+            with contextlib.suppress(OSError), path.open("a") as file:  # the checkpoint has them
+                file.writelines(f"{step},{name},{number!r}\n" for name, number in numbers.items())
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log as often as the Trainer is told to."""
+        """Log as often as the Trainer is told to, and write down what has been logged so far."""
         super().on_train_start(trainer, pl_module)
         self.interval = max(1, settings(trainer).log_every_n_steps)
+        path = _file(trainer)
+        if path is not None and trainer.is_global_zero:
+            points = ((s, name, v) for name, line in self.history.items() for s, v in line)
+            lines = (f"{step},{name},{value!r}\n" for step, name, value in sorted(points))
+            write_whole(path, "step,metric,value\n" + "".join(lines))
 
     def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the metrics of this very training step.
@@ -93,3 +110,10 @@ def record_metrics(trainer: Trainer, values: Mapping[str, Any]) -> None:
     curves = find_callback(trainer, Curves)
     if curves is not None:
         curves.record(trainer, values)
+
+
+def _file(trainer: Trainer) -> Path | None:
+    checkpoints = find_callback(trainer, Checkpoints)
+    if checkpoints is None or not checkpoints.dirpath or settings(trainer).fast_dev_run:
+        return None
+    return Path(checkpoints.dirpath) / CURVES_FILE

@@ -3,29 +3,94 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.commands.parsing import OneLineParser, positive
 from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.common.files import make_folder
 from lit_offrl.common.user_code import command_line
 from lit_offrl.experiments.board import Board, times_table
+from lit_offrl.experiments.config import FileReader, from_yaml
+from lit_offrl.experiments.executors.ray import RayExecutor, RayOptions, read_ray
+from lit_offrl.experiments.executors.transfer import open_transfer
 from lit_offrl.experiments.inputs import data_spec
 from lit_offrl.experiments.job import Cell, Job, State, lineage, needed
 from lit_offrl.experiments.pipeline import DATASET
-from lit_offrl.experiments.run import Choices, Executor, Schedule, console_of_stdout, follow
+from lit_offrl.experiments.run import (
+    Choices,
+    Executor,
+    Listener,
+    Schedule,
+    console_of_stdout,
+    follow,
+)
+from lit_offrl.experiments.trials import Row, Searches
 from lit_offrl.tracking.store import STORE_HELP
 
 
-def add_options(parser: OneLineParser, folder: str) -> None:
+def add_options(parser: OneLineParser, folder: str, executors: Sequence[str]) -> None:
     """Add the options of both verbs."""
     add = parser.add_argument
+    add("--executor", choices=executors, default="local", help="Where jobs run [local].")
+    add("--workers", type=positive, metavar="N", help="Jobs at a time [1; one a GPU; of Ray, all].")
+    add(
+        "--ray_address",
+        metavar="HOST:PORT",
+        help="A Ray cluster's head, or 'auto' on one of its nodes [$RAY_ADDRESS, else Ray begins on"
+        " this machine].",
+    )
+    add(
+        "--ray",
+        default="{}",
+        metavar="YAML",
+        help="Resources of a job and retries, such as '{num_cpus: 2, num_gpus: 0.5, memory_gb: 8,"
+        " retries: 3}'.",
+    )
     add("--output", type=Path, metavar="DIR", help=f"The folder of the results [{folder}].")
     add("--tracking_uri", metavar="URI", help=STORE_HELP)
     add("--dry_run", action="store_true", help="Print states, reasons and commands; run nothing.")
+
+
+def ray_executor(
+    options: argparse.Namespace,
+    given: Mapping[str, Any],
+    choices: Choices,
+    listener: Listener,
+    *,
+    name: str,
+    output: Path,
+    uri: str | None,
+) -> RayExecutor:
+    """Return the executor of ``--executor ray``.
+
+    Args:
+        options: Those of ``add_options``.
+        given: The key ``ray`` of the experiment's file; the options win.
+        choices: What to do with failed and changed jobs.
+        listener: Hears when jobs begin.
+        name: The experiment's name.
+        output: Its folder.
+        uri: MLflow's store; None for none.
+
+    Raises:
+        LitOffRLError: Ray or MLflow cannot be used.
+    """
+    address = options.ray_address or os.environ.get("RAY_ADDRESS") or None
+    try:
+        own = from_yaml(options.ray)
+    except ValueError as error:
+        raise ConfigError(f"--ray: is no YAML: {error}") from error
+    own = read_ray(FileReader(Path("--ray")), own)
+    ray, transfer = RayOptions(**{**given, **own}, address=address), None
+    if ray.worker_root is not None:
+        if uri is None:
+            raise ConfigError("ray.worker_root: files pass through MLflow: leave out --no-mlflow.")
+        transfer = open_transfer(uri, name, output, Path(ray.worker_root))
+    return RayExecutor(choices, listener, options=ray, workers=options.workers, transfer=transfer)
 
 
 def run_cells(
@@ -83,6 +148,64 @@ def run_cells(
             line = f"{states.count(state)} {state}: {option} runs them again"
             print(f"lit-offrl {command}: {line}; logs are in {output}.", file=sys.stderr)
     return code or int(any(state != State.DONE for state in states))
+
+
+def run_search(
+    rows: Sequence[Row],
+    examples: Sequence[Cell],
+    choices: Choices,
+    options: argparse.Namespace,
+    output: Path,
+    *,
+    begin: Callable[[Listener], Executor],
+    prepare: Callable[[], None],
+    hint: str,
+    whole: bool,
+    uri: str,
+    experiment: str,
+) -> int:
+    """Check, then run, searches; return 0, 1 or 128 + a signal's number. See ``run_cells``.
+
+    Args:
+        rows: The searches.
+        examples: Cells in which each end of their axes occurs, to be checked.
+        uri: MLflow's store.
+        experiment: MLflow's experiment.
+
+    Raises:
+        LitOffRLError: An option, the data, the store or the ledger cannot be used.
+    """
+    check_jobs(examples, hint, make=not options.dry_run and options.executor == "local")
+    if options.dry_run:
+        for row in rows:
+            print(f"# {row.describe()}")
+        print_plan(examples, choices)
+        return 0
+    prepare()
+    make_folder(output)
+    console = console_of_stdout()
+    schedule = Schedule(choices, whole)
+    searches = Searches(
+        rows,
+        choices,
+        schedule,
+        Board([], console),
+        jobs=options.workers or max(1, len(options.gpus)),
+        tracking_uri=uri,
+        experiment=experiment,
+    )
+    searches.begin()
+    code = 0
+    if schedule.jobs:
+        code = follow(schedule, lambda: begin(searches), searches, console, "lit-offrl sweep")
+    tables, lines, done = searches.finish()
+    for table in tables:
+        console.print(table)
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+    for why in searches.reasons():
+        print(f"lit-offrl sweep: {why}", file=sys.stderr)
+    return code or int(not done)
 
 
 def check_jobs(cells: Sequence[Cell], hint: str, *, make: bool) -> None:

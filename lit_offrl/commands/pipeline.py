@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.commands.experiments import add_options, run_cells
+from lit_offrl.commands.experiments import add_options, ray_executor, run_cells
 from lit_offrl.commands.parsing import OneLineParser, seed_number
 from lit_offrl.common.configs import find_configs, from_yaml
 from lit_offrl.common.errors import ConfigError
@@ -16,7 +16,7 @@ from lit_offrl.experiments.executors.local import LocalExecutor
 from lit_offrl.experiments.inputs import require_data
 from lit_offrl.experiments.job import Cell, State, Tracking
 from lit_offrl.experiments.pipeline import DATASET, Pipeline, read_pipeline
-from lit_offrl.experiments.run import Choices
+from lit_offrl.experiments.run import Choices, Executor, Listener
 from lit_offrl.tracking.store import require_store, store_uri
 
 _HINT = (
@@ -65,7 +65,7 @@ def _parser() -> OneLineParser:
         default=True,
         help="Log every fit and evaluation to MLflow [yes].",
     )
-    add_options(parser, "pipelines/NAME")
+    add_options(parser, "pipelines/NAME", ("local", "ray"))
     return parser  # fmt: skip
 
 
@@ -92,13 +92,20 @@ def main(argv: Sequence[str]) -> int:
         if uri is not None:
             require_store(uri, "give another --tracking_uri, or --no-mlflow.")
 
+    def begin(board: Listener) -> Executor:
+        if options.executor == "ray":
+            return ray_executor(
+                options, {}, choices, board, name=pipeline.name, output=output, uri=uri
+            )
+        return LocalExecutor(choices, board, workers=options.workers or 1)
+
     code = run_cells(
         "pipeline",
         cells,
         choices,
         options,
         output,
-        begin=lambda board: LocalExecutor(choices, board),
+        begin=begin,
         prepare=prepare,
         hint=_HINT,
     )

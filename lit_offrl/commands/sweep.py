@@ -6,13 +6,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_offrl.commands.experiments import add_options, run_cells
-from lit_offrl.commands.parsing import OneLineParser, positive
+from lit_offrl.commands.experiments import add_options, ray_executor, run_cells, run_search
+from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.experiments.board import Board
 from lit_offrl.experiments.executors.local import LocalExecutor
 from lit_offrl.experiments.executors.slurm import SlurmExecutor
-from lit_offrl.experiments.run import Choices, Executor
+from lit_offrl.experiments.run import Choices, Executor, Listener
 from lit_offrl.experiments.sweep import read_sweep
 from lit_offrl.tracking.store import SQLITE, require_store, store_uri
 
@@ -39,9 +38,7 @@ def _parser() -> OneLineParser:
         metavar="KEY=PATTERN",
         help="A part of the grid: method=dvf, dataset='hopper*', gamma=0.9; may be repeated.",
     )
-    add("--workers", type=positive, metavar="N", help="Jobs at a time [1, or one a GPU].")
     add("--gpus", type=_names, default=[], metavar="0,1,…", help="GPUs of the workers, in turn.")
-    add("--executor", choices=("local", "slurm"), default="local", help="Where jobs run [local].")
     add("--retry_failed", action="store_true", help="Try failed cells again.")
     add(
         "--rerun_changed",
@@ -49,7 +46,7 @@ def _parser() -> OneLineParser:
         help="Begin those cells anew that the file defines otherwise now; what they were is kept"
         " aside.",
     )
-    add_options(parser, "sweeps/NAME")
+    add_options(parser, "sweeps/NAME", ("local", "slurm", "ray"))
     return parser  # fmt: skip
 
 
@@ -73,8 +70,11 @@ def main(argv: Sequence[str]) -> int:
     uri, on_slurm = store_uri(options.tracking_uri), options.executor == "slurm"
     sweep = read_sweep(options.config, options.only, output=options.output, uri=uri)
     choices = Choices(options.retry_failed, options.rerun_changed)
-    if options.gpus and on_slurm:
-        raise ConfigError("--gpus is for --executor local: give slurm: {gpus_per_node: 1} instead.")
+    if options.gpus and options.executor != "local":
+        instead = "slurm: {gpus_per_node: 1}" if on_slurm else "ray: {num_gpus: 1}"
+        raise ConfigError(f"--gpus is for --executor local: give {instead} instead.")
+    if sweep.rows and options.executor != "local" and options.workers is None:
+        raise ConfigError("--workers: give how many jobs of the search run at a time.")
 
     def prepare() -> None:
         if not on_slurm:  # a cluster's nodes may reach what its front cannot
@@ -86,7 +86,11 @@ def main(argv: Sequence[str]) -> int:
                 file=sys.stderr,
             )
 
-    def begin(board: Board) -> Executor:
+    def begin(board: Listener) -> Executor:
+        if options.executor == "ray":
+            return ray_executor(
+                options, sweep.ray, choices, board, name=sweep.name, output=sweep.output, uri=uri
+            )
         if on_slurm:
             folder, parameters = sweep.output / "slurm", {"name": sweep.name, **sweep.slurm}
             return SlurmExecutor(
@@ -95,6 +99,20 @@ def main(argv: Sequence[str]) -> int:
         workers = options.workers or max(1, len(options.gpus))
         return LocalExecutor(choices, board, workers=workers, gpus=options.gpus)
 
+    if sweep.rows:
+        return run_search(
+            sweep.rows,
+            sweep.cells,
+            choices,
+            options,
+            sweep.output,
+            begin=begin,
+            prepare=prepare,
+            hint=_HINT,
+            whole=on_slurm,
+            uri=uri,
+            experiment=sweep.name,
+        )
     return run_cells(
         "sweep",
         sweep.cells,

@@ -34,6 +34,12 @@ class Board:
         self._lock = threading.Lock()
         self.look()
 
+    def add(self, cells: Sequence[Cell]) -> None:
+        """Show further cells."""
+        with self._lock:
+            self.cells += cells
+        self.look()
+
     def look(self, job: Job | None = None) -> None:
         """Read the states of all cells anew, or of those that a job is for."""
         for cell in self.cells:
@@ -102,7 +108,8 @@ class Board:
         for cell in self.cells:
             row = tuple(text for heading, text in cell.labels.items() if heading != "seed")
             rows.setdefault(row, {})[cell.labels["seed"]] = texts[cell.name]
-        headings = [heading for heading in self.cells[0].labels if heading != "seed"]
+        labels = self.cells[0].labels if self.cells else ()
+        headings = [heading for heading in labels if heading != "seed"]
         seeds = sorted({cell.labels["seed"] for cell in self.cells}, key=int)
         table = _table(headings, seeds)
         for row, found in rows.items():

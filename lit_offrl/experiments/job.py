@@ -23,7 +23,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lit_offrl.common.configs import merge_configs
 from lit_offrl.common.errors import ConfigError
@@ -46,6 +46,8 @@ METHOD_TAG = "lit_offrl.method"
 STAGE_TAG = "lit_offrl.stage"
 SECONDS_TAG = "lit_offrl.seconds."
 CHANGES = "changes.log"
+PRUNED = "pruned.json"
+"""In the folder of a fit that its watch has stopped."""
 _INPUTS = "inputs.json"
 _EARLIER = "cell.json"  # the inputs of a cell, as versions without this module wrote them
 _KEPT = (".lock", CHANGES)  # the lock is held
@@ -59,6 +61,7 @@ class State(enum.StrEnum):
     CUT = "interrupted"
     TRAINED = "trained"
     FAILED = "failed"
+    PRUNED = "pruned"
     DONE = "done"
 
 
@@ -79,6 +82,13 @@ class Tracking:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
+class Watch(Protocol):
+    """Looks at a training as it runs, in the process that waits for it."""
+
+    def stops(self, job: Job) -> bool:
+        """Whether the training is to stop for good; the file PRUNED is there then."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """A command that is run until it has succeeded.
@@ -96,6 +106,7 @@ class Job:
             process that works on it, another MLflow store is another input, and an evaluation is
             known by what its training is made from, so that its checkpoint may be deleted.
         needs: What it takes of a machine: ``memory_gb`` and ``gpu_memory_gb``.
+        watch: May stop a training.
         program: Begins the command.
     """
 
@@ -109,6 +120,7 @@ class Job:
     takes: Mapping[str, Job] = field(default_factory=dict)
     of_cell: bool = False
     needs: Mapping[str, float] = field(default_factory=dict)
+    watch: Watch | None = None
     program: tuple[str, ...] = field(default_factory=process.program)
 
     @property
@@ -258,6 +270,8 @@ class Job:
             return State.CHANGED
         if self.mark.is_file() and (self.checkpoint.is_file() or not self.is_fit):
             return State.DONE
+        if self.is_fit and (self.folder / PRUNED).is_file():
+            return State.PRUNED
         if self.failure.is_file():
             return State.FAILED
         return State.CUT if self.log.is_file() else State.NEW
@@ -417,7 +431,7 @@ class Cell:
         states = {job.state() for job in self.jobs[:-1]}
         if states == {State.DONE}:
             return State.TRAINED
-        for worst in (State.FAILED, State.CHANGED):
+        for worst in (State.FAILED, State.CHANGED, State.PRUNED):
             if worst in states:
                 return worst
         return State.NEW if states <= {State.NEW, State.DONE} else State.CUT

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from lit_offrl.common import signals
@@ -27,6 +27,7 @@ PROGRAM = (sys.executable, "-m", "lit_offrl")
 HELD = "another process works on it"
 STOPPED = "interrupted"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+WATCH_SECONDS = 2.0
 _STEPS = re.compile(r"(\d+)/(\d+) \[")
 _TAIL_BYTES = 4096
 
@@ -45,11 +46,17 @@ class Children:
         self.stopping = False
 
     def run(
-        self, argv: Sequence[str], log: Path, environment: Mapping[str, str], keep: int
+        self,
+        argv: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str],
+        keep: int,
+        stops: Callable[[], bool] | None = None,
     ) -> int | None:
         """Run a command to its end, and add its output to the log.
 
-        It inherits the file descriptor ``keep``: the lock outlives a killed parent.
+        It inherits the file descriptor ``keep``: the lock outlives a killed parent. ``stops`` is
+        called every few seconds; once it returns True, SIGTERM is sent.
 
         Returns:
             The exit code, negative for a signal, or None after ``stop``.
@@ -72,6 +79,13 @@ class Children:
                 )
                 self._running.append(process)
             try:
+                while stops is not None:
+                    try:
+                        return process.wait(WATCH_SECONDS)
+                    except subprocess.TimeoutExpired:
+                        if stops():
+                            process.terminate()
+                            break
                 return process.wait()
             finally:
                 self._running.remove(process)
@@ -131,6 +145,7 @@ def run_command(
     environment: Mapping[str, str],
     lock: int,
     run: Path | None = None,
+    stops: Callable[[], bool] | None = None,
 ) -> str:
     """Run a command to its end; return "" if it succeeded, else one line that says why not.
 
@@ -144,8 +159,9 @@ def run_command(
         lock: A file descriptor that it keeps open.
         run: The folder of a fit, which must say that the fit has finished: the exit code alone does
             not tell a whole training from one that was cut short.
+        stops: Called every few seconds; once it returns True, the command is to stop.
     """
-    code = children.run([*program, *argv], log, environment, lock)
+    code = children.run([*program, *argv], log, environment, lock, stops)
     if code == 0:
         return "" if run is None else why_unfinished(run)
     if code is None or children.stopping or code in signals.EXIT_CODES:

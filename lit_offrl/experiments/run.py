@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from rich.console import Console, RenderableType
@@ -45,7 +46,7 @@ class Choices:
     def leave(self, state: State) -> bool:
         """Whether nothing is to be done for a job in this state."""
         return (
-            state == State.DONE
+            state in (State.DONE, State.PRUNED)
             or (state == State.FAILED and not self.retry_failed)
             or (state == State.CHANGED and not self.rerun_changed)
         )
@@ -226,8 +227,8 @@ def _work_alone(
 ) -> str:
     state = job.state()
     if choices.leave(state):
-        if state == State.DONE:
-            return ""
+        if state in (State.DONE, State.PRUNED):
+            return "" if state == State.DONE else str(state)
         return job.reason() if state == State.FAILED else f"{state}: {job.change()}"
     how, stored = "", job.stored()
     if state == State.CHANGED:
@@ -257,11 +258,14 @@ def _work_alone(
             environment={"OMP_NUM_THREADS": "1", **os.environ, **environment},
             lock=lock,
             run=job.run if job.is_fit else None,
+            stops=partial(job.watch.stops, job) if job.watch is not None else None,
         )
     finally:
         job.times.end()
     if not why:
         job.finish()
+    elif job.state() == State.PRUNED:
+        return str(State.PRUNED)
     return job.reason() if job.failure.is_file() else why
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ from lit_offrl.common.configs import read_yaml
 from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.common.ranges import SEEDS, lies_in
 from lit_offrl.experiments.config import SUFFIXES, FileReader, is_file, yaml_text
+from lit_offrl.experiments.executors.ray import read_ray
 from lit_offrl.experiments.job import METHOD_TAG, Cell, Tracking, lineage
 from lit_offrl.experiments.pipeline import CHECKPOINT, DATASET, Part, Pipeline, read_pipeline
+from lit_offrl.experiments.search import read_axes, read_search
+from lit_offrl.experiments.trials import Row
 
 STAGES = "stages"
 """The folder of the stages that methods share."""
-_KEYS = ("name", "methods", "datasets", "seeds", "options", "needs", "evaluate", "slurm")
+_KEYS = ("name", "methods", "datasets", "seeds", "options", "needs", "evaluate", "slurm", "ray",
+         "search")  # fmt: skip
 _TAGS = {"method": METHOD_TAG, "dataset": "lit_offrl.dataset"}
 
 
@@ -33,7 +38,10 @@ class Sweep:
         uri: MLflow's store.
         evaluate: Options of evaluate; None for no evaluations.
         slurm: Parameters for submitit.
-        cells: Seed by seed, so that the first results are of the whole grid.
+        ray: Options of Ray; see ``RayOptions``.
+        cells: Seed by seed, so that the first results are of the whole grid; of a search, examples
+            of its cells, in which each end of each axis occurs.
+        rows: The searches, one for each line of the grid.
     """
 
     name: str
@@ -41,7 +49,9 @@ class Sweep:
     uri: str | None
     evaluate: Mapping[str, Any] | None
     slurm: Mapping[str, Any]
+    ray: Mapping[str, Any]
     cells: tuple[Cell, ...] = ()
+    rows: tuple[Row, ...] = ()
 
 
 def read_sweep(
@@ -62,20 +72,36 @@ def read_sweep(
     given = read_yaml(path)
     reader.known(given, "the file", _KEYS)
     name = reader.name(given.get("name", path.stem))
-    constants, axes = reader.options_and_axes(given.get("options"))
+    drawn, options = read_axes(reader, given.get("options"))
+    search = read_search(reader, given.get("search"), drawn) if drawn or "search" in given else None
+    constants, axes = reader.options_and_axes(options)
     needs = reader.needs("needs", given.get("needs"))
     methods = reader.methods(given.get("methods"), needs)
     datasets = reader.datasets(given.get("datasets"))
     seeds = reader.seeds(given.get("seeds"))
     evaluate = given.get("evaluate")
+    if search is not None and not search.is_online:
+        evaluate = False if search.metric == "ope" or evaluate is None else evaluate
     evaluate = None if evaluate is False else reader.evaluate("evaluate", evaluate)
     slurm = given.get("slurm") or {}
     if not isinstance(slurm, dict):
         raise reader.wrong("slurm", slurm, "a mapping of submitit's parameters")
     output = (output or Path("sweeps") / name).resolve()
-    sweep = Sweep(name, output, uri, evaluate, slurm)
+    sweep = Sweep(name, output, uri, evaluate, slurm, read_ray(reader, given.get("ray")))
     cells: dict[str, Cell] = {}
     further = [dict(zip(axes, place, strict=True)) for place in itertools.product(*axes.values())]
+    if search is not None:
+        rows = []
+        for others, dataset, (method, pipeline) in itertools.product(further, datasets, methods):
+            parts = {"method": method, "dataset": dataset, **others}
+            rows.append(
+                Row.of(search, partial(_trial, sweep, reader, pipeline, parts, constants, seeds))
+            )
+        found = {cell.name: row for row in rows for cell in row.examples()}
+        chosen = select([cell for row in rows for cell in row.examples()], only)
+        reader.require_datasets(datasets, {cell.labels["dataset"] for cell in chosen})
+        taken = {row.study.name: row for row in (found[cell.name] for cell in chosen)}
+        return replace(sweep, cells=tuple(chosen), rows=tuple(taken.values()))
     grid = itertools.product(seeds, further, datasets, methods)
     for seed, others, dataset, (method, pipeline) in grid:
         parts = {"method": method, "dataset": dataset, **others}
@@ -121,6 +147,21 @@ def select(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
         )
 
     return [cell for cell in cells if fits(cell)]
+
+
+def _trial(
+    sweep: Sweep,
+    reader: FileReader,
+    pipeline: Pipeline | None,
+    parts: Mapping[str, Part],
+    constants: Mapping[str, Any],
+    seeds: Sequence[int],
+    label: str,
+    options: Mapping[str, Any],
+) -> list[Cell]:
+    """Return the cells of a trial, one a seed, in ``METHOD/DATASET/AXIS=LABEL/trial=LABEL``."""
+    parts = {**parts, "trial": Part(label, options=options)}
+    return [_cell(sweep, reader, pipeline, parts, constants, seed) for seed in seeds]
 
 
 def _cell(
@@ -252,7 +293,7 @@ class _Reader(FileReader):
         for name, values in given.items():
             axis = str(name).rpartition(".")[2]
             axis = axis if last.count(axis) == 1 else str(name)
-            if axis in ("method", "dataset", "seed"):
+            if axis in ("method", "dataset", "seed", "trial"):
                 raise ConfigError(f"{self.path}: options.{name}: '{axis}' is an axis already.")
             if isinstance(values, dict) and values:
                 of_label = {str(k): (f"options.{name}.{k}", v) for k, v in values.items()}

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -21,6 +22,14 @@ def artifact_location(uri: str, experiment: str) -> str | None:
     if file is None or not needs_quoting(file):
         return None
     return (file.parent / "mlruns" / re.sub(r"[^\w.-]", "_", experiment)).as_uri()
+
+
+def experiment_id(client: Any, uri: str, name: str) -> str:
+    """Return the id of an experiment, which is made if there is none of that name."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    return str(client.create_experiment(name, artifact_location=artifact_location(uri, name)))
 
 
 @contextmanager
