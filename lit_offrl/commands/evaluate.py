@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import torch
 from rich.console import Console
 
 from lit_offrl.callbacks.best import checkpoint_rule
+from lit_offrl.commands.options import add_options, make
 from lit_offrl.commands.parsing import OneLineParser, discount, positive, seed_number
-from lit_offrl.common.device import device
+from lit_offrl.common.device import CPU, device
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import file_sha256, require_writable
 from lit_offrl.common.user_code import command_line
@@ -24,7 +26,7 @@ from lit_offrl.evaluation.evaluate import evaluate_module
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import load_module, mlflow_origin, read_checkpoint
 from lit_offrl.tracking.results import OwnRun, log_to_origin
-from lit_offrl.tracking.store import STORE_HELP, redacted
+from lit_offrl.tracking.store import redacted
 
 _POLICY = "--policy."
 
@@ -39,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
         LitOffRLError: an option, the checkpoint or the environment cannot be used.
     """
     rest, policy_options = split_policy_options(argv)
-    options = _parser().parse_args(rest)
+    options = make(EvaluateOptions, _parser().parse_args(rest))
     if not options.ckpt_path.is_file():
         raise ConfigError(
             f"{options.ckpt_path}: no such checkpoint; give the path of a .ckpt file."
@@ -104,89 +106,65 @@ def require_arguments(argv: Sequence[str]) -> dict[str, Any]:
         LitOffRLError: one that it would refuse; the policy's options are not looked at.
     """
     rest, policy_options = split_policy_options(argv)
-    options = _parser().parse_args(rest)
+    options = make(EvaluateOptions, _parser().parse_args(rest))
     if options.env is not None:
         name_env(options.env)
     return policy_options
 
 
-def _parser() -> argparse.ArgumentParser:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Options of the command.
+
+    Args:
+        ckpt_path: Checkpoint of 'fit' to evaluate.
+        episodes: Number of episodes, at least 1.
+        seed: Seed that each episode's own seed follows from.
+        env: A gymnasium id, or MODULE:ID for one of your own. (default: that of the data)
+        num_envs: Number of environments that are stepped together, at least 1.
+        max_episode_steps: Step limit of episodes. (default: the environment's own, else that of the
+            data)
+        gamma: Discount in [0, 1] of returns that are recorded beside the undiscounted ones.
+        video: Video to make of the first episode, an .mp4.
+        video_size: Size of the video in pixels, such as 640x480.
+        output: Path of the record. (default: evaluations/RUN-CHECKPOINT-ENV-seedSEED.json, with -2
+            and so on where that is of another checkpoint or policy option)
+        device: Device, such as cpu, cuda or cuda:1.
+        mlflow: Whether to log to the MLflow run that the checkpoint came from. By default it is
+            tried; with --mlflow it is an error if that fails.
+        tracking_uri: Address of the MLflow store; without it, that of $MLFLOW_TRACKING_URI, else
+            sqlite:///mlflow.db.
+        run_name: Name of a new run beside the checkpoint's to log to, for a second way to act by
+            it.
+        run_tags: Tags of that run, a JSON mapping by name.
+    """
+
+    ckpt_path: Path
+    episodes: Annotated[int, positive] = 100
+    seed: Annotated[int, seed_number] = 0
+    env: str | None = None
+    num_envs: Annotated[int, positive] = 8
+    max_episode_steps: Annotated[int | None, positive] = None
+    gamma: Annotated[float | None, discount] = None
+    video: Annotated[Path | None, _video] = None
+    video_size: Annotated[tuple[int, int] | None, _size] = None
+    output: Path | None = None
+    device: Annotated[torch.device, device] = CPU
+    mlflow: bool | None = None
+    tracking_uri: str | None = None
+    run_name: str | None = None
+    run_tags: Annotated[dict[str, str], _tags] = field(default_factory=dict)
+
+
+def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog="lit-offrl evaluate",
         description="Roll out a checkpoint's policy, score it, and record how."
         " The same command gives the same returns each time.",
         epilog="--policy.OPTION VALUE sets an option of the module's policy.",
     )
-    add = parser.add_argument
-    add(
-        "--ckpt_path",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="Checkpoint of 'fit' to evaluate.",
-    )
-    add("--episodes", type=positive, default=100, help="Number of episodes. (default: 100)")
-    seed = "Seed that each episode's own seed follows from. (default: 0)"
-    add("--seed", type=seed_number, default=0, help=seed)
-    add(
-        "--env",
-        metavar="ID",
-        help="A gymnasium id, or MODULE:ID for one of your own. (default: that of the data)",
-    )
-    together = "Number of environments that are stepped together. (default: 8)"
-    add("--num_envs", type=positive, default=8, help=together)
-    add(
-        "--max_episode_steps",
-        type=positive,
-        metavar="N",
-        help="Step limit of episodes. (default: the environment's own, else that of the data)",
-    )
-    add(
-        "--gamma",
-        type=discount,
-        help="Discount in [0, 1] of returns that are recorded beside the plain ones.",
-    )
-    add("--video", type=_video, metavar="FILE.mp4", help="Video to make of the first episode.")
-    add(
-        "--video_size",
-        type=_size,
-        metavar="WxH",
-        help="Size of the video in pixels, such as 640x480.",
-    )
-    add(
-        "--output",
-        type=Path,
-        metavar="FILE.json",
-        help="Path of the record. (default: evaluations/RUN-CHECKPOINT-ENV-seedSEED.json, with -2"
-        " and so on where that is of another checkpoint or policy option)",
-    )
-    add(
-        "--device",
-        type=device,
-        default="cpu",
-        metavar="DEVICE",
-        help="Device, such as cpu, cuda or cuda:1. (default: cpu)",
-    )
-    add(
-        "--mlflow",
-        action=argparse.BooleanOptionalAction,
-        help="Whether to log to the MLflow run that the checkpoint came from. By default it is"
-        " tried; with --mlflow it is an error if that fails.",
-    )
-    add("--tracking_uri", metavar="URI", help=STORE_HELP)
-    add(
-        "--run_name",
-        metavar="NAME",
-        help="Name of a new run beside the checkpoint's to log to, for a second way to act by it.",
-    )
-    add(
-        "--run_tags",
-        type=_tags,
-        default={},
-        metavar="JSON",
-        help="Tags of that run, a mapping by name.",
-    )
-    return parser  # fmt: skip
+    add_options(parser, EvaluateOptions)
+    return parser
 
 
 def split_policy_options(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -241,7 +219,7 @@ _size.__name__ = "even WIDTHxHEIGHT"  # argparse names the type in its message
 
 
 def _default_output(
-    options: argparse.Namespace, module: OfflineModule, policy_options: dict[str, Any]
+    options: EvaluateOptions, module: OfflineModule, policy_options: dict[str, Any]
 ) -> Path:
     """Name the record, so that only one of the same checkpoint and policy options is replaced."""
     checkpoint = options.ckpt_path.resolve()

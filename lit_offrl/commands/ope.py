@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from rich.console import Console
 
 from lit_offrl.cli.layer import data_part
 from lit_offrl.commands.ope_checkpoints import value_checkpoints
+from lit_offrl.commands.options import add_options, make
 from lit_offrl.commands.parsing import OneLineParser, discount, seed_number
-from lit_offrl.common.device import device
+from lit_offrl.common.device import CPU, device
 from lit_offrl.common.errors import ConfigError, LitOffRLError, reason
 from lit_offrl.common.files import file_sha256, make_folder
 from lit_offrl.common.named_classes import class_named
@@ -29,7 +31,7 @@ from lit_offrl.studies.fqe import FQESettings
 from lit_offrl.studies.ope_record import CandidateValue, OPERecord, number, summarise
 from lit_offrl.studies.ope_truth import true_returns
 from lit_offrl.tracking.results import log_to_origin
-from lit_offrl.tracking.store import STORE_HELP, redacted
+from lit_offrl.tracking.store import redacted
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         LitOffRLError: an option, the checkpoint or the data cannot be used.
     """
-    options = _parser().parse_args(argv)
+    options = make(OPEOptions, _parser().parse_args(argv))
     checkpoint = read_checkpoint(options.ckpt_path)
     module = load_module(options.ckpt_path, options.device)
     data = _data(checkpoint, options.ckpt_path, options.data)
@@ -65,7 +67,52 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+@dataclass(frozen=True, kw_only=True)
+class OPEOptions:
+    """Options of the command.
+
+    Args:
+        ckpt_path: Checkpoint of any method.
+        against: Further checkpoints, which FQE values on the same data.
+        gamma: Discount in [0, 1] of FQE's values. (default: the first checkpoint's, or 0.99)
+        data: Logged data. (default: those of its training)
+        policies: Candidates of a DVFModule: values of φ, that is of the column 'policy' (2,5,8),
+            whose logged actions are cloned, or checkpoints that act there (2=walker.ckpt,5).
+            (default: the policies that it held out)
+        baseline: Baseline beside DVF.
+        fqe_steps: Number of FQE's optimiser steps, at least 1.
+        starts: Number of initial states, at least 1.
+        samples: Number of samples of ρ for each initial state, at least 1.
+        truth: Where the true returns of checkpoints come from: nowhere (data), or roll-outs. Logged
+            policies have those of their episodes.
+        episodes: Number of episodes of each roll-out, at least 1.
+        seed: Seed of clones, networks and noise.
+        device: Device, such as cpu, cuda or cuda:1.
+        output: Folder of the results. (default: ope/RUN-CHECKPOINT-seedSEED)
+        tracking_uri: Address of the MLflow store; without it, that of $MLFLOW_TRACKING_URI, else
+            sqlite:///mlflow.db.
+        mlflow: Whether to log to the MLflow run that the checkpoint came from.
+    """
+
+    ckpt_path: Path
+    against: list[Path] = field(default_factory=list)
+    gamma: Annotated[float | None, discount] = None
+    data: str | None = None
+    policies: str | None = None
+    baseline: Literal["fqe", "none"] = "fqe"
+    fqe_steps: int = FQESettings.steps
+    starts: int = 100
+    samples: int = 128
+    truth: Literal["data", "rollouts"] = "data"
+    episodes: int = 100
+    seed: Annotated[int, seed_number] = 0
+    device: Annotated[torch.device, device] = CPU
+    output: Path | None = None
+    tracking_uri: str | None = None
+    mlflow: bool = True
+
+
+def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog="lit-offrl ope",
         description="Off-policy evaluation from logged data alone; no simulator is needed. Of any"
@@ -73,74 +120,8 @@ def _parser() -> argparse.ArgumentParser:
         " episodes, beside what the data's own policy earned. Of a DVFModule that held policies"
         " out, or with --policies: DVF's values of those, beside FQE on the same data.",
     )
-    add = parser.add_argument
-    add("--ckpt_path", required=True, type=Path, metavar="FILE", help="Checkpoint of any method.")
-    add(
-        "--against",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="FILE",
-        help="Further checkpoints, which FQE values on the same data.",
-    )
-    add(
-        "--gamma",
-        type=discount,
-        metavar="G",
-        help="Discount in [0, 1] of FQE's values. (default: the first checkpoint's, or 0.99)",
-    )
-    add("--data", metavar="NAME|FILE", help="Logged data. (default: those of its training)")
-    add(
-        "--policies",
-        metavar="LIST",
-        help="Candidates of a DVFModule: values of φ, that is of the column 'policy' (2,5,8), whose"
-        " logged actions are cloned, or checkpoints that act there (2=walker.ckpt,5). (default: the"
-        " policies that it held out)",
-    )
-    add(
-        "--baseline",
-        choices=("fqe", "none"),
-        default="fqe",
-        help="Baseline beside DVF. (default: fqe)",
-    )
-    for name, default, metavar, text in (
-        ("fqe_steps", FQESettings.steps, "N", "Number of FQE's optimiser steps, at least 1."),
-        ("starts", 100, "M", "Number of initial states, at least 1."),
-        ("samples", 128, "N", "Number of samples of ρ for each initial state, at least 1."),
-        ("episodes", 100, "N", "Number of episodes of each roll-out, at least 1."),
-    ):
-        text += " (default: %(default)s)"
-        add(f"--{name}", type=int, default=default, metavar=metavar, help=text)
-    add(
-        "--truth",
-        choices=("data", "rollouts"),
-        default="data",
-        help="Where the true returns of checkpoints come from: nowhere (data), or roll-outs. Logged"
-        " policies have those of their episodes. (default: data)",
-    )
-    add(
-        "--seed",
-        type=seed_number,
-        default=0,
-        help="Seed of clones, networks and noise. (default: 0)",
-    )
-    add(
-        "--device",
-        type=device,
-        default="cpu",
-        metavar="DEVICE",
-        help="Device, such as cpu, cuda or cuda:1. (default: cpu)",
-    )
-    output = "Folder of the results. (default: ope/RUN-CHECKPOINT-seedSEED)"
-    add("--output", type=Path, metavar="DIR", help=output)
-    add("--tracking_uri", metavar="URI", help=STORE_HELP)
-    add(
-        "--mlflow",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="Whether to log to the MLflow run that the checkpoint came from. (default: yes)",
-    )
-    return parser  # fmt: skip
+    add_options(parser, OPEOptions)
+    return parser
 
 
 def _data(checkpoint: Mapping[str, Any], path: Path, dataset: str | None) -> OfflineDataModule:
@@ -169,7 +150,7 @@ def _data(checkpoint: Mapping[str, Any], path: Path, dataset: str | None) -> Off
 
 
 def _evaluate(
-    options: argparse.Namespace,
+    options: OPEOptions,
     module: DVFModule,
     data: OfflineDataModule,
     named: Sequence[tuple[float, Path | None]],
@@ -249,7 +230,7 @@ def _evaluate(
     )
 
 
-def _name(options: argparse.Namespace) -> str:
+def _name(options: OPEOptions) -> str:
     path = options.ckpt_path.resolve()
     return f"{path.parent.name}-{path.stem}-seed{options.seed}"
 

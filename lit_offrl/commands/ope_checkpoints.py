@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -31,12 +30,15 @@ from lit_offrl.studies.policy_values import (
 from lit_offrl.tracking.results import log_to_origin
 from lit_offrl.tracking.store import redacted
 
+if TYPE_CHECKING:
+    from lit_offrl.commands.ope import OPEOptions
+
 _GAMMA = 0.99
 _OF_DVF = {"policies": None, "baseline": "fqe", "truth": "data"}
 
 
 def value_checkpoints(
-    options: argparse.Namespace,
+    options: OPEOptions,
     first: OfflineModule,
     data: OfflineDataModule,
     folder: Path,
@@ -121,7 +123,7 @@ def value_checkpoints(
     return 0
 
 
-def _discount(options: argparse.Namespace, modules: Sequence[OfflineModule]) -> float:
+def _discount(options: OPEOptions, modules: Sequence[OfflineModule]) -> float:
     if options.gamma is not None:
         return float(options.gamma)
     return float(next((m.hparams["gamma"] for m in modules if m.hparams.get("gamma")), _GAMMA))

@@ -59,7 +59,7 @@ def add_options(
             keywords = _keywords(hints[field.name])
             if usual is dataclasses.MISSING:
                 keywords["required"] = True
-            elif usual not in (None, "", []):
+            elif usual not in (None, "", [], {}):
                 shown = " ".join(map(str, usual)) if isinstance(usual, list) else usual
                 text += f" (default: {shown})"
             if "required" not in keywords:

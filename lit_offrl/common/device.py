@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+CPU = torch.device("cpu")
+
 
 def device(text: str) -> torch.device:
     """Return a device that can be used here; for argparse, ValueError if it cannot."""

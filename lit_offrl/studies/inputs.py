@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-from lit_offrl.common.device import device
+from lit_offrl.common.device import CPU, device
 from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.common.files import file_sha256
 from lit_offrl.common.ranges import SEEDS, require_fields
@@ -23,8 +23,6 @@ from lit_offrl.datasets.sources import find_source
 from lit_offrl.modules.base import CHECKPOINT_KEY
 from lit_offrl.modules.checkpoints import config_of, load_module, read_checkpoint
 from lit_offrl.modules.dvf import DVFModule
-
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
