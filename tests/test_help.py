@@ -99,3 +99,23 @@ def test_options_of_a_command_are_explained_in_sentences(argv, folder, monkeypat
     with pytest.raises(Built) as built:
         main(argv)
     assert not (found := bad_helps(built.value.args[0])), listed(found)
+
+
+def test_help_of_a_method_is_grouped_by_the_classes_that_state_the_options(capsys, folder):
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.help", "IQLModule"])
+    said = capsys.readouterr().out
+    titles = r"\n(?=CriticGuidedModule:|ActorModule:|OneOptimizer:)"
+    own, critics, actor, every = re.split(titles, said)
+    assert "--model.beta" in own and "--model.tau" in critics and "--model.normalize" in actor
+    assert "--model.learning_rate" in every and "default: 0.0003" in every
+    for linked in ("observation_dim", "action_low", "seed"):  # which nobody gives
+        assert f"--model.{linked}" not in said
+    assert "usage:" not in said and "``" not in said
+
+
+def test_help_of_data_has_all_that_may_be_given(capsys, folder):
+    with pytest.raises(SystemExit):
+        main(["fit", "--data.help", "PyBulletDataModule"])
+    said = capsys.readouterr().out
+    assert "--data.dataset" in said and "--data.action_low" in said and "--data.seed" not in said

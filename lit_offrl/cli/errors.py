@@ -19,7 +19,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lit_offrl.cli.help import kinds_of
+from lit_offrl.cli.help import adapt_class_help, kinds_of
 from lit_offrl.commands.parsing import OneLineParser, nearest_option, unknown
 from lit_offrl.common.configs import METHODS, for_method, from_yaml, read_config
 from lit_offrl.common.errors import ConfigError, LitOffRLError, nearest
@@ -41,6 +41,7 @@ class OneLineArgumentParser(OneLineParser, LightningArgumentParser):
     """The path of the method's class, for which configs may hold values of their own."""
     renamed: ClassVar[dict[str, bool]] = {}
     """Lines about options that were given by their former name, and whether they were printed."""
+    _shown: type | None = None  # the class whose help it prints, where it is made for that alone
     _kind: type | None = None  # the class whose options it parses, where it is made for one alone
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
@@ -67,7 +68,15 @@ class OneLineArgumentParser(OneLineParser, LightningArgumentParser):
         """Add a class's options, and remember the class if there is no other."""
         if nested_key is None:
             self._kind = theclass
+        else:
+            self._shown = theclass
         return super().add_class_arguments(theclass, nested_key, *args, **kwargs)
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help; that of a method or of data alone, ``--model.help NAME``, by groups."""
+        if getattr(self, "_inner_parser", False) and self._shown is not None:
+            adapt_class_help(self, self._shown)
+        super().print_help(file)
 
     def parse_object(self, obj: Any, *args: Any, **kwargs: Any) -> Namespace:
         """Parse options that are given as an object, such as a config's ``init_args``.

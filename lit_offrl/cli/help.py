@@ -29,6 +29,39 @@ def adapt_help(parser: LightningArgumentParser, verb: str) -> None:
             action.help = _CHECKPOINT[verb]
         elif action.dest == "weights_only":  # each has been read so before
             action.help = argparse.SUPPRESS
+        action.help = _plain(action.help)
+
+
+def adapt_class_help(parser: LightningArgumentParser, kind: type) -> None:
+    """Group a class's options by the class that states them, its own first.
+
+    Those that follow from the data and from ``seed_everything`` are left out, since nobody gives
+    them. So is the usage, which would name each option once more.
+    """
+    parser.usage = argparse.SUPPRESS
+    linked = _OF_DATA if issubclass(kind, _METHOD) else _OF_SEED
+    groups = {kind: next(g for g in parser._action_groups if g._group_actions)}
+    for action in list(groups[kind]._group_actions):
+        name = action.dest.rpartition(".")[2]
+        owner = next((each for each in kind.__mro__ if name in _stated(each)), kind)
+        if owner not in groups:
+            line = (inspect.getdoc(owner) or "").partition("\n")[0].rstrip(".")
+            groups[owner] = parser.add_argument_group(f"{owner.__name__}: {line}")
+        if owner is not kind:
+            groups[kind]._group_actions.remove(action)
+            groups[owner]._group_actions.append(action)
+        action.help = argparse.SUPPRESS if name in linked else _plain(action.help)
+
+
+def _stated(kind: type) -> list[str]:
+    """Return the names of the parameters that a class's own constructor states."""
+    init = vars(kind).get("__init__")
+    return list(inspect.signature(init).parameters) if inspect.isfunction(init) else []
+
+
+def _plain(text: str | None) -> str | None:
+    """Return a docstring's text without the marks around code."""
+    return None if text is None else text.replace("``", "")
 
 
 def kinds_of(base: type) -> list[type]:
@@ -40,6 +73,8 @@ def kinds_of(base: type) -> list[type]:
 
 
 _METHOD = lit_offrl.modules.OfflineModule
+_OF_SEED = ("seed",)
+_OF_DATA = ("observation_dim", "action_dim", "action_low", "action_high", *_OF_SEED)
 
 
 def _is_shared(kind: type) -> bool:
