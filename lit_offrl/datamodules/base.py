@@ -283,10 +283,10 @@ class OfflineDataModule(LightningDataModule):
         return self._bind("train")
 
     def whole_view(self) -> BoundView:
-        """All episodes through the view, of the data that the module has stand in for these."""
+        """All episodes through the view, of the data that the module makes batches of."""
         dataset, _ = self._require_rows()
-        stand_in = getattr(self._module(), "stand_in", None)
-        viewed = dataset if stand_in is None else stand_in(dataset)
+        replace_columns = getattr(self._module(), "batched_dataset", None)
+        viewed = dataset if replace_columns is None else replace_columns(dataset)
         if self._whole is None or self._whole[0] is not viewed:
             assert self.view is not None  # setup has chosen one
             self._whole = viewed, self.view.bind(viewed, self._device_for(viewed))

@@ -103,7 +103,7 @@ class LDCQStage1Module(OfflineModule):
         self.state_dim = self.observation_dim
         """Size of a normalised state."""
         self.images: ImageVAEModule | None = None
-        self._stand_in: tuple[OfflineDataset, OfflineDataset] | None = None
+        self._batched: tuple[OfflineDataset, OfflineDataset] | None = None
         if image_encoder is not None:
             dims = {"observation_dim": self.observation_dim}
             self.images, record = load_stage(image_encoder, ImageVAEModule, **dims)
@@ -131,7 +131,7 @@ class LDCQStage1Module(OfflineModule):
     def normalize(self, observations: Tensor) -> Tensor:
         """Return normalised states (…, ``state_dim``) of raw observations (…, o).
 
-        Features of pictures, which batches have where ``stand_in`` gives data of them, stay.
+        Features of pictures, which batches have where ``batched_dataset`` gives data of them, stay.
         """
         if self.images is not None:
             encoded = observations.shape[-1] == self.state_dim
@@ -144,7 +144,7 @@ class LDCQStage1Module(OfflineModule):
             return self.images.reconstruct(states)
         return self.normalizer.denormalize(states) if self.normalizes else states
 
-    def stand_in(self, dataset: OfflineDataset) -> OfflineDataset:
+    def batched_dataset(self, dataset: OfflineDataset) -> OfflineDataset:
         """Return the data that batches are made of: those of pictures with features for frames.
 
         So no training step gathers or encodes a frame. Predictions are made from the frames.
@@ -156,10 +156,10 @@ class LDCQStage1Module(OfflineModule):
             return dataset
         if self.trainer.state.fn == TrainerFn.PREDICTING:
             return dataset
-        if self._stand_in is None or self._stand_in[0] is not dataset:
+        if self._batched is None or self._batched[0] is not dataset:
             tables = Tables(self, self.hparams["image_encoder"])
-            self._stand_in = dataset, tables.features(self.images.features, self.state_dim)
-        return self._stand_in[1]
+            self._batched = dataset, tables.features(self.images.features, self.state_dim)
+        return self._batched[1]
 
     def posterior(self, batch: SnippetBatch) -> tuple[Tensor, Tensor]:
         """Return μ and σ (B, z) of the latents of a batch's snippets."""

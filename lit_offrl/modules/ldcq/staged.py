@@ -115,9 +115,9 @@ class StagedModule(OfflineModule):
                     "out, or train stage 1 anew."
                 )
 
-    def stand_in(self, dataset: OfflineDataset) -> OfflineDataset:
+    def batched_dataset(self, dataset: OfflineDataset) -> OfflineDataset:
         """Return the data that batches are made of, see ``LDCQStage1Module``."""
-        return self.first.stand_in(dataset)
+        return self.first.batched_dataset(dataset)
 
     def train(self, mode: bool = True) -> StagedModule:
         """Set the mode of this stage; earlier ones stay in eval mode."""
