@@ -119,3 +119,11 @@ def test_help_of_data_has_all_that_may_be_given(capsys, folder):
         main(["fit", "--data.help", "PyBulletDataModule"])
     said = capsys.readouterr().out
     assert "--data.dataset" in said and "--data.action_low" in said and "--data.seed" not in said
+
+
+def test_help_of_a_verb_begins_with_what_it_does(capsys, folder):
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    usage, does, *_ = capsys.readouterr().out.split("\n\n")
+    assert usage == "usage: lit-offrl fit [--config CONFIG ...] [--OPTION VALUE ...]"
+    assert does.startswith("Train a method, or resume from a checkpoint. --model.help NAME")

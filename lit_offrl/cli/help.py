@@ -10,6 +10,13 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 import lit_offrl.modules
 
+_DOES = {
+    "fit": "Train a method, or resume from a checkpoint.",
+    "validate": "Measure the losses of a checkpoint on held-out episodes.",
+    "test": "Measure the losses of a checkpoint on held-out episodes, apart from a fit's curves.",
+    "predict": "Write the actions that a checkpoint's policy takes in the states of a dataset.",
+}
+_MORE = "--model.help NAME and --data.help NAME show the options of a method and of data."
 _CHECKPOINT = {
     "fit": "A checkpoint of fit, to go on from; options given beside it win over its own.",
     "validate": "A checkpoint of fit: whose losses are measured.",
@@ -19,7 +26,12 @@ _CHECKPOINT = {
 
 
 def adapt_help(parser: LightningArgumentParser, verb: str) -> None:
-    """List the methods without their common bases; a checkpoint is a file and no keyword."""
+    """Say what the verb does; list the methods without their common bases.
+
+    A checkpoint is a file here and no keyword.
+    """
+    parser.usage = f"lit-offrl {verb} [--config CONFIG ...] [--OPTION VALUE ...]"
+    parser.description = f"{_DOES[verb]} {_MORE}"
     for action in parser._actions:
         if action.dest == "model":
             paths = [f"{kind.__module__}.{kind.__name__}" for kind in kinds_of(_METHOD)]
