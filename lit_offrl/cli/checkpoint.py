@@ -39,7 +39,7 @@ class ResumeFrom:
         self._shapes = {name: tuple(v.shape) for name, v in checkpoint["state_dict"].items()}
         self._hyperparameters: Mapping[str, Any] = checkpoint.get("hyper_parameters", {})
         self.config = self._config(config_of(checkpoint, path), self._hyperparameters)
-        self.left_out: tuple[LeftOut, ...] = ()
+        self.left_out: list[LeftOut] = []
         """Options of its config that the layer is without."""
 
     def require_whole(self) -> None:
@@ -84,9 +84,7 @@ class ResumeFrom:
         Raises:
             ConfigError: a class that it names may not be used.
         """
-        taken = take_over(self.config, self.path, fit=verb == "fit")
-        self.left_out = taken.left_out
-        layer = dict(taken.layer)
+        layer, self.left_out = take_over(self.config, self.path, fit=verb == "fit")
         if self.env_of_module() is not None:
             options = {k: v for k, v in layer["data"]["init_args"].items() if k != "env_id"}
             layer["data"] = {**layer["data"], "init_args": options}

@@ -96,21 +96,10 @@ class LeftOut:
         )
 
 
-@dataclass(frozen=True)
-class Taken:
-    """A checkpoint's config, as far as it is taken over.
-
-    Attributes:
-        layer: by section.
-        left_out: the rest.
-    """
-
-    layer: Mapping[str, Any]
-    left_out: tuple[LeftOut, ...]
-
-
-def take_over(config: Mapping[str, Any], path: str, *, fit: bool) -> Taken:
-    """Take what may be taken of a checkpoint's config.
+def take_over(
+    config: Mapping[str, Any], path: str, *, fit: bool
+) -> tuple[dict[str, Any], list[LeftOut]]:
+    """Return what may be taken of a checkpoint's config, by section, and what is left out.
 
     Args:
         config: as ``config_of`` reads it.
@@ -140,7 +129,7 @@ def take_over(config: Mapping[str, Any], path: str, *, fit: bool) -> Taken:
                 elif f"{section}.{name}" not in _ELSEWHERE:
                     left.append(LeftOut(f"{section}.{name}", _names(value)))
         left += _take_loggers(layer["trainer"], config.get("trainer", {}).get("logger"))
-    return Taken(layer, tuple(left))
+    return layer, left
 
 
 def data_part(config: Mapping[str, Any], path: str | Path) -> tuple[dict[str, Any], list[LeftOut]]:

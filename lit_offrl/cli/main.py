@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
@@ -58,6 +59,14 @@ from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.evaluation.envs import name_env
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import module_class
+
+_LOGGER = f"{MLflowRun.__module__}.{MLflowRun.__name__}"
+_ALWAYS_THERE = (FiniteGuard, Curves, GracefulStop, Duration, MonitorCheck, SayWhyEnded)
+
+# Lightning's Timer has a member of an enumeration as the default of an option that is text.
+yaml.SafeDumper.add_multi_representer(
+    enum.Enum, lambda dumper, one: dumper.represent_data(one.value)
+)
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_steps": 100_000,
@@ -105,8 +114,8 @@ class OfflineCLI(LightningCLI):
                 save_config_callback=RunRecord if fits else None,
                 trainer_defaults={
                     **TRAINER_DEFAULTS,
-                    "logger": _class(MLflowRun) if fits else False,
-                    "callbacks": _always_there() if fits else [],
+                    "logger": {"class_path": _LOGGER} if fits else False,
+                    "callbacks": [make() for make in _ALWAYS_THERE] if fits else [],
                 },
                 parser_class=OneLineArgumentParser,
                 auto_configure_optimizers=False,
@@ -168,7 +177,7 @@ class OfflineCLI(LightningCLI):
         """
         assert isinstance(args, list)  # as given to the constructor
         try:
-            self.config = _without_enums(parser.parse_args(args))
+            self.config = parser.parse_args(args)
         except UnicodeDecodeError as error:
             raise ConfigError(f"{_no_text(args)}is no text, so no options: {error}.") from error
         for section in ("model", "data"):
@@ -237,50 +246,59 @@ class OfflineCLI(LightningCLI):
     # ---- building ------------------------------------------------------------------------------
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the Trainer around a module that fits the checkpoint."""
-        config = self._get(self.config_init, "trainer")
+        """Build the Trainer around a module that fits the checkpoint.
+
+        Raises:
+            ConfigError: An option of the Trainer, a folder or the checkpoint cannot be used.
+        """
+        config, fits = self._get(self.config_init, "trainer"), self.verb == "fit"
         require_cores(vars(config))
-        checkpoints = self._get(self.config_init, "checkpoint") if self.verb == "fit" else None
-        if checkpoints is not None and not config.get("fast_dev_run"):
-            checkpoints.hold = self.folders.hold
-            if (
-                self.resume is not None
-            ):  # before MLflow's run, which it would go on with, is touched
-                self.folders.hold(Path(self.resume.path).parent)
-        if checkpoints is not None and checkpoints.dirpath is not None:
-            checkpoints.hold(Path(checkpoints.dirpath))
-            self._require_own_folder(Path(checkpoints.dirpath))
+        if fits:  # before MLflow's run, which a resumed fit would go on with, is touched
+            self._take_folders(config)
         if self.resume is not None:
             self._dump_config()
             self.resume.require_fit(self.model, self.config_dump)
             self.model.resumed_from = self.resume.path
-            if checkpoints is not None:
-                if changes := self.resume.changes(self.config_dump):
-                    say(f"differs from the checkpoint's run: {'; '.join(changes)}")
-                if checkpoints.dirpath is None:  # a resumed run stays in its folder
-                    checkpoints.dirpath = str(Path(self.resume.path).resolve().parent)
+        if fits:
+            self._go_on_in_own_run(config)
         if config.get("enable_checkpointing") is False:
             self._parser(self.subcommand).callback_keys.remove("checkpoint")
-        callbacks = self.trainer_defaults["callbacks"]
-        given = config.get("callbacks") or []
-        bars = [isinstance(each, ProgressBar) for each in given]
-        shows = config.get("enable_progress_bar") is not False and not any(bars)
-        if self.verb == "fit" and shows:
-            callbacks.append(StepProgress())
-        if self.verb == "fit":
-            loggers = mlflow_loggers(config.get("logger"))
-            for logger in loggers:
-                name_run(logger, run_name(self.model, self.datamodule.spec))
-            go_on_with(loggers, [] if self.resume is None else self.resume.mlflow_runs())
+        bars = [each for each in config.get("callbacks") or [] if isinstance(each, ProgressBar)]
+        if fits and not bars and config.get("enable_progress_bar") is not False:
+            self.trainer_defaults["callbacks"].append(StepProgress())
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
             raise ConfigError(f"trainer: {error}") from error  # what it says is for the user
         leave_signals_to_us(trainer)
-        if self.verb == "fit":
+        if fits:
             _require_launcher(trainer, config.get("strategy"))
             _evaluate_late(settings(trainer).callbacks)
         return trainer
+
+    def _take_folders(self, config: Namespace) -> None:
+        """Keep other fits out of the checkpoint's folder, and out of the one that is named."""
+        checkpoints = self._get(self.config_init, "checkpoint")
+        if not config.get("fast_dev_run"):
+            checkpoints.hold = self.folders.hold
+            if self.resume is not None:
+                self.folders.hold(Path(self.resume.path).parent)
+        if checkpoints.dirpath is not None:
+            checkpoints.hold(Path(checkpoints.dirpath))
+            self._require_own_folder(Path(checkpoints.dirpath))
+
+    def _go_on_in_own_run(self, config: Namespace) -> None:
+        """Say what differs from the checkpoint's run, and go on in its folder and MLflow run."""
+        checkpoints = self._get(self.config_init, "checkpoint")
+        loggers = mlflow_loggers(config.get("logger"))
+        for logger in loggers:
+            name_run(logger, run_name(self.model, self.datamodule.spec))
+        if self.resume is not None:
+            if changes := self.resume.changes(self.config_dump):
+                say(f"differs from the checkpoint's run: {'; '.join(changes)}")
+            if checkpoints.dirpath is None:
+                checkpoints.dirpath = str(Path(self.resume.path).resolve().parent)
+        go_on_with(loggers, [] if self.resume is None else self.resume.mlflow_runs())
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the verb.
@@ -402,22 +420,6 @@ def one_seed(seed_everything: int, section: Any) -> int:
     return seed_everything
 
 
-def _without_enums(value: Any) -> Any:
-    """Replace members of enumerations by the text that they are, which a config can hold.
-
-    Lightning's ``Timer`` has one as the default of an option that is text, and jsonargparse cannot
-    write it.
-    """
-    if isinstance(value, Namespace):
-        for name, below in vars(value).items():
-            value[name] = _without_enums(below)
-    elif isinstance(value, list):
-        return [_without_enums(below) for below in value]
-    elif isinstance(value, str) and isinstance(value, enum.Enum):
-        return value.value
-    return value
-
-
 def _spec_reader(name: str) -> Any:
     def read(spec: DatasetSpec) -> Any:
         return getattr(spec, name)
@@ -468,11 +470,6 @@ _FROM_SPEC = {
 }
 
 
-def _always_there() -> list[Callback]:
-    """Make the callbacks of every fit that have no options."""
-    return [FiniteGuard(), Curves(), GracefulStop(), Duration(), MonitorCheck(), SayWhyEnded()]
-
-
 def _no_text(words: Sequence[str]) -> str:
     """Name the option and the file among arguments that is no text: ``--trainer FILE: ``."""
     for option, value in pairwise(["", *words]):
@@ -484,10 +481,6 @@ def _no_text(words: Sequence[str]) -> str:
             except UnicodeDecodeError:
                 return f"{option} {path}: "
     return ""
-
-
-def _class(kind: type) -> dict[str, str]:
-    return {"class_path": f"{kind.__module__}.{kind.__name__}"}
 
 
 def main(argv: Sequence[str], kind: type[OfflineCLI] = OfflineCLI) -> int:

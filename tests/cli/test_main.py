@@ -180,7 +180,8 @@ def test_a_run_has_a_folder_of_its_own_and_its_config_repeats_it(lit, same_state
     run = Path("checkpoints/BCModule-pendulum-seed0")
     kept = {path.name for path in run.rglob("*") if path.is_file()}
     kept.remove(".fit.lock")
-    assert kept == {"config.yaml", "finished.json", "last.ckpt", "training_curves.png"}
+    files = {"config.yaml", "curves.csv", "finished.json", "last.ckpt", "training_curves.png"}
+    assert kept == files
     assert main(["fit", "--config", str(run / "config.yaml")]) == 0
     same_state(run / "last.ckpt", f"{run}-2/last.ckpt")
 

@@ -37,10 +37,10 @@ def test_a_resumed_run_contacts_the_users_database_with_the_users_password(monke
         "model": {"class_path": "lit_offrl.modules.bc.BCModule", "init_args": {}},
         "trainer": {"logger": logger},
     }
-    taken = take_over(config, "some.ckpt", fit=True)
-    options = taken.layer["trainer"]["logger"]["init_args"]
+    layer, left_out = take_over(config, "some.ckpt", fit=True)
+    options = layer["trainer"]["logger"]["init_args"]
     assert options == {"tracking_uri": DATABASE, "experiment_name": "mine"}
-    assert not taken.left_out
+    assert not left_out
 
 
 def test_no_line_and_no_log_of_a_job_holds_the_password(monkeypatch, capsys, tmp_path):
