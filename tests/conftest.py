@@ -58,6 +58,15 @@ def d4rl_file(tmp_path_factory):
     return path
 
 
+@pytest.fixture(autouse=True)
+def unsignalled():
+    """A signal that a test has sent to this process is not one of the next test's."""
+    yield
+    signals = sys.modules.get("lit_offrl.common.signals")
+    if signals is not None and not signals.state.listening:
+        signals.state = signals._State()
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """An empty working directory; what strategies leave in the environment goes afterwards."""
