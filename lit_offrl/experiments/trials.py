@@ -438,9 +438,13 @@ def _table(study: Study, trials: Sequence[Any]) -> Table:
     for trial in ranked[:_SHOWN]:
         value = "" if trial.value is None else f"{trial.value:.6g}"
         options = study.options(trial)
-        texts = [yaml_text(options[n])[:12] if n in options else "" for n in study.search.axes]
+        texts = [_short(options[n]) if n in options else "" for n in study.search.axes]
         table.add_row(str(trial.number), trial.state.name.lower(), value, *texts)
     return table
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else yaml_text(value)
 
 
 def _without(cell: Cell, search: Search) -> dict[str, Any]:
