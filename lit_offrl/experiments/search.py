@@ -361,14 +361,18 @@ class Study:
         axes = self.search.axes.items()
         return {n: axis.value(trial.params[n]) for n, axis in axes if n in trial.params}
 
-    def report(self, number: int, points: Mapping[int, float]) -> bool:
-        """Tell the points of a metric by step; return whether the trial is to be pruned."""
+    def report(self, number: int, points: Mapping[int, float], *, ended: bool = False) -> bool:
+        """Tell the points of a metric by step; return whether the trial is to be pruned.
+
+        One whose training has ended is not: its points are there for the others to be judged by.
+        """
         study = self.open(number)
         for step, value in sorted(points.items()):
             trial = study.get_trials(deepcopy=False)[number]
             if step not in trial.intermediate_values:
                 study._storage.set_trial_intermediate_value(trial._trial_id, step, value)
-                if study.pruner.prune(study, study.get_trials(deepcopy=False)[number]):
+                prune = study.pruner.prune(study, study.get_trials(deepcopy=False)[number])
+                if prune and not ended:
                     return True
         return False
 

@@ -350,6 +350,9 @@ class Searches:
             self._error = str(error)
             return self._close(trial, "")
         if not waits:
+            if search.pruner != "none":  # what came after the watch had last looked
+                points = read_curve(trial.cells[0].target.run, str(search.curve))
+                trial.row.study.report(trial.number, points, ended=True)
             self._close(trial, "COMPLETE", sum(values) / len(values))
 
     def _close(self, trial: _Open, outcome: str, value: float | None = None) -> None:

@@ -17,6 +17,10 @@ class Module(torch.nn.Module):
     def policy(self):
         return self
 
+    @classmethod
+    def policy_options(cls):
+        return {}
+
     def reset(self, mask=None):
         pass
 

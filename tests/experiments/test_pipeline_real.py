@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 
+import pytest
 import yaml
 
 from lit_offrl.experiments.job import State, Tracking
@@ -25,6 +26,7 @@ OPTIONS = {
 SMALL = {"model.init_args.width": 8, "trainer.max_steps": 10}
 
 
+@pytest.mark.slow
 def test_a_killed_pipeline_ends_as_an_unbroken_one(folder, d4rl_file, here, same_state):
     for name in ("1", "2", "3"):
         content = {"model": f"LDCQStage{name}Module", "data": "PyBulletDataModule"}

@@ -6,6 +6,7 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 import yaml
 
 from lit_offrl.__main__ import main
@@ -16,6 +17,7 @@ from lit_offrl.experiments.sweep import read_sweep
 from lit_offrl.tracking.store import absolute_uri
 
 
+@pytest.mark.slow
 def test_a_cell_killed_twice_ends_as_an_unbroken_run(lit, folder, d4rl_file, same_state):
     from mlflow.tracking import MlflowClient
 
