@@ -18,6 +18,11 @@ import torch  # noqa: E402
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items):
+    """Tests of whole runs come first, so that no process is left with the longest of them."""
+    items.sort(key=lambda item: item.path.parent.name != "tests")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def data_directory(tmp_path_factory):
     """Datasets and cached columns go to a folder of the tests, never to the user's own."""
