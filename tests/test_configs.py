@@ -79,6 +79,7 @@ def test_every_config_is_tested():
 
 
 @pytest.mark.parametrize("name", [*(name for name in METHODS if name != "dvf"), "ldcq_stage1"])
+@pytest.mark.slow
 def test_a_method_at_its_real_size(fit, name):
     """DVF is among the experiments below."""
     checkpoint = fit(f"{name}.yaml", "data/maze2d.yaml")
@@ -88,6 +89,7 @@ def test_a_method_at_its_real_size(fit, name):
 
 
 @pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.slow
 def test_dvfs_experiments_at_their_real_size(fit, name):
     checkpoint = fit(name, "--model.init_args.num_samples", "1")
     assert checkpoint["lit_offrl"]["class_path"].endswith("DVFModule")
@@ -151,6 +153,7 @@ def test_a_round_of_the_online_mode_at_its_real_size(folder, name):
     assert checkpoint["global_step"] == 2
 
 
+@pytest.mark.slow
 def test_a_pipeline_at_its_real_size(folder, d4rl_file, here, monkeypatch):
     monkeypatch.setattr("lit_offrl.experiments.executors.local.Children", lambda: here)
     few = ["trainer.max_steps=2", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]

@@ -52,6 +52,11 @@ MODULES = {
 }
 CASES = [(name, "PyBulletDataModule") for name in MODULES]
 CASES += [(name, "D4RLDataModule") for name in ("BCModule", "CQLModule")]
+# Further entries of a module are for CI: the module itself is in the usual suite.
+MARKED = [
+    pytest.param(case, id="-".join(case), marks=[pytest.mark.slow] * (":" in case[0]))
+    for case in CASES
+]
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +83,7 @@ def replaced(options, paths):
     return [paths.get(word, word) for word in options.split()]
 
 
-@pytest.fixture(params=CASES, ids="-".join)
+@pytest.fixture(params=MARKED)
 def fit(request, lit):
     """Train the module under test; returns its last checkpoint."""
     case, data = request.param

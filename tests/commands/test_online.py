@@ -65,6 +65,7 @@ def state(folder: str) -> dict:
     return json.loads((Path(folder) / "online.json").read_text())
 
 
+@pytest.mark.slow
 def test_rounds_and_a_killed_run_that_goes_on(run, same_state, monkeypatch, capsys):
     handlers = [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)]
     assert run("whole") == 0

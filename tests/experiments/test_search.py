@@ -190,6 +190,7 @@ def _pids(folder):
     return found
 
 
+@pytest.mark.slow
 def test_processes_share_one_ledger(search, folder):
     codes = []
     search("--dry_run", trials=12, metric="val/loss/actor")
