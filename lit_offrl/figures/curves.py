@@ -13,6 +13,13 @@ from matplotlib.ticker import LogFormatter
 _COLUMNS = 3
 
 
+class _ThreeDigits(LogFormatter):
+    """Labels the ticks that a logarithmic axis labels, with digits enough to tell them apart."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:.3g}" if super().__call__(x, pos) else ""
+
+
 def training_curves(history: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
     """Draw each metric against the optimiser step, ``train/x`` and ``val/x`` in one panel.
 
@@ -46,8 +53,8 @@ def training_curves(history: Mapping[str, Sequence[tuple[int, float]]]) -> Figur
         positive = all(value > 0 for points in lines.values() for _, value in points)
         if positive and "loss" in title:
             axis.set_yscale("log")
-            axis.yaxis.set_major_formatter(LogFormatter())
-            axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+            axis.yaxis.set_major_formatter(_ThreeDigits())
+            axis.yaxis.set_minor_formatter(_ThreeDigits(minor_thresholds=(1, 0.4)))
         if len(lines) > 1:
             axis.legend(fontsize=8)
     for axis in axes[len(panels) :]:

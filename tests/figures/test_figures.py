@@ -214,3 +214,13 @@ def test_the_improvement_curve_shows_policy_and_data_by_environment_steps():
     policy, data = shown(figure)["car"].lines
     assert points(policy) == [(100.0, 0.0), (200.0, 10.0), (300.0, 20.0)]
     assert points(data) == [(100.0, 0.0), (200.0, 5.0), (300.0, 10.0)]
+
+
+def test_ticks_of_losses_within_a_decade_differ():
+    from lit_offrl.figures import training_curves
+
+    figure = training_curves({"loss/a": [(1, 0.2), (2, 0.14)]})
+    figure.draw_without_rendering()
+    axis = figure.axes[0].yaxis
+    labels = [each.get_text() for each in axis.get_ticklabels(which="both") if each.get_text()]
+    assert len(labels) == len(set(labels)) > 1
