@@ -189,3 +189,31 @@ def test_a_resumed_run_says_that_the_data_are_others_and_records_them(
 
     assert main(["fit", *go_on, "--trainer.max_steps", "9"]) == 0
     assert "other data" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("validating", [False, True])
+def test_a_signal_at_any_step_of_an_epoch_leaves_the_unbroken_run(
+    lit, same_state, monkeypatch, validating
+):
+    options = ("--trainer.max_steps", "18", "--checkpoint.every_n_train_steps", "100")
+    options += ("--trainer.val_check_interval", "4") if validating else ()
+    options += () if validating else ("--trainer.limit_val_batches", "0")
+    assert lit(*options, "--checkpoint.dirpath", "whole") == 0
+    losses, met = BCModule.losses, 0
+
+    def signalled(self, batch):
+        nonlocal met
+        met += self.trainer.training
+        if self.trainer.training and met == step:
+            signal.raise_signal(signal.SIGTERM)
+        return losses(self, batch)
+
+    for step in (7, 8, 16):  # epochs end at 8 and 16
+        met = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(BCModule, "losses", signalled)
+            assert lit(*options, "--checkpoint.dirpath", f"cut{step}") == 128 + signal.SIGTERM
+        last = f"cut{step}/last.ckpt"
+        assert step_of(last) == step
+        assert lit(*options, "--ckpt_path", last) == 0
+        same_state("whole/last.ckpt", last)

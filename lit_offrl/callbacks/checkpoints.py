@@ -146,6 +146,7 @@ class Checkpoints(EveryNSteps, ModelCheckpoint):
         """The step that the run begins at needs no new checkpoint."""
         super().on_train_start(trainer, pl_module)
         self._last_global_step_saved = trainer.global_step
+        _begin_a_new_epoch_after_a_whole_one(trainer)
         if self._best is None or settings(trainer).fast_dev_run:
             return
         if not sum(trainer.num_val_batches):
@@ -229,6 +230,18 @@ class Checkpoints(EveryNSteps, ModelCheckpoint):
         """Take back which checkpoint is the best so far."""
         if self._best is not None and "best" in state_dict:
             self._best.load_state_dict(state_dict["best"])
+
+
+def _begin_a_new_epoch_after_a_whole_one(trainer: Trainer) -> None:
+    """Count the epoch that a resumed run begins with, where the former one was whole.
+
+    Lightning takes a checkpoint of an epoch's last batch to be from within the epoch: it would
+    neither count the next one as begun nor call ``on_train_epoch_start`` for it.
+    """
+    loop = settings(trainer).fit_loop
+    epochs = loop.epoch_progress.total
+    if loop.restarted_mid_epoch and epochs.started == epochs.processed:
+        loop.reset_restart_stage()
 
 
 def run_name(module: LightningModule, spec: DatasetSpec | None) -> str:
