@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from lit_offrl.commands.parsing import OneLineParser, positive
 from lit_offrl.common.errors import ConfigError, EvaluationError
@@ -15,7 +18,9 @@ from lit_offrl.common.files import make_folder
 from lit_offrl.common.user_code import command_line
 from lit_offrl.experiments.board import Board, times_table
 from lit_offrl.experiments.config import FileReader, from_yaml
+from lit_offrl.experiments.executors.local import LocalExecutor
 from lit_offrl.experiments.executors.ray import RayExecutor, RayOptions, read_ray
+from lit_offrl.experiments.executors.slurm import SlurmExecutor
 from lit_offrl.experiments.executors.transfer import open_transfer
 from lit_offrl.experiments.inputs import data_spec
 from lit_offrl.experiments.job import Cell, Job, State, lineage, needed
@@ -28,8 +33,9 @@ from lit_offrl.experiments.run import (
     console_of_stdout,
     follow,
 )
-from lit_offrl.experiments.trials import Row, Searches
-from lit_offrl.tracking.store import STORE_HELP
+from lit_offrl.experiments.sweep import Experiment
+from lit_offrl.experiments.trials import Searches
+from lit_offrl.tracking.store import SQLITE, STORE_HELP, require_store
 
 
 def add_options(parser: OneLineParser, folder: str, executors: Sequence[str]) -> None:
@@ -53,159 +59,132 @@ def add_options(parser: OneLineParser, folder: str, executors: Sequence[str]) ->
     add("--output", type=Path, metavar="DIR", help=f"The folder of the results [{folder}].")
     add("--tracking_uri", metavar="URI", help=STORE_HELP)
     add("--dry_run", action="store_true", help="Print states, reasons and commands; run nothing.")
+    parser.set_defaults(command=parser.prog, gpus=[])
 
 
-def ray_executor(
-    options: argparse.Namespace,
-    given: Mapping[str, Any],
-    choices: Choices,
-    listener: Listener,
-    *,
-    name: str,
-    output: Path,
-    uri: str | None,
-) -> RayExecutor:
-    """Return the executor of ``--executor ray``.
+def run_experiment(
+    experiment: Experiment, choices: Choices, options: argparse.Namespace, hint: str, way_out: str
+) -> int:
+    """Check, then run, what is to be done; return 0, 1 or 128 + a signal's number.
 
     Args:
+        experiment: Its cells, or its searches with cells in which each end of their axes occurs.
+        choices: What to do with failed and changed cells.
         options: Those of ``add_options``.
-        given: The key ``ray`` of the experiment's file; the options win.
-        choices: What to do with failed and changed jobs.
-        listener: Hears when jobs begin.
-        name: The experiment's name.
-        output: Its folder.
-        uri: MLflow's store; None for none.
+        hint: Ends messages about evaluations that cannot be.
+        way_out: Ends messages about a store that cannot be used.
 
     Raises:
-        LitOffRLError: Ray or MLflow cannot be used.
+        LitOffRLError: An option, the data, the store or the ledger cannot be used; nothing was
+            begun.
     """
-    address = options.ray_address or os.environ.get("RAY_ADDRESS") or None
+    command, on_slurm = options.command, options.executor == "slurm"
+    cells, rows, output = experiment.cells, experiment.rows, experiment.output
+    waiting = [cell for cell in cells if rows or not choices.leave(cell.state())]
+    if options.dry_run:
+        check_jobs(waiting, hint, make=False)
+        for row in rows:
+            print(f"# {row.describe()}")
+        print_plan(cells, choices)
+        return 0
+    check_jobs(waiting, hint, make=not on_slurm and (options.executor == "local" or not rows))
+    console, schedule = console_of_stdout(), Schedule(choices, whole=on_slurm)
+    board = Board([] if rows else cells, console)
+    if waiting:
+        if not on_slurm:  # a cluster's nodes may reach what its front cannot
+            if experiment.uri is not None:
+                require_store(experiment.uri, way_out)
+        elif str(experiment.uri).startswith(SQLITE):
+            why = "many nodes cannot well share a SQLite file: give a server with --tracking_uri."
+            print(f"{command}: {why}", file=sys.stderr)
+        make_folder(output)
+    searches = None
+    if rows:
+        jobs, store = options.workers or max(1, len(options.gpus)), str(experiment.uri)
+        searches = Searches(
+            rows,
+            choices,
+            schedule,
+            board,
+            jobs=jobs,
+            tracking_uri=store,
+            experiment=experiment.name,
+        )
+        searches.begin()
+    else:
+        schedule.add(waiting)
+    listener, code = searches or board, 0
+    if schedule.jobs:
+        begin = partial(_executor, experiment, choices, listener, options)
+        code = follow(schedule, begin, listener, console, command)
+    elif searches is None:
+        console.print(board.table())
+    if searches is None:
+        done = _report(experiment, choices, board, console, command)
+    else:
+        done = _report_searches(searches, console, command)
+    return code or int(not done)
+
+
+def _executor(
+    experiment: Experiment, choices: Choices, listener: Listener, options: argparse.Namespace
+) -> Executor:
+    """Return the executor that the options name.
+
+    Raises:
+        LitOffRLError: SLURM, Ray or MLflow cannot be used.
+    """
+    name, output = experiment.name, experiment.output
+    if options.executor == "local":
+        workers = options.workers or max(1, len(options.gpus))
+        return LocalExecutor(choices, listener, workers=workers, gpus=options.gpus)
+    if options.executor == "slurm":
+        parameters = {"name": name, **experiment.slurm}
+        folder = output / "slurm"
+        return SlurmExecutor(
+            choices, listener, folder=folder, parameters=parameters, workers=options.workers
+        )
     try:
         own = from_yaml(options.ray)
     except ValueError as error:
         raise ConfigError(f"--ray: is no YAML: {error}") from error
-    own = read_ray(FileReader(Path("--ray")), own)
-    ray, transfer = RayOptions(**{**given, **own}, address=address), None
+    given = {**experiment.ray, **read_ray(FileReader(Path("--ray")), own)}
+    address = options.ray_address or os.environ.get("RAY_ADDRESS") or None
+    ray, transfer = RayOptions(**given, address=address), None
     if ray.worker_root is not None:
-        if uri is None:
+        if experiment.uri is None:
             raise ConfigError("ray.worker_root: files pass through MLflow: leave out --no-mlflow.")
-        transfer = open_transfer(uri, name, output, Path(ray.worker_root))
+        transfer = open_transfer(experiment.uri, name, output, Path(ray.worker_root))
     return RayExecutor(choices, listener, options=ray, workers=options.workers, transfer=transfer)
 
 
-def run_cells(
-    command: str,
-    cells: Sequence[Cell],
-    choices: Choices,
-    options: argparse.Namespace,
-    output: Path,
-    *,
-    begin: Callable[[Board], Executor],
-    prepare: Callable[[], None],
-    hint: str,
-    whole: bool = False,
-) -> int:
-    """Check, then run, what is to be done for cells; return 0, 1 or 128 + a signal's number.
-
-    Args:
-        command: The verb, which begins messages.
-        cells: The lines of the experiment.
-        choices: What to do with failed and changed ones.
-        options: Those of ``add_options``.
-        output: The experiment's folder.
-        begin: Makes the executor.
-        prepare: Checks what is needed to begin; it is called before anything is written.
-        hint: Ends messages about evaluations that cannot be.
-        whole: Whether the executor takes targets with all that these need, on other machines.
-
-    Raises:
-        LitOffRLError: An option, the data or the store cannot be used; nothing was begun.
-    """
-    waiting = [cell for cell in cells if not choices.leave(cell.state())]
-    if options.dry_run:
-        check_jobs(waiting, hint, make=False)
-        print_plan(cells, choices)
-        return 0
-    console = console_of_stdout()
-    board, code = Board(cells, console), 0
-    if waiting:
-        check_jobs(waiting, hint, make=not whole)
-        prepare()
-        make_folder(output)
-        schedule = Schedule(choices, whole)
-        schedule.add(waiting)
-        code = follow(schedule, lambda: begin(board), board, console, f"lit-offrl {command}")
-    else:
-        console.print(board.table())
-    if (times := times_table(cells)) is not None:
+def _report(
+    experiment: Experiment, choices: Choices, board: Board, console: Console, command: str
+) -> bool:
+    """Print wall times, and what is not done for which reason; return whether all is done."""
+    if (times := times_table(experiment.cells)) is not None:
         console.print(times)
-    states = [cell.state() for cell in cells]
-    for cell, state in zip(cells, states, strict=True):
+    states = [cell.state() for cell in experiment.cells]
+    for cell, state in zip(experiment.cells, states, strict=True):
         if state != State.DONE and (why := board.reason(cell)):
-            print(f"lit-offrl {command}: {cell.name}: {why}", file=sys.stderr)
+            print(f"{command}: {cell.name}: {why}", file=sys.stderr)
     for state, option in ((State.FAILED, "--retry_failed"), (State.CHANGED, "--rerun_changed")):
         if state in states and choices.leave(state):
             line = f"{states.count(state)} {state}: {option} runs them again"
-            print(f"lit-offrl {command}: {line}; logs are in {output}.", file=sys.stderr)
-    return code or int(any(state != State.DONE for state in states))
+            print(f"{command}: {line}; logs are in {experiment.output}.", file=sys.stderr)
+    return all(state == State.DONE for state in states)
 
 
-def run_search(
-    rows: Sequence[Row],
-    examples: Sequence[Cell],
-    choices: Choices,
-    options: argparse.Namespace,
-    output: Path,
-    *,
-    begin: Callable[[Listener], Executor],
-    prepare: Callable[[], None],
-    hint: str,
-    whole: bool,
-    uri: str,
-    experiment: str,
-) -> int:
-    """Check, then run, searches; return 0, 1 or 128 + a signal's number. See ``run_cells``.
-
-    Args:
-        rows: The searches.
-        examples: Cells in which each end of their axes occurs, to be checked.
-        uri: MLflow's store.
-        experiment: MLflow's experiment.
-
-    Raises:
-        LitOffRLError: An option, the data, the store or the ledger cannot be used.
-    """
-    check_jobs(examples, hint, make=not options.dry_run and options.executor == "local")
-    if options.dry_run:
-        for row in rows:
-            print(f"# {row.describe()}")
-        print_plan(examples, choices)
-        return 0
-    prepare()
-    make_folder(output)
-    console = console_of_stdout()
-    schedule = Schedule(choices, whole)
-    searches = Searches(
-        rows,
-        choices,
-        schedule,
-        Board([], console),
-        jobs=options.workers or max(1, len(options.gpus)),
-        tracking_uri=uri,
-        experiment=experiment,
-    )
-    searches.begin()
-    code = 0
-    if schedule.jobs:
-        code = follow(schedule, lambda: begin(searches), searches, console, "lit-offrl sweep")
+def _report_searches(searches: Searches, console: Console, command: str) -> bool:
+    """Print the best trials, and why others are not done; return whether all are done."""
     tables, lines, done = searches.finish()
     for table in tables:
         console.print(table)
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
     for why in searches.reasons():
-        print(f"lit-offrl sweep: {why}", file=sys.stderr)
-    return code or int(not done)
+        print(f"{command}: {why}", file=sys.stderr)
+    return done
 
 
 def check_jobs(cells: Sequence[Cell], hint: str, *, make: bool) -> None:

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.commands.experiments import add_options, ray_executor, run_cells
+from lit_offrl.commands.experiments import add_options, run_experiment
 from lit_offrl.commands.parsing import OneLineParser, seed_number
 from lit_offrl.common.configs import find_configs, from_yaml
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.experiments.config import FileReader
-from lit_offrl.experiments.executors.local import LocalExecutor
 from lit_offrl.experiments.inputs import require_data
 from lit_offrl.experiments.job import Cell, State, Tracking
 from lit_offrl.experiments.pipeline import DATASET, Pipeline, read_pipeline
-from lit_offrl.experiments.run import Choices, Executor, Listener
-from lit_offrl.tracking.store import require_store, store_uri
+from lit_offrl.experiments.run import Choices
+from lit_offrl.experiments.sweep import Experiment
+from lit_offrl.tracking.store import store_uri
 
 _HINT = (
     "Options of evaluate stand under 'evaluate:' of the pipeline's file, such as {env: ID};"
@@ -66,7 +66,7 @@ def _parser() -> OneLineParser:
         help="Log every fit and evaluation to MLflow [yes].",
     )
     add_options(parser, "pipelines/NAME", ("local", "ray"))
-    return parser  # fmt: skip
+    return parser
 
 
 def main(argv: Sequence[str]) -> int:
@@ -83,32 +83,13 @@ def main(argv: Sequence[str]) -> int:
     tracking = Tracking(uri, pipeline.name, tags={"lit_offrl.pipeline": pipeline.name})
     jobs = pipeline.jobs(output / f"seed{seed}", tracking, seed)
     cells = [Cell(job.name, {"step": job.name, "seed": str(seed)}, (job,)) for job in jobs]
-    choices = Choices(retry_failed=True, rerun_changed=True)
     for job in jobs:
         if job.is_fit and not options.dry_run and job.state() != State.DONE:
             require_data(job.config())
-
-    def prepare() -> None:
-        if uri is not None:
-            require_store(uri, "give another --tracking_uri, or --no-mlflow.")
-
-    def begin(board: Listener) -> Executor:
-        if options.executor == "ray":
-            return ray_executor(
-                options, {}, choices, board, name=pipeline.name, output=output, uri=uri
-            )
-        return LocalExecutor(choices, board, workers=options.workers or 1)
-
-    code = run_cells(
-        "pipeline",
-        cells,
-        choices,
-        options,
-        output,
-        begin=begin,
-        prepare=prepare,
-        hint=_HINT,
-    )
+    experiment = Experiment(pipeline.name, output, uri, tuple(cells))
+    choices = Choices(retry_failed=True, rerun_changed=True)
+    way_out = "give another --tracking_uri, or --no-mlflow."
+    code = run_experiment(experiment, choices, options, _HINT, way_out)
     if not options.dry_run:
         print(f"pipeline: {output / f'seed{seed}'}")
     return code

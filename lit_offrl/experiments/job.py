@@ -30,12 +30,7 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import write_whole
 from lit_offrl.experiments import process
 from lit_offrl.experiments.config import difference, yaml_text
-from lit_offrl.experiments.inputs import (
-    data_sha256,
-    named_checkpoints,
-    own_environment,
-    sha256,
-)
+from lit_offrl.experiments.inputs import data_sha256, named_checkpoints, own_environment, sha256
 from lit_offrl.experiments.walltime import WallTime
 from lit_offrl.tracking.runs import forget_runs
 from lit_offrl.tracking.store import is_own, redacted
@@ -49,7 +44,7 @@ CHANGES = "changes.log"
 PRUNED = "pruned.json"
 """In the folder of a fit that its watch has stopped."""
 _INPUTS = "inputs.json"
-_EARLIER = "cell.json"  # the inputs of a cell, as versions without this module wrote them
+_EARLIER = "cell.json"  # in folders of versions without this module
 _KEPT = (".lock", CHANGES)  # the lock is held
 
 
@@ -167,9 +162,6 @@ class Job:
     @property
     def mark(self) -> Path:
         """The file that is there once the command has succeeded."""
-        earlier = self.folder / "trained"  # as versions that wrote _EARLIER called a cell's
-        if self.is_fit and self.of_cell and earlier.is_file():
-            return earlier
         return self.folder / ("done.json" if self.is_fit else "evaluation.json")
 
     @property
@@ -180,33 +172,30 @@ class Job:
     @property
     def times(self) -> WallTime:
         """How long it took."""
-        earlier = self.folder / f"{self.verb}-parts.json"  # of versions that wrote _EARLIER
-        path = earlier if earlier.is_file() else self.folder / f"{self._prefix}parts.json"
-        return WallTime(path, (self.log, self.folder / "fit" / "last.ckpt"))
+        signs = (self.log, self.folder / "fit" / "last.ckpt")
+        return WallTime(self.folder / f"{self._prefix}parts.json", signs)
 
     def stored(self) -> dict[str, Any] | None:
         """Return the id and the inputs that ``begin`` has written; None where nothing has begun.
 
         Raises:
-            ConfigError: The file cannot be read.
+            ConfigError: The file cannot be read, or the folder is of an earlier version.
         """
-        stored = _read_stored(self.folder / f"{self._prefix}{_INPUTS}", "inputs")
-        if stored is None and self.of_cell:
-            stored = _read_stored(self.folder / _EARLIER, "definition")
-            stored = None if stored is None else self._of_earlier(**stored)
-        return None if stored is None else {**stored, "inputs": _translated(stored["inputs"])}
-
-    def _of_earlier(self, id: str, definition: dict[str, Any]) -> dict[str, Any] | None:
-        """Translate what an earlier version wrote of a cell, whose two commands had one file."""
-        options = definition.pop("evaluate")
-        if "config" in definition:
-            config = merge_configs(definition.pop("config"), definition.pop("options"))
-            definition["stage"] = {"config": config, "checkpoints": {}}
-        if not self.is_fit:
-            inputs = {**definition, "evaluate": options}
-            return None if options is None else {"id": id, "inputs": inputs}
-        named = named_checkpoints(self.config())
-        return {"id": id, "inputs": {**definition.pop("stage"), "checkpoints": named, **definition}}
+        path = self.folder / f"{self._prefix}{_INPUTS}"
+        try:
+            stored = json.loads(path.read_text())
+            return {"id": stored["id"], "inputs": _translated(dict(stored["inputs"]))}
+        except FileNotFoundError:
+            if not (self.folder / _EARLIER).is_file():
+                return None
+            raise ConfigError(
+                f"{self.folder}: is of an earlier version, which wrote {_EARLIER}: finish it with"
+                " that version, or move the folder away."
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{path}: cannot be read ({error!r}): move the folder {self.folder} away."
+            ) from error
 
     def begin(self) -> str:
         """Write what everything in the folder is made from; return the new id."""
@@ -225,7 +214,7 @@ class Job:
         pattern = "evaluat*" if self._prefix else "*"
         entries = [entry for entry in self.folder.glob(pattern) if entry.name not in _KEPT]
         # What all is made from goes last: killed in between, the rest must not count as new.
-        entries.sort(key=lambda entry: entry.name.endswith((_INPUTS, _EARLIER)))
+        entries.sort(key=lambda entry: entry.name.endswith(_INPUTS))
         if not self.mark.is_file() and not (self.is_fit and self.checkpoint.is_file()):
             for entry in entries:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -282,7 +271,18 @@ class Job:
 
     def reason(self) -> str:
         """Say why the last attempt failed, and where to read more."""
-        return f"{process.failure_reason(self.failure)} (see {self.log})"
+        try:
+            said = json.loads(self.failure.read_text())
+            why = f"{said['verb']} ended with {said['code']}: {said['line']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            why = "failed"
+        return f"{why} (see {self.log})"
+
+    def fail(self, code: int) -> str:
+        """Keep the exit code and the last line of a command that has failed; return the reason."""
+        failure = {"verb": self.verb, "code": code, "line": process.last_line(self.log)}
+        write_whole(self.failure, json.dumps(failure) + "\n")
+        return self.reason()
 
     def score(self) -> float | None:
         """Return the record's mean normalised score, or mean return where it has no scores."""
@@ -466,15 +466,3 @@ def _translated(inputs: Any) -> Any:
         return inputs
     made = {key: _translated(value) for key, value in inputs.items() if key != "config"}
     return made | ({"config": merge_configs([inputs["config"]], {})} if "config" in inputs else {})
-
-
-def _read_stored(path: Path, key: str) -> dict[str, Any] | None:
-    try:
-        stored = json.loads(path.read_text())
-        return {"id": stored["id"], key: dict(stored[key])}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error!r}): move the folder {path.parent} away."
-        ) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import re
 import shlex
@@ -16,9 +15,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from lit_offrl.common import signals
-from lit_offrl.common.files import write_whole
-from lit_offrl.common.finished import why_unfinished
 from lit_offrl.common.user_code import import_words
 from lit_offrl.tracking.store import redacted
 
@@ -133,54 +129,6 @@ def folder_lock(folder: Path, name: str = ".lock") -> Iterator[int | None]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def run_command(
-    children: Children,
-    argv: Sequence[str],
-    *,
-    program: Sequence[str],
-    log: Path,
-    failure: Path,
-    environment: Mapping[str, str],
-    lock: int,
-    run: Path | None = None,
-    stops: Callable[[], bool] | None = None,
-) -> str:
-    """Run a command to its end; return "" if it succeeded, else one line that says why not.
-
-    Args:
-        children: Keeps the process.
-        argv: A verb and its options, which ``program`` begins.
-        program: Begins the command.
-        log: The output is added to this file.
-        failure: This file is written if the command ends with an error of its own.
-        environment: The variables of the process.
-        lock: A file descriptor that it keeps open.
-        run: The folder of a fit, which must say that the fit has finished: the exit code alone does
-            not tell a whole training from one that was cut short.
-        stops: Called every few seconds; once it returns True, the command is to stop.
-    """
-    code = children.run([*program, *argv], log, environment, lock, stops)
-    if code == 0:
-        return "" if run is None else why_unfinished(run)
-    if code is None or children.stopping or code in signals.EXIT_CODES:
-        return STOPPED
-    verb = argv[0]
-    if code < 0:  # no known mistake: the same command goes on
-        return f"{verb} was killed by {signal.Signals(-code).name}"
-    line = last_line(log)
-    write_whole(failure, json.dumps({"verb": verb, "code": code, "line": line}) + "\n")
-    return f"{verb} ended with {code}: {line}"
-
-
-def failure_reason(path: Path) -> str:
-    """Return what a file of ``run_command`` says about a failure."""
-    try:
-        failure = json.loads(path.read_text())
-        return f"{failure['verb']} ended with {failure['code']}: {failure['line']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "failed"
 
 
 def steps_done(log: Path) -> str:

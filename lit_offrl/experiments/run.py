@@ -25,8 +25,9 @@ from rich.live import Live
 
 from lit_offrl.common import signals
 from lit_offrl.common.errors import LitOffRLError
+from lit_offrl.common.finished import why_unfinished
 from lit_offrl.experiments.job import CHANGES, Cell, Job, State, needed
-from lit_offrl.experiments.process import HELD, STOPPED, Children, folder_lock, run_command
+from lit_offrl.experiments.process import HELD, STOPPED, Children, folder_lock
 
 LOOK_SECONDS = 0.5
 
@@ -236,9 +237,9 @@ def _work_alone(
         with (job.folder / CHANGES).open("a") as file:
             file.write(f"{how}\n")
     job.failure.unlink(missing_ok=True)
-    known = stored is not None  # or else nobody knows what a checkpoint was made from
     id = job.begin() if stored is None else stored["id"]
-    resume = known and job.is_fit and job.checkpoint.is_file()
+    # Of a folder without inputs nobody knows what its checkpoint was made from.
+    resume = stored is not None and job.is_fit and job.checkpoint.is_file()
     if resume:
         how = f"goes on from {job.progress() or 'its checkpoint'}"
     elif job.log.exists():  # killed before there was anything to resume
@@ -249,24 +250,32 @@ def _work_alone(
         listener.begins(job, how)
     job.times.begin()
     try:
-        why = run_command(
-            children,
-            job.argv(id, anew=not resume),
-            program=job.program,
-            log=job.log,
-            failure=job.failure,
-            environment={"OMP_NUM_THREADS": "1", **os.environ, **environment},
-            lock=lock,
-            run=job.run if job.is_fit else None,
-            stops=partial(job.watch.stops, job) if job.watch is not None else None,
-        )
+        why = _execute(job, job.argv(id, anew=not resume), children, environment, lock)
     finally:
         job.times.end()
     if not why:
         job.finish()
-    elif job.state() == State.PRUNED:
-        return str(State.PRUNED)
-    return job.reason() if job.failure.is_file() else why
+    return str(State.PRUNED) if why and job.state() == State.PRUNED else why
+
+
+def _execute(
+    job: Job, argv: list[str], children: Children, environment: Mapping[str, str], lock: int
+) -> str:
+    """Run a job's command to its end, and say why it has not succeeded, or ""."""
+    code = children.run(
+        [*job.program, *argv],
+        job.log,
+        {"OMP_NUM_THREADS": "1", **os.environ, **environment},
+        lock,
+        stops=partial(job.watch.stops, job) if job.watch is not None else None,
+    )
+    if code == 0:  # which does not tell a whole training from one that was cut short
+        return why_unfinished(job.run) if job.is_fit else ""
+    if code is None or children.stopping or code in signals.EXIT_CODES:
+        return STOPPED
+    if code < 0:  # no known mistake: the same command goes on
+        return f"{job.verb} was killed by {signal.Signals(-code).name}"
+    return job.fail(code)
 
 
 # ---- all of them ---------------------------------------------------------------------------------

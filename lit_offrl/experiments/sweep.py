@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -29,34 +29,34 @@ _TAGS = {"method": METHOD_TAG, "dataset": "lit_offrl.dataset"}
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """What a file says.
+class Experiment:
+    """What is to be run.
 
     Attributes:
-        name: The MLflow experiment, and the folder.
+        name: The MLflow experiment.
         output: The folder.
-        uri: MLflow's store.
-        evaluate: Options of evaluate; None for no evaluations.
-        slurm: Parameters for submitit.
-        ray: Options of Ray; see ``RayOptions``.
+        uri: MLflow's store; None logs nothing.
         cells: Seed by seed, so that the first results are of the whole grid; of a search, examples
             of its cells, in which each end of each axis occurs.
         rows: The searches, one for each line of the grid.
+        evaluate: Options of evaluate for all cells; None for no evaluations.
+        slurm: Parameters for submitit.
+        ray: Options of Ray; see ``RayOptions``.
     """
 
     name: str
     output: Path
     uri: str | None
-    evaluate: Mapping[str, Any] | None
-    slurm: Mapping[str, Any]
-    ray: Mapping[str, Any]
     cells: tuple[Cell, ...] = ()
     rows: tuple[Row, ...] = ()
+    evaluate: Mapping[str, Any] | None = None
+    slurm: Mapping[str, Any] = field(default_factory=dict)
+    ray: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_sweep(
     path: Path, only: Sequence[str] = (), *, output: Path | None = None, uri: str | None = None
-) -> Sweep:
+) -> Experiment:
     """Read a file; paths in it are relative to it.
 
     Args:
@@ -87,7 +87,8 @@ def read_sweep(
     if not isinstance(slurm, dict):
         raise reader.wrong("slurm", slurm, "a mapping of submitit's parameters")
     output = (output or Path("sweeps") / name).resolve()
-    sweep = Sweep(name, output, uri, evaluate, slurm, read_ray(reader, given.get("ray")))
+    ray = read_ray(reader, given.get("ray"))
+    sweep = Experiment(name, output, uri, evaluate=evaluate, slurm=slurm, ray=ray)
     cells: dict[str, Cell] = {}
     further = [dict(zip(axes, place, strict=True)) for place in itertools.product(*axes.values())]
     if search is not None:
@@ -150,7 +151,7 @@ def select(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
 
 
 def _trial(
-    sweep: Sweep,
+    sweep: Experiment,
     reader: FileReader,
     pipeline: Pipeline | None,
     parts: Mapping[str, Part],
@@ -165,7 +166,7 @@ def _trial(
 
 
 def _cell(
-    sweep: Sweep,
+    sweep: Experiment,
     reader: FileReader,
     pipeline: Pipeline | None,
     parts: Mapping[str, Part],
