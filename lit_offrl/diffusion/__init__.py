@@ -4,7 +4,6 @@ from lit_offrl.common.randomness import Generator, draw_normal, draw_times
 from lit_offrl.diffusion.denoiser import (
     ConditionalDenoise,
     Denoise,
-    Denoiser,
     Encoded,
     map_encoded,
     repeat_encoded,
@@ -38,7 +37,6 @@ __all__ = [
     "ConditionalDenoise",
     "DPMSolverPP",
     "Denoise",
-    "Denoiser",
     "Encoded",
     "Generator",
     "Prediction",

@@ -1,14 +1,18 @@
-"""The face of a denoiser: what depends on the condition apart from what depends on (x_t, t)."""
+"""What a denoiser is: a function of (x_t, t), made of one that takes an encoded condition too."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
+
+Rows = Float[Tensor, " B *event"]
+"""B rows (B, …) of any event shape."""
+
+Times = Int[Tensor, " B"]
+"""Diffusion times (B,), int64."""
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """x_t (B, …) and t (B,) int64 to a prediction (B, …): all that samplers and the loss know."""
@@ -19,34 +23,6 @@ with one row a condition in its first dimension."""
 
 ConditionalDenoise = Callable[[Tensor, Tensor, Encoded], Tensor]
 """x_t (B, …), t (B,) and an encoded condition of B rows to a prediction (B, …)."""
-
-
-class Denoiser(nn.Module, ABC):
-    """A network that predicts ε, x_0 or v, in two halves.
-
-    `encode` runs once a sampling call, `denoise` once a step. For n samples a state, encode each
-    state once and `repeat_encoded` what comes out.
-    """
-
-    @abstractmethod
-    def encode(self, condition: Any) -> Encoded:
-        """Encode a condition of B rows."""
-
-    @abstractmethod
-    def denoise(
-        self, x_t: Float[Tensor, " B *event"], t: Int[Tensor, " B"], encoded: Encoded
-    ) -> Float[Tensor, " B *event"]:
-        """Predict (B, …) from x_t (B, …), times t (B,) int64 and B encoded conditions."""
-
-    def forward(
-        self, x_t: Float[Tensor, " B *event"], t: Int[Tensor, " B"], condition: Any
-    ) -> Float[Tensor, " B *event"]:
-        """Both halves at once."""
-        return self.denoise(x_t, t, self.encode(condition))
-
-    def bind(self, encoded: Encoded) -> Denoise:
-        """What samplers take: this denoiser under one encoded condition."""
-        return partial(self.denoise, encoded=encoded)
 
 
 def map_encoded(function: Callable[..., Tensor], *encoded: Encoded) -> Encoded:

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
-from lit_offrl.diffusion.denoiser import ConditionalDenoise, Denoise, Encoded, map_encoded
+from lit_offrl.diffusion.denoiser import (
+    ConditionalDenoise,
+    Denoise,
+    Encoded,
+    Rows,
+    Times,
+    map_encoded,
+)
 from lit_offrl.diffusion.schedules import Schedule
 from lit_offrl.diffusion.targets import Prediction, training_target
 
@@ -29,7 +35,7 @@ def classifier_free_guidance(
     forward of 2 B rows, the conditional ones first; the encodings are joined once, here.
 
     Args:
-        denoise: for example `Denoiser.denoise`.
+        denoise: the denoiser, which takes an encoded condition.
         conditional: encoded condition of B rows.
         unconditional: encoded null condition of the same structure, of B rows or of one.
         scale: the w of ``u + w (c − u)``.
@@ -42,7 +48,7 @@ def classifier_free_guidance(
 
     both = map_encoded(lambda c, u: torch.cat([c, u.expand_as(c)]), conditional, unconditional)
 
-    def guided(x_t: Float[Tensor, " B *event"], t: Int[Tensor, " B"]) -> Float[Tensor, " B *event"]:
+    def guided(x_t: Rows, t: Times) -> Rows:
         # One time for all rows stays one expanded number, which denoisers may check for.
         times = t[:1].expand(2 * len(t)) if t.stride() == (0,) else torch.cat([t, t])
         output = denoise(torch.cat([x_t, x_t]), times, both)
@@ -77,7 +83,7 @@ def classifier_guidance(
         prediction: what the denoiser predicts.
     """
 
-    def guided(x_t: Float[Tensor, " B *event"], t: Int[Tensor, " B"]) -> Float[Tensor, " B *event"]:
+    def guided(x_t: Rows, t: Times) -> Rows:
         gradient = _gradient(log_density, x_t, t)
         alpha, sigma = schedule.alpha(t, x_t.ndim), schedule.sigma(t, x_t.ndim)
         # How (x_0, ε) move at a fixed x_t = α x_0 + σ ε; targets are linear in the pair.

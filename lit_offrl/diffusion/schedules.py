@@ -6,17 +6,33 @@ Times run over t = 0 … T, where 0 is data and T (nearly) noise:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError, nearest
+from lit_offrl.diffusion.denoiser import Rows, Times
 
 ScheduleKind = Literal["linear", "cosine", "vp"]
+
+
+class Levels(NamedTuple):
+    """How much of the data and of the noise is in x_t at some times."""
+
+    alpha: np.ndarray
+    sigma: np.ndarray
+
+
+def unknown(what: str, name: str, candidates: Iterable[str]) -> ConfigError:
+    """Return the error of a name that is none of the candidates."""
+    choices = ", ".join(candidates)
+    return ConfigError(
+        f"unknown {what} '{name}': choose from {choices}.{nearest(name, candidates)}"
+    )
 
 
 def linear_betas(num_steps: int) -> np.ndarray:
@@ -84,10 +100,7 @@ class Schedule(nn.Module):
     def __init__(self, kind: str = "cosine", num_steps: int = 128) -> None:
         super().__init__()
         if kind not in BETAS:
-            raise ConfigError(
-                f"unknown noise schedule '{kind}': choose from {', '.join(BETAS)}."
-                + nearest(kind, BETAS)
-            )
+            raise unknown("noise schedule", kind, BETAS)
         if num_steps < 1:
             raise ConfigError(f"a noise schedule needs num_steps >= 1, got {num_steps}.")
         self.kind = kind
@@ -103,37 +116,29 @@ class Schedule(nn.Module):
         """Show what makes one schedule differ from another."""
         return f"kind={self.kind!r}, num_steps={self.num_steps}"
 
-    def alpha(self, t: Int[Tensor, " B"], ndim: int = 2) -> Float[Tensor, " B ..."]:
+    def alpha(self, t: Times, ndim: int = 2) -> Float[Tensor, " B ..."]:
         """α_t = √ᾱ_t shaped (B, 1, …) with ``ndim`` dimensions."""
         return self._alpha[t].reshape(-1, *(1,) * (ndim - 1))
 
-    def sigma(self, t: Int[Tensor, " B"], ndim: int = 2) -> Float[Tensor, " B ..."]:
+    def sigma(self, t: Times, ndim: int = 2) -> Float[Tensor, " B ..."]:
         """σ_t = √(1 − ᾱ_t) shaped (B, 1, …) with ``ndim`` dimensions."""
         return self._sigma[t].reshape(-1, *(1,) * (ndim - 1))
 
-    def snr(self, t: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
+    def snr(self, t: Times) -> Float[Tensor, " B"]:
         """Signal-to-noise ratio ᾱ_t / (1 − ᾱ_t), for t ≥ 1."""
         return (self._alpha[t] / self._sigma[t]).square()
 
-    def levels(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def levels(self, t: np.ndarray) -> Levels:
         """α_t and σ_t in float64 on the host, for host times of any shape."""
-        return np.sqrt(self._table[t]), np.sqrt(1 - self._table[t])
+        return Levels(np.sqrt(self._table[t]), np.sqrt(1 - self._table[t]))
 
-    def q_sample(
-        self,
-        x0: Float[Tensor, " B *event"],
-        t: Int[Tensor, " B"],
-        noise: Float[Tensor, " B *event"],
-    ) -> Float[Tensor, " B *event"]:
+    def q_sample(self, x0: Rows, t: Times, noise: Rows) -> Rows:
         """Draw x_t ~ q(x_t | x_0), given its standard normal ``noise``; in the dtype of ``x0``."""
         return (self.alpha(t, x0.ndim) * x0 + self.sigma(t, x0.ndim) * noise).to(x0.dtype)
 
     def _float32(self) -> dict[str, Tensor]:
-        tables = {
-            "alpha_bar": self._table,
-            "_alpha": np.sqrt(self._table),
-            "_sigma": np.sqrt(1 - self._table),
-        }
+        alpha, sigma = self.levels(np.arange(self.num_steps + 1))
+        tables = {"alpha_bar": self._table, "_alpha": alpha, "_sigma": sigma}
         return {name: torch.from_numpy(values).float() for name, values in tables.items()}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Schedule:
@@ -147,22 +152,19 @@ class Schedule(nn.Module):
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        stored = state_dict.get(prefix + "alpha_bar")
-        if stored is not None:
-            self._refuse_another(stored.detach().double().cpu().numpy())
+        if (held := state_dict.get(prefix + "alpha_bar")) is not None:
+            stored = held.detach().double().cpu().numpy()
+
+            def is_stored(table: np.ndarray) -> bool:
+                return table.shape == stored.shape and np.allclose(table, stored, rtol=0, atol=1e-6)
+
+            if not is_stored(self._table):
+                steps = len(stored) - 1
+                same = (kind for kind in BETAS if is_stored(alpha_bar_table(kind, steps)))
+                raise ConfigError(
+                    f"the checkpoint was trained with the noise schedule '{next(same, 'unknown')}'"
+                    f" of {steps} steps, this model has '{self.kind}' of {self.num_steps}: build it"
+                    " with the trained one (for fewer sampling steps set the sampler's num_steps"
+                    " instead)."
+                )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def _refuse_another(self, stored: np.ndarray) -> None:
-        def is_stored(table: np.ndarray) -> bool:
-            return table.shape == stored.shape and np.allclose(table, stored, rtol=0, atol=1e-6)
-
-        if is_stored(self._table):
-            return
-        steps = len(stored) - 1
-        kinds = [kind for kind in BETAS if is_stored(alpha_bar_table(kind, steps))]
-        kind = kinds[0] if kinds else "unknown"
-        raise ConfigError(
-            f"the checkpoint was trained with the noise schedule '{kind}' of {steps} steps, this "
-            f"model has '{self.kind}' of {self.num_steps}: build it with the trained one (for "
-            "fewer sampling steps set the sampler's num_steps instead)."
-        )

@@ -6,33 +6,23 @@ velocity ``v = α ε − σ x_0`` (Salimans & Ho 2022, section 4). Given x_t, an
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.common.randomness import Generator, draw_normal, draw_times
-from lit_offrl.diffusion.denoiser import Denoise
-from lit_offrl.diffusion.schedules import Schedule
+from lit_offrl.diffusion.denoiser import Denoise, Rows
+from lit_offrl.diffusion.schedules import Schedule, unknown
 
 Prediction = Literal["epsilon", "x0", "v"]
 Weighting = Literal["uniform", "min_snr"]
 Level = Float[Tensor, " B ..."] | float
 """α_t or σ_t: one number for all rows, or (B, 1, …)."""
 
-PREDICTIONS = ("epsilon", "x0", "v")
-WEIGHTINGS = ("uniform", "min_snr")
 
-
-def to_x0(
-    output: Float[Tensor, " B *event"],
-    x_t: Float[Tensor, " B *event"],
-    alpha: Level,
-    sigma: Level,
-    prediction: Prediction,
-) -> Float[Tensor, " B *event"]:
+def to_x0(output: Rows, x_t: Rows, alpha: Level, sigma: Level, prediction: Prediction) -> Rows:
     """The data x_0 that a denoiser's ``output`` means at ``x_t``."""
     match prediction:
         case "epsilon":
@@ -41,16 +31,10 @@ def to_x0(
             return output
         case "v":
             return alpha * x_t - sigma * output
-    raise _unknown("prediction", prediction, PREDICTIONS)
+    raise unknown("prediction", prediction, get_args(Prediction))
 
 
-def to_epsilon(
-    output: Float[Tensor, " B *event"],
-    x_t: Float[Tensor, " B *event"],
-    alpha: Level,
-    sigma: Level,
-    prediction: Prediction,
-) -> Float[Tensor, " B *event"]:
+def to_epsilon(output: Rows, x_t: Rows, alpha: Level, sigma: Level, prediction: Prediction) -> Rows:
     """The noise ε that a denoiser's ``output`` means at ``x_t``."""
     match prediction:
         case "epsilon":
@@ -59,16 +43,10 @@ def to_epsilon(
             return (x_t - alpha * output) / sigma
         case "v":
             return sigma * x_t + alpha * output
-    raise _unknown("prediction", prediction, PREDICTIONS)
+    raise unknown("prediction", prediction, get_args(Prediction))
 
 
-def to_v(
-    output: Float[Tensor, " B *event"],
-    x_t: Float[Tensor, " B *event"],
-    alpha: Level,
-    sigma: Level,
-    prediction: Prediction,
-) -> Float[Tensor, " B *event"]:
+def to_v(output: Rows, x_t: Rows, alpha: Level, sigma: Level, prediction: Prediction) -> Rows:
     """The velocity v that a denoiser's ``output`` means at ``x_t``."""
     match prediction:
         case "epsilon":
@@ -77,16 +55,12 @@ def to_v(
             return (alpha * x_t - output) / sigma
         case "v":
             return output
-    raise _unknown("prediction", prediction, PREDICTIONS)
+    raise unknown("prediction", prediction, get_args(Prediction))
 
 
 def training_target(
-    x0: Float[Tensor, " B *event"],
-    noise: Float[Tensor, " B *event"],
-    alpha: Level,
-    sigma: Level,
-    prediction: Prediction,
-) -> Float[Tensor, " B *event"]:
+    x0: Rows, noise: Rows, alpha: Level, sigma: Level, prediction: Prediction
+) -> Rows:
     """What the denoiser should have said at ``α x0 + σ noise``."""
     match prediction:
         case "epsilon":
@@ -95,7 +69,7 @@ def training_target(
             return x0
         case "v":
             return alpha * noise - sigma * x0
-    raise _unknown("prediction", prediction, PREDICTIONS)
+    raise unknown("prediction", prediction, get_args(Prediction))
 
 
 def loss_weight(
@@ -117,7 +91,7 @@ def loss_weight(
         case "min_snr":
             weight = snr.clamp(max=gamma)
         case _:
-            raise _unknown("weighting", weighting, WEIGHTINGS)
+            raise unknown("weighting", weighting, get_args(Weighting))
     match prediction:
         case "epsilon":
             return weight / snr
@@ -125,13 +99,13 @@ def loss_weight(
             return weight
         case "v":
             return weight / (snr + 1)
-    raise _unknown("prediction", prediction, PREDICTIONS)
+    raise unknown("prediction", prediction, get_args(Prediction))
 
 
 def diffusion_loss(
     denoise: Denoise,
     schedule: Schedule,
-    x0: Float[Tensor, " B *event"],
+    x0: Rows,
     *,
     generator: Generator = None,
     prediction: Prediction = "epsilon",
@@ -162,10 +136,3 @@ def diffusion_loss(
     error = (output.to(dtype) - target.to(dtype)).square().reshape(rows, -1).mean(1)
     weight = loss_weight(schedule.snr(t), prediction=prediction, weighting=weighting, gamma=gamma)
     return weight * error
-
-
-def _unknown(what: str, word: str, candidates: tuple[str, ...]) -> ConfigError:
-    choices = ", ".join(candidates)
-    return ConfigError(
-        f"unknown {what} '{word}': choose from {choices}.{nearest(word, candidates)}"
-    )

@@ -1,7 +1,5 @@
 """Multi-head attention on already projected queries, keys and values, and its pre-LN blocks."""
 
-from collections.abc import Iterable, Sequence
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -47,34 +45,6 @@ def own_block(
     """
     same = torch.full((group, group), -torch.inf, device=device).fill_diagonal_(0.0)
     return same.repeat_interleave(queries, 0).repeat_interleave(keys, 1)
-
-
-def attend_in_turn(
-    cross_blocks: Iterable[nn.Module],
-    self_blocks: Iterable[nn.Module],
-    latents: Float[Tensor, "#B L W"],
-    tokens: Sequence[Float[Tensor, "sets groups _ blocks two_W"]],
-    bias: Float[Tensor, "#B #L T"] | None,
-    among: Float[Tensor, "#B L L"] | None,
-) -> Float[Tensor, "B L W"]:
-    """Let latents attend to tokens and then to each other, block after block.
-
-    Args:
-        cross_blocks: A `CrossAttention` for each block.
-        self_blocks: A `SelfAttention` for each block.
-        latents: ``(B or 1, L, W)``.
-        tokens: Kinds of tokens, each projected to the keys and values of all blocks, with rows in
-            their first two dimensions.
-        bias: Added to the scores of latents and tokens.
-        among: Added to the scores of latents and latents.
-
-    Returns:
-        The latents after the last block, ``(B, L, W)``.
-    """
-    for index, (cross, mix) in enumerate(zip(cross_blocks, self_blocks, strict=True)):
-        key_value = torch.cat([kind[..., index, :] for kind in tokens], dim=2).flatten(0, 1)
-        latents = mix(cross(latents, key_value, bias), among)
-    return latents
 
 
 class FeedForward(nn.Module):

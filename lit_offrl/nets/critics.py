@@ -10,6 +10,10 @@ from torch import Tensor, nn
 
 from lit_offrl.nets.mlp import make_activation, require_widths
 
+Observations = Float[Tensor, "B o"]
+Actions = Float[Tensor, "B a"]
+Values = Float[Tensor, "size B"]
+
 
 class EnsembleLinear(nn.Module):
     """``size`` independent linear layers: ``(size, B, in_dim)`` to ``(size, B, out_dim)``.
@@ -184,29 +188,23 @@ class TwinCritic(nn.Module):
             else EnsembleMLP(size, in_dim, hidden, 1, layer_norm)
         )
 
-    def forward(
-        self, observations: Float[Tensor, "B o"], actions: Float[Tensor, "B a"]
-    ) -> Float[Tensor, "size B"]:
+    def forward(self, observations: Observations, actions: Actions) -> Values:
         """Return every member's value, ``(size, B)``."""
         with torch.autocast(observations.device.type, enabled=False):
             return self.members(torch.cat([observations, actions], dim=-1)).squeeze(-1)
 
-    def minimum(
-        self, observations: Float[Tensor, "B o"], actions: Float[Tensor, "B a"]
-    ) -> Float[Tensor, " B"]:
+    def minimum(self, observations: Observations, actions: Actions) -> Float[Tensor, " B"]:
         """Return the least of the members' values, ``(B,)``."""
         return self(observations, actions).amin(dim=0)
 
     def many(
-        self, observations: Float[Tensor, "B o"], actions: Float[Tensor, "B K a"]
+        self, observations: Observations, actions: Float[Tensor, "B K a"]
     ) -> Float[Tensor, "size B K"]:
         """Return every member's values ``(size, B, K)`` of K actions per state, in one pass."""
         repeated = observations[:, None].expand(-1, actions.shape[1], -1)
         return self(repeated.flatten(0, 1), actions.flatten(0, 1)).unflatten(1, actions.shape[:2])
 
-    def frozen(
-        self, observations: Float[Tensor, "B o"], actions: Float[Tensor, "B a"]
-    ) -> Float[Tensor, "size B"]:
+    def frozen(self, observations: Observations, actions: Actions) -> Values:
         """Do as `forward`, but let gradients reach the actions alone and not the critics."""
         parameters = {name: value.detach() for name, value in self.named_parameters()}
         return torch.func.functional_call(self, parameters, (observations, actions))

@@ -11,6 +11,11 @@ from torch import Tensor, nn
 from lit_offrl.nets.critics import EnsembleLinear
 from lit_offrl.nets.mlp import MLP
 
+States = Float[Tensor, "*#B o"]
+Latents = Float[Tensor, "*#B z"]
+Actions = Float[Tensor, "*B a"]
+Densities = Float[Tensor, "*B"]
+
 
 class AutoregressiveDecoder(nn.Module):
     """π(a | s, z) = Π_i N(a_i; μ_i, σ_i²), μ_i and σ_i of (s, z, a_1 … a_{i−1}).
@@ -66,16 +71,13 @@ class AutoregressiveDecoder(nn.Module):
         self.register_buffer("low", -unbounded if low is None else torch.tensor(low).float())
         self.register_buffer("high", unbounded if high is None else torch.tensor(high).float())
 
-    def encode(self, actions: Float[Tensor, "*B a"]) -> Float[Tensor, "*B a"]:
+    def encode(self, actions: Actions) -> Actions:
         """Return actions as an encoder takes them: unchanged."""
         return actions
 
     def moments(
-        self,
-        observations: Float[Tensor, "*#B o"],
-        latents: Float[Tensor, "*#B z"],
-        actions: Float[Tensor, "*B a"],
-    ) -> tuple[Float[Tensor, "*B a"], Float[Tensor, "*B a"]]:
+        self, observations: States, latents: Latents, actions: Actions
+    ) -> tuple[Actions, Actions]:
         """Return μ and σ of each dimension given the earlier ones of ``actions``, in one pass."""
         lead = actions.shape[:-1]
         parts = [part.expand(*lead, part.shape[-1]) for part in (observations, latents, actions)]
@@ -84,24 +86,16 @@ class AutoregressiveDecoder(nn.Module):
         mean, std = self._each(x) if x.device.type == "cpu" else self._together(x)
         return mean.T.unflatten(0, lead), std.T.unflatten(0, lead)
 
-    def log_prob(
-        self,
-        observations: Float[Tensor, "*#B o"],
-        latents: Float[Tensor, "*#B z"],
-        actions: Float[Tensor, "*B a"],
-    ) -> Float[Tensor, "*B"]:
+    def log_prob(self, observations: States, latents: Latents, actions: Actions) -> Densities:
         """Return the log density ``(…,)`` of actions ``(…, a)``, in nats."""
         mean, std = self.moments(observations, latents, actions)
         distance = (actions - mean) / std
         return -(0.5 * distance.square() + std.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def act(
-        self,
-        observations: Float[Tensor, "N o"],
-        latents: Float[Tensor, "N z"],
-        noise: Float[Tensor, "N a"] | None = None,
+        self, observations: States, latents: Latents, noise: Actions | None = None
     ) -> Float[Tensor, "N a"]:
-        """Return actions inside the bounds, from standard normal ``noise`` or the means if None."""
+        """Return N actions inside the bounds, from standard normal ``noise``; the means if None."""
         given = torch.cat([observations, latents], dim=-1).expand(self.action_dim, -1, -1)
         of_given, of_earlier = self.first.weight.split([self.given_dim, self.action_dim], dim=1)
         shared = torch.baddbmm(self.first.bias, given, of_given)
@@ -176,12 +170,7 @@ class CategoricalDecoder(nn.Module):
         """Return actions as an encoder takes them: one-hot."""
         return F.one_hot(actions.squeeze(-1).long(), self.num_actions).to(actions.dtype)
 
-    def log_prob(
-        self,
-        observations: Float[Tensor, "*#B o"],
-        latents: Float[Tensor, "*#B z"],
-        actions: Float[Tensor, "*B 1"],
-    ) -> Float[Tensor, "*B"]:
+    def log_prob(self, observations: States, latents: Latents, actions: Actions) -> Densities:
         """Return the log probability ``(…,)`` of actions ``(…, 1)``, in nats."""
         lead = actions.shape[:-1]
         given = (part.expand(*lead, part.shape[-1]) for part in (observations, latents))
@@ -189,10 +178,7 @@ class CategoricalDecoder(nn.Module):
         return log_probs.gather(-1, actions.long()).squeeze(-1)
 
     def act(
-        self,
-        observations: Float[Tensor, "N o"],
-        latents: Float[Tensor, "N z"],
-        noise: Float[Tensor, "N 1"] | None = None,
+        self, observations: States, latents: Latents, noise: Actions | None = None
     ) -> Float[Tensor, "N 1"]:
         """Return actions from standard normal ``noise``, by the inverse distribution function.
 

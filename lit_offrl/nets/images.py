@@ -36,14 +36,7 @@ class ImageEncoder(nn.Module):
 
 
 class ImageDecoder(nn.Module):
-    """Maps latents to flat pictures whose channels come last.
-
-    Args:
-        size: Side in pixels, a multiple of 8.
-        latent_dim: Size z of a latent.
-        width: Width of the hidden layer before the first picture.
-        channels: Number of channels, 3 for RGB.
-    """
+    """Maps latents to flat pictures, with the options of the `ImageEncoder` that it undoes."""
 
     def __init__(
         self, size: int = 48, latent_dim: int = 32, *, width: int = 256, channels: int = 3

@@ -16,6 +16,9 @@ from lit_offrl.nets.mlp import make_activation
 _ROWS = 1024  # rows of one pass on a CPU without gradients, whose features stay in its cache
 _ALL = slice(None)
 
+States = Float[Tensor, "S o"]
+Latents = Float[Tensor, "S n z"]
+
 
 class _Layers(nn.Module):
     """Linear → LayerNorm → activation, for each of ``size`` members and each of some widths."""
@@ -86,21 +89,17 @@ class LatentCritic(nn.Module):
         """Return every member's value ``(size, B)`` of one latent per state."""
         return self.many(observations, latents[:, None]).squeeze(-1)
 
-    def many(
-        self, observations: Float[Tensor, "S o"], latents: Float[Tensor, "S n z"]
-    ) -> Float[Tensor, "size S n"]:
+    def many(self, observations: States, latents: Latents) -> Float[Tensor, "size S n"]:
         """Return every member's values ``(size, S, n)`` of n latents per state."""
         return self._score(self._encode(observations), latents, _ALL)
 
-    def minimum(
-        self, observations: Float[Tensor, "S o"], latents: Float[Tensor, "S n z"]
-    ) -> Float[Tensor, "S n"]:
+    def minimum(self, observations: States, latents: Latents) -> Float[Tensor, "S n"]:
         """Return the least of the members' values, ``(S, n)``."""
         return self.many(observations, latents).amin(dim=0)
 
     @torch.no_grad()
     def best(
-        self, observations: Float[Tensor, "S o"], latents: Float[Tensor, "S n z"]
+        self, observations: States, latents: Latents
     ) -> tuple[Float[Tensor, " S"], Int[Tensor, " S"]]:
         """Return max_z min_j Q_j(s, z) ``(S,)`` of n latents per state, and its place ``(S,)``.
 
@@ -147,22 +146,11 @@ class LatentCritic(nn.Module):
         some = len(latents)
         if not torch.is_grad_enabled():
             some = max(1, _ROWS // latents.shape[1])
-        return torch.cat(
-            [
-                torch.cat(
-                    [
-                        self._run(part, latent, slice(i, i + 1))
-                        for part, latent in zip(
-                            encoded[i - first, None].split(some, dim=1),
-                            latents.split(some),
-                            strict=True,
-                        )
-                    ],
-                    dim=1,
-                )
-                for i in range(first, first + len(encoded))
-            ]
-        )
+        values = []
+        for i, member in enumerate(encoded.split(1), first):
+            parts = zip(member.split(some, dim=1), latents.split(some), strict=True)
+            values.append(torch.cat([self._run(*part, slice(i, i + 1)) for part in parts], dim=1))
+        return torch.cat(values)
 
     def _run(self, encoded: Tensor, latents: Tensor, members: slice) -> Tensor:
         flat = latents.flatten(0, 1).expand(len(encoded), -1, -1)

@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.nets.mlp import MLP, DenseNetMLP
 
+Observations = Float[Tensor, "*B o"]
+Actions = Float[Tensor, "*B a"]
+Densities = Float[Tensor, "*B"]
+
 
 def centre_and_scale(
     action_dim: int, low: Sequence[float] | None, high: Sequence[float] | None
@@ -23,11 +27,8 @@ def centre_and_scale(
     """
     lower = torch.as_tensor([-1.0] * action_dim if low is None else low).float()
     upper = torch.as_tensor([1.0] * action_dim if high is None else high).float()
-    if (
-        not lower.shape == upper.shape == (action_dim,)
-        or not bool(torch.isfinite(upper - lower).all())
-        or not bool((lower < upper).all())
-    ):
+    fit = lower.shape == upper.shape == (action_dim,)
+    if not fit or not bool((torch.isfinite(upper - lower) & (lower < upper)).all()):
         raise ConfigError(
             f"action_low is {low} and action_high {high}: give {action_dim} finite numbers each, "
             "low below high."
@@ -71,7 +72,7 @@ class DeterministicPolicy(nn.Module):
         self.register_buffer("centre", centre)
         self.register_buffer("scale", scale)
 
-    def forward(self, observations: Float[Tensor, "*B o"]) -> Float[Tensor, "*B a"]:
+    def forward(self, observations: Observations) -> Actions:
         """Return the mean action ``(…, a)``, in the environment's units."""
         return self.centre + self.scale * torch.tanh(self.net(observations))
 
@@ -106,9 +107,7 @@ class GaussianPolicy(DeterministicPolicy):
         """Log σ ``(a,)``, inside ``log_std_range``."""
         return self.raw_log_std.clamp(*self.log_std_range)
 
-    def log_prob(
-        self, observations: Float[Tensor, "*B o"], actions: Float[Tensor, "*B a"]
-    ) -> Float[Tensor, "*B"]:
+    def log_prob(self, observations: Observations, actions: Actions) -> Densities:
         """Return the log density ``(…,)`` of given actions ``(…, a)``, in nats."""
         log_std = self.log_std
         distance = (actions - self(observations)) * torch.exp(-log_std)
@@ -118,9 +117,7 @@ class GaussianPolicy(DeterministicPolicy):
         """Return the entropy ``(a,)`` of each action dimension in nats, which no state changes."""
         return self.log_std + 0.5 * math.log(2 * math.pi * math.e)
 
-    def perturb(
-        self, mean: Float[Tensor, "*B a"], noise: Float[Tensor, "*B a"]
-    ) -> Float[Tensor, "*B a"]:
+    def perturb(self, mean: Actions, noise: Actions) -> Actions:
         """Return ``mean + σ · noise``, clipped to the bounds, beyond which no critic has data.
 
         Args:
@@ -171,13 +168,11 @@ class TanhGaussianPolicy(nn.Module):
         self.register_buffer("scale", scale)
         self.log_std_range = log_std_range
 
-    def forward(self, observations: Float[Tensor, "*B o"]) -> Float[Tensor, "*B a"]:
+    def forward(self, observations: Observations) -> Actions:
         """Return the squashed mean ``(…, a)``, in the environment's units, for acting."""
         return self.centre + self.scale * torch.tanh(self.moments(observations)[0])
 
-    def moments(
-        self, observations: Float[Tensor, "*B o"]
-    ) -> tuple[Float[Tensor, "*B a"], Float[Tensor, "*B a"]]:
+    def moments(self, observations: Observations) -> tuple[Actions, Actions]:
         """Return μ and log σ of u, ``(…, a)`` each, float32 in any precision."""
         mean, log_std = self.net(observations).float().chunk(2, dim=-1)
         return mean, log_std.clamp(*self.log_std_range)
@@ -187,7 +182,7 @@ class TanhGaussianPolicy(nn.Module):
         mean: Float[Tensor, "*#B a"],
         log_std: Float[Tensor, "*#B a"],
         noise: Float[Tensor, "*#B a"],
-    ) -> tuple[Float[Tensor, "*B a"], Float[Tensor, "*B"]]:
+    ) -> tuple[Actions, Densities]:
         """Return actions for given noise and their log densities, differentiable in μ and σ.
 
         Args:
@@ -201,9 +196,7 @@ class TanhGaussianPolicy(nn.Module):
         pre = mean + log_std.exp() * noise
         return self.centre + self.scale * torch.tanh(pre), self._log_density(pre, log_std, noise)
 
-    def log_prob(
-        self, observations: Float[Tensor, "*B o"], actions: Float[Tensor, "*B a"]
-    ) -> Float[Tensor, "*B"]:
+    def log_prob(self, observations: Observations, actions: Actions) -> Densities:
         """Return the log density ``(…,)`` of actions ``(…, a)``, moved inside the bounds."""
         mean, log_std = self.moments(observations)
         # Nearer to a bound float32 has too few numbers to tell densities apart.

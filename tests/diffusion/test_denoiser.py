@@ -1,10 +1,11 @@
+from functools import partial
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch import nn
 
-from lit_offrl.diffusion import DDIM, Denoiser, Schedule, map_encoded, repeat_encoded
+from lit_offrl.diffusion import DDIM, Schedule, map_encoded, repeat_encoded
 
 
 class Encoding(NamedTuple):
@@ -12,7 +13,7 @@ class Encoding(NamedTuple):
     extra: tuple[torch.Tensor, None]
 
 
-class Network(Denoiser):
+class Network(nn.Module):
     def __init__(self):
         super().__init__()
         self.condition_net = nn.Linear(3, 4)
@@ -33,7 +34,7 @@ def test_each_state_is_encoded_once_a_sampling_call():
     with torch.no_grad():
         encoded = repeat_encoded(network.encode(states), samples_each)
         samples = DDIM().sample(
-            network.bind(encoded),
+            partial(network.denoise, encoded=encoded),
             schedule,
             (12, 2),
             prediction="v",
@@ -46,12 +47,6 @@ def test_each_state_is_encoded_once_a_sampling_call():
     assert (grouped[0, 0] != grouped[1, 0]).any()
 
 
-def test_forward_is_both_halves():
-    network = Network()
-    x, t, states = torch.randn(5, 2), torch.arange(1, 6), torch.randn(5, 3)
-    assert torch.equal(network(x, t, states), network.bind(network.encode(states))(x, t))
-
-
 def test_encodings_keep_their_structure():
     encoded = {"a": Encoding(torch.ones(2, 1), (torch.zeros(2), None)), "b": None}
     repeated = repeat_encoded(encoded, 3)
@@ -59,8 +54,3 @@ def test_encodings_keep_their_structure():
     assert repeated["a"].state.shape == (6, 1) and repeated["a"].extra[0].shape == (6,)
     with pytest.raises(TypeError, match="cannot hold a str"):
         map_encoded(lambda part: part, "states")
-
-
-def test_both_halves_are_required():
-    with pytest.raises(TypeError, match="abstract"):
-        Denoiser()

@@ -1,22 +1,20 @@
-"""The one loop that all samplers share; a sampler itself is only its coefficients."""
+"""Samplers: one loop, and DDPM, DDIM and DPM-Solver++(2M) as its coefficients."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, fields
 from functools import lru_cache
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.common.randomness import Generator, draw_normal
-from lit_offrl.diffusion.denoiser import Denoise
-from lit_offrl.diffusion.schedules import Schedule
+from lit_offrl.diffusion.denoiser import Denoise, Rows
+from lit_offrl.diffusion.schedules import Levels, Schedule, unknown
 from lit_offrl.diffusion.targets import Prediction, to_x0
 
 
@@ -63,7 +61,7 @@ class Sampler(ABC):
     """
 
     name: ClassVar[str]
-    order: ClassVar[int]
+    order: ClassVar[int] = 1
 
     num_steps: int | None = None
     _: KW_ONLY
@@ -85,10 +83,8 @@ class Sampler(ABC):
             )
 
     @abstractmethod
-    def coefficients(
-        self, alpha_t: np.ndarray, sigma_t: np.ndarray, alpha_s: np.ndarray, sigma_s: np.ndarray
-    ) -> Coefficients:
-        """Coefficients of the n steps between levels (n,); the last ends at α = 1, σ = 0."""
+    def coefficients(self, t: Levels, s: Levels) -> Coefficients:
+        """Coefficients of the n steps from levels t (n,) to s (n,); the last s has α = 1, σ = 0."""
 
     def steps(self, schedule: Schedule) -> list[Step]:
         """All steps of a sampling call, extra ones included, computed in float64 on the host."""
@@ -104,16 +100,15 @@ class Sampler(ABC):
         generator: Generator = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
-        initial_noise: Float[Tensor, " B *event"] | None = None,
-    ) -> Float[Tensor, " B *event"]:
+        initial_noise: Rows | None = None,
+    ) -> Rows:
         """Draw samples of ``shape`` (B, …).
 
         Nothing here turns gradients off or waits for the device: the caller chooses ``no_grad``,
         or differentiates through the whole chain. Under autocast the state stays in ``dtype``.
 
         Args:
-            denoise: maps x_t (B, …) and t (B,) int64 to a prediction (B, …); a `Denoiser` bound to
-                its encoded condition, or what `guidance` returns.
+            denoise: the denoiser under its condition, or what `guidance` returns.
             schedule: the schedule that the denoiser was trained with.
             shape: (B, …), any event shape.
             prediction: what the denoiser predicts.
@@ -155,11 +150,10 @@ class Sampler(ABC):
 @lru_cache(maxsize=64)  # many calls sample in the same steps
 def _steps(sampler: Sampler, schedule: Schedule) -> tuple[Step, ...]:
     t = time_grid(sampler.num_steps or schedule.num_steps, schedule.num_steps)
-    alpha_t, sigma_t = schedule.levels(t)
-    alpha_s, sigma_s = schedule.levels(np.append(t[1:], 0))
-    plan = sampler.coefficients(alpha_t, sigma_t, alpha_s, sigma_s)
+    levels = schedule.levels(t)
+    plan = sampler.coefficients(levels, schedule.levels(np.append(t[1:], 0)))
     plan = plan._replace(noise=plan.noise * sampler.temperature)
-    columns = (t, alpha_t, sigma_t, *plan)
+    columns = (t, *levels, *plan)
     steps = [Step(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
     (alpha_1,), (sigma_1,) = (level.tolist() for level in schedule.levels(np.array([1])))
     return (*steps, *[Step(1, alpha_1, sigma_1, x0=1.0, x=0.0)] * sampler.extra_steps)
@@ -183,6 +177,123 @@ def time_grid(num_steps: int, trained: int) -> np.ndarray:
     if num_steps == 1:
         return np.array([trained])
     roots = np.linspace(np.sqrt(trained), 1.0, num_steps)
-    nearest = np.floor(roots**2 + 0.5).astype(np.int64)
+    rounded = np.floor(roots**2 + 0.5).astype(np.int64)
     # Where neighbours round to one time, take the lowest times that are still free.
-    return np.maximum(nearest, np.arange(num_steps, 0, -1))
+    return np.maximum(rounded, np.arange(num_steps, 0, -1))
+
+
+@dataclass(frozen=True)
+class DDPM(Sampler):
+    """Ancestral sampling: x_s from q(x_s | x_t, x̂_0) (Ho et al. 2020, eqs. 6, 7 and algorithm 2).
+
+    On a subsampled grid q is that of the coarse chain, from ratios of ᾱ: β = 1 − ᾱ_t/ᾱ_s.
+
+    Args:
+        variance: of a step, ``beta`` (β, exact for data that are standard normal) or ``posterior``
+            (β σ_s²/σ_t², exact for data that are one point). They differ little with many steps.
+            With few out of many, samples are too wide by ``beta``, too narrow by ``posterior``;
+            with all of few (vp, T = 5) too narrow by both, more by ``posterior``. The last step
+            adds no noise.
+
+    Raises:
+        ConfigError: as `Sampler`, or an unknown variance.
+    """
+
+    name: ClassVar[str] = "ddpm"
+
+    _: KW_ONLY
+    variance: Literal["beta", "posterior"] = "beta"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(self.variance in ("beta", "posterior"), "variance", "'beta' or 'posterior'")
+
+    def coefficients(self, t: Levels, s: Levels) -> Coefficients:
+        """Mean and standard deviation of q(x_s | x_t, x_0)."""
+        ratio = t.alpha / s.alpha
+        beta = 1 - ratio**2
+        shrunk = (s.sigma / t.sigma) ** 2
+        posterior = self.variance == "posterior"
+        variance = beta * shrunk if posterior else np.where(s.sigma > 0, beta, 0.0)
+        return Coefficients(
+            x0=s.alpha * beta / t.sigma**2,
+            x=ratio * shrunk,
+            previous=np.zeros_like(beta),
+            noise=np.sqrt(variance),
+        )
+
+
+@dataclass(frozen=True)
+class DDIM(Sampler):
+    """DDIM (Song et al. 2021, eqs. 12 and 16): x_s = α_s x̂_0 + √(σ_s² − n²) ε̂ + n z.
+
+    Args:
+        eta: n is ``eta`` times the posterior standard deviation: 0 is a deterministic map from
+            noise to data (first order in the step), 1 is `DDPM` with posterior variance.
+
+    Raises:
+        ConfigError: as `Sampler`, or eta outside [0, 1].
+    """
+
+    name: ClassVar[str] = "ddim"
+
+    _: KW_ONLY
+    eta: float | int = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require(0 <= self.eta <= 1, "eta", "in [0, 1]")
+
+    def coefficients(self, t: Levels, s: Levels) -> Coefficients:
+        """ε̂ = (x_t − α_t x̂_0)/σ_t put in, so that only x̂_0 and x_t are left."""
+        noise = self.eta * s.sigma / t.sigma * np.sqrt(1 - (t.alpha / s.alpha) ** 2)
+        direction = np.sqrt(s.sigma**2 - noise**2) / t.sigma
+        x0 = s.alpha - direction * t.alpha
+        return Coefficients(x0, x=direction, previous=np.zeros_like(noise), noise=noise)
+
+
+@dataclass(frozen=True)
+class DPMSolverPP(Sampler):
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): deterministic, one forward a step.
+
+    Extrapolates x̂_0 linearly in λ = log(α/σ) from this step and the one before. The first step,
+    which has none before, is of first order; so is the last, where λ is infinite.
+    """
+
+    name: ClassVar[str] = "dpm++"
+    order: ClassVar[int] = 2
+
+    def coefficients(self, t: Levels, s: Levels) -> Coefficients:
+        """x_s = (σ_s/σ_t) x_t + α_s (1 − e^{−h}) D, D = x̂_0 + c (x̂_0 − x̂_0'), c = h/(2 h')."""
+        decay = s.sigma / t.sigma * t.alpha / s.alpha  # e^{−h}: no infinity at σ = 0
+        gain = s.alpha * (1 - decay)
+        h = -np.log(decay[:-1])
+        slope = np.zeros_like(gain)
+        slope[1:-1] = h[1:] / (2 * h[:-1])
+        return Coefficients(
+            x0=gain * (1 + slope),
+            x=s.sigma / t.sigma,
+            previous=-gain * slope,
+            noise=np.zeros_like(gain),
+        )
+
+
+SAMPLERS: Mapping[str, type[Sampler]] = {kind.name: kind for kind in (DDPM, DDIM, DPMSolverPP)}
+
+
+def make_sampler(name: str, **options: Any) -> Sampler:
+    """Build a sampler from its name (``ddpm``, ``ddim``, ``dpm++``) and its options.
+
+    Raises:
+        ConfigError: unknown name or option, or an option out of range.
+    """
+    if name not in SAMPLERS:
+        raise unknown("sampler", name, SAMPLERS)
+    known = [field.name for field in fields(SAMPLERS[name])]
+    for option in options:
+        if option not in known:
+            raise ConfigError(
+                f"sampler '{name}' has no option '{option}': it has {', '.join(known)}."
+                + nearest(option, known)
+            )
+    return SAMPLERS[name](**options)
