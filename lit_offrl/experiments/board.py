@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
 from rich.console import Console, Group
@@ -29,7 +29,7 @@ class Board:
         self.cells, self._console = list(cells), console
         self._running: dict[str, float] = {}  # since when, by the job's key
         self._said: dict[str, str] = {}  # why a job is not done, by its key
-        self._texts: dict[str, str] = {}  # what is no longer read from files, by the cell's name
+        self._shown: dict[str, float | str] = {}  # a score or a state, by the cell's name
         self._last = ""
         self._lock = threading.Lock()
         self.look()
@@ -44,7 +44,7 @@ class Board:
         """Read the states of all cells anew, or of those that a job is for."""
         for cell in self.cells:
             if job is None or any(each.key == job.key for each in lineage(cell.target)):
-                self._texts[cell.name] = self._text(cell)
+                self._shown[cell.name] = self._look(cell)
 
     def begins(self, job: Job, how: str) -> None:
         """Show that a job runs."""
@@ -79,10 +79,10 @@ class Board:
         job, why = said[0]
         return why if job.name == cell.name else f"{job.name}: {why}"
 
-    def _text(self, cell: Cell) -> str:
+    def _look(self, cell: Cell) -> float | str:
         state, score = cell.state(), cell.target.score()
         if state == State.DONE and not cell.target.is_fit and score is not None:
-            return f"{score:.1f}"
+            return score
         if any(self._said.get(job.key) == HELD for job in cell.jobs):
             return "elsewhere"
         return str(state)
@@ -91,79 +91,69 @@ class Board:
         if always or not self._console.is_terminal:
             self._console.print(escape(f"{time.strftime('%H:%M:%S')} {line}"), soft_wrap=True)
 
-    def _now(self, cell: Cell) -> str:
+    def _now(self, cell: Cell) -> float | str:
         """Return a cell's score, or how far it is, in a word or two."""
         for job in cell.jobs:
             if job.key in self._running:
                 how = job.progress() or "starts" if job.is_fit else "evaluates"
                 how = how if job.name == cell.name else f"{job.name} {how}"
                 return f"{how}, {duration(time.monotonic() - self._running[job.key])}"
-        return self._texts[cell.name]
+        return self._shown[cell.name]
 
     def table(self) -> Group:
         """Return a row for all that is the same but the seed, a column a seed; a line below."""
         with self._lock:
-            texts = {cell.name: self._now(cell) for cell in self.cells}
-        rows: dict[tuple[str, ...], dict[str, str]] = {}
+            shown = {cell.name: self._now(cell) for cell in self.cells}
+        rows: dict[tuple[str, ...], dict[str, float | str]] = {}
         for cell in self.cells:
             row = tuple(text for heading, text in cell.labels.items() if heading != "seed")
-            rows.setdefault(row, {})[cell.labels["seed"]] = texts[cell.name]
+            rows.setdefault(row, {})[cell.labels["seed"]] = shown[cell.name]
         labels = self.cells[0].labels if self.cells else ()
         headings = [heading for heading in labels if heading != "seed"]
-        seeds = sorted({cell.labels["seed"] for cell in self.cells}, key=int)
-        table = _table(headings, seeds)
-        for row, found in rows.items():
-            scores = [float(text) for text in found.values() if _is_number(text)]
-            mean = f"{statistics.fmean(scores):.1f}" if scores else ""
-            mean += f" ({len(scores)})" if 0 < len(scores) < len(found) else ""
-            table.add_row(*map(escape, (*row, *(found.get(seed, "") for seed in seeds), mean)))
-        done = sum(text == State.DONE or _is_number(text) for text in texts.values())
-        line = f"{done} of {len(texts)} cells done; numbers are mean scores"
-        return Group(table, Text(line))
+        done = sum(each == State.DONE or isinstance(each, float) for each in shown.values())
+        line = f"{done} of {len(shown)} cells done; numbers are mean scores"
+        return Group(_table(headings, rows, "{:.1f}".format), Text(line))
 
 
 def times_table(cells: Sequence[Cell]) -> Table | None:
     """Return the wall time of each training, with the methods that it serves; None without any."""
-    times: dict[tuple[str, str, str], dict[str, float]] = {}
-    users: dict[tuple[str, str, str], dict[str, None]] = {}
+    times: dict[tuple[str, ...], dict[str, float]] = {}
+    users: dict[tuple[str, ...], dict[str, None]] = {}
     for cell in cells:
-        words = [
-            text for heading, text in cell.labels.items() if heading not in ("seed", "dataset")
-        ]
+        labels = dict(cell.labels)
+        seed, dataset = labels.pop("seed"), labels.pop("dataset", "")
+        user = "; ".join(labels.values())
         for job in cell.jobs:
             if job.is_fit and (seconds := job.times.seconds()):
-                place = "; ".join(words) if job.of_cell else job.folder.name
-                name = job.verb if job.of_cell else job.name
-                key = (cell.labels.get("dataset", ""), name, place)
-                times.setdefault(key, {})[cell.labels["seed"]] = seconds
-                users.setdefault(key, {})["; ".join(words)] = None
+                training = ("fit", user) if job.of_cell else (job.name, job.folder.name)
+                times.setdefault((dataset, *training), {})[seed] = seconds
+                users.setdefault((dataset, *training), {})[user] = None
     if not times:
         return None
-    seeds = sorted({seed for found in times.values() for seed in found}, key=int)
-    table = _table(["dataset", "training", "of"], seeds)
-    table.title = "wall time of trainings, over all parts of each"
-    for key, found in times.items():
-        texts = [duration(found[seed]) if seed in found else "" for seed in seeds]
-        mean = duration(statistics.fmean(found.values()))
-        table.add_row(*map(escape, (*key[:2], ", ".join(users[key]), *texts, mean)))
-    return table
+    rows = {(*key[:2], ", ".join(users[key])): found for key, found in times.items()}
+    title = "wall time of trainings, over all parts of each"
+    return _table(["dataset", "training", "of"], rows, duration, title)
 
 
-def _table(headings: Sequence[str], seeds: Sequence[str]) -> Table:
-    table = Table()
-    for heading in headings:
-        table.add_column(heading)
+def _table(
+    headings: Sequence[str],
+    rows: Mapping[tuple[str, ...], Mapping[str, float | str]],
+    show: Callable[[float], str],
+    title: str | None = None,
+) -> Table:
+    """Return a table with a column a seed, and the mean of the numbers of each row."""
+    seeds = sorted({seed for found in rows.values() for seed in found}, key=int)
+    table = Table(*headings, title=title)
     for heading in (*(f"seed {seed}" for seed in seeds), "mean"):
         table.add_column(heading, justify="right")
+    for row, found in rows.items():
+        numbers = [each for each in found.values() if isinstance(each, float)]
+        mean = show(statistics.fmean(numbers)) if numbers else ""
+        mean += f" ({len(numbers)})" if 0 < len(numbers) < len(found) else ""
+        given = [found.get(seed, "") for seed in seeds]
+        texts = [show(each) if isinstance(each, float) else each for each in given]
+        table.add_row(*map(escape, (*row, *texts, mean)))
     return table
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def duration(seconds: float) -> str:

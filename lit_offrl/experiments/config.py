@@ -11,6 +11,7 @@ import yaml
 
 from lit_offrl.common.configs import find_configs, from_yaml
 from lit_offrl.common.errors import ConfigError, nearest
+from lit_offrl.common.ranges import SEEDS, lies_in
 
 EVALUATE_KEYS = ("episodes", "seed", "num_envs", "env", "max_episode_steps", "gamma", "device")
 NAME = re.compile(r"[\w][\w.-]*")
@@ -80,25 +81,25 @@ class FileReader:
         hint = nearest(str(name), known) or f" There are {', '.join(known)}."
         return ConfigError(f"{self.path}: {key}: {what} '{name}'.{hint}")
 
-    def known(self, given: Any, key: str, names: Sequence[str], prefix: str = "\0") -> None:
-        """Refuse what is no mapping, and keys that are none of ``names`` and lack the prefix."""
-        if not isinstance(given, dict):
-            raise self.wrong(key, given, f"a mapping with the keys {', '.join(names)}")
+    def mapping(self, key: str, given: Any, wanted: str = "a mapping by name") -> dict[Any, Any]:
+        """Return a mapping; an empty one for None."""
+        if given is not None and not isinstance(given, dict):
+            raise self.wrong(key, given, wanted)
+        return given or {}
+
+    def known(
+        self, given: Any, key: str, names: Sequence[str], prefix: str = "\0"
+    ) -> dict[str, Any]:
+        """Return a mapping; refuse keys that are none of ``names`` and lack the prefix."""
+        given = self.mapping(key, given, f"a mapping with the keys {', '.join(names)}")
         for name in given:
             if name not in names and not str(name).startswith(prefix):
                 raise self.unknown(key, "unknown key", name, names)
-
-    def mapping(self, key: str, given: Any) -> dict[str, Any]:
-        """Return a mapping by name; an empty one for None."""
-        if given is not None and not isinstance(given, dict):
-            raise self.wrong(key, given, "a mapping by name")
-        return given or {}
+        return given
 
     def options(self, key: str, given: Any) -> dict[str, Any]:
         """Return options of fit: plain values by their dotted names."""
-        given = {} if given is None else given
-        if not isinstance(given, dict):
-            raise self.wrong(key, given, "a mapping of fit's options, trainer.max_steps: 100")
+        given = self.mapping(key, given, "a mapping of fit's options, trainer.max_steps: 100")
         for name in given:
             if not isinstance(name, str) or not _OPTION.fullmatch(name):
                 raise ConfigError(f"{self.path}: {key}: '{name}' is no option of fit.")
@@ -108,9 +109,7 @@ class FileReader:
 
     def evaluate(self, key: str, given: Any, more: Sequence[str] = ()) -> dict[str, Any]:
         """Return options of evaluate; refuse what is neither one nor among ``more``."""
-        given = {} if given is None else given
-        self.known(given, key, (*EVALUATE_KEYS, *more), prefix="policy.")
-        return self._plain(key, given)
+        return self._plain(key, self.known(given, key, (*EVALUATE_KEYS, *more), prefix="policy."))
 
     def _plain(self, key: str, given: dict[str, Any]) -> dict[str, Any]:
         for name, value in given.items():
@@ -118,26 +117,28 @@ class FileReader:
                 raise self.wrong(f"{key}.{name}", value, "numbers, text, lists or mappings")
         return dict(given)
 
-    def needs(self, key: str, given: Any) -> dict[str, float]:
-        """Return what a job takes of a machine, in GB."""
-        given = {} if given is None else given
-        self.known(given, key, ("memory_gb", "gpu_memory_gb"))
-        for name, value in given.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                raise self.wrong(f"{key}.{name}", value, "a number above 0")
-        return dict(given)
-
     def section(self, key: str, given: dict[str, Any]) -> dict[str, Any]:
         """Return a mapping with its ``config``, ``options`` and ``needs`` as they are used."""
-        made = {**given, "needs": self.needs(f"{key}needs", given.get("needs"))}
-        if made.get("config") is not None:
-            made["config"] = self.files(f"{key}config", made["config"])
-        return made | {"options": self.options(f"{key}options", made.get("options"))}
+        needs = self.known(given.get("needs"), f"{key}needs", ("memory_gb", "gpu_memory_gb"))
+        for name, value in needs.items():
+            if type(value) not in (int, float) or not value > 0:
+                raise self.wrong(f"{key}needs.{name}", value, "a number above 0")
+        options = self.options(f"{key}options", given.get("options"))
+        made = {**given, "needs": needs, "options": options}
+        if given.get("config") is not None:
+            made["config"] = self.files(f"{key}config", given["config"])
+        return made
 
     def name(self, given: Any) -> str:
         """Return the name of an experiment."""
         if not isinstance(given, str) or not NAME.fullmatch(given):
             raise self.wrong("name", given, "letters, digits, '_', '-' and '.'")
+        return given
+
+    def seed(self, key: str, given: Any) -> int:
+        """Return a seed."""
+        if type(given) is not int or not lies_in(SEEDS, given):
+            raise self.wrong(key, given, f"a whole number in {SEEDS}")
         return given
 
     def files(self, key: str, given: Any) -> tuple[Path, ...]:
@@ -153,30 +154,22 @@ class FileReader:
                 raise ConfigError(f"{self.path}: {key}: {error}") from None
         return tuple(path.resolve() for path in found)
 
-    def file(self, key: str, name: Any) -> Path:
-        """Return a path, relative to the file's folder, of a file that must be there."""
-        path = self.place(key, name)
-        if not path.is_file():
-            there = [p.name for p in path.parent.glob("*") if p.is_file()]
-            raise ConfigError(
-                f"{self.path}: {key}: there is no file {path}.{nearest(path.name, there)}"
-            )
-        return path
-
-    def place(self, key: str, name: Any) -> Path:
-        """Return a path, relative to the file's folder, of a file that may be missing."""
-        return (self.path.parent / self.text(key, name)).resolve()
+    def dataset(self, key: str, given: Any, may_be_missing: bool = False) -> str:
+        """Return a dataset's name, or the path of its file, which is relative to this one."""
+        name = self.text(key, given)
+        if not name.endswith(SUFFIXES) or ":" in name:
+            return name
+        path = (self.path.parent / name).resolve()
+        if not path.is_file() and not may_be_missing:
+            hint = nearest(path.name, [p.name for p in path.parent.glob("*") if p.is_file()])
+            raise ConfigError(f"{self.path}: {key}: there is no file {path}.{hint}")
+        return str(path)
 
     def text(self, key: str, value: Any) -> str:
         """Return a text that is not empty."""
         if not isinstance(value, str) or not value:
             raise self.wrong(key, value, "text")
         return value
-
-
-def is_file(dataset: str) -> bool:
-    """Whether a dataset is named by a path."""
-    return dataset.endswith(SUFFIXES) and ":" not in dataset
 
 
 def _is_plain(value: Any) -> bool:

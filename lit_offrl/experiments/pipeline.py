@@ -9,8 +9,7 @@ from typing import Any
 
 from lit_offrl.common.configs import read_yaml
 from lit_offrl.common.errors import ConfigError, nearest
-from lit_offrl.common.ranges import SEEDS, lies_in
-from lit_offrl.experiments.config import NAME, FileReader, is_file, merge
+from lit_offrl.experiments.config import NAME, FileReader, merge
 from lit_offrl.experiments.inputs import digest
 from lit_offrl.experiments.job import METHOD_TAG, STAGE_TAG, Job, Tracking
 
@@ -88,6 +87,7 @@ class Pipeline:
         reader: FileReader,
         key: str = "",
         configs: Sequence[Path] = (),
+        needs: Mapping[str, float] | None = None,
     ) -> Pipeline:
         """Return the pipeline with options and files of fit that win over its own.
 
@@ -97,6 +97,7 @@ class Pipeline:
             reader: Checks them, and names their origin in messages.
             key: Begins their names in messages.
             configs: Files for all stages.
+            needs: What each of them takes of a machine.
 
         Raises:
             ConfigError: A name begins otherwise, or is no option.
@@ -118,8 +119,10 @@ class Pipeline:
             check, common = (reader.options, fit) if part.is_stage else (reader.evaluate, evaluate)
             own = check(f"{key}{part.label}", given[part.label])
             part = replace(part, options={**part.options, **common, **own})
-            more = tuple(configs) if part.is_stage else ()
-            parts.append(_checked(replace(part, configs=(*part.configs, *more)), reader))
+            if part.is_stage:
+                needed = {**part.needs, **(needs or {})}
+                part = replace(part, configs=(*part.configs, *configs), needs=needed)
+            parts.append(_checked(part, reader))
         return replace(self, parts=tuple(parts))
 
     def jobs(self, root: Path, tracking: Tracking, seed: int, hashed: bool = False) -> list[Job]:
@@ -175,9 +178,8 @@ def read_pipeline(paths: Sequence[Path]) -> Pipeline:
     for path in paths:
         given = _over(given, _load(path, ()))
     reader = FileReader(paths[-1], "the pipeline")
-    name, seed = reader.name(given.get("name", paths[0].stem)), given.get("seed", 0)
-    if type(seed) is not int or not lies_in(SEEDS, seed):
-        raise reader.wrong("seed", seed, f"a whole number in {SEEDS}")
+    name = reader.name(given.get("name", paths[0].stem))
+    seed = reader.seed("seed", given.get("seed", 0))
     stages = _stages(reader, given)
     return Pipeline(name, seed, (*stages.values(), *_evaluations(reader, given, name, [*stages])))
 
@@ -242,19 +244,15 @@ def _require_name(reader: FileReader, key: str, name: Any) -> None:
 def _load(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """Read one file over its base, with absolute paths in it."""
     reader = FileReader(path, "the pipeline")
-    given = read_yaml(path)
-    reader.known(given, "the file", tuple(_KEYS))
-    given = reader.section("", given)
+    given = reader.section("", reader.known(read_yaml(path), "the file", tuple(_KEYS)))
     given["evaluate"] = reader.evaluate("evaluate", given.get("evaluate"))
     if "dataset" in given:
-        name = reader.text("dataset", given["dataset"])
-        given["dataset"] = str(reader.file("dataset", name)) if is_file(name) else name
+        given["dataset"] = reader.dataset("dataset", given["dataset"])
     stages = {}
     for name, stage in reader.mapping("stages", given.get("stages")).items():
         if stage is not None:
             key = f"stages.{name}"
-            reader.known(stage, key, _STAGE_KEYS)
-            stage = reader.section(f"{key}.", stage)
+            stage = reader.section(f"{key}.", reader.known(stage, key, _STAGE_KEYS))
             stage["checkpoints"] = reader.options(f"{key}.checkpoints", stage.get("checkpoints"))
         stages[name] = stage
     given["stages"] = stages

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -14,9 +14,9 @@ from typing import Any
 from lit_offrl.common.configs import read_yaml
 from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.common.ranges import SEEDS, lies_in
-from lit_offrl.experiments.config import SUFFIXES, FileReader, is_file, yaml_text
+from lit_offrl.experiments.config import SUFFIXES, FileReader, yaml_text
 from lit_offrl.experiments.executors.ray import read_ray
-from lit_offrl.experiments.job import METHOD_TAG, Cell, Tracking, lineage
+from lit_offrl.experiments.job import METHOD_TAG, Cell, Job, Tracking, lineage
 from lit_offrl.experiments.pipeline import CHECKPOINT, DATASET, Part, Pipeline, read_pipeline
 from lit_offrl.experiments.search import read_axes, read_search
 from lit_offrl.experiments.trials import Row
@@ -69,53 +69,52 @@ def read_sweep(
         ConfigError: One line names the file and the key, or the filter.
     """
     reader = _Reader(path, "the sweep")
-    given = read_yaml(path)
-    reader.known(given, "the file", _KEYS)
+    given = reader.known(read_yaml(path), "the file", _KEYS)
     name = reader.name(given.get("name", path.stem))
     drawn, options = read_axes(reader, given.get("options"))
     search = read_search(reader, given.get("search"), drawn) if drawn or "search" in given else None
     constants, axes = reader.options_and_axes(options)
-    needs = reader.needs("needs", given.get("needs"))
-    methods = reader.methods(given.get("methods"), needs)
+    common = reader.section("", {"needs": given.get("needs"), "options": constants})
+    methods = reader.methods(given.get("methods"), common)
     datasets = reader.datasets(given.get("datasets"))
     seeds = reader.seeds(given.get("seeds"))
     evaluate = given.get("evaluate")
     if search is not None and not search.is_online:
         evaluate = False if search.metric == "ope" or evaluate is None else evaluate
-    evaluate = None if evaluate is False else reader.evaluate("evaluate", evaluate)
-    slurm = given.get("slurm") or {}
-    if not isinstance(slurm, dict):
-        raise reader.wrong("slurm", slurm, "a mapping of submitit's parameters")
-    output = (output or Path("sweeps") / name).resolve()
-    ray = read_ray(reader, given.get("ray"))
-    sweep = Experiment(name, output, uri, evaluate=evaluate, slurm=slurm, ray=ray)
-    cells: dict[str, Cell] = {}
-    further = [dict(zip(axes, place, strict=True)) for place in itertools.product(*axes.values())]
-    if search is not None:
-        rows = []
-        for others, dataset, (method, pipeline) in itertools.product(further, datasets, methods):
-            parts = {"method": method, "dataset": dataset, **others}
-            rows.append(
-                Row.of(search, partial(_trial, sweep, reader, pipeline, parts, constants, seeds))
-            )
-        found = {cell.name: row for row in rows for cell in row.examples()}
-        chosen = select([cell for row in rows for cell in row.examples()], only)
-        reader.require_datasets(datasets, {cell.labels["dataset"] for cell in chosen})
-        taken = {row.study.name: row for row in (found[cell.name] for cell in chosen)}
-        return replace(sweep, cells=tuple(chosen), rows=tuple(taken.values()))
-    grid = itertools.product(seeds, further, datasets, methods)
-    for seed, others, dataset, (method, pipeline) in grid:
-        parts = {"method": method, "dataset": dataset, **others}
-        cell = _cell(sweep, reader, pipeline, parts, constants, seed)
-        other = cells.setdefault(cell.name.lower(), cell)
-        if other is not cell:
-            raise ConfigError(
-                f"{path}: {dict(other.labels)} and {dict(cell.labels)} would share the folder"
-                f" {cell.name}: give other labels."
-            )
-    chosen = select(list(cells.values()), only)
+    experiment = Experiment(
+        name,
+        (output or Path("sweeps") / name).resolve(),
+        uri,
+        evaluate=None if evaluate is False else reader.evaluate("evaluate", evaluate),
+        slurm=reader.mapping("slurm", given.get("slurm"), "a mapping of submitit's parameters"),
+        ray=read_ray(reader, given.get("ray")),
+    )
+    lines = [
+        (pipeline, {"method": method, "dataset": dataset, **dict(zip(axes, place, strict=True))})
+        for place in itertools.product(*axes.values())
+        for dataset, (method, pipeline) in itertools.product(datasets, methods)
+    ]
+    make = partial(_cell, experiment, reader)
+    rows: dict[str, Row] = {}
+    if search is None:
+        cells = [make(pipeline, parts, seed) for seed in seeds for pipeline, parts in lines]
+        folders: dict[str, Cell] = {}
+        for cell in cells:
+            if (other := folders.setdefault(cell.name.lower(), cell)) is not cell:
+                raise ConfigError(
+                    f"{path}: {dict(other.labels)} and {dict(cell.labels)} would share the folder"
+                    f" {cell.name}: give other labels."
+                )
+    else:
+        cells = []
+        for pipeline, parts in lines:
+            row = Row.of(search, partial(_trial, partial(make, pipeline), parts, seeds))
+            cells += row.examples()
+            rows[cells[-1].name] = row
+    chosen = select(cells, only)
     reader.require_datasets(datasets, {cell.labels["dataset"] for cell in chosen})
-    return replace(sweep, cells=tuple(chosen))
+    found = {rows[cell.name].study.name: rows[cell.name] for cell in chosen if rows}
+    return replace(experiment, cells=tuple(chosen), rows=tuple(found.values()))
 
 
 def select(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
@@ -150,27 +149,11 @@ def select(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
     return [cell for cell in cells if fits(cell)]
 
 
-def _trial(
-    sweep: Experiment,
-    reader: FileReader,
-    pipeline: Pipeline | None,
-    parts: Mapping[str, Part],
-    constants: Mapping[str, Any],
-    seeds: Sequence[int],
-    label: str,
-    options: Mapping[str, Any],
-) -> list[Cell]:
-    """Return the cells of a trial, one a seed, in ``METHOD/DATASET/AXIS=LABEL/trial=LABEL``."""
-    parts = {**parts, "trial": Part(label, options=options)}
-    return [_cell(sweep, reader, pipeline, parts, constants, seed) for seed in seeds]
-
-
 def _cell(
-    sweep: Experiment,
+    experiment: Experiment,
     reader: FileReader,
     pipeline: Pipeline | None,
     parts: Mapping[str, Part],
-    constants: Mapping[str, Any],
     seed: int,
 ) -> Cell:
     """Return the cell in ``METHOD/DATASET/AXIS=LABEL/seedSEED``.
@@ -181,47 +164,49 @@ def _cell(
     words = [label if axis in _TAGS else f"{axis}={label}" for axis, label in labels.items()]
     name = "/".join([*map(_folder_name, words), f"seed{seed}"])
     configs = tuple(config for part in parts.values() for config in part.configs)
-    options = dict(constants)
-    for part in parts.values():
-        options |= part.options
-    shared = {"lit_offrl.sweep": sweep.name, _TAGS["dataset"]: labels["dataset"]}
+    options = {key: value for part in parts.values() for key, value in part.options.items()}
+    needs, uri = parts["method"].needs, experiment.uri
+    shared = {"lit_offrl.sweep": experiment.name, _TAGS["dataset"]: labels["dataset"]}
     tags = {_TAGS.get(axis, f"lit_offrl.option.{axis}"): label for axis, label in labels.items()}
-    tracking = Tracking(sweep.uri, sweep.name, name.replace("/", "-"), {**shared, **tags})
-    own: dict[str, Any] = {"name": name, "folder": sweep.output / name, "of_cell": True}
-    if pipeline is None:  # a training and its evaluation
-        both = (Part("fit", configs, options), Part("evaluate", takes={CHECKPOINT: "fit"}))
-        made = Pipeline(sweep.name, seed, both)
+    tracking = Tracking(uri, experiment.name, name.replace("/", "-"), {**shared, **tags})
+    own: dict[str, Any] = {"name": name, "folder": experiment.output / name, "of_cell": True}
+    own |= {"seed": seed, "needs": needs}
+    evaluate: Mapping[str, Any] = {}
+    if pipeline is None:
+        fit = Job(verb="fit", configs=configs, options=options, tracking=tracking, **own)
+        tracking = replace(tracking, run_name=None)  # its scores go to the run of the training
     else:
         key = f"options of methods.{labels['method']}: "
-        made = pipeline.override(options, reader, key, configs)
-    needs = parts["method"].needs
-    stages = [replace(part, needs={**part.needs, **needs}) for part in made.parts]
-    root = sweep.output / STAGES / _folder_name(labels["dataset"]) / f"seed{seed}"
-    jobs = replace(made, parts=tuple(stages)).jobs(
-        root, Tracking(sweep.uri, sweep.name, tags=shared), seed, hashed=pipeline is not None
-    )
-    evaluation = jobs[-1]
-    source = evaluation.training
-    if pipeline is None:
-        source = replace(source, **own, tracking=tracking)
-        tracking = replace(tracking, run_name=None)  # its scores go to the run of the training
-    evaluation = replace(
-        evaluation,
-        **own,
-        tracking=tracking,
-        options={**evaluation.options, **(sweep.evaluate or {})},
-        takes={CHECKPOINT: source},
-        needs={key: value for key, value in needs.items() if key == "memory_gb"},
-    )
-    target = source if sweep.evaluate is None else evaluation
+        pipeline = pipeline.override(options, reader, key, configs, needs)
+        root = experiment.output / STAGES / _folder_name(labels["dataset"]) / f"seed{seed}"
+        of_stages = Tracking(uri, experiment.name, tags=shared)
+        *_, last = pipeline.jobs(root, of_stages, seed, hashed=True)
+        fit, evaluate = last.training, last.options
+    target = fit
+    if experiment.evaluate is not None:
+        own["needs"] = {key: value for key, value in needs.items() if key == "memory_gb"}
+        evaluate = {**evaluate, **experiment.evaluate}
+        takes = {CHECKPOINT: fit}
+        target = Job(verb="evaluate", options=evaluate, takes=takes, tracking=tracking, **own)
     return Cell(name, {**labels, "seed": str(seed)}, tuple(lineage(target)))
+
+
+def _trial(
+    make: Callable[[Mapping[str, Part], int], Cell],
+    parts: Mapping[str, Part],
+    seeds: Sequence[int],
+    label: str,
+    options: Mapping[str, Any],
+) -> list[Cell]:
+    """Return the cells of a trial, one a seed, in ``METHOD/DATASET/AXIS=LABEL/trial=LABEL``."""
+    return [make({**parts, "trial": Part(label, options=options)}, seed) for seed in seeds]
 
 
 class _Reader(FileReader):
     """Checks the parts of a sweep's file."""
 
-    def methods(self, given: Any, needs: Mapping[str, float]) -> list[tuple[Part, Pipeline | None]]:
-        """Read ``label: {config: FILE or files, options: {...}}``.
+    def methods(self, given: Any, common: Mapping[str, Any]) -> list[tuple[Part, Pipeline | None]]:
+        """Read ``label: {config: FILE or files, options: {...}}``, over what all have in common.
 
         In place of ``config`` there may be ``pipeline: FILE or files`` and ``evaluation: NAME``.
         """
@@ -232,15 +217,15 @@ class _Reader(FileReader):
             key = f"methods.{label}"
             if "/" in str(label) or "\\" in str(label):
                 raise self.wrong("methods", label, "a label without '/', as a folder is called so")
-            self.known(method, key, ("config", "options", "needs", "pipeline", "evaluation"))
+            names = ("config", "options", "needs", "pipeline", "evaluation")
+            method = self.known(method, key, names)
             if ("config" in method) == ("pipeline" in method):
                 has = "has both 'config' and" if "config" in method else "has no 'config' and no"
                 raise ConfigError(f"{self.path}: {key}: {has} 'pipeline'; give a file of either.")
             if "evaluation" in method and "pipeline" not in method:
                 raise ConfigError(f"{self.path}: {key}: 'evaluation' goes with 'pipeline' alone.")
-            part = self._part(label, key, method)
             pipeline = self._pipeline(key, method) if "pipeline" in method else None
-            methods.append((replace(part, needs={**needs, **part.needs}), pipeline))
+            methods.append((self._part(label, key, method, common), pipeline))
         if STAGES in map(str, given) and any(pipeline for _, pipeline in methods):
             raise self.wrong("methods", STAGES, "another label: the methods' stages go there")
         return methods
@@ -261,18 +246,16 @@ class _Reader(FileReader):
         for label, dataset in given.items():
             key = f"datasets.{label}"
             dataset = {"dataset": dataset} if isinstance(dataset, str) else dataset
-            self.known(dataset, key, ("dataset", "config", "options"))
-            name = self.text(f"{key}.dataset", dataset.get("dataset", label))
-            name = str(self.place(f"{key}.dataset", name)) if is_file(name) else name
-            part = self._part(label, key, dataset)
-            parts.append(replace(part, options={DATASET: name, **part.options}))
+            dataset = self.known(dataset, key, ("dataset", "config", "options"))
+            name = self.dataset(f"{key}.dataset", dataset.get("dataset", label), True)
+            parts.append(self._part(label, key, dataset, {"options": {DATASET: name}}))
         return parts
 
     def require_datasets(self, parts: Sequence[Part], labels: set[str]) -> None:
         """Refuse those of ``datasets`` with certain labels whose files are missing."""
         for part in parts:
-            if part.label in labels and is_file(part.options[DATASET]):
-                self.file(f"datasets.{part.label}.dataset", part.options[DATASET])
+            if part.label in labels:
+                self.dataset(f"datasets.{part.label}.dataset", part.options[DATASET])
 
     def seeds(self, given: Any) -> list[int]:
         """Read a list of different numbers."""
@@ -285,9 +268,7 @@ class _Reader(FileReader):
 
     def options_and_axes(self, given: Any) -> tuple[dict[str, Any], dict[str, list[Part]]]:
         """Split constants from axes, which are lists of values, or label: options mappings."""
-        given = {} if given is None else given
-        if not isinstance(given, dict):
-            raise self.wrong("options", given, "a mapping of fit's options")
+        given = self.mapping("options", given, "a mapping of fit's options")
         constants: dict[str, Any] = {}
         axes: dict[str, list[Part]] = {}
         last = [str(name).rpartition(".")[2] for name in given]
@@ -316,12 +297,13 @@ class _Reader(FileReader):
             ]
         return constants, axes
 
-    def _part(self, label: Any, key: str, given: dict[str, Any]) -> Part:
+    def _part(self, label: Any, key: str, given: dict[str, Any], common: Mapping[str, Any]) -> Part:
         if not str(label).strip("."):
             raise self.wrong(key.partition(".")[0], label, "a label that names a folder")
         given = self.section(f"{key}.", given)
-        configs = given.get("config") or ()
-        return Part(str(label), configs, given["options"], needs=given["needs"])
+        options = {**common["options"], **given["options"]}
+        needs = {**common.get("needs", {}), **given["needs"]}
+        return Part(str(label), given.get("config") or (), options, needs=needs)
 
     def _pipeline(self, key: str, given: Mapping[str, Any]) -> Pipeline:
         files = self.files(f"{key}.pipeline", given["pipeline"])

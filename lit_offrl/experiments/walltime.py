@@ -49,6 +49,3 @@ class WallTime:
     def seconds(self) -> float:
         """Return the sum over all processes."""
         return sum(end - begin for begin, end in self.intervals())
-
-    def __len__(self) -> int:
-        return len(self.intervals())

@@ -69,7 +69,7 @@ def test_a_killed_pipeline_ends_as_an_unbroken_one(folder, d4rl_file, here, same
     assert critics.state() == State.NEW
 
     assert work_through(critics, Choices(), here) == ""
-    assert (len(vae.times), len(prior.times)) == (1, 2)
+    assert (len(vae.times.intervals()), len(prior.times.intervals())) == (1, 2)
     for one, other in zip(whole, broken, strict=True):
         same_state(one.checkpoint, other.checkpoint)
     assert [step.state() for step in broken] == [State.DONE] * 3

@@ -12,7 +12,7 @@ def test_times_add_up_and_an_end_that_nobody_recorded_is_the_last_sign_of_life(f
     monkeypatch.setattr(module.time, "time", lambda: now)
     log = folder / "fit.log"
     times = WallTime(folder / "parts.json", (log, folder / "none"))
-    assert (times.seconds(), len(times)) == (0, 0)
+    assert (times.seconds(), len(times.intervals())) == (0, 0)
     times.begin()
     now = 1010.0
     times.end()
@@ -20,7 +20,7 @@ def test_times_add_up_and_an_end_that_nobody_recorded_is_the_last_sign_of_life(f
     times.begin()  # and then killed with its parent, some time after writing to the log
     log.touch()
     os.utime(log, (2007.0, 2007.0))
-    assert (times.seconds(), len(times)) == (17, 2)
+    assert (times.seconds(), len(times.intervals())) == (17, 2)
     now = 3000.0
     times.begin()
     now = 3001.0
