@@ -129,8 +129,7 @@ def run_trackers(
         }
         before = _fit(method, seed, None, _Timed(seconds, nothing, nothing))
         for store, (uri, first, half) in cases.items():
-            run = MLflowRun(uri)
-            run.name_run("benchmark")
+            run = MLflowRun(uri, run_name="benchmark")
             run.keep_in(folder)
             fit = _fit(method, seed, run, _Timed(seconds, first, half))
             left = list(folder.glob("mlflow-unsent-*"))

@@ -1,4 +1,7 @@
-"""MLflow, on by default: one run a fit, kept over interruptions, never in training's way."""
+"""MLflow, on by default: one run a fit, kept over interruptions, never in training's way.
+
+Lightning's own logger may be there beside this library's; both go on in the run of a resumed fit.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,20 @@ from lit_offrl.common import signals
 from lit_offrl.common.errors import FileError
 from lit_offrl.common.quiet import say
 from lit_offrl.tracking.opening import artifact_location, default_store_kept, refusals, store_lock
-from lit_offrl.tracking.outbox import Artifact, Outbox, Point, curve_points, load_outbox
-from lit_offrl.tracking.outbox import unsent_file as file_of_unsent
+from lit_offrl.tracking.outbox import (
+    Artifact,
+    Outbox,
+    Point,
+    curve_points,
+    load_outbox,
+    unsent_file,
+)
+from lit_offrl.tracking.runs import is_active
 from lit_offrl.tracking.sender import STOPPED_SECONDS, Sender
 from lit_offrl.tracking.store import (
     client_uri,
     default_experiment,
+    redacted,
     require_store,
     set_patience,
     store_uri,
@@ -96,11 +107,6 @@ class MLflowRun(MLFlowLogger):
         """The store."""
         return self._store
 
-    def name_run(self, name: str) -> None:
-        """Give the run a name, unless it has one or exists already."""
-        if self._run_name is None and self._run_id is None:
-            self._run_name = name
-
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
@@ -129,7 +135,7 @@ class MLflowRun(MLFlowLogger):
         """Log parameters, without Lightning's own notes; a run keeps those that it has."""
         plain = {k: v for k, v in _convert_params(params).items() if not str(k).startswith("_")}
         texts = {k: str(v)[:_LONGEST_PARAM] for k, v in _flatten_dict(plain).items()}
-        self._sending().add_facts(texts, {})
+        self._outbox.params.update(texts)
 
     @rank_zero_only
     def log_facts(self, facts: Mapping[str, Any]) -> None:
@@ -139,18 +145,19 @@ class MLflowRun(MLFlowLogger):
         """
         texts = {name: str(value)[:_LONGEST_PARAM] for name, value in facts.items()}
         own = self.tags or {}
-        self._sending().add_facts(texts, {k: v for k, v in texts.items() if k not in own})
+        outbox = self._outbox
+        outbox.params.update(texts)
+        outbox.tags.update({k: v for k, v in texts.items() if k not in own})
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics of a step; NaN is left out."""
         stamp = int(time.time() * 1000)
-        points = [
+        self._outbox.points += [
             Point(_plain_name(name), float(value), step or 0, stamp)
             for name, value in metrics.items()
             if not math.isnan(value)  # MLflow's servers differ about NaN; a gap says as much
         ]
-        self._sending().add_points(points)
 
     @rank_zero_only
     def log_history(self, history: Mapping[str, Iterable[Sequence[float]]]) -> None:
@@ -158,12 +165,12 @@ class MLflowRun(MLFlowLogger):
 
         It is, of what was held back when a process was killed.
         """
-        self._sending().add_points(curve_points(history, int(time.time() * 1000)))
+        self._outbox.points += curve_points(history, int(time.time() * 1000))
 
     @rank_zero_only
     def log_files(self, path: Path, folder: str | None = None) -> None:
         """Log a file, or all files of a folder, as artifacts, as they are when they are sent."""
-        self._sending().add_artifact(Artifact(str(path.absolute()), folder or ""))
+        self._outbox.artifacts.append(Artifact(str(path.absolute()), folder or ""))
 
     @rank_zero_only
     def keep_in(self, folder: Path) -> None:
@@ -174,7 +181,7 @@ class MLflowRun(MLFlowLogger):
         """
         self._folder = folder
         if self.resumed:
-            self._sending().add_unsent(load_outbox(folder, str(self.run_id)))
+            self._outbox.add(load_outbox(folder, str(self.run_id)))
 
     def save(self) -> None:
         """Nothing: what is logged is sent within seconds."""
@@ -207,9 +214,13 @@ class MLflowRun(MLFlowLogger):
             self._sender = Sender(client, self.tracking_uri, run_id, resumed=self.resumed)
         return self._sender
 
+    @property
+    def _outbox(self) -> Outbox:
+        return self._sending().outbox
+
     def _keep(self, left: Outbox) -> None:
         folder = self._folder or Path.cwd()
-        file = file_of_unsent(folder, str(self._run_id))
+        file = unsent_file(folder, str(self._run_id))
         if not left:
             file.unlink(missing_ok=True)
         if not left or (self._folder is None and left.is_only_the_end()):
@@ -231,3 +242,61 @@ class MLflowRun(MLFlowLogger):
 def _plain_name(name: str) -> str:
     """Leave out of a metric's name what MLflow refuses."""
     return re.sub(r"[^\w/. -]", "", name, flags=re.ASCII)
+
+
+# ---- the loggers of a fit, this library's and Lightning's ----------------------------------------
+
+
+def mlflow_loggers(loggers: Any) -> list[MLFlowLogger]:
+    """Return those that log to MLflow, of one logger, a list of them, or none."""
+    several = loggers if isinstance(loggers, list) else [loggers]
+    return [logger for logger in several if isinstance(logger, MLFlowLogger)]
+
+
+def mlflow_origin(logger: MLFlowLogger) -> dict[str, str]:
+    """Return what finds a logger's run again: ``run_id``, and ``tracking_uri`` without password."""
+    return {"run_id": str(logger.run_id), "tracking_uri": redacted(_store_of(logger))}
+
+
+def _store_of(logger: MLFlowLogger) -> str:
+    return logger.tracking_uri if isinstance(logger, MLflowRun) else store_uri(logger._tracking_uri)
+
+
+@rank_zero_only
+def go_on_with(loggers: Sequence[MLFlowLogger], runs: Sequence[Mapping[str, str]]) -> None:
+    """Let loggers of a resumed fit log to the runs that its checkpoint names.
+
+    A run's id is unique, so it is the same run wherever a logger's store has it: the project may
+    have been moved, and the server have another name. A line says where a new run begins.
+
+    Args:
+        loggers: Lightning's own or this library's.
+        runs: ``run_id`` and ``tracking_uri`` of each; the store that it names is not contacted.
+
+    Raises:
+        ConfigError: a logger's store cannot be used.
+    """
+    left = list(runs)
+    for logger in loggers:
+        given = getattr(logger, "_given_run", None)
+        if given is not None:
+            if given not in [run["run_id"] for run in runs]:
+                say(f"$MLFLOW_RUN_ID: this fit is logged to the MLflow run {given}.")
+            continue
+        if logger._run_id is not None or not left:
+            continue
+        uri = _store_of(logger)
+        if not isinstance(logger, MLflowRun):
+            require_store(uri)
+        found = next(
+            (run for run in left if is_active(logger._mlflow_client, uri, run["run_id"])), None
+        )
+        if found is None:
+            was = redacted(left[0]["tracking_uri"])
+            where = "is gone from" if was == uri else f"of {was} is not in"
+            say(f"MLflow run {left[0]['run_id']} {where} {uri}: a new run begins there.")
+            continue
+        left.remove(found)
+        logger._run_id = found["run_id"]
+        if isinstance(logger, MLflowRun):
+            logger.resumed = True

@@ -15,8 +15,7 @@ from lit_offrl.callbacks.checkpoints import Checkpoints, run_folder
 from lit_offrl.callbacks.curves import Curves
 from lit_offrl.callbacks.interruption import end_training
 from lit_offrl.callbacks.lookup import find_callback, settings
-from lit_offrl.callbacks.mlflow_loggers import mlflow_loggers, mlflow_origin
-from lit_offrl.callbacks.mlflow_run import MLflowRun
+from lit_offrl.callbacks.mlflow_run import MLflowRun, mlflow_loggers, mlflow_origin
 from lit_offrl.common import signals
 from lit_offrl.common.errors import FileError
 from lit_offrl.common.files import write_whole

@@ -41,7 +41,7 @@ from lit_offrl.callbacks import (
 from lit_offrl.callbacks.checkpoints import run_name
 from lit_offrl.callbacks.interruption import leave_signals_to_us
 from lit_offrl.callbacks.lookup import settings
-from lit_offrl.callbacks.mlflow_loggers import go_on_with, mlflow_loggers, name_run
+from lit_offrl.callbacks.mlflow_run import go_on_with, mlflow_loggers
 from lit_offrl.callbacks.progress import StepProgress
 from lit_offrl.cli.argv import Argv
 from lit_offrl.cli.checkpoint import ResumeFrom
@@ -292,7 +292,8 @@ class OfflineCLI(LightningCLI):
         checkpoints = self._get(self.config_init, "checkpoint")
         loggers = mlflow_loggers(config.get("logger"))
         for logger in loggers:
-            name_run(logger, run_name(self.model, self.datamodule.spec))
+            if logger._run_name is None and logger._run_id is None:
+                logger._run_name = run_name(self.model, self.datamodule.spec)
         if self.resume is not None:
             if changes := self.resume.changes(self.config_dump):
                 say(f"differs from the checkpoint's run: {'; '.join(changes)}")

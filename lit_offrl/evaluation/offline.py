@@ -24,8 +24,8 @@ from lit_offrl.evaluation.tables import write_csv
 from lit_offrl.tracking.runs import (
     FIGURES_TAG,
     TAG,
+    artifact_repository,
     artifact_texts,
-    artifacts_of,
     json_paths,
     search_runs,
 )
@@ -138,7 +138,7 @@ def _of_mlflow(run: Any, value: float, metric: str, name: str, uri: str) -> Offl
     tags, params = run.data.tags, run.data.params
     protocol: dict[str, str] = {}
     if metric.startswith("ope/"):
-        repository = artifacts_of(run, uri)
+        repository = artifact_repository(uri, run.info.artifact_uri)
         for text in artifact_texts(repository, json_paths(repository, "ope")).values():
             protocol = _protocol(json.loads(text))
     seed = params.get("seed", tags.get("seed"))

@@ -16,8 +16,8 @@ from lit_offrl.evaluation.record import EvaluationRecord
 from lit_offrl.tracking.runs import (
     FIGURES_TAG,
     TAG,
+    artifact_repository,
     artifact_texts,
-    artifacts_of,
     json_paths,
     search_runs,
 )
@@ -183,7 +183,7 @@ def _runs_of(run: Any, tracking_uri: str) -> Found:
 
 def _records(run: Any, tracking_uri: str) -> dict[str, str]:
     """Return the texts of a run's records by artifact path."""
-    repository = artifacts_of(run, tracking_uri)
+    repository = artifact_repository(tracking_uri, run.info.artifact_uri)
     fits = [name for name in json_paths(repository) if name.startswith("evaluation")]
     return artifact_texts(repository, json_paths(repository, "evaluate") or _without_steps(fits))
 

@@ -14,6 +14,7 @@ from lit_offrl.common.errors import ConfigError, reason
 from lit_offrl.tracking.store import needs_quoting, redacted, sqlite_file
 
 _LOCK_SECONDS = 60.0
+_WAY_OUT = " Give another --trainer.logger.init_args.tracking_uri, or --trainer.logger false."
 
 
 def artifact_location(uri: str, experiment: str) -> str | None:
@@ -33,21 +34,19 @@ def experiment_id(client: Any, uri: str, name: str) -> str:
 
 
 @contextmanager
-def refusals(uri: str) -> Iterator[None]:
-    """Say in a line what MLflow refuses, whatever its store's driver throws.
+def refusals(uri: str, way_out: str = _WAY_OUT) -> Iterator[None]:
+    """Say in a line, which ends with ``way_out``, what MLflow refuses.
 
     Raises:
-        ConfigError: instead of any other error.
+        ConfigError: instead of any other error, whatever the store's driver throws.
     """
     try:
         yield
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(
-            f"MLflow at {uri} refuses: {redacted(reason(error)).rstrip('.')}. "
-            "Give another --trainer.logger.init_args.tracking_uri, or --trainer.logger false."
-        ) from error
+        said = redacted(reason(error)).rstrip(".")
+        raise ConfigError(f"MLflow at {uri} refuses: {said}.{way_out}") from error
 
 
 @contextmanager

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from lit_offrl.common.errors import FileError
+from pydantic import TypeAdapter
+
+from lit_offrl.common.errors import FileError, reason
 from lit_offrl.common.files import write_whole
 
 _FILE = re.compile(r"mlflow-unsent-([\w-]+)\.json")
@@ -92,9 +95,8 @@ class Outbox:
 
     def copy(self) -> Outbox:
         """Return what it holds now, whoever changes it meanwhile."""
-        params, tags = dict(self.params), dict(self.tags)
-        points, artifacts = list(self.points), list(self.artifacts)
-        return replace(self, points=points, params=params, tags=tags, artifacts=artifacts)
+        kinds = ("points", "params", "tags", "artifacts")
+        return replace(self, **{kind: getattr(self, kind).copy() for kind in kinds})
 
     def save(self, folder: Path, run_id: str) -> Path:
         """Keep it in a run's folder, whole or not at all; return the file.
@@ -102,12 +104,11 @@ class Outbox:
         Raises:
             FileError: it cannot be written.
         """
-        facts = asdict(self)
-        facts["artifacts"] = [
-            [_within(Path(path), folder), place] for path, place in self.artifacts
-        ]
+        here = folder.resolve()
+        artifacts = [(os.path.relpath(os.path.realpath(p), here), to) for p, to in self.artifacts]
+        facts = {"run_id": run_id, **asdict(self), "artifacts": artifacts}
         path = unsent_file(folder, run_id)
-        write_whole(path, json.dumps({"run_id": run_id, **facts}) + "\n")
+        write_whole(path, json.dumps(facts) + "\n")
         return path
 
 
@@ -133,30 +134,21 @@ def load_outbox(folder: Path, run_id: str) -> Outbox:
     """
     path = unsent_file(folder, run_id)
     try:
-        facts = json.loads(path.read_text())
-        artifacts = [
-            Artifact(str(folder / name), str(place))
-            for name, place in facts["artifacts"]
-            if _is_within(folder / name, folder)
-        ]
-        return Outbox(
-            points=[
-                Point(str(name), float(value), int(step), int(stamp))
-                for name, value, step, stamp in facts["points"]
-            ],
-            params={str(name): str(value) for name, value in facts["params"].items()},
-            tags={str(name): str(value) for name, value in facts["tags"].items()},
-            artifacts=artifacts,
-            status=facts["status"],
-            ended=facts["ended"],
-        )
+        found = TypeAdapter(Outbox).validate_python(json.loads(path.read_text()))
     except FileNotFoundError:
         return Outbox()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise FileError(
-            f"{path}: what MLflow has yet to get cannot be read ({error}): remove the file; the "
-            "checkpoint keeps the metrics."
+            f"{path}: what MLflow has yet to get cannot be read ({reason(error)}): remove the file;"
+            " the checkpoint keeps the metrics."
         ) from None
+    here = folder.resolve()
+    found.artifacts = [
+        Artifact(str(folder / name), place)
+        for name, place in found.artifacts
+        if (folder / name).resolve().is_relative_to(here)
+    ]
+    return found
 
 
 def curve_points(history: Mapping[str, Iterable[Sequence[float]]], stamp: int) -> list[Point]:
@@ -168,12 +160,3 @@ def curve_points(history: Mapping[str, Iterable[Sequence[float]]], stamp: int) -
         if value == value  # not NaN
     ]
     return sorted(points, key=lambda point: point.step)
-
-
-def _is_within(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
-
-
-def _within(path: Path, folder: Path) -> str:
-    inside = _is_within(path, folder)
-    return str(path.resolve().relative_to(folder.resolve()) if inside else path)

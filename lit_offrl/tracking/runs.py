@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from lit_offrl.common.errors import ConfigError, nearest, reason
-from lit_offrl.tracking.artifacts import artifact_repository
 from lit_offrl.tracking.opening import refusals
 from lit_offrl.tracking.store import (
     client_uri,
@@ -33,7 +31,7 @@ def search_runs(tracking_uri: str, experiments: Sequence[str], filter_string: st
     Raises:
         ConfigError: There is no such experiment, or MLflow refuses; the line says why.
     """
-    with _refusals_said(tracking_uri):
+    with refusals(tracking_uri, ""):
         client = open_client(tracking_uri)
         found = _all_pages(client.search_experiments)
         known = {experiment.name: experiment.experiment_id for experiment in found}
@@ -45,15 +43,13 @@ def search_runs(tracking_uri: str, experiments: Sequence[str], filter_string: st
         return _all_pages(client.search_runs, ids, filter_string)
 
 
-def _all_pages(search: Callable[..., Any], *arguments: Any) -> list[Any]:
-    found: list[Any] = []
-    token = None
-    while True:
-        page = search(*arguments, max_results=1000, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found
+def _all_pages(search: Any, *arguments: Any) -> list[Any]:
+    from mlflow.utils import get_results_from_paginated_fn  # seconds to import
+
+    def page(size: int, token: str | None) -> Any:
+        return search(*arguments, max_results=size, page_token=token)
+
+    return list(get_results_from_paginated_fn(page, max_results_per_page=1000))
 
 
 def forget_runs(tracking_uri: str, experiment: str, tag: str, value: str) -> None:
@@ -65,23 +61,13 @@ def forget_runs(tracking_uri: str, experiment: str, tag: str, value: str) -> Non
     database = sqlite_file(tracking_uri)
     if database is not None and not database.is_file():
         return  # MLflow would make an empty one
-    with _refusals_said(tracking_uri):
+    with refusals(tracking_uri, ""):
         client = open_client(tracking_uri)
         found = client.get_experiment_by_name(experiment)
         if found is not None:
             where = f"tags.`{tag}` = '{value}'"
             for run in _all_pages(client.search_runs, [found.experiment_id], where):
                 client.delete_run(run.info.run_id)
-
-
-@contextmanager
-def _refusals_said(tracking_uri: str) -> Iterator[None]:
-    from mlflow.exceptions import MlflowException  # seconds to import
-
-    try:
-        yield
-    except MlflowException as error:
-        raise ConfigError(f"MLflow at {tracking_uri} refuses: {redacted(reason(error))}") from error
 
 
 def is_active(client: Any, tracking_uri: str, run_id: str) -> bool:
@@ -102,9 +88,36 @@ def is_active(client: Any, tracking_uri: str, run_id: str) -> bool:
     return str(run.info.lifecycle_stage) == "active"
 
 
-def artifacts_of(run: Any, tracking_uri: str) -> Any:
-    """Return MLflow's access to a run's files, which looks the run up no more."""
-    return artifact_repository(tracking_uri, run.info.artifact_uri)
+def artifact_repository(tracking_uri: str, artifact_uri: str) -> Any:
+    """Return MLflow's access to a run's files.
+
+    Args:
+        tracking_uri: the store that has the run.
+        artifact_uri: of the run, as the store has it.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    moved = _moved(tracking_uri, artifact_uri)
+    place = artifact_uri if moved is None else moved.as_uri()
+    return get_artifact_repository(place, tracking_uri=client_uri(tracking_uri))
+
+
+def _moved(tracking_uri: str, artifact_uri: str) -> Path | None:
+    """Return the present folder of a run's files, if the store was moved and they with it.
+
+    MLflow keeps the absolute path ``…/mlruns/EXPERIMENT/RUN/artifacts`` of the former place.
+    """
+    file = sqlite_file(tracking_uri)
+    if file is None or ("://" in artifact_uri and not artifact_uri.startswith("file:")):
+        return None
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    there = Path(local_file_uri_to_path(artifact_uri))
+    if "mlruns" not in there.parts or there.parents[1].exists():
+        return None
+    last = len(there.parts) - 1 - there.parts[::-1].index("mlruns")
+    here = file.parent.joinpath(*there.parts[last:])
+    return here if here.parents[1].is_dir() else None
 
 
 def artifact_texts(repository: Any, paths: Sequence[str]) -> dict[str, str]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from lit_offrl.common import signals
 from lit_offrl.common.errors import reason, root
 from lit_offrl.common.quiet import say
-from lit_offrl.tracking.outbox import Artifact, Outbox, Point
+from lit_offrl.tracking.outbox import Outbox
 from lit_offrl.tracking.sending import Delivery
 from lit_offrl.tracking.store import redacted
 
@@ -48,28 +47,12 @@ class Sender:
         self._limit = 0.0
         self._deadline = 0.0  # of the call at hand, once the run has ended
 
-    # ---- what is logged: takes microseconds ------------------------------------------------------
-
-    def add_points(self, points: list[Point]) -> None:
-        """Log metrics."""
-        self._outbox.points += points
-        self._start()
-
-    def add_facts(self, params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Log parameters and tags; a parameter that the run has keeps its value."""
-        self._outbox.params.update(params)
-        self._outbox.tags.update(tags)
-        self._start()
-
-    def add_artifact(self, artifact: Artifact) -> None:
-        """Log a file or folder, as it is when it is sent."""
-        self._outbox.artifacts.append(artifact)
-        self._start()
-
-    def add_unsent(self, outbox: Outbox) -> None:
-        """Log what was left of an earlier part of the run, but for how that ended."""
-        self._outbox.add(outbox)
-        self._start()
+    @property
+    def outbox(self) -> Outbox:
+        """What waits to be sent, to be added to; the first use starts the thread."""
+        if self._thread.ident is None:
+            self._thread.start()
+        return self._outbox
 
     def end(self, status: str, limit: float) -> Outbox:
         """Send what is left and the run's status; return what could not be sent.
@@ -82,10 +65,9 @@ class Sender:
             status: ``FINISHED``, ``FAILED`` or ``KILLED``.
             limit: seconds.
         """
-        self._outbox.status, self._outbox.ended = status, int(time.time() * 1000)
         self._limit = limit
         self._deadline = time.monotonic() + limit
-        self._start()
+        self.outbox.status, self.outbox.ended = status, int(time.time() * 1000)
         with self._changed:
             self._ending = True
             self._changed.notify_all()
@@ -104,10 +86,6 @@ class Sender:
         return self._outbox.copy()
 
     # ---- the thread ------------------------------------------------------------------------------
-
-    def _start(self) -> None:
-        if self._thread.ident is None:
-            self._thread.start()
 
     def _work(self) -> None:
         pause = _FIRST_PAUSE

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.tracking.artifacts import artifact_repository
 from lit_offrl.tracking.outbox import Outbox, Point
+from lit_offrl.tracking.runs import artifact_repository
 
 _MOST_POINTS = 1000  # MLflow's limits for a call
 _MOST_PARAMS = 100

@@ -252,7 +252,6 @@ def test_what_a_launcher_sets_counts_where_nothing_is_given(fit, folder, monkeyp
     assert run.data.tags["seed"] == "0"
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "by-name")
     by_name = MLflowRun()
-    by_name.name_run("one")
     assert client.get_experiment(by_name.experiment_id).name == "by-name"
     by_name.finalize()
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", run.info.experiment_id)

@@ -95,11 +95,12 @@ def until(condition):
 
 def test_everything_arrives_in_order_and_in_calls_that_mlflow_takes(store, tmp_path):
     sender = start(store)
-    sender.add_facts({f"p{n}": str(n) for n in range(250)}, {"method": "BC"})
-    sender.add_points(points(1, 2500))
+    sender.outbox.params.update({f"p{n}": str(n) for n in range(250)})
+    sender.outbox.tags.update({"method": "BC"})
+    sender.outbox.points.extend(points(1, 2500))
     (tmp_path / "config.yaml").touch()
-    sender.add_artifact(Artifact(str(tmp_path / "config.yaml"), ""))
-    sender.add_artifact(Artifact(str(tmp_path / "removed"), "figures"))
+    sender.outbox.artifacts.append(Artifact(str(tmp_path / "config.yaml"), ""))
+    sender.outbox.artifacts.append(Artifact(str(tmp_path / "removed"), "figures"))
     assert not sender.end("FINISHED", 60)
     assert store.curve("loss") == steps(1, 2500) and len(store.params) == 250
     assert store.tags == {"method": "BC"} and store.status == "FINISHED"
@@ -108,17 +109,17 @@ def test_everything_arrives_in_order_and_in_calls_that_mlflow_takes(store, tmp_p
 
 def test_a_store_that_fails_and_returns_costs_a_line_each_and_no_point(store, capsys):
     sender = start(store)
-    sender.add_points(points(1, 5))
+    sender.outbox.points.extend(points(1, 5))
     until(lambda: store.metrics)
     store.broken = "(OperationalError) database or disk is full"
-    sender.add_points(points(5, 10))
+    sender.outbox.points.extend(points(5, 10))
     calls = store.calls
     until(lambda: store.calls >= calls + 4)
     out = capsys.readouterr().out
     assert out.count("\n") == 1 and "disk is full" in out and "training goes on" in out
     store.broken, store.lose_answers = "", True  # the first batch comes through, its answer not
     until(lambda: "is back" in (seen := capsys.readouterr().out) or seen != "")
-    sender.add_points(points(10, 12))
+    sender.outbox.points.extend(points(10, 12))
     assert not sender.end("FINISHED", 60)
     assert store.curve("loss") == steps(1, 12)
 
@@ -134,7 +135,8 @@ def test_a_dead_store_is_tried_ever_more_seldom(store, monkeypatch):
 
     monkeypatch.setattr(sender._changed, "wait_for", wait_for)
     monkeypatch.setattr(sender_file, "_FIRST_PAUSE", 1.0)
-    sender.add_points(points(1, 2))
+    sender._outbox.points.extend(points(1, 2))
+    assert sender.outbox  # from here on the thread works
     until(lambda: len(pauses) > 9)
     sender.end("FINISHED", 60)
     assert pauses[:9] == [1, 1, 2, 4, 8, 16, 30, 30, 30]
@@ -143,9 +145,9 @@ def test_a_dead_store_is_tried_ever_more_seldom(store, monkeypatch):
 def test_a_stalled_store_does_not_hold_up_the_run_or_its_end(store, capsys):
     sender = start(store)
     store.broken = "stalled"
-    sender.add_points(points(1, 3))
+    sender.outbox.points.extend(points(1, 3))
     until(lambda: store.calls)
-    sender.add_points(points(3, 5))  # comes back at once, while the call hangs
+    sender.outbox.points.extend(points(3, 5))  # comes back at once, while the call hangs
     left = sender.end("KILLED", 0.05)
     assert [point.step for point in left.points] == [1, 2, 3, 4]
     assert left.status == "KILLED" and left.ended > 1e12
@@ -157,14 +159,16 @@ def test_a_stalled_store_does_not_hold_up_the_run_or_its_end(store, capsys):
 
 def test_a_resumed_run_gets_what_it_lacks_and_nothing_twice(store):
     first = start(store)
-    first.add_facts({"seed": "0"}, {"max_steps": "20"})
-    first.add_points([*points(1, 4), Point("loss", float("inf"), 4, 1)])
+    first.outbox.params.update({"seed": "0"})
+    first.outbox.tags.update({"max_steps": "20"})
+    first.outbox.points.extend([*points(1, 4), Point("loss", float("inf"), 4, 1)])
     assert not first.end("KILLED", 60)
     store.metrics[-1] = SimpleNamespace(key="loss", value=sending._LARGEST, step=4)  # as SQL has it
     again = start(store, resumed=True)
-    again.add_facts({"seed": "1", "new": "2"}, {"max_steps": "40"})
-    again.add_points([*points(1, 4), Point("loss", float("inf"), 4, 9), *points(5, 8)])
-    again.add_points(points(5, 8))  # steps that are trained a second time
+    again.outbox.params.update({"seed": "1", "new": "2"})
+    again.outbox.tags.update({"max_steps": "40"})
+    again.outbox.points.extend([*points(1, 4), Point("loss", float("inf"), 4, 9), *points(5, 8)])
+    again.outbox.points.extend(points(5, 8))  # steps that are trained a second time
     assert not again.end("FINISHED", 60)
     assert store.curve("loss") == [*steps(1, 4), (4, sending._LARGEST), *steps(5, 8)]
     assert store.params == {"seed": "0", "new": "2"} and store.tags == {"max_steps": "40"}

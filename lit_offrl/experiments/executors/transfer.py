@@ -12,8 +12,8 @@ from typing import Any
 from lit_offrl.common.errors import LitOffRLError, reason
 from lit_offrl.common.files import make_folder, write_whole
 from lit_offrl.experiments.job import Job, lineage
-from lit_offrl.tracking.artifacts import artifact_repository
 from lit_offrl.tracking.opening import experiment_id
+from lit_offrl.tracking.runs import artifact_repository
 from lit_offrl.tracking.store import client_uri, open_client, redacted
 
 _STAMP = ".transfer"  # of a job's folder: the number of its version; of the experiment's: the run
