@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, Literal, cast, get_args
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lit_offrl.commands.options import add_options, make
-from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.commands.options import parse
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import make_folder
 from lit_offrl.evaluation.comparison import ALL, Comparison, Metric, compare
@@ -30,21 +29,57 @@ from lit_offrl.tracking.store import default_experiment
 _LEFT_OUT = "Not in the table"
 
 
+def _metric(text: str) -> str:
+    if text not in get_args(Metric) and "/" not in text:
+        raise ValueError
+    return text
+
+
+_metric.__name__ = "metric (score, return, or a name of MLflow's with a '/', such as val/loss)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(RunSelection):
+    """Scores of runs by method and dataset.
+
+    Means and IQMs with 95 % intervals over training seeds, and the protocol beneath.
+
+    Args:
+        metric: What is compared: score, return, or for runs that were never rolled out a metric of
+            MLflow, such as val/loss (the sum of a method's losses), val/loss/actor or ope/fqe.
+        better: Which values of an offline metric are better; without it, lower ones of losses and
+            errors, higher ones of ope/.
+        seeds: Show the score of each run.
+        latest: Take the newest evaluation of a seed that was evaluated twice.
+        allow_unequal: Mark unequal protocols in the table instead of refusing them.
+        output: Folder for results.csv, table.csv, table.md and the figures; without it, none is
+            written.
+    """
+
+    metric: Annotated[str, _metric] = "score"
+    better: Literal["lower", "higher"] | None = None
+    seeds: bool = False
+    latest: bool = False
+    allow_unequal: bool = False
+    output: Path | None = None
+
+
 def main(argv: Sequence[str]) -> int:
     """Print the table, write files if there is an output folder, and return 0.
 
     Raises:
         LitOffRLError: the runs cannot be read or compared.
     """
-    options = _parser().parse_args(list(argv))
+    epilog = f"Without --experiment, --filter and --records: MLflow's {default_experiment()}."
+    options = parse(CompareOptions, argv, "compare", epilog)
     if options.metric not in get_args(Metric):
         return compare_offline(options)
     if options.better is not None:
         raise ConfigError("--better goes with offline metrics: of scores and returns, higher is.")
-    found = make(RunSelection, options).find()
+    found = options.find()
     comparison = compare(
         found.runs,
-        metric=options.metric,
+        metric=cast(Metric, options.metric),
         allow_unequal=options.allow_unequal,
         latest=options.latest,
     )
@@ -57,58 +92,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog="lit-offrl compare",
-        description="Scores of runs by method and dataset: means and IQMs with 95 % intervals "
-        "over training seeds, and the protocol beneath.",
-        epilog="Without --experiment, --filter and --records: MLflow's experiment"
-        f" {default_experiment()}.",
-    )
-    add_options(parser, RunSelection)
-    add = parser.add_argument
-    add(
-        "--metric",
-        type=_metric,
-        default="score",
-        metavar="NAME",
-        help="What is compared: score, return, or for runs that were never rolled out a metric of"
-        " MLflow, such as val/loss (the sum of a method's losses), val/loss/actor or ope/fqe."
-        " (default: %(default)s)",
-    )
-    add(
-        "--better",
-        choices=("lower", "higher"),
-        help="Which values of an offline metric are better; without it, lower ones of losses and"
-        " errors, higher ones of ope/.",
-    )
-    add("--seeds", action="store_true", help="Show the score of each run.")
-    text = "Take the newest evaluation of a seed that was evaluated twice."
-    add("--latest", action="store_true", help=text)
-    text = "Mark unequal protocols in the table instead of refusing them."
-    add("--allow_unequal", action="store_true", help=text)
-    text = (
-        "Folder for results.csv, table.csv, table.md and the figures; without it, none is written."
-    )
-    add("--output", type=Path, metavar="DIR", help=text)
-    return parser
-
-
-def _metric(text: str) -> str:
-    if text not in get_args(Metric) and "/" not in text:
-        raise ValueError
-    return text
-
-
-_metric.__name__ = "metric (score, return, or a name of MLflow's with a '/', such as val/loss)"
-
-
-def compare_offline(options: argparse.Namespace) -> int:
+def compare_offline(options: CompareOptions) -> int:
     """Print the table of an offline metric, write it with an output folder, and return 0."""
     from lit_offrl.evaluation import offline  # else the help would read it
 
     better = options.better or offline.direction(options.metric)
-    runs, left_out = make(RunSelection, options).find_offline(options.metric)
+    runs, left_out = options.find_offline(options.metric)
     rows, notes = offline.tabulate(
         runs, better, latest=options.latest, allow_unequal=options.allow_unequal
     )

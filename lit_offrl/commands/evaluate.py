@@ -15,8 +15,8 @@ import torch
 from rich.console import Console
 
 from lit_offrl.callbacks.best import checkpoint_rule
-from lit_offrl.commands.options import add_options, make
-from lit_offrl.commands.parsing import OneLineParser, discount, positive, seed_number
+from lit_offrl.commands.options import parse
+from lit_offrl.commands.parsing import discount, positive, seed_number
 from lit_offrl.common.device import CPU, device
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import file_sha256, require_writable
@@ -40,16 +40,9 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         LitOffRLError: an option, the checkpoint or the environment cannot be used.
     """
-    rest, policy_options = split_policy_options(argv)
-    options = make(EvaluateOptions, _parser().parse_args(rest))
-    if not options.ckpt_path.is_file():
-        raise ConfigError(
-            f"{options.ckpt_path}: no such checkpoint; give the path of a .ckpt file."
-        )
+    options, policy_options = _read(argv)
     if options.run_tags and options.run_name is None:
         raise ConfigError("--run_tags are of a run of its own: give it a --run_name.")
-    if options.env is not None:
-        name_env(options.env)
     module = load_module(options.ckpt_path, options.device)
     output = options.output or _default_output(options, module, policy_options)
     for path in (output, options.video):
@@ -105,16 +98,27 @@ def require_arguments(argv: Sequence[str]) -> dict[str, Any]:
     Raises:
         LitOffRLError: one that it would refuse; the policy's options are not looked at.
     """
+    return _read(argv)[1]
+
+
+def _read(argv: Sequence[str]) -> tuple[EvaluateOptions, dict[str, Any]]:
     rest, policy_options = split_policy_options(argv)
-    options = make(EvaluateOptions, _parser().parse_args(rest))
+    options = parse(
+        EvaluateOptions,
+        rest,
+        "evaluate",
+        epilog="--policy.OPTION VALUE sets an option of the module's policy.",
+    )
     if options.env is not None:
         name_env(options.env)
-    return policy_options
+    return options, policy_options
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """Options of the command.
+    """Roll out a checkpoint's policy, score it, and record how.
+
+    The same command gives the same returns each time.
 
     Args:
         ckpt_path: Checkpoint of 'fit' to evaluate.
@@ -154,17 +158,6 @@ class EvaluateOptions:
     tracking_uri: str | None = None
     run_name: str | None = None
     run_tags: Annotated[dict[str, str], _tags] = field(default_factory=dict)
-
-
-def _parser() -> OneLineParser:
-    parser = OneLineParser(
-        prog="lit-offrl evaluate",
-        description="Roll out a checkpoint's policy, score it, and record how."
-        " The same command gives the same returns each time.",
-        epilog="--policy.OPTION VALUE sets an option of the module's policy.",
-    )
-    add_options(parser, EvaluateOptions)
-    return parser
 
 
 def split_policy_options(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from lit_offrl.commands.options import add_options, make
 from lit_offrl.commands.parsing import OneLineParser, positive, seed_number
@@ -14,7 +14,7 @@ from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.common.files import make_folder, write_whole
 from lit_offrl.common.user_code import command_line
 from lit_offrl.tracking.results import log_to_experiment, log_to_origin
-from lit_offrl.tracking.store import STORE_HELP, redacted
+from lit_offrl.tracking.store import redacted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,6 +86,27 @@ FIGURES: dict[str, Entry] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class FigureOptions:
+    """Options of all figures.
+
+    Args:
+        output: Folder for the picture and the numbers.
+        seed: Seed of all that the study draws.
+        dpi: Resolution of the picture in dots per inch, at least 1.
+        mlflow: Log to the MLflow run that the checkpoint came from, if any; a figure of runs goes
+            to a run of its own in their experiment.
+        tracking_uri: Address of the MLflow store; without it, that of $MLFLOW_TRACKING_URI, else
+            sqlite:///mlflow.db.
+    """
+
+    output: Path = Path("figures")
+    seed: Annotated[int, seed_number] = 0
+    dpi: Annotated[int, positive] = 120
+    mlflow: bool = True
+    tracking_uri: str | None = None
+
+
 def main(argv: Sequence[str]) -> int:
     """List the figures, or draw one; return 0.
 
@@ -101,8 +122,8 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError(f"there is no figure '{name}'.{hint}")
     entry = FIGURES[name]
     kind: type[Any] = _named(entry.study)
-    parser = _parser(name, entry)
-    add_options(parser, kind)
+    parser = OneLineParser(prog=f"lit-offrl figures {name}", description=f"{entry.line}.")
+    add_options(parser, kind, FigureOptions)
     options = parser.parse_args(rest)
     study = make(kind, options)
     make_folder(options.output)
@@ -149,27 +170,3 @@ def _usage() -> str:
         "usage: lit-offrl figures NAME [options]     lit-offrl figures NAME --help for its options"
         f"\n\nWrites NAME.png and NAME.json, the numbers with their protocol.\n\nfigures:\n{lines}"
     )
-
-
-def _parser(name: str, entry: Entry) -> OneLineParser:
-    parser = OneLineParser(
-        prog=f"lit-offrl figures {name}",
-        description=entry.line + ".",
-        conflict_handler="resolve",  # studies of runs have a --tracking_uri of the same meaning
-    )
-    add = parser.add_argument
-    text = "Folder for the picture and the numbers. (default: %(default)s)"
-    add("--output", type=Path, default=Path("figures"), metavar="DIR", help=text)
-    text = "Seed of all that the study draws. (default: %(default)s)"
-    add("--seed", type=seed_number, default=0, help=text)
-    text = "Resolution of the picture in dots per inch, at least 1. (default: %(default)s)"
-    add("--dpi", type=positive, default=120, help=text)
-    add(
-        "--mlflow",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="Log to the MLflow run that the checkpoint came from, if any; a figure of runs goes to"
-        " a run of its own in their experiment. (default: %(default)s)",
-    )
-    add("--tracking_uri", metavar="URI", help=STORE_HELP)
-    return parser

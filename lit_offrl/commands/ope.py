@@ -12,64 +12,48 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from lit_offrl.callbacks.best import checkpoint_rule
 from lit_offrl.cli.layer import data_part
-from lit_offrl.commands.ope_checkpoints import value_checkpoints
-from lit_offrl.commands.options import add_options, make
-from lit_offrl.commands.parsing import OneLineParser, discount, seed_number
+from lit_offrl.commands.options import parse
+from lit_offrl.commands.parsing import discount, seed_number
 from lit_offrl.common.device import CPU, device
 from lit_offrl.common.errors import ConfigError, LitOffRLError, reason
 from lit_offrl.common.files import file_sha256, make_folder
 from lit_offrl.common.named_classes import class_named
+from lit_offrl.common.ranges import require_fields
 from lit_offrl.common.user_code import command_line
 from lit_offrl.datamodules import OfflineDataModule
+from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.figures import estimates_against_truth, save_figure
-from lit_offrl.modules import DVFModule, load_module
+from lit_offrl.modules import DVFModule, OfflineModule, load_module
 from lit_offrl.modules.checkpoints import config_of, mlflow_origin, read_checkpoint
 from lit_offrl.studies import ope
 from lit_offrl.studies.candidates import make_candidates, parse_policies
 from lit_offrl.studies.fqe import FQESettings
 from lit_offrl.studies.ope_record import CandidateValue, OPERecord, number, summarise
-from lit_offrl.studies.ope_truth import true_returns
+from lit_offrl.studies.ope_truth import discounted_returns, true_returns
+from lit_offrl.studies.policy_values import (
+    PolicyValue,
+    PolicyValuesRecord,
+    Value,
+    acting,
+    first_states,
+    fitted_values,
+)
 from lit_offrl.tracking.results import log_to_origin
 from lit_offrl.tracking.store import redacted
 
-
-def main(argv: Sequence[str]) -> int:
-    """Value the candidates, print a table, write record and figure; return 0.
-
-    Raises:
-        LitOffRLError: an option, the checkpoint or the data cannot be used.
-    """
-    options = make(OPEOptions, _parser().parse_args(argv))
-    checkpoint = read_checkpoint(options.ckpt_path)
-    module = load_module(options.ckpt_path, options.device)
-    data = _data(checkpoint, options.ckpt_path, options.data)
-    named: list[tuple[float, Path | None]] = [(value, None) for value in data.hold_out_policies]
-    if options.policies is not None:
-        named = parse_policies(options.policies)
-    folder = options.output or Path("ope") / _name(options)
-    if not isinstance(module, DVFModule) or not named or options.against:
-        return value_checkpoints(options, module, data, folder, argv)
-    make_folder(folder)
-    data.setup("fit")
-    record = _evaluate(options, module, data, named, argv)
-    console = Console()
-    console.print(record.table())
-    for line in record.lines():
-        console.print(line, highlight=False, soft_wrap=True)
-    files = _write(record, folder)
-    for kind, path in files.items():
-        print(f"{kind}: {path}")
-    if options.mlflow:
-        metrics = {f"ope/{name}": value for name, value in record.metrics().items()}
-        origin, uri = mlflow_origin(options.ckpt_path), options.tracking_uri
-        log_to_origin(origin, "ope", metrics, [*files.values()], tracking_uri=uri)
-    return 0
+_GAMMA = 0.99
+_OF_DVF = {"policies": None, "baseline": "fqe", "truth": "data"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class OPEOptions:
-    """Options of the command.
+    """Off-policy evaluation from logged data alone; no simulator is needed.
+
+    Of any checkpoint: fitted Q evaluation (FQE) of its policy, in the first states of held-out
+    episodes, beside what the data's own policy earned. Of a DVFModule that held policies out, or
+    with --policies: DVF's values of those, beside FQE on the same data.
 
     Args:
         ckpt_path: Checkpoint of any method.
@@ -101,27 +85,58 @@ class OPEOptions:
     policies: str | None = None
     baseline: Literal["fqe", "none"] = "fqe"
     fqe_steps: int = FQESettings.steps
-    starts: int = 100
-    samples: int = 128
+    starts: Annotated[int, "[1, inf)"] = 100
+    samples: Annotated[int, "[1, inf)"] = 128
     truth: Literal["data", "rollouts"] = "data"
-    episodes: int = 100
+    episodes: Annotated[int, "[1, inf)"] = 100
     seed: Annotated[int, seed_number] = 0
     device: Annotated[torch.device, device] = CPU
     output: Path | None = None
     tracking_uri: str | None = None
     mlflow: bool = True
 
+    def __post_init__(self) -> None:
+        require_fields(self)
 
-def _parser() -> OneLineParser:
-    parser = OneLineParser(
-        prog="lit-offrl ope",
-        description="Off-policy evaluation from logged data alone; no simulator is needed. Of any"
-        " checkpoint: fitted Q evaluation (FQE) of its policy, in the first states of held-out"
-        " episodes, beside what the data's own policy earned. Of a DVFModule that held policies"
-        " out, or with --policies: DVF's values of those, beside FQE on the same data.",
-    )
-    add_options(parser, OPEOptions)
-    return parser
+
+def main(argv: Sequence[str]) -> int:
+    """Value the candidates, print a table, write record and figure; return 0.
+
+    Raises:
+        LitOffRLError: an option, the checkpoint or the data cannot be used.
+    """
+    options = parse(OPEOptions, argv, "ope")
+    checkpoint = read_checkpoint(options.ckpt_path)
+    module = load_module(options.ckpt_path, options.device)
+    data = _data(checkpoint, options.ckpt_path, options.data)
+    named: list[tuple[float, Path | None]] = [(value, None) for value in data.hold_out_policies]
+    if options.policies is not None:
+        named = parse_policies(options.policies)
+    path = options.ckpt_path.resolve()
+    name = f"{path.parent.name}-{path.stem}-seed{options.seed}"
+    folder = options.output or Path("ope") / name
+    command = redacted(command_line(["ope", *argv]))
+    record: OPERecord | PolicyValuesRecord
+    if isinstance(module, DVFModule) and named and not options.against:
+        record = _value_candidates(options, module, data, named, folder, command)
+        metrics = {options.ckpt_path: record.metrics()}
+    else:
+        record = _value_checkpoints(options, module, data, folder, command)
+        metrics = {Path(one.checkpoint): record.metrics(one) for one in record.policies}
+    console = Console()
+    console.print(record.table())
+    files = {"record": record.save(folder / "ope.json")}
+    if isinstance(record, OPERecord):
+        for line in record.lines():
+            console.print(line, highlight=False, soft_wrap=True)
+        files["figure"] = _draw(record, folder / "ope.png")
+    for kind, path in files.items():
+        print(f"{kind}: {path}")
+    for source, values in metrics.items() if options.mlflow else ():
+        found = {f"ope/{name}": value for name, value in values.items()}
+        origin, uri = mlflow_origin(source), options.tracking_uri
+        log_to_origin(origin, "ope", found, [*files.values()], tracking_uri=uri)
+    return 0
 
 
 def _data(checkpoint: Mapping[str, Any], path: Path, dataset: str | None) -> OfflineDataModule:
@@ -149,27 +164,38 @@ def _data(checkpoint: Mapping[str, Any], path: Path, dataset: str | None) -> Off
         ) from error
 
 
-def _evaluate(
+def _read(
+    data: OfflineDataModule, folder: Path, *columns: str
+) -> tuple[OfflineDataset, OfflineDataset]:
+    """Make the folder of the results; return the training data and all data."""
+    make_folder(folder)
+    data.setup("fit")
+    train_set, whole = data.train_set, data.dataset
+    assert train_set is not None and whole is not None  # setup has read them
+    for column in (*columns, "actions", "rewards"):
+        whole.column(column)
+    return train_set, whole
+
+
+# ---- DVF's values of policies --------------------------------------------------------------------
+
+
+def _value_candidates(
     options: OPEOptions,
     module: DVFModule,
     data: OfflineDataModule,
     named: Sequence[tuple[float, Path | None]],
-    argv: Sequence[str],
+    folder: Path,
+    command: str,
 ) -> OPERecord:
-    for name in ("starts", "samples", "episodes"):
-        if getattr(options, name) < 1:
-            raise ConfigError(f"--{name} is {getattr(options, name)}: give at least 1.")
     settings = FQESettings(steps=options.fqe_steps) if options.baseline == "fqe" else None
-    dataset, train_set, seed = data.dataset, data.train_set, options.seed
-    assert dataset is not None and train_set is not None  # setup has read them
-    rewards = getattr(data, "rewards", "as_recorded")
+    rewards, seed = getattr(data, "rewards", "as_recorded"), options.seed
     if options.truth == "rollouts" and rewards != "as_recorded":
         raise ConfigError(
             f"--truth rollouts earn the environment's rewards, but DVF was trained with rewards "
             f"'{rewards}': leave it at data."
         )
-    for column in ("policy", "actions", "rewards"):
-        dataset.column(column)
+    train_set, dataset = _read(data, folder, "policy")
     ope.require_evaluable(module, named)
     candidates = make_candidates(named, dataset, module, seed=seed)
     starts = ope.initial_states(module, dataset, candidates, most=options.starts, seed=seed)
@@ -226,19 +252,11 @@ def _evaluate(
         fqe=None if settings is None else vars(settings),
         fqe_trace=None if trace is None else trace.tolist(),
         seed=seed,
-        command=redacted(command_line(["ope", *argv])),
+        command=command,
     )
 
 
-def _name(options: OPEOptions) -> str:
-    path = options.ckpt_path.resolve()
-    return f"{path.parent.name}-{path.stem}-seed{options.seed}"
-
-
-def _write(record: OPERecord, folder: Path) -> dict[str, Path]:
-    """Write record and figure into a folder."""
-    files = {"record": record.save(folder / "ope.json"), "figure": folder / "ope.png"}
-
+def _draw(record: OPERecord, path: Path) -> Path:
     def column(name: str) -> np.ndarray:
         return np.array([getattr(one, name) for one in record.candidates], np.float64)
 
@@ -249,5 +267,79 @@ def _write(record: OPERecord, folder: Path) -> dict[str, Path]:
         {name.upper(): column(name) for name in record.estimators()},
         record.gamma,
     )
-    save_figure(figure, files["figure"])
-    return files
+    save_figure(figure, path)
+    return path
+
+
+# ---- FQE's values of checkpoints -----------------------------------------------------------------
+
+
+def _value_checkpoints(
+    options: OPEOptions, first: OfflineModule, data: OfflineDataModule, folder: Path, command: str
+) -> PolicyValuesRecord:
+    for name, usual in _OF_DVF.items():
+        if getattr(options, name) != usual:
+            raise ConfigError(
+                f"--{name} goes with DVF's values of other policies: give a DVFModule's checkpoint"
+                " alone, with --policies or with policies that its run held out; or leave it out."
+            )
+    settings = FQESettings(steps=options.fqe_steps)
+    paths = [options.ckpt_path, *options.against]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise ConfigError("--against: a checkpoint is named twice: name each once.")
+    modules = [first, *(load_module(path, options.device) for path in options.against)]
+    made = [
+        acting(module, data.spec, str(path)) for module, path in zip(modules, paths, strict=True)
+    ]
+    train_set, whole = _read(data, folder)
+    held_out = data.held_out
+    valued = whole if held_out is None else held_out
+    gamma = options.gamma
+    if gamma is None:
+        own = (module.hparams.get("gamma") for module in modules)
+        gamma = float(next(filter(None, own), _GAMMA))
+    chosen = first_states(valued, most=options.starts, seed=options.seed)
+    values, traces = fitted_values(
+        train_set,
+        [act for act, _ in made],
+        valued.columns["observations"][valued.episodes[chosen, 0]],
+        gamma=gamma,
+        settings=settings,
+        seed=options.seed,
+        device=options.device,
+        progress=sys.stderr.isatty(),
+    )
+    cut = np.where(valued.episode_terminated, 0.0, gamma**valued.episode_lengths)[chosen]
+    labels = [f"{path.resolve().parent.name}/{path.name}" for path in paths]
+    policies = []
+    for row, (path, module, (_, remark)) in enumerate(zip(paths, modules, made, strict=True)):
+        saved = read_checkpoint(path)
+        policies.append(
+            PolicyValue(
+                label=labels[row] if len(set(labels)) == len(labels) else str(path),
+                method=type(module).__name__,
+                checkpoint=str(path),
+                checkpoint_sha256=file_sha256(path),
+                checkpoint_rule=checkpoint_rule(path, saved),
+                training_seed=module.seed,
+                training_steps=saved.get("global_step"),
+                trained_on_sha256=None if module.spec is None else module.spec.sha256,
+                fqe=Value.of(values[row]),
+                trace=tuple(traces[row].tolist()),
+                remark=remark,
+            )
+        )
+    return PolicyValuesRecord(
+        policies=tuple(policies),
+        behaviour=Value.of(discounted_returns(valued, gamma)[chosen]),
+        behaviour_cut_weight=float(cut.max()),
+        held_out=held_out is not None,
+        gamma=gamma,
+        dataset=whole.spec.name,
+        dataset_sha256=whole.spec.sha256,
+        dataset_handling=whole.spec.handling,
+        initial_states=len(chosen),
+        fqe=vars(settings),
+        seed=options.seed,
+        command=command,
+    )

@@ -20,12 +20,27 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from docstring_parser import parse
+import docstring_parser
+
+from lit_offrl.commands.parsing import OneLineParser
 
 T = TypeVar("T")
+
+
+def parse(kind: type[T], argv: Sequence[str], verb: str, epilog: str | None = None) -> T:
+    """Return the dataclass that a command's arguments make; its docstring describes the command.
+
+    Raises:
+        ConfigError: An argument cannot be.
+    """
+    text = docstring_parser.parse(kind.__doc__ or "")
+    said = filter(None, (text.short_description, text.long_description))
+    parser = OneLineParser(prog=f"lit-offrl {verb}", description=" ".join(said), epilog=epilog)
+    add_options(parser, kind)
+    return make(kind, parser.parse_args(list(argv)))
 
 
 def add_options(
@@ -73,7 +88,7 @@ def descriptions(kind: type) -> dict[str, str]:
     """Return what the docstrings of a class and of its base classes say of each argument."""
     found: dict[str, str] = {}
     for each in reversed(kind.__mro__):
-        for param in parse(each.__doc__ or "").params:
+        for param in docstring_parser.parse(each.__doc__ or "").params:
             found[param.arg_name] = " ".join((param.description or "").split())
     return found
 

@@ -109,7 +109,7 @@ def test_a_checkpoint_may_act_and_its_truth_is_unknown_or_rolled_out(ope, traine
         (["--policies", "7"], "never has the value 7"),
         (["--policies", "two"], "'two' is no policy"),
         (["--policies", "1=none.ckpt"], "none.ckpt: no such checkpoint"),
-        (["--starts", "0"], "--starts is 0"),
+        (["--starts", "0"], "starts is 0"),
         (["--fqe_steps", "0"], "steps is 0"),
         (["--data", "none.hdf5"], "none.hdf5"),
         (["--ckpt_path", "none.ckpt"], "none.ckpt: no such checkpoint"),
@@ -164,7 +164,7 @@ def test_any_checkpoint_is_valued_beside_the_datas_own_policy(lit, d4rl_file, ca
     for words, why in (
         (["--policies", "1"], "--policies goes with DVF's values of other policies"),
         (["--truth", "rollouts"], "--truth goes with DVF's values"),
-        (["--starts", "0"], "--starts is 0"),
+        (["--starts", "0"], "starts is 0"),
         (["--against", "a/last.ckpt"], "is named twice"),
     ):
         assert main(["ope", "--ckpt_path", "a/last.ckpt", *quick, *words]) == 2

@@ -217,7 +217,7 @@ def test_every_file_under_sweeps(path, capsys, folder):
 
 
 def test_every_key_of_evaluate_is_an_option_of_the_command():
-    from lit_offrl.commands.evaluate import _parser
+    from lit_offrl.commands.evaluate import EvaluateOptions
     from lit_offrl.experiments.config import EVALUATE_KEYS
 
-    assert {*EVALUATE_KEYS} <= {*_parser().option_names()}
+    assert {*EVALUATE_KEYS} <= {*EvaluateOptions.__annotations__}
