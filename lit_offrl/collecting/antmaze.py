@@ -47,31 +47,19 @@ PLAY_GOALS: Mapping[str, tuple[tuple[int, int], ...]] = {
 """Cells marked as goals in the mazes that D4RL collected in; lines and columns."""
 
 
+@dataclass
 class _Walker:
-    """A goal-reaching policy that is shown the next waypoint, with normal noise on its actions.
+    """A goal-reaching policy that is shown the next waypoint, with normal noise on its actions."""
 
-    Args:
-        policy: maps rows (E, 29), the ant and the direction to the waypoint, to torques (E, 8).
-        maze: whose ways it goes.
-        random: draws the waypoints' shifts.
-        noise: draws the noise.
-        sigma: standard deviation of the noise, in half-ranges of the action.
-    """
-
-    def __init__(
-        self,
-        policy: Policy,
-        maze: Maze,
-        random: np.random.Generator,
-        noise: np.random.Generator,
-        sigma: float,
-    ) -> None:
-        self._policy, self._maze, self._sigma = policy, maze, sigma
-        self._random, self._noise = random, noise
+    policy: Policy  # from rows (E, 29), the ant and the direction to the waypoint, to torques
+    maze: Maze
+    random: np.random.Generator  # of the waypoints' shifts
+    noise: np.random.Generator
+    sigma: float  # of the noise, in half-ranges of the action
 
     def reset(self, mask: np.ndarray | None = None) -> None:
         """Begin a round of runs, all of them together."""
-        self._policy.reset()
+        self.policy.reset()
         self._at: np.ndarray | None = None  # the free cell that each ant was in last (E, 2)
 
     def aim(self, goals: np.ndarray | None) -> None:
@@ -85,35 +73,30 @@ class _Walker:
         if self._at is None:
             self._at = cells
         # an ant that is on a wall keeps the cell it came from
-        self._at = np.where(self._maze.free[tuple(cells.T)][:, None], cells, self._at)
+        self._at = np.where(self.maze.free[tuple(cells.T)][:, None], cells, self._at)
         directions = self._directions(states, self._at, self._cells(self._goals))
         inputs = np.concatenate([states[:, 2:], directions], axis=1).astype(np.float32)
-        actions = np.asarray(self._policy.act(inputs), np.float64)
-        actions = actions + self._sigma * self._noise.standard_normal(actions.shape)
+        actions = np.asarray(self.policy.act(inputs), np.float64)
+        actions = actions + self.sigma * self.noise.standard_normal(actions.shape)
         return np.clip(actions, -1, 1).astype(np.float32)
 
     def _cells(self, positions: np.ndarray) -> np.ndarray:
         """Return the cells (E, 2), line and column, of positions (E, 2 or more)."""
         cells = np.rint(positions[:, 1::-1] / CELL + 1).astype(np.int64)
-        return np.clip(cells, 0, np.array(self._maze.free.shape) - 1)
+        return np.clip(cells, 0, np.array(self.maze.free.shape) - 1)
 
     def _directions(self, states: np.ndarray, cells: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Return the way to the next waypoint (E, 2), of norm 10; 0 exactly at a waypoint."""
-        here, there = (self._maze.numbers[tuple(of.T)] for of in (cells, targets))
-        next_cells = self._maze.cells[self._maze.next_cells[here, there]]
-        shifted = centres(next_cells) + self._random.uniform(0, JITTER, (len(states), 2))
+        here, there = (self.maze.numbers[tuple(of.T)] for of in (cells, targets))
+        next_cells = self.maze.cells[self.maze.next_cells[here, there]]
+        shifted = centres(next_cells) + self.random.uniform(0, JITTER, (len(states), 2))
         ways = np.where((here == there)[:, None], self._goals, shifted) - states[:, :2]
         lengths = np.linalg.norm(ways, axis=1, keepdims=True)
         return NORM * ways / np.maximum(lengths, 1e-12)
 
 
 class _Run(Episode):
-    """A run of an ant from its start; all runs share one model, each has data of its own.
-
-    Args:
-        number: of the run.
-        collection: whose columns the rows go to.
-    """
+    """A run of an ant from its start; all runs share one model, each has data of its own."""
 
     def __init__(self, number: int, collection: AntMazeCollection) -> None:
         self.number, self._collection = number, collection

@@ -128,11 +128,7 @@ class Collection(ABC):
 
 
 def require_bounded(space: gymnasium.spaces.Box, env_id: str) -> None:
-    """Refuse an environment whose actions have no bounds.
-
-    Raises:
-        ConfigError: They have none.
-    """
+    """Raise ConfigError for an environment whose actions have no bounds."""
     if not np.isfinite([space.low, space.high]).all():
         raise ConfigError(
             f"Environment '{env_id}' has unbounded actions: wrap it so that they are."

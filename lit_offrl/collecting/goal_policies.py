@@ -20,7 +20,7 @@ import numpy as np
 
 from lit_offrl.common.errors import ConfigError, LitOffRLError, first_line, nearest
 from lit_offrl.common.policy import Policy
-from lit_offrl.datasets.npz import UNREADABLE_NPZ
+from lit_offrl.datasets.npz import UnreadableError, read_npz
 
 OBSERVATION, ACTION = 29, 8  # 27 of the ant without x and y, and the direction (2,); its torques
 ACTIVATIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -43,7 +43,10 @@ def load_goal_policy(path: Path, seed: int) -> Policy:
     if not path.is_file():
         raise ConfigError(f"--policy {path}: no such file: give an .npz of weights or a .ckpt.")
     if path.suffix == ".npz":
-        return MLPPolicy(_read(path), str(path), seed)
+        try:
+            return MLPPolicy(read_npz(path), str(path), seed)
+        except UnreadableError as error:
+            raise ConfigError(f"--policy {path}: {error}: write it with numpy.savez.") from error
     from lit_offrl.modules import load_module  # here: it imports Lightning, which takes seconds
 
     module = load_module(path)
@@ -54,11 +57,6 @@ def load_goal_policy(path: Path, seed: int) -> Policy:
             f" the ant with a direction, from {OBSERVATION} to {ACTION}."
         )
     policy = module.policy()
-    _try(policy, path)
-    return policy
-
-
-def _try(policy: Policy, path: Path) -> None:
     try:
         shape = policy.act(np.zeros((2, OBSERVATION), np.float32)).shape
     except LitOffRLError:
@@ -68,6 +66,7 @@ def _try(policy: Policy, path: Path) -> None:
         raise ConfigError(f"--policy {path}: takes no rows of {OBSERVATION}: {first}.") from error
     if shape != (2, ACTION):
         raise ConfigError(f"--policy {path}: gives actions {shape} for 2 rows: (2, {ACTION}) fit.")
+    return policy
 
 
 class MLPPolicy:
@@ -160,18 +159,3 @@ class MLPPolicy:
             normal = self._random.standard_normal(mean.shape, np.float32)
             mean = mean + np.exp(np.clip(log_std, *_LOG_STD)) * normal
         return np.tanh(mean)
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    key = "its list of arrays"
-    arrays = {}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            for key in file.files:
-                arrays[key] = file[key]
-    except UNREADABLE_NPZ as error:
-        first = first_line(error)
-        raise ConfigError(
-            f"--policy {path}: {key} cannot be read ({first}): write it with numpy.savez."
-        ) from error
-    return arrays

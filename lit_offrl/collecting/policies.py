@@ -33,13 +33,7 @@ _COLUMNS = {
 
 
 class _Episode(Episode):
-    """An episode: its environment, its noise, and the rows so far.
-
-    Args:
-        number: of the episode; with the seed it gives those of environment and noise.
-        env: the environment, not yet reset.
-        collection: whose noise disturbs the policy's actions; without a policy, actions are drawn.
-    """
+    """An episode: its environment, its noise, and the rows so far."""
 
     def __init__(self, number: int, env: gymnasium.Env, collection: PolicyCollection) -> None:
         super().__init__(number, env, collection.seed)
@@ -75,10 +69,9 @@ class _Still:
         self._shape = shape
 
     def reset(self, mask: np.ndarray | None = None) -> None:
-        """Nothing lasts between steps."""
+        pass
 
     def act(self, observations: np.ndarray) -> np.ndarray:
-        """Return zeros (E, a)."""
         return np.zeros((len(observations), *self._shape), np.float32)
 
 
@@ -154,10 +147,7 @@ class PolicyCollection(Collection):
         return [one for one in begun if one.done] or begun[:1]
 
     def recorded(self) -> tuple[dict[str, np.ndarray], bool]:
-        """Return at most N rows, the last of which ends an episode, and whether it was cut.
-
-        A cut episode ends in a timeout: it did not fail, and nothing is known beyond its last row.
-        """
+        """Return at most N rows, the last of which ends an episode, and whether it was cut."""
         rows = [row for one in self._whole() for row in one.rows][: self.steps]
         columns: dict[str, np.ndarray] = {
             name: np.asarray(values, kind)

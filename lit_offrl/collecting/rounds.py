@@ -140,9 +140,5 @@ def grow(folder: Path, rounds: int) -> Path:
         "policy_rows": np.array([len(part["rewards"]) for part in parts]),
         "policy_return_mean": np.array([float(one["return_mean"]) for one in facts]),
     }
-    return write_hdf5(growing_file(folder), columns, attributes)
-
-
-def growing_file(folder: Path) -> Path:
-    """Return the file of all rounds' rows; the dataset goes by the folder's name."""
-    return folder / f"{folder.resolve().name}.hdf5"
+    name = folder.resolve().name  # by which the dataset goes, too
+    return write_hdf5(folder / f"{name}.hdf5", columns, attributes)

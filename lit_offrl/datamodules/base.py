@@ -15,6 +15,7 @@ from lightning.pytorch import LightningDataModule
 from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.common.quiet import say
 from lit_offrl.common.randomness import ShardedGenerator
+from lit_offrl.common.ranges import require_in
 from lit_offrl.datamodules.loaders import FixedLoader, batches_of_epoch
 from lit_offrl.datasets.bounds import outside_bounds, settle_bounds
 from lit_offrl.datasets.catalog import Reading, default_cache_dir, resolve
@@ -84,16 +85,8 @@ class OfflineDataModule(LightningDataModule):
         hold_out_policies: Sequence[float] = (),
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}: give at least 1.")
-        if not 0 <= validation_fraction < 1:
-            raise ConfigError(
-                f"validation_fraction is {validation_fraction}: give a fraction in [0, 1)."
-            )
-        if validation_batches is not None and validation_batches < 1:
-            raise ConfigError(
-                f"validation_batches is {validation_batches}: give at least 1, or null for all."
-            )
+        require_in("[1, inf)", batch_size=batch_size, validation_batches=validation_batches)
+        require_in("[0, 1)", validation_fraction=validation_fraction)
         self.view = view
         self.batch_size = batch_size
         self.validation_fraction = validation_fraction
@@ -199,7 +192,7 @@ class OfflineDataModule(LightningDataModule):
         accumulated = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
         order: Order = RowOrder(*place)
         if priorities is not None:
-            order = PrioritizedOrder(*place, priorities, accumulated)
+            order = PrioritizedOrder(*place, settings=priorities, accumulated=accumulated)
         order.load_state_dict(self._order_state)
         self.row_order, self._order_state = order, {}
         # Lightning steps at an epoch's end even where gradients are still to be accumulated: so an
@@ -224,9 +217,7 @@ class OfflineDataModule(LightningDataModule):
         """All held-out rows; all rows if nothing is held out."""
         return self._fixed(None)
 
-    def predict_dataloader(self) -> FixedLoader:
-        """All held-out rows; all rows if nothing is held out."""
-        return self._fixed(None)
+    predict_dataloader = test_dataloader
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
@@ -263,20 +254,17 @@ class OfflineDataModule(LightningDataModule):
         """All episodes with the rewards of the environment; None before setup."""
         return self.dataset
 
-    def train_observations(self) -> np.ndarray:
-        """Observations (N, o) of the training episodes, for a normaliser's statistics."""
-        return self._train_column("observations")
-
-    def train_rewards(self) -> np.ndarray:
-        """Rewards (n,) of the labelled rows of the training episodes."""
-        rewards = self._train_column("rewards")
-        if "reward_mask" not in self._require_rows()[0].columns:
-            return rewards
-        return rewards[self._train_column("reward_mask")]
-
-    def train_policies(self) -> np.ndarray:
-        """Column ``policy`` (N,) of the training episodes: which policy took each step."""
-        return self._train_column("policy")
+    def train_column(self, name: str) -> np.ndarray:
+        """A column (N,) or (N, d) of the training episodes' rows, of rewards only the labelled."""
+        dataset, split = self._require_rows()
+        column, rows = dataset.column(name), np.ones(len(dataset), dtype=np.bool_)
+        if not split.is_whole:
+            chosen = np.zeros(len(dataset.episodes), dtype=np.bool_)
+            chosen[split.train] = True
+            rows = np.repeat(chosen, dataset.episode_lengths)
+        if name == "rewards" and "reward_mask" in dataset.columns:
+            rows = rows & dataset.columns["reward_mask"]
+        return column if rows.all() else column[rows]
 
     def train_view(self) -> BoundView:
         """The training episodes through the view, for what a module computes once for all rows."""
@@ -311,15 +299,6 @@ class OfflineDataModule(LightningDataModule):
     def _copy(self, episodes: np.ndarray) -> OfflineDataset:
         dataset, split = self._require_rows()
         return dataset if split.is_whole else dataset.take_episodes(episodes)
-
-    def _train_column(self, name: str) -> np.ndarray:
-        dataset, split = self._require_rows()
-        column = dataset.column(name)
-        if split.is_whole:
-            return column
-        chosen = np.zeros(len(dataset.episodes), dtype=np.bool_)
-        chosen[split.train] = True
-        return column[np.repeat(chosen, dataset.episode_lengths)]
 
     def _bind(self, which: Literal["train", "held_out"]) -> BoundView:
         """Return a view of some episodes; both share the columns, which are bound once."""

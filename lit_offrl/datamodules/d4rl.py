@@ -37,11 +37,7 @@ class D4RLDataModule(OfflineDataModule):
         accept_faults: Whether data that the catalogue refuses are used all the same.
         cache: Whether columns are kept on disk; without it every process reads the file.
         cache_dir: Folder of the cached columns; by default the folder ``cache`` in ``data_dir``.
-        kwargs: Options of :class:`OfflineDataModule`.
-
-    Raises:
-        DatasetError: There is no such dataset, or it cannot be used.
-        ConfigError: A number is out of its range, or an option does not go with the dataset.
+        kwargs: Options of :class:`OfflineDataModule`, whose errors are raised.
     """
 
     def __init__(

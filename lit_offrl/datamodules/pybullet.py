@@ -15,11 +15,7 @@ class PyBulletDataModule(OfflineDataModule):
         dataset: A name that ``lit-offrl datasets list`` shows, or the path of a file; by default
             the small dataset that comes with the package.
         view: How rows become batches; by default the method chooses.
-        kwargs: Options of :class:`OfflineDataModule`.
-
-    Raises:
-        DatasetError: There is no such dataset, or it cannot be used.
-        ConfigError: A number is out of its range, or an option does not go with the dataset.
+        kwargs: Options of :class:`OfflineDataModule`, whose errors are raised.
     """
 
     def __init__(

@@ -13,6 +13,7 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+from concurrent.futures import Future
 from typing import Any
 
 from lit_offrl.common.errors import reason
@@ -41,25 +42,35 @@ class Refused(Exception):
 def open_url(request: urllib.request.Request) -> Any:
     """Return the response to a request.
 
+    A server that sends a byte a second keeps a connection alive, so whoever waits for its answer
+    does so in a thread, which ends with the process where the time has passed.
+
     Raises:
         BrokenOff: there is none, or not in time.
         HTTPError: it is an error.
     """
-    with _Deadline(_ANSWER) as deadline:
-        opener = urllib.request.build_opener(_Redirects, *deadline.handlers())
-        try:
-            response = opener.open(request, timeout=_TIMEOUT)
-        except urllib.error.HTTPError:
-            raise
-        except (OSError, http.client.HTTPException) as error:
-            deadline.require()
-            cause = getattr(error, "reason", None) or error
-            raise BrokenOff(
-                f"no connection ({printable(str(cause) or type(cause).__name__)})",
-                again=_may_pass(cause),
-            ) from None
-    deadline.require()  # a head that was cut off is taken for a whole one
-    return response
+    answer: Future[Any] = Future()
+    threading.Thread(target=_ask, args=(request, answer), daemon=True).start()
+    try:
+        return answer.result(_ANSWER)
+    except urllib.error.HTTPError:
+        raise
+    except (OSError, http.client.HTTPException) as error:
+        if not answer.done():
+            raise BrokenOff(f"no answer within {_ANSWER:g} s", again=False) from None
+        cause = getattr(error, "reason", None) or error
+        raise BrokenOff(
+            f"no connection ({printable(str(cause) or type(cause).__name__)})",
+            again=_may_pass(cause),
+        ) from None
+
+
+def _ask(request: urllib.request.Request, answer: Future[Any]) -> None:
+    try:
+        opener = urllib.request.build_opener(_Redirects)
+        answer.set_result(opener.open(request, timeout=_TIMEOUT))
+    except BaseException as error:
+        answer.set_exception(error)
 
 
 def _may_pass(cause: object) -> bool:
@@ -68,55 +79,6 @@ def _may_pass(cause: object) -> bool:
     return isinstance(cause, OSError | http.client.RemoteDisconnected) and (
         not isinstance(cause, lasting)
     )
-
-
-class _Deadline:
-    """Ends a connection whose answer has not begun in time: a byte a second keeps it alive else."""
-
-    def __init__(self, seconds: float) -> None:
-        self.passed = False
-        self._connections: list[http.client.HTTPConnection] = []
-        self._timer = threading.Timer(seconds, self._end)
-        self._timer.daemon = True
-
-    def __enter__(self) -> _Deadline:
-        self._timer.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-
-    def require(self) -> None:
-        """Raise BrokenOff if the time has passed."""
-        if self.passed:
-            raise BrokenOff(f"no answer within {_ANSWER:g} s", again=False) from None
-
-    def handlers(self) -> list[urllib.request.BaseHandler]:
-        """Return urllib's handlers with their connections watched."""
-        watch = self._watch
-
-        class Http(urllib.request.HTTPHandler):
-            def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-                return self.do_open(watch(http.client.HTTPConnection), req)
-
-        class Https(urllib.request.HTTPSHandler):
-            def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-                return self.do_open(watch(http.client.HTTPSConnection), req)
-
-        return [Http(), Https()]
-
-    def _watch(self, kind: type[http.client.HTTPConnection]) -> Any:
-        def connect(host: str, **options: Any) -> http.client.HTTPConnection:
-            self._connections.append(kind(host, **options))
-            return self._connections[-1]
-
-        return connect
-
-    def _end(self) -> None:
-        self.passed = True
-        for connection in self._connections:
-            with contextlib.suppress(OSError, AttributeError):  # closed, or not yet connected
-                connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -22,15 +22,12 @@ _ON_AND_ON = ("maze2d", "antmaze")  # D4RL's runs go on where an episode was cut
 
 
 def mark_autoresets(dataset: OfflineDataset) -> OfflineDataset:
-    """Return the dataset with what auto-resets put into ``next_observations`` marked, and said.
+    """Return a dataset, in the order recorded, with auto-resets' ``next_observations`` marked.
 
     An equality of one episode's last with the next one's first observation counts where it holds
     for half of the ends of its kind (terminals, timeouts) or more, or where no other episode begins
     in that state; else an environment that always begins in one state, and by chance ended there,
     would be taken for one.
-
-    Args:
-        dataset: with its episodes in the order in which they were recorded.
     """
     columns, spec = dataset.columns, dataset.spec
     if "next_observations" not in columns or "next_unknown" in columns:

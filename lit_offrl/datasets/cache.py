@@ -70,18 +70,12 @@ class ColumnCache:
                 f"{path}: cannot be read ({error.strerror or error}): check the file."
             ) from None
         record = {"path": str(path.absolute()), "identity": identity, "sha256": digest}
-        with self._writing():
-            with replacing(note) as temporary:
-                temporary.write_text(json.dumps(record), encoding="utf-8")
+        with self._writing(), replacing(note) as temporary:
+            temporary.write_text(json.dumps(record), encoding="utf-8")
         return digest
 
     def find(self, sha256: str, options: Mapping[str, Any]) -> OfflineDataset | None:
-        """Return an entry's dataset with its columns memory-mapped; None if there is none.
-
-        Args:
-            sha256: of the file.
-            options: of the reader, as far as columns or spec depend on them; plain types.
-        """
+        """Return an entry's dataset with its columns memory-mapped; None if there is none."""
         return _load(self._entry(sha256, options))
 
     def fetch(
@@ -91,7 +85,7 @@ class ColumnCache:
 
         Args:
             sha256: of the file.
-            options: as in ``find``.
+            options: of the reader, as far as columns or spec depend on them; plain types.
             make: reads the dataset; its errors are passed on, and no entry is written.
 
         Raises:
@@ -102,11 +96,10 @@ class ColumnCache:
         found = _load(entry)
         if found is not None:
             return found
-        with self._writing():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(f"{entry}.lock")
-            lock.acquire()
-        try:
+        with contextlib.ExitStack() as held:
+            with self._writing():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(FileLock(f"{entry}.lock"))
             found = _load(entry)  # another process may have made it meanwhile
             if found is not None:
                 return found
@@ -115,9 +108,7 @@ class ColumnCache:
                 raise DatasetError(f"{dataset.spec.origin}: changed while it was read: try again.")
             with self._writing():
                 _save(dataset, entry)
-        finally:
-            lock.release()
-        found = _load(entry)
+            found = _load(entry)
         if found is None:
             raise DatasetError(f"{entry}: was removed or damaged while it was made: try again.")
         return found

@@ -15,7 +15,7 @@ from lit_offrl.datasets.environments import env_id_from_name
 from lit_offrl.datasets.hdf5 import Format, read_hdf5, read_header
 from lit_offrl.datasets.logs import is_log
 from lit_offrl.datasets.other_formats import refuse_other_formats
-from lit_offrl.datasets.pybullet import without_layout
+from lit_offrl.datasets.pybullet import LAYOUT
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.datasets.sidecar import read_sidecar
 
@@ -71,11 +71,7 @@ class FileSource:
         return self.path.is_file()
 
     def require_on_disk(self) -> None:
-        """Refuse a catalogue entry whose file is not there.
-
-        Raises:
-            DatasetError: it names the command that downloads it.
-        """
+        """Raise DatasetError for a catalogue entry whose file is not there."""
         if self.entry is not None and not self.on_disk:
             raise DatasetError(
                 f"{self.name}: is not on disk ({self.path}): "
@@ -83,17 +79,12 @@ class FileSource:
             )
 
     def header(self) -> DatasetSpec:
-        """Return the spec: from the cache, else the file, else (not on disk) the catalogue.
-
-        Raises:
-            DatasetError: As ``read_header``.
-        """
+        """Return the spec: from the cache, else the file, else (not on disk) the catalogue."""
         if self.entry is not None and not self.on_disk:
             return self.entry.spec()
-        cache = self.reading.cache
-        digest = cache.sha256(self.path, compute=False) if cache and self.on_disk else None
-        if cache is not None and digest is not None:
-            found = cache.find(digest, self._key())
+        if (cache := self.reading.cache) is not None and self.on_disk:
+            digest = cache.sha256(self.path, compute=False)
+            found = cache.find(digest, self._key()) if digest is not None else None
             if found is not None:
                 return self._complete(found.spec)
         return self._complete(read_header(self.path, name=self.name, **self._layout()))
@@ -137,11 +128,7 @@ class FileSource:
             self._same_as_downloaded(digest)
             dataset = cache.fetch(digest, self._key(), make)
         for name in require:
-            if name not in dataset.columns:
-                raise DatasetError(
-                    f"{self.path}: has no column '{name}' (it has {', '.join(dataset.columns)})."
-                    f"{nearest(name, dataset.columns) or ' Choose a file that has it.'}"
-                )
+            dataset.column(name)
         return dataset.with_spec(self._complete(dataset.spec))
 
     def _layout(self) -> dict[str, Any]:
@@ -156,9 +143,8 @@ class FileSource:
         """Return all that the cached columns depend on, beside the file's bytes."""
         # A file's name may tell its environment, and so how it is read.
         task = env_id_from_name(self.path.name) if self.entry is None else self.entry.name
-        return {
-            **self._layout(), "sparse_windows": self.reading.sparse_windows, "task": task
-        }  # fmt: skip
+        sparse = self.reading.sparse_windows
+        return {**self._layout(), "sparse_windows": sparse, "task": task}
 
     def _complete(self, spec: DatasetSpec) -> DatasetSpec:
         """Put in what depends on this source and not on the file's bytes."""
@@ -166,7 +152,8 @@ class FileSource:
         if self.entry is None:
             return spec
         if self.entry.format == "pybullet":
-            spec = replace(spec, handling=without_layout(spec.handling))
+            others = tuple(each for each in spec.handling if not each.startswith(LAYOUT))
+            spec = replace(spec, handling=others)  # what is said of a layout that is known
         # The catalogue knows the environment, or that there is none, better than the file's name.
         return self.entry.complete(replace(spec, env_id=self._layout()["env_id"]))
 
@@ -233,7 +220,7 @@ def resolve(
     if os.sep not in text and own.is_file():
         return FileSource(text, own, reading=reading)
     if os.sep in text or path.suffix in _SUFFIXES or is_log(path):
-        known = [entry.name for entry in path.parent.glob("*")] if path.parent.is_dir() else []
+        known = [place.name for place in path.parent.glob("*")]
         hint = nearest(path.name, known) or " Check the path."
         raise DatasetError(f"{text}: no such file.{hint}")
     names = [*CATALOG, *packaged, *(file.stem for file in folder.glob("*.hdf5"))]
@@ -250,10 +237,6 @@ def load_dataset(
     data_dir: str | os.PathLike[str] | None = None,
     accept_faults: bool = False,
 ) -> OfflineDataset:
-    """Find a dataset and read it: ``resolve(...).read(...)``, without a cache.
-
-    Raises:
-        DatasetError: as those two.
-    """
+    """Find a dataset and read it: ``resolve(...).read(...)``, without a cache."""
     reading = Reading(format, env_id, accept_faults=accept_faults)
     return resolve(name_or_path, data_dir, reading).read(require=require)

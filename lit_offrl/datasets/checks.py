@@ -9,7 +9,7 @@ import numpy as np
 
 from lit_offrl.datasets.bounds import outside_bounds, ranges
 from lit_offrl.datasets.d4rl import family
-from lit_offrl.datasets.pybullet import is_guess
+from lit_offrl.datasets.pybullet import GUESSED
 from lit_offrl.datasets.schema import OfflineDataset
 
 _BLOCK = 100_000  # rows that are compared at a time
@@ -91,7 +91,7 @@ def _warnings(dataset: OfflineDataset) -> Iterator[str]:
                 f"{int(broken.sum()):,} rows within episodes, first in row "
                 f"{int(np.argmax(broken)):,}"
             )
-    yield from filter(is_guess, spec.handling)
+    yield from (each for each in spec.handling if each.startswith(GUESSED))
     yield from spec.notices
     yield from _odd_ends(dataset)
 

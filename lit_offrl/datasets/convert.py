@@ -16,12 +16,14 @@ from lit_offrl.common.files import file_sha256, require_writable
 from lit_offrl.common.ranges import require_fields
 from lit_offrl.datasets.environments import ENVIRONMENTS
 from lit_offrl.datasets.hdf5 import write_hdf5
-from lit_offrl.datasets.log_columns import choose_columns, one_column, require_one_role
+from lit_offrl.datasets.log_columns import choose_columns
 from lit_offrl.datasets.log_values import episode_ends, flags, numbers, require_rising
 from lit_offrl.datasets.logs import Log, open_log
 from lit_offrl.datasets.values import remarks
 
 SUFFIXES = (".hdf5", ".h5")
+_VECTORS = ("observations", "actions", "next_observations")
+_SINGLE = ("reward", "episode", "terminal", "timeout", "time")
 _LONGEST = 30_000  # letters of an attribute; HDF5 takes 64 KiB
 
 
@@ -122,22 +124,30 @@ def convert_log(
 
 
 def _roles(log: Log, options: LogOptions) -> dict[str, list[str]]:
-    """Return the columns of each option that names some."""
-    where, roles = str(log.path), {}
-    for key in ("observations", "actions", "next_observations"):
-        if (text := getattr(options, key)) is not None:
-            roles[f"--{key}"] = choose_columns(text, log.columns, f"--{key}", where)
-    for key in ("reward", "episode", "terminal", "timeout", "time"):
-        if (text := getattr(options, key)) is not None:
-            roles[f"--{key}"] = [one_column(text, log.columns, f"--{key}", where)]
-    require_one_role(roles, where)
+    """Return the columns of each option that names some; none may stand for two things."""
+    where, roles, taken = str(log.path), {}, dict[str, str]()
+    for key in (*_VECTORS, *_SINGLE):
+        if (text := getattr(options, key)) is None:
+            continue
+        option = f"--{key}"
+        roles[option] = choose_columns(text, log.columns, option, where)
+        if key in _SINGLE and len(roles[option]) > 1:
+            count = len(roles[option])
+            raise ConfigError(f"{where}: {option} is '{text}', {count} columns: name one.")
+        for column in roles[option]:  # which a pattern that is too wide takes, too
+            if column in taken:
+                raise ConfigError(
+                    f"{where}: column '{column}' is taken for {taken[column]} and for {option}: "
+                    "name it in one of them."
+                )
+            taken[column] = option
     return roles
 
 
 def _columns(frame: Any, roles: Mapping[str, list[str]], where: str) -> dict[str, np.ndarray]:
     """Return the columns of the file to be written."""
     columns = {}
-    for key in ("observations", "actions", "next_observations"):
+    for key in _VECTORS:
         if names := roles.get(f"--{key}"):
             pieces = [numbers(frame[name], where).reshape(len(frame), -1) for name in names]
             columns[key] = np.concatenate(pieces, axis=1)
@@ -220,15 +230,10 @@ def _check_sizes(
                     "give a smaller and a larger number."
                 )
     facts = ENVIRONMENTS.get(env_id or "")
-    if facts is None:
-        return
-    for key, expected in (
-        ("observations", facts.observation_dim),
-        ("actions", facts.action_dim),
-    ):
+    for key, expected in facts.sizes.items() if facts is not None else ():
         if key in sizes and sizes[key] != expected:
             raise ConfigError(
-                f"{where}: --{key} are {sizes[key]} numbers and {facts.env_id} has {expected}: "
+                f"{where}: --{key} are {sizes[key]} numbers and {env_id} has {expected}: "
                 "name its columns, or leave --env out."
             )
 
@@ -243,7 +248,7 @@ def _summary(
         "episodes": f"{int(ends.sum()):,}: {terminated:,} end in a terminal, "
         f"{int(ends.sum()) - terminated:,} in a timeout",
     }
-    for key in ("observations", "actions", "next_observations"):
+    for key in _VECTORS:
         if key in columns:
             names = roles[f"--{key}"]
             summary[key] = f"{columns[key].shape[1]}: {', '.join(names)}"

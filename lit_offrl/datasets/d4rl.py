@@ -18,7 +18,7 @@ rewarded row, and its other rows are left out, so that the rewards of any snippe
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -30,11 +30,6 @@ from lit_offrl.datasets.environments import OWN
 def family(task: str | None) -> str | None:
     """Return ``antmaze`` for ``lit_offrl/antmaze-umaze-v2`` or ``antmaze-umaze-v2``."""
     return None if task is None else task.removeprefix(OWN).partition("-")[0]
-
-
-def needs_care(task: str | None, columns: Container[str]) -> bool:
-    """Say whether a file of this task's data may be changed on reading."""
-    return task is not None and (family(task) == "antmaze" or "timeouts" not in columns)
 
 
 def fix_conventions(
@@ -59,7 +54,8 @@ def fix_conventions(
         DatasetError: if a column is wrong, or missing for sparse windows.
         ConfigError: if sparse windows are requested for other data.
     """
-    if not sparse_windows and not needs_care(task, columns):
+    stands = task is None or (family(task) != "antmaze" and "timeouts" in columns)
+    if stands and not sparse_windows:
         return dict(columns), ()
     cleaned = clean_columns(columns, where)
     done: list[str] = []

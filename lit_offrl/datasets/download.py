@@ -10,12 +10,11 @@ NAME.hdf5.json        its sha256, for the next time
 from __future__ import annotations
 
 import datetime
-import fcntl
 import os
 import urllib.parse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from lit_offrl.common.errors import DatasetError, DownloadError
 from lit_offrl.common.files import file_sha256
@@ -52,7 +51,7 @@ def download(
     path = folder / f"{entry.name}.hdf5"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(path):
+        with FileLock(f"{path}.lock"):
             if path.exists() and not force and _verified_before(path, entry):
                 return path
             part = path.with_name(path.name + ".part")
@@ -122,11 +121,3 @@ def _verify(path: Path, entry: CatalogEntry) -> None:
         )
     except DatasetError as error:
         raise Refused(f"what came is no such dataset ({error})") from None
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time work on a file; the lock ends with the process, however it ends."""
-    with path.with_name(path.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

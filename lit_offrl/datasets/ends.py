@@ -30,7 +30,7 @@ import numpy as np
 
 from lit_offrl.common.errors import DatasetError
 from lit_offrl.datasets.columns import KINDS, NUMERIC
-from lit_offrl.datasets.ends_implied import implied_ends, implies
+from lit_offrl.datasets.ends_implied import implied_ends, implies, runs
 
 _EPISODE = r"(ep|eps|episode|episodes|traj|trajs|trajectory|trajectories|rollout)"
 _NAMES = {
@@ -85,11 +85,7 @@ def decisive(keys: Iterable[str]) -> bool:
 
 
 def refuse_undecided(keys: Iterable[str], where: str) -> None:
-    """Refuse columns that say where episodes end and leave open how.
-
-    Raises:
-        DatasetError: naming the first of them.
-    """
+    """Raise DatasetError for the first column that says where episodes end and not how."""
     for key in keys:
         if kind_of(key) not in (None, "unknown", *_IMPLIED):
             raise DatasetError(
@@ -103,12 +99,6 @@ def may_claim(key: str, shape: tuple[int, ...], dtype: np.dtype, rows: int) -> b
     """Say whether a column is to be read for what it claims, or refused by name in ``read_ends``.
 
     Not where another use explains it better: a start position (N, 2), an action mask (N, k).
-
-    Args:
-        key: its name.
-        shape: as stored.
-        dtype: as stored.
-        rows: N.
     """
     kind = kind_of(key)
     flat = len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
@@ -144,11 +134,7 @@ def doubt(columns: Mapping[str, np.ndarray]) -> tuple[str, ...]:
 
 
 def refuse(key: str, what: str, where: str) -> NoReturn:
-    """Refuse a column whose name promises episodes' ends.
-
-    Raises:
-        DatasetError: always, naming it and ``what`` is wrong with it.
-    """
+    """Raise DatasetError for ``what`` is wrong with a column whose name promises episodes' ends."""
     raise DatasetError(
         f"{where}: column '{key}' sounds like episodes' ends and {what}: write 'timeouts' (bool, "
         "True on the last row of an episode that did not end in a terminal), or rename it."
@@ -276,7 +262,7 @@ class _Ends:
         return {"terminals": terminals[1], "timeouts": rest}
 
     def _take(self, key: str, values: np.ndarray) -> None:
-        kind = kind_of(key) if key not in _DECISIVE else key
+        kind = kind_of(key)
         if values.dtype.kind not in NUMERIC or values.ndim not in (1, 2) or values[:1].size != 1:
             if key in KINDS:
                 return  # its own check says what is wrong with it
@@ -337,18 +323,10 @@ class _Ends:
 
     def _changes(self, key: str, values: np.ndarray) -> np.ndarray:
         """Return the last rows of runs of equal numbers; an episode must be one run."""
-        ends = np.ones(self._rows, dtype=np.bool_)
-        ends[:-1] = values[1:] != values[:-1]
-        firsts = np.flatnonzero(_after(ends))
-        numbers = values[firsts]
-        if len(np.unique(numbers)) < len(numbers):
-            order = np.argsort(numbers, kind="stable")
-            again = np.sort(order[1:][numbers[order[1:]] == numbers[order[:-1]]])[0]
-            self._refuse(
-                key,
-                f"comes back to {numbers[again]} in row {firsts[again]:,}, so that the rows of an "
-                "episode do not lie together (sort them by episode)",
-            )
+        ends, again = runs(values)
+        if again is not None:
+            apart = "so that the rows of an episode do not lie together (sort them by episode)"
+            self._refuse(key, f"comes back to {values[again]} in row {again:,}, {apart}")
         return ends
 
     def _at(self, key: str, rows: np.ndarray, last: bool = True) -> np.ndarray:

@@ -52,8 +52,17 @@ def _counted(values: np.ndarray) -> np.ndarray | None:
 
 
 def _numbered(values: np.ndarray) -> np.ndarray | None:
+    ends, again = runs(values)
+    return ends if again is None else None
+
+
+def runs(values: np.ndarray) -> tuple[np.ndarray, int | None]:
+    """Return the last rows (N,) of runs of equal values, and the first row where one comes back."""
     ends = np.append(values[1:] != values[:-1], True)
-    return ends if len(np.unique(values)) == ends.sum() else None
+    starts = np.flatnonzero(np.append(True, ends[:-1]))
+    _, firsts = np.unique(values[starts], return_index=True)
+    again = np.setdiff1d(np.arange(len(starts)), firsts)
+    return ends, int(starts[again[0]]) if len(again) else None
 
 
 def _measured(values: np.ndarray) -> np.ndarray | None:

@@ -140,9 +140,7 @@ class CatalogEntry:
         )
 
 
-def _entries() -> dict[str, CatalogEntry]:
-    facts = json.loads(_FACTS.read_text(encoding="utf-8"))["datasets"]
-    return {name: CatalogEntry(name=name, **values) for name, values in facts.items()}
-
-
-CATALOG: Mapping[str, CatalogEntry] = _entries()
+CATALOG: Mapping[str, CatalogEntry] = {
+    name: CatalogEntry(name=name, **facts)
+    for name, facts in json.loads(_FACTS.read_text(encoding="utf-8"))["datasets"].items()
+}

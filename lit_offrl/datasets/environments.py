@@ -10,7 +10,7 @@ from pathlib import PurePath
 
 @dataclass(frozen=True)
 class EnvironmentFacts:
-    """Sizes, action bounds, step limit and the two returns that score 0 and 100."""
+    """Sizes, step limit and the two returns that score 0 and 100; actions are within ±1."""
 
     env_id: str
     observation_dim: int
@@ -19,18 +19,21 @@ class EnvironmentFacts:
     ref_min_score: float
     ref_max_score: float
     ref_source: str
-    action_bound: float = 1.0
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Dimensions of a row, by column."""
+        return {"observations": self.observation_dim, "actions": self.action_dim}
 
 
-def _bullet(
-    env_id: str, task: str, sizes: tuple[int, int], low: float, high: float
-) -> EnvironmentFacts:
-    source = f"d4rl/infos.py, bullet-{task}-*-v0"
-    return EnvironmentFacts(env_id, *sizes, 1000, low, high, source)
-
-
-# Sizes, step limit and references of the tasks that this package's own environments stand for.
-_TASKS = """
+# Sizes, step limit and references of environments, and the task of D4RL's that these are of.
+# d4rl-pybullet registers none for its data; these are D4RL's, for the same environments. D4RL's
+# minimum for the ant is far above what d4rl-pybullet's untrained actor earns (10.35).
+_FACTS = """
+HopperBulletEnv-v0          15  3 1000   20.058972 1441.8059623430963   bullet-hopper-*-v0
+HalfCheetahBulletEnv-v0     26  6 1000 -1275.766996 2381.6725           bullet-halfcheetah-*-v0
+Walker2DBulletEnv-v0        22  6 1000   16.523877 1623.6476303317536   bullet-walker2d-*-v0
+AntBulletEnv-v0             28  8 1000  373.705955 2650.495             bullet-ant-*-v0
 maze2d-open-v1               4  2  150    0.01     20.66                maze2d-open-v0
 maze2d-umaze-v1              4  2  300    23.85    161.86               maze2d-umaze-v1
 maze2d-medium-v1             4  2  600    13.13    277.39               maze2d-medium-v1
@@ -57,40 +60,21 @@ OWN = "lit_offrl/"
 """Where gymnasium finds this package's environments."""
 
 
-def _own() -> Iterator[EnvironmentFacts]:
-    for line in _TASKS.strip().splitlines():
-        name, observations, actions, limit, low, high, task = line.split()
-        yield EnvironmentFacts(
-            OWN + name,
-            int(observations),
-            int(actions),
-            int(limit),
-            float(low),
-            float(high),
-            f"d4rl/infos.py, {task}",
-        )
+def _facts() -> Iterator[EnvironmentFacts]:
+    for line in _FACTS.strip().splitlines():
+        name, *numbers, task = line.split()
+        observations, actions, limit = map(int, numbers[:3])
+        low, high = map(float, numbers[3:])
+        env_id = name if "Bullet" in name else OWN + name
+        source = f"d4rl/infos.py, {task}"
+        yield EnvironmentFacts(env_id, observations, actions, limit, low, high, source)
 
 
-# d4rl-pybullet registers no references for its data; these are D4RL's, for the same environments.
-# D4RL's minimum for the ant is far above what d4rl-pybullet's untrained actor earns (10.35).
-ENVIRONMENTS: Mapping[str, EnvironmentFacts] = {
-    facts.env_id: facts
-    for facts in (
-        _bullet("HopperBulletEnv-v0", "hopper", (15, 3), 20.058972, 1441.8059623430963),
-        _bullet("HalfCheetahBulletEnv-v0", "halfcheetah", (26, 6), -1275.766996, 2381.6725),
-        _bullet("Walker2DBulletEnv-v0", "walker2d", (22, 6), 16.523877, 1623.6476303317536),
-        _bullet("AntBulletEnv-v0", "ant", (28, 8), 373.705955, 2650.495),
-        *_own(),
-    )
-}
+ENVIRONMENTS: Mapping[str, EnvironmentFacts] = {facts.env_id: facts for facts in _facts()}
 
 _BULLET_TASKS = {
-    "hopper": "HopperBulletEnv-v0",
-    "halfcheetah": "HalfCheetahBulletEnv-v0",
-    "walker2d": "Walker2DBulletEnv-v0",
-    "ant": "AntBulletEnv-v0",
+    env_id.partition("Bullet")[0].lower(): env_id for env_id in ENVIRONMENTS if "Bullet" in env_id
 }
-
 
 _OWN_NAMES = (
     # -v0 was published without a version in its files' names

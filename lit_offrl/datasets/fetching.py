@@ -21,9 +21,9 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -40,14 +40,8 @@ _BLOCK = 1 << 18
 _PASSING = (408, 429, 500, 502, 503, 504)  # statuses that may be others a little later
 
 
-@dataclass(frozen=True)
-class Fetched:
-    """What is known of a file that has come.
-
-    Attributes:
-        version: its ETag or date.
-        length_known: whether the server said how long it is.
-    """
+class Fetched(NamedTuple):
+    """What is known of a file that has come: its ETag or date; if the server said its length."""
 
     version: str | None
     length_known: bool
@@ -183,36 +177,24 @@ def _require_room(folder: Path, expected: int | None, have: int, limit: int) -> 
 
 def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
     """Read on; a fault here is the connection's, while one in writing is the disk's."""
-    speed = _Speed(time.monotonic)
+    begun, came = time.monotonic(), 0
     try:
         while block := response.read1(_BLOCK):  # what is there, be it a single byte
-            speed.count(len(block))
+            came += len(block)
+            passed = time.monotonic() - begun
+            if passed >= _WINDOW and came < _SLOWEST * passed:
+                raise BrokenOff(
+                    f"only {came:,} bytes came in {passed:,.1f} s; run the command again to resume",
+                    again=False,
+                )
+            if passed >= _WINDOW:
+                begun, came = time.monotonic(), 0
             yield block
     except (OSError, http.client.HTTPException) as error:
         said = printable(str(error) or type(error).__name__)
         raise BrokenOff(
             f"the connection broke off ({said}); run the command again to resume"
         ) from None
-
-
-class _Speed:
-    """Breaks a connection off that brings less than ``_SLOWEST`` over a window."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock, self._begun, self._bytes = clock, clock(), 0
-
-    def count(self, size: int) -> None:
-        self._bytes += size
-        passed = self._clock() - self._begun
-        if passed < _WINDOW:
-            return
-        if self._bytes < _SLOWEST * passed:
-            raise BrokenOff(
-                f"only {self._bytes:,} bytes came in {passed:,.1f} s; run the command again to "
-                "resume",
-                again=False,
-            )
-        self._begun, self._bytes = self._clock(), 0
 
 
 def _validator(headers: http.client.HTTPMessage) -> str | None:

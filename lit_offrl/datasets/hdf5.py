@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -185,8 +186,13 @@ def _header(
     sizes = (dims["observations"], dims.get("actions", 0))
     facts_id = env_id or _env_id(file, sizes)
     facts = ENVIRONMENTS.get(facts_id or "")
-    if facts is not None:
-        _same_sizes(facts, sizes, where)
+    for column, expected in facts.sizes.items() if facts is not None else ():
+        found = dims.get(column, 0)
+        if found != expected and (column != "actions" or found):
+            raise DatasetError(
+                f"{where}: column '{column}' has {found} dimensions but {facts_id} has "
+                f"{expected}: give the env_id that the data are from."
+            )
     spec = DatasetSpec(
         name=name or file.path.stem,
         observation_dim=sizes[0],
@@ -251,26 +257,14 @@ def _env_id(file: Hdf5File, sizes: tuple[int, int]) -> str | None:
     return guess if sizes[1] in (0, facts.action_dim) else None
 
 
-def _same_sizes(facts: EnvironmentFacts, sizes: tuple[int, int], where: str) -> None:
-    for column, found, expected in (
-        ("observations", sizes[0], facts.observation_dim),
-        ("actions", sizes[1], facts.action_dim),
-    ):
-        if found != expected and not (column == "actions" and found == 0):
-            raise DatasetError(
-                f"{where}: column '{column}' has {found} dimensions but {facts.env_id} has "
-                f"{expected}: give the env_id that the data are from."
-            )
-
-
 def _facts(file: Hdf5File, facts: EnvironmentFacts | None, action_dim: int) -> dict[str, Any]:
     """Return bounds, step limit and references: the file's attributes go before what is known."""
     given = file.attributes
     low = _vector(file, "action_low", action_dim)
     high = _vector(file, "action_high", action_dim)
     if facts is not None and action_dim:
-        low = low or (-facts.action_bound,) * action_dim
-        high = high or (facts.action_bound,) * action_dim
+        low = low or (-1.0,) * action_dim
+        high = high or (1.0,) * action_dim
     if low is not None and high is not None:
         _require_below(file, "action_low", low, "action_high", high)
     steps = _number(file, "max_episode_steps")
@@ -300,39 +294,26 @@ def _facts(file: Hdf5File, facts: EnvironmentFacts | None, action_dim: int) -> d
 
 
 def _number(file: Hdf5File, key: str) -> float | None:
-    value = file.attributes.get(key)
-    if value is None:
-        return None
-    try:
-        return _finite(value)
-    except (TypeError, ValueError):
-        raise DatasetError(
-            f"{file.path}: attribute '{key}' is {value!r}: write it as a finite number, or leave "
-            "it out."
-        ) from None
+    found = _numbers(file, key, 1, "it as a finite number")
+    return None if found is None else found[0]
 
 
 def _vector(file: Hdf5File, key: str, size: int) -> tuple[float, ...] | None:
+    return _numbers(file, key, size, f"one finite number an action dimension ({size})")
+
+
+def _numbers(file: Hdf5File, key: str, size: int, wanted: str) -> tuple[float, ...] | None:
     value = file.attributes.get(key)
     if value is None or size == 0:
         return None
     values = value if isinstance(value, tuple) else (value,) * size
-    try:
-        if isinstance(value, str) or len(values) != size:
-            raise ValueError
-        return tuple(map(_finite, values))
-    except (TypeError, ValueError):
-        raise DatasetError(
-            f"{file.path}: attribute '{key}' is {value!r}: write one finite number an action "
-            f"dimension ({size}), or leave it out."
-        ) from None
-
-
-def _finite(value: Any) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError
-    return number
+    with contextlib.suppress(ValueError):  # of text
+        numbers = tuple(map(float, values))
+        if len(numbers) == size and all(map(math.isfinite, numbers)):
+            return numbers
+    raise DatasetError(
+        f"{file.path}: attribute '{key}' is {value!r}: write {wanted}, or leave it out."
+    )
 
 
 def _require_below(

@@ -21,12 +21,11 @@ from lit_offrl.common.errors import DatasetError, nearest
 from lit_offrl.datasets import ends
 from lit_offrl.datasets.columns import ALIASES, KINDS, NUMERIC, check_layout, need_ends
 from lit_offrl.datasets.hdf5_limits import (
-    promises_too_much,
+    is_elsewhere,
     refuse_unwritten,
     require_memory,
     say_missing,
 )
-from lit_offrl.datasets.hdf5_links import is_elsewhere
 
 _DEEPEST = 3  # groups one in another in which episodes' ends are looked for
 _MOST = 10_000  # objects that are looked at for it
@@ -70,10 +69,7 @@ class Hdf5File:
         except BaseException as error:
             self._file.close()
             if isinstance(error, OSError | RuntimeError | KeyError):  # h5py's, of broken trees
-                raise DatasetError(
-                    f"{self.path}: its columns cannot be listed ({_reason(error)}): the file is "
-                    "damaged; collect or download it again."
-                ) from None
+                raise self._damaged("its columns cannot be listed", error) from None
             raise
         return self
 
@@ -102,19 +98,30 @@ class Hdf5File:
         for name, column in self.columns.items():  # observations come first and set the length
             shape = check_layout(name, column.shape or (), column.dtype, rows, str(self.path))
             rows = shape[0] if rows is None else rows
-        sizes, file_size = self._sizes(), self.path.stat().st_size
-        if promises_too_much(sizes, file_size):
-            self.require_memory()
-            refuse_unwritten(sizes, file_size, str(self.path))
+        refuse_unwritten(self._sizes(), self.path.stat().st_size, str(self.path))
 
     def read(self, name: str) -> np.ndarray:
-        """Read a column as it is stored.
+        """Read a column, or one of ``ends``, as it is stored.
 
         Raises:
             DatasetError: if its bytes are damaged, in a compression that is not installed, or do
                 not fit into memory.
         """
-        return self._values(name, self.columns[name])
+        column = (self.columns | self.ends)[name]
+        self.require_memory()
+        # Known beforehand and said afterwards: pieces may be stored without their compression.
+        uncompressed = say_missing(column, name, str(self.path))
+        try:
+            return column[()]
+        except MemoryError:
+            raise DatasetError(
+                f"{self.path}: column '{name}' of shape {column.shape} does not fit into "
+                "memory: use a machine with more, or a smaller file."
+            ) from None
+        except (OSError, RuntimeError, ValueError, TypeError) as error:
+            if uncompressed is not None:
+                raise DatasetError(uncompressed) from None
+            raise self._damaged(f"column '{name}' cannot be read", error) from None
 
     def read_ends(self) -> dict[str, np.ndarray]:
         """Read what may say where episodes end, ``terminals`` and ``timeouts`` among it."""
@@ -133,35 +140,17 @@ class Hdf5File:
                     continue
                 what = f"has shape {shape} where 'observations' has {rows:,} rows"
                 ends.refuse(key, what, str(self.path))
-            found[key] = self._values(key, column)
+            found[key] = self.read(key)
         return found
 
-    def _values(self, name: str, column: h5py.Dataset) -> np.ndarray:
-        self.require_memory()
-        # Known beforehand and said afterwards: pieces may be stored without their compression.
-        uncompressed = say_missing(column, name, str(self.path))
-        try:
-            return column[()]
-        except MemoryError:
-            raise DatasetError(
-                f"{self.path}: column '{name}' of shape {column.shape} does not fit into "
-                "memory: use a machine with more, or a smaller file."
-            ) from None
-        except (OSError, RuntimeError, ValueError, TypeError) as error:
-            if uncompressed is not None:
-                raise DatasetError(uncompressed) from None
-            raise DatasetError(
-                f"{self.path}: column '{name}' cannot be read ({_reason(error)}): the file is "
-                "damaged; collect or download it again."
-            ) from None
+    def _damaged(self, what: str, error: BaseException) -> DatasetError:
+        said = f"{self.path}: {what} ({_reason(error)}): the file is damaged; collect or download"
+        return DatasetError(f"{said} it again.")
 
     def require_memory(self) -> None:
-        """Refuse what does not fit into memory, as stored and as the columns that it becomes.
+        """Raise DatasetError if the columns, as stored and as they become, do not fit into memory.
 
         Whoever reads a column asks for this first, so that a file is refused at once or not.
-
-        Raises:
-            DatasetError: with the sizes of the columns.
         """
         if not self._fits:
             require_memory(self._sizes(converted=True), str(self.path))
@@ -192,10 +181,7 @@ class Hdf5File:
             try:
                 node = node[part]
             except (KeyError, OSError, RuntimeError) as error:
-                raise DatasetError(
-                    f"{self.path}: '{key}' cannot be opened ({_reason(error)}): the file is "
-                    "damaged; collect or download it again."
-                ) from None
+                raise self._damaged(f"'{key}' cannot be opened", error) from None
         if not isinstance(node, h5py.Dataset):
             raise DatasetError(
                 f"{self.path}: '{key}' is a group, where an array is needed: "
@@ -249,7 +235,8 @@ def _open(path: Path) -> h5py.File:
     if path.is_dir():
         raise DatasetError(f"{path}: is a directory: name an HDF5 file in it.")
     if not path.exists():
-        raise DatasetError(f"{path}: no such file: check the path.{_beside(path)}")
+        beside = [place.name for place in path.parent.glob("*")]
+        raise DatasetError(f"{path}: no such file: check the path.{nearest(path.name, beside)}")
     try:
         if path.stat().st_size == 0:
             raise DatasetError(f"{path}: is an empty file: collect or download it again.")
@@ -267,14 +254,6 @@ def _open(path: Path) -> h5py.File:
         raise DatasetError(
             f"{path}: cannot be opened ({reason}): copy, collect or download it again."
         ) from None
-
-
-def _beside(path: Path) -> str:
-    """Name the nearest file of the same folder."""
-    try:
-        return nearest(path.name, [p.name for p in path.parent.iterdir()])
-    except OSError:
-        return ""
 
 
 def _plain_attributes(file: h5py.File) -> dict[str, Any]:

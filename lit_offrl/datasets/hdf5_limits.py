@@ -1,7 +1,9 @@
-"""What of an HDF5 file this machine can read: sizes against its memory, compressions against h5py.
+"""What of an HDF5 file is not read: more than the memory holds, unknown compressions, ways out.
 
-Both are decided from headers only. A file of two kilobytes may promise 2³¹ rows of which none was
-ever written, and reading fills them in.
+All is decided from headers only. A file of two kilobytes may promise 2³¹ rows of which none was
+ever written, and reading fills them in. And it may name any other file on the disk, by links or as
+the place of an array's values, so that what is private there comes out as data. Symbolic links
+within a file may lead on to such a link.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 import h5py
 
@@ -38,15 +40,7 @@ _RATIO = 2000  # gzip makes data smaller by a factor of 1,032 at best
 
 
 def require_memory(sizes: Mapping[str, int], where: str) -> None:
-    """Refuse, before anything is read, what the memory cannot hold.
-
-    Args:
-        sizes: bytes that each column takes in memory.
-        where: the file, for messages.
-
-    Raises:
-        DatasetError: with the sizes, and the memory there is.
-    """
+    """Raise DatasetError, before anything is read, if the memory cannot hold these bytes."""
     needed, free = sum(sizes.values()), available_memory()
     # Asked for and not left to fail: Linux hands out memory that it does not have.
     if needed > free:
@@ -57,27 +51,21 @@ def require_memory(sizes: Mapping[str, int], where: str) -> None:
         )
 
 
-def promises_too_much(sizes: Mapping[str, int], file_size: int) -> bool:
-    """Say whether a file promises far more than it can hold, most of which was never written.
+def refuse_unwritten(sizes: Mapping[str, int], file_size: int, where: str) -> None:
+    """Raise DatasetError for a file that promises far more than it can hold, mostly never written.
 
     Args:
         sizes: bytes of each column before compression.
         file_size: bytes of the file.
+        where: the file, for messages.
     """
-    return sum(sizes.values()) > max(_SMALL, _RATIO * file_size)
-
-
-def refuse_unwritten(sizes: Mapping[str, int], file_size: int, where: str) -> NoReturn:
-    """Refuse a file that promises too much.
-
-    Raises:
-        DatasetError: with the sizes.
-    """
-    raise DatasetError(
-        f"{where}: promises {_gigabytes(sum(sizes.values()))} ({_listed(sizes)}) in {file_size:,} "
-        "bytes, so that nearly all of its values were never written: write the file again, with "
-        "as many rows as there are values."
-    )
+    if sum(sizes.values()) > max(_SMALL, _RATIO * file_size):
+        require_memory(sizes, where)
+        raise DatasetError(
+            f"{where}: promises {_gigabytes(sum(sizes.values()))} ({_listed(sizes)}) in "
+            f"{file_size:,} bytes, so that nearly all of its values were never written: write the "
+            "file again, with as many rows as there are values."
+        )
 
 
 def stored_bytes(path: Path) -> int:
@@ -131,25 +119,19 @@ def load_plugin() -> None:
         importlib.import_module(_PLUGIN)
 
 
-def missing_filters(column: h5py.Dataset) -> list[str]:
-    """Return the compressions of a column that cannot be undone, as text for a message.
+def say_missing(column: h5py.Dataset, name: str, where: str) -> str | None:
+    """Return what to say of a column whose compression is not installed; None where it is.
 
     Those that an installed ``hdf5plugin`` brings are loaded and so not missing.
     """
-    codes = _unavailable(column)
-    if codes:
+    if _unavailable(column):
         load_plugin()
-        codes = _unavailable(column)
-    known = _PLUGIN_FILTERS | _OTHER_FILTERS
-    return [f"{known.get(code) or name or 'unknown'} (filter {code})" for code, name in codes]
-
-
-def say_missing(column: h5py.Dataset, name: str, where: str) -> str | None:
-    """Return what to say of a column whose compression is not installed; None where it is."""
-    missing = missing_filters(column)
-    if not missing:
+    codes = _unavailable(column)
+    if not codes:
         return None
-    installable = all(code in _PLUGIN_FILTERS for code, _ in _unavailable(column))
+    known = _PLUGIN_FILTERS | _OTHER_FILTERS
+    missing = [f"{known.get(code) or name or 'unknown'} (filter {code})" for code, name in codes]
+    installable = all(code in _PLUGIN_FILTERS for code, _ in codes)
     todo = f"run `pip install {_PLUGIN}`" if installable else "write it again with gzip"
     return (
         f"{where}: '{name}' is compressed with {' and '.join(missing)}, which is not installed "
@@ -158,11 +140,7 @@ def say_missing(column: h5py.Dataset, name: str, where: str) -> str | None:
 
 
 def refuse_missing_filters(path: Path, where: str) -> None:
-    """Refuse a file with an array whose compression is not installed.
-
-    Raises:
-        DatasetError: it names the first such array, its compression, and how to install that.
-    """
+    """Raise DatasetError for the first array in a file whose compression is not installed."""
 
     def look(name: str, node: object) -> str | None:
         return say_missing(node, name, where) if isinstance(node, h5py.Dataset) else None
@@ -182,6 +160,39 @@ def _unavailable(column: h5py.Dataset) -> list[tuple[int, str]]:
         for code, _, _, name in filters
         if not h5py.h5z.filter_avail(code)
     ]
+
+
+def refuse_ways_out(path: Path, where: str) -> None:
+    """Raise DatasetError for a file with a link, or an array whose values lie in another file.
+
+    Wherever in it that is; of groups without end each is looked at once.
+    """
+    found: list[str] = []
+
+    def link(name: bytes, info: Any) -> bool | None:
+        if info.type == h5py.h5l.TYPE_HARD:
+            return None
+        found.append(f"'{name.decode(errors='replace')}' is a link, which is not followed")
+        return True  # enough
+
+    def array(name: str, node: object) -> str | None:
+        if isinstance(node, h5py.Dataset) and is_elsewhere(node):
+            return f"'{name}' keeps its values in another file, which is not followed"
+        return None
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.id.links.visit(link, info=True)
+            said = found[0] if found else file.visititems(array)
+    except (OSError, RuntimeError, KeyError):
+        return  # it cannot be read at all, as its reader says
+    if said is not None:
+        raise DatasetError(f"{where}: {said}: write a file that holds the values itself.")
+
+
+def is_elsewhere(column: h5py.Dataset) -> bool:
+    """Whether an array's values lie in another file, or are put together from other arrays."""
+    return bool(column.is_virtual or column.external)
 
 
 def _listed(sizes: Mapping[str, int]) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 from lit_offrl.common.errors import DatasetError
 from lit_offrl.common.files import write_whole
 from lit_offrl.datasets.catalog import bundled, default_data_dir
-from lit_offrl.datasets.npz import UNREADABLE_NPZ
+from lit_offrl.datasets.npz import UnreadableError, read_npz
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 
 COLUMN = "advantages"
@@ -99,12 +99,10 @@ def load_labels(path: Path, dataset: OfflineDataset, critic: str | None = None) 
             f"{dataset.spec.origin} first."
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
-            labels, found, maker = (file[key] for key in _KEYS)
-    except UNREADABLE_NPZ as error:
-        raise DatasetError(
-            f"{path}: is no file of labels ({' '.join(str(error).split())}): compute them again."
-        ) from None
+        arrays = read_npz(path)
+        labels, found, maker = (arrays[key] for key in _KEYS)
+    except (UnreadableError, KeyError) as error:
+        raise DatasetError(f"{path}: is no file of labels ({error}): compute them again.") from None
     if str(found) != sha256:
         raise DatasetError(
             f"{path}: holds labels of another dataset (sha256 {str(found)[:12]}…) than "

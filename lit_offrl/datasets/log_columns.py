@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from lit_offrl.common.errors import ConfigError, nearest
 
@@ -36,39 +36,6 @@ def choose_columns(text: str, names: Sequence[str], option: str, where: str) -> 
                 raise ConfigError(f"{where}: {option} names column '{name}' twice: name it once.")
             chosen.append(name)
     return chosen
-
-
-def one_column(text: str, names: Sequence[str], option: str, where: str) -> str:
-    """Return the one column that a text stands for.
-
-    Raises:
-        ConfigError: as ``choose_columns``, or there is more than one.
-    """
-    found = choose_columns(text, names, option, where)
-    if len(found) > 1:
-        raise ConfigError(f"{where}: {option} is '{text}', {len(found)} columns: name one.")
-    return found[0]
-
-
-def require_one_role(roles: Mapping[str, Sequence[str]], where: str) -> None:
-    """Refuse a column that is taken for two things, as a pattern that is too wide takes it.
-
-    Args:
-        roles: the columns of each option.
-        where: the log, for messages.
-
-    Raises:
-        ConfigError: it names the column and both options.
-    """
-    taken: dict[str, str] = {}
-    for option, columns in roles.items():
-        for column in columns:
-            if column in taken:
-                raise ConfigError(
-                    f"{where}: column '{column}' is taken for {taken[column]} and for {option}: "
-                    "name it in one of them."
-                )
-            taken[column] = option
 
 
 def listed(names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lit_offrl.common.errors import DatasetError
+from lit_offrl.datasets.ends_implied import runs
 
 
 def numbers(column: Any, where: str) -> np.ndarray:
@@ -82,17 +83,12 @@ def episode_ends(column: Any, where: str) -> np.ndarray:
         raise DatasetError(
             f"{where}: column '{name}' is empty in row {row:,}: write the episode's number there."
         )
-    starts = np.flatnonzero(np.append(True, codes[1:] != codes[:-1]))
-    _, firsts = np.unique(codes[starts], return_index=True)
-    again = np.setdiff1d(np.arange(len(starts)), firsts)
-    if len(again):
-        row = int(starts[again[0]])
+    ends, again = runs(codes)
+    if again is not None:
         raise DatasetError(
-            f"{where}: episode {values[codes[row]]} of column '{name}' goes on in row {row:,} "
+            f"{where}: episode {values[codes[again]]} of column '{name}' goes on in row {again:,} "
             "after rows of other episodes: put the rows of each episode together, in their order."
         )
-    ends = np.zeros(len(codes), dtype=np.bool_)
-    ends[np.append(starts[1:], len(codes)) - 1] = True
     return ends
 
 

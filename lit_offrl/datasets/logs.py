@@ -147,7 +147,7 @@ def open_log(path: Path) -> Log:
         DatasetError: there is no such file, it is no log, or its names cannot be read.
     """
     if not path.exists():
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        beside = [place.name for place in path.parent.glob("*")]
         hint = nearest(path.name, beside) or " Check the path."
         raise DatasetError(f"{path}: no such file.{hint}")
     if path.is_dir():
@@ -156,7 +156,8 @@ def open_log(path: Path) -> Log:
         known = ", ".join((*TEXT_SUFFIXES, *PARQUET_SUFFIXES))
         raise DatasetError(f"{path}: is no log by its name: convert takes {known} files.")
     try:
-        names, separator = _parquet_names(path) if _is_parquet(path) else _text_names(path)
+        parquet = _suffix(path) in PARQUET_SUFFIXES
+        names, separator = _parquet_names(path) if parquet else _text_names(path)
     except DatasetError:
         raise
     except Exception as error:  # Arrow's, those of codecs, of archives and of the file system
@@ -172,10 +173,6 @@ def _suffix(path: Path) -> str:
     if len(suffixes) > 1 and suffixes[-1] in _COMPRESSED:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
-
-
-def _is_parquet(path: Path) -> bool:
-    return _suffix(path) in PARQUET_SUFFIXES
 
 
 def _parquet_names(path: Path) -> tuple[list[str], None]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,8 @@ from gymnasium import spaces
 
 from lit_offrl.common.errors import DatasetError, reason
 from lit_offrl.common.files import file_sha256
+from lit_offrl.datasets import hdf5_limits, minari_spaces
 from lit_offrl.datasets.cache import ColumnCache
-from lit_offrl.datasets.hdf5_limits import (
-    load_plugin,
-    promises_too_much,
-    refuse_missing_filters,
-    refuse_unwritten,
-    require_memory,
-    stored_bytes,
-)
-from lit_offrl.datasets.hdf5_links import refuse_ways_out
 from lit_offrl.datasets.minari_opening import (
     PREFIX,
     environment,
@@ -37,22 +29,13 @@ from lit_offrl.datasets.minari_opening import (
     open_minari,
     parquet_rows,
 )
-from lit_offrl.datasets.minari_spaces import (
-    Part,
-    choose,
-    goal_parts,
-    is_nested,
-    parts_of,
-    usual_choice,
-    vector,
-)
+from lit_offrl.datasets.minari_spaces import Part
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.datasets.values import remarks
 
 _GOAL = "desired_goal"
 
 
-@dataclass(frozen=True)
 class MinariSource:
     """A Minari dataset on disk.
 
@@ -64,54 +47,37 @@ class MinariSource:
         guess: take ``usual_choice`` of the parts where ``observations`` is None.
         cache: where columns are kept between starts; None reads the files at each start.
 
+    Attributes:
+        name: the name it goes by in tables: never that of D4RL.
+        path: the folder with the data.
+
     Raises:
         ConfigError: ``minari`` is not installed, or ``observations`` does not fit the dataset.
         DatasetError: there is no such dataset on disk, it is broken, or its spaces do not fit.
     """
 
-    dataset_id: str
-    observations: tuple[str, ...] | None = None
-    guess: bool = False
-    cache: ColumnCache | None = None
-
     entry = None  # the catalogue has none of Minari's
 
-    def __post_init__(self) -> None:
-        folder = minari_folder(self.dataset_id)
-        found = open_minari(self.dataset_id, folder)
-        object.__setattr__(self, "_minari", found)
+    def __init__(
+        self,
+        dataset_id: str,
+        observations: Sequence[str] | None = None,
+        guess: bool = False,
+        cache: ColumnCache | None = None,
+    ) -> None:
+        folder = minari_folder(dataset_id)
+        self._dataset = open_minari(dataset_id, folder)
+        storage, space = self._dataset.storage, self._dataset.observation_space
         if folder is not None:  # a moved folder goes by the id that it was given
-            stated = found.storage.metadata.get("dataset_id")
-            object.__setattr__(self, "dataset_id", str(stated or folder.name))
-        if self.guess and self.observations is None:
-            object.__setattr__(self, "observations", usual_choice(found.observation_space))
-        parts = choose(found.observation_space, self.observations, self._where)
-        goals = goal_parts(found.observation_space, _GOAL, parts)
-        object.__setattr__(self, "_chosen", (tuple(parts), tuple(goals)))
-
-    @property
-    def name(self) -> str:
-        """The name it goes by in tables: never that of D4RL."""
-        return PREFIX + self.dataset_id
-
-    @property
-    def path(self) -> Path:
-        """The folder with the data."""
-        return Path(self._dataset.storage.data_path)
-
-    @property
-    def _dataset(self) -> Any:
-        return self.__dict__["_minari"]
-
-    @property
-    def _parts(self) -> tuple[Part, ...]:
-        """What makes an observation."""
-        return self.__dict__["_chosen"][0]
-
-    @property
-    def _goals(self) -> tuple[Part, ...]:
-        """What makes the column ``goals``; empty where there is none."""
-        return self.__dict__["_chosen"][1]
+            dataset_id = str(storage.metadata.get("dataset_id") or folder.name)
+        self.dataset_id, self.cache = dataset_id, cache
+        self.name, self.path = PREFIX + dataset_id, Path(storage.data_path)
+        self._where = f"{self.name} ({self.path})"
+        if guess and observations is None:
+            observations = minari_spaces.usual_choice(space)
+        self.observations = None if observations is None else tuple(observations)
+        self._parts = minari_spaces.choose(space, self.observations, self._where)
+        self._goals = minari_spaces.goal_parts(space, _GOAL, self._parts)
 
     def facts(self) -> dict[str, str]:
         """Return what the metadata say beside the spec, for people: parts, episodes, format."""
@@ -119,8 +85,8 @@ class MinariSource:
         facts = {"rows (metadata)": f"{int(storage.total_steps):,}"}
         facts["episodes (metadata)"] = f"{int(storage.total_episodes):,}"
         facts["format"] = str(storage.metadata.get("data_format", storage.FORMAT))
-        if is_nested(space):
-            facts["parts"] = ", ".join(part.text for part in parts_of(space))
+        if minari_spaces.is_nested(space):
+            facts["parts"] = ", ".join(part.text for part in minari_spaces.parts_of(space))
         return facts
 
     def header(self) -> DatasetSpec:
@@ -178,7 +144,7 @@ class MinariSource:
             DatasetError: An episode or a column is missing or wrong; the message names it, and the
                 row.
         """
-        spec, cache = self.header(), self.cache
+        spec = self.header()
         for name in require:
             if name not in spec.columns:
                 raise DatasetError(
@@ -189,23 +155,18 @@ class MinariSource:
 
         def make() -> OfflineDataset:
             for file in self.path.rglob("*.hdf5"):
-                refuse_ways_out(file, f"{self._where}: {file.name}")
+                hdf5_limits.refuse_ways_out(file, f"{self._where}: {file.name}")
             self._require_memory(spec)
             episodes = list(self._episodes())
             columns = {name: np.concatenate([e[name] for e in episodes]) for name in episodes[0]}
-            whole = replace(spec, sha256=digest)
-            whole = replace(whole, notices=remarks(columns))
+            whole = replace(spec, sha256=digest, notices=remarks(columns))
             return OfflineDataset(columns, whole, {"source": "minari", "id": self.dataset_id})
 
-        if cache is None:
+        if self.cache is None:
             return make()
         options = {"minari": self.dataset_id, "observations": self.observations}
-        rows = cache.fetch(digest, options, make)
+        rows = self.cache.fetch(digest, options, make)
         return rows.with_spec(replace(spec, sha256=digest, notices=rows.spec.notices))
-
-    @property
-    def _where(self) -> str:
-        return f"{self.name} ({self.path})"
 
     def _require_memory(self, spec: DatasetSpec) -> None:
         """Refuse what the memory cannot hold, by the metadata's and the files' own headers."""
@@ -213,13 +174,12 @@ class MinariSource:
         row = 4 * (2 * spec.observation_dim + spec.action_dim + goals + 2)
         rows = int(self._dataset.storage.total_steps)
         rows = max(rows, sum(parquet_rows(file) for file in self.path.rglob("*.parquet")))
-        require_memory({f"{rows:,} rows": row * rows}, self._where)
+        hdf5_limits.require_memory({f"{rows:,} rows": row * rows}, self._where)
         for file in self.path.glob("*.hdf5"):
-            load_plugin()  # minari does not ask for it
-            sizes = {file.name: stored_bytes(file)}
-            require_memory(sizes, self._where)
-            if promises_too_much(sizes, file.stat().st_size):
-                refuse_unwritten(sizes, file.stat().st_size, self._where)
+            hdf5_limits.load_plugin()  # minari does not ask for it
+            sizes = {file.name: hdf5_limits.stored_bytes(file)}
+            hdf5_limits.require_memory(sizes, self._where)
+            hdf5_limits.refuse_unwritten(sizes, file.stat().st_size, self._where)
 
     def _episodes(self) -> Iterator[dict[str, np.ndarray]]:
         total = int(self._dataset.storage.total_episodes)
@@ -242,12 +202,12 @@ class MinariSource:
         """Raise DatasetError if the data are in a compression that cannot be undone here."""
         for file in self.path.glob("*.hdf5"):
             with contextlib.suppress(OSError, RuntimeError, KeyError):
-                refuse_missing_filters(file, self._where)
+                hdf5_limits.refuse_missing_filters(file, self._where)
 
     def _columns(self, episode: dict[str, Any], where: str) -> dict[str, np.ndarray]:
         """Return one episode's rows, its lengths checked; values are checked when all are there."""
         stored = episode["observations"]
-        states = vector(self._parts, stored, where)
+        states = minari_spaces.vector(self._parts, stored, where)
         try:
             rewards = np.asarray(episode["rewards"])
             steps = len(rewards)
@@ -265,7 +225,7 @@ class MinariSource:
                 "again."
             ) from None
         if self._goals:
-            columns["goals"] = vector(self._goals, stored, where)[:-1]
+            columns["goals"] = minari_spaces.vector(self._goals, stored, where)[:-1]
         for name, values in columns.items():
             if values.ndim == 0 or len(values) != steps or steps == 0:
                 rows = len(values) if values.ndim else 0
@@ -283,18 +243,6 @@ class MinariSource:
             found = self.cache.sha256(file) if self.cache else file_sha256(file)
             digest.update(f"{file.relative_to(self.path)}\0{found}\n".encode())
         return digest.hexdigest()
-
-
-def minari_source(
-    dataset_id: str,
-    observations: Sequence[str] | None = None,
-    *,
-    guess: bool = False,
-    cache: ColumnCache | None = None,
-) -> MinariSource:
-    """Find a Minari dataset on disk; see ``MinariSource``."""
-    parts = None if observations is None else tuple(observations)
-    return MinariSource(dataset_id, parts, guess, cache)
 
 
 def _joined(parts: Sequence[Part]) -> str:

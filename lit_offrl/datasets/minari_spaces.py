@@ -14,7 +14,7 @@ dictionary stands for all parts in it, in the order of the space:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from lit_offrl.common.errors import ConfigError, DatasetError, nearest
 from lit_offrl.datasets.columns import NUMERIC
 
 _SHOWN = 24  # parts that a message lists at most
+_NUMBERS = (spaces.Box, spaces.MultiBinary, spaces.Discrete, spaces.MultiDiscrete)
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,8 @@ class Part:
     def size(self) -> int | None:
         """How many numbers it becomes; None where it cannot be read."""
         space = self.space
-        if (counts := _counts(space)) is not None:
-            return sum(counts)
         picture = isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) > 1
-        if isinstance(space, spaces.Box | spaces.MultiBinary) and not picture:
-            return math.prod(space.shape)
-        return None
+        return spaces.flatdim(space) if isinstance(space, _NUMBERS) and not picture else None
 
     @property
     def text(self) -> str:
@@ -63,11 +60,7 @@ class Part:
             shape = self.space.shape or ()
             what = " × ".join(map(str, shape)) if picture else type(self.space).__name__
             return f"{self.name} ({'picture, ' * picture}{what}: not read)"
-        return f"{self.name} ({self.size}{', one-hot' * self._one_hot})"
-
-    @property
-    def _one_hot(self) -> bool:
-        return _counts(self.space) is not None
+        return f"{self.name} ({self.size}{', one-hot' * (_counts(self.space) is not None)})"
 
     def values(self, stored: Any, where: str) -> np.ndarray:
         """Return its numbers (T, size) of one episode's observations.
@@ -173,7 +166,8 @@ def choose(space: spaces.Space, names: Sequence[str] | None, where: str) -> list
     for name in names:
         found = _below(parts, str(name))
         if not found:
-            known = list(dict.fromkeys([*_nodes(parts)]))
+            keys = [part.keys[:depth] for part in parts for depth in range(1, len(part.keys) + 1)]
+            known = {".".join(map(str, each)) for each in keys}
             raise ConfigError(
                 f"{where}: has no observation '{name}' (it has {_listed(parts)})."
                 f"{nearest(str(name), known)}"
@@ -233,13 +227,6 @@ def _below(parts: Sequence[Part], name: str) -> list[Part]:
     """Return the part of a name, or those within the dictionary or tuple of that name."""
     exact = [part for part in parts if part.name == name]
     return exact or [part for part in parts if part.name.startswith(name + ".")]
-
-
-def _nodes(parts: Sequence[Part]) -> Iterator[str]:
-    """Yield the names of parts and of what they lie in."""
-    for part in parts:
-        for depth in range(len(part.keys)):
-            yield ".".join(map(str, part.keys[: depth + 1]))
 
 
 def _listed(parts: Sequence[Part]) -> str:

@@ -1,12 +1,36 @@
-"""What damaged archives raise."""
+"""Archives of arrays from anywhere, damaged ones among them."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
+from pathlib import Path
 
-UNREADABLE_NPZ = (
+import numpy as np
+
+from lit_offrl.common.errors import first_line
+
+_FAULTS = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError),
     *(NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error),
 )
-"""What numpy and zipfile raise of an ``.npz`` that is damaged, no archive, or holds objects."""
+
+
+class UnreadableError(Exception):
+    """An archive that is damaged, is none, or holds objects; the text says which part and why."""
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Return all arrays of an ``.npz``; nothing is unpickled.
+
+    Raises:
+        UnreadableError: it cannot be read whole.
+    """
+    key, arrays = "its list of arrays", {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for key in file.files:
+                arrays[key] = file[key]
+    except _FAULTS as error:
+        raise UnreadableError(f"{key} cannot be read ({first_line(error)})") from error
+    return arrays

@@ -28,10 +28,9 @@ LOG_COMMAND = "lit-offrl datasets convert"
 
 
 def refuse_other_formats(path: Path) -> None:
-    """Refuse a file that by its name is of another format than HDF5, and is none either.
+    """Raise DatasetError for a file that by its name and content is of another format than HDF5.
 
-    Raises:
-        DatasetError: for a log, with the command that converts it; else with what can be read.
+    For a log it has the command that converts it, else what can be read.
     """
     log = is_log(path)
     kind = next((kind for kind, ends in _KINDS.items() if path.suffix.lower() in ends), None)

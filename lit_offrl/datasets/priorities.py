@@ -14,8 +14,8 @@ from torch import Tensor
 
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import ShardedGenerator
+from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.block_sums import BlockSums, set_largest
-from lit_offrl.datasets.rows import Spans
 from lit_offrl.datasets.sampler import Draw, Order
 
 _STRATA = 0x57A7  # keeps the stream of one seed apart
@@ -39,10 +39,7 @@ class Linear:
     every: int = 1
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.every < 1:
-            raise ConfigError(
-                f"Linear: steps is {self.steps} and every {self.every}: both must be at least 1."
-            )
+        require_in("[1, inf)", steps=self.steps, every=self.every)
 
     def at(self, step: int) -> float:
         """Return the number at a step."""
@@ -67,8 +64,8 @@ class Priorities:
         for name in ("alpha", "beta"):
             value = getattr(self, name)
             ends = (value.start, value.end) if isinstance(value, Linear) else (value,)
-            if not all(0 <= end < float("inf") for end in ends):
-                raise ConfigError(f"Priorities: {name} is {value}: give numbers of at least 0.")
+            for end in ends:
+                require_in("[0, inf)", **{name: end})
 
 
 class PrioritizedOrder(Order):
@@ -78,33 +75,19 @@ class PrioritizedOrder(Order):
     1 at first. Each process holds them all: so every process makes the updates of all, and then
     they stay equal, as do the rows that they cut into blocks.
 
+    Uniform numbers are drawn on the CPU, but sums are rounded as the device does.
+
     Args:
-        spans: Rows to take, such as those of a bound view; a number n means 0 … n−1.
-        batch_size: Number B of rows that each rank takes in a step, at least 1.
-        seed: Seed of the draws.
-        rank: Number of this process.
-        world_size: Number of processes.
-        device: Device of the priorities and of what is returned. Uniform numbers are drawn on the
-            CPU, but sums are rounded as the device does.
+        args: Those of :class:`Order`.
         settings: Exponents of priorities and weights.
         accumulated: Number of this order's steps in an optimiser step, by which exponents change.
-
-    Raises:
-        ConfigError: There are no rows, the batch is empty or the rank does not exist.
+        kwargs: Those of :class:`Order`.
     """
 
     def __init__(
-        self,
-        spans: Spans | int,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        device: torch.device | str = "cpu",
-        settings: Priorities | None = None,
-        accumulated: int = 1,
+        self, *args: Any, settings: Priorities | None = None, accumulated: int = 1, **kwargs: Any
     ) -> None:
-        super().__init__(spans, batch_size, seed, rank, world_size, device)
+        super().__init__(*args, **kwargs)
         self.settings = settings or Priorities()
         self._accumulated = accumulated
         self._priorities = torch.full((self.spans.stop,), _ABSENT, device=self.device)

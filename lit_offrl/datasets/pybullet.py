@@ -23,16 +23,15 @@ from lit_offrl.datasets.columns import clean_columns
 
 COLUMNS = ("observations", "actions", "rewards", "terminals")
 STEP_LIMIT = 1000  # of all four environments
-_LAYOUT = "layout: "  # begins what is said of it
-_GUESSED = _LAYOUT + "guessed to be "
+LAYOUT = "layout: "
+"""Begins what is said of the layout."""
+GUESSED = LAYOUT + "guessed to be "
 
 
 def looks_like(terminals: np.ndarray, actions: np.ndarray | None) -> bool | None:
-    """Say whether a file without ``timeouts`` has this layout; None if they leave it open.
+    """Say whether these columns, as stored without ``timeouts``, have this layout.
 
-    Args:
-        terminals: as stored; only (N, 1) can be d4rl-pybullet's.
-        actions: as stored (N, a), or None where the file has none.
+    None if they leave it open: ``terminals`` are (N, 1), and there are no actions (N, a).
     """
     if terminals.ndim != 2 or terminals.shape[1] != 1:
         return False
@@ -45,29 +44,14 @@ def looks_like(terminals: np.ndarray, actions: np.ndarray | None) -> bool | None
 
 
 def handling(extra: int, guessed: bool) -> str:
-    """Return what stands with the data: what was done to the rows, and whether on a guess.
-
-    Args:
-        extra: how many rows were left out.
-        guessed: whether the layout was inferred from the columns' shapes and values.
-    """
+    """Return what stands with the data: how many rows were left out, and whether on a guess."""
     done = f"d4rl-pybullet's: each row's reward is the one after it, {extra:,} extra rows left out"
     if not guessed:
-        return _LAYOUT + done
+        return LAYOUT + done
     return (
-        f"{_GUESSED}{done}; the signs were 'terminals' of shape (N, 1), no 'timeouts', and zero "
+        f"{GUESSED}{done}; the signs were 'terminals' of shape (N, 1), no 'timeouts', and zero "
         "actions on all terminal rows: if the rows are steps already, give format 'd4rl'"
     )
-
-
-def is_guess(sentence: str) -> bool:
-    """Say whether a sentence of ``handling`` tells of a guessed layout."""
-    return sentence.startswith(_GUESSED)
-
-
-def without_layout(handling: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the sentences that do not tell of the layout, for data that are known to have it."""
-    return tuple(each for each in handling if not each.startswith(_LAYOUT))
 
 
 def to_transitions(

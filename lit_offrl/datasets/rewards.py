@@ -68,7 +68,11 @@ def _return_range(dataset: OfflineDataset) -> OfflineDataset:
 
 
 def _differences(dataset: OfflineDataset) -> OfflineDataset:
-    _of_families(dataset, "differences", ("kitchen",))
+    if "kitchen" not in (family(dataset.spec.env_id), family(dataset.spec.name)):
+        raise ConfigError(
+            f"{dataset.spec.origin}: rewards 'differences' is for kitchen, and this dataset is of "
+            f"'{dataset.spec.env_id or dataset.spec.name}': leave the option out."
+        )
     counts = dataset.columns["rewards"].astype(np.float64)
     bad = (counts < 0) | (counts > _ELEMENTS) | (counts != np.round(counts))
     _refuse(dataset, bad, "differences", f"counts from 0 to {_ELEMENTS}")
@@ -79,15 +83,6 @@ def _differences(dataset: OfflineDataset) -> OfflineDataset:
     starts = dataset.episodes[:, 0]
     increments[starts] = largest[starts]
     return dataset.with_rewards(increments, "1 for each rise of the count of solved elements")
-
-
-def _of_families(dataset: OfflineDataset, option: str, families: tuple[str, ...]) -> None:
-    found = {family(dataset.spec.env_id), family(dataset.spec.name)}
-    if not found & set(families):
-        raise ConfigError(
-            f"{dataset.spec.origin}: rewards '{option}' is for {' and '.join(families)}, and this "
-            f"dataset is of '{dataset.spec.env_id or dataset.spec.name}': leave the option out."
-        )
 
 
 def _of_zero_and_one(dataset: OfflineDataset, option: str) -> np.ndarray:

@@ -159,15 +159,9 @@ class OfflineDataset:
                     f"{where}: column '{name}' has {found} dimensions where {expected} are "
                     "expected: choose the data of the right environment."
                 )
-        for values in columns.values():
-            values.flags.writeable = False  # a view of our own: the caller's array stays as it is
         stops = np.flatnonzero(columns["terminals"] | columns["timeouts"]) + 1
         episodes = np.stack([np.concatenate([[0], stops[:-1]]), stops], axis=1).astype(np.int64)
-        episodes.flags.writeable = False
-        object.__setattr__(self, "columns", MappingProxyType(columns))
-        object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
-        object.__setattr__(self, "episodes", episodes)
-        object.__setattr__(self, "cut_off", cut_off)
+        self._fill(columns, self.spec, self.provenance, episodes, cut_off)
 
     @classmethod
     def from_columns(
@@ -214,14 +208,15 @@ class OfflineDataset:
     ) -> OfflineDataset:
         """Put together again what has been a dataset before, without looking at its values."""
         dataset = object.__new__(cls)
+        dataset._fill(columns, spec, provenance, episodes, cut_off)
+        return dataset
+
+    def _fill(self, columns: Any, spec: Any, provenance: Any, episodes: Any, cut_off: bool) -> None:
         for values in (*columns.values(), episodes):
             values.flags.writeable = False
-        object.__setattr__(dataset, "columns", MappingProxyType(dict(columns)))
-        object.__setattr__(dataset, "spec", spec)
-        object.__setattr__(dataset, "provenance", MappingProxyType(dict(provenance)))
-        object.__setattr__(dataset, "episodes", episodes)
-        object.__setattr__(dataset, "cut_off", cut_off)
-        return dataset
+        put = vars(self).update  # frozen for all others
+        put(columns=MappingProxyType(dict(columns)), provenance=MappingProxyType(dict(provenance)))
+        put(spec=spec, episodes=episodes, cut_off=cut_off)
 
     def with_spec(self, spec: DatasetSpec) -> OfflineDataset:
         """Return the same rows under another spec, of the same dimensions."""

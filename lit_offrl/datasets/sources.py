@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Protocol
 
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.datasets.catalog import DEFAULT_READING, Reading, resolve
+from lit_offrl.datasets.catalog import DEFAULT_READING, FileSource, Reading, resolve
 from lit_offrl.datasets.d4rl_package import PackagedSource
-from lit_offrl.datasets.entries import CatalogEntry
-from lit_offrl.datasets.minari import minari_source
+from lit_offrl.datasets.minari import MinariSource
 from lit_offrl.datasets.minari_opening import PREFIX, minari_folder
-from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 
 D4RL_PREFIX = "d4rl:"
 
 
-class Source(Protocol):
-    """Where a dataset comes from: a file, a Minari dataset, or the package d4rl."""
-
-    @property
-    def name(self) -> str:
-        """Name of the dataset in tables, with its prefix."""
-
-    @property
-    def entry(self) -> CatalogEntry | None:
-        """Its entry in the catalogue, if it has one."""
-
-    def header(self) -> DatasetSpec:
-        """Return what is known without reading all rows, as far as the source allows."""
-
-    def read(self, *, require: Sequence[str] = ()) -> OfflineDataset:
-        """Return all rows; the columns ``require`` must be among them."""
+Source = FileSource | MinariSource | PackagedSource
+"""Where a dataset comes from: a file, a Minari dataset, or the package d4rl."""
 
 
 def is_minari(text: str) -> bool:
@@ -76,8 +59,8 @@ def find_source(
                 f"{text}: rewards 'sparse_windows' is for D4RL's antmaze and maze2d: "
                 "leave the option out."
             )
-        parts = minari_observations
-        return minari_source(text.removeprefix(PREFIX), parts, guess=guess, cache=reading.cache)
+        dataset_id = text.removeprefix(PREFIX)
+        return MinariSource(dataset_id, minari_observations, guess, reading.cache)
     if minari_observations is not None:
         raise ConfigError(f"{text}: minari_observations goes only with minari:ID.")
     if package:

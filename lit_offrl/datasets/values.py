@@ -28,11 +28,7 @@ _LINES = 5  # a column and kind of remark
 
 
 def remarks(columns: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """Return a line for each dimension that loses digits in float32 or has outliers.
-
-    Args:
-        columns: as stored, before they became float32; what is no column of numbers is passed over.
-    """
+    """Return a line for each dimension, as stored, that loses digits in float32 or has outliers."""
     said: list[str] = []
     for name, values in columns.items():
         values = np.asarray(values)

@@ -18,17 +18,6 @@ from lit_offrl.envs.extras import require
 _DROPPED = 0.075  # metres above the origin, where the pen's centre is lost
 
 
-def register() -> None:
-    """Register ``lit_offrl/TASK-v0`` for each of ``TASKS``; imports no simulator."""
-    for task, (_, _, limit, _) in TASKS.items():
-        gymnasium.register(
-            id=f"lit_offrl/{task}-v0",
-            entry_point="lit_offrl.envs.adroit:make",
-            max_episode_steps=limit,
-            kwargs={"task": task},
-        )
-
-
 def make(task: str, **options: Any) -> gymnasium.Env:
     """Make the environment of ``task``; ``options`` are gymnasium-robotics', e.g. ``render_mode``.
 

@@ -39,17 +39,6 @@ TASKS: Mapping[str, int] = {  # task → step limit; play and diverse differ in 
 }
 
 
-def register() -> None:
-    """Register ``lit_offrl/antmaze-TASK-v2`` for each of ``TASKS``; imports no simulator."""
-    for task, limit in TASKS.items():
-        gymnasium.register(
-            id=f"lit_offrl/antmaze-{task}-v2",
-            entry_point="lit_offrl.envs.antmaze:AntMazeEnv",
-            max_episode_steps=limit,
-            kwargs={"maze": task.partition("-")[0]},
-        )
-
-
 class AntMazeEnv(gymnasium.Env):
     """The ant in one of the mazes of ``GOALS``.
 
@@ -153,17 +142,14 @@ class AntMazeEnv(gymnasium.Env):
         for wall in self._walls:
             canvas.rectangle(wall - CELL / 2, wall + CELL / 2, (96, 108, 122))
         canvas.disc(self.goal, GOAL_RADIUS, (58, 166, 85))
-        for name in self._geom_names():
+        names = {self.model.geom(index).name for index in range(self.model.ngeom)}
+        for name in sorted(names - {"", "floor", "torso"}):
             geom = self.data.geom(name)
             radius, half = self.model.geom(name).size[:2]
             along = geom.xmat.reshape(3, 3)[:2, 2] * half
             canvas.line(geom.xpos[:2] - along, geom.xpos[:2] + along, radius, (200, 113, 55))
         canvas.disc(self.data.qpos[:2], 0.25, (230, 159, 0))
         return canvas.pixels
-
-    def _geom_names(self) -> list[str]:
-        names = [self.model.geom(index).name for index in range(self.model.ngeom)]
-        return [name for name in names if name and name not in ("floor", "torso")]
 
     def _observation(self) -> np.ndarray:
         return np.concatenate([self.data.qpos, self.data.qvel])

@@ -29,17 +29,6 @@ _NOISE = 0.1  # D4RL's, of the amplitudes in the robot's description, for robot 
 _ROBOT, _OBJECTS = slice(0, 9), slice(18, 39)  # positions in the inner observation
 
 
-def register() -> None:
-    """Register ``lit_offrl/kitchen-TASK-v0`` for each of ``TASKS``; imports no simulator."""
-    for task in TASKS:
-        gymnasium.register(
-            id=f"lit_offrl/kitchen-{task}-v0",
-            entry_point="lit_offrl.envs.kitchen:make",
-            max_episode_steps=STEP_LIMIT,
-            kwargs={"task": task},
-        )
-
-
 def make(task: str, **options: Any) -> gymnasium.Env:
     """Make the kitchen of ``task``; ``options`` are gymnasium-robotics', such as ``render_mode``.
 
@@ -48,22 +37,15 @@ def make(task: str, **options: Any) -> gymnasium.Env:
     """
     kitchen = require("gymnasium_robotics.envs.franka_kitchen", f"kitchen-{task}")
     noise = {"robot_noise_ratio": _NOISE, "object_noise_ratio": _NOISE}
-    elements = list(TASKS[task])
-    return D4RLKitchen(kitchen.KitchenEnv(tasks_to_complete=elements, **{**noise, **options}))
+    env = kitchen.KitchenEnv(tasks_to_complete=list(TASKS[task]), **{**noise, **options})
+    indices = require("gymnasium_robotics.envs.franka_kitchen.kitchen_env", "kitchen")
+    goal = np.zeros(30)
+    for element, place in env.goal.items():
+        goal[indices.OBS_ELEMENT_INDICES[element]] = place
 
-
-class D4RLKitchen(gymnasium.ObservationWrapper):
-    """FrankaKitchen with D4RL's observation (60,) instead of a dictionary."""
-
-    def __init__(self, env: gymnasium.Env) -> None:
-        super().__init__(env)
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (60,), np.float64)
-        indices = require("gymnasium_robotics.envs.franka_kitchen.kitchen_env", "kitchen")
-        self._goal = np.zeros(30)
-        for element, goal in env.unwrapped.goal.items():  # type: ignore[attr-defined]
-            self._goal[indices.OBS_ELEMENT_INDICES[element]] = goal
-
-    def observation(self, observation: Mapping[str, Any]) -> np.ndarray:
-        """Put positions and goal together."""
+    def put_together(observation: Mapping[str, Any]) -> np.ndarray:
         inner = observation["observation"]
-        return np.concatenate([inner[_ROBOT], inner[_OBJECTS], self._goal])
+        return np.concatenate([inner[_ROBOT], inner[_OBJECTS], goal])
+
+    space = gymnasium.spaces.Box(-np.inf, np.inf, (60,), np.float64)
+    return gymnasium.wrappers.TransformObservation(env, put_together, space)

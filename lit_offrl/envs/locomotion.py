@@ -25,17 +25,6 @@ TASKS: Mapping[str, tuple[str, str]] = {  # task → module and class in gymnasi
 CONTACT_FORCES = 84  # of the ant's 111 observations
 
 
-def register() -> None:
-    """Register ``lit_offrl/TASK-v2`` for each of ``TASKS``; imports no simulator."""
-    for task in TASKS:
-        gymnasium.register(
-            id=f"lit_offrl/{task}-v2",
-            entry_point="lit_offrl.envs.locomotion:make",
-            max_episode_steps=STEP_LIMIT,
-            kwargs={"task": task},
-        )
-
-
 def make(task: str, **options: Any) -> gymnasium.Env:
     """Make the environment of ``task``; ``options`` are gymnasium's, such as ``render_mode``.
 
@@ -45,21 +34,11 @@ def make(task: str, **options: Any) -> gymnasium.Env:
     require("mujoco", task)
     module, name = TASKS[task]
     env = getattr(require(f"gymnasium.envs.mujoco.{module}", task), name)(**options)
-    return WithContactForces(env) if task == "ant" else env
-
-
-class WithContactForces(gymnasium.ObservationWrapper):
-    """The ant's 27 observations, and 84 zeros where D4RL's has contact forces (111,).
-
-    MuJoCo 2.0, with which D4RL's data were made, left these forces 0 unless asked to compute them.
-    """
-
-    def __init__(self, env: gymnasium.Env) -> None:
-        super().__init__(env)
-        assert env.observation_space.shape is not None
-        size = env.observation_space.shape[0] + CONTACT_FORCES
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float64)
-
-    def observation(self, observation: np.ndarray) -> np.ndarray:
-        """Append the zeros."""
-        return np.concatenate([observation, np.zeros(CONTACT_FORCES)])
+    if task != "ant":
+        return env
+    # MuJoCo 2.0, with which D4RL's data were made, left the contact forces 0 unless asked for them
+    space = gymnasium.spaces.Box(-np.inf, np.inf, (27 + CONTACT_FORCES,), np.float64)
+    forces = np.zeros(CONTACT_FORCES)
+    return gymnasium.wrappers.TransformObservation(
+        env, lambda observation: np.concatenate([observation, forces]), space
+    )

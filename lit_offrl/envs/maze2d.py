@@ -156,17 +156,3 @@ def random_start(
 def reached(positions: np.ndarray, goal: np.ndarray) -> np.ndarray:
     """Whether positions (..., 2) lie within 0.5 of the goal (2,), (...,)."""
     return np.linalg.norm(positions - goal, axis=-1) <= GOAL_RADIUS
-
-
-def register() -> None:
-    """Register ``lit_offrl/maze2d-{name}-v1`` and ``lit_offrl/maze2d-{name}-dense-v1``, once."""
-    for name, maze in MAZE2D.items():
-        for ending, dense in (("", False), ("-dense", True)):
-            env_id = f"lit_offrl/maze2d-{name}{ending}-v1"
-            if env_id not in gymnasium.registry:
-                gymnasium.register(
-                    env_id,
-                    "lit_offrl.envs.maze2d:Maze2dEnv",
-                    max_episode_steps=maze.max_episode_steps,
-                    kwargs={"maze": name, "dense": dense},
-                )

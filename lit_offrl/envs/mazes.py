@@ -94,23 +94,14 @@ class Maze:
 
     @cached_property
     def distances(self) -> np.ndarray:
-        """Moves from free cell to free cell (K, K), int64; −1 where there is no way.
+        """Moves from free cell to free cell (K, K), int64; −1 where there is no way."""
+        from scipy.sparse.csgraph import shortest_path  # late: few environments are mazes
 
-        Breadth-first search from all cells at once.
-        """
-        size = len(self.cells)
-        distances = np.where(np.eye(size, dtype=bool), 0, -1)
-        joined = np.zeros((size, size), bool)
+        joined = np.zeros((len(self.cells), len(self.cells)))
         cell, move = np.nonzero(self._neighbours >= 0)
-        joined[cell, self._neighbours[cell, move]] = True
-        reached = np.eye(size, dtype=bool)
-        for moves in range(1, size):
-            fresh = (reached @ joined) & ~reached
-            if not fresh.any():
-                break
-            distances[fresh] = moves
-            reached |= fresh
-        return distances
+        joined[cell, self._neighbours[cell, move]] = 1
+        moves = shortest_path(joined, unweighted=True)
+        return np.where(np.isinf(moves), -1, moves).astype(np.int64)
 
     @cached_property
     def next_cells(self) -> np.ndarray:

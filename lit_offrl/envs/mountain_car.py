@@ -9,25 +9,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import gymnasium
 import numpy as np
 from gymnasium.envs.classic_control.continuous_mountain_car import Continuous_MountainCarEnv
 
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.envs.drawing import Canvas
 
-ENV_ID = "lit_offrl/mountain-car-v0"
 STEP_LIMIT = 999
-
-
-def register() -> None:
-    """Register ``lit_offrl/mountain-car-v0``."""
-    gymnasium.register(
-        id=ENV_ID,
-        entry_point="lit_offrl.envs.mountain_car:MountainCarEnv",
-        max_episode_steps=STEP_LIMIT,
-        reward_threshold=90.0,  # as gymnasium's
-    )
 
 
 class MountainCarEnv(Continuous_MountainCarEnv):

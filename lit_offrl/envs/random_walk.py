@@ -21,16 +21,6 @@ from lit_offrl.envs.drawing import Canvas
 
 END = 10.0
 STEP_LIMIT = 500
-ENV_ID = "lit_offrl/random-walk-v0"
-
-
-def register() -> None:
-    """Register ``lit_offrl/random-walk-v0``."""
-    gymnasium.register(
-        id=ENV_ID,
-        entry_point="lit_offrl.envs.random_walk:RandomWalkEnv",
-        max_episode_steps=STEP_LIMIT,
-    )
 
 
 class RandomWalkEnv(gymnasium.Env):

@@ -182,7 +182,7 @@ class OfflineModule(OneOptimizer):
         if self.spec is None or stage == "fit":
             self.spec = self.datamodule.spec
         if stage == "fit" and not self.normalizer.fitted:
-            self.normalizer.fit(self.datamodule.train_observations())
+            self.normalizer.fit(self.datamodule.train_column("observations"))
 
     @property
     def datamodule(self) -> Any:

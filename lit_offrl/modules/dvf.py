@@ -335,10 +335,10 @@ class DVFModule(OfflineModule):
         """Take the normaliser's statistics, the range of rewards and the latest policy."""
         super().setup(stage)
         if self.value_policy == "latest" and self.datamodule is not None:
-            self.latest_policy = float(self.datamodule.train_policies().max())
+            self.latest_policy = float(self.datamodule.train_column("policy").max())
         fresh = not bool(self.reward_limits.isfinite().all())
         if stage == "fit" and self.train_part != "occupancy" and self.datamodule and fresh:
-            rewards = symlog(torch.from_numpy(self.datamodule.train_rewards().copy()))
+            rewards = symlog(torch.from_numpy(self.datamodule.train_column("rewards").copy()))
             if len(rewards):
                 self.reward_limits.copy_(torch.stack(rewards.aminmax()))
 

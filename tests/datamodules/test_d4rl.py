@@ -150,14 +150,14 @@ def test_options_that_do_not_go_together(tmp_path, write, dataset, options, said
 def test_rows_of_the_package_are_taken_once(tmp_path, monkeypatch, columns_of_package):
     calls = []
 
-    def read(name, reading):
-        calls.append((name, reading))
+    def rows(source):
+        calls.append((source.name, source._reading))
         return columns_of_package
 
-    monkeypatch.setattr("lit_offrl.datasets.d4rl_package.read_d4rl", read)
+    monkeypatch.setattr("lit_offrl.datasets.d4rl_package.PackagedSource.rows", rows)
     data = build(tmp_path, "d4rl:hopper-medium-v2", accept_faults=True)
     assert len(data.dataset) == 40 and len(calls) == 1
-    assert calls[0][0] == "hopper-medium-v2" and calls[0][1].accept_faults
+    assert calls[0][0] == "d4rl:hopper-medium-v2" and calls[0][1].accept_faults
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def test_the_spec_is_known_before_anything_is_read(build):
     assert (data.spec.observation_dim, data.spec.action_dim) == (3, 1)
     assert data.spec.action_low == (-2.0,) and data.spec.env_id == "Pendulum-v1"
     with pytest.raises(ConfigError, match="call setup"):
-        data.train_observations()
+        data.train_column("observations")
 
 
 def test_whole_episodes_are_held_out_by_the_seed(build):
@@ -60,7 +60,7 @@ def test_whole_episodes_are_held_out_by_the_seed(build):
 
     data = held(validation_fraction=0.1)
     assert (len(data.train_set.episodes), len(data.held_out.episodes)) == (18, 2)
-    assert data.train_observations().shape == (18 * 30, 3)
+    assert data.train_column("observations").shape == (18 * 30, 3)
     rows = np.concatenate([d.columns["observations"] for d in (data.train_set, data.held_out)])
     assert len(np.unique(rows, axis=0)) == 600  # each row on one side
     same, other = held(validation_fraction=0.1), held(validation_fraction=0.1, seed=1)

@@ -53,7 +53,7 @@ def test_no_batch_holds_a_row_of_them(several, kind, held, fraction, seed):
     left = int(np.isin(policy, wanted).sum())
     kept = [data.train_set, *([data.held_out] if fraction else [])]
     assert sum(len(part) for part in kept) == left == len(data.dataset) - 120 * len(held)
-    assert len(data.train_observations()) == len(data.train_set)
+    assert len(data.train_column("observations")) == len(data.train_set)
     assert set(np.unique(data.train_set.columns["policy"])) <= set(wanted)
     said = [sentence for sentence in data.spec.handling if "held out" in sentence]
     assert len(said) == bool(held)

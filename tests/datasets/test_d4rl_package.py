@@ -11,7 +11,7 @@ import pytest
 
 from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.datasets.catalog import CATALOG, resolve
-from lit_offrl.datasets.d4rl_package import read_d4rl
+from lit_offrl.datasets.d4rl_package import PackagedSource
 
 
 @pytest.fixture
@@ -80,27 +80,27 @@ def test_rows_are_those_of_the_file_read_directly(package, tmp_path, name):
         columns["timeouts"] = np.arange(count) % 6 == 5
     package(name, columns)
     direct = resolve(name, tmp_path).read()
-    same(read_d4rl(name), direct)
+    same(PackagedSource(name).read(), direct)
     assert direct.spec.handling
 
 
 def test_names_and_faults_are_those_of_the_catalogue(package):
     with pytest.raises(DatasetError, match=r"d4rl:maze2d-lrge-v1: .* 'maze2d-large-v1'"):
-        read_d4rl("maze2d-lrge-v1")
+        PackagedSource("maze2d-lrge-v1").read()
     with pytest.raises(DatasetError, match="antmaze-umaze-v0: is refused"):
-        read_d4rl("antmaze-umaze-v0")
+        PackagedSource("antmaze-umaze-v0").read()
     path = package("maze2d-large-v1", {"observations": np.zeros((3, 4))})
     with pytest.raises(DatasetError, match="d4rl:maze2d-large-v1: has neither 'terminals'"):
-        read_d4rl("maze2d-large-v1")
+        PackagedSource("maze2d-large-v1").read()
     path.write_text("broken")
     with pytest.raises(DatasetError, match="d4rl:maze2d-large-v1: the package cannot read it"):
-        read_d4rl("maze2d-large-v1")
+        PackagedSource("maze2d-large-v1").read()
 
 
 def test_without_the_package_the_way_round_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "d4rl", None)
     with pytest.raises(ConfigError, match=r"lit-offrl datasets download hopper-medium-v2") as said:
-        read_d4rl("hopper-medium-v2")
+        PackagedSource("hopper-medium-v2").read()
     assert "\n" not in str(said.value)
 
 
@@ -117,4 +117,4 @@ def test_the_real_package_and_the_file_agree(tmp_path):
         file["rewards"] = random.normal(size=count).astype(np.float32)
         file["terminals"] = np.arange(count) % 100 == 99
         file["timeouts"] = np.zeros(count, bool)
-    same(read_d4rl(name), resolve(name, tmp_path).read())
+    same(PackagedSource(name).read(), resolve(name, tmp_path).read())

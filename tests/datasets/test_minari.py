@@ -18,7 +18,7 @@ from minari.data_collector import EpisodeBuffer  # noqa: E402
 from lit_offrl.common.errors import ConfigError, DatasetError  # noqa: E402
 from lit_offrl.datamodules import D4RLDataModule  # noqa: E402
 from lit_offrl.datasets.cache import ColumnCache  # noqa: E402
-from lit_offrl.datasets.minari import minari_source  # noqa: E402
+from lit_offrl.datasets.minari import MinariSource  # noqa: E402
 from lit_offrl.datasets.sources import find_source  # noqa: E402
 
 BOX = spaces.Box(-10, 10, (2,), np.float32)
@@ -72,7 +72,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_vectors_become_rows_with_what_follows_each(folder):
     make("made/box-v0", BOX, env="Pendulum-v1", ref_min_score=-1.0, ref_max_score=9.0)
-    source = minari_source("made/box-v0")
+    source = MinariSource("made/box-v0")
     data = source.read()
     assert data.episodes.tolist() == [[0, 3], [3, 5], [5, 9]]
     assert data.episode_terminated.tolist() == [True, False, False]
@@ -117,7 +117,7 @@ def test_an_environment_with_options_of_its_own_is_not_named_by_its_id_alone(fol
     }
     for name, env in made.items():
         make(f"made/{name}-v0", BOX, env=env.spec)
-        found = minari_source(f"made/{name}-v0").header()
+        found = MinariSource(f"made/{name}-v0").header()
         assert found.max_episode_steps == 200
         if name == "plain":
             assert found.env_id == "Pendulum-v1" and found.why_no_env is None
@@ -131,12 +131,12 @@ def test_of_dictionaries_it_must_be_said_which_parts(folder):
     with pytest.raises(
         ConfigError, match=r"dictionaries of .*observation \(2\).*minari_observations"
     ):
-        minari_source("made/goals-v0")
+        MinariSource("made/goals-v0")
     with pytest.raises(ConfigError, match=r"'desired_gaol' .* Did you mean 'desired_goal'"):
-        minari_source("made/goals-v0", ["observation", "desired_gaol"])
-    plain = minari_source("made/goals-v0", ["observation"]).read()
+        MinariSource("made/goals-v0", ["observation", "desired_gaol"])
+    plain = MinariSource("made/goals-v0", ["observation"]).read()
     assert plain.columns["goals"].tolist() == [[5, 5]] * 9
-    both = minari_source("made/goals-v0", ["observation", "desired_goal"])
+    both = MinariSource("made/goals-v0", ["observation", "desired_goal"])
     data = both.read()
     assert data.columns["observations"][4].tolist() == [1, 1, 5, 5] and "goals" not in data.columns
     assert data.spec.handling == ("observations: observation + desired_goal",)
@@ -144,21 +144,21 @@ def test_of_dictionaries_it_must_be_said_which_parts(folder):
     assert both.header().observation_dim == 4
     make("made/box-v0", BOX)
     with pytest.raises(ConfigError, match="no dictionary: leave minari_observations out"):
-        minari_source("made/box-v0", ["observation"])
+        MinariSource("made/box-v0", ["observation"])
 
 
 def test_it_is_cached_by_all_of_its_files(folder, tmp_path, monkeypatch):
     make("made/box-v0", BOX)
     cache = ColumnCache(tmp_path / "cache")
-    first = minari_source("made/box-v0", cache=cache).read()
+    first = MinariSource("made/box-v0", cache=cache).read()
     assert isinstance(first.columns["rewards"].base, np.memmap)
-    assert first.spec == minari_source("made/box-v0").read().spec
+    assert first.spec == MinariSource("made/box-v0").read().spec
     with monkeypatch.context() as patch:
         patch.setattr("lit_offrl.datasets.minari.MinariSource._episodes", None)  # not read again
-        assert minari_source("made/box-v0", cache=cache).read().spec == first.spec
+        assert MinariSource("made/box-v0", cache=cache).read().spec == first.spec
     with h5py.File(folder / "made/box-v0/data/main_data.hdf5", "a") as file:
         file["episode_1/rewards"][0] = 7
-    assert minari_source("made/box-v0", cache=cache).read().columns["rewards"][3] == 7
+    assert MinariSource("made/box-v0", cache=cache).read().columns["rewards"][3] == 7
 
 
 def damaged(folder, key, change):
@@ -201,32 +201,32 @@ def test_what_is_broken_is_named_and_not_cached(folder, tmp_path, change, key, s
     damaged(folder, key, change)
     cache = ColumnCache(tmp_path / "cache")
     with pytest.raises(DatasetError, match=r"^minari:made/box-v0 \(.*\): ") as caught:
-        minari_source("made/box-v0", cache=cache).read()
+        MinariSource("made/box-v0", cache=cache).read()
     assert said in str(caught.value) and "\n" not in str(caught.value)
     assert cache.entries() == []
 
 
 def test_what_is_not_there_or_of_another_kind(folder):
     with pytest.raises(DatasetError, match="minari download made/none-v0"):
-        minari_source("made/none-v0")
+        MinariSource("made/none-v0")
     make("made/discrete-v0", BOX, actions=spaces.Discrete(3))
     with pytest.raises(DatasetError, match=r"its actions are Discrete\(3\)"):
-        minari_source("made/discrete-v0").header()
+        MinariSource("made/discrete-v0").header()
     make("made/box-v0", BOX)
     facts = folder / "made/box-v0/data/metadata.json"
     facts.write_text(json.dumps({**json.loads(facts.read_text()), "env_spec": "Pendulum"}))
     with pytest.raises(DatasetError, match="minari:made/box-v0: cannot be opened"):
-        minari_source("made/box-v0")
+        MinariSource("made/box-v0")
     facts.write_text("{")
     with pytest.raises(DatasetError, match="minari:made/box-v0: cannot be opened") as caught:
-        minari_source("made/box-v0")
+        MinariSource("made/box-v0")
     assert "\n" not in str(caught.value)
 
 
 def test_without_the_package_it_is_said_how_to_get_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "minari", None)
     with pytest.raises(ConfigError, match=r"pip install -e .\[minari\]"):
-        minari_source("made/box-v0")
+        MinariSource("made/box-v0")
 
 
 # ---- nested observations ---------------------------------------------------------------------
@@ -300,7 +300,7 @@ def nested(tmp_path_factory, request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("minari")))
         make_nested("made/nested-v0", NESTED, data_format=request.param)
-        yield lambda *names: minari_source("made/nested-v0", list(names))
+        yield lambda *names: MinariSource("made/nested-v0", list(names))
 
 
 def test_a_goal_that_is_a_dictionary_becomes_a_vector_in_the_order_of_the_space(nested):
@@ -368,14 +368,14 @@ def test_parts_that_cannot_be_had_are_refused_by_name(nested, names, said):
 def test_a_tuple_of_observations_and_one_number(folder):
     make_nested("made/tuple-v0", spaces.Tuple((number(2), spaces.Dict({"x": number(1)}))))
     with pytest.raises(ConfigError, match=r"are tuples of 0 \(2\), 1\.x \(1\): say with"):
-        minari_source("made/tuple-v0")
-    data = minari_source("made/tuple-v0", ["1", "0"]).read()
+        MinariSource("made/tuple-v0")
+    data = MinariSource("made/tuple-v0", ["1", "0"]).read()
     assert data.columns["observations"][1].tolist() == [101 - 100, 2, 3]
     make_nested("made/discrete-v1", spaces.Discrete(3))
-    assert minari_source("made/discrete-v1").read().columns["observations"][1].tolist() == [0, 1, 0]
+    assert MinariSource("made/discrete-v1").read().columns["observations"][1].tolist() == [0, 1, 0]
     make_nested("made/picture-v0", NESTED["picture"])
     with pytest.raises(DatasetError, match=r"'observations' is Box.*no vector: choose another"):
-        minari_source("made/picture-v0")
+        MinariSource("made/picture-v0")
 
 
 def change_key(file, key):
@@ -402,7 +402,7 @@ def test_an_episode_that_is_not_as_its_space_says(folder, change, key, names, sa
     with h5py.File(folder / "made/nested-v1/data/main_data.hdf5", "a") as file:
         change(file, f"episode_1/observations/{key}")
     with pytest.raises(DatasetError, match=said) as caught:
-        minari_source("made/nested-v1", names).read()
+        MinariSource("made/nested-v1", names).read()
     assert "\n" not in str(caught.value)
 
 
@@ -417,10 +417,10 @@ def test_metadata_without_spaces_run_nothing_to_find_them(folder, tmp_path, monk
     del facts["observation_space"]
     path.write_text(json.dumps(facts))
     with pytest.raises(DatasetError, match="no 'observation_space', and nothing is run"):
-        minari_source("made/box-v0")
+        MinariSource("made/box-v0")
     path.unlink()
     with pytest.raises(DatasetError, match=r"has no .*metadata\.json"):
-        minari_source("made/box-v0")
+        MinariSource("made/box-v0")
 
 
 @pytest.mark.parametrize(
@@ -443,13 +443,13 @@ def test_metadata_that_cannot_be_are_one_line(folder, changes, said):
     path = folder / "made/box-v0/data/metadata.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(DatasetError, match=rf"^minari:made/box-v0: .*{said}") as caught:
-        minari_source("made/box-v0").header()
+        MinariSource("made/box-v0").header()
     assert "\n" not in str(caught.value)
 
 
 def test_a_dataset_by_its_folder(folder, tmp_path):
     make("made/box-v0", BOX)
-    by_id = minari_source("made/box-v0").read()
+    by_id = MinariSource("made/box-v0").read()
     moved = (folder / "made/box-v0").rename(tmp_path / "elsewhere")
     for place in (moved, moved / "data"):
         found = find_source(place).read()
@@ -464,7 +464,7 @@ def test_episodes_that_promise_more_than_the_memory_holds_are_refused_unread(fol
         del file["episode_1/rewards"]
         file["episode_1"].create_dataset("rewards", (10**13,), "f8", chunks=(1024,))
     with pytest.raises(DatasetError, match=r"does not fit into memory: 80,000\.00 GB \(main_data"):
-        minari_source("made/box-v0").read()
+        MinariSource("made/box-v0").read()
 
 
 def test_a_compression_that_is_not_installed_is_named(folder):
@@ -480,7 +480,7 @@ def test_a_compression_that_is_not_installed_is_named(folder):
         column.write_direct_chunk((0,), rewards.tobytes(), filter_mask=0)
     said = r"'episode_1/rewards' is compressed with Blosc \(filter 32001\).*pip install hdf5plugin"
     with pytest.raises(DatasetError, match=said):
-        minari_source("made/box-v0").read()
+        MinariSource("made/box-v0").read()
 
 
 @pytest.mark.parametrize("name", ["rewards", "observations", None])
@@ -511,11 +511,11 @@ def test_nothing_is_read_from_other_files(folder, tmp_path, way, name):
                 raw.write_bytes(bytes(100))
                 file.create_dataset(place, shape, kind, external=[(str(raw), 0, 100)])
     with pytest.raises(DatasetError, match=f"main_data.hdf5: '{place}' .*is not followed"):
-        minari_source("made/box-v0").read()
+        MinariSource("made/box-v0").read()
 
 
 def test_groups_that_hold_each_other_end(folder):
     make("made/box-v0", BOX)
     with h5py.File(folder / "made/box-v0/data/main_data.hdf5", "a") as file:
         file["episode_1/again"] = file["/"]
-    assert len(minari_source("made/box-v0").read()) == sum(LENGTHS)
+    assert len(MinariSource("made/box-v0").read()) == sum(LENGTHS)

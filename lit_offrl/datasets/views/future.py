@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import truncated_geometric
+from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.rows import Rows
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views.base import BoundView, View
@@ -78,16 +78,9 @@ class FutureStates(View):
     near_share: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.gamma < 1:
-            raise ConfigError(f"FutureStates: gamma is {self.gamma}: give a number in [0, 1).")
-        if self.max_offset is not None and self.max_offset < 1:
-            raise ConfigError(f"FutureStates: max_offset is {self.max_offset}: give at least 1.")
-        if self.history < 0:
-            raise ConfigError(f"FutureStates: history is {self.history}: give 0 or more.")
-        if not 0 <= self.near_share < 1:
-            raise ConfigError(
-                f"FutureStates: near_share is {self.near_share}: give a number in [0, 1)."
-            )
+        require_in("[0, 1)", gamma=self.gamma, near_share=self.near_share)
+        require_in("[1, inf)", max_offset=self.max_offset)
+        require_in("[0, inf)", history=self.history)
 
     def bind(
         self, dataset: OfflineDataset, device: torch.device | str = "cpu"
@@ -118,7 +111,7 @@ class BoundFutureStates(BoundView):
 
     def batch(self, index: Int[Tensor, " B"], uniforms: Float[Tensor, "B 1"]) -> FutureStateBatch:
         """Return rows ``index`` (elements of ``self.rows``), each with a state Δt later."""
-        rows, columns = self._rows, self._rows.columns
+        rows = self._rows
         episode = rows.episode[index]
         stop = rows.stops[episode]
         absorbing = rows.terminated[episode] & self._absorbing
@@ -126,9 +119,7 @@ class BoundFutureStates(BoundView):
         offsets = self._offsets(uniforms[:, 0], known, absorbing)
         ahead = index + offsets
         absorbed = absorbing & (ahead >= stop)
-        present = (name for name in _TAKEN if name in columns)
-        taken: dict[str, Any] = dict.fromkeys(_TAKEN)
-        taken |= {name: columns[name].index_select(0, index) for name in present}
+        taken: dict[str, Any] = {name: rows.take(name, index) for name in _TAKEN}
         history, history_actions, mask = self._history(index, rows.starts[episode])
         return FutureStateBatch(
             **taken,
@@ -145,10 +136,9 @@ class BoundFutureStates(BoundView):
 
     def _states(self, ahead: Tensor, stop: Tensor) -> Tensor:
         """Return the states of rows ``ahead``, of those past an episode's end the last known."""
-        columns = self._rows.columns
-        if "next_observations" in columns:  # s_{t+Δt} is what row t+Δt−1 led to
-            return columns["next_observations"].index_select(0, torch.minimum(ahead, stop) - 1)
-        return columns["observations"].index_select(0, torch.minimum(ahead, stop - 1))
+        if "next_observations" in self._rows.columns:  # s_{t+Δt} is what row t+Δt−1 led to
+            return self._rows.need("next_observations", torch.minimum(ahead, stop) - 1)
+        return self._rows.need("observations", torch.minimum(ahead, stop - 1))
 
     def _offsets(self, uniforms: Tensor, known: Tensor, absorbing: Tensor) -> Tensor:
         limit = known.double()
@@ -178,9 +168,7 @@ class BoundFutureStates(BoundView):
         flat, empty = before.clamp(min=0).flatten(), ~mask[..., None]
 
         def gather(name: str) -> Tensor | None:
-            column = self._rows.columns.get(name)
-            if column is None:
-                return None
-            return column.index_select(0, flat).unflatten(0, mask.shape).masked_fill(empty, 0)
+            states = self._rows.take(name, flat)
+            return None if states is None else states.unflatten(0, mask.shape).masked_fill(empty, 0)
 
         return gather("observations"), gather("actions"), mask

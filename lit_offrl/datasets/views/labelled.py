@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_offrl.datasets.labels import COLUMN, load_labels
 from lit_offrl.datasets.schema import OfflineDataset
-from lit_offrl.datasets.views.base import BoundView, View
+from lit_offrl.datasets.views.base import View
 from lit_offrl.datasets.views.transitions import BoundTransitions
 
 
@@ -68,19 +68,12 @@ class AdvantageLabelled(View):
         return BoundAdvantageLabelled(dataset, device)
 
 
-class BoundAdvantageLabelled(BoundView):
+class BoundAdvantageLabelled(BoundTransitions):
     """``AdvantageLabelled`` over one dataset on one device."""
 
-    def __init__(self, dataset: OfflineDataset, device: torch.device | str) -> None:
-        self._steps = BoundTransitions(dataset, device)
-        self.device, self.spans = self._steps.device, self._steps.spans
-
-    def batch(
+    def batch(  # type: ignore[override]
         self, index: Int[Tensor, " B"], uniforms: Float[Tensor, "B 0"] | None = None
     ) -> AdvantageBatch:
         """Return the transitions that begin at rows ``index``, elements of ``self.rows``."""
-        return AdvantageBatch(
-            *self._steps.batch(index)[:5],
-            advantages=self._steps.column(COLUMN, index),
-            rows=index,
-        )
+        advantages = self._rows.need(COLUMN, index)
+        return AdvantageBatch(*super().batch(index)[:5], advantages=advantages, rows=index)

@@ -8,18 +8,20 @@ cut short by its end:           s_t  s_{t+1}  0  0                       mask 1 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lit_offrl.common.errors import ConfigError, DatasetError
+from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.rows import Rows, Spans
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views.base import BoundView, View
 
 Partial = Literal["terminal", "all", "none"]
+Goals = Literal["column", "hindsight"]
 
 
 class SnippetBatch(NamedTuple):
@@ -82,24 +84,19 @@ class Snippets(View):
     gamma: float = 0.995
     partial: Partial = "terminal"
     every: int = 1
-    goals: Literal["column", "hindsight"] = "column"
+    goals: Goals = "column"
 
     def __post_init__(self) -> None:
-        if self.horizon < 1:
-            raise ConfigError(f"Snippets: horizon is {self.horizon}: give at least 1.")
-        if not 0 <= self.gamma <= 1:
-            raise ConfigError(f"Snippets: gamma is {self.gamma}: give a number in [0, 1].")
-        if self.partial not in ("terminal", "all", "none"):
-            raise ConfigError(
-                f"Snippets: partial is '{self.partial}': give 'terminal', 'all' or 'none'."
-            )
+        require_in("[1, inf)", horizon=self.horizon)
+        require_in("[0, 1]", gamma=self.gamma)
+        for name, options in (("partial", get_args(Partial)), ("goals", get_args(Goals))):
+            if (value := getattr(self, name)) not in options:
+                raise ConfigError(f"Snippets: {name} is '{value}': give one of {options}.")
         if not 1 <= self.every <= self.horizon:
             raise ConfigError(
                 f"Snippets: every is {self.every}: give a number from 1 to the horizon, "
                 f"{self.horizon}, so that no step is left out."
             )
-        if self.goals not in ("column", "hindsight"):
-            raise ConfigError(f"Snippets: goals is '{self.goals}': give 'column' or 'hindsight'.")
 
     def bind(self, dataset: OfflineDataset, device: torch.device | str = "cpu") -> BoundSnippets:
         """Put the columns on a device.

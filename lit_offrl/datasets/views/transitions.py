@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lit_offrl.common.errors import ConfigError, DatasetError
+from lit_offrl.common.errors import DatasetError
+from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.rows import Rows
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views.base import BoundView, View
@@ -45,8 +46,7 @@ class Transitions(View):
     returns: float | None = None
 
     def __post_init__(self) -> None:
-        if self.returns is not None and not 0 <= self.returns <= 1:
-            raise ConfigError(f"Transitions: returns is {self.returns}: give a discount in [0, 1].")
+        require_in("[0, 1]", returns=self.returns)
 
     def bind(self, dataset: OfflineDataset, device: torch.device | str = "cpu") -> BoundTransitions:
         """Put the columns on a device.
@@ -91,7 +91,3 @@ class BoundTransitions(BoundView):
             terminals=rows.need("terminals", index),
             returns=None if self._returns is None else self._returns.index_select(0, index),
         )
-
-    def column(self, name: str, index: Int[Tensor, " B"]) -> Tensor:
-        """Return rows ``index`` of any column of the dataset."""
-        return self._rows.need(name, index)
