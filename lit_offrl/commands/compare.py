@@ -97,16 +97,16 @@ def compare_offline(options: CompareOptions) -> int:
     from lit_offrl.evaluation import offline  # else the help would read it
 
     better = options.better or offline.direction(options.metric)
-    runs, left_out = options.find_offline(options.metric)
+    found = options.find_offline(options.metric)
     rows, notes = offline.tabulate(
-        runs, better, latest=options.latest, allow_unequal=options.allow_unequal
+        found.runs, better, latest=options.latest, allow_unequal=options.allow_unequal
     )
     title = f"{options.metric}: {better} is better"
     table = _table(title, offline.heads(options.seeds))
     for row in rows:
         cells = offline.cells(row, options.seeds)
         table.add_row(*map(escape, cells), style="bold" if row.best else None)
-    _print(table, {"": offline.footnotes(rows, options.metric, notes), _LEFT_OUT: left_out})
+    _print(table, {"": offline.footnotes(rows, options.metric, notes), _LEFT_OUT: found.left_out})
     if options.output is not None:
         make_folder(options.output)
         paths = offline.write_files(rows, options.metric, better, options.output)

@@ -44,12 +44,12 @@ FIGURES: dict[str, Entry] = {
         "DVF, Fig. 2: values, returns and predicted rewards of graded controllers",
     ),
     "maze2d-policies": Entry(
-        "lit_offrl.studies.maze2d_policies:Maze2dPolicies",
+        "lit_offrl.studies.maze2d:Maze2dPolicies",
         "lit_offrl.figures.mazes:maze2d_policies",
         "DVF, Fig. 3: where each policy goes, in data and in samples",
     ),
     "maze2d-gamma": Entry(
-        "lit_offrl.studies.maze2d_gamma:Maze2dGamma",
+        "lit_offrl.studies.maze2d:Maze2dGamma",
         "lit_offrl.figures.mazes:maze2d_gamma",
         "DVF, Fig. 4: how far samples go as the discount grows",
     ),

@@ -28,7 +28,7 @@ from lit_offrl.figures import estimates_against_truth, save_figure
 from lit_offrl.modules import DVFModule, OfflineModule, load_module
 from lit_offrl.modules.checkpoints import config_of, mlflow_origin, read_checkpoint
 from lit_offrl.studies import ope
-from lit_offrl.studies.candidates import make_candidates, parse_policies
+from lit_offrl.studies.candidates import acting, make_candidates, parse_policies
 from lit_offrl.studies.fqe import FQESettings
 from lit_offrl.studies.ope_record import CandidateValue, OPERecord, number, summarise
 from lit_offrl.studies.ope_truth import discounted_returns, true_returns
@@ -36,7 +36,6 @@ from lit_offrl.studies.policy_values import (
     PolicyValue,
     PolicyValuesRecord,
     Value,
-    acting,
     first_states,
     fitted_values,
 )

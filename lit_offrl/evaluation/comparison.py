@@ -11,13 +11,13 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
 from lit_offrl.common.errors import EvaluationError
 from lit_offrl.evaluation import protocol
-from lit_offrl.evaluation.runs import Run
+from lit_offrl.evaluation.runs import Run, SeededRun, one_a_seed
 from lit_offrl.evaluation.statistics import (
     MANY,
     Statistic,
@@ -115,7 +115,7 @@ def compare(
     """
     if not runs:
         raise EvaluationError("There is no evaluated run to compare.")
-    runs = _one_a_seed(runs, latest)
+    runs = one_a_seed(runs, lambda run: run.record.date, latest)
     found = protocol.differences(runs)
     if not allow_unequal:
         protocol.refuse(found)
@@ -170,22 +170,8 @@ def _episodes(run: Run, unit: Metric) -> tuple[float, ...]:
     return values
 
 
-class Labelled(Protocol):
-    """What goes by a method's name and options."""
-
-    @property
-    def method(self) -> str:
-        """What it is called."""
-        ...
-
-    @property
-    def options(self) -> tuple[tuple[str, str], ...]:
-        """Options, (name, value), sorted."""
-        ...
-
-
 def method_labels(
-    runs: Sequence[Labelled],
+    runs: Sequence[SeededRun],
 ) -> tuple[dict[tuple[str, tuple[tuple[str, str], ...]], str], dict[str, str]]:
     """Name each method with those of its options that are needed to tell its rows apart.
 
@@ -217,20 +203,6 @@ def _telling(found: Collection[tuple[tuple[str, str], ...]]) -> list[str]:
             telling.append(key)
             apart = len(values)
     return telling
-
-
-def _one_a_seed(runs: Sequence[Run], latest: bool) -> list[Run]:
-    kept: dict[tuple[object, ...], Run] = {}
-    for run in sorted(runs, key=lambda run: run.record.date):
-        key = (*protocol.cell(run), run.seed)
-        if key in kept and not latest:
-            raise EvaluationError(
-                f"{run.method} on {run.dataset} has seed {run.seed} twice: {kept[key].source}; "
-                f"and {run.source}. Leave one out with --filter or --records, or have `lit-offrl "
-                "compare --latest` take the newest."
-            )
-        kept[key] = run
-    return list(kept.values())
 
 
 def _unit(dataset: str, runs: Sequence[Run], metric: Metric) -> Metric:

@@ -16,50 +16,39 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lit_offrl.common.errors import ConfigError, EvaluationError, first_line, nearest
+from lit_offrl.common.errors import ConfigError, EvaluationError, nearest
 from lit_offrl.evaluation.comparison import Estimate, method_labels
-from lit_offrl.evaluation.runs import matching_files
+from lit_offrl.evaluation.runs import (
+    Found,
+    SeededRun,
+    matching_files,
+    one_a_seed,
+    read_runs,
+    swept_options,
+)
 from lit_offrl.evaluation.statistics import mean, stratified_interval
 from lit_offrl.evaluation.tables import write_csv
-from lit_offrl.tracking.runs import (
-    FIGURES_TAG,
-    TAG,
-    artifact_repository,
-    artifact_texts,
-    json_paths,
-    search_runs,
-)
+from lit_offrl.tracking.runs import TAG, artifact_repository, artifact_texts, json_paths
 
 Better = Literal["lower", "higher"]
 LOSSES = "val/loss"
 FQE = "ope/fqe"
-_OPTION = f"{TAG}option."
 _PROTOCOL = ("gamma", "dataset_sha256", "initial_states", "held_out", "fqe", "seed")
 _LOWER, _HIGHER = ("loss", "error", "regret"), ("ope/", "eval/", "data/")
 
 
-@dataclass(frozen=True)
-class OfflineRun:
+@dataclass(frozen=True, kw_only=True)
+class OfflineRun(SeededRun):
     """One run and one number of it.
 
     Attributes:
-        method: Name of the method in tables.
-        dataset: Name of the dataset in tables.
-        options: Further axes of a sweep, (name, value), sorted.
-        seed: Seed of the training.
         value: Value of the metric.
         date: When it was made, in a form that sorts.
-        source: Where it was read, for messages.
         protocol: Settings that must be equal for numbers to be comparable.
     """
 
-    method: str
-    dataset: str
-    options: tuple[tuple[str, str], ...]
-    seed: int
     value: float
     date: str
-    source: str
     protocol: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -93,38 +82,30 @@ def direction(metric: str) -> Better:
 
 def from_mlflow(
     tracking_uri: str, experiments: Sequence[str], filter_string: str, metric: str
-) -> tuple[list[OfflineRun], list[str]]:
-    """Read a metric of finished runs; also a line on each run that does not have it.
+) -> Found[OfflineRun]:
+    """Read a metric of finished runs; those that do not have it are left out.
 
     Raises:
         ConfigError: there is no such experiment, or MLflow refuses.
+        EvaluationError: no run has the metric.
     """
-    runs, left_out = [], []
-    known: set[str] = set()
-    for run in search_runs(tracking_uri, experiments, filter_string):
-        name = f"MLflow run {run.info.run_id} ({run.info.run_name})"
-        if FIGURES_TAG in run.data.tags:
-            continue
-        if run.info.status != "FINISHED":
-            left_out.append(f"{name}: {run.info.status.lower()}, not finished")
-            continue
-        known |= set(run.data.metrics)
+    known: dict[str, float] = {}
+
+    def read(run: Any, name: str) -> list[OfflineRun]:
+        known.update(run.data.metrics)
         value = _value(run.data.metrics, metric)
         if value is None or not math.isfinite(value):
-            left_out.append(f"{name}: has no {metric}" if value is None else f"{name}: {value}")
-            continue
-        try:
-            runs.append(_of_mlflow(run, value, metric, name, tracking_uri))
-        except Exception as error:  # one run's files that are gone must not cost the others
-            left_out.append(f"{name}: {first_line(error)}")
-    names = dict.fromkeys(known, 0.0)
-    if not runs and known and _value(names, metric) is None:
-        there = sorted(known if _value(names, LOSSES) is None else {LOSSES, *known})
+            raise EvaluationError(f"has no {metric}" if value is None else str(value))
+        return [_of_mlflow(run, value, metric, name, tracking_uri)]
+
+    found = read_runs(tracking_uri, experiments, filter_string, read)
+    if not found.runs and known and _value(known, metric) is None:
+        there = sorted(known if _value(known, LOSSES) is None else {LOSSES, *known})
         raise EvaluationError(
             f"--metric {metric}: no run has it.{nearest(metric, there)} They have"
             f" {', '.join(there)}."
         )
-    return runs, left_out
+    return found
 
 
 def _value(metrics: Mapping[str, float], metric: str) -> float | None:
@@ -144,11 +125,10 @@ def _of_mlflow(run: Any, value: float, metric: str, name: str, uri: str) -> Offl
     seed = params.get("seed", tags.get("seed"))
     if seed is None:
         raise EvaluationError("does not say the training's seed")
-    options = {k.removeprefix(_OPTION): v for k, v in tags.items() if k.startswith(_OPTION)}
     return OfflineRun(
         method=tags.get(f"{TAG}method") or tags.get("method") or str(run.info.run_name),
         dataset=tags.get(f"{TAG}dataset") or tags.get("dataset") or "unknown",
-        options=tuple(sorted(options.items())),
+        options=tuple(sorted(swept_options(tags).items())),
         seed=int(float(seed)),
         value=float(value),
         date=f"{run.info.start_time:020d}",
@@ -157,7 +137,7 @@ def _of_mlflow(run: Any, value: float, metric: str, name: str, uri: str) -> Offl
     )
 
 
-def from_files(patterns: Sequence[str], metric: str) -> tuple[list[OfflineRun], list[str]]:
+def from_files(patterns: Sequence[str], metric: str) -> Found[OfflineRun]:
     """Read the values of checkpoints from records of ``lit-offrl ope``.
 
     Raises:
@@ -169,7 +149,8 @@ def from_files(patterns: Sequence[str], metric: str) -> tuple[list[OfflineRun], 
             f"--metric {metric}: files of records have {FQE} alone; other metrics are read from"
             " MLflow (--experiment, --filter)."
         )
-    runs, left_out = [], []
+    runs: list[OfflineRun] = []
+    left_out = []
     for file, named in matching_files(patterns):
         try:
             record = json.loads(file.read_text())
@@ -178,7 +159,7 @@ def from_files(patterns: Sequence[str], metric: str) -> tuple[list[OfflineRun], 
             if named:
                 raise EvaluationError(f"{file}: is no record of ope on checkpoints.") from error
             left_out.append(f"{file}: is no record of ope on checkpoints")
-    return runs, left_out
+    return Found(tuple(runs), tuple(left_out))
 
 
 def _of_record(record: Mapping[str, Any], policy: Mapping[str, Any], file: Path) -> OfflineRun:
@@ -214,24 +195,15 @@ def tabulate(
     """
     if not runs:
         raise EvaluationError("There is no run with this metric to compare.")
-    kept: dict[tuple[Any, ...], OfflineRun] = {}
-    for run in sorted(runs, key=lambda run: run.date):
-        key = (run.dataset, run.method, run.options, run.seed)
-        if key in kept and not latest:
-            raise EvaluationError(
-                f"{run.method} on {run.dataset} has seed {run.seed} twice: {kept[key].source}; and"
-                f" {run.source}. Leave one out with --filter or --records, or have `lit-offrl"
-                " compare --latest` take the newest."
-            )
-        kept[key] = run
+    runs = one_a_seed(runs, lambda run: run.date, latest)
     notes = []
-    for text in _differences(kept.values()):
+    for text in _differences(runs):
         if not allow_unequal:
             raise EvaluationError(f"{text}: value them alike, or say --allow_unequal.")
         notes.append(f"{text}.")
-    labels, _ = method_labels(list(kept.values()))
+    labels, _ = method_labels(runs)
     cells: dict[tuple[str, str], list[OfflineRun]] = defaultdict(list)
-    for run in sorted(kept.values(), key=lambda run: run.seed):
+    for run in sorted(runs, key=lambda run: run.seed):
         cells[run.dataset, labels[run.method, run.options]].append(run)
     means = {key: float(np.mean([run.value for run in group])) for key, group in cells.items()}
     choose = min if better == "lower" else max

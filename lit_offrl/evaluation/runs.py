@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from lit_offrl.common.errors import EvaluationError, first_line
 from lit_offrl.common.renames import translated
@@ -30,33 +30,45 @@ _OF_DATA = ("episodes", "return_mean", "score_mean")
 _READERS = 8  # requests to a server at a time
 
 
-@dataclass(frozen=True)
-class Run:
-    """One trained policy with one evaluation of it.
+@dataclass(frozen=True, kw_only=True)
+class SeededRun:
+    """A training run that tables have under a method and a dataset.
 
     Attributes:
         method: Name of the method in tables.
         dataset: Name of the dataset in tables.
         options: Further axes of a sweep and options of the policy, (name, value), sorted.
         seed: Seed of the training.
-        record: The evaluation.
-        source: Where the record was read, for messages.
-        params: Hyperparameters as MLflow has them, without those that may differ between seeds.
-        data: ``score_mean``, ``return_mean`` and ``episodes`` of the training data.
+        source: Where it was read, for messages.
     """
 
     method: str
     dataset: str
     options: tuple[tuple[str, str], ...]
     seed: int
-    record: EvaluationRecord
     source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(SeededRun):
+    """One trained policy with one evaluation of it.
+
+    Attributes:
+        record: The evaluation.
+        params: Hyperparameters as MLflow has them, without those that may differ between seeds.
+        data: ``score_mean``, ``return_mean`` and ``episodes`` of the training data.
+    """
+
+    record: EvaluationRecord
     params: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, float] = field(default_factory=dict)
 
 
+R = TypeVar("R", bound=SeededRun)
+
+
 @dataclass(frozen=True)
-class Found:
+class Found(Generic[R]):
     """Runs that can be compared, and a line on each that cannot.
 
     Attributes:
@@ -65,12 +77,41 @@ class Found:
         experiment: MLflow's store and the id of the experiment of the first run, if there is one.
     """
 
-    runs: tuple[Run, ...]
+    runs: tuple[R, ...]
     left_out: tuple[str, ...] = ()
     experiment: tuple[str, str] | None = None
 
 
-def runs_from_files(patterns: Sequence[str]) -> Found:
+def joined(parts: Iterable[Found[R]]) -> Found[R]:
+    """Put several findings together."""
+    parts = list(parts)
+    return Found(
+        tuple(run for part in parts for run in part.runs),
+        tuple(line for part in parts for line in part.left_out),
+        next((part.experiment for part in parts if part.runs and part.experiment), None),
+    )
+
+
+def one_a_seed(runs: Iterable[R], date: Callable[[R], str], latest: bool) -> list[R]:
+    """Refuse a seed that a method has twice on a dataset, or take the one of the latest date.
+
+    Raises:
+        EvaluationError: A seed is there twice.
+    """
+    kept: dict[tuple[object, ...], R] = {}
+    for run in sorted(runs, key=date):
+        key = (run.dataset, run.method, run.options, run.seed)
+        if key in kept and not latest:
+            raise EvaluationError(
+                f"{run.method} on {run.dataset} has seed {run.seed} twice: {kept[key].source}; "
+                f"and {run.source}. Leave one out with --filter or --records, or have `lit-offrl "
+                "compare --latest` take the newest."
+            )
+        kept[key] = run
+    return list(kept.values())
+
+
+def runs_from_files(patterns: Sequence[str]) -> Found[Run]:
     """Read records from files, folders (and those below them) and glob patterns.
 
     Of a folder of a fit, the record of its end counts, not those made on the way.
@@ -126,59 +167,66 @@ def _without_steps(names: Iterable[str]) -> list[str]:
     return others
 
 
-def runs_from_mlflow(
-    tracking_uri: str, experiments: Sequence[str] = (), filter_string: str = ""
-) -> Found:
-    """Read the runs of experiments, or of all of them, that pass MLflow's filter.
-
-    A run's evaluations are the records under ``evaluate/`` if there are any, else the one that its
-    fit ended with. Runs that are not finished, and those without a record, are named in
-    ``left_out``, except for a pipeline's stages without a record.
+def read_runs(
+    tracking_uri: str,
+    experiments: Sequence[str],
+    filter_string: str,
+    read: Callable[[Any, str], Iterable[R]],
+) -> Found[R]:
+    """Read finished runs of experiments that pass MLflow's filter, but for runs of figures.
 
     Args:
-        tracking_uri: the store, which must exist.
-        experiments: names; all active ones where none is given.
-        filter_string: e.g. ``tags."lit_offrl.sweep" = 'pybullet'``.
+        tracking_uri: The store, which must exist.
+        experiments: Names; all active ones where none is given.
+        filter_string: Such as ``tags."lit_offrl.sweep" = 'pybullet'``.
+        read: Returns what there is to compare in one of MLflow's runs, which is named for
+            messages. Its error says why the run is left out.
 
     Raises:
-        ConfigError: there is no such experiment, or MLflow refuses; the line says why.
+        ConfigError: There is no such experiment, or MLflow refuses; the line says why.
     """
-    found = search_runs(tracking_uri, experiments, filter_string)
+
+    def found(run: Any) -> Found[R]:
+        name = f"MLflow run {run.info.run_id} ({run.info.run_name})"
+        if FIGURES_TAG in run.data.tags:
+            return Found(())
+        if run.info.status != "FINISHED":
+            return Found((), (f"{name}: {run.info.status.lower()}, not finished",))
+        try:
+            return Found(tuple(read(run, name)), (), (tracking_uri, run.info.experiment_id))
+        except Exception as error:  # one run's files that are gone must not cost the others
+            return Found((), (f"{name}: {first_line(error)}",))
+
     with ThreadPoolExecutor(_READERS) as pool:
-        parts = list(pool.map(lambda run: _runs_of(run, tracking_uri), found))
-    return Found(
-        tuple(run for part in parts for run in part.runs),
-        tuple(line for part in parts for line in part.left_out),
-        next((part.experiment for part in parts if part.runs), None),
-    )
+        return joined(pool.map(found, search_runs(tracking_uri, experiments, filter_string)))
 
 
-def _runs_of(run: Any, tracking_uri: str) -> Found:
-    name = f"MLflow run {run.info.run_id} ({run.info.run_name})"
-    if FIGURES_TAG in run.data.tags:
-        return Found(())
-    if run.info.status != "FINISHED":
-        return Found((), (f"{name}: {run.info.status.lower()}, not finished",))
-    try:
-        texts = _records(run, tracking_uri)
-        if not texts and f"{TAG}stage" in run.data.tags:
-            return Found(())  # its evaluations have runs of their own
-        if not texts:
-            why = "no evaluation record: run `lit-offrl evaluate --ckpt_path …` on its checkpoint"
-            return Found((), (f"{name}: {why}",))
+def runs_from_mlflow(
+    tracking_uri: str, experiments: Sequence[str] = (), filter_string: str = ""
+) -> Found[Run]:
+    """Read evaluated runs; see :func:`read_runs`.
+
+    A run's evaluations are the records under ``evaluate/`` if there are any, else the one that its
+    fit ended with. Runs without a record are left out; a pipeline's stages are so without a line.
+    """
+
+    def read(run: Any, name: str) -> list[Run]:
+        tags, texts = run.data.tags, _records(run, tracking_uri)
+        if not texts and f"{TAG}stage" not in tags:  # a stage's evaluations have runs of their own
+            raise EvaluationError(
+                "no evaluation record: run `lit-offrl evaluate --ckpt_path …` on its checkpoint"
+            )
         params = {k: v for k, v in run.data.params.items() if _same_in_a_cell(k, v)}
         known = {**run.data.metrics, **run.data.params}  # earlier versions had them as metrics
         data = {key: float(known[f"data/{key}"]) for key in _OF_DATA if f"data/{key}" in known}
         runs = []
         for path, text in texts.items():
             record = EvaluationRecord.from_json(text)
-            source = f"{name}, {path}"
-            seed = run.data.params.get("seed")
-            named = translated(params, record.method)
-            runs.append(make_run(record, source, run.data.tags, seed, named, data))
-    except Exception as error:  # one run's files that are gone must not cost the others
-        return Found((), (f"{name}: {first_line(error)}",))
-    return Found(tuple(runs), (), (tracking_uri, run.info.experiment_id))
+            seed, named = run.data.params.get("seed"), translated(params, record.method)
+            runs.append(make_run(record, f"{name}, {path}", tags, seed, named, data))
+        return runs
+
+    return read_runs(tracking_uri, experiments, filter_string, read)
 
 
 def _records(run: Any, tracking_uri: str) -> dict[str, str]:
@@ -191,6 +239,11 @@ def _records(run: Any, tracking_uri: str) -> dict[str, str]:
 def _same_in_a_cell(name: str, value: str) -> bool:
     last = PurePosixPath(name).name
     return last not in (*_PER_RUN, *_IN_RECORD, *_OF_DATA) and not value.endswith(".ckpt")
+
+
+def swept_options(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the axes of a sweep that the tags of a run name."""
+    return {k.removeprefix(_OPTION): v for k, v in tags.items() if k.startswith(_OPTION)}
 
 
 def make_run(
@@ -208,7 +261,7 @@ def make_run(
     """
     tags = tags or {}
     acting = {k: str(v) for k, v in record.policy_options.items()}
-    options = {k.removeprefix(_OPTION): v for k, v in tags.items() if k.startswith(_OPTION)}
+    options = swept_options(tags)
     # A sweep over an option of the policy names it in its tags too: once is enough.
     options = {k: v for k, v in options.items() if acting.get(k) != v}
     options |= {f"policy.{k}": v for k, v in acting.items()}

@@ -40,7 +40,7 @@ def maze2d_policies(numbers: Mapping[str, Any]) -> Figure:
     """Draw held-out data above and samples below, a column a policy, coloured by Δt (Fig. 3).
 
     Args:
-        numbers: of ``studies.maze2d_policies``.
+        numbers: of ``studies.maze2d.Maze2dPolicies``.
     """
     panels, rows = numbers["panels"], numbers["by_policy"]
     free = np.asarray(numbers["free"], bool)
@@ -80,7 +80,7 @@ def maze2d_gamma(numbers: Mapping[str, Any]) -> Figure:
     """Draw samples and data as γ grows, and the way from the start against the horizon (Fig. 4).
 
     Args:
-        numbers: of ``studies.maze2d_gamma``.
+        numbers: of ``studies.maze2d.Maze2dGamma``.
     """
     rows = numbers["by_gamma"]
     free = np.asarray(numbers["free"], bool)

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.common.randomness import ShardedGenerator, mix
 from lit_offrl.datasets.rows import as_tensor
 from lit_offrl.datasets.sampler import RowOrder
-from lit_offrl.datasets.schema import OfflineDataset
+from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.datasets.split import episodes_of_policies
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import load_module
@@ -23,6 +23,9 @@ from lit_offrl.nets import GaussianPolicy
 
 _CLONE, _CLONE_ROWS = 0xC10E, 0xC10F  # keep the streams of one seed apart
 _HIDDEN, _STEPS, _ROWS, _RATE = (64, 64), 500, 256, 3e-3  # of a clone: seconds, not a study
+
+Act = Callable[[Tensor], Tensor]
+"""Maps raw observations (…, o) to actions (…, a)."""
 
 Draw = Callable[[Tensor, ShardedGenerator], Tensor]
 """Draws actions (…, a), within the bounds, in raw observations (…, o)."""
@@ -147,28 +150,60 @@ def _clone(policy: float, dataset: OfflineDataset, module: OfflineModule, seed: 
 def _loaded(path: Path, module: OfflineModule) -> Draw:
     assert module.spec is not None
     other = load_module(path, module.device)
-    spec, own = other.spec, module.spec
-    if spec is None or (spec.observation_dim, spec.action_dim) != (
-        own.observation_dim,
-        own.action_dim,
-    ):
-        raise ConfigError(
-            f"{path}: acts on other observations or actions than the evaluated data's "
-            f"({own.observation_dim} and {own.action_dim} dimensions): take a checkpoint of them."
-        )
-    policy = other.policy()
-    if not isinstance(policy, NetworkPolicy):
+    act, remark = acting(other, module.spec, str(path))
+    if remark is not None:
         raise ConfigError(
             f"{path}: the policy of {type(other).__name__} remembers earlier steps, which sampled "
             "states do not have: take a checkpoint whose policy acts on the state alone."
         )
-    low, high = own.action_low, own.action_high
+    return lambda observations, noise: act(observations)
 
-    def draw(observations: Tensor, noise: ShardedGenerator) -> Tensor:
+
+def acting(module: OfflineModule, spec: DatasetSpec, where: str) -> tuple[Act, str | None]:
+    """Return a module's policy on single states, clipped to the data's bounds of actions.
+
+    A policy that holds something between steps, such as LDCQ's skills, begins anew in each state.
+
+    Args:
+        module: Module whose policy acts.
+        spec: Spec of the data.
+        where: Origin of the module, for messages.
+
+    Returns:
+        What acts, and a remark on how it does, if there is one.
+
+    Raises:
+        ConfigError: It acts on other observations or actions than the data's, or cannot act.
+        EvaluationError: The policy needs a goal, and none is given; raised when it acts.
+    """
+    own = module.spec
+    sizes = (spec.observation_dim, spec.action_dim)
+    if own is None or (own.observation_dim, own.action_dim) != sizes:
+        raise ConfigError(
+            f"{where}: acts on other observations or actions than the data's ({sizes[0]} and"
+            f" {sizes[1]} dimensions): name its own data with --data, or leave it out."
+        )
+    try:
+        policy = module.policy()
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    remark = None
+    if not isinstance(policy, NetworkPolicy):
+        remark = "remembers earlier steps, and is valued as if it began anew in each state"
+
+    def act(observations: Tensor) -> Tensor:
         flat = observations.reshape(-1, observations.shape[-1]).cpu().numpy()
-        taken = policy.act(flat)
-        if low is not None and high is not None:
-            taken = np.clip(taken, low, high).astype(np.float32)
+        policy.reset()
+        try:
+            taken = np.asarray(policy.act(flat), np.float32)
+        except EvaluationError as error:
+            raise EvaluationError(f"{where}: {error}") from error
+        if not np.isfinite(taken).all():
+            raise EvaluationError(
+                f"{where}: its policy's actions are not finite: its training went wrong."
+            )
+        if spec.action_low is not None and spec.action_high is not None:
+            taken = np.clip(taken, spec.action_low, spec.action_high).astype(np.float32)
         return torch.from_numpy(taken).to(observations.device).unflatten(0, observations.shape[:-1])
 
-    return draw
+    return act, remark

@@ -22,8 +22,10 @@ from lit_offrl.common.errors import TrainingError
 from lit_offrl.common.randomness import mix
 from lit_offrl.common.ranges import require_fields
 from lit_offrl.datasets.sampler import RowOrder
-from lit_offrl.datasets.views import BoundView
+from lit_offrl.datasets.schema import OfflineDataset
+from lit_offrl.datasets.views import Transitions
 from lit_offrl.nets import EnsembleMLP, frozen_copy, polyak_update_
+from lit_offrl.studies.ope_truth import discounted_returns
 
 _INIT, _ROWS = 0xF9E0, 0xF9E1  # keep the streams of one seed apart
 
@@ -58,53 +60,46 @@ class FittedQ:
     """Q^π of K policies: one net each, all in one batched product a layer.
 
     Args:
-        view: Training steps, as a bound ``Transitions``.
+        train_set: Data that Q is fitted to, with actions and rewards.
         actions: Draws all policies' actions in raw observations, (B, o) or (K, B, o) → (K, B, a).
         candidates: Number K of policies.
         gamma: Discount γ.
         normalize: Scales raw observations (…, o).
-        unit: Unit of the nets' output in units of the return, about the size of the largest return.
         settings: Settings of the fit.
         seed: Seed of the nets and of the order of rows.
+        device: Device of the computation.
+
+    Raises:
+        DatasetError: The data have no rewards, or none in some rows.
     """
 
     def __init__(
         self,
-        view: BoundView,
+        train_set: OfflineDataset,
         actions: Callable[[Tensor], Tensor],
         candidates: int,
         *,
         gamma: float,
         normalize: Callable[[Tensor], Tensor],
-        unit: float,
         settings: FQESettings,
         seed: int,
+        device: torch.device,
     ) -> None:
-        self.view, self.actions, self.settings = view, actions, settings
-        self.gamma, self.normalize, self.unit = gamma, normalize, unit
+        # The nets' output is in units of the largest return.
+        self.unit = float(np.abs(discounted_returns(train_set, gamma)).max()) or 1.0
+        self.view, self.actions = Transitions().bind(train_set, device), actions
+        self.settings, self.gamma, self.normalize = settings, gamma, normalize
         size = settings.batch_size
-        self._order = RowOrder(view.spans, size, mix(seed, _ROWS), device=view.device)
-        first = view.batch(self._order.rows(0), torch.zeros(size, 0))
+        self._order = RowOrder(self.view.spans, size, mix(seed, _ROWS), device=device)
+        first = self.view.batch(self._order.rows(0), torch.zeros(size, 0))
         inputs = first.observations.shape[1] + first.actions.shape[1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(seed, _INIT))
-            self._net = EnsembleMLP(candidates, inputs, settings.hidden).to(view.device)
+            self._net = EnsembleMLP(candidates, inputs, settings.hidden).to(device)
         self._target = frozen_copy(self._net)
         rate = settings.learning_rate
         self._optimizer = torch.optim.Adam(self._net.parameters(), rate, fused=True)
         self.steps = 0
-
-    def fit(self, steps: int, *, progress: bool = False) -> float:
-        """Go on for so many steps; returns the mean squared error of the last, in ``unit``²."""
-        error = torch.zeros(())
-        for _ in tqdm(range(steps), "FQE", unit="step", leave=False, disable=not progress):
-            error = self._step()
-        if not bool(error.isfinite()):
-            raise TrainingError(
-                f"FQE's error is not finite after {self.steps} steps: Q diverged; lower its "
-                "learning rate, or leave it out with --baseline none."
-            )
-        return float(error)
 
     def fit_and_value(
         self,
@@ -117,7 +112,7 @@ class FittedQ:
         """Fit for all steps of the settings, and value the policies after each tenth of them.
 
         Args:
-            starts: As the observations of ``values``.
+            starts: Raw observations (M, o), or (K, M, o) where each policy has its own states.
             draws: Number of actions drawn for each state.
             value_actions: Draws the actions of the values with its own noise, so that values change
                 no training; those of training by default.
@@ -125,21 +120,33 @@ class FittedQ:
 
         Returns:
             The values (K, M) in the end, and the means (10, K) after each tenth, which show whether
-            the values converged.
+            the values converged; both in units of the return.
+
+        Raises:
+            TrainingError: Q diverged.
         """
-        drawn, trace = self.actions, []
+        trace = []
         cuts = [self.settings.steps * tenth // 10 for tenth in range(11)]
         for begin, end in itertools.pairwise(cuts):
-            self.fit(end - begin, progress=progress)
-            self.actions = value_actions or drawn
-            values = self.values(starts, draws).double().cpu().numpy()
-            self.actions = drawn
+            self._fit(end - begin, progress)
+            values = self._values(starts, draws, value_actions or self.actions)
             trace.append(values.mean(axis=1))
         return values, np.stack(trace)
+
+    def _fit(self, steps: int, progress: bool) -> None:
+        error = torch.zeros(())
+        for _ in tqdm(range(steps), "FQE", unit="step", leave=False, disable=not progress):
+            error = self._step()
+        if not bool(error.isfinite()):
+            raise TrainingError(
+                f"FQE's error is not finite after {self.steps} steps: Q diverged; lower its "
+                "learning rate, or leave it out with --baseline none."
+            )
 
     def _step(self) -> Tensor:
         index = self._order.rows(self.steps)
         batch = self.view.batch(index, torch.zeros(len(index), 0))
+        assert batch.rewards is not None  # __init__ has read them
         with torch.no_grad():
             following = self._run(
                 self._target, batch.next_observations, self.actions(batch.next_observations)
@@ -162,17 +169,11 @@ class FittedQ:
         return net(torch.cat([scaled, actions], dim=-1)).squeeze(-1)
 
     @torch.no_grad()
-    def values(self, observations: Tensor, draws: int = 32) -> Tensor:
-        """V^π(s) as the mean of Q^π(s, a) over ``draws`` actions of π, by the target network.
-
-        Args:
-            observations: Raw ones, (M, o), or (K, M, o) where each policy has its own states.
-            draws: Number of actions drawn in each state.
-
-        Returns:
-            (K, M), in units of the return.
-        """
+    def _values(
+        self, observations: Tensor, draws: int, actions: Callable[[Tensor], Tensor]
+    ) -> np.ndarray:
+        """V^π(s) (K, M), the mean of the target network's Q over some actions of π."""
         total = torch.zeros(())
         for _ in range(draws):
-            total = total + self._run(self._target, observations, self.actions(observations))
-        return self.unit * total / draws
+            total = total + self._run(self._target, observations, actions(observations))
+        return (self.unit * total / draws).double().cpu().numpy()

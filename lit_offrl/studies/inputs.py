@@ -173,6 +173,22 @@ def policies_of(dataset: OfflineDataset) -> np.ndarray:
     return first
 
 
+def known_rewards(dataset: OfflineDataset) -> np.ndarray:
+    """Return the reward of each row (N,), float64.
+
+    Raises:
+        DatasetError: The data have no rewards, or none in some rows.
+    """
+    rewards = dataset.column("rewards").astype(np.float64)
+    known = dataset.columns.get("reward_mask", np.ones(len(rewards), bool))
+    if not known.all():
+        raise DatasetError(
+            f"{dataset.spec.origin}: row {known.argmin()} has no reward (column 'reward_mask'), so"
+            " returns are not known: choose data with all rewards."
+        )
+    return rewards
+
+
 def protocol_of(checkpoint: Path, dataset: OfflineDataset | None, **more: Any) -> dict[str, Any]:
     """Say what a study's numbers are of: checkpoint, step, data, and whatever else is given."""
     saved = read_checkpoint(checkpoint)

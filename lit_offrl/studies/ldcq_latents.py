@@ -21,14 +21,12 @@ from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import Snippets
 from lit_offrl.datasets.views.snippets import BoundSnippets
-from lit_offrl.envs.mazes import MAZE2D
-from lit_offrl.envs.point_mass import CELL_OFFSET
-from lit_offrl.evaluation.envs import find_spec
 from lit_offrl.modules.checkpoints import load_module
 from lit_offrl.modules.ldcq import LDCQStage2Module, LDCQStage3Module
 from lit_offrl.modules.ldcq.options import Sampling
 from lit_offrl.studies.inputs import CheckpointStudy, Study, load_data, protocol_of
-from lit_offrl.studies.two_samples import energy_distance
+from lit_offrl.studies.maze2d import cells_of, maze_named
+from lit_offrl.studies.measures import energy_distance
 
 _SHOWN = 1500  # points of a panel that the figure keeps
 _SUPPORT = 0.95  # quantile of the data's nearest distances within which a latent is among them
@@ -70,10 +68,8 @@ class LDCQLatents(CheckpointStudy):
             for name in ("distance", "outside", "ends_distance")
         }
         numbers: dict[str, Any] = {"rows": rows}
-        env_id = data.spec.env_id or ""
-        if env_id.startswith("lit_offrl/maze2d-"):
-            maze = MAZE2D[str(find_spec(env_id).kwargs["maze"])]
-            numbers |= {"free": maze.free.astype(int), "corner": CELL_OFFSET - 0.5}
+        if (maze := maze_named(data.spec.env_id)) is not None:
+            numbers |= cells_of(maze)
         facts = protocol_of(
             self.ckpt_path,
             data,

@@ -8,7 +8,7 @@ same s_0, with Δt drawn anew from the same distribution.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 
 from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.common.randomness import ShardedGenerator, mix
-from lit_offrl.datasets.schema import OfflineDataset
+from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import FutureStates
 from lit_offrl.envs.mazes import MAZE2D, Maze
 from lit_offrl.envs.point_mass import CELL_OFFSET
@@ -25,12 +25,13 @@ from lit_offrl.modules.dvf import DVFModule
 from lit_offrl.modules.dvf_value import CHAINS
 from lit_offrl.studies.inputs import (
     CheckpointStudy,
+    Study,
     load_data,
     load_dvf,
     policies_of,
     protocol_of,
 )
-from lit_offrl.studies.two_samples import energy_distance, policy_accuracy
+from lit_offrl.studies.measures import energy_distance, policy_accuracy
 
 _SHOWN = 1500  # points of a panel that the figure keeps
 
@@ -70,17 +71,24 @@ class Comparison:
             options.ckpt_path, options.device, representation="scalar", values=False
         )
         self.data = load_data(options.data, options.ckpt_path, ("policy",))
-        self.maze = maze_of(self.data)
+        env_id = self.data.spec.env_id
+        maze = maze_named(env_id)
+        if maze is None:
+            raise ConfigError(
+                f"{self.data.spec.origin}: is of '{env_id}'; this figure is of maze2d: collect "
+                "data of lit_offrl/maze2d-umaze-v1 with --planner waypoint --goals."
+            )
+        self.maze = maze
         if self.data.spec.observation_dim != self.module.occupancy.state_dim - 1:
             raise ConfigError(
                 f"{options.ckpt_path}: was trained on states of "
                 f"{self.module.occupancy.state_dim - 1} numbers: give one trained on maze2d."
             )
         learned = None if self.module.spec is None else self.module.spec.env_id
-        if learned is not None and _maze(learned) not in (None, self.maze):
+        if maze_named(learned) not in (None, self.maze):
             raise ConfigError(
                 f"{options.ckpt_path}: was trained on '{learned}', and {self.data.spec.origin} is "
-                f"of '{self.data.spec.env_id}': give data of the same maze."
+                f"of '{env_id}': give data of the same maze."
             )
         self.of_episode = policies_of(self.data)
         self.policies = np.unique(self.of_episode)
@@ -103,7 +111,8 @@ class Comparison:
         """Draw from the model at the same first states, with offsets of the same distribution."""
         futures, starts = self._futures(policy, gamma, stream, part)
         drawn = []
-        for number, rows in enumerate(np.array_split(np.arange(len(starts)), self._parts())):
+        parts = np.array_split(np.arange(len(starts)), -(-self.samples // CHAINS))
+        for number, rows in enumerate(parts):
             first = torch.from_numpy(starts[rows]).to(self.module.device)
             states, _ = self.module.sample_future(
                 first,
@@ -113,9 +122,6 @@ class Comparison:
             )
             drawn.append(states[:, 0].cpu().numpy())
         return futures._replace(states=np.concatenate(drawn))
-
-    def _parts(self) -> int:
-        return -(-self.samples // CHAINS)
 
     def _futures(
         self, policy: float, gamma: float, stream: int, part: int | None
@@ -137,34 +143,23 @@ class Comparison:
         return Futures(states, offsets, chosen), batch.observations.numpy()
 
 
-def maze_of(data: OfflineDataset) -> Maze:
-    """Return the maze that data are of.
-
-    Raises:
-        ConfigError: The data are not of maze2d.
-    """
-    maze = _maze(data.spec.env_id or "")
-    if maze is None:
-        raise ConfigError(
-            f"{data.spec.origin}: is of '{data.spec.env_id}'; this figure is of maze2d: collect "
-            "data of lit_offrl/maze2d-umaze-v1 with --planner waypoint --goals."
-        )
-    return maze
-
-
-def _maze(env_id: str) -> Maze | None:
+def maze_named(env_id: str | None) -> Maze | None:
     """Return the maze of an environment of maze2d, and None for any other."""
-    if not env_id.startswith("lit_offrl/maze2d-"):
+    if env_id is None or not env_id.startswith("lit_offrl/maze2d-"):
         return None
     return MAZE2D[str(find_spec(env_id).kwargs["maze"])]
 
 
+def cells_of(maze: Maze) -> dict[str, Any]:
+    """Return which cells of a maze are free, and the outer corner of the first."""
+    return {"free": maze.free.astype(int), "corner": CELL_OFFSET - 0.5}
+
+
 def drawn_maze(comparison: Comparison) -> dict[str, Any]:
-    """Return what the figures need to draw the maze: cells, where the first one is, goals."""
+    """Return what the figures need to draw the maze: its cells, the start, the goals."""
     numbers: dict[str, Any] = {
         "maze": comparison.maze.name,
-        "free": comparison.maze.free.astype(int),
-        "corner": CELL_OFFSET - 0.5,
+        **cells_of(comparison.maze),
         "policies": comparison.policies,
     }
     first = comparison.data.columns["observations"][comparison.data.episodes[:, 0], :2]
@@ -285,7 +280,7 @@ def reach(comparison: Comparison, gammas: list[float]) -> list[dict[str, Any]]:
     return rows
 
 
-def facts(comparison: Comparison, options: Maze2dStudy, **more: Any) -> dict[str, Any]:
+def _facts(comparison: Comparison, options: Maze2dStudy, **more: Any) -> dict[str, Any]:
     """Say how the numbers of both figures came to be."""
     return protocol_of(
         options.ckpt_path,
@@ -296,3 +291,59 @@ def facts(comparison: Comparison, options: Maze2dStudy, **more: Any) -> dict[str
         seed=options.seed,
         **more,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maze2dPolicies(Maze2dStudy):
+    """Where each policy goes, in held-out data and in samples (Fig. 3).
+
+    Args:
+        gamma: Discount in [0, 1) that the offsets follow; without it, the checkpoint's.
+    """
+
+    gamma: Annotated[float | None, "[0, 1)"] = None
+
+    def run(self) -> Study:
+        """Measure; see :func:`separation`.
+
+        Raises:
+            LitOffRLError: The checkpoint or the data do not fit the study.
+        """
+        comparison = Comparison(self)
+        gamma = comparison.module.gamma if self.gamma is None else self.gamma
+        found = separation(comparison, gamma)
+        metrics = {f"accuracy_{name}": value for name, value in found["accuracy"].items()}
+        for name in ("distance", "floor", "ceiling", "in_walls"):
+            each = [row[name] for row in found["by_policy"]]
+            metrics[name] = sum(each) / len(each)
+        numbers = drawn_maze(comparison) | {"gamma": gamma} | found
+        return Study(numbers, metrics, _facts(comparison, self, gamma=gamma), self.ckpt_path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maze2dGamma(Maze2dStudy):
+    """Distances of samples and data from the start, by discount (Fig. 4).
+
+    Args:
+        gammas: Discounts in [0, 1) that the offsets follow, one after another.
+    """
+
+    gammas: list[float] = field(default_factory=lambda: [0.9, 0.95, 0.97, 0.99, 0.995])
+
+    def run(self) -> Study:
+        """Measure; see :func:`reach`.
+
+        Raises:
+            LitOffRLError: The checkpoint, the data or a γ do not fit the study.
+        """
+        for gamma in self.gammas:
+            require_in("[0, 1)", gammas=gamma)
+        comparison, gammas = Comparison(self), sorted(self.gammas)
+        by_gamma = reach(comparison, gammas)
+        metrics = {
+            f"way_{source}_{row['gamma']:g}": row[source]["way"]
+            for row in by_gamma
+            for source in ("data", "samples")
+        }
+        numbers = drawn_maze(comparison) | {"by_gamma": by_gamma}
+        return Study(numbers, metrics, _facts(comparison, self, gammas=gammas), self.ckpt_path)

@@ -8,6 +8,7 @@ two are drawn independently, else their correlation would be that of a number wi
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,21 +16,23 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from scipy.signal import lfilter
+from torch import Tensor
 
-from lit_offrl.common.errors import ConfigError, DatasetError
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import mix, truncated_geometric
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.modules.dvf import DVFModule
 from lit_offrl.modules.dvf_value import CHAINS
-from lit_offrl.studies.correlations import correlations
 from lit_offrl.studies.inputs import (
     CheckpointStudy,
     Study,
+    known_rewards,
     load_data,
     load_dvf,
     policies_of,
     protocol_of,
 )
+from lit_offrl.studies.measures import correlations
 
 _ENVIRONMENTS = ("lit_offrl/mountain-car-v0", "MountainCarContinuous-v0")
 _KNOWN = 0.01  # rows count whose return lacks less than this share of what is after a time limit
@@ -78,7 +81,14 @@ class MountainCar(CheckpointStudy):
             for name, both in final["correlations"].items()
             for kind, value in both.items()
         }
-        numbers = {"gamma": module.gamma, **truth.as_numbers(), "by_step": by_step}
+        numbers: dict[str, Any] = {
+            "gamma": module.gamma,
+            "policies": truth.policies,
+            "return": truth.discounted,
+            "undiscounted_return": truth.undiscounted,
+            "episodes": [len(own) for own in truth.first],
+            "by_step": by_step,
+        }
         more = {"gamma": module.gamma, **sizes, "states": self.states, "checkpoints": len(paths)}
         return Study(numbers, metrics, protocol_of(last, data, **more), last)
 
@@ -140,28 +150,14 @@ class Truth:
             chosen = np.stack([random.choice(some, states) for some in rows])
             self.states, self.returns = observations[chosen], returns[chosen]
 
-    def as_numbers(self) -> dict[str, Any]:
-        """Return what each policy earned."""
-        return {
-            "policies": self.policies,
-            "return": self.discounted,
-            "undiscounted_return": self.undiscounted,
-            "episodes": [len(own) for own in self.first],
-        }
-
 
 def discounted_returns(data: OfflineDataset, gamma: float) -> np.ndarray:
     """Return Σ_i γ^i r_{t+i} to the end of each row's episode (N,), float64.
 
     Raises:
-        DatasetError: A reward is unlabelled.
+        DatasetError: The data have no rewards, or none in some rows.
     """
-    if not data.columns.get("reward_mask", np.ones(1, bool)).all():
-        raise DatasetError(
-            f"{data.spec.origin}: some rewards are unlabelled (reward_mask), so that returns are "
-            "unknown: choose data with all rewards."
-        )
-    returns = data.column("rewards").astype(np.float64)
+    returns = known_rewards(data)
     for start, stop in data.episodes.tolist():
         returns[start:stop] = lfilter([1.0], [1.0, -gamma], returns[start:stop][::-1])[::-1]
     return returns
@@ -199,33 +195,38 @@ def measure(
     return numbers | {"correlations": together}
 
 
+def _parts(
+    module: DVFModule, states: np.ndarray, policy: float, samples: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Yield the states (M, o), their φ (M,) and a seed, in parts of bounded memory."""
+    for number, part in enumerate(np.array_split(states, -(-len(states) * samples // CHAINS))):
+        rows = torch.from_numpy(part).to(module.device)
+        phi = torch.full((len(rows),), float(policy), device=module.device)
+        yield rows, phi, mix(seed, number)
+
+
 def _values(
     module: DVFModule, states: np.ndarray, policy: float, samples: int, seed: int
 ) -> np.ndarray:
-    """Return V(s; φ) (M,) of states (M, o), computed in parts of bounded memory."""
-    parts: list[torch.Tensor] = []
-    for part in np.array_split(states, -(-len(states) * samples // CHAINS)):
-        rows = torch.from_numpy(part).to(module.device)
-        phi = torch.full((len(rows),), float(policy), device=module.device)
-        keyed = mix(seed, len(parts))
-        parts.append(module.value(rows, policy=phi, num_samples=samples, seed=keyed).cpu())
-    return torch.cat(parts).double().numpy()
+    """Return V(s; φ) (M,) of states (M, o)."""
+    found = [
+        module.value(rows, policy=phi, num_samples=samples, seed=keyed).cpu()
+        for rows, phi, keyed in _parts(module, states, policy, samples, seed)
+    ]
+    return torch.cat(found).double().numpy()
 
 
 def _rewards(
     module: DVFModule, states: np.ndarray, policy: float, samples: int, seed: int
 ) -> np.ndarray:
     """Return the mean (M,) of r(s', π(s')) over s' ~ ρ(· | s, φ), with 0 past a terminal."""
-    parts: list[torch.Tensor] = []
-    for part in np.array_split(states, -(-len(states) * samples // CHAINS)):
-        rows = torch.from_numpy(part).to(module.device)
-        phi = torch.full((len(rows),), float(policy), device=module.device)
-        keyed = mix(seed, len(parts))
+    limit = float("inf") if module.max_offset is None else module.max_offset
+    found = []
+    for rows, phi, keyed in _parts(module, states, policy, samples, seed):
         drawn = torch.Generator().manual_seed(keyed)
         uniforms = torch.rand(len(rows), samples, generator=drawn, dtype=torch.float64)
-        limit = float("inf") if module.max_offset is None else module.max_offset
         offsets = truncated_geometric(uniforms, module.gamma, limit).to(module.device)
         futures, absorbed = module.sample_future(rows, offsets, policy=phi, seed=keyed)
         rewards = module.predicted_reward(futures).masked_fill(absorbed, 0.0)
-        parts.append(rewards.mean(dim=1).cpu())
-    return torch.cat(parts).double().numpy()
+        found.append(rewards.mean(dim=1).cpu())
+    return torch.cat(found).double().numpy()

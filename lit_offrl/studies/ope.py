@@ -19,14 +19,14 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import mix
 from lit_offrl.datasets.rows import as_tensor
 from lit_offrl.datasets.schema import OfflineDataset
-from lit_offrl.datasets.views import Transitions
+from lit_offrl.diffusion import map_encoded
 from lit_offrl.evaluation.statistics import standard_error
 from lit_offrl.modules import DVFModule
 from lit_offrl.modules.dvf_value import CHAINS
 from lit_offrl.modules.occupancy import History
 from lit_offrl.studies.candidates import Candidate
 from lit_offrl.studies.fqe import FittedQ, FQESettings
-from lit_offrl.studies.ope_truth import discounted_returns, own_episodes
+from lit_offrl.studies.ope_truth import own_episodes
 
 _STARTS, _VALUES, _TARGETS, _LAST = 1, 2, 3, 4  # keep the streams of one seed apart
 
@@ -141,18 +141,14 @@ def dvf_values(
         actions = one.actions(seed, _VALUES, device=module.device)
         parts = []
         states = starts.observations[number]
+        known = None if starts.histories is None else starts.histories[number]
         for rows in torch.arange(len(states)).split(max(1, CHAINS // samples)):
-            history = None
-            if starts.histories is not None:
-                known = starts.histories[number]
-                taken = None if known.actions is None else known.actions[rows]
-                history = History(known.states[rows], taken, known.mask[rows])
-            policy = torch.full((len(rows),), one.policy, device=module.device)
+            part, history = map_encoded(lambda each, rows=rows: each[rows], (states, known))
             parts.append(
                 module.value(
-                    states[rows],
+                    part,
                     history=history,
-                    policy=policy,
+                    policy=torch.full((len(rows),), one.policy, device=module.device),
                     num_samples=samples,
                     actions=actions,
                     seed=mix(seed, _VALUES, int(rows[0])),
@@ -181,7 +177,6 @@ def fqe_values(
         converged.
     """
     began = time.perf_counter()
-    returns = discounted_returns(train_set, module.gamma)  # also refuses rows without rewards
     drawn = [one.actions(seed, _TARGETS, device=module.device) for one in candidates]
     last = [one.actions(seed, _LAST, device=module.device) for one in candidates]
 
@@ -193,14 +188,14 @@ def fqe_values(
         return actions
 
     fitted = FittedQ(
-        Transitions().bind(train_set, module.device),
+        train_set,
         actions_of(drawn),
         len(candidates),
         gamma=module.gamma,
         normalize=module.normalizer.normalize,
-        unit=float(np.abs(returns).max()) or 1.0,
         settings=settings,
         seed=seed,
+        device=module.device,
     )
     values, trace = fitted.fit_and_value(
         starts.observations, value_actions=actions_of(last), progress=progress

@@ -11,7 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from lit_offrl.evaluation.record import JSONRecord, hardware, now, package_versions
-from lit_offrl.studies.ranking import rank_summary
+from lit_offrl.studies.measures import rank_summary
 
 ESTIMATORS = ("dvf", "fqe")
 

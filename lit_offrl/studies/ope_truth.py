@@ -14,6 +14,7 @@ from lit_offrl.evaluation.evaluate import evaluate_module
 from lit_offrl.evaluation.statistics import standard_error
 from lit_offrl.modules import DVFModule, load_module
 from lit_offrl.studies.candidates import Candidate
+from lit_offrl.studies.inputs import known_rewards
 
 
 class Truth(NamedTuple):
@@ -80,13 +81,7 @@ def discounted_returns(dataset: OfflineDataset, gamma: float, skip: int = 0) -> 
     Raises:
         DatasetError: The data have no rewards, or none in some rows.
     """
-    rewards = dataset.column("rewards").astype(np.float64)
-    if "reward_mask" in dataset.columns and not dataset.columns["reward_mask"].all():
-        row = int(np.flatnonzero(~dataset.columns["reward_mask"])[0])
-        raise DatasetError(
-            f"{dataset.spec.origin}: row {row} has no reward (column 'reward_mask'), so returns "
-            "are not known: evaluate on data with all rewards."
-        )
+    rewards = known_rewards(dataset)
     step = np.arange(len(rewards)) - np.repeat(dataset.episodes[:, 0], dataset.episode_lengths)
     weights = np.where(step >= skip, float(gamma) ** np.maximum(step - skip, 0), 0.0)
     return np.add.reduceat(weights * rewards, dataset.episodes[:, 0])

@@ -7,7 +7,7 @@ states of episodes that were held out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,23 +16,16 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.common.randomness import mix
 from lit_offrl.datasets.normalizers import MinMaxNormalizer
 from lit_offrl.datasets.rows import as_tensor
-from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
-from lit_offrl.datasets.views import Transitions
+from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.evaluation.record import JSONRecord, hardware, now, package_versions
 from lit_offrl.evaluation.statistics import interval_within_range, standard_error
-from lit_offrl.modules.base import OfflineModule
-from lit_offrl.modules.policies import NetworkPolicy
+from lit_offrl.studies.candidates import Act
 from lit_offrl.studies.fqe import FittedQ, FQESettings
-from lit_offrl.studies.ope_truth import discounted_returns
 
 _STARTS = 0x57A7  # keeps the streams of one seed apart
-
-Act = Callable[[Tensor], Tensor]
-"""Maps raw observations (B, o) to actions (B, a)."""
 
 
 @dataclass(frozen=True)
@@ -180,59 +173,6 @@ class PolicyValuesRecord(JSONRecord):
         return [*said, *(f"{self.dataset}: {sentence}." for sentence in self.dataset_handling)]
 
 
-def acting(
-    module: OfflineModule, spec: DatasetSpec, where: str, options: Mapping[str, Any] | None = None
-) -> tuple[Act, str | None]:
-    """Return a module's policy on single states, clipped to the data's bounds of actions.
-
-    A policy that holds something between steps, such as LDCQ's skills, begins anew in each state.
-
-    Args:
-        module: Module whose policy acts.
-        spec: Spec of the data.
-        where: Origin of the module, for messages.
-        options: Options of the policy.
-
-    Returns:
-        What acts, and a remark on how it does, if there is one.
-
-    Raises:
-        ConfigError: It acts on other observations or actions than the data's, or cannot act.
-        EvaluationError: The policy needs a goal, and none is given; raised when it acts.
-    """
-    own = module.spec
-    sizes = (spec.observation_dim, spec.action_dim)
-    if own is None or (own.observation_dim, own.action_dim) != sizes:
-        raise ConfigError(
-            f"{where}: acts on other observations or actions than the data's ({sizes[0]} and"
-            f" {sizes[1]} dimensions): name its own data with --data, or leave it out."
-        )
-    try:
-        policy = module.policy(**(options or {}))
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
-    remark = None
-    if not isinstance(policy, NetworkPolicy):
-        remark = "remembers earlier steps, and is valued as if it began anew in each state"
-
-    def act(observations: Tensor) -> Tensor:
-        flat = observations.reshape(-1, observations.shape[-1]).cpu().numpy()
-        policy.reset()
-        try:
-            taken = np.asarray(policy.act(flat), np.float32)
-        except EvaluationError as error:
-            raise EvaluationError(f"{where}: {error}") from error
-        if not np.isfinite(taken).all():
-            raise EvaluationError(
-                f"{where}: its policy's actions are not finite: its training went wrong."
-            )
-        if spec.action_low is not None and spec.action_high is not None:
-            taken = np.clip(taken, spec.action_low, spec.action_high).astype(np.float32)
-        return torch.from_numpy(taken).to(observations.device).unflatten(0, observations.shape[:-1])
-
-    return act, remark
-
-
 def first_states(dataset: OfflineDataset, *, most: int, seed: int) -> np.ndarray:
     """Choose up to ``most`` episodes to begin in; returns their numbers (M,), ascending."""
     random = np.random.default_rng(mix(seed, _STARTS))
@@ -269,7 +209,6 @@ def fitted_values(
         DatasetError: The data have no rewards, or none in some rows.
         TrainingError: Q diverged.
     """
-    returns = discounted_returns(train_set, gamma)  # also refuses rows without rewards
     normalizer = MinMaxNormalizer(train_set.spec.observation_dim)
     normalizer.fit(train_set.columns["observations"]).to(device)
 
@@ -277,14 +216,14 @@ def fitted_values(
         return torch.stack([act(states) for act in policies])
 
     fitted = FittedQ(
-        Transitions().bind(train_set, device),
+        train_set,
         actions,
         len(policies),
         gamma=gamma,
         normalize=normalizer.normalize,
-        unit=float(np.abs(returns).max()) or 1.0,
         settings=settings,
         seed=seed,
+        device=device,
     )
     values, trace = fitted.fit_and_value(as_tensor(starts, device), draws=8, progress=progress)
     return values, trace.T

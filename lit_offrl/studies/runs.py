@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from lit_offrl.common.errors import EvaluationError
 from lit_offrl.evaluation import offline
-from lit_offrl.evaluation.offline import OfflineRun
-from lit_offrl.evaluation.runs import Found, runs_from_files, runs_from_mlflow
+from lit_offrl.evaluation.runs import Found, R, Run, joined, runs_from_files, runs_from_mlflow
 from lit_offrl.tracking.store import (
     default_experiment,
     require_store,
@@ -34,47 +35,37 @@ class RunSelection:
     tracking_uri: str | None = None
     records: list[str] = field(default_factory=list)
 
-    def find(self) -> Found:
+    def find(self) -> Found[Run]:
         """Read the runs; where none are named, those of ``fit``'s own experiment.
 
         Raises:
             ConfigError: There is no such store or experiment.
             EvaluationError: A record cannot be read, or no run has been evaluated.
         """
-        parts = [runs_from_files(self.records)] if self.records else []
-        if (store := self._store()) is not None:
-            parts.append(runs_from_mlflow(*store, self.filter))
-        found = Found(
-            tuple(run for part in parts for run in part.runs),
-            tuple(line for part in parts for line in part.left_out),
-            next((part.experiment for part in parts if part.experiment is not None), None),
-        )
-        if not found.runs:
-            what = f": {'; '.join(found.left_out[:3])}" if found.left_out else "."
-            raise EvaluationError(f"There is no evaluated run to compare{what}")
-        return found
+        return self._found(runs_from_files, runs_from_mlflow, "evaluated run")
 
-    def find_offline(self, metric: str) -> tuple[list[OfflineRun], list[str]]:
+    def find_offline(self, metric: str) -> Found[offline.OfflineRun]:
         """Read an offline metric of the runs.
-
-        Returns:
-            The runs, and a line on each that does not have it.
 
         Raises:
             ConfigError: There is no such store or experiment.
             EvaluationError: A record cannot be read, or no run has the metric.
         """
-        runs: list[OfflineRun] = []
-        left_out: list[str] = []
-        if self.records:
-            runs, left_out = offline.from_files(self.records, metric)
+        from_files = partial(offline.from_files, metric=metric)
+        from_mlflow = partial(offline.from_mlflow, metric=metric)
+        return self._found(from_files, from_mlflow, f"run with {metric}")
+
+    def _found(
+        self, from_files: Callable[..., Found[R]], from_store: Callable[..., Found[R]], what: str
+    ) -> Found[R]:
+        parts = [from_files(self.records)] if self.records else []
         if (store := self._store()) is not None:
-            found = offline.from_mlflow(*store, self.filter, metric)
-            runs, left_out = runs + found[0], left_out + found[1]
-        if not runs:
-            what = f": {'; '.join(left_out[:3])}" if left_out else "."
-            raise EvaluationError(f"There is no run with {metric} to compare{what}")
-        return runs, left_out
+            parts.append(from_store(*store, self.filter))
+        found = joined(parts)
+        if not found.runs:
+            why = f": {'; '.join(found.left_out[:3])}" if found.left_out else "."
+            raise EvaluationError(f"There is no {what} to compare{why}")
+        return found
 
     def _store(self) -> tuple[str, list[str]] | None:
         """Return the MLflow store and the names of experiments; None for files alone.

@@ -8,14 +8,21 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from lit_offrl.common.errors import ConfigError, DatasetError
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import mix
 from lit_offrl.datasets.views import FutureStates
+from lit_offrl.diffusion import map_encoded
 from lit_offrl.modules.checkpoints import load_module
 from lit_offrl.modules.dvf import DVFModule
 from lit_offrl.modules.occupancy import History
-from lit_offrl.studies.correlations import correlations
-from lit_offrl.studies.inputs import CheckpointStudy, Study, load_data, protocol_of
+from lit_offrl.studies.inputs import (
+    CheckpointStudy,
+    Study,
+    known_rewards,
+    load_data,
+    protocol_of,
+)
+from lit_offrl.studies.measures import correlations
 
 _BATCH = 64
 
@@ -51,31 +58,21 @@ class ValueAgainstReturn(CheckpointStudy):
                 f"{data.spec.origin}: has {data.spec.observation_dim} numbers a state where {path} "
                 f"was trained on {module.occupancy.state_dim - 1}: choose data of its environment."
             )
+        known_rewards(data)  # refuses rows without
         view = FutureStates(module.gamma, None, module.history, module.terminals).bind(data)
         random = np.random.default_rng(mix(self.seed, 8))
         rows = view.rows[torch.from_numpy(random.permutation(len(view.rows))[: self.states])]
         values, returns = [], []
         for number, index in enumerate(rows.split(_BATCH)):
             batch = view.batch(index, torch.zeros(len(index), 1))
-            if batch.returns is None:
-                raise DatasetError(
-                    f"{data.spec.origin}: some rewards are unlabelled: choose others."
-                )
-            history = History.before(batch)
-            if history is not None:
-                taken = history.actions
-                history = History(
-                    history.states.to(module.device),
-                    None if taken is None else taken.to(module.device),
-                    history.mask.to(module.device),
-                )
-            phi = None if batch.policy is None else batch.policy.to(module.device)
-            states = batch.observations.to(module.device)
+            inputs = batch.observations, History.before(batch), batch.policy
+            states, history, policy = map_encoded(lambda part: part.to(module.device), inputs)
             keyed = mix(self.seed, 9, number)
             estimated = module.value(
-                states, history=history, policy=phi, num_samples=self.samples, seed=keyed
+                states, history=history, policy=policy, num_samples=self.samples, seed=keyed
             )
             values.append(estimated.cpu())
+            assert batch.returns is not None  # all rewards are known
             returns.append(batch.returns)
         both = {"values": torch.cat(values).numpy(), "returns": torch.cat(returns).numpy()}
         found = correlations(both["values"], both["returns"])

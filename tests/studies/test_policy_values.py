@@ -11,8 +11,9 @@ from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.modules import BCModule
 from lit_offrl.modules.ldcq.acting import SkillPolicy
+from lit_offrl.studies.candidates import acting
 from lit_offrl.studies.fqe import FQESettings
-from lit_offrl.studies.policy_values import Value, acting, first_states, fitted_values
+from lit_offrl.studies.policy_values import Value, first_states, fitted_values
 
 STATES, GAMMA, BONUS = 4, 0.8, 0.5
 REWARDS = np.array([1.0, 2.0, 0.0, 5.0])

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from lit_offrl.studies.ranking import rank_summary
+from lit_offrl.studies.measures import rank_summary
 
 TRUTH = np.array([-3.0, 1.0, 4.0, 9.0])
 

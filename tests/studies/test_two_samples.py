@@ -5,9 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from lit_offrl.studies.correlations import correlations
 from lit_offrl.studies.inputs import plain
-from lit_offrl.studies.two_samples import energy_distance, policy_accuracy
+from lit_offrl.studies.measures import correlations, energy_distance, policy_accuracy
 
 
 def test_a_monotone_relation_has_spearman_1():
