@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from rich.console import Console
 
-from lit_offrl.commands.parsing import OneLineParser, positive
+from lit_offrl.commands.parsing import positive
 from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.common.files import make_folder
 from lit_offrl.common.user_code import command_line
@@ -35,42 +35,62 @@ from lit_offrl.experiments.run import (
 )
 from lit_offrl.experiments.sweep import Experiment
 from lit_offrl.experiments.trials import Searches
-from lit_offrl.tracking.store import SQLITE, STORE_HELP, require_store
+from lit_offrl.tracking.store import SQLITE, require_store
 
 
-def add_options(parser: OneLineParser, folder: str, executors: Sequence[str]) -> None:
-    """Add the options of both verbs."""
-    add = parser.add_argument
-    add("--executor", choices=executors, default="local", help="Where jobs run [local].")
-    add("--workers", type=positive, metavar="N", help="Jobs at a time [1; one a GPU; of Ray, all].")
-    add(
-        "--ray_address",
-        metavar="HOST:PORT",
-        help="A Ray cluster's head, or 'auto' on one of its nodes [$RAY_ADDRESS, else Ray begins on"
-        " this machine].",
-    )
-    add(
-        "--ray",
-        default="{}",
-        metavar="YAML",
-        help="Resources of a job and retries, such as '{num_cpus: 2, num_gpus: 0.5, memory_gb: 8,"
-        " retries: 3}'.",
-    )
-    add("--output", type=Path, metavar="DIR", help=f"The folder of the results [{folder}].")
-    add("--tracking_uri", metavar="URI", help=STORE_HELP)
-    add("--dry_run", action="store_true", help="Print states, reasons and commands; run nothing.")
-    parser.set_defaults(command=parser.prog, gpus=[])
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise ValueError
+    return names
+
+
+_names.__name__ = "list such as 0,1"  # argparse names the type in its message
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Options of both verbs.
+
+    Args:
+        executor: Where jobs run.
+        workers: Number of jobs at a time, at least 1. (default: 1; one a GPU; of Ray, all)
+        gpus: GPUs of the workers of this machine, in turn, such as 0,1.
+        ray_address: HOST:PORT of a Ray cluster's head, or 'auto' on one of its nodes. (default:
+            $RAY_ADDRESS, else Ray begins on this machine)
+        ray: Resources of a job and retries, such as '{num_cpus: 2, num_gpus: 0.5, memory_gb: 8,
+            retries: 3}'.
+        output: Folder of the results. (default: sweeps/NAME or pipelines/NAME)
+        tracking_uri: Address of the MLflow store; without it, that of $MLFLOW_TRACKING_URI, else
+            sqlite:///mlflow.db.
+        dry_run: Whether to print states, reasons and commands alone, and run nothing.
+    """
+
+    executor: Literal["local", "slurm", "ray"] = "local"
+    workers: Annotated[int, positive] | None = None
+    gpus: Annotated[list[str], _names] = field(default_factory=list)
+    ray_address: str | None = None
+    ray: str = ""
+    output: Path | None = None
+    tracking_uri: str | None = None
+    dry_run: bool = False
 
 
 def run_experiment(
-    experiment: Experiment, choices: Choices, options: argparse.Namespace, hint: str, way_out: str
+    command: str,
+    experiment: Experiment,
+    choices: Choices,
+    options: RunOptions,
+    hint: str,
+    way_out: str,
 ) -> int:
     """Check, then run, what is to be done; return 0, 1 or 128 + a signal's number.
 
     Args:
+        command: Begins messages.
         experiment: Its cells, or its searches with cells in which each end of their axes occurs.
         choices: What to do with failed and changed cells.
-        options: Those of ``add_options``.
+        options: Where and how it runs.
         hint: Ends messages about evaluations that cannot be.
         way_out: Ends messages about a store that cannot be used.
 
@@ -78,7 +98,10 @@ def run_experiment(
         LitOffRLError: An option, the data, the store or the ledger cannot be used; nothing was
             begun.
     """
-    command, on_slurm = options.command, options.executor == "slurm"
+    on_slurm = options.executor == "slurm"
+    if options.gpus and options.executor != "local":
+        instead = "slurm: {gpus_per_node: 1}" if on_slurm else "ray: {num_gpus: 1}"
+        raise ConfigError(f"--gpus is for --executor local: give {instead} instead.")
     cells, rows, output = experiment.cells, experiment.rows, experiment.output
     waiting = [cell for cell in cells if rows or not choices.leave(cell.state())]
     if options.dry_run:
@@ -127,7 +150,7 @@ def run_experiment(
 
 
 def _executor(
-    experiment: Experiment, choices: Choices, listener: Listener, options: argparse.Namespace
+    experiment: Experiment, choices: Choices, listener: Listener, options: RunOptions
 ) -> Executor:
     """Return the executor that the options name.
 

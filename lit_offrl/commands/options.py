@@ -12,7 +12,8 @@
 
 An annotation says how the option is read: ``list[...]`` takes several values, ``Literal`` one of
 those named, ``bool`` makes ``--name`` and ``--no-name``, and a function in ``Annotated`` reads the
-text. Intervals in ``Annotated`` are checked by the dataclass, see ``common.ranges``.
+text; ``Annotated[list[...], "append"]`` takes one value each time that the option is given.
+Intervals in ``Annotated`` are checked by the dataclass, see ``common.ranges``.
 """
 
 from __future__ import annotations
@@ -102,6 +103,8 @@ def make(kind: type[T], options: argparse.Namespace) -> T:
 def _keywords(hint: Any) -> dict[str, Any]:
     """Return the keywords of ``add_argument`` that an annotation asks for."""
     origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated and "append" in inner:
+        return {**_keywords(get_args(inner[0])[0]), "action": "append"}
     if origin is Annotated:
         read = next((each for each in inner[1:] if callable(each)), None)
         return {"type": read} if read is not None else _keywords(inner[0])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from lit_offrl.commands.experiments import add_options, run_experiment
-from lit_offrl.commands.parsing import OneLineParser, seed_number
+from lit_offrl.commands.experiments import RunOptions, run_experiment
+from lit_offrl.commands.options import parse
+from lit_offrl.commands.parsing import seed_number
 from lit_offrl.common.configs import find_configs, from_yaml
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.experiments.config import FileReader
@@ -25,48 +26,30 @@ _HINT = (
 )
 
 
-def _parser() -> OneLineParser:
-    parser = OneLineParser(
-        prog="lit-offrl pipeline",
-        description="Train stages one after the other, each an ordinary fit in a process of its"
-        " own, and evaluate. What is done for the same inputs is skipped, what was interrupted"
-        " goes on, what has changed is run again.",
-        epilog="The file: docs/pipelines.md.",
-    )
-    add = parser.add_argument
-    add(
-        "--config",
-        required=True,
-        action="append",
-        type=Path,
-        metavar="FILE",
-        help="The pipeline's file; further ones are laid over it.",
-    )
-    add("--dataset", metavar="NAME", help="A dataset's name or path, instead of the file's.")
-    add("--seed", type=seed_number, metavar="S", help="All trainings' seed, instead of the file's.")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="An option that wins over the file: STAGE.OPTION of fit, OPTION for all stages,"
-        " EVALUATION.OPTION or evaluate.OPTION of evaluate; may be repeated.",
-    )
-    add(
-        "--only",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="A stage or an evaluation, with the stages that it needs; may be repeated.",
-    )
-    add(
-        "--mlflow",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="Log every fit and evaluation to MLflow [yes].",
-    )
-    add_options(parser, "pipelines/NAME", ("local", "ray"))
-    return parser
+@dataclass(frozen=True, kw_only=True)
+class PipelineOptions(RunOptions):
+    """Train stages one after the other, each a fit in a process of its own, and evaluate.
+
+    What is done for the same inputs is skipped, what was interrupted goes on, what has changed is
+    run again.
+
+    Args:
+        config: The pipeline's file; further ones are laid over it.
+        dataset: A dataset's name or path, instead of the file's.
+        seed: Seed of all trainings, instead of the file's.
+        set: An option that wins over the file, KEY=VALUE: STAGE.OPTION of fit, OPTION for all
+            stages, EVALUATION.OPTION or evaluate.OPTION of evaluate; may be repeated.
+        only: A stage or an evaluation, with the stages that it needs; may be repeated.
+        mlflow: Whether to log every fit and evaluation to MLflow.
+    """
+
+    executor: Literal["local", "ray"] = "local"
+    config: Annotated[list[str], "append"]
+    dataset: str | None = None
+    seed: Annotated[int, seed_number] | None = None
+    set: Annotated[list[str], "append"] = field(default_factory=list)
+    only: Annotated[list[str], "append"] = field(default_factory=list)
+    mlflow: bool = True
 
 
 def main(argv: Sequence[str]) -> int:
@@ -75,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         LitOffRLError: The file, an option or the data cannot be used; nothing was begun.
     """
-    options = _parser().parse_args(list(argv))
+    options = parse(PipelineOptions, argv, "pipeline", "The file: docs/pipelines.md.")
     pipeline = _read(options)
     seed = pipeline.seed if options.seed is None else options.seed
     output = (options.output or Path("pipelines") / pipeline.name).resolve()
@@ -89,13 +72,13 @@ def main(argv: Sequence[str]) -> int:
     experiment = Experiment(pipeline.name, output, uri, tuple(cells))
     choices = Choices(retry_failed=True, rerun_changed=True)
     way_out = "give another --tracking_uri, or --no-mlflow."
-    code = run_experiment(experiment, choices, options, _HINT, way_out)
+    code = run_experiment("lit-offrl pipeline", experiment, choices, options, _HINT, way_out)
     if not options.dry_run:
         print(f"pipeline: {output / f'seed{seed}'}")
     return code
 
 
-def _read(options: argparse.Namespace) -> Pipeline:
+def _read(options: PipelineOptions) -> Pipeline:
     given: dict[str, Any] = {}
     if options.dataset is not None:
         given[DATASET] = options.dataset

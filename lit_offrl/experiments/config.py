@@ -125,8 +125,8 @@ class FileReader:
                 raise self.wrong(f"{key}needs.{name}", value, "a number above 0")
         options = self.options(f"{key}options", given.get("options"))
         made = {**given, "needs": needs, "options": options}
-        if given.get("config") is not None:
-            made["config"] = self.files(f"{key}config", given["config"])
+        if (config := made.pop("config", None)) is not None:
+            made["config"] = self.files(f"{key}config", config)
         return made
 
     def name(self, given: Any) -> str:

@@ -20,7 +20,7 @@ import enum
 import json
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -172,8 +172,8 @@ class Job:
     @property
     def times(self) -> WallTime:
         """How long it took."""
-        signs = (self.log, self.folder / "fit" / "last.ckpt")
-        return WallTime(self.folder / f"{self._prefix}parts.json", signs)
+        path = self.folder / f"{self._prefix}parts.json"
+        return WallTime(path, (self.log, self.folder / "fit" / "last.ckpt"))
 
     def stored(self) -> dict[str, Any] | None:
         """Return the id and the inputs that ``begin`` has written; None where nothing has begun.
@@ -199,10 +199,10 @@ class Job:
 
     def begin(self) -> str:
         """Write what everything in the folder is made from; return the new id."""
-        id = uuid.uuid4().hex
-        text = json.dumps({"id": id, "inputs": self.inputs()}, indent=1)
-        write_whole(self.folder / f"{self._prefix}{_INPUTS}", f"{text}\n")
-        return id
+        made: dict[str, Any] = {"id": uuid.uuid4().hex, "inputs": self.inputs()}
+        path = self.folder / f"{self._prefix}{_INPUTS}"
+        write_whole(path, json.dumps(made, indent=1) + "\n")
+        return made["id"]
 
     def set_aside(self) -> str:
         """Put away what other inputs have made, unless nothing had come of it; say where it is."""
@@ -446,18 +446,20 @@ class Cell:
         return ""
 
 
-def lineage(job: Job) -> list[Job]:
-    """Return the jobs that a job's inputs come from, in order, and itself."""
-    found = [each for source in job.depends_on for each in lineage(source)]
+def lineage(job: Job, leave: Callable[[Job], bool] = lambda job: False) -> list[Job]:
+    """Return the jobs that a job's inputs come from, in order, and itself.
+
+    A job that is to be left is not there, nor what it alone needs.
+    """
+    if leave(job):
+        return []
+    found = [each for source in job.depends_on for each in lineage(source, leave)]
     return list({each.key: each for each in [*found, job]}.values())
 
 
 def needed(job: Job) -> list[Job]:
     """Return what is yet to be done for a job, in order, itself last; nothing if it is done."""
-    if job.state() == State.DONE:
-        return []
-    found = [each for source in job.depends_on for each in needed(source)]
-    return list({each.key: each for each in [*found, job]}.values())
+    return lineage(job, lambda each: each.state() == State.DONE)
 
 
 def _translated(inputs: Any) -> Any:

@@ -108,8 +108,7 @@ class Pipeline:
         for name, value in options.items():
             first, dot, rest = name.partition(".")
             if first not in known or not dot:
-                hint = nearest(first, known) or f" Begin with {', '.join(known)}."
-                raise ConfigError(f"{reader.path}: {key}{name}: there is no '{first}'.{hint}")
+                raise reader.unknown(f"{key}{name}", "there is no", first, known)
             first, rest = ("options", name) if first in SECTIONS else (first, rest)
             given[first][rest] = value
         fit = reader.options(f"{key}options", given["options"])
@@ -193,14 +192,12 @@ def _stages(reader: FileReader, given: Mapping[str, Any]) -> dict[str, Part]:
     for name, section in sections.items():
         key = f"stages.{name}"
         _require_name(reader, key, name)
-        configs = (*(section.get("config") or ()), *(given.get("config") or ()))
+        configs = (*section.get("config", ()), *given.get("config", ()))
         if not configs:
             raise ConfigError(f"{reader.path}: {key}: has no 'config'; give a file of fit's.")
         for option, source in section["checkpoints"].items():
             at = f"{key}.checkpoints.{option}"
-            if not isinstance(source, str):
-                raise reader.wrong(at, source, "the name of a stage above")
-            if source not in sections:
+            if reader.text(at, source) not in sections:
                 raise reader.unknown(at, "there is no stage", source, list(sections))
             if source not in stages:
                 raise ConfigError(

@@ -303,7 +303,7 @@ class _Reader(FileReader):
         given = self.section(f"{key}.", given)
         options = {**common["options"], **given["options"]}
         needs = {**common.get("needs", {}), **given["needs"]}
-        return Part(str(label), given.get("config") or (), options, needs=needs)
+        return Part(str(label), given.get("config", ()), options, needs=needs)
 
     def _pipeline(self, key: str, given: Mapping[str, Any]) -> Pipeline:
         files = self.files(f"{key}.pipeline", given["pipeline"])

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import pytest
 
-from lit_offrl.commands.options import add_options, make
+from lit_offrl.commands.options import add_options, make, parse
 from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.ranges import require_fields
@@ -47,6 +47,24 @@ class Own(Base):
     upper: bool = True
     word: Annotated[str, lambda text: text[::-1]] = ""
     limit: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeated:
+    """What is given several times.
+
+    Args:
+        only: Number of a part.
+    """
+
+    only: Annotated[list[int], "append"] = field(default_factory=list)
+
+
+def test_what_may_be_repeated_takes_a_value_each_time():
+    assert parse(Repeated, [], "own") == Repeated()
+    assert parse(Repeated, ["--only", "1", "--only", "2"], "own") == Repeated(only=[1, 2])
+    with pytest.raises(ConfigError, match="nothing is known to do with '2'"):
+        parse(Repeated, ["--only", "1", "2"], "own")
 
 
 def parsed(*words, **keywords):
