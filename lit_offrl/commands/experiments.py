@@ -19,7 +19,7 @@ from lit_offrl.common.user_code import command_line
 from lit_offrl.experiments.board import Board, times_table
 from lit_offrl.experiments.config import FileReader, from_yaml
 from lit_offrl.experiments.executors.local import LocalExecutor
-from lit_offrl.experiments.executors.ray import RayExecutor, RayOptions, read_ray
+from lit_offrl.experiments.executors.ray import RayExecutor, RayOptions
 from lit_offrl.experiments.executors.slurm import SlurmExecutor
 from lit_offrl.experiments.executors.transfer import open_transfer
 from lit_offrl.experiments.inputs import data_spec
@@ -102,17 +102,17 @@ def run_experiment(
     if options.gpus and options.executor != "local":
         instead = "slurm: {gpus_per_node: 1}" if on_slurm else "ray: {num_gpus: 1}"
         raise ConfigError(f"--gpus is for --executor local: give {instead} instead.")
-    cells, rows, output = experiment.cells, experiment.rows, experiment.output
-    waiting = [cell for cell in cells if rows or not choices.leave(cell.state())]
+    cells, studies, output = experiment.cells, experiment.searches, experiment.output
+    waiting = [cell for cell in cells if studies or not choices.leave(cell.state())]
     if options.dry_run:
         check_jobs(waiting, hint, make=False)
-        for row in rows:
-            print(f"# {row.describe()}")
+        for study in studies:
+            print(f"# {study.describe()}")
         print_plan(cells, choices)
         return 0
-    check_jobs(waiting, hint, make=not on_slurm and (options.executor == "local" or not rows))
+    check_jobs(waiting, hint, make=not on_slurm and (options.executor == "local" or not studies))
     console, schedule = console_of_stdout(), Schedule(choices, whole=on_slurm)
-    board = Board([] if rows else cells, console)
+    board = Board([] if studies else cells, console)
     if waiting:
         if not on_slurm:  # a cluster's nodes may reach what its front cannot
             if experiment.uri is not None:
@@ -122,17 +122,9 @@ def run_experiment(
             print(f"{command}: {why}", file=sys.stderr)
         make_folder(output)
     searches = None
-    if rows:
-        jobs, store = options.workers or max(1, len(options.gpus)), str(experiment.uri)
-        searches = Searches(
-            rows,
-            choices,
-            schedule,
-            board,
-            jobs=jobs,
-            tracking_uri=store,
-            experiment=experiment.name,
-        )
+    if studies:
+        jobs = options.workers or max(1, len(options.gpus))
+        searches = Searches(studies, choices, schedule, board, jobs)
         searches.begin()
     else:
         schedule.add(waiting)
@@ -145,7 +137,7 @@ def run_experiment(
     if searches is None:
         done = _report(experiment, choices, board, console, command)
     else:
-        done = _report_searches(searches, console, command)
+        done = searches.finish(console, command)
     return code or int(not done)
 
 
@@ -171,14 +163,14 @@ def _executor(
         own = from_yaml(options.ray)
     except ValueError as error:
         raise ConfigError(f"--ray: is no YAML: {error}") from error
-    given = {**experiment.ray, **read_ray(FileReader(Path("--ray")), own)}
+    own = FileReader(Path("--ray")).read("ray", RayOptions, own).model_dump(exclude_unset=True)
+    ray, transfer = experiment.ray.model_copy(update=own), None
     address = options.ray_address or os.environ.get("RAY_ADDRESS") or None
-    ray, transfer = RayOptions(**given, address=address), None
     if ray.worker_root is not None:
         if experiment.uri is None:
             raise ConfigError("ray.worker_root: files pass through MLflow: leave out --no-mlflow.")
         transfer = open_transfer(experiment.uri, name, output, Path(ray.worker_root))
-    return RayExecutor(choices, listener, options=ray, workers=options.workers, transfer=transfer)
+    return RayExecutor(choices, listener, ray, address, options.workers, transfer)
 
 
 def _report(
@@ -196,18 +188,6 @@ def _report(
             line = f"{states.count(state)} {state}: {option} runs them again"
             print(f"{command}: {line}; logs are in {experiment.output}.", file=sys.stderr)
     return all(state == State.DONE for state in states)
-
-
-def _report_searches(searches: Searches, console: Console, command: str) -> bool:
-    """Print the best trials, and why others are not done; return whether all are done."""
-    tables, lines, done = searches.finish()
-    for table in tables:
-        console.print(table)
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
-    for why in searches.reasons():
-        print(f"{command}: {why}", file=sys.stderr)
-    return done
 
 
 def check_jobs(cells: Sequence[Cell], hint: str, *, make: bool) -> None:

@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     options = parse(SweepOptions, argv, "sweep", "The file and SLURM: docs/sweeps.md.")
     uri = store_uri(options.tracking_uri)
     sweep = read_sweep(options.config, options.only, output=options.output, uri=uri)
-    if sweep.rows and options.executor != "local" and options.workers is None:
+    if sweep.searches and options.executor != "local" and options.workers is None:
         raise ConfigError("--workers: give how many jobs of the search run at a time.")
     choices = Choices(options.retry_failed, options.rerun_changed)
     way_out = "give another --tracking_uri."

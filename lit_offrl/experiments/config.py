@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lit_offrl.common.configs import find_configs, from_yaml
 from lit_offrl.common.errors import ConfigError, nearest
@@ -19,6 +20,15 @@ SUFFIXES = (".hdf5", ".h5")
 # Options that whoever runs a fit gives to it.
 _OWN = ("seed_everything", "ckpt_path", "config", "trainer.logger", "checkpoint.dirpath")
 _OPTION = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
+
+
+class Section(BaseModel):
+    """A mapping of a file, with a field for each key, whose description says what to give."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+
+_Section = TypeVar("_Section", bound=Section)
 
 
 def yaml_text(value: Any) -> str:
@@ -96,6 +106,19 @@ class FileReader:
             if name not in names and not str(name).startswith(prefix):
                 raise self.unknown(key, "unknown key", name, names)
         return given
+
+    def read(self, key: str, kind: type[_Section], given: Any) -> _Section:
+        """Return a mapping as the section that it is."""
+        try:
+            return kind.model_validate(self.known(given, key, list(kind.model_fields)))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            name, value = str(problem["loc"][0]), problem["input"]
+            field = kind.model_fields[name]
+            if problem["type"] == "literal_error":
+                names = get_args(field.annotation)
+                raise self.unknown(f"{key}.{name}", f"unknown {name}", value, names) from None
+            raise self.wrong(f"{key}.{name}", value, str(field.description)) from None
 
     def options(self, key: str, given: Any) -> dict[str, Any]:
         """Return options of fit: plain values by their dotted names."""

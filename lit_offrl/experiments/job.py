@@ -23,7 +23,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lit_offrl.common.configs import merge_configs
 from lit_offrl.common.errors import ConfigError
@@ -77,13 +77,6 @@ class Tracking:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-class Watch(Protocol):
-    """Looks at a training as it runs, in the process that waits for it."""
-
-    def stops(self, job: Job) -> bool:
-        """Whether the training is to stop for good; the file PRUNED is there then."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """A command that is run until it has succeeded.
@@ -101,7 +94,8 @@ class Job:
             process that works on it, another MLflow store is another input, and an evaluation is
             known by what its training is made from, so that its checkpoint may be deleted.
         needs: What it takes of a machine: ``memory_gb`` and ``gpu_memory_gb``.
-        watch: May stop a training.
+        watch: Says, in the process that waits for a training, whether it is to stop for good; the
+            file PRUNED is there then.
         program: Begins the command.
     """
 
@@ -115,7 +109,7 @@ class Job:
     takes: Mapping[str, Job] = field(default_factory=dict)
     of_cell: bool = False
     needs: Mapping[str, float] = field(default_factory=dict)
-    watch: Watch | None = None
+    watch: Callable[[Job], bool] | None = None
     program: tuple[str, ...] = field(default_factory=process.program)
 
     @property

@@ -267,7 +267,7 @@ def _execute(
         job.log,
         {"OMP_NUM_THREADS": "1", **os.environ, **environment},
         lock,
-        stops=partial(job.watch.stops, job) if job.watch is not None else None,
+        stops=partial(job.watch, job) if job.watch is not None else None,
     )
     if code == 0:  # which does not tell a whole training from one that was cut short
         return why_unfinished(job.run) if job.is_fit else ""

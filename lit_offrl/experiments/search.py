@@ -1,35 +1,34 @@
-"""Search by Optuna: axes that are distributions, and the study that is the ledger of the trials."""
+"""The keys of a sweep's file about a search, and the value of a trial."""
 
 from __future__ import annotations
 
-import functools
-import itertools
+import contextlib
+import csv
 import json
 import math
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Annotated, Any, Literal
 
-from lit_offrl.common.errors import ConfigError, install, reason
-from lit_offrl.common.ranges import SEEDS, lies_in
-from lit_offrl.experiments.config import FileReader, difference, yaml_text
-from lit_offrl.tracking.store import redacted
+from pydantic import Field
 
-DISTRIBUTIONS = ("uniform", "log_uniform", "int", "choice")
-SAMPLERS = ("tpe", "random", "grid", "cmaes")
-PRUNERS = ("none", "median", "hyperband")
-DIRECTIONS = ("maximize", "minimize")
-CURVES = ("val/", "eval/", "train/")
-"""Beginnings of the metrics that a fit logs by step."""
-RECORDS = ("score", "return", "ope")
-"""Metrics of a finished trial: two of its evaluation, one of ``lit-offrl ope``."""
-_KEYS = ("sampler", "trials", "pruner", "metric", "direction", "seed", "storage", "ope")
+from lit_offrl.common.errors import ConfigError, nearest
+from lit_offrl.common.ranges import SEEDS
+from lit_offrl.experiments.config import FileReader, Section, from_yaml, yaml_text
+from lit_offrl.experiments.job import Cell
+
+_RECORDS = ("score", "return", "ope")  # of a finished trial
+_CURVES = ("val/", "eval/", "train/")  # beginnings of what fits log by step
 _OPE_KEYS = ("fqe_steps", "starts", "gamma", "seed", "device", "data")
-JOURNAL = "search.journal"
-"""In a row's folder: Optuna's ledger, unless that is a database."""
-_RUNGS = 27  # hyperband's first decision comes after this fraction of the training
+_ENDS = "two numbers, the lower end first (1.0e-4; to YAML, 1e-4 is text)"
+_DISTRIBUTIONS = {
+    "uniform": _ENDS,
+    "log_uniform": f"{_ENDS}, both above 0",
+    "int": "two whole numbers, the lower end first",
+    "choice": "one value or more, each once",
+}
 
 
 @dataclass(frozen=True)
@@ -37,66 +36,43 @@ class Axis:
     """An option that is drawn anew for each trial.
 
     Attributes:
-        kind: One of ``DISTRIBUTIONS``.
+        kind: One of ``_DISTRIBUTIONS``.
         values: The two ends, both of which may be drawn, or the choices.
     """
 
     kind: str
-    values: tuple[Any, ...]
+    values: list[Any]
 
-    def distribution(self) -> Any:
-        """Return Optuna's distribution; choices are text, as its storages keep no lists."""
-        from optuna.distributions import (
-            CategoricalDistribution,
-            FloatDistribution,
-            IntDistribution,
-        )
-
-        if self.kind == "choice":
-            return CategoricalDistribution([yaml_text(value) for value in self.values])
+    def suggest(self, trial: Any, name: str) -> Any:
+        """Return what one of Optuna's trials has drawn, or draws now, for the option."""
+        if self.kind == "choice":  # as text, since its storages keep no lists
+            return from_yaml(trial.suggest_categorical(name, self.listed()))
         if self.kind == "int":
-            return IntDistribution(*self.values)
-        low, high = self.values
-        return FloatDistribution(low, high, log=self.kind == "log_uniform")
+            return trial.suggest_int(name, *self.values)
+        return trial.suggest_float(name, *self.values, log=self.kind == "log_uniform")
 
     def listed(self) -> list[Any]:
-        """Return all values of a choice or of whole numbers, as the distribution has them."""
+        """Return all choices or whole numbers, as Optuna has them."""
         if self.kind == "int":
             return list(range(self.values[0], self.values[1] + 1))
         return [yaml_text(value) for value in self.values]
 
-    def value(self, drawn: Any) -> Any:
-        """Return the option's value for what was drawn from the distribution."""
-        if self.kind != "choice":
-            return drawn
-        return next(value for value in self.values if yaml_text(value) == drawn)
 
+class Search(Section):
+    """The key ``search``; for its fields see ``docs/sweeps.md``."""
 
-@dataclass(frozen=True)
-class Search:
-    """What the keys ``search`` and ``options`` of a sweep's file say.
-
-    Attributes:
-        axes: The options that are searched, by their full names.
-        trials: The number of trials for each row of the grid.
-        sampler: One of ``SAMPLERS``.
-        pruner: One of ``PRUNERS``.
-        metric: One of ``RECORDS``, or a metric that fits log, such as ``val/loss/actor``.
-        direction: One of ``DIRECTIONS``.
-        seed: With a trial's number it seeds the sampler.
-        storage: The URL of Optuna's database; None for a journal file in the row's folder.
-        ope: Options of ``lit-offrl ope``, for the metric of that name.
-    """
-
-    axes: Mapping[str, Axis]
-    trials: int
-    sampler: str = "tpe"
-    pruner: str = "none"
-    metric: str = "score"
-    direction: str = "maximize"
-    seed: int = 0
-    storage: str | None = None
-    ope: Mapping[str, Any] = field(default_factory=dict)
+    sampler: Literal["tpe", "random", "grid", "cmaes"] = "tpe"
+    trials: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="the number of trials, at least 1"
+    )
+    pruner: Literal["none", "median", "hyperband"] = "none"
+    metric: str = Field(default="score", description="text")
+    direction: Literal["maximize", "minimize"] = "maximize"  # of losses, the other is the default
+    seed: int = Field(default=0, ge=0, lt=2**32, description=f"a number in {SEEDS}")
+    storage: str | None = Field(
+        default=None, pattern="://", description="a database's URL, sqlite:////shared/s.db"
+    )
+    ope: dict[str, Any] = Field(default={}, description="a mapping of ope's options")
 
     @property
     def is_online(self) -> bool:
@@ -104,30 +80,9 @@ class Search:
         return self.metric in ("score", "return") or self.metric.startswith("eval/")
 
     @property
-    def curve(self) -> str | None:
-        """The metric of fits whose points pruners see; None for the estimate of ``ope``."""
-        record = {"score": "eval/score", "return": "eval/return", "ope": None}
-        return record.get(self.metric, self.metric)
-
-    def grid(self) -> list[dict[str, Any]]:
-        """Return all combinations, as the distributions have them."""
-        values = [axis.listed() for axis in self.axes.values()]
-        return [dict(zip(self.axes, each, strict=True)) for each in itertools.product(*values)]
-
-    def ends(self) -> list[dict[str, Any]]:
-        """Return sets of options in which each end and each choice occurs, to be checked."""
-        most = max(len(axis.values) for axis in self.axes.values())
-        return [
-            {name: axis.values[min(i, len(axis.values) - 1)] for name, axis in self.axes.items()}
-            for i in range(most)
-        ]
-
-    def definition(self) -> dict[str, Any]:
-        """Return what all trials have in common, as plain JSON; their number may grow."""
-        facts = {"sampler": self.sampler, "seed": self.seed, "metric": self.metric}
-        facts |= {"pruner": self.pruner, "direction": self.direction, "ope": dict(self.ope)}
-        axes = {name: {axis.kind: list(axis.values)} for name, axis in self.axes.items()}
-        return json.loads(json.dumps({**facts, "options": axes}))
+    def curve(self) -> str:
+        """The metric of fits whose points pruners see."""
+        return f"eval/{self.metric}" if self.metric in ("score", "return") else self.metric
 
 
 # ---- the file ------------------------------------------------------------------------------------
@@ -139,44 +94,30 @@ def read_axes(reader: FileReader, options: Any) -> tuple[dict[str, Axis], Any]:
     Raises:
         ConfigError: One line that names the file and the key.
     """
-    axes = {
-        name: _read_axis(reader, f"options.{name}", value)
-        for name, value in (options.items() if isinstance(options, dict) else ())
-        if isinstance(value, dict) and [type(each) for each in value.values()] == [list]
-    }
-    if axes:  # in an axis of labels, each has a mapping
+    axes: dict[str, Axis] = {}
+    for name, value in options.items() if isinstance(options, dict) else ():
+        # In an axis of labels, each has a mapping.
+        if isinstance(value, dict) and [type(each) for each in value.values()] == [list]:
+            ((kind, values),) = value.items()
+            if kind not in _DISTRIBUTIONS:
+                key = f"options.{name}"
+                raise reader.unknown(key, "unknown distribution", kind, [*_DISTRIBUTIONS])
+            if not _fits(kind, values):
+                raise reader.wrong(f"options.{name}.{kind}", values, _DISTRIBUTIONS[kind])
+            axes[name] = Axis(kind, values)
+    if axes:
         options = {name: value for name, value in options.items() if name not in axes}
         reader.options("options", dict.fromkeys(axes))
     return axes, options
 
 
-def _read_axis(reader: FileReader, key: str, given: Mapping[str, Any]) -> Axis:
-    """Read ``{log_uniform: [1.0e-4, 1.0e-2]}`` and its like.
-
-    Raises:
-        ConfigError: An unknown distribution, an empty range, or an end that cannot be.
-    """
-    ((kind, values),) = given.items()
-    if kind not in DISTRIBUTIONS:
-        raise reader.unknown(key, "unknown distribution", kind, DISTRIBUTIONS)
-    key = f"{key}.{kind}"
+def _fits(kind: str, values: list[Any]) -> bool:
     if kind == "choice":
-        texts = [yaml_text(value) for value in values]
-        if not values or len(set(texts)) < len(texts):
-            raise reader.wrong(key, values, "one value or more, each once")
-        return Axis(kind, tuple(values))
-    numbers = int if kind == "int" else (int, float)
-    if len(values) != 2 or not all(
-        isinstance(end, numbers) and not isinstance(end, bool) and math.isfinite(end)
-        for end in values
-    ):
-        a = "whole numbers" if kind == "int" else "numbers (1.0e-4; to YAML, 1e-4 is text)"
-        raise reader.wrong(key, values, f"the two ends, {a}")
-    if values[0] >= values[1]:
-        raise reader.wrong(key, values, "a lower end that is less than the upper one")
-    if kind == "log_uniform" and values[0] <= 0:
-        raise reader.wrong(key, values, "ends above 0")
-    return Axis(kind, tuple(values))
+        return 0 < len(values) == len({yaml_text(value) for value in values})
+    numbers = (int,) if kind == "int" else (int, float)
+    if len(values) != 2 or not all(type(end) in numbers and math.isfinite(end) for end in values):
+        return False
+    return values[0] < values[1] and (kind != "log_uniform" or values[0] > 0)
 
 
 def read_search(reader: FileReader, given: Any, axes: Mapping[str, Axis]) -> Search:
@@ -190,220 +131,92 @@ def read_search(reader: FileReader, given: Any, axes: Mapping[str, Axis]) -> Sea
             f"{reader.path}: options.{next(iter(axes), '')}: a distribution needs 'search:', such"
             " as search: {sampler: tpe, trials: 20, metric: score}."
         )
-    reader.known(given, "search", _KEYS)
-
-    def one_of(key: str, names: Sequence[str], default: str) -> str:
-        value = given.get(key, default)
-        if value not in names:
-            raise reader.unknown(f"search.{key}", f"unknown {key}", value, names)
-        return str(value)
-
+    search = reader.read("search", Search, given)
     if not axes:
         raise ConfigError(
             f"{reader.path}: search: no option is a distribution: give one under 'options:', such"
             " as model.init_args.learning_rate: {log_uniform: [1.0e-4, 1.0e-2]}."
         )
-    sampler = one_of("sampler", SAMPLERS, "tpe")
-    metric = reader.text("search.metric", given.get("metric", "score"))
-    if metric not in RECORDS and not metric.startswith(CURVES):
-        known = (*RECORDS, "val/loss", "val/loss/actor", "eval/score", "eval/return")
+    metric, trials = search.metric, search.trials
+    if metric not in _RECORDS and not metric.startswith(_CURVES):
+        known = (*_RECORDS, "val/loss", "val/loss/actor", "eval/score", "eval/return")
         raise reader.unknown("search.metric", "unknown metric", metric, known)
-    minimized = metric.startswith("val/") or "loss" in metric
-    direction = one_of("direction", DIRECTIONS, DIRECTIONS[minimized])
-    pruner = one_of("pruner", PRUNERS, "none")
-    ope = given.get("ope") or {}
-    reader.known(ope, "search.ope", _OPE_KEYS)
-    if metric == "ope" and pruner != "none":
-        raise reader.wrong("search.pruner", pruner, "none: ope values finished trials alone")
-    if ope and metric != "ope":
-        raise reader.wrong("search.ope", ope, "'metric: ope' with it")
-    seed, trials = given.get("seed", 0), given.get("trials")
-    if type(seed) is not int or not lies_in(SEEDS, seed):
-        raise reader.wrong("search.seed", seed, f"a number in {SEEDS}")
-    storage = given.get("storage")
-    if storage is not None and "://" not in reader.text("search.storage", storage):
-        raise reader.wrong("search.storage", storage, "a database's URL, sqlite:////shared/s.db")
-    if sampler == "grid":
-        endless = [name for name, axis in axes.items() if "uniform" in axis.kind]
-        if endless:
+    reader.known(search.ope, "search.ope", _OPE_KEYS)
+    if metric == "ope" and search.pruner != "none":
+        wanted = "none: ope values finished trials alone"
+        raise reader.wrong("search.pruner", search.pruner, wanted)
+    if search.ope and metric != "ope":
+        raise reader.wrong("search.ope", search.ope, "'metric: ope' with it")
+    if search.sampler == "grid":
+        if endless := [name for name, axis in axes.items() if "uniform" in axis.kind]:
             raise ConfigError(
                 f"{reader.path}: options.{endless[0]}: a grid has no end on a distribution of"
                 " numbers that are not whole: give choice or int, or another search.sampler."
             )
         size = math.prod(len(axis.listed()) for axis in axes.values())
-        trials = size if trials is None else trials
-        if type(trials) is int and trials > size:
+        trials = trials or size
+        if trials > size:
             raise reader.wrong("search.trials", trials, f"at most {size}, the size of the grid")
-    if type(trials) is not int or trials < 1:
+    if trials is None:
         raise reader.wrong("search.trials", trials, "the number of trials, at least 1")
-    if sampler == "cmaes" and all(axis.kind == "choice" for axis in axes.values()):
-        raise reader.wrong("search.sampler", sampler, "tpe: cmaes moves numbers, not choices")
-    return Search(axes, trials, sampler, pruner, metric, direction, seed, storage, ope)
+    if search.sampler == "cmaes" and all(axis.kind == "choice" for axis in axes.values()):
+        raise reader.wrong("search.sampler", "cmaes", "tpe: cmaes moves numbers, not choices")
+    changes: dict[str, Any] = {"trials": trials}
+    if "direction" not in search.model_fields_set and (metric[:4] == "val/" or "loss" in metric):
+        changes["direction"] = "minimize"
+    return search.model_copy(update=changes)
 
 
-# ---- the ledger ----------------------------------------------------------------------------------
+# ---- what came of a trial ------------------------------------------------------------------------
 
 
-@functools.cache
-def _database(url: str) -> Any:
-    from optuna.storages import get_storage
+def read_curves(run: Path) -> dict[str, dict[int, float]]:
+    """Return the points by step of each metric that a fit has logged, and the sum of its losses."""
+    curves: dict[str, dict[int, float]] = {}
+    with contextlib.suppress(OSError), (run / "curves.csv").open(newline="") as file:
+        for row in csv.reader(file):
+            with contextlib.suppress(
+                ValueError, IndexError
+            ):  # the heading, and a line that is being written
+                step, name, value = int(row[0]), row[1], float(row[2])
+                curves.setdefault(name, {})[step] = value
+                if name.startswith("val/loss/"):
+                    total = curves.setdefault("val/loss", {})
+                    total[step] = total.get(step, 0.0) + value
+    return curves
 
-    return get_storage(url)  # checks its tables: once a process
 
+def value_of(cell: Cell, metric: str) -> float:
+    """Return the metric of a finished cell.
 
-@dataclass(frozen=True)
-class Study:
-    """Optuna's study of one row of the grid: which trials there are, and what came out.
-
-    All trials are enqueued when the study begins, so that their number is exact however many
-    processes work on them. A trial is claimed by whoever holds the lock of its folder.
-
-    Attributes:
-        search: What is searched.
-        name: Of the study.
-        folder: Of the row; the journal file is in it.
-        steps: Optimiser steps of a training, if the config says so; hyperband's rungs go by it.
+    Raises:
+        ConfigError: The fit, or its record, has no such metric.
     """
+    folder = cell.target.folder
+    if metric == "ope":
+        record = json.loads((folder / "ope.json").read_text())
+        return float(record["policies"][0]["fqe"]["mean"])
+    if metric in _RECORDS:
+        record = json.loads((folder / "evaluation.json").read_text())
+        if values := record.get(f"{metric}s"):
+            return fmean(values)
+        there = ["return"]
+    else:
+        curves = read_curves(cell.target.run)
+        if points := curves.get(metric):
+            return points[max(points)]
+        there = sorted(curves)
+    hint = nearest(metric, there) or f" It has {', '.join(there) or 'none'}."
+    raise ConfigError(f"search.metric: {cell.name} has no '{metric}'.{hint}")
 
-    search: Search
-    name: str
-    folder: Path
-    steps: int | None = None
 
-    def open(self, number: int = 0) -> Any:
-        """Return Optuna's study, with a sampler that is seeded for one trial.
-
-        Raises:
-            ConfigError: Optuna is not installed, or the database does not answer.
-        """
-        try:
-            import optuna
-            from optuna.storages import JournalStorage
-            from optuna.storages.journal import JournalFileBackend
-        except ImportError as error:
-            raise ConfigError(f"search: needs Optuna: run {install('search')}.") from error
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        warnings.filterwarnings("ignore", module="optuna")
-        where, storage = self.search.storage, None
-        direction: Any = self.search.direction
-        try:
-            if where is None:
-                storage = JournalStorage(JournalFileBackend(str(self.folder / JOURNAL)))
-            return optuna.create_study(
-                study_name=self.name,
-                storage=storage or _database(str(where)),
-                sampler=self._sampler(number),
-                pruner=self._pruner(),
-                direction=direction,
-                load_if_exists=True,
-            )
-        except Exception as error:  # whatever the database's driver throws
-            place = redacted(where or str(self.folder / JOURNAL))
-            raise ConfigError(
-                f"search: {place} cannot be used: {redacted(reason(error))}"
-            ) from error
-
-    def _sampler(self, number: int) -> Any:
-        from optuna import samplers
-
-        seed = (self.search.seed * 1_000_003 + number) % 2**32
-        if self.search.sampler == "tpe":
-            return samplers.TPESampler(seed=seed, constant_liar=True)
-        if self.search.sampler == "cmaes":
-            return samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
-        return samplers.RandomSampler(seed=seed)
-
-    def _pruner(self) -> Any:
-        from optuna import pruners
-
-        if self.search.pruner == "median":
-            return pruners.MedianPruner()
-        if self.search.pruner == "hyperband":
-            assert self.steps is not None  # Trials.require_pruning
-            return pruners.HyperbandPruner(max(1, self.steps // _RUNGS), self.steps)
-        return pruners.NopPruner()
-
-    def begin(self, common: Mapping[str, Any]) -> None:
-        """Enqueue the trials that the study does not have yet; the folder's lock is held.
-
-        Args:
-            common: What all trials are made from.
-
-        Raises:
-            ConfigError: The study was begun with something else.
-        """
-        study = self.open()
-        attributes, definition = study.user_attrs, {**self.search.definition(), **common}
-        if "definition" not in attributes:
-            study.set_user_attr("definition", definition)
-        elif change := difference(attributes["definition"], definition):
-            raise ConfigError(
-                f"{self.folder}: the search was begun with another {change}: give another 'name:',"
-                " or move the folder away."
-            )
-        grid = self.search.grid() if self.search.sampler == "grid" else []
-        for number in range(len(study.trials), self.search.trials):
-            study.enqueue_trial(grid[number] if grid else {})
-
-    def claim(self, number: int) -> dict[str, Any]:
-        """Return the options of a trial, which is the caller's from now; the lock is held."""
-        from optuna.trial import Trial, TrialState
-
-        study = self.open(number)
-        frozen = study.get_trials(deepcopy=False)[number]
-        if frozen.state == TrialState.WAITING:
-            study._storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING)
-        trial, axes = Trial(study, frozen._trial_id), self.search.axes
-        return {name: a.value(trial._suggest(name, a.distribution())) for name, a in axes.items()}
-
-    def options(self, trial: Any) -> dict[str, Any]:
-        """Return the options of a frozen trial, as far as they are drawn."""
-        axes = self.search.axes.items()
-        return {n: axis.value(trial.params[n]) for n, axis in axes if n in trial.params}
-
-    def report(self, number: int, points: Mapping[int, float], *, ended: bool = False) -> bool:
-        """Tell the points of a metric by step; return whether the trial is to be pruned.
-
-        One whose training has ended is not: its points are there for the others to be judged by.
-        """
-        study = self.open(number)
-        for step, value in sorted(points.items()):
-            trial = study.get_trials(deepcopy=False)[number]
-            if step not in trial.intermediate_values:
-                study._storage.set_trial_intermediate_value(trial._trial_id, step, value)
-                prune = study.pruner.prune(study, study.get_trials(deepcopy=False)[number])
-                if prune and not ended:
-                    return True
-        return False
-
-    def tell(self, number: int, outcome: str, value: float | None = None) -> None:
-        """End a trial, unless it has ended before.
-
-        Args:
-            number: Of the trial.
-            outcome: ``COMPLETE`` with a value, ``PRUNED`` or ``FAIL``.
-            value: Of the metric.
-        """
-        from optuna.trial import TrialState
-
-        self.open(number).tell(number, value, TrialState[outcome], skip_if_finished=True)
-
-    def parent(self) -> str | None:
-        """Return the id of the MLflow run whose children the trials' runs are."""
-        return self.open().user_attrs.get("mlflow_run")
-
-    def set_parent(self, run_id: str) -> None:
-        """Keep the id of that run."""
-        self.open().set_user_attr("mlflow_run", run_id)
-
-    def trials(self) -> list[Any]:
-        """Return Optuna's frozen trials, in their order."""
-        return self.open().get_trials(deepcopy=False)
-
-    def best(self) -> Any | None:
-        """Return the frozen trial with the best value; None as long as none is complete."""
-        from optuna.trial import TrialState
-
-        complete = [t for t in self.trials() if t.state == TrialState.COMPLETE]
-        sign = 1 if self.search.direction == "minimize" else -1
-        return min(complete, key=lambda trial: sign * trial.value, default=None)
+def online_episodes(folder: Path, search: Search) -> int:
+    """Return how many episodes the metric, or the pruner, has taken of the cells below a folder."""
+    patterns = ["evaluation.json"] if search.metric in ("score", "return") else []
+    if search.is_online and (search.pruner != "none" or not patterns):
+        patterns.append("fit/evaluation*.json")
+    count = 0
+    for path in [path for each in patterns for path in folder.glob(f"trial=*/seed*/{each}")]:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            count += len(json.loads(path.read_text())["returns"])
+    return count

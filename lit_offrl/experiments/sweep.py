@@ -15,11 +15,11 @@ from lit_offrl.common.configs import read_yaml
 from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.common.ranges import SEEDS, lies_in
 from lit_offrl.experiments.config import SUFFIXES, FileReader, yaml_text
-from lit_offrl.experiments.executors.ray import read_ray
+from lit_offrl.experiments.executors.ray import RayOptions
 from lit_offrl.experiments.job import METHOD_TAG, Cell, Job, Tracking, lineage
 from lit_offrl.experiments.pipeline import CHECKPOINT, DATASET, Part, Pipeline, read_pipeline
 from lit_offrl.experiments.search import read_axes, read_search
-from lit_offrl.experiments.trials import Row
+from lit_offrl.experiments.trials import Study
 
 STAGES = "stages"
 """The folder of the stages that methods share."""
@@ -38,20 +38,20 @@ class Experiment:
         uri: MLflow's store; None logs nothing.
         cells: Seed by seed, so that the first results are of the whole grid; of a search, examples
             of its cells, in which each end of each axis occurs.
-        rows: The searches, one for each line of the grid.
+        searches: One for each line of the grid.
         evaluate: Options of evaluate for all cells; None for no evaluations.
         slurm: Parameters for submitit.
-        ray: Options of Ray; see ``RayOptions``.
+        ray: Resources of jobs, and retries.
     """
 
     name: str
     output: Path
     uri: str | None
     cells: tuple[Cell, ...] = ()
-    rows: tuple[Row, ...] = ()
+    searches: tuple[Study, ...] = ()
     evaluate: Mapping[str, Any] | None = None
     slurm: Mapping[str, Any] = field(default_factory=dict)
-    ray: Mapping[str, Any] = field(default_factory=dict)
+    ray: RayOptions = field(default_factory=RayOptions)
 
 
 def read_sweep(
@@ -87,7 +87,7 @@ def read_sweep(
         uri,
         evaluate=None if evaluate is False else reader.evaluate("evaluate", evaluate),
         slurm=reader.mapping("slurm", given.get("slurm"), "a mapping of submitit's parameters"),
-        ray=read_ray(reader, given.get("ray")),
+        ray=reader.read("ray", RayOptions, given.get("ray")),
     )
     lines = [
         (pipeline, {"method": method, "dataset": dataset, **dict(zip(axes, place, strict=True))})
@@ -95,7 +95,7 @@ def read_sweep(
         for dataset, (method, pipeline) in itertools.product(datasets, methods)
     ]
     make = partial(_cell, experiment, reader)
-    rows: dict[str, Row] = {}
+    searches: dict[str, Study] = {}
     if search is None:
         cells = [make(pipeline, parts, seed) for seed in seeds for pipeline, parts in lines]
         folders: dict[str, Cell] = {}
@@ -108,13 +108,14 @@ def read_sweep(
     else:
         cells = []
         for pipeline, parts in lines:
-            row = Row.of(search, partial(_trial, partial(make, pipeline), parts, seeds))
-            cells += row.examples()
-            rows[cells[-1].name] = row
+            study = Study(search, drawn, partial(_trial, partial(make, pipeline), parts, seeds))
+            cells += study.examples()
+            searches[cells[-1].name] = study
     chosen = select(cells, only)
     reader.require_datasets(datasets, {cell.labels["dataset"] for cell in chosen})
-    found = {rows[cell.name].study.name: rows[cell.name] for cell in chosen if rows}
-    return replace(experiment, cells=tuple(chosen), rows=tuple(found.values()))
+    names = {cell.name for cell in chosen}
+    found = tuple(study for name, study in searches.items() if name in names)
+    return replace(experiment, cells=tuple(chosen), searches=found)
 
 
 def select(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:

@@ -179,7 +179,10 @@ def test_versions_of_a_folder_pass_through_mlflow(folder):
         ),
         (["--gpus", "0"], "--gpus is for --executor local: give ray: {num_gpus: 1} instead."),
         (["--ray", "{num_gpu: 1}"], "--ray: ray: unknown key 'num_gpu'. Did you mean 'num_gpus'?"),
-        (["--ray", "{retries: -1}"], "--ray: ray.retries: -1 is given; give a number of at least"),
+        (
+            ["--ray", "{retries: -1}"],
+            "--ray: ray.retries: -1 is given; give a number of at least 0",
+        ),
         (["--ray", "{worker_root: here}"], "ray.worker_root: 'here' is given; give an absolute"),
     ],
 )

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from lit_offrl.experiments import process
-from lit_offrl.experiments.search import Axis, Search, Study
-from lit_offrl.experiments.trials import online_episodes, read_curve
+from lit_offrl.experiments.search import online_episodes, read_curves
+from lit_offrl.experiments.sweep import read_sweep
 from lit_offrl.tracking.store import open_client
 
 # Its losses fall to (log10(rate) + 3)² + seed: the best learning rate is 1e-3.
@@ -88,14 +88,19 @@ def calls():
     return [json.loads(line) for line in Path("calls").read_text().splitlines()]
 
 
-def study(**changes):
-    """The ledger of the sweep's one search."""
-    search = Search({"model.rate": Axis("log_uniform", (1e-5, 1e-1))}, 4, "random", **changes)
-    return Study(search, "grid/m/plain", FOLDER)
+def study():
+    """The sweep's one search."""
+    (found,) = read_sweep(Path("grid.yaml")).searches
+    return found
 
 
-def outcomes(**changes):
-    return [trial.state.name for trial in study(**changes).trials()]
+def trials():
+    """Its trials, as Optuna's ledger has them."""
+    return study().open().trials
+
+
+def outcomes():
+    return [trial.state.name for trial in trials()]
 
 
 def test_tpe_finds_the_best_region(search):
@@ -116,7 +121,7 @@ def test_tpe_finds_the_best_region(search):
 def test_an_online_metric_says_how_many_episodes_it_took(search, capsys):
     assert search(trials=2, evaluate={"episodes": 2}) == 0
     assert "2 of 2 trials; the selection used 4 online episodes" in capsys.readouterr().out
-    assert study().best().value == max(trial.value for trial in study().trials())
+    assert study().open().best_value == max(trial.value for trial in trials())
 
 
 def test_an_offline_metric_is_averaged_over_seeds_and_needs_no_episode(search, capsys):
@@ -124,9 +129,10 @@ def test_an_offline_metric_is_averaged_over_seeds_and_needs_no_episode(search, c
     out = capsys.readouterr().out
     assert "the selection used 0 online episodes" in out
     assert len(calls()) == 8 and not list(FOLDER.rglob("evaluation.json"))
-    for trial in study().trials():
+    for trial in trials():
         points = [
-            read_curve(run, "val/loss")[20] for run in FOLDER.glob(f"trial={trial.number:04}/*/fit")
+            read_curves(run)["val/loss"][20]
+            for run in FOLDER.glob(f"trial={trial.number:04}/*/fit")
         ]
         assert trial.value == pytest.approx(sum(points) / 2) and len(points) == 2
 
@@ -138,7 +144,7 @@ def test_a_trial_is_a_child_of_one_run_in_mlflow(search, folder):
     client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
     parent = client.get_run(study().parent())
     assert parent.info.status == "FINISHED"
-    assert parent.data.metrics["search/best"] == min(t.value for t in study().trials())
+    assert parent.data.metrics["search/best"] == min(t.value for t in trials())
     (artifact,) = client.list_artifacts(parent.info.run_id)
     assert artifact.path == "best.yaml"
     argv = (FOLDER / "trial=0001/seed0/fit.log").read_text()
@@ -227,7 +233,7 @@ def test_the_pruner_stops_a_fit_that_keeps_its_checkpoint(search, folder, capsys
     assert not (pruned / "evaluation.json").exists()
     out = capsys.readouterr().out
     assert "pruned" in out and "6 of 6 trials" in out
-    last = Study(Search({}, 6, "grid"), "grid/m/plain", FOLDER).trials()[-1]
+    last = trials()[-1]
     assert last.state.name == "PRUNED" and last.intermediate_values == {10: pytest.approx(4.1)}
     assert search(axes=axes, seeds=(0, 1), evaluate={"episodes": 2}, **keys) == 0
     assert [rate for rate, _, _ in calls()].count(0.1) == 1
@@ -269,7 +275,7 @@ def test_ope_values_the_fits_in_place_of_their_evaluations(search, folder):
         program.replace('if argv[0] == "eva', ope + 'if argv[0] == "eva')
     )
     assert search(metric="ope", ope={"fqe_steps": 7}, trials=2) == 0
-    first = study().trials()[0]
+    first = trials()[0]
     loss = float((FOLDER / "trial=0000/seed0/fit/last.ckpt").read_text())
     assert first.value == -loss and online_episodes(FOLDER, study().search) == 0
 
@@ -279,9 +285,13 @@ def test_ope_values_the_fits_in_place_of_their_evaluations(search, folder):
     [
         ({"sampler": "tpee"}, RATE, "search.sampler: unknown sampler 'tpee'. Did you mean 'tpe'?"),
         ({}, {"x": {"log_unifrm": [1, 2]}}, "options.x: unknown distribution 'log_unifrm'. Did"),
-        ({}, {"x": {"uniform": [2, 2]}}, "options.x.uniform: [2, 2] is given; give a lower end"),
-        ({}, {"x": {"log_uniform": [0, 2]}}, "options.x.log_uniform: [0, 2] is given; give ends"),
-        ({}, {"x": {"int": [1, 2.5]}}, "options.x.int: [1, 2.5] is given; give the two ends"),
+        (
+            {},
+            {"x": {"uniform": [2, 2]}},
+            "options.x.uniform: [2, 2] is given; give two numbers",
+        ),
+        ({}, {"x": {"log_uniform": [0, 2]}}, "options.x.log_uniform: [0, 2] is given; give two"),
+        ({}, {"x": {"int": [1, 2.5]}}, "options.x.int: [1, 2.5] is given; give two whole"),
         ({}, {"x": {"choice": []}}, "options.x.choice: [] is given; give one value or more"),
         ({}, {}, "search: no option is a distribution"),
         ({"trials": 0}, RATE, "search.trials: 0 is given"),
@@ -360,7 +370,7 @@ def test_a_real_search_and_the_fit_of_its_best_trial(folder, d4rl_file, here, mo
     )
     assert main(["sweep", "--config", "tiny.yaml"]) == 0
     row = folder / "sweeps/tiny/bc/tiny"
-    curve = read_curve(row / "trial=0001/seed0/fit", "val/loss")
+    curve = read_curves(row / "trial=0001/seed0/fit")["val/loss"]
     assert [*curve] == [10, 20, 30] and curve[30] < curve[10]
 
     client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
@@ -374,4 +384,4 @@ def test_a_real_search_and_the_fit_of_its_best_trial(folder, d4rl_file, here, mo
     assert values["1"] == curve[30] == parent.data.metrics["search/best"] < values["0"]
 
     assert main(["fit", "--config", str(row / "best.yaml"), "--checkpoint.dirpath", "again"]) == 0
-    assert read_curve(Path("again"), "val/loss") == curve
+    assert read_curves(Path("again"))["val/loss"] == curve

@@ -9,25 +9,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.common.errors import LitOffRLError, reason
 from lit_offrl.common.files import make_folder, write_whole
 from lit_offrl.experiments.job import Job, lineage
-from lit_offrl.tracking.opening import experiment_id
+from lit_offrl.tracking.opening import experiment_id, refusals
 from lit_offrl.tracking.runs import artifact_repository
-from lit_offrl.tracking.store import client_uri, open_client, redacted
+from lit_offrl.tracking.store import open_client
 
 _STAMP = ".transfer"  # of a job's folder: the number of its version; of the experiment's: the run
-_COMPLETE = "complete"
 _LEFT = (".lock", _STAMP)
+_WAY_OUT = " Give another --tracking_uri, or a folder that all hosts share in place of worker_root."
 
 
 @dataclass(frozen=True)
 class Transfer:
     """Keeps versions of jobs' folders as artifacts of one MLflow run, ``jobs/FOLDER/NUMBER``.
 
-    A version counts once its last file is there, and replaces an older one on a host that fetches
-    it. A host keeps what it has itself made of the newest version: after its worker was killed, the
-    checkpoint there is the newer one.
+    A version counts once ``complete/FOLDER/NUMBER`` is there, too, and replaces an older one on a
+    host that fetches it. A host keeps what it has itself made of the newest version: after its
+    worker was killed, the checkpoint there is the newer one.
 
     Attributes:
         tracking_uri: MLflow's store, which all hosts reach.
@@ -53,100 +52,66 @@ class Transfer:
             if each.folder.is_dir() and not (each.folder / _STAMP).is_file():
                 self.upload(each.folder)
 
-    def fetch(self, job: Job) -> None:
-        """Download what is newer of a job and of those it depends on.
-
-        Raises:
-            LitOffRLError: MLflow does not give the files.
-        """
-        for each in lineage(job):
-            self._download(each.folder)
-
     def upload(self, folder: Path) -> None:
         """Upload a job's folder as its newest version.
 
         Raises:
-            LitOffRLError: MLflow does not take the files.
+            ConfigError: MLflow does not take the files.
         """
-        with self._refusals(folder):
-            repository, place = self._repository(), self._place(folder)
-            before = self._newest(repository, place)
-            target = f"{place}/{before + 1}"
-            for path in sorted(folder.rglob("*")):
-                if path.is_file() and path.name not in _LEFT:
-                    within = path.relative_to(folder).parent
-                    repository.log_artifact(str(path), f"{target}/{within}".removesuffix("/."))
-            with tempfile.TemporaryDirectory() as scratch:
-                mark = Path(scratch) / _COMPLETE
-                mark.touch()
-                repository.log_artifact(str(mark), target)
-            write_whole(folder / _STAMP, f"{before + 1}\n")
-            if before:
+        with refusals(self.tracking_uri, _WAY_OUT):
+            repository, place, newest = self._newest(folder)
+            repository.log_artifacts(str(folder), f"jobs/{place}/{newest + 1}")
+            write_whole(folder / _STAMP, f"{newest + 1}\n")
+            repository.log_artifact(str(folder / _STAMP), f"complete/{place}/{newest + 1}")
+            if newest:
                 with contextlib.suppress(Exception):  # not every store deletes
-                    repository.delete_artifacts(f"{place}/{before}")
+                    repository.delete_artifacts(f"jobs/{place}/{newest}")
 
-    def _download(self, folder: Path) -> None:
-        with self._refusals(folder):
-            repository, place = self._repository(), self._place(folder)
-            newest, stamp = self._newest(repository, place), folder / _STAMP
-            if newest <= (int(stamp.read_text()) if stamp.is_file() else 0):
-                return
-            make_folder(folder)
-            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-                repository.download_artifacts(f"{place}/{newest}", scratch)
-                found = Path(scratch) / place / str(newest)
-                for entry in folder.iterdir():
-                    if entry.name not in _LEFT:
-                        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-                for entry in found.iterdir():
-                    if entry.name != _COMPLETE:
-                        entry.replace(folder / entry.name)
-            write_whole(stamp, f"{newest}\n")
+    def fetch(self, job: Job) -> None:
+        """Download what is newer of a job and of those it depends on.
 
-    def _place(self, folder: Path) -> str:
+        Raises:
+            ConfigError: MLflow does not give the files.
+        """
+        for folder in [each.folder for each in lineage(job)]:
+            with refusals(self.tracking_uri, _WAY_OUT):
+                repository, place, newest = self._newest(folder)
+                stamp = folder / _STAMP
+                if newest <= (int(stamp.read_text()) if stamp.is_file() else 0):
+                    continue
+                make_folder(folder)
+                with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+                    found = repository.download_artifacts(f"jobs/{place}/{newest}", scratch)
+                    for entry in folder.iterdir():
+                        if entry.name not in _LEFT:
+                            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                    for entry in Path(found).iterdir():
+                        if entry.name not in _LEFT:
+                            entry.replace(folder / entry.name)
+                write_whole(stamp, f"{newest}\n")
+
+    def _newest(self, folder: Path) -> tuple[Any, str, int]:
+        """Return MLflow's files, the folder's place in them, and its newest version or 0."""
         root = self.root if folder.is_relative_to(self.root) else self.worker_root
-        return f"jobs/{folder.relative_to(root)}"
-
-    def _repository(self) -> Any:
+        place = str(folder.relative_to(root))
         run = open_client(self.tracking_uri).get_run(self.run_id)
-        return artifact_repository(self.tracking_uri, run.info.artifact_uri)
-
-    def _newest(self, repository: Any, place: str) -> int:
-        numbers = [int(Path(info.path).name) for info in repository.list_artifacts(place)]
-        for number in sorted(numbers, reverse=True):
-            files = repository.list_artifacts(f"{place}/{number}")
-            if any(Path(info.path).name == _COMPLETE for info in files):
-                return number
-        return 0
-
-    @contextlib.contextmanager
-    def _refusals(self, folder: Path) -> Any:
-        try:
-            yield
-        except LitOffRLError:
-            raise
-        except Exception as error:  # whatever the store's driver throws
-            raise LitOffRLError(
-                f"{folder}: MLflow at {client_uri(self.tracking_uri)} refuses its files:"
-                f" {redacted(reason(error))}"
-            ) from error
+        repository = artifact_repository(self.tracking_uri, run.info.artifact_uri)
+        versions = [int(Path(i.path).name) for i in repository.list_artifacts(f"complete/{place}")]
+        return repository, place, max(versions, default=0)
 
 
 def open_transfer(uri: str, experiment: str, output: Path, worker_root: Path) -> Transfer:
     """Return the transfer of an experiment's folder, whose MLflow run is made at the first call.
 
     Raises:
-        LitOffRLError: MLflow refuses.
+        ConfigError: MLflow refuses.
     """
     stamp = output / _STAMP
-    run_id = stamp.read_text().strip() if stamp.is_file() else ""
-    transfer = Transfer(uri, run_id, output, worker_root / experiment)
-    with transfer._refusals(output):
-        client = open_client(uri)
-        if not run_id:
+    if not stamp.is_file():
+        with refusals(uri, _WAY_OUT):
+            client = open_client(uri)
             id = experiment_id(client, uri, experiment)
-            run = client.create_run(id, run_name=f"{experiment}-files")
-            client.set_terminated(run.info.run_id)
-            transfer = replace(transfer, run_id=run.info.run_id)
-            write_whole(stamp, f"{transfer.run_id}\n")
-    return transfer
+            run_id = client.create_run(id, run_name=f"{experiment}-files").info.run_id
+            client.set_terminated(run_id)
+        write_whole(stamp, f"{run_id}\n")
+    return Transfer(uri, stamp.read_text().strip(), output, worker_root / experiment)
