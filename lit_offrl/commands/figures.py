@@ -74,7 +74,7 @@ FIGURES: dict[str, Entry] = {
         "DVF, Fig. 5: scores of runs by method and dataset, with intervals",
     ),
     "score-against": Entry(
-        "lit_offrl.studies.score_against:ScoreAgainst",
+        "lit_offrl.studies.scores:ScoreAgainst",
         "lit_offrl.figures.against:from_numbers",
         "scores of runs against an option of a sweep or of the policy",
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
@@ -26,7 +26,6 @@ from lit_offrl.evaluation.rollouts import Rollouts, merge, rollout
 from lit_offrl.evaluation.scores import has_references, normalized_score
 
 if TYPE_CHECKING:
-    from lit_offrl.common.policy import Policy
     from lit_offrl.datasets.schema import DatasetSpec
     from lit_offrl.modules.base import OfflineModule
 
@@ -43,14 +42,12 @@ def evaluate_module(
     max_episode_steps: int | None = None,
     policy_options: Mapping[str, Any] | None = None,
     gamma: float | None = None,
-    record_video: str | Path | None = None,
-    video_size: tuple[int, int] | None = None,
     progress: bool = False,
     checkpoint: str | Path | None = None,
     checkpoint_rule: str | None = None,
     training_steps: int | None = None,
     command: str | None = None,
-    stopping: Callable[[], int] = signals.received,
+    **kwargs: Any,
 ) -> EvaluationRecord:
     """Roll out a module's policy and record the results.
 
@@ -67,14 +64,12 @@ def evaluate_module(
             where the environment has none.
         policy_options: Options of ``module.policy``.
         gamma: Discount in [0, 1] of discounted returns, which are recorded beside the others.
-        record_video: Path of an ``.mp4`` of the first episode.
-        video_size: (width, height) of the video in pixels.
         progress: Whether to show a bar.
         checkpoint: File that the module came from.
         checkpoint_rule: Rule by which that file was chosen, such as ``last``.
         training_steps: Number of optimiser steps that the module has had.
         command: Command line, for the record.
-        stopping: Returns the number of a signal that is to end the roll-outs, or 0.
+        **kwargs: Further options of ``rollout``: record_video, video_size and stopping.
 
     Raises:
         Interrupted: A signal has ended the roll-outs, in all processes alike.
@@ -83,27 +78,28 @@ def evaluate_module(
         ConfigError: The policy does not have one of the options.
     """
     options = dict(policy_options or {})
-    spec, max_episode_steps = _spec_for(module, env_id, max_episode_steps)
-    assert spec.env_id is not None  # _spec_for saw to it
+    if module.spec is None:
+        raise EvaluationError("This module was never trained on a dataset, so it cannot act.")
+    spec, max_episode_steps = environment_of(module.spec, env_id, max_episode_steps)
+    assert spec.env_id is not None  # environment_of saw to it
     share = (0, 1)
     if dist.is_available() and dist.is_initialized():
         share = (dist.get_rank(), dist.get_world_size())
     outcome: Rollouts | LitOffRLError | int
     try:
+        require_policy_options(type(module), options)
         with _evaluating(module, seed):
             outcome = rollout(
-                make_policy(module, options),
+                module.policy(**options),
                 spec.env_id,
                 episodes=episodes,
                 seed=seed,
                 num_envs=num_envs,
                 max_episode_steps=max_episode_steps,
                 shard=share,
-                record_video=record_video,
-                video_size=video_size,
                 gamma=gamma,
                 progress=progress and share[0] == 0,
-                stopping=stopping,
+                **kwargs,
             )
     except LitOffRLError as error:
         outcome = error
@@ -171,16 +167,6 @@ def _gather(outcome: Rollouts | LitOffRLError | int, world_size: int) -> Rollout
     return merge(parts)
 
 
-def make_policy(module: OfflineModule, options: Mapping[str, Any]) -> Policy:
-    """Make a module's policy.
-
-    Raises:
-        ConfigError: as of ``require_policy_options``, or a value out of its range.
-    """
-    require_policy_options(type(module), options)
-    return module.policy(**options)
-
-
 def require_policy_options(kind: type[OfflineModule], options: Mapping[str, Any]) -> None:
     """Refuse options that a method's policy does not have, and values of other types than theirs.
 
@@ -197,39 +183,35 @@ def require_policy_options(kind: type[OfflineModule], options: Mapping[str, Any]
                 f"{nearest(name, known)}"
             )
         parts = _parts(hints[name])
-        if all(part in _TYPES and not _TYPES[part][1](value) for part in parts):
+        if all(part in _TYPES and not _fits(value, part) for part in parts):
             wanted = " or ".join(_TYPES[part][0] for part in parts)
             raise ConfigError(
                 f"The option '{name}' of the policy of {kind.__name__} is {value!r}: give {wanted}."
             )
 
 
-_TYPES: Mapping[Any, tuple[str, Callable[[Any], bool]]] = {
-    NoneType: ("null", lambda value: value is None),
-    bool: ("true or false", lambda value: isinstance(value, bool)),
-    int: ("a whole number", lambda value: isinstance(value, Integral) and type(value) is not bool),
-    float: ("a number", lambda value: isinstance(value, Real) and type(value) is not bool),
-    str: ("text", lambda value: isinstance(value, str)),
-    Sequence: (
-        "a list",
-        lambda value: isinstance(value, Sequence | np.ndarray) and type(value) is not str,
-    ),
+_TYPES: Mapping[Any, tuple[str, Any]] = {
+    NoneType: ("null", NoneType),
+    bool: ("true or false", bool),
+    int: ("a whole number", Integral),
+    float: ("a number", Real),
+    str: ("text", str),
+    Sequence: ("a list", Sequence | np.ndarray),
 }
-"""What a value may be by an annotation's type, in words and as a test."""
+"""What a value may be by an annotation's type: in words, and its own type."""
+
+
+def _fits(value: Any, part: Any) -> bool:
+    """Whether a value may be given where an annotation has a type."""
+    if type(value) in (bool, str):  # the one is a number and the other a sequence to Python
+        return type(value) is part
+    return isinstance(value, _TYPES[part][1])
 
 
 def _parts(hint: Any) -> list[Any]:
     """Return the types of an annotation; which words a ``Literal`` takes, the method says."""
     parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     return [str if get_origin(part) is Literal else get_origin(part) or part for part in parts]
-
-
-def _spec_for(
-    module: OfflineModule, env_id: str | None, max_episode_steps: int | None
-) -> tuple[DatasetSpec, int | None]:
-    if module.spec is None:
-        raise EvaluationError("This module was never trained on a dataset, so it cannot act.")
-    return environment_of(module.spec, env_id, max_episode_steps)
 
 
 def environment_of(
@@ -252,14 +234,9 @@ def environment_of(
     """
     if env_id is not None and env_id != spec.env_id:
         facts = ENVIRONMENTS.get(env_id)  # a dataset's references hold for its environment only
-        spec = dataclasses.replace(
-            spec,
-            env_id=env_id,
-            why_no_env=None,
-            ref_min_score=facts.ref_min_score if facts else None,
-            ref_max_score=facts.ref_max_score if facts else None,
-            ref_source=facts.ref_source if facts else None,
-        )
+        names = ("ref_min_score", "ref_max_score", "ref_source")
+        references: dict[str, Any] = {name: getattr(facts, name, None) for name in names}
+        spec = dataclasses.replace(spec, env_id=env_id, why_no_env=None, **references)
     if spec.env_id is None and spec.why_no_env is not None:
         raise EvaluationError(
             f"A policy for '{spec.name}' cannot be evaluated: {spec.why_no_env}. "

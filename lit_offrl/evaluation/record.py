@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import importlib.metadata
@@ -57,10 +58,8 @@ def package_versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that results depend on."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return versions
 
 
@@ -84,12 +83,27 @@ def config_sha256(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True)
 class JSONRecord:
-    """A dataclass of plain types that is kept as a JSON file."""
+    """A record in plain types that is kept as a JSON file, with what it was made with.
+
+    Attributes:
+        versions: Versions of Python and of packages.
+        hardware: Description of the machine.
+        date: Time in UTC, ISO 8601.
+        command: Command line.
+    """
+
+    versions: Mapping[str, str] = field(default_factory=package_versions)
+    hardware: str = field(default_factory=hardware)
+    date: str = field(default_factory=now)
+    command: str | None = None
 
     def to_json(self) -> str:
-        """Return the record as JSON text."""
-        return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"  # type: ignore[call-overload]
+        """Return the record as JSON text, with what it was made with at the end."""
+        values = asdict(self)
+        made_with = {item.name: values.pop(item.name) for item in fields(JSONRecord)}
+        return json.dumps(values | made_with, indent=2, allow_nan=False) + "\n"
 
     def save(self, path: str | Path) -> Path:
         """Write the record as a file, whole or not at all, and return its path."""
@@ -97,7 +111,7 @@ class JSONRecord:
         return Path(path)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluationRecord(JSONRecord):
     """One evaluation, in plain types; tuples have one entry for each episode.
 
@@ -134,10 +148,6 @@ class EvaluationRecord(JSONRecord):
         checkpoint_rule: Rule by which the checkpoint was chosen, such as ``last``.
         config_sha256: Hash of the module's hyperparameters.
         policy_options: Options of ``module.policy``.
-        versions: Versions of Python and of packages.
-        hardware: Description of the machine.
-        date: Time in UTC, ISO 8601.
-        command: Command line.
     """
 
     method: str
@@ -170,10 +180,6 @@ class EvaluationRecord(JSONRecord):
     training_seed: int | None = None
     training_steps: int | None = None
     policy_options: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=package_versions)
-    hardware: str = field(default_factory=hardware)
-    date: str = field(default_factory=now)
-    command: str | None = None
 
     @classmethod
     def from_json(cls, text: str) -> EvaluationRecord:

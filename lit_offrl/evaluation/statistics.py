@@ -85,7 +85,11 @@ def stratified_interval(
     sizes = np.array([values.shape[-1] for values in strata])
     if sizes.min() < 2:
         return np.full_like(estimate, math.nan), np.full_like(estimate, math.nan)
-    spread = [_spread(values) for values in strata]
+    centres = [values.mean(axis=-1, keepdims=True) for values in strata]
+    spread = [
+        centre + math.sqrt(count / (count - 1)) * (values - centre)
+        for values, centre, count in zip(strata, centres, sizes.tolist(), strict=True)
+    ]
     error = _bootstrap(spread, statistic, level, resamples, seed).standard_error
     variances = np.stack([values.var(axis=-1, ddof=1) / values.shape[-1] for values in strata])
     shares = variances / np.maximum(variances.sum(axis=0), np.finfo(np.float64).tiny)
@@ -113,26 +117,6 @@ def _bootstrap(
     )
 
 
-def _spread(values: np.ndarray) -> np.ndarray:
-    count, centre = values.shape[-1], values.mean(axis=-1, keepdims=True)
-    return centre + math.sqrt(count / (count - 1)) * (values - centre)
-
-
-def bootstrap_interval(
-    values: np.ndarray,
-    statistic: Statistic = interquartile_mean,
-    *,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """:func:`stratified_interval` of one stratum of values (K,); NaN for fewer than two."""
-    low, high = stratified_interval(
-        [values], statistic, level=level, resamples=resamples, seed=seed
-    )
-    return float(low), float(high)
-
-
 def interval_within_range(
     values: np.ndarray, statistic: Statistic = interquartile_mean
 ) -> tuple[float, float]:
@@ -144,7 +128,7 @@ def interval_within_range(
     """
     if len(values) < ENOUGH:
         return math.nan, math.nan
-    low, high = bootstrap_interval(values, statistic)
+    low, high = map(float, stratified_interval([values], statistic))
     return max(low, float(values.min())), min(high, float(values.max()))
 
 

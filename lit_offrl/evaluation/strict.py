@@ -72,13 +72,10 @@ class StrictEnv(gymnasium.Wrapper):
             if "expected 5, got 4" in str(error):  # so says gymnasium's wrapper of the step limit
                 raise self._wrong(_OLD_GYM) from error
             raise self._failed(error) from error
-        if not isinstance(given, tuple) or len(given) != 5:
-            is_old = isinstance(given, tuple) and len(given) == 4
-            raise self._wrong(
-                _OLD_GYM
-                if is_old
-                else "does not return observation, reward, terminated, truncated and info"
-            )
+        size = len(given) if isinstance(given, tuple) else 0
+        if size != 5:
+            new = "does not return observation, reward, terminated, truncated and info"
+            raise self._wrong(_OLD_GYM if size == 4 else new)
         observation, reward, terminated, truncated, info = given
         return (
             self._observation(observation),

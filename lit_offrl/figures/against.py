@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from lit_offrl.figures.legends import legend_above
-from lit_offrl.figures.palette import colours
+from lit_offrl.figures.style import colours, legend_above
 
 _COLUMNS = 3
 
 
 def from_numbers(numbers: Mapping[str, Any]) -> Figure:
-    """Draw the numbers of ``studies.score_against``: a panel a dataset, a line a method.
+    """Draw the numbers of ``studies.scores.ScoreAgainst``: a panel a dataset, a line a method.
 
     Values of the option that are all numbers stand at their place, on a logarithmic axis where they
     span more than tenfold; others stand side by side.
@@ -48,9 +47,8 @@ def from_numbers(numbers: Mapping[str, Any]) -> Figure:
         shown = [y for p in points if p["dataset"] == dataset for y in (p["value"], *p["runs"])]
         margin = 0.06 * ((max(shown) - min(shown)) or 1.0)
         axis.set_ylim(min(shown) - margin, max(shown) + margin)
-        axis.set_title(dataset)
-        axis.set_xlabel(numbers["option"])
-        axis.set_ylabel("normalised score" if unit == "score" else "return")
+        label = "normalised score" if unit == "score" else "return"
+        axis.set(title=dataset, xlabel=numbers["option"], ylabel=label)
         if _spread(places) > 10:
             axis.set_xscale("log")
         axis.set_xticks([places[text] for text in texts], texts)

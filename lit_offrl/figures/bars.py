@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from lit_offrl.figures.legends import legend_above
-from lit_offrl.figures.palette import colours
+from lit_offrl.figures.style import colours, legend_above
 
 _IN_A_ROW = 6  # datasets that share an axis
 _GROUP = 0.8  # of the distance between groups is taken by bars

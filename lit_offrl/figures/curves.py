@@ -1,4 +1,4 @@
-"""Training curves."""
+"""Curves of a training, and of the rounds of the online mode."""
 
 from __future__ import annotations
 
@@ -65,3 +65,29 @@ def training_curves(history: Mapping[str, Sequence[tuple[int, float]]]) -> Figur
 def from_numbers(numbers: Mapping[str, Any]) -> Figure:
     """Draw the numbers of ``studies.training_curves``."""
     return training_curves(numbers["history"])
+
+
+def improvement_curve(rounds: Sequence[Mapping[str, Any]], title: str = "") -> Figure:
+    """Draw each round's return against the environment steps that it was learned from.
+
+    Args:
+        rounds: with ``environment_steps``, ``return_mean``, ``return_standard_error`` (of the
+            evaluation) and ``collected_return_mean`` (of the rows that the round collected).
+        title: of the figure.
+
+    Returns:
+        A figure with one panel.
+    """
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+    axis = figure.subplots()
+    steps = np.array([one["environment_steps"] for one in rounds], float)
+    names = ("return_mean", "return_standard_error", "collected_return_mean")
+    mean, error, collected = (np.array([one[name] for one in rounds], float) for name in names)
+    axis.fill_between(steps, mean - error, mean + error, alpha=0.25, linewidth=0)
+    axis.plot(steps, mean, marker="o", markersize=3, label="policy, ± s.e.")
+    axis.plot(steps, collected, marker="s", markersize=3, color="0.5", label="data, with noise")
+    axis.set(xlabel="environment steps", ylabel="return")
+    axis.set_title(title, fontsize=10)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    return figure

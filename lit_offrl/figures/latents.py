@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from lit_offrl.figures.mazes import draw_walls
-from lit_offrl.figures.palette import colours
+from lit_offrl.figures.style import colours
 
 _TITLES = {"data": "data", "diffusion": "diffusion prior", "gaussian": "VAE's Gaussian prior"}
 

@@ -28,11 +28,9 @@ def draw_walls(axis: Axes, free: np.ndarray, corner: float) -> None:
     axis.add_patch(Rectangle((corner, corner), columns, lines, color=_WALL, linewidth=0))
     for i, j in np.argwhere(free).tolist():
         axis.add_patch(Rectangle((corner + j, corner + i), 1, 1, color=_FLOOR, linewidth=0.4))
-    axis.set_xlim(corner + 0.5, corner + columns - 0.5)  # half of the outer walls is enough
-    axis.set_ylim(corner + lines - 0.5, corner + 0.5)
-    axis.set_aspect("equal")
-    axis.set_xticks([])
-    axis.set_yticks([])
+    right, bottom = corner + columns - 0.5, corner + lines - 0.5  # half of the outer walls
+    axis.set(xlim=(corner + 0.5, right), ylim=(bottom, corner + 0.5), aspect="equal")
+    axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
 
 
@@ -116,8 +114,7 @@ def maze2d_gamma(numbers: Mapping[str, Any]) -> Figure:
     axis.set_xticks(horizon, [f"{steps:.0f}" for steps in horizon])
     axis.minorticks_off()
     axis.margins(x=0.08)
-    axis.set_xlabel("mean Δt, steps (as γ grows)")
-    axis.set_ylabel("mean way from the\nstart, cells")
+    axis.set(xlabel="mean Δt, steps (as γ grows)", ylabel="mean way from the\nstart, cells")
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.3)
     return figure

@@ -73,8 +73,7 @@ def _development(axis: Axes, numbers: Mapping[str, Any], colours: np.ndarray) ->
         beside.set_ylim(-1.05, 1.05)
         beside.set_ylabel("Spearman of value and return", color="#d62728")
         beside.spines[["top"]].set_visible(False)
-    axis.set_xlabel("gradient steps")
-    axis.set_ylabel("value (dots) and return (dashed), normalised")
+    axis.set(xlabel="gradient steps", ylabel="value (dots) and return (dashed), normalised")
 
 
 def _scaled(values: Any) -> np.ndarray:

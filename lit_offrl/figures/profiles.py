@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
-from lit_offrl.figures.legends import legend_above
-from lit_offrl.figures.palette import colours
+from lit_offrl.figures.style import colours, legend_above
 
 
 class Profile(NamedTuple):
@@ -50,11 +50,9 @@ def performance_profiles(
     if data:
         axis.vlines(list(data.values()), 0, 0.06, color="black", lw=1.8, label="data's mean")
     axis.axhline(0.5, color="0.6", lw=0.8, ls=":", zorder=0)
-    axis.set_xlim(thresholds[0], thresholds[-1])
-    axis.set_ylim(-0.01, 1.02)
-    axis.set_xlabel(f"{label} τ")
-    axis.set_ylabel("share of runs above τ")
-    axis.yaxis.set_ticks(np.linspace(0, 1, 5), [f"{share:.0%}" for share in np.linspace(0, 1, 5)])
+    axis.set(xlim=(thresholds[0], thresholds[-1]), ylim=(-0.01, 1.02))
+    axis.set(xlabel=f"{label} τ", ylabel="share of runs above τ", yticks=np.linspace(0, 1, 5))
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     legend_above(figure, axis.get_legend_handles_labels()[0])

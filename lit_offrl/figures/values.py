@@ -1,12 +1,15 @@
-"""Estimated values against what the data earned."""
+"""Estimated values against true ones and against the data, and where advantages lie."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+
+_MOST_BINS = 200
+_STYLES = (("o", "#0072b2"), ("s", "#d55e00"), ("^", "#009e73"))
 
 
 def value_against_return(values: np.ndarray, returns: np.ndarray, gamma: float) -> Figure:
@@ -29,8 +32,7 @@ def value_against_return(values: np.ndarray, returns: np.ndarray, gamma: float) 
     spread = values.std() * returns.std()
     correlation = np.corrcoef(values, returns)[0, 1] if spread > 0 else float("nan")
     axis.set_title(f"{len(values)} states, correlation {correlation:.2f}", fontsize=10)
-    axis.set_xlabel(f"discounted return in the data (γ = {gamma:g})")
-    axis.set_ylabel("DVF value")
+    axis.set(xlabel=f"discounted return in the data (γ = {gamma:g})", ylabel="DVF value")
     axis.grid(alpha=0.3)
     return figure
 
@@ -40,3 +42,70 @@ def from_numbers(numbers: Mapping[str, Any]) -> Figure:
     return value_against_return(
         np.asarray(numbers["values"]), np.asarray(numbers["returns"]), numbers["gamma"]
     )
+
+
+def estimates_against_truth(
+    labels: Sequence[str],
+    truth: np.ndarray,
+    errors: np.ndarray,
+    estimates: Mapping[str, np.ndarray],
+    gamma: float,
+) -> Figure:
+    """Scatter each estimator's values over the true ones, a panel an estimator.
+
+    Args:
+        labels: names of the policies (K,).
+        truth: mean discounted returns (K,); policies with NaN are left out.
+        errors: their standard errors (K,), NaN where unknown.
+        estimates: values (K,) by the estimator's name.
+        gamma: the discount of all, for the label.
+
+    Returns:
+        A figure whose panels have one range and the diagonal.
+    """
+    known = np.isfinite(truth)
+    spread = np.nan_to_num(errors)[known]
+    panels = max(1, len(estimates))
+    figure = Figure(figsize=(4.4 * panels, 4.2), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False, sharex=True, sharey=True)[0]
+    names = [label for label, one in zip(labels, known, strict=True) if one]
+    for axis, (name, values), (marker, colour) in zip(
+        axes, estimates.items(), _STYLES, strict=False
+    ):
+        axis.errorbar(truth[known], values[known], xerr=spread, fmt=marker, color=colour)
+        for label, x, y in zip(names, truth[known], values[known], strict=True):
+            axis.annotate(label, (x, y), (4, 4), textcoords="offset points", fontsize=8)
+        axis.set_title(name, fontsize=10)
+        axis.set_xlabel(f"true discounted return (γ = {gamma:g})")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("estimated value")
+    if known.any():
+        start = float(truth[known].min())
+        for axis in axes:
+            axis.axline((start, start), slope=1.0, color="0.5", linewidth=1, linestyle="--")
+    return figure
+
+
+def advantage_histogram(advantages: np.ndarray, bin_width: float = 0.25) -> Figure:
+    """Draw the histogram of advantages with a mark at 0 (ACD, Figure 1).
+
+    Args:
+        advantages: (N,), in the rewards' units.
+        bin_width: of a bin; where the advantages reach over more than 200 of them, a multiple.
+
+    Returns:
+        A figure with a logarithmic count, so that the thin coverage above 0 is visible.
+    """
+    values = np.asarray(advantages, dtype=float)
+    low, high = values.min(), values.max()
+    width = bin_width * max(1.0, np.ceil((high - low) / (bin_width * _MOST_BINS)))
+    edges = width * np.arange(np.floor(low / width), np.floor(high / width) + 2)
+    figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+    axis = figure.subplots()
+    axis.hist(values, bins=edges, color="#4c78a8", log=True)
+    axis.axvline(0.0, color="0.2", linewidth=1, linestyle="--")
+    share = 100 * float((values > 0).mean())
+    axis.set_title(f"{len(values):,} held-out steps, {share:.1f} % above 0", fontsize=10)
+    axis.set(xlabel=f"advantage Q(s, a) − V(s) (bins of {width:g})", ylabel="steps")
+    axis.grid(alpha=0.3)
+    return figure

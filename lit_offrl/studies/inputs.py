@@ -66,6 +66,8 @@ def plain(value: Any) -> Any:
 class CheckpointStudy:
     """Options of a study of a checkpoint beside data.
 
+    ``run`` raises a LitOffRLError if the checkpoint or the data do not fit the study.
+
     Args:
         ckpt_path: Checkpoint that the study is of.
         data: Name or file of the dataset to compare with; held-out data are the better ones.

@@ -50,12 +50,7 @@ class LDCQLatents(CheckpointStudy):
     at: list[float] | None = None
 
     def run(self) -> Study:
-        """Compare both priors' latents with the data's, one row per checkpoint.
-
-        Raises:
-            ConfigError: A checkpoint is of something else, or the options do not fit it.
-            DatasetError: The data cannot be read, or no snippet fits.
-        """
+        """Compare both priors' latents with the data's, one row per checkpoint."""
         data = load_data(self.data, self.ckpt_path, ("actions",))
         rows = [
             _row(path, _load(path, self.device), data, self)

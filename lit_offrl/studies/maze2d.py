@@ -304,11 +304,7 @@ class Maze2dPolicies(Maze2dStudy):
     gamma: Annotated[float | None, "[0, 1)"] = None
 
     def run(self) -> Study:
-        """Measure; see :func:`separation`.
-
-        Raises:
-            LitOffRLError: The checkpoint or the data do not fit the study.
-        """
+        """Measure; see :func:`separation`."""
         comparison = Comparison(self)
         gamma = comparison.module.gamma if self.gamma is None else self.gamma
         found = separation(comparison, gamma)
@@ -331,11 +327,7 @@ class Maze2dGamma(Maze2dStudy):
     gammas: list[float] = field(default_factory=lambda: [0.9, 0.95, 0.97, 0.99, 0.995])
 
     def run(self) -> Study:
-        """Measure; see :func:`reach`.
-
-        Raises:
-            LitOffRLError: The checkpoint, the data or a γ do not fit the study.
-        """
+        """Measure; see :func:`reach`."""
         for gamma in self.gammas:
             require_in("[0, 1)", gammas=gamma)
         comparison, gammas = Comparison(self), sorted(self.gammas)

@@ -55,11 +55,7 @@ class MountainCar(CheckpointStudy):
     samples: Annotated[int, "[1, inf)"] = 128
 
     def run(self) -> Study:
-        """Measure; see :func:`measure`.
-
-        Raises:
-            LitOffRLError: The checkpoint or the data do not fit the study.
-        """
+        """Measure; see :func:`measure`."""
         paths = checkpoints_in(self.ckpt_path)
         last = paths[max(paths)]
         module = load_dvf(last, self.device, representation="scalar", values=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from lit_offrl.evaluation.record import JSONRecord, hardware, now, package_versions
+from lit_offrl.evaluation.record import JSONRecord
 from lit_offrl.studies.measures import rank_summary
 
 ESTIMATORS = ("dvf", "fqe")
@@ -49,7 +49,7 @@ class CandidateValue:
     fqe_error: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OPERecord(JSONRecord):
     """One off-policy evaluation; plain types only.
 
@@ -73,10 +73,6 @@ class OPERecord(JSONRecord):
         fqe: Settings of fitted Q evaluation; None where it was left out.
         fqe_trace: Values by FQE after each tenth of its steps, (10, K).
         seed: Seed of clones, nets and noise.
-        versions: Versions of Python and packages.
-        hardware: The machine.
-        date: UTC.
-        command: The command line.
     """
 
     candidates: tuple[CandidateValue, ...]
@@ -97,10 +93,6 @@ class OPERecord(JSONRecord):
     fqe: Mapping[str, Any] | None
     fqe_trace: list[list[float]] | None
     seed: int
-    versions: Mapping[str, str] = field(default_factory=package_versions)
-    hardware: str = field(default_factory=hardware)
-    date: str = field(default_factory=now)
-    command: str | None = None
 
     def estimators(self) -> list[str]:
         """Those that were run."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from lit_offrl.common.randomness import mix
 from lit_offrl.datasets.normalizers import MinMaxNormalizer
 from lit_offrl.datasets.rows import as_tensor
 from lit_offrl.datasets.schema import OfflineDataset
-from lit_offrl.evaluation.record import JSONRecord, hardware, now, package_versions
+from lit_offrl.evaluation.record import JSONRecord
 from lit_offrl.evaluation.statistics import interval_within_range, standard_error
 from lit_offrl.studies.candidates import Act
 from lit_offrl.studies.fqe import FittedQ, FQESettings
@@ -86,7 +86,7 @@ class PolicyValue:
     remark: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PolicyValuesRecord(JSONRecord):
     """Values of checkpoints on logged data; plain types only.
 
@@ -103,10 +103,6 @@ class PolicyValuesRecord(JSONRecord):
         initial_states: M.
         fqe: Settings of fitted Q evaluation.
         seed: Seed of FQE's nets and rows, and of the choice of first states.
-        versions: Versions of Python and packages.
-        hardware: The machine.
-        date: UTC.
-        command: The command line.
     """
 
     policies: tuple[PolicyValue, ...]
@@ -120,10 +116,6 @@ class PolicyValuesRecord(JSONRecord):
     initial_states: int
     fqe: Mapping[str, Any]
     seed: int
-    versions: Mapping[str, str] = field(default_factory=package_versions)
-    hardware: str = field(default_factory=hardware)
-    date: str = field(default_factory=now)
-    command: str | None = None
 
     def metrics(self, policy: PolicyValue) -> dict[str, float]:
         """Return the metrics that are added to a checkpoint's MLflow run, by name."""

@@ -40,11 +40,7 @@ class ValueAgainstReturn(CheckpointStudy):
     samples: Annotated[int, "[1, inf)"] = 32
 
     def run(self) -> Study:
-        """Value the states.
-
-        Raises:
-            LitOffRLError: The checkpoint or the data do not fit the study.
-        """
+        """Value the states."""
         path = self.ckpt_path
         module = load_module(path, self.device)
         if not isinstance(module, DVFModule) or module.train_part == "occupancy":

@@ -5,7 +5,6 @@ import pytest
 from scipy import stats
 
 from lit_offrl.evaluation.statistics import (
-    bootstrap_interval,
     interquartile_mean,
     interval_within_range,
     mean,
@@ -39,9 +38,10 @@ def test_standard_error():
 def test_the_interval_of_one_samples_mean_is_students():
     values = np.array([1.0, 2.0, 6.0])
     expected = stats.t.interval(0.9, 2, values.mean(), stats.sem(values))
-    found = bootstrap_interval(values, np.mean, level=0.9, resamples=40_000)
+    found = stratified_interval([values], mean, level=0.9, resamples=40_000)
     assert found == pytest.approx(expected, rel=0.02)
-    assert bootstrap_interval(values) == bootstrap_interval(values)
+    again = (stratified_interval([values], interquartile_mean) for _ in range(2))
+    assert next(again) == next(again)
 
 
 def test_the_interval_of_two_samples_means_is_welchs():
@@ -62,10 +62,10 @@ def test_many_problems_at_once_are_each_their_own():
 
 
 def test_what_has_no_interval():
-    assert all(map(math.isnan, bootstrap_interval(np.array([1.0]))))
+    assert all(map(math.isnan, stratified_interval([np.array([1.0])], mean)))
     strata = [np.array([1.0, 2.0]), np.array([1.0])]
     assert all(math.isnan(end) for end in stratified_interval(strata, mean))
-    assert bootstrap_interval(np.ones(4)) == (1, 1)
+    assert stratified_interval([np.ones(4)], mean) == (1, 1)
 
 
 def test_the_share_above_each_threshold():
@@ -79,7 +79,7 @@ def test_the_share_above_each_threshold():
 
 def test_an_interval_of_episodes_stays_within_them():
     lengths = np.array([1.0, 3.0, 5.0, 9.0, 400.0, 500.0])
-    wide = bootstrap_interval(lengths)
+    wide = stratified_interval([lengths], interquartile_mean)
     assert wide[0] < 1  # Student's, around six lengths: below what a length can be
     low, high = interval_within_range(lengths)
     assert low == 1 and high == wide[1] <= 500

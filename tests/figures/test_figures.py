@@ -20,7 +20,7 @@ from lit_offrl.figures import (
     value_against_return,
 )
 from lit_offrl.figures.against import from_numbers as scores_against
-from lit_offrl.figures.palette import colours
+from lit_offrl.figures.style import colours
 
 
 def render(figure) -> None:
