@@ -8,8 +8,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Any
 
 import yaml
 from rich.console import Console
-from rich.table import Table
 
 from lit_offrl.common.errors import ConfigError, install, reason
 from lit_offrl.common.files import write_whole
@@ -83,11 +81,10 @@ class Study:
     cells: Callable[[str, Mapping[str, Any]], list[Cell]]
 
     def __post_init__(self) -> None:
-        pruner, config = self.search.pruner, self._example.target.training.config()
-        said = f"search.pruner: {pruner}: {Path(self._example.name).parent.parent}"
-        if pruner == "hyperband" and self._steps is None:
+        pruner, every = self.search.pruner, self._option("evaluation", "every_n_steps")
+        said = f"search.pruner: {pruner}: {self.name}"
+        if pruner == "hyperband" and self._option("trainer", "max_steps") is None:
             raise ConfigError(f"{said} has no trainer.max_steps: give it.")
-        every = (config.get("evaluation") or {}).get("every_n_steps")
         if pruner != "none" and self.search.is_online and not every:
             raise ConfigError(
                 f"{said} is not evaluated as it trains: give evaluation.every_n_steps."
@@ -117,11 +114,9 @@ class Study:
         """The line's folder; the journal file is in it."""
         return self._example.target.folder.parent.parent
 
-    @property
-    def _steps(self) -> int | None:
-        """Optimiser steps of a training, by which hyperband's rungs go."""
-        trainer = self._example.target.training.config().get("trainer") or {}
-        return trainer.get("max_steps")
+    def _option(self, group: str, name: str) -> Any:
+        """Return an option that all trainings have; None where it is not given."""
+        return (self._example.target.training.config().get(group) or {}).get(name)
 
     def describe(self) -> str:
         """Say in a line what is searched, and how far it is."""
@@ -156,7 +151,7 @@ class Study:
             ),
             "grid": lambda: None,  # its trials are enqueued with their options
         }
-        steps = self._steps or 0
+        steps = self._option("trainer", "max_steps") or 0
         pruners: dict[str, Callable[[], Any]] = {
             "none": optuna.pruners.NopPruner,
             "median": optuna.pruners.MedianPruner,
@@ -176,8 +171,11 @@ class Study:
             why = redacted(f"{place} cannot be used: {reason(error)}")
             raise ConfigError(f"search: {why}") from error
 
-    def begin(self, make_parent: Callable[[], str]) -> None:
+    def begin(self, make_parent: Callable[[], str]) -> bool:
         """Enqueue the trials that the study does not have yet; keep the id of its MLflow run.
+
+        Returns:
+            Whether it has; another process may be about it.
 
         Raises:
             ConfigError: The ledger cannot be used, or was begun with something else.
@@ -194,9 +192,9 @@ class Study:
         if self.search.sampler == "grid":
             places = itertools.product(*(axis.listed() for axis in self.axes.values()))
             enqueued = [dict(zip(self.axes, place, strict=True)) for place in places][:trials]
-        with ExitStack() as stack:
-            while stack.enter_context(folder_lock(self.folder, ".search.lock")) is None:
-                time.sleep(run.LOOK_SECONDS)
+        with folder_lock(self.folder, ".search.lock") as lock:
+            if lock is None:
+                return False
             study = self.open()
             if change := difference(study.user_attrs.get("definition", definition), definition):
                 raise ConfigError(
@@ -208,6 +206,7 @@ class Study:
                 study.enqueue_trial(options)
             if self.parent() is None:
                 study.set_user_attr("mlflow_run", make_parent())
+            return True
 
     def parent(self) -> Any:
         """Return the id of the MLflow run whose children the trials' runs are."""
@@ -247,28 +246,27 @@ class Study:
             cells.append(replace(cell, jobs=tuple(lineage(target))))
         return cells
 
-    def report(self, number: int, points: Mapping[int, float]) -> bool:
-        """Tell the points of a metric by step; return whether the trial is to be pruned."""
+    def report(self, number: int, run: Path) -> int | None:
+        """Tell what a fit has logged; return the step at which it is to be pruned, if it is."""
         from optuna.trial import Trial
 
-        study, prune = self.open(number), False
-        frozen = study.trials[number]
+        study, pruned = self.open(number), None
+        frozen, points = study.trials[number], read_curves(run).get(self.search.curve, {})
         trial = Trial(study, frozen._trial_id)
         for step in sorted(points.keys() - frozen.intermediate_values):
             trial.report(points[step], step)
-            prune = trial.should_prune() or prune
-        return prune
+            pruned = step if trial.should_prune() else pruned
+        return pruned
 
     def stops(self, number: int, job: Job) -> bool:
         """Whether a training is to stop as it runs, which a file says from then on."""
-        points = read_curves(job.run).get(self.search.curve, {})
         try:
-            prune = self.report(number, points)
+            step = self.report(number, job.run)
         except ConfigError:  # a database that does not answer must not end the training
             return False
-        if prune:
-            write_whole(job.folder / PRUNED, json.dumps({"step": max(points)}) + "\n")
-        return prune
+        if step is not None:
+            write_whole(job.folder / PRUNED, json.dumps({"step": step}) + "\n")
+        return step is not None
 
 
 @functools.cache
@@ -278,14 +276,6 @@ def _storage(place: str) -> Any:
     from optuna.storages.journal import JournalFileBackend
 
     return get_storage(place) if "://" in place else JournalStorage(JournalFileBackend(place))
-
-
-@dataclass(frozen=True)
-class _Open:
-    study: Study
-    number: int
-    cells: list[Cell]
-    lock: ExitStack
 
 
 class Searches:
@@ -311,15 +301,15 @@ class Searches:
         jobs: int,
     ) -> None:
         self._studies, self._choices, self._schedule = studies, choices, schedule
-        self._board = board
+        self._board, self._jobs = board, jobs
         self._prunes = studies[0].search.pruner != "none"
-        self._seeds = len(studies[0].cells("example", {}))
-        self._jobs = jobs
+        self._at_once = 1 if self._prunes else len(studies[0].cells("example", {}))
         tracking = studies[0].examples()[0].target.tracking
         self._client = open_client(str(tracking.uri))
         self._experiment = experiment_id(self._client, str(tracking.uri), tracking.experiment)
-        self._open: list[_Open] = []
+        self._open: list[Iterator[None]] = []
         self._tried: set[tuple[str, int]] = set()
+        self._ended: set[str] = set()  # keys of jobs
         self._error = ""  # why no more trials are proposed
         self.begins, self.waits, self.table = board.begins, board.waits, board.table
 
@@ -330,7 +320,8 @@ class Searches:
             ConfigError: A ledger cannot be used, or is another search's.
         """
         for study in self._studies:
-            study.begin(partial(self._make_parent, f"search {study.name}"))
+            while not study.begin(partial(self._make_parent, f"search {study.name}")):
+                time.sleep(run.LOOK_SECONDS)
         self._propose()
 
     def _make_parent(self, name: str) -> str:
@@ -340,76 +331,67 @@ class Searches:
     def ends(self, job: Job, why: str) -> None:
         """A job has ended: its trial may have, too."""
         self._board.ends(job, why)
-        for trial in list(self._open):
-            if any(job.key == cell.target.key for cell in trial.cells):
-                self._advance(trial, job.key)
+        self._ended.add(job.key)
+        self._open = [trial for trial in self._open if _goes_on(trial)]
         if why != STOPPED:
             self._propose()
 
     def _propose(self) -> None:
         """Open as many trials as there is room for."""
-        at_once = 1 if self._prunes else self._seeds
         for study in self._studies:
             for frozen in study.open().trials:
-                if len(self._open) * at_once >= self._jobs or self._error:
+                if len(self._open) * self._at_once >= self._jobs or self._error:
                     return
-                if (study.name, frozen.number) not in self._tried:
-                    self._tried.add((study.name, frozen.number))
-                    self._claim(study, frozen.number, frozen.state.is_finished())
+                if (study.name, frozen.number) in self._tried:
+                    continue
+                self._tried.add((study.name, frozen.number))
+                if frozen.state.is_finished():
+                    self._board.add(study.claim(frozen.number))
+                elif _goes_on(trial := self._work(study, frozen.number)):
+                    self._open.append(trial)
 
-    def _claim(self, study: Study, number: int, over: bool) -> None:
-        lock = ExitStack()
-        folder = study.folder / f"trial={number:04}"
-        if not over and lock.enter_context(folder_lock(folder)) is None:
-            return  # another process works on it
-        cells = study.claim(number)
-        self._board.add(cells)
-        if not over:
-            self._open.append(_Open(study, number, cells, lock))
-            self._advance(self._open[-1])
+    def _work(self, study: Study, number: int) -> Iterator[None]:
+        """Bring a trial to its end; yields whenever jobs are to end first.
 
-    def _advance(self, trial: _Open, ended: str = "") -> None:
-        """Begin what a trial needs next, or close it; the job of a key may have ended."""
-        study, metric, left = trial.study, trial.study.search.metric, []
-        for cell in trial.cells:
-            state = cell.state()
-            if state == State.PRUNED:
-                return self._close(trial, "PRUNED")
-            if state == State.DONE:
-                continue
-            if cell.target.key == ended or self._choices.leave(state):
-                diverged = f"ended with {_DIVERGED}:" in cell.reason()
-                return self._close(trial, "FAIL" if diverged else "")
-            left.append(cell)
-        if left:
+        One that cannot be ended stays as it is in the ledger, to be gone on with.
+        """
+        with folder_lock(study.folder / f"trial={number:04}") as lock:
+            if lock is None:
+                return  # another process works on it
+            cells = study.claim(number)
+            self._board.add(cells)
             # The other seeds wait for the first, which the pruner sees.
-            if self._prunes or not ended:
-                self._schedule.add(left[:1] if self._prunes else left)
-            return
-        try:
-            value = fmean(value_of(cell, metric) for cell in trial.cells)
-        except ConfigError as error:
-            self._error = str(error)
-            return self._close(trial, "")
-        if self._prunes:  # what came after the watch had last looked
-            curves = read_curves(trial.cells[0].target.run)
-            study.report(trial.number, curves.get(study.search.curve, {}))
-        self._close(trial, "COMPLETE", value)
+            for group in [[cell] for cell in cells] if self._prunes else [cells]:
+                self._schedule.add(group)
+                while left := [cell for cell in group if cell.state() != State.DONE]:
+                    for cell in left:
+                        state = cell.state()
+                        if state == State.PRUNED:
+                            return self._tell(study, number, "PRUNED")
+                        if cell.target.key in self._ended or self._choices.leave(state):
+                            if f"ended with {_DIVERGED}:" in cell.reason():
+                                self._tell(study, number, "FAIL")
+                            return
+                    yield
+            try:
+                value = fmean(value_of(cell, study.search.metric) for cell in cells)
+            except ConfigError as error:
+                self._error = str(error)
+                return
+            if self._prunes:  # what came after the watch had last looked
+                study.report(number, cells[0].target.run)
+            self._tell(study, number, "COMPLETE", value)
 
-    def _close(self, trial: _Open, outcome: str, value: float | None = None) -> None:
-        """End a trial; without an outcome it stays as it is in the ledger, to be gone on with."""
+    def _tell(self, study: Study, number: int, outcome: str, value: float | None = None) -> None:
+        """Tell the ledger, and MLflow, what came out of a trial."""
         from optuna.trial import TrialState
 
-        study, number, client = trial.study, trial.number, self._client
-        if outcome:
-            study.open(number).tell(number, value, TrialState[outcome], skip_if_finished=True)
-            runs = f"tags.`{_PARENT_TAG}` = '{study.parent()}' and tags.`{_TRIAL_TAG}` = '{number}'"
-            for found in client.search_runs([self._experiment], filter_string=runs):
-                client.set_tag(found.info.run_id, "lit_offrl.outcome", outcome.lower())
-                if value is not None:
-                    client.log_metric(found.info.run_id, "search/value", value)
-        self._open.remove(trial)
-        trial.lock.close()
+        study.open(number).tell(number, value, TrialState[outcome], skip_if_finished=True)
+        runs = f"tags.`{_PARENT_TAG}` = '{study.parent()}' and tags.`{_TRIAL_TAG}` = '{number}'"
+        for found in self._client.search_runs([self._experiment], filter_string=runs):
+            self._client.set_tag(found.info.run_id, "lit_offrl.outcome", outcome.lower())
+            if value is not None:
+                self._client.log_metric(found.info.run_id, "search/value", value)
 
     # ---- the end -------------------------------------------------------------------------------
 
@@ -420,7 +402,13 @@ class Searches:
             trials = study.open().trials
             over = [trial for trial in trials if trial.state.is_finished()]
             done = done and len(over) == len(trials)
-            console.print(_table(study, over))
+            frame = study.open().trials_dataframe(("number", "state", "value", "params"))
+            frame = frame[[trial.state.is_finished() for trial in trials]]
+            ascending = [True, study.search.direction == "minimize"]  # COMPLETE comes first
+            frame = frame.sort_values(["state", "value"], ascending=ascending).head(_SHOWN)
+            console.print(f"{study.name}: the best of {len(over)} trials")
+            text = frame.to_string(index=False, na_rep="", float_format="{:.6g}".format)
+            console.print(text, highlight=False, soft_wrap=True, markup=False)
             used = f"{online_episodes(study.folder, study.search):,} online episodes"
             counted = f"{study.name}: {len(over)} of {len(trials)} trials"
             lines.append(f"{counted}; the selection used {used}.")
@@ -452,16 +440,6 @@ class Searches:
         return f"best: {said}; {path}"
 
 
-def _table(study: Study, trials: Sequence[Any]) -> Table:
-    sign = 1 if study.search.direction == "minimize" else -1
-    table = Table(title=f"{study.name}: the best of {len(trials)} trials")
-    for heading in ("trial", "outcome", study.search.metric, *study.axes):
-        table.add_column(heading)
-    # Those that are complete come first.
-    for trial in sorted(trials, key=lambda t: (t.state.name, sign * (t.value or 0)))[:_SHOWN]:
-        values = [trial.value, *map(trial.params.get, study.axes)]
-        texts = [
-            f"{v:.6g}" if isinstance(v, float) else str("" if v is None else v) for v in values
-        ]
-        table.add_row(str(trial.number), trial.state.name.lower(), *texts)
-    return table
+def _goes_on(trial: Iterator[None]) -> bool:
+    """Bring a trial on as far as it goes now; return whether it waits for jobs."""
+    return next(trial, "over") is None

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 
@@ -45,7 +45,7 @@ class LocalExecutor:
         taken: list[Job] = []
         for job in jobs:
             if not any(self._fits(job, gpu, ()) for gpu in self._free):
-                needs = ", ".join(f"{kind}: {need:g}" for kind, need in job.needs.items())
+                needs = ", ".join(f"{kind}: {need:g}" for kind, need in self._needs(job).items())
                 self._refused.append((job, f"needs {needs}, which is more than this machine has"))
                 taken.append(job)
                 continue
@@ -55,13 +55,16 @@ class LocalExecutor:
             if gpu is None:
                 continue
             self._free[gpu] -= 1
-            environment = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
-            future = self._pool.submit(
-                work, job, self._choices, self._children, environment, self._listener
-            )
-            self._running[job.key] = (job, gpu, future)
+            self._running[job.key] = (job, gpu, self._pool.submit(self._work, job, gpu))
             taken.append(job)
         return taken
+
+    def _work(self, job: Job, gpu: str) -> str:
+        environment = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
+        return work(job, self._choices, self._children, environment, self._listener)
+
+    def _needs(self, job: Job) -> Mapping[str, float]:
+        return job.needs
 
     def _fits(self, job: Job, gpu: str, running: Sequence[tuple[Job, str]]) -> bool:
         for kind, need in job.needs.items():

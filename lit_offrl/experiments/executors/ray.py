@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import itertools
+import operator
 import os
 import shutil
 import signal
@@ -13,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from pydantic import Field
 from lit_offrl.common import signals
 from lit_offrl.common.errors import ConfigError, first_line, install, reason
 from lit_offrl.experiments.config import Section
+from lit_offrl.experiments.executors.local import LocalExecutor
 from lit_offrl.experiments.executors.transfer import Transfer
 from lit_offrl.experiments.job import Job, State
 from lit_offrl.experiments.process import HELD, STOPPED, Children
@@ -38,18 +39,7 @@ _AMOUNT = "a number of at least 0"
 
 
 class RayOptions(Section):
-    """The key ``ray`` of an experiment's file, and ``--ray``.
-
-    Attributes:
-        num_cpus: CPU cores of a job, or a fraction of one.
-        num_gpus: GPUs of a job, or a fraction of one, which jobs then share.
-        memory_gb: Memory that Ray counts for a job, in GB; a job's own ``needs`` win.
-        gpu_memory_gb: Memory of one GPU, in GB, of which ``needs: {gpu_memory_gb: …}`` takes a
-            fraction.
-        retries: How often a job goes on elsewhere after its worker was killed.
-        worker_root: Where hosts that share no folder keep the jobs' files, which then pass through
-            MLflow's artifacts; None where all hosts see the experiment's folder.
-    """
+    """The key ``ray`` of a sweep's file, and ``--ray``; for its fields see ``docs/sweeps.md``."""
 
     num_cpus: float = Field(default=1, ge=0, description=_AMOUNT)
     num_gpus: float = Field(default=0, ge=0, description=_AMOUNT)
@@ -88,11 +78,11 @@ class Worker:
             job: The job.
             choices: What to do with a failed or changed one.
             environment: Variables of its process.
-            folder: The working folder of the command, where this host has it.
+            folder: The working folder of the command.
             transfer: How files come here and go; None where the folder is shared.
             retried: Whether a process of a former worker may live on for a moment.
         """
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # this host may not have it
             os.chdir(folder)
         python, *rest = job.program
         python = python if Path(python).is_file() else sys.executable
@@ -111,7 +101,7 @@ class Worker:
                 transfer.upload(job.folder)
 
 
-class RayExecutor:
+class RayExecutor(LocalExecutor):
     """Has each job worked on by an actor of its own, which Ray places where there is room.
 
     Args:
@@ -127,9 +117,6 @@ class RayExecutor:
         ConfigError: Ray is not installed or does not answer, or has no room for any job.
     """
 
-    whole = False
-    way_on = "the same command goes on"
-
     def __init__(
         self,
         choices: Choices,
@@ -140,8 +127,7 @@ class RayExecutor:
         transfer: Transfer | None,
     ) -> None:
         self._ray = _start(options, address, workers)
-        self._choices, self._listener, self._options = choices, listener, options
-        self._transfer, self._is_local = transfer, address is None
+        self._options, self._transfer, self._is_local = options, transfer, address is None
         self._total = self._ray.cluster_resources()
         need = {"CPU": options.num_cpus, "GPU": options.num_gpus}
         room = int(min((self._total.get(k, 0) / n for k, n in need.items() if n), default=1024))
@@ -151,27 +137,14 @@ class RayExecutor:
                 f" has {self._total.get('CPU', 0):g} and {self._total.get('GPU', 0):g}: lower"
                 " num_cpus or num_gpus; of a cluster that grows, give --workers."
             )
-        self._room = workers or room
-        self._pool = ThreadPoolExecutor(self._room)  # of threads that wait for actors
-        self._running: list[tuple[Job, Future[str]]] = []
+        super().__init__(choices, listener, workers=workers or room)
         self._actors: dict[str, Any] = {}  # by the job's key
         self._placed: set[str] = set()  # keys of jobs whose actors do not wait for room
         self._stopping = False
         passed = {k: v for k, v in os.environ.items() if k.startswith(_PASSED)}
         self._environment = {"OMP_NUM_THREADS": "1", **passed}
 
-    def submit(self, jobs: Sequence[Job]) -> list[Job]:
-        """Take as many jobs as there is room for.
-
-        Raises:
-            ConfigError: A job needs more than this machine has.
-        """
-        taken = [] if self._stopping else list(jobs[: self._room - len(self._running)])
-        for job in taken:
-            self._running.append((job, self._pool.submit(self._work, job, self._resources(job))))
-        return taken
-
-    def _resources(self, job: Job) -> dict[str, float]:
+    def _needs(self, job: Job) -> dict[str, float]:
         options, gpus = self._options, self._options.num_gpus
         if share := job.needs.get("gpu_memory_gb"):
             if options.gpu_memory_gb is None:
@@ -181,21 +154,21 @@ class RayExecutor:
                 )
             gpus = min(1.0, share / options.gpu_memory_gb)
         memory = job.needs.get("memory_gb", options.memory_gb) * _GB
-        for name, amount in {"CPU": options.num_cpus, "GPU": gpus, "memory": memory}.items():
-            if self._is_local and amount > self._total.get(name, 0):
-                raise ConfigError(
-                    f"{job.name}: takes {name} {amount:g}, and this machine has"
-                    f" {self._total.get(name, 0):g}."
-                )
         return {"num_cpus": options.num_cpus, "num_gpus": gpus, "memory": int(memory)}
 
-    def _work(self, job: Job, resources: Mapping[str, float]) -> str:
+    def _fits(self, job: Job, gpu: str, running: Sequence[tuple[Job, str]]) -> bool:
+        """Whether there can ever be room; Ray itself waits until there is."""
+        totals = (self._total.get(name, 0) for name in ("CPU", "GPU", "memory"))
+        enough = all(map(operator.le, self._needs(job).values(), totals))
+        return enough or not self._is_local
+
+    def _work(self, job: Job, gpu: str) -> str:
         """Have one actor after the other work on a job, as long as they are killed."""
         if self._transfer is not None:
             self._transfer.send(job)
         choices = self._choices
         for attempt in itertools.count(1):
-            why, killed = self._attempt(job, resources, choices, attempt)
+            why, killed = self._attempt(job, choices, attempt)
             if self._transfer is not None:
                 self._transfer.fetch(job)
             if why not in ("", HELD, STOPPED):  # the fit itself may have been killed
@@ -207,12 +180,10 @@ class RayExecutor:
             choices = Choices()
         return STOPPED if killed and self._stopping else why
 
-    def _attempt(
-        self, job: Job, resources: Mapping[str, float], choices: Choices, attempt: int
-    ) -> tuple[str, bool]:
+    def _attempt(self, job: Job, choices: Choices, attempt: int) -> tuple[str, bool]:
         """Return why a job is not done, and whether its worker was killed."""
-        errors = self._ray.exceptions
-        actor = self._ray.remote(Worker).options(max_concurrency=2, **resources).remote()
+        errors, needs = self._ray.exceptions, self._needs(job)
+        actor = self._ray.remote(Worker).options(max_concurrency=2, **needs).remote()
         self._actors[job.key] = actor
         try:
             if self._stopping:  # of which the actor may have heard nothing
@@ -231,20 +202,6 @@ class RayExecutor:
         finally:
             self._placed.discard(job.key)
             self._ray.kill(self._actors.pop(job.key))
-
-    def ended(self) -> list[tuple[Job, str]]:
-        """Return the jobs that have ended since the last call, each with why it is not done.
-
-        Raises:
-            LitOffRLError: MLflow refuses the files of a job.
-        """
-        over = [each for each in self._running if each[1].done()]
-        self._running = [each for each in self._running if each not in over]
-        return [(job, future.result()) for job, future in over]
-
-    def idle(self) -> bool:
-        """Whether nothing is left to wait for."""
-        return not self._running
 
     def stop(self) -> str:
         """Ask every worker to have its fit save; return what to say."""
