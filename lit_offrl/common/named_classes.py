@@ -27,7 +27,7 @@ import urllib.parse
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
@@ -177,6 +177,8 @@ def _spelt(text: str) -> object:
 def _takes(hint: Any) -> _Takes:
     """Tell what an argument of a type takes; see ``_checked``."""
     origin, below = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _takes(below[0])
     if hint is Any or isinstance(hint, TypeVar):
         return "any"
     if origin is Literal or hint in (str, int, float, bool, type(None), Path, ...):

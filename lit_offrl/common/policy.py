@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from lit_offrl.common.errors import EvaluationError, reason
+from lit_offrl.common.ranges import require_arguments
 
 
 @runtime_checkable
@@ -101,10 +103,12 @@ class CheckedAct:
 
 
 def checked(make: Callable[..., Policy]) -> Callable[..., Policy]:
-    """Return a method's ``policy`` with ``CheckedAct`` in place of ``act`` in what it returns."""
+    """Return a method's ``policy`` that checks its options, and ``CheckedAct`` what it acts on."""
 
     @functools.wraps(make)
     def policy(module: Any, *args: Any, **options: Any) -> Policy:
+        given = inspect.signature(make).bind(module, *args, **options).arguments
+        require_arguments(make, given)
         found = make(module, *args, **options)
         if not isinstance(found.act, CheckedAct):  # as it is where a subclass calls its parent's
             found.act = CheckedAct(found.act, module.observation_dim)  # type: ignore[method-assign]

@@ -1,11 +1,12 @@
-"""What numbers may be, in intervals written as in mathematics."""
+"""What options may be: numbers of intervals written as in mathematics, words of a few choices."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, get_type_hints
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.errors import ConfigError, nearest
 
 SEEDS = f"[0, {2**32 - 1}]"
 """What a seed may be: what NumPy's generators take, and so Lightning."""
@@ -26,19 +27,51 @@ def require_in(interval: str, **numbers: float | None) -> None:
             raise ConfigError(f"{name} is {number}: give {_wanted(interval, number)}.")
 
 
-def require_fields(options: Any) -> None:
-    """Refuse a dataclass with a number outside the interval that its annotation names.
+def require_hints(hints: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Refuse values that are none of a ``Literal``'s choices or outside an annotated interval.
 
     Args:
-        options: A dataclass with annotations such as ``states: Annotated[int, "[1, inf)"]``.
+        hints: Types by name, such as ``Literal["q", "v"]`` and ``Annotated[int, "[1, inf)"]``.
+        values: Values by name; what is not there is not checked.
 
     Raises:
-        ConfigError: The first number outside its interval, naming the field.
+        ConfigError: The first value that may not be, by its name.
     """
-    for name, hint in get_type_hints(type(options), include_extras=True).items():
+    for name, hint in hints.items():
+        if name not in values:
+            continue
+        value = values[name]
+        literal = next((h for h in (hint, *get_args(hint)) if get_origin(h) is Literal), None)
+        choices = get_args(literal)
+        if choices and value not in choices and not (value is None and literal is not hint):
+            words = [str(each).lower() if each in (True, False) else each for each in choices]
+            listed = f"{', '.join(words[:-1])} or {words[-1]}"
+            raise ConfigError(f"{name} is '{value}'; choose {listed}.{nearest(str(value), words)}")
         for interval in getattr(hint, "__metadata__", ()):
             if isinstance(interval, str):
-                require_in(interval, **{name: getattr(options, name)})
+                require_in(interval, **{name: value})
+
+
+def require_fields(options: Any) -> None:
+    """Refuse a dataclass with a field that its annotation does not allow, see ``require_hints``.
+
+    Raises:
+        ConfigError: The first such field, by its name.
+    """
+    require_hints(get_type_hints(type(options), include_extras=True), vars(options))
+
+
+def require_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that a function's annotations do not allow, see ``require_hints``.
+
+    Raises:
+        ConfigError: The first such argument, by its name.
+    """
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except Exception:  # a name that is there for type checkers alone, for one
+        return
+    require_hints(hints, arguments)
 
 
 def lies_in(interval: str, number: float) -> bool:

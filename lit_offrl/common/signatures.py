@@ -25,15 +25,18 @@ def parameters_of(kind: Any) -> dict[str, inspect.Parameter]:
 
 @cache
 def hints_of(kind: Any) -> dict[str, Any]:
-    """Return the types of a constructor's parameters, those of its bases' constructors included."""
+    """Return a constructor's parameters' types, ``Annotated`` ones and its bases' included."""
     found: dict[str, Any] = {}
     for init in _constructors(kind):
         names = list(inspect.signature(init).parameters)
         try:
-            hints = get_type_hints(init)
+            hints = get_type_hints(init, include_extras=True)
         except Exception:  # a name that is there for type checkers alone, for one
             hints = dict.fromkeys(names, object)
-        found |= {name: hints.get(name, Any) for name in names}
+        for name in names:
+            hint = hints.get(name, Any)
+            if getattr(found.get(name), "__origin__", None) != hint:  # else the base's interval
+                found[name] = hint
     return found
 
 

@@ -5,35 +5,21 @@ Source: "Advantage-conditioned diffusion: offline RL via generalization" (anonym
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from lit_offrl.common.errors import ConfigError, nearest
-from lit_offrl.common.ranges import require_in
-from lit_offrl.datasets.labels import critic_hash, load_labels
-from lit_offrl.datasets.views import (
-    AdvantageBatch,
-    AdvantageLabelled,
-    TransitionBatch,
-    Transitions,
-    View,
-)
-from lit_offrl.modules.base import CHECKPOINT_KEY
-from lit_offrl.modules.critic_guided import CriticGuidedModule
 from lit_offrl.modules.diffusion_actor import DiffusionActorModule
 from lit_offrl.modules.expectile import best_of
-from lit_offrl.modules.frozen_critics import LabelledBy, load_critics
+from lit_offrl.modules.frozen_critics import FrozenCriticsModule
 from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import AdvantageEncoding, frozen_copy, polyak_update_
 
 ActMode = Literal["acd", "acd_f"]
-_MODES = ("acd", "acd_f")
 
 
-class ACDModule(DiffusionActorModule, CriticGuidedModule):
+class ACDModule(DiffusionActorModule, FrozenCriticsModule):
     """A diffusion policy conditioned on IQL's advantages, acting at A = 0 (sections 4.2 to 4.4).
 
     The advantage is hidden with probability ``drop_probability``, the state never, so that one
@@ -56,16 +42,9 @@ class ACDModule(DiffusionActorModule, CriticGuidedModule):
         bin_width: Width of a bin, above 0, in units of A / ``advantage_scale``.
         guidance: ``classifier_free``, or ``classifier``: an unconditional model, which is trained
             without advantages, pushed along ∇_a Q by ``omega`` (end of section 4.3).
-        labels: ``joint`` labels each batch by the critics of that step (Algorithm 1);
-            ``precomputed`` takes frozen critics and labels all rows once (Eq. 3).
-        critic: Checkpoint of an IQLModule, or any method with its critics, for precomputed labels.
         weight_decay: AdamW's decay of the weights of denoiser and encoding, at least 0; 0 is Adam.
-        **kwargs: Options of ``DiffusionActorModule`` and ``CriticGuidedModule``; the average of a
+        **kwargs: Options of ``DiffusionActorModule`` and ``FrozenCriticsModule``; the average of a
             learned representation moves at ``actor_ema_rate``, too.
-
-    Raises:
-        ConfigError: The data have no actions, options contradict each other, or a number is out of
-            its range.
     """
 
     encoding: AdvantageEncoding
@@ -74,88 +53,35 @@ class ACDModule(DiffusionActorModule, CriticGuidedModule):
         self,
         *args: Any,
         act_mode: ActMode = "acd",
-        omega: float = 3.0,
-        drop_probability: float = 0.1,
-        num_samples: int = 64,
+        omega: Annotated[float, "(-inf, inf)"] = 3.0,
+        drop_probability: Annotated[float, "[0, 1]"] = 0.1,
+        num_samples: Annotated[int, "[1, inf)"] = 64,
         representation: Literal["raw", "one_hot", "sinusoidal", "learned"] = "raw",
         advantage_scale: float = 1.0,
         bins: int = 41,
         bin_width: float = 0.25,
         guidance: Literal["classifier_free", "classifier"] = "classifier_free",
-        labels: Literal["joint", "precomputed"] = "joint",
-        critic: str | None = None,
         weight_decay: float = 1e-4,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, weight_decay=weight_decay, **kwargs)
-        require_in("[0, 1]", drop_probability=drop_probability)
-        require_in("(-inf, inf)", omega=omega)
-        require_in("[1, inf)", num_samples=num_samples)
-        if (labels == "precomputed") != (critic is not None):
-            raise ConfigError(
-                f"labels is '{labels}' and critic is {critic}: precomputed labels need a critic's "
-                "checkpoint, joint ones train their own."
-            )
         self.act_mode, self.omega, self.num_samples = act_mode, omega, num_samples
         self.guidance = guidance
         # The classifier's guidance takes an unconditional model alone, so it learns no other.
         self.drop_probability = 1.0 if guidance == "classifier" else drop_probability
-        self.frozen_from = critic
         self.encoding = AdvantageEncoding(
             representation, scale=advantage_scale, bins=bins, bin_width=bin_width
         )
         self.average_encoding = frozen_copy(self.encoding)
         self.actor = self.diffusion_actor(self.observation_dim + self.encoding.dim)
-        if critic is not None:
-            self.critics.requires_grad_(False)
 
     # ---- training ------------------------------------------------------------------------------
-
-    def view(self) -> View:
-        """``Transitions``; with precomputed labels those of the frozen critics beside them."""
-        if self.frozen_from is None:
-            return Transitions()
-        # the run's own checkpoint has them, too, and the other may have gone
-        load_critics(self, self.resumed_from or self.frozen_from)
-        return LabelledBy(self)
-
-    def setup(self, stage: str) -> None:
-        """As every method; where the user chose the view, its labels must be the critics' own.
-
-        Raises:
-            ConfigError: the critics' checkpoint cannot be used.
-            DatasetError: the labels are of other critics.
-        """
-        view = getattr(self.datamodule, "view", None)
-        # view() has loaded them, where it was called
-        if self.frozen_from is not None and stage == "fit" and not isinstance(view, LabelledBy):
-            load_critics(self, self.resumed_from or self.frozen_from)
-            if isinstance(view, AdvantageLabelled):
-                made_by = critic_hash(self.critics.state_dict())
-                load_labels(Path(view.labels), self.datamodule.dataset, made_by)
-        super().setup(stage)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The actor with the advantage's encoding, and the critics unless they are frozen."""
         groups = super().parameter_groups()
         groups["actor"] += list(self.encoding.parameters())
-        return groups if self.frozen_from is None else {"actor": groups["actor"]}
-
-    def losses(self, batch: TransitionBatch | AdvantageBatch) -> dict[str, Tensor]:
-        """The actor's loss and, unless labels are precomputed, the critics'.
-
-        Raises:
-            ConfigError: the view does not give what ``labels`` needs.
-        """
-        if self.frozen_from is None:
-            return super().losses(batch)
-        if not isinstance(batch, AdvantageBatch):
-            raise ConfigError(
-                f"labels is 'precomputed', but the view gives a {type(batch).__name__}: leave the "
-                "view to the model, or set it to AdvantageLabelled."
-            )
-        observations = self.normalize_observations(batch.observations)
-        return {"actor": self.actor_loss(observations, batch.actions, batch.advantages)}
+        return groups
 
     def actor_loss(self, observations: Tensor, actions: Tensor, advantages: Tensor) -> Tensor:
         """Denoising loss with the advantage hidden at random, the state never."""
@@ -165,25 +91,17 @@ class ACDModule(DiffusionActorModule, CriticGuidedModule):
 
     def after_step(self) -> None:
         """Move the averages; frozen critics stay."""
-        if self.frozen_from is None:
-            super().after_step()
-        else:
-            self.actor.update_ema()
+        super().after_step()
         polyak_update_(self.average_encoding, self.encoding, self.actor.ema_rate)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the frozen critics' checkpoint too."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint[CHECKPOINT_KEY]["critic"] = self.frozen_from
 
     # ---- acting --------------------------------------------------------------------------------
 
     def policy(
         self,
         act_mode: ActMode | None = None,
-        omega: float | None = None,
-        num_samples: int | None = None,
-        advantage: float = 0.0,
+        omega: Annotated[float | None, "(-inf, inf)"] = None,
+        num_samples: Annotated[int | None, "[1, inf)"] = None,
+        advantage: Annotated[float, "(-inf, inf)"] = 0.0,
     ) -> NetworkPolicy:
         """Act by samples at one advantage; what is not given is as trained.
 
@@ -192,24 +110,15 @@ class ACDModule(DiffusionActorModule, CriticGuidedModule):
             omega: ω.
             num_samples: N of acd_f.
             advantage: A, 0 being that of an optimal action.
-
-        Raises:
-            ConfigError: unknown mode, or a number out of its range.
         """
-        mode = self.act_mode if act_mode is None else act_mode
-        if mode not in _MODES:
-            raise ConfigError(
-                f"act_mode is '{mode}': choose from {', '.join(_MODES)}.{nearest(mode, _MODES)}"
-            )
-        number = self.num_samples if num_samples is None else num_samples
-        require_in("[1, inf)", num_samples=number)
+        mode = act_mode or self.act_mode
+        number = 1 if mode == "acd" else num_samples or self.num_samples
         strength = self.omega if omega is None else omega
-        require_in("(-inf, inf)", omega=strength, advantage=advantage)
 
         def act(rows: Tensor) -> Tensor:
-            if mode == "acd":
-                return self.sample_actions(rows, 1, strength, advantage).squeeze(1)
             candidates = self.sample_actions(rows, number, strength, advantage)
+            if mode == "acd":
+                return candidates.squeeze(1)
             return best_of(self.critics.target, self.normalize_observations(rows), candidates)
 
         return NetworkPolicy(act, self.device)

@@ -25,9 +25,6 @@ class ACGModule(CriticGuidedModule):
         weight_decay: AdamW's decay of the actor's weights, at least 0; 0 is Adam. With raw
             advantages AdamW did better (section 4.3).
         **kwargs: Options of ``CriticGuidedModule``.
-
-    Raises:
-        ConfigError: The data have no actions, or a number is out of its range.
     """
 
     actor: GaussianPolicy

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.normalizers import Normalization, Normalizer, make_normalizer
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.policies import NetworkPolicy
@@ -37,7 +36,7 @@ class ActorModule(OfflineModule):
         self,
         *args: Any,
         normalize: Normalization = False,
-        weight_decay: float = 0.0,
+        weight_decay: Annotated[float, "[0, inf)"] = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -46,7 +45,6 @@ class ActorModule(OfflineModule):
             raise ConfigError(
                 f"{type(self).__name__} needs a dataset with {needed}; this one has no actions."
             )
-        require_in("[0, inf)", weight_decay=weight_decay)
         self.normalize, self.weight_decay = normalize, weight_decay
         self.normalizer = make_normalizer(normalize, self.observation_dim)
 

@@ -22,9 +22,6 @@ class AWRModule(IQLModule):
         bootstrap: Whether values bootstrap. If not, A = (discounted return) − V(s), in which a
             timeout ends the return as a terminal does.
         **kwargs: Options of ``IQLModule`` but for the expectile.
-
-    Raises:
-        ConfigError: The data have no actions, or a number is out of its range.
     """
 
     def __init__(self, *args: Any, bootstrap: bool = True, **kwargs: Any) -> None:

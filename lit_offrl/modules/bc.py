@@ -20,12 +20,10 @@ class BCModule(ActorModule):
             state-independent log σ; ``deterministic`` minimises the squared error.
         hidden: Widths of the policy's layers.
         **kwargs: Options of ``OfflineModule``; observations are scaled to [-1, 1].
-
-    Raises:
-        ConfigError: The data have no actions, or a number is out of its range.
     """
 
     actor: DeterministicPolicy
+    required_columns = ("actions",)
 
     def __init__(
         self,
@@ -43,11 +41,6 @@ class BCModule(ActorModule):
             low=self.action_low,
             high=self.action_high,
         )
-
-    @property
-    def required_columns(self) -> tuple[str, ...]:
-        """Columns without which the method cannot be trained; rewards are not among them."""
-        return ("actions",)
 
     def losses(self, batch: TransitionBatch) -> dict[str, Tensor]:
         """``actor``: negative log-likelihood (nats a row), or squared error."""

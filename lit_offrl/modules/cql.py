@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.modules.actor import ActorModule
 from lit_offrl.nets import TanhGaussianPolicy, TwinCritic, frozen_copy, polyak_update_
@@ -62,26 +61,20 @@ class CQLModule(ActorModule):
     def __init__(
         self,
         *args: Any,
-        gamma: float = 0.99,
-        cql_weight: float = 1.0,
-        num_actions: int = 10,
-        min_q_temperature: float = 1.0,
-        lagrange: float | None = None,
+        gamma: Annotated[float, "[0, 1)"] = 0.99,
+        cql_weight: Annotated[float, "[0, inf)"] = 1.0,
+        num_actions: Annotated[int, "[1, inf)"] = 10,
+        min_q_temperature: Annotated[float, "(0, inf)"] = 1.0,
+        lagrange: Annotated[float | None, "(-inf, inf)"] = None,
         backup_entropy: bool = False,
-        temperature: float | None = None,
-        target_entropy: float | None = None,
-        warmup_steps: int = 0,
-        tau: float = 0.005,
+        temperature: Annotated[float | None, "(0, inf)"] = None,
+        target_entropy: Annotated[float | None, "(-inf, inf)"] = None,
+        warmup_steps: Annotated[int, "[0, inf)"] = 0,
+        tau: Annotated[float, "(0, 1]"] = 0.005,
         hidden: Sequence[int] = (256, 256),
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, normalize=True, weight_decay=0.0, decay="constant", **kwargs)
-        require_in("[0, 1)", gamma=gamma)
-        require_in("(0, 1]", tau=tau)
-        require_in("[0, inf)", cql_weight=cql_weight, warmup_steps=warmup_steps)
-        require_in("[1, inf)", num_actions=num_actions)
-        require_in("(0, inf)", min_q_temperature=min_q_temperature, temperature=temperature)
-        require_in("(-inf, inf)", lagrange=lagrange, target_entropy=target_entropy)
         if lagrange is not None and cql_weight == 0:
             raise ConfigError("lagrange multiplies cql_weight, which is 0: leave one of them out.")
         dims = (self.observation_dim, self.action_dim)
@@ -137,7 +130,8 @@ class CQLModule(ActorModule):
         next_states = self.normalize_observations(batch.next_observations)
         first, n = 1, self.num_actions  # the first action trains the actor or makes the target
         noise = self.noise.normal((len(states), 2 * (first + n), actions.shape[1]))
-        uniform = self._uniform(self.noise.uniform((len(states), n, actions.shape[1])))
+        uniform = 2.0 * self.noise.uniform((len(states), n, actions.shape[1])) - 1.0
+        uniform = self.actor.centre + self.actor.scale * uniform  # anywhere within the bounds
         drawn, density = self._draw(states, noise[:, : first + n])
         with torch.no_grad():
             next_drawn, next_density = self._draw(next_states, noise[:, first + n :])
@@ -227,10 +221,6 @@ class CQLModule(ActorModule):
         mean, log_std = self.actor.moments(states)
         drawn, density = self.actor.draw(mean[:, None], log_std[:, None], noise)
         return drawn, density + self.actor.scale.log().sum()
-
-    def _uniform(self, uniforms: Tensor) -> Tensor:
-        """Actions anywhere within the bounds, from numbers in [0, 1)."""
-        return self.actor.centre + self.actor.scale * (2.0 * uniforms - 1.0)
 
     def after_step(self) -> None:
         """Move the target critics."""

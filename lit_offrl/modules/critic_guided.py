@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +36,9 @@ class CriticGuidedModule(ActorModule):
     def __init__(
         self,
         *args: Any,
-        gamma: float = 0.99,
-        expectile: float = 0.7,
-        tau: float = 0.005,
+        gamma: Annotated[float, "[0, 1)"] = 0.99,
+        expectile: Annotated[float, "(0, 1)"] = 0.7,
+        tau: Annotated[float, "(0, 1]"] = 0.005,
         hidden: Sequence[int] = (256, 256),
         layer_norm: bool = False,
         **kwargs: Any,

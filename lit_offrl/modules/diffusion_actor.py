@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
 
-from lit_offrl.common.ranges import require_in
 from lit_offrl.diffusion import (
     Denoise,
     Generator,
@@ -40,17 +39,15 @@ class DiffusionActor(nn.Module):
         action_dim: Size a of an action.
         low: Lower bounds (a,); −1 if None.
         high: Upper bounds (a,); 1 if None.
-        width: See ``DiffusionActorModule``, as all that follow.
-        blocks: Number of residual blocks.
-        dropout: Probability of dropping a unit.
-        schedule: Noise schedule.
+        schedule: Name of the noise schedule; see ``DiffusionActorModule`` for what follows.
         diffusion_steps: Number T of diffusion steps.
-        sampler: Sampler of actions.
+        sampler: Name of the sampler.
         sampling_steps: Number of its steps; all T if None.
         ema_rate: Rate at which the averaged denoiser follows the trained one.
+        **denoiser: Width, blocks and dropout of the ``ResNetDenoiser``.
 
     Raises:
-        ConfigError: A number is out of its range, or there are more sampling steps than T.
+        ConfigError: There are more sampling steps than T.
     """
 
     centre: Tensor
@@ -63,27 +60,20 @@ class DiffusionActor(nn.Module):
         low: Sequence[float] | None = None,
         high: Sequence[float] | None = None,
         *,
-        width: int,
-        blocks: int,
-        dropout: float,
         schedule: str,
         diffusion_steps: int,
         sampler: str,
         sampling_steps: int | None,
         ema_rate: float,
+        **denoiser: Any,
     ) -> None:
         super().__init__()
-        require_in("[1, inf)", diffusion_steps=diffusion_steps, sampling_steps=sampling_steps)
-        require_in("(0, 1]", actor_ema_rate=ema_rate)
         centre, scale = centre_and_scale(action_dim, low, high)
         self.register_buffer("centre", centre)
         self.register_buffer("scale", scale)
-        self.action_dim = action_dim
-        self.ema_rate = ema_rate
+        self.action_dim, self.ema_rate = action_dim, ema_rate
         self.schedule = Schedule(schedule, diffusion_steps)
-        self.denoiser = ResNetDenoiser(
-            action_dim, condition_dim, diffusion_steps, width=width, blocks=blocks, dropout=dropout
-        )
+        self.denoiser = ResNetDenoiser(action_dim, condition_dim, diffusion_steps, **denoiser)
         self.average = frozen_copy(self.denoiser)
         self.sampler = make_sampler(sampler, num_steps=sampling_steps, clip=1.0)
         self.sampler.steps(self.schedule)  # refuses what could not act, before it is trained
@@ -155,7 +145,7 @@ class DiffusionActor(nn.Module):
 class DiffusionActorModule(ActorModule):
     """A method whose actor is a diffusion model of actions; acts by one sample of its average.
 
-    A subclass builds ``self.actor`` by ``diffusion_actor``.
+    A subclass builds ``self.actor`` by ``self.diffusion_actor(condition_dim)``.
 
     Args:
         width: Width of the denoiser's residual stream, at least 1.
@@ -168,9 +158,6 @@ class DiffusionActorModule(ActorModule):
         actor_ema_rate: Rate in (0, 1] at which the averaged denoiser, which acts, follows the
             trained one in each step.
         **kwargs: Options of the method's other bases, see ``ActorModule``.
-
-    Raises:
-        ConfigError: The data have no actions, or a number is out of its range.
     """
 
     actor: DiffusionActor
@@ -182,28 +169,26 @@ class DiffusionActorModule(ActorModule):
         blocks: int = 3,
         dropout: float = 0.1,
         schedule: Literal["vp", "cosine", "linear"] = "vp",
-        diffusion_steps: int = 5,
+        diffusion_steps: Annotated[int, "[1, inf)"] = 5,
         sampler: Literal["ddpm", "ddim", "dpm++"] = "ddpm",
-        sampling_steps: int | None = None,
-        actor_ema_rate: float = 0.001,
+        sampling_steps: Annotated[int | None, "[1, inf)"] = None,
+        actor_ema_rate: Annotated[float, "(0, 1]"] = 0.001,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._diffusion: dict[str, Any] = {
-            "width": width,
-            "blocks": blocks,
-            "dropout": dropout,
-            "schedule": schedule,
-            "diffusion_steps": diffusion_steps,
-            "sampler": sampler,
-            "sampling_steps": sampling_steps,
-            "ema_rate": actor_ema_rate,
-        }
-
-    def diffusion_actor(self, condition_dim: int) -> DiffusionActor:
-        """Make the actor for conditions (condition_dim,) with this method's options."""
-        return DiffusionActor(
-            condition_dim, self.action_dim, self.action_low, self.action_high, **self._diffusion
+        self.diffusion_actor = partial(
+            DiffusionActor,
+            action_dim=self.action_dim,
+            low=self.action_low,
+            high=self.action_high,
+            width=width,
+            blocks=blocks,
+            dropout=dropout,
+            schedule=schedule,
+            diffusion_steps=diffusion_steps,
+            sampler=sampler,
+            sampling_steps=sampling_steps,
+            ema_rate=actor_ema_rate,
         )
 
     def after_step(self) -> None:
@@ -219,12 +204,7 @@ class DiffusionActorModule(ActorModule):
         )
 
     def best_of_samples(self, critic: TwinCritic, number: int, pick: Pick = "max") -> NetworkPolicy:
-        """Act by one of several samples, see ``best_of``; a single one needs no critic.
-
-        Raises:
-            ConfigError: The number of samples is below 1.
-        """
-        require_in("[1, inf)", num_samples=number)
+        """Act by one of several samples, see ``best_of``; a single one needs no critic."""
 
         def act(rows: Tensor) -> Tensor:
             observations = self.normalize_observations(rows)

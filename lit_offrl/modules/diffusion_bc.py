@@ -16,19 +16,13 @@ class DiffusionBCModule(DiffusionActorModule):
     Args:
         weight_decay: AdamW's decay of the denoiser's weights, at least 0; 0 is Adam.
         **kwargs: Options of ``DiffusionActorModule``.
-
-    Raises:
-        ConfigError: The data have no actions, or a number is out of its range.
     """
+
+    required_columns = ("actions",)
 
     def __init__(self, *args: Any, weight_decay: float = 1e-4, **kwargs: Any) -> None:
         super().__init__(*args, weight_decay=weight_decay, **kwargs)
         self.actor = self.diffusion_actor(self.observation_dim)
-
-    @property
-    def required_columns(self) -> tuple[str, ...]:
-        """Columns without which the method cannot be trained; rewards are not among them."""
-        return ("actions",)
 
     def losses(self, batch: TransitionBatch) -> dict[str, Tensor]:
         """``actor``: the denoising loss."""

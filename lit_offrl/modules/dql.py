@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.modules.diffusion_actor import DiffusionActorModule
 from lit_offrl.modules.extraction import by_turns
@@ -40,17 +39,14 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
             follows the trained one in each step.
         **kwargs: Options of ``DiffusionActorModule`` but for sampling_steps, and of
             ``TwinCriticModule``.
-
-    Raises:
-        ConfigError: The data have no actions, or a number is out of its range.
     """
 
     def __init__(
         self,
         *args: Any,
-        eta: float = 1.0,
-        backup_samples: int = 1,
-        num_samples: int = 50,
+        eta: Annotated[float, "[0, inf)"] = 1.0,
+        backup_samples: Annotated[int, "[1, inf)"] = 1,
+        num_samples: Annotated[int, "[1, inf)"] = 50,
         hidden: Sequence[int] = (256, 256, 256),
         dropout: float = 0.0,
         actor_ema_rate: float = 0.005,
@@ -64,8 +60,6 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
             actor_ema_rate=actor_ema_rate,
             **kwargs,
         )
-        require_in("[1, inf)", backup_samples=backup_samples, num_samples=num_samples)
-        require_in("[0, inf)", eta=eta)
         self.eta, self.backup_samples, self.num_samples = eta, backup_samples, num_samples
         self.actor = self.diffusion_actor(self.observation_dim)
 
@@ -87,14 +81,10 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
         drawn = self.actor.sample(observations, number=self.backup_samples, noise=self.noise)
         return self.target.many(observations, drawn).amax(dim=2).amin(dim=0)
 
-    def policy(self, num_samples: int | None = None) -> NetworkPolicy:
+    def policy(self, num_samples: Annotated[int | None, "[1, inf)"] = None) -> NetworkPolicy:
         """Act by a sample drawn among candidates with probability ∝ exp(Q).
 
         Args:
             num_samples: Number of candidates; the module's own by default. 1 needs no critic.
-
-        Raises:
-            ConfigError: ``num_samples`` is below 1.
         """
-        number = self.num_samples if num_samples is None else num_samples
-        return self.best_of_samples(self.target, number, "softmax")
+        return self.best_of_samples(self.target, num_samples or self.num_samples, "softmax")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from matplotlib.figure import Figure
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import ShardedGenerator
-from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import FutureStateBatch, FutureStates
 from lit_offrl.figures import value_against_return
 from lit_offrl.modules.base import OfflineModule
@@ -151,10 +150,10 @@ class DVFModule(OfflineModule):
         *args: Any,
         train: Literal["all", "occupancy", "heads"] = "all",
         pretrained: str | None = None,
-        gamma: float = 0.99,
+        gamma: Annotated[float, "[0, 1)"] = 0.99,
         terminals: Literal["absorbing", "truncate"] = "absorbing",
-        max_offset: int | None = None,
-        near_share: float = 0.0,
+        max_offset: Annotated[int | None, "[1, inf)"] = None,
+        near_share: Annotated[float, "[0, 1)"] = 0.0,
         policy_representation: Literal["sequential", "scalar", "none"] = "sequential",
         history: int = 8,
         history_actions: bool = False,
@@ -164,33 +163,26 @@ class DVFModule(OfflineModule):
         heads: int = 4,
         latents: int = 64,
         schedule: Literal["cosine", "linear", "vp"] = "cosine",
-        diffusion_steps: int = 128,
+        diffusion_steps: Annotated[int, "[1, inf)"] = 128,
         prediction: Literal["epsilon", "x0", "v"] = "epsilon",
         weighting: Literal["uniform", "min_snr"] = "uniform",
-        ema_rate: float = 0.005,
+        ema_rate: Annotated[float, "(0, 1]"] = 0.005,
         sampler: Literal["dpm++", "ddim", "ddpm"] = "dpm++",
-        sampling_steps: int = 10,
-        num_samples: int = 32,
+        sampling_steps: Annotated[int, "[1, inf)"] = 10,
+        num_samples: Annotated[int, "[1, inf)"] = 32,
         hidden: Sequence[int] = (256, 256),
         extraction: Literal["q_net", "awr", "reward_grad"] = "q_net",
-        bc_coefficient: float = 0.1,
-        awr_temperature: float = 1.0,
+        bc_coefficient: Annotated[float, "[0, inf)"] = 0.1,
+        awr_temperature: Annotated[float, "[0, inf)"] = 1.0,
         advantage: Literal["q", "returns"] = "q",
-        return_trace: float = 0.95,
-        actor_ema_rate: float = 0.002,
-        warmup_steps: int = 0,
+        return_trace: Annotated[float, "[0, 1]"] = 0.95,
+        actor_ema_rate: Annotated[float, "(0, 1]"] = 0.002,
+        warmup_steps: Annotated[int, "[0, inf)"] = 0,
         values: Literal["online", "cached"] = "online",
-        refresh_steps: int | None = None,
+        refresh_steps: Annotated[int | None, "[1, inf)"] = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        require_in("[0, 1)", gamma=gamma, near_share=near_share)
-        require_in("[0, 1]", return_trace=return_trace)
-        require_in("[1, inf)", num_samples=num_samples, max_offset=max_offset)
-        require_in("[1, inf)", refresh_steps=refresh_steps)
-        require_in("[0, inf)", bc_coefficient=bc_coefficient, awr_temperature=awr_temperature)
-        require_in("[0, inf)", warmup_steps=warmup_steps)
-        require_in("(0, 1]", actor_ema_rate=actor_ema_rate)
         if train != "occupancy" and self.action_dim < 1:
             raise ConfigError(
                 f"train is '{train}', which needs a dataset with actions and rewards; "
@@ -224,28 +216,20 @@ class DVFModule(OfflineModule):
                 "only scalar policies have a latest one; set policy_representation to 'scalar', or "
                 "value_policy to 'own'."
             )
-        self.train_part = train
-        self.pretrained = pretrained
-        self.gamma = gamma
-        self.terminals = terminals
-        self.max_offset = max_offset
-        self.near_share = near_share
-        self.policy_representation = policy_representation
+        self.train_part, self.pretrained = train, pretrained
+        self.gamma, self.terminals = gamma, terminals
+        self.max_offset, self.near_share = max_offset, near_share
+        self.policy_representation, self.value_policy = policy_representation, value_policy
         self.history = history if sequential else 0
         self.history_actions = sequential and history_actions
-        self.value_policy = value_policy
         self.latest_policy: float | None = None
         """The φ that V(s_{t+1}) takes in training; None takes that of each row."""
-        self.num_samples = num_samples
-        self.extraction = extraction
-        self.bc_coefficient = bc_coefficient
-        self.awr_temperature = awr_temperature
-        self.warmup_steps = warmup_steps
-        self.advantage = advantage
-        self.return_trace = return_trace
+        self.num_samples, self.extraction = num_samples, extraction
+        self.bc_coefficient, self.awr_temperature = bc_coefficient, awr_temperature
+        self.advantage, self.return_trace = advantage, return_trace
+        self.warmup_steps, self.refresh_steps = warmup_steps, refresh_steps
         self.actor_ema_rate = actor_ema_rate
         self.values = "online" if train == "occupancy" else values  # ρ alone has none to cache
-        self.refresh_steps = refresh_steps
         self.cache = ValueCache()
         self._compared: list[Tensor] = []  # values and returns of held-out states
 
@@ -254,13 +238,6 @@ class DVFModule(OfflineModule):
             self.action_dim if self.history_actions else 0,
             policy_representation=policy_representation,
             history=self.history,
-            denoiser={
-                "width": width,
-                "blocks": blocks,
-                "cross_heads": heads,
-                "self_heads": heads,
-                "latents": latents,
-            },
             schedule=schedule,
             diffusion_steps=diffusion_steps,
             prediction=prediction,
@@ -268,6 +245,11 @@ class DVFModule(OfflineModule):
             ema_rate=ema_rate,
             sampler=sampler,
             sampling_steps=sampling_steps,
+            width=width,
+            blocks=blocks,
+            cross_heads=heads,
+            self_heads=heads,
+            latents=latents,
         )
         self.register_buffer("reward_limits", torch.tensor([-math.inf, math.inf]))
         pair_dim = self.observation_dim + self.action_dim
@@ -275,8 +257,9 @@ class DVFModule(OfflineModule):
         self.q = DenseNetMLP(pair_dim, hidden, 1)
         if advantage == "returns":
             self.baseline = DenseNetMLP(self.observation_dim, hidden, 1)
-        self.actor: GaussianPolicy | None = (
-            GaussianPolicy(
+        self.acting: GaussianPolicy | None = None
+        if self.action_dim:  # else only the occupancy is trained
+            self.actor = GaussianPolicy(
                 self.observation_dim,
                 self.action_dim,
                 hidden=hidden,
@@ -286,10 +269,7 @@ class DVFModule(OfflineModule):
                 # that of the policy, so that Eq. 10 would let σ grow without end
                 log_std_range=(-5.0, 0.0),
             )
-            if self.action_dim
-            else None
-        )
-        self.acting = None if self.actor is None else frozen_copy(self.actor)
+            self.acting = frozen_copy(self.actor)
         trained = set(self.parameter_groups())
         for name, part in self.named_children():
             if name not in trained:
@@ -486,7 +466,7 @@ class DVFModule(OfflineModule):
         groups = self.parameter_groups()
         idle = [one for name, group in groups.items() if name not in busy for one in group]
         if self.extraction == "reward_grad" and "q" in busy:
-            idle.append(self._trained_actor().raw_log_std)  # r is ascended at the mean alone
+            idle.append(self.actor.raw_log_std)  # r is ascended at the mean alone
         return idle
 
     def _step(self) -> int | float:
@@ -523,11 +503,7 @@ class DVFModule(OfflineModule):
         """Regression of Q on r + γ (1 − terminal) V(s'), Eq. 11, in units of (1 − γ) Q."""
         actions, _ = labels(batch)
         observations = self.normalizer.normalize(batch.observations)
-        td_target = self._td_target(batch)
-        predicted = self.q(torch.cat([observations, actions], dim=-1)).squeeze(-1)
-        self.log_scalar("q/mean", predicted.mean() / (1.0 - self.gamma))
-        self.log_scalar("q/target_mean", td_target.mean() / (1.0 - self.gamma))
-        return (predicted - td_target).square().mean()
+        return self._regression(batch, torch.cat([observations, actions], dim=-1))
 
     def baseline_loss(self, batch: FutureStateBatch) -> Tensor:
         """Regression of b(s) on the returns, in units of (1 − γ) G.
@@ -535,10 +511,14 @@ class DVFModule(OfflineModule):
         Its mean is over all policies of the data, whatever φ the values are of: an action is good
         if it does better than the actions in such states did, even those of a better policy.
         """
+        return self._regression(batch, self.normalizer.normalize(batch.observations))
+
+    def _regression(self, batch: FutureStateBatch, inputs: Tensor) -> Tensor:
+        """Return the squared error of Q or b for its inputs, (B, o + a) or (B, o)."""
         td_target = self._td_target(batch)
-        predicted = self.baseline(self.normalizer.normalize(batch.observations)).squeeze(-1)
-        self.log_scalar("baseline/mean", predicted.mean() / (1.0 - self.gamma))
-        self.log_scalar("baseline/target_mean", td_target.mean() / (1.0 - self.gamma))
+        predicted = getattr(self, self._critic)(inputs).squeeze(-1)
+        self.log_scalar(f"{self._critic}/mean", predicted.mean() / (1.0 - self.gamma))
+        self.log_scalar(f"{self._critic}/target_mean", td_target.mean() / (1.0 - self.gamma))
         return (predicted - td_target).square().mean()
 
     @torch.no_grad()
@@ -572,9 +552,8 @@ class DVFModule(OfflineModule):
         """
         actions, _ = labels(batch)
         observations = self.normalizer.normalize(batch.observations)
-        likelihood = self._trained_actor().log_prob(observations, actions)
-        cloned = self._cloned(batch)
-        if cloned is not None:
+        likelihood = self.actor.log_prob(observations, actions)
+        if (cloned := self._cloned(batch)) is not None:
             likelihood = torch.where(cloned, likelihood, 0.0)
         return -likelihood.mean()
 
@@ -587,27 +566,20 @@ class DVFModule(OfflineModule):
     def actor_loss(self, batch: FutureStateBatch) -> Tensor:
         """Loss of the policy extraction ``extraction``; no gradient reaches Q, r or ρ."""
         actions, _ = labels(batch)
-        actor = self._trained_actor()
         observations = self.normalizer.normalize(batch.observations)
+        data = (self.actor, observations, actions)
         if self.advantage == "returns":
             with torch.no_grad():
                 advantage = self._td_target(batch) - self.baseline(observations).squeeze(-1)
-            loss, logged = weighted_loss(
-                actor, advantage, observations, actions, self.awr_temperature
-            )
+            loss, logged = weighted_loss(*data, advantage, self.awr_temperature)
         elif self.extraction == "awr":
-            loss, logged = awr_loss(actor, self.q, observations, actions, self.awr_temperature)
+            loss, logged = awr_loss(*data, self.q, self.awr_temperature)
         elif self.extraction == "q_net":
-            noise = self.noise.normal(actions.shape)
-            unit = 1.0 / (1.0 - self.gamma)
-            loss, logged = q_loss(
-                actor, self.q, observations, actions, noise, self.bc_coefficient, unit,
-                self._cloned(batch),
-            )  # fmt: skip
+            noise, unit = self.noise.normal(actions.shape), 1.0 / (1.0 - self.gamma)
+            cloned = self._cloned(batch)
+            loss, logged = q_loss(*data, self.q, noise, self.bc_coefficient, unit, cloned)
         else:
-            loss, logged = reward_gradient_loss(
-                actor, self.reward, observations, actions, self.bc_coefficient
-            )
+            loss, logged = reward_gradient_loss(*data, self.reward, self.bc_coefficient)
         for name, value in logged.items():
             self.log_scalar(f"actor/{name}", value)
         return loss
@@ -618,11 +590,7 @@ class DVFModule(OfflineModule):
         if "occupancy" in busy:
             self.occupancy.update_ema()
         if "actor" in busy and self.acting is not None:
-            polyak_update_(self.acting, self._trained_actor(), self.actor_ema_rate)
-
-    def _trained_actor(self) -> GaussianPolicy:
-        assert self.actor is not None  # without actions only the occupancy is trained
-        return self.actor
+            polyak_update_(self.acting, self.actor, self.actor_ema_rate)
 
     def policy(self) -> NetworkPolicy:
         """Act by the averaged actor's mean.

@@ -11,7 +11,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lit_offrl.common.ranges import require_in
 from lit_offrl.nets import MLP, TwinCritic, frozen_copy, polyak_update_
 
 
@@ -31,14 +30,11 @@ class ExpectileCritics(nn.Module):
     Args:
         observation_dim: Size o of an observation.
         action_dim: Size a of an action.
-        gamma: Discount γ in [0, 1).
-        expectile: Expectile in (0, 1) of the target critics that V is regressed on.
-        tau: Rate in (0, 1] at which the target critics follow the critics in each step.
-        hidden: Widths of the MLPs' hidden layers.
+        gamma: Discount γ; for this and what follows see ``CriticGuidedModule``.
+        expectile: Expectile of the target critics that V is regressed on.
+        tau: Rate at which the target critics follow the critics.
+        hidden: Widths of the hidden layers.
         layer_norm: Whether a LayerNorm stands before each activation.
-
-    Raises:
-        ConfigError: A number is out of its range.
     """
 
     def __init__(
@@ -53,9 +49,6 @@ class ExpectileCritics(nn.Module):
         layer_norm: bool = False,
     ) -> None:
         super().__init__()
-        require_in("[0, 1)", gamma=gamma)
-        require_in("(0, 1)", expectile=expectile)
-        require_in("(0, 1]", tau=tau)
         self.gamma, self.expectile, self.tau = gamma, expectile, tau
         self.q = TwinCritic(observation_dim, action_dim, hidden, layer_norm)
         self.target = frozen_copy(self.q)

@@ -49,9 +49,9 @@ def by_turns(q_values: Tensor) -> tuple[Tensor, Tensor]:
 
 def q_loss(
     actor: GaussianPolicy,
-    q: nn.Module,
     observations: Tensor,
     actions: Tensor,
+    q: nn.Module,
     noise: Tensor,
     bc_coefficient: float,
     unit: float = 1.0,
@@ -63,9 +63,9 @@ def q_loss(
 
     Args:
         actor: π.
-        q: maps (s, a) to Q / ``unit``.
         observations: normalised (B, o).
         actions: the data's (B, a).
+        q: maps (s, a) to Q / ``unit``.
         noise: standard normal (B, a), for one action sampled a row.
         bc_coefficient: weight of the squared distance to the data's actions.
         unit: of the critic's output, since only a Q in the reward's units weighs against log π.
@@ -83,23 +83,23 @@ def q_loss(
 
 def awr_loss(
     actor: GaussianPolicy,
-    q: nn.Module,
     observations: Tensor,
     actions: Tensor,
+    q: nn.Module,
     temperature: float,
 ) -> Loss:
     """:func:`weighted_loss` with the advantage A = Q(s, a) − Q(s, π(s))."""
     with torch.no_grad():
         mean = actor(observations)
         advantage = frozen(q, observations, actions) - frozen(q, observations, mean)
-    return weighted_loss(actor, advantage, observations, actions, temperature)
+    return weighted_loss(actor, observations, actions, advantage, temperature)
 
 
 def weighted_loss(
     actor: GaussianPolicy,
-    advantage: Tensor,
     observations: Tensor,
     actions: Tensor,
+    advantage: Tensor,
     temperature: float,
 ) -> Loss:
     """Likelihood weighted by exp(β · A / mean |A|), cut at 100, for given advantages A (B,).
@@ -115,9 +115,9 @@ def weighted_loss(
 
 def reward_gradient_loss(
     actor: GaussianPolicy,
-    reward: nn.Module,
     observations: Tensor,
     actions: Tensor,
+    reward: nn.Module,
     bc_coefficient: float,
 ) -> Loss:
     """Ascent on r(s, π(s)) alone: Eq. 12 to the letter, where ∇_a Q = ∇_a r.

@@ -2,72 +2,155 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.datasets.labels import critic_hash, labels_path, save_labels
+from lit_offrl.datasets.labels import critic_hash, labels_path, load_labels, save_labels
 from lit_offrl.datasets.schema import OfflineDataset
-from lit_offrl.datasets.views import AdvantageLabelled
+from lit_offrl.datasets.views import (
+    AdvantageBatch,
+    AdvantageLabelled,
+    TransitionBatch,
+    Transitions,
+    View,
+)
+from lit_offrl.modules.base import CHECKPOINT_KEY
 from lit_offrl.modules.checkpoints import load_parts, read_checkpoint
-
-if TYPE_CHECKING:
-    from lit_offrl.modules.critic_guided import CriticGuidedModule
+from lit_offrl.modules.critic_guided import CriticGuidedModule
 
 _ROWS = 65_536  # labelled at once
 
 
-def load_critics(module: CriticGuidedModule, path: str) -> None:
-    """Take critics, and the normaliser, from another method's checkpoint.
+class FrozenCriticsModule(CriticGuidedModule):
+    """An actor whose critics are trained with it, or were trained before and label all rows once.
+
+    Args:
+        labels: ``joint`` labels each batch by the critics of that step (Algorithm 1);
+            ``precomputed`` takes frozen critics and labels all rows once (Eq. 3).
+        critic: Checkpoint of an IQLModule, or any method with its critics, for precomputed labels.
+        **kwargs: Options of ``CriticGuidedModule``.
 
     Raises:
-        ConfigError: the checkpoint has no such critics, untrained ones or others than this
-            module's, or they see their observations otherwise.
+        ConfigError: Only one of precomputed labels and a critic's checkpoint is given.
     """
-    checkpoint = read_checkpoint(path)
-    state, hyper = checkpoint["state_dict"], checkpoint.get("hyper_parameters", {})
-    if not any(key.startswith("critics.") for key in state):
-        raise ConfigError(
-            f"critic: {path} has no critics of IQL; give a checkpoint of IQLModule, IDQLModule or "
-            "ACDModule."
-        )
-    if hyper.get("bootstrap") is False:
-        raise ConfigError(
-            f"critic: {path} was trained with bootstrap false, so its Q never was; give one "
-            "trained with bootstrap true, or a checkpoint of IQLModule."
-        )
-    theirs, ours = hyper.get("normalize", False), module.normalize
-    same = (True, "min_max")  # two names of one scaling
-    if theirs != ours and not (theirs in same and ours in same):
-        raise ConfigError(
-            f"critic: {path} was trained with normalize {theirs}, this model has {ours}: give both "
-            "the same."
-        )
-    refusal = (
-        f"critic: {path} does not fit this model; give both the same data, hidden and layer_norm"
-    )
-    load_parts(module, ("critics", "normalizer"), state, refusal)
 
+    def __init__(
+        self,
+        *args: Any,
+        labels: Literal["joint", "precomputed"] = "joint",
+        critic: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if (labels == "precomputed") != (critic is not None):
+            raise ConfigError(
+                f"labels is '{labels}' and critic is {critic}: precomputed labels need a critic's "
+                "checkpoint, joint ones train their own."
+            )
+        self.frozen_from = critic
+        if critic is not None:
+            self.critics.requires_grad_(False)
 
-@torch.no_grad()
-def label(module: CriticGuidedModule, dataset: OfflineDataset) -> np.ndarray:
-    """Advantages of all rows of a dataset, (N,), float32."""
-    observations, actions = dataset.column("observations"), dataset.column("actions")
-    parts = []
-    for begin in range(0, len(dataset), _ROWS):
-        rows = slice(begin, begin + _ROWS)
-        states = torch.as_tensor(np.array(observations[rows]), device=module.device)
-        taken = torch.as_tensor(np.array(actions[rows]), device=module.device)
-        parts.append(module.advantages(states, taken).float().cpu().numpy())
-    return np.concatenate(parts)
+    def load_critics(self) -> None:
+        """Take critics and normaliser from the critic's checkpoint, or from the run's own.
+
+        The run's own has them, too, and the other may have gone.
+
+        Raises:
+            ConfigError: The checkpoint has no such critics, untrained ones or others than this
+                module's, or they see their observations otherwise.
+        """
+        path = self.resumed_from or self.frozen_from
+        assert path is not None  # labels are precomputed
+        checkpoint = read_checkpoint(path)
+        state, hyper = checkpoint["state_dict"], checkpoint.get("hyper_parameters", {})
+        if not any(key.startswith("critics.") for key in state):
+            raise ConfigError(
+                f"critic: {path} has no critics of IQL; give a checkpoint of IQLModule, IDQLModule "
+                "or ACDModule."
+            )
+        if hyper.get("bootstrap") is False:
+            raise ConfigError(
+                f"critic: {path} was trained with bootstrap false, so its Q never was; give one "
+                "trained with bootstrap true, or a checkpoint of IQLModule."
+            )
+        theirs, ours = hyper.get("normalize", False), self.normalize
+        same = (True, "min_max")  # two names of one scaling
+        if theirs != ours and not (theirs in same and ours in same):
+            raise ConfigError(
+                f"critic: {path} was trained with normalize {theirs}, this model has {ours}: give "
+                "both the same."
+            )
+        refusal = (
+            f"critic: {path} does not fit this model; give both the same data, hidden and "
+            "layer_norm"
+        )
+        load_parts(self, ("critics", "normalizer"), state, refusal)
+
+    def view(self) -> View:
+        """``Transitions``; with precomputed labels those of the frozen critics beside them."""
+        if self.frozen_from is None:
+            return Transitions()
+        self.load_critics()
+        return LabelledBy(self)
+
+    def setup(self, stage: str) -> None:
+        """Set up as any method; labels of a view that the user chose must be the critics' own.
+
+        Raises:
+            ConfigError: The critics' checkpoint cannot be used.
+            DatasetError: The labels are of other critics.
+        """
+        view = getattr(self.datamodule, "view", None)
+        # view() has loaded them, where it was called
+        if self.frozen_from is not None and stage == "fit" and not isinstance(view, LabelledBy):
+            self.load_critics()
+            if isinstance(view, AdvantageLabelled):
+                made_by = critic_hash(self.critics.state_dict())
+                load_labels(Path(view.labels), self.datamodule.dataset, made_by)
+        super().setup(stage)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The actor, and the critics unless they are frozen."""
+        groups = super().parameter_groups()
+        return groups if self.frozen_from is None else {"actor": groups["actor"]}
+
+    def losses(self, batch: TransitionBatch | AdvantageBatch) -> dict[str, Tensor]:
+        """The actor's loss and, unless labels are precomputed, the critics'.
+
+        Raises:
+            ConfigError: The view does not give what ``labels`` needs.
+        """
+        if self.frozen_from is None:
+            return super().losses(batch)
+        if not isinstance(batch, AdvantageBatch):
+            raise ConfigError(
+                f"labels is 'precomputed', but the view gives a {type(batch).__name__}: leave the "
+                "view to the model, or set it to AdvantageLabelled."
+            )
+        observations = self.normalize_observations(batch.observations)
+        return {"actor": self.actor_loss(observations, batch.actions, batch.advantages)}
+
+    def after_step(self) -> None:
+        """Move the target critics, unless they are frozen."""
+        if self.frozen_from is None:
+            super().after_step()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the frozen critics' checkpoint too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[CHECKPOINT_KEY]["critic"] = self.frozen_from
 
 
 class LabelledBy(AdvantageLabelled):
     """``AdvantageLabelled`` by a module's frozen critics, which label what has no labels yet."""
 
-    def __init__(self, module: CriticGuidedModule) -> None:
+    def __init__(self, module: FrozenCriticsModule) -> None:
         super().__init__(labels="", critic=critic_hash(module.critics.state_dict()))
         object.__setattr__(self, "_module", module)
 
@@ -76,5 +159,16 @@ class LabelledBy(AdvantageLabelled):
         assert self.critic is not None
         path = labels_path(dataset.spec, self.critic)
         if not path.is_file():
-            save_labels(path, label(self._module, dataset), dataset, self.critic)  # type: ignore[attr-defined]
+            save_labels(path, self._label(dataset), dataset, self.critic)
         return AdvantageLabelled(str(path), self.critic).prepare(dataset)
+
+    def _label(self, dataset: OfflineDataset) -> np.ndarray:
+        """Return the advantages of all rows of a dataset, (N,), float32."""
+        module: FrozenCriticsModule = self._module  # type: ignore[attr-defined]
+        columns = [dataset.column(name) for name in ("observations", "actions")]
+        parts = []
+        for begin in range(0, len(dataset), _ROWS):
+            rows = (np.array(column[begin : begin + _ROWS]) for column in columns)
+            pairs = (torch.as_tensor(part, device=module.device) for part in rows)
+            parts.append(module.advantages(*pairs).float().cpu().numpy())
+        return np.concatenate(parts)

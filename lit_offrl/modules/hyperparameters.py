@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 from lightning.pytorch import LightningModule
 
-from lit_offrl.common.errors import ConfigError, nearest
+from lit_offrl.common.ranges import require_hints
 from lit_offrl.common.signatures import hints_of, parameters_of
 
 
@@ -24,12 +24,13 @@ class KeepsOptions(LightningModule):
         A module calls this itself, once, as it is built; a subclass need not.
 
         Raises:
-            ConfigError: One is none of the choices that its ``Literal`` gives.
+            ConfigError: One is not what its annotation allows, see ``require_hints``.
         """
         frame = inspect.currentframe()
         options.setdefault("frame", frame.f_back if frame else None)
         super().save_hyperparameters(*args, **options)
         kind: Any = type(self)
+        require_hints(hints_of(kind), self._hparams)
         known = parameters_of(kind)
         everything: Any = (self._hparams, self._hparams_initial)
         for kept in everything:
@@ -37,11 +38,3 @@ class KeepsOptions(LightningModule):
                 # what a class gives its base itself is no option; "_" begins Lightning's own notes
                 if name not in known and not name.startswith("_"):
                     del kept[name]
-        for name, hint in hints_of(kind).items():
-            choices = get_args(hint) if get_origin(hint) is Literal else ()
-            value = self.hparams.get(name, *choices[:1])
-            if choices and value not in choices:
-                words = [str(each).lower() if each in (True, False) else each for each in choices]
-                listed = f"{', '.join(words[:-1])} or {words[-1]}"
-                guess = nearest(str(value), words)
-                raise ConfigError(f"{name} is '{value}'; choose {listed}.{guess}")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
-from lit_offrl.common.ranges import require_in
 from lit_offrl.modules.critic_guided import CriticGuidedModule
 from lit_offrl.modules.diffusion_actor import DiffusionActorModule
 from lit_offrl.modules.policies import NetworkPolicy
@@ -21,16 +20,16 @@ class IDQLModule(DiffusionActorModule, CriticGuidedModule):
         num_samples: Number N of candidates, at least 1, among which the target critics choose.
         weight_decay: AdamW's decay of the denoiser's weights, at least 0; 0 is Adam.
         **kwargs: Options of ``DiffusionActorModule`` and ``CriticGuidedModule``.
-
-    Raises:
-        ConfigError: The data have no actions, or a number is out of its range.
     """
 
     def __init__(
-        self, *args: Any, num_samples: int = 64, weight_decay: float = 1e-4, **kwargs: Any
+        self,
+        *args: Any,
+        num_samples: Annotated[int, "[1, inf)"] = 64,
+        weight_decay: float = 1e-4,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, weight_decay=weight_decay, **kwargs)
-        require_in("[1, inf)", num_samples=num_samples)
         self.num_samples = num_samples
         self.actor = self.diffusion_actor(self.observation_dim)
 
@@ -38,14 +37,10 @@ class IDQLModule(DiffusionActorModule, CriticGuidedModule):
         """The denoising loss; advantages play no part."""
         return self.actor.loss(observations, actions, self.noise).mean()
 
-    def policy(self, num_samples: int | None = None) -> NetworkPolicy:
+    def policy(self, num_samples: Annotated[int | None, "[1, inf)"] = None) -> NetworkPolicy:
         """Act by the best of N samples.
 
         Args:
             num_samples: N; the module's own by default.
-
-        Raises:
-            ConfigError: N is below 1.
         """
-        number = self.num_samples if num_samples is None else num_samples
-        return self.best_of_samples(self.critics.target, number)
+        return self.best_of_samples(self.critics.target, num_samples or self.num_samples)

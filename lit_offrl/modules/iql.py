@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from lit_offrl.common.ranges import require_in
 from lit_offrl.modules.critic_guided import CriticGuidedModule
 from lit_offrl.nets import GaussianPolicy
 
@@ -22,16 +21,18 @@ class IQLModule(CriticGuidedModule):
             3 for locomotion, 10 for AntMaze, 0.5 for kitchen and Adroit.
         dropout: Probability in [0, 1) of dropping a unit of the actor; 0.1 for kitchen and Adroit.
         **kwargs: Options of ``CriticGuidedModule``.
-
-    Raises:
-        ConfigError: The data have no actions, or a number is out of its range.
     """
 
     actor: GaussianPolicy
 
-    def __init__(self, *args: Any, beta: float = 3.0, dropout: float = 0.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        beta: Annotated[float, "[0, inf)"] = 3.0,
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        require_in("[0, inf)", beta=beta)
         self.beta = beta
         self.actor = self.gaussian_actor(self.observation_dim, dropout)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import ShardedGenerator
-from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.normalizers import MinMaxNormalizer
 from lit_offrl.datasets.views import FutureStateBatch
 from lit_offrl.diffusion import Prediction, Schedule, Weighting, diffusion_loss, make_sampler
@@ -63,18 +62,17 @@ class OccupancyModel(nn.Module):
         history_action_dim: Size a of an action where the history has actions, else 0.
         policy_representation: φ(π): ``sequential``, ``scalar`` or ``none`` (section 3.1).
         history: Number k of preceding states in the sequential representation.
-        denoiser: Further options of :class:`~lit_offrl.nets.PerceiverDenoiser`.
-        schedule: Noise schedule.
+        schedule: Name of the noise schedule; see ``DVFModule`` for what follows.
         diffusion_steps: Number T of diffusion steps.
         prediction: What the denoiser predicts.
         weighting: Weight of the loss over diffusion times.
-        ema_rate: Rate in (0, 1] at which the averaged denoiser, which samples, follows the trained
-            one; 1 samples with the latest weights.
-        sampler: Name of the sampler that draws states.
-        sampling_steps: Number of its steps, in [1, T].
+        ema_rate: Rate at which the averaged denoiser, which samples, follows the trained one.
+        sampler: Name of the sampler.
+        sampling_steps: Number of its steps.
+        **denoiser: Further options of ``PerceiverDenoiser``.
 
     Raises:
-        ConfigError: A number is out of its range, or there are more sampling steps than T.
+        ConfigError: There are more sampling steps than T.
     """
 
     def __init__(
@@ -84,7 +82,6 @@ class OccupancyModel(nn.Module):
         *,
         policy_representation: Literal["sequential", "scalar", "none"],
         history: int,
-        denoiser: dict[str, int],
         schedule: str,
         diffusion_steps: int,
         prediction: Prediction,
@@ -92,16 +89,13 @@ class OccupancyModel(nn.Module):
         ema_rate: float,
         sampler: str,
         sampling_steps: int,
+        **denoiser: Any,
     ) -> None:
         super().__init__()
-        require_in("[1, inf)", diffusion_steps=diffusion_steps, sampling_steps=sampling_steps)
-        require_in("(0, 1]", ema_rate=ema_rate)
         self.state_dim = observation_dim + 1
         self.policy_representation = policy_representation
-        self.history = history
-        self.history_actions = history_action_dim > 0
-        self.prediction: Prediction = prediction
-        self.weighting: Weighting = weighting
+        self.history, self.history_actions = history, history_action_dim > 0
+        self.prediction, self.weighting = prediction, weighting
         self.ema_rate = ema_rate
         self.schedule = Schedule(schedule, diffusion_steps)
         self.denoiser = PerceiverDenoiser(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.normalizers import Normalization
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.modules.extraction import mean_over_processes
@@ -33,9 +32,6 @@ class TD3BCModule(TwinCriticModule):
             and all targets.
         normalize: How observations are scaled, see ``ActorModule``; by mean and standard deviation.
         **kwargs: Options of ``TwinCriticModule``; ``hidden`` are the actor's widths, too.
-
-    Raises:
-        ConfigError: The data have no actions, or a number is out of its range.
     """
 
     actor: DeterministicPolicy
@@ -43,16 +39,14 @@ class TD3BCModule(TwinCriticModule):
     def __init__(
         self,
         *args: Any,
-        alpha: float = 2.5,
-        target_noise: float = 0.2,
-        noise_clip: float = 0.5,
-        actor_every: int = 2,
+        alpha: Annotated[float, "[0, inf)"] = 2.5,
+        target_noise: Annotated[float, "[0, inf)"] = 0.2,
+        noise_clip: Annotated[float, "[0, inf)"] = 0.5,
+        actor_every: Annotated[int, "[1, inf)"] = 2,
         normalize: Normalization = "mean_std",
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, normalize=normalize, **kwargs)
-        require_in("[0, inf)", alpha=alpha, target_noise=target_noise, noise_clip=noise_clip)
-        require_in("[1, inf)", actor_every=actor_every)
         self.alpha, self.actor_every = alpha, actor_every
         self.target_noise, self.noise_clip = target_noise, noise_clip
         sizes, bounds = (self.observation_dim, self.action_dim), (self.action_low, self.action_high)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.modules.actor import ActorModule
 from lit_offrl.nets import TwinCritic, frozen_copy, polyak_update_
@@ -28,15 +27,13 @@ class TwinCriticModule(ActorModule):
     def __init__(
         self,
         *args: Any,
-        gamma: float = 0.99,
-        tau: float = 0.005,
+        gamma: Annotated[float, "[0, 1)"] = 0.99,
+        tau: Annotated[float, "(0, 1]"] = 0.005,
         hidden: Sequence[int] = (256, 256),
         layer_norm: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        require_in("[0, 1)", gamma=gamma)
-        require_in("(0, 1]", tau=tau)
         self.gamma, self.tau, self.hidden = gamma, tau, hidden
         self.q = TwinCritic(self.observation_dim, self.action_dim, hidden, layer_norm)
         self.target = frozen_copy(self.q)

@@ -8,7 +8,6 @@ from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.modules import ACDModule, DiffusionBCModule, DQLModule, IDQLModule, IQLModule
 from lit_offrl.modules.expectile import best_of
-from lit_offrl.modules.frozen_critics import load_critics
 from lit_offrl.nets import AdvantageEncoding
 
 MODES = torch.tensor([-0.7, 0.0, 0.7])
@@ -224,8 +223,8 @@ def test_frozen_critics_must_have_taken_observations_scaled_alike(save):
     path = str(save(IQLModule(2, 1, hidden=(4,), normalize="min_max"), 1))
     options = {"hidden": (4,), "labels": "precomputed", "critic": path, **SMALL}
     module = ACDModule(2, 1, normalize=True, **options)  # the other name of min_max
-    load_critics(module, path)
+    module.load_critics()
     assert module.normalizer.fitted
     said = "was trained with normalize min_max, this model has mean_std: give both the same"
     with pytest.raises(ConfigError, match=said):
-        load_critics(ACDModule(2, 1, normalize="mean_std", **options), path)
+        ACDModule(2, 1, normalize="mean_std", **options).load_critics()

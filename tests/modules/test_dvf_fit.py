@@ -61,7 +61,7 @@ def test_pre_training_on_states_alone_moves_the_occupancy(tiny, pretrained):
     loaded, new = load_module(pretrained), tiny(0, train="occupancy")
     assert not same(state_of(loaded, "occupancy."), state_of(new, "occupancy."))
     assert same(state_of(loaded, "reward."), state_of(new, "reward."))
-    assert loaded.actor is None
+    assert loaded.acting is None
     empty = History(torch.zeros(3, 2, 2), None, torch.zeros(3, 2) > 0)
     states, absorbed = loaded.sample_future(torch.zeros(3, 2), torch.ones(3, 4), history=empty)
     assert states.shape == (3, 4, 2) and absorbed.shape == (3, 4)

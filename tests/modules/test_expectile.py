@@ -6,6 +6,7 @@ import torch
 from scipy import stats
 
 from lit_offrl.common.errors import ConfigError
+from lit_offrl.modules import IQLModule
 from lit_offrl.modules.expectile import ExpectileCritics, best_of, expectile_loss
 from lit_offrl.nets import TwinCritic
 
@@ -152,4 +153,4 @@ def test_the_best_candidate_is_the_arg_max_of_the_minimum():
 @pytest.mark.parametrize("bad", [{"gamma": 1.0}, {"expectile": 1.0}, {"tau": 0.0}])
 def test_numbers_out_of_range_are_refused(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
-        critics(**bad)
+        IQLModule(3, 2, **bad)

@@ -68,7 +68,7 @@ def test_the_policy_becomes_exp_q(curvature, unit):
     """exp Q is N(a*, 1/k): the mean finds the arg max, and σ the width, whatever Q's unit."""
     actor = new_actor(bound=4.0)
     critic = Quadratic(curvature)
-    optimise(actor, lambda s, noise: q_loss(actor, critic, s, s, noise, 0.0, unit))
+    optimise(actor, lambda s, noise: q_loss(actor, s, s, critic, noise, 0.0, unit))
     assert distance_to_best(actor) < 0.06
     sigma = actor.log_std.exp().item()
     assert sigma == pytest.approx((curvature * unit) ** -0.5, rel=0.05)
@@ -80,7 +80,7 @@ def test_the_weight_of_behaviour_cloning_pulls_the_mean_by_the_closed_form():
     data, weight = 0.8, 1e-3
     optimise(
         actor,
-        lambda s, noise: q_loss(actor, critic, 0 * s, 0 * s + data, 0 * noise, weight),
+        lambda s, noise: q_loss(actor, 0 * s, 0 * s + data, critic, 0 * noise, weight),
     )
     expected = 2 * weight * data / (2 * weight + 2.0 / 1000)
     assert actor(torch.zeros(1, 1)).item() == pytest.approx(expected, abs=0.01)
@@ -89,7 +89,7 @@ def test_the_weight_of_behaviour_cloning_pulls_the_mean_by_the_closed_form():
 def test_the_loss_is_eq_10_to_the_number():
     actor, critic = new_actor(), Quadratic(2.0, level=-3.0)
     states, data, noise = torch.randn(3, 8, 1, generator=GENERATOR.manual_seed(0)).unbind()
-    loss, seen = q_loss(actor, critic, states, data, noise, 0.3, 5.0)
+    loss, seen = q_loss(actor, states, data, critic, noise, 0.3, 5.0)
     sampled = (actor(states) + actor.log_std.exp() * noise).clamp(-1, 1)
     values = 5.0 * critic(torch.cat([states, sampled], -1)).squeeze(-1)
     entropy = 0.5 * math.log(2 * math.pi * math.e)  # σ begins at 1
@@ -128,7 +128,7 @@ def test_weights_are_exp_of_the_advantage_in_units_of_its_mean():
     advantage = torch.tensor([[-2.0], [0.0], [1.0], [3.0]])  # mean |A| is 1.5
     actor, data = idle_actor(), torch.ones(4, 1)
     found = weights_of(
-        lambda: awr_loss(actor, HandMade(), advantage, data, 2.0)[0], actor, advantage, data
+        lambda: awr_loss(actor, advantage, data, HandMade(), 2.0)[0], actor, advantage, data
     )
     torch.testing.assert_close(found, torch.exp(2.0 * advantage.squeeze(1) / 1.5))
 
@@ -136,10 +136,10 @@ def test_weights_are_exp_of_the_advantage_in_units_of_its_mean():
 def test_weights_are_cut_at_100():
     advantage = torch.cat([torch.full((99, 1), -0.01), torch.tensor([[30.0]])])
     actor, data = idle_actor(), torch.ones(100, 1)
-    _, seen = awr_loss(actor, HandMade(), advantage, data, 1.0)
+    _, seen = awr_loss(actor, advantage, data, HandMade(), 1.0)
     assert seen["weight_max"].item() == pytest.approx(100.0, rel=1e-5)  # exp(96.8) before
     found = weights_of(
-        lambda: awr_loss(actor, HandMade(), advantage, data, 1.0)[0], actor, advantage, data
+        lambda: awr_loss(actor, advantage, data, HandMade(), 1.0)[0], actor, advantage, data
     )
     assert found[-1].item() == pytest.approx(100.0, rel=1e-5)
     assert found[:-1].max() < 1.0
@@ -151,7 +151,7 @@ def test_weighted_likelihood_prefers_the_better_of_two_actions():
     signs = torch.tensor([1.0, -1.0]).repeat(ROWS // 2)[:, None]
 
     def loss(states, noise):
-        return awr_loss(actor, HandMade(), torch.ones_like(states), 0.5 * signs, beta)
+        return awr_loss(actor, torch.ones_like(states), 0.5 * signs, HandMade(), beta)
 
     optimise(actor, loss, steps=300)
     # A is ±0.5 − π(s), of mean size 0.5 while |π(s)| ≤ 0.5: the weights differ by exp(2 β)
@@ -163,9 +163,9 @@ def test_weighted_likelihood_prefers_the_better_of_two_actions():
 
 def test_the_rewards_gradient_finds_the_best_paid_action():
     actor, reward = new_actor(), Quadratic(4.0, squeezed=True)  # a model in symlog space
-    optimise(actor, lambda s, noise: reward_gradient_loss(actor, reward, s, 0 * s, 0.0))
+    optimise(actor, lambda s, noise: reward_gradient_loss(actor, s, 0 * s, reward, 0.0))
     assert distance_to_best(actor) < 0.06
-    loss, _ = reward_gradient_loss(actor, reward, torch.ones(4, 1), torch.ones(4, 1), 0.0)
+    loss, _ = reward_gradient_loss(actor, torch.ones(4, 1), torch.ones(4, 1), reward, 0.0)
     mean = actor(torch.ones(4, 1))
     expected = 2.0 * (mean - 0.5).square().mean()  # minus the reward in its own units
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
@@ -176,9 +176,9 @@ def test_no_gradient_reaches_the_critic(kind):
     actor, critic = new_actor(), Quadratic()
     states = torch.randn(8, 1, generator=GENERATOR.manual_seed(0))
     loss = {
-        "q": lambda: q_loss(actor, critic, states, states, states, 0.1),
-        "awr": lambda: awr_loss(actor, critic, states, states, 1.0),
-        "reward": lambda: reward_gradient_loss(actor, critic, states, states, 0.1),
+        "q": lambda: q_loss(actor, states, states, critic, states, 0.1),
+        "awr": lambda: awr_loss(actor, states, states, critic, 1.0),
+        "reward": lambda: reward_gradient_loss(actor, states, states, critic, 0.1),
     }[kind]()[0]
     loss.backward()
     assert critic.curvature.grad is None
@@ -209,6 +209,6 @@ def test_advantages_over_a_baseline_pick_the_best_arm_whatever_most_rows_do():
         actor = new_actor()
         optimise(
             actor,
-            lambda *_: weighted_loss(actor, advantage.squeeze(-1), states, actions, temperature),
+            lambda *_: weighted_loss(actor, states, actions, advantage.squeeze(-1), temperature),
         )
         assert actor(torch.zeros(1, 1)).item() == pytest.approx(acts, abs=0.1)
