@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lit_offrl.common.errors import ConfigError, nearest
 
@@ -41,9 +41,10 @@ def require_hints(hints: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         if name not in values:
             continue
         value = values[name]
-        literal = next((h for h in (hint, *get_args(hint)) if get_origin(h) is Literal), None)
-        choices = get_args(literal)
-        if choices and value not in choices and not (value is None and literal is not hint):
+        if type(None) in get_args(hint) and value is not None:
+            hint = Union[tuple(each for each in get_args(hint) if each is not type(None))]  # noqa: UP007
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        if choices and value not in choices:
             words = [str(each).lower() if each in (True, False) else each for each in choices]
             listed = f"{', '.join(words[:-1])} or {words[-1]}"
             raise ConfigError(f"{name} is '{value}'; choose {listed}.{nearest(str(value), words)}")

@@ -45,7 +45,10 @@ class ACGModule(CriticGuidedModule):
         self.encoding = AdvantageEncoding(
             representation, scale=advantage_scale, bins=bins, bin_width=bin_width
         )
-        self.actor = self.gaussian_actor(self.observation_dim + self.encoding.dim, dropout)
+        given = self.observation_dim + self.encoding.dim
+        self.actor = GaussianPolicy(
+            given, self.action_dim, hidden=self.hidden, dropout=dropout, **self.bounds
+        )
 
     def actor_loss(self, observations: Tensor, actions: Tensor, advantages: Tensor) -> Tensor:
         """Negative log-likelihood of the data's actions under their advantages."""

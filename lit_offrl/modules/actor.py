@@ -48,6 +48,11 @@ class ActorModule(OfflineModule):
         self.normalize, self.weight_decay = normalize, weight_decay
         self.normalizer = make_normalizer(normalize, self.observation_dim)
 
+    @property
+    def bounds(self) -> dict[str, Any]:
+        """Lower and upper bounds of the actions, by the names that networks have for them."""
+        return {"low": self.action_low, "high": self.action_high}
+
     def normalize_observations(self, observations: Tensor) -> Tensor:
         """Scale observations as the networks take them."""
         return self.normalizer.normalize(observations) if self.normalize else observations

@@ -34,13 +34,7 @@ class BCModule(ActorModule):
     ) -> None:
         super().__init__(*args, normalize=True, weight_decay=0.0, decay="constant", **kwargs)
         kind = GaussianPolicy if head == "gaussian" else DeterministicPolicy
-        self.actor = kind(
-            self.observation_dim,
-            self.action_dim,
-            hidden=hidden,
-            low=self.action_low,
-            high=self.action_high,
-        )
+        self.actor = kind(self.observation_dim, self.action_dim, hidden=hidden, **self.bounds)
 
     def losses(self, batch: TransitionBatch) -> dict[str, Tensor]:
         """``actor``: negative log-likelihood (nats a row), or squared error."""

@@ -159,7 +159,16 @@ def load_module(path: str | Path, map_location: str | torch.device = "cpu") -> O
     Raises:
         ConfigError: the file is missing, is no checkpoint of this library, or does not fit it.
     """
-    checkpoint = read_checkpoint(path, map_location)
+    module = module_of(read_checkpoint(path, map_location), path)
+    return module.to(map_location).eval()
+
+
+def module_of(checkpoint: Mapping[str, Any], path: str | Path) -> OfflineModule:
+    """Rebuild a method from what a checkpoint holds, with its weights if they are there.
+
+    Raises:
+        ConfigError: Its class may not be imported, or it does not fit it.
+    """
     kind = module_class(checkpoint[CHECKPOINT_KEY]["class_path"], str(path))
     arguments = {
         key: value
@@ -168,12 +177,13 @@ def load_module(path: str | Path, map_location: str | torch.device = "cpu") -> O
     }
     try:
         module = kind(**arguments)
-        module.on_load_checkpoint(checkpoint)
-        module.load_state_dict(checkpoint["state_dict"])
+        module.on_load_checkpoint({**checkpoint})
+        if "state_dict" in checkpoint:
+            module.load_state_dict(checkpoint["state_dict"])
     except LitOffRLError as error:
         raise ConfigError(f"{path}: {error}") from error
     except Exception as error:  # whatever a value of another kind makes the method's code raise
         raise ConfigError(
             f"{path}: does not fit {kind.__name__} of this version: {reason(error)}"
         ) from error
-    return module.to(map_location).eval()
+    return module

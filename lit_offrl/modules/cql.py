@@ -83,9 +83,7 @@ class CQLModule(ActorModule):
         self.num_actions, self.min_q_temperature = num_actions, min_q_temperature
         self.backup_entropy, self.warmup_steps = backup_entropy, warmup_steps
         self.target_entropy = -float(dims[1]) if target_entropy is None else target_entropy
-        self.actor = TanhGaussianPolicy(
-            *dims, hidden=hidden, low=self.action_low, high=self.action_high
-        )
+        self.actor = TanhGaussianPolicy(*dims, hidden=hidden, **self.bounds)
         self.q = TwinCritic(*dims, hidden, dense=True)
         self.target_q = frozen_copy(self.q)
         start = torch.tensor(math.log(1.0 if temperature is None else temperature))

@@ -12,7 +12,6 @@ from lit_offrl.datasets.views import AdvantageBatch, TransitionBatch
 from lit_offrl.figures import advantage_histogram
 from lit_offrl.modules.actor import ActorModule
 from lit_offrl.modules.expectile import ExpectileCritics
-from lit_offrl.nets import GaussianPolicy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,17 +54,6 @@ class CriticGuidedModule(ActorModule):
             layer_norm=layer_norm,
         )
         self._advantages: list[Tensor] = []
-
-    def gaussian_actor(self, condition_dim: int, dropout: float) -> GaussianPolicy:
-        """Make a Gaussian policy within the action bounds, given a vector (condition_dim,)."""
-        return GaussianPolicy(
-            condition_dim,
-            self.action_dim,
-            hidden=self.hidden,
-            low=self.action_low,
-            high=self.action_high,
-            dropout=dropout,
-        )
 
     def losses(self, batch: TransitionBatch | AdvantageBatch) -> dict[str, Tensor]:
         """``value`` and ``critic`` (IQL) and ``actor``.

@@ -34,7 +34,13 @@ class IQLModule(CriticGuidedModule):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.beta = beta
-        self.actor = self.gaussian_actor(self.observation_dim, dropout)
+        self.actor = GaussianPolicy(
+            self.observation_dim,
+            self.action_dim,
+            hidden=self.hidden,
+            dropout=dropout,
+            **self.bounds,
+        )
 
     def actor_loss(self, observations: Tensor, actions: Tensor, advantages: Tensor) -> Tensor:
         """−min(exp(β A), 100) · log π(a | s), mean over rows (IQL, Eq. 7)."""

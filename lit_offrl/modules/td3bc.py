@@ -49,8 +49,8 @@ class TD3BCModule(TwinCriticModule):
         super().__init__(*args, normalize=normalize, **kwargs)
         self.alpha, self.actor_every = alpha, actor_every
         self.target_noise, self.noise_clip = target_noise, noise_clip
-        sizes, bounds = (self.observation_dim, self.action_dim), (self.action_low, self.action_high)
-        self.actor = DeterministicPolicy(*sizes, hidden=self.hidden, low=bounds[0], high=bounds[1])
+        dims = (self.observation_dim, self.action_dim)
+        self.actor = DeterministicPolicy(*dims, hidden=self.hidden, **self.bounds)
         self.target_actor = frozen_copy(self.actor)
 
     @property

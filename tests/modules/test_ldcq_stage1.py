@@ -108,7 +108,7 @@ def test_a_skill_lasts_its_steps_and_no_longer_than_its_episode():
     policy.act(steps[0][:1])
     assert asked[-1] == [0]
     with pytest.raises(ConfigError, match="execute_steps"):
-        SkillPolicy(choose, choose, 0, torch.device("cpu"))
+        LDCQStage1Module(2, 1, width=8).policy(execute_steps=0)
 
 
 def test_its_policy_decodes_latents_of_the_prior(module, batch):

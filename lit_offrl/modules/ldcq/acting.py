@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from lit_offrl.common.errors import ConfigError, EvaluationError
-from lit_offrl.common.ranges import require_in
 from lit_offrl.modules.ldcq.options import Goal, GoalOptions, PlanOptions, SkillOptions
 from lit_offrl.modules.ldcq.planning import Planner
 
@@ -34,9 +33,6 @@ class SkillPolicy:
         decode: Maps raw observations (E, o) and latents (E, z) to actions (E, a).
         execute_steps: Number of steps for which a latent is executed, at least 1.
         device: Where both compute.
-
-    Raises:
-        ConfigError: ``execute_steps`` is below 1.
     """
 
     def __init__(
@@ -46,7 +42,6 @@ class SkillPolicy:
         execute_steps: int,
         device: torch.device,
     ) -> None:
-        require_in("[1, inf)", execute_steps=execute_steps)
         self._choose, self._decode, self._steps = choose, decode, execute_steps
         self._device = device
         self._latents: Tensor | None = None
@@ -91,7 +86,7 @@ class GoalSkillPolicy(SkillPolicy):
         goal: Goal of all episodes, or ``environment``.
 
     Raises:
-        ConfigError: ``execute_steps`` is below 1, or the goal is not of g numbers.
+        ConfigError: The goal is not of g numbers.
     """
 
     def __init__(self, *args: Any, goal_dim: int, goal: Goal) -> None:

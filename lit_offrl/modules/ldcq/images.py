@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -34,12 +34,14 @@ class ImageVAEModule(OfflineModule):
         ConfigError: Observations are no such frames, or a number is out of its range.
     """
 
+    required_columns = ("actions",)  # of the transitions whose frames it learns from
+
     def __init__(
         self,
         *args: Any,
         latent_dim: int = 32,
-        beta: float = 1.0,
-        width: int = 256,
+        beta: Annotated[float, "[0, inf)"] = 1.0,
+        width: Annotated[int, "[1, inf)"] = 256,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -52,8 +54,6 @@ class ImageVAEModule(OfflineModule):
             )
         # Below the frames' size, by which features and frames are told apart.
         require_in(f"[1, {observation_dim - 1}]", latent_dim=latent_dim)
-        require_in("[1, inf)", width=width)
-        require_in("[0, inf)", beta=beta)
         self.latent_dim, self.beta = latent_dim, beta
         self.encoder = ImageEncoder(size, latent_dim, width=width)
         self.decoder = ImageDecoder(size, latent_dim, width=width)
@@ -65,11 +65,6 @@ class ImageVAEModule(OfflineModule):
         if not before and self.normalizer.fitted:
             self.normalizer.low.fill_(self.normalizer.low.min())
             self.normalizer.high.fill_(self.normalizer.high.max())
-
-    @property
-    def required_columns(self) -> tuple[str, ...]:
-        """Columns without which it cannot be trained; rewards are not among them."""
-        return ("actions",)  # of the transitions whose frames it learns from
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Encoder and decoder."""

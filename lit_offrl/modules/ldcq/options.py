@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.common.ranges import require_in
+from lit_offrl.common.ranges import require_fields
 from lit_offrl.diffusion import Sampler, make_sampler
 
 SamplerName = Literal["ddpm", "ddim", "dpm++"]
@@ -45,22 +45,15 @@ class Sampling:
     """
 
     sampler: SamplerName = "dpm++"
-    sampling_steps: int | None = 10
-    extra_steps: int = 0
-    guidance: float = 1.0
+    sampling_steps: Annotated[int | None, "[1, inf)"] = 10
+    extra_steps: Annotated[int, "[0, inf)"] = 0
+    guidance: Annotated[float, "(-inf, inf)"] = 1.0
 
     def __post_init__(self) -> None:
-        require_in("[1, inf)", sampling_steps=self.sampling_steps)
-        require_in("[0, inf)", extra_steps=self.extra_steps)
-        require_in("(-inf, inf)", guidance=self.guidance)
-        self.make()
+        require_fields(self)
 
     def make(self) -> Sampler:
-        """Return the sampler.
-
-        Raises:
-            ConfigError: There is none of that name.
-        """
+        """Return the sampler."""
         options = {"num_steps": self.sampling_steps, "extra_steps": self.extra_steps}
         return make_sampler(self.sampler, **options)
 
@@ -76,12 +69,8 @@ class SkillOptions(Sampling):
             being its means.
     """
 
-    execute_steps: int | None = None
+    execute_steps: Annotated[int | None, "[1, inf)"] = None
     sample_actions: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_in("[1, inf)", execute_steps=self.execute_steps)
 
 
 @dataclass(frozen=True)
@@ -97,11 +86,6 @@ class GoalOptions(SkillOptions):
 
     goal: Goal = "environment"
     against: Against = "nothing"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.against not in ("nothing", "state"):
-            raise ConfigError(f"against is '{self.against}'; choose nothing or state.")
 
 
 @dataclass(frozen=True)
@@ -119,19 +103,14 @@ class PlanOptions(SkillOptions):
     """
 
     goal: Goal = "environment"
-    num_latents: int = 50
-    depth: int = 2
+    num_latents: Annotated[int, "[1, inf)"] = 50
+    depth: Annotated[int, "[1, inf)"] = 2
     search: Literal["exhaustive", "greedy"] = "exhaustive"
     scored: Literal["last", "nearest"] = "last"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         number, depth = self.num_latents, self.depth
-        require_in("[1, inf)", num_latents=number, depth=depth)
-        if self.search not in ("exhaustive", "greedy"):
-            raise ConfigError(f"search is '{self.search}'; choose exhaustive or greedy.")
-        if self.scored not in ("last", "nearest"):
-            raise ConfigError(f"scored is '{self.scored}'; choose last or nearest.")
         if self.search == "exhaustive" and number**depth > _MOST_PLANS:
             raise ConfigError(
                 f"{number} latents at depth {depth} are {number**depth:,} ends a decision; take "

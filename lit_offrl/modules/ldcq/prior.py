@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,12 +39,11 @@ class LatentPrior(nn.Module):
         state_dim: Size s of a normalised state.
         latent_dim: Size z of a latent.
         goal_dim: Size g of a goal; 0 without goals.
-        schedule: Noise schedule; see ``LDCQStage2Module`` for this and what follows.
+        schedule: Name of the noise schedule; see ``LDCQStage2Module`` for what follows.
         diffusion_steps: Number T of diffusion steps.
         min_snr: Largest weight γ of the loss.
-        widths: Widths of the denoiser.
-        width: Width of its encoders.
         ema_rate: Rate at which the averaged denoiser follows the trained one.
+        **denoiser: Widths of the ``UResNetDenoiser``.
     """
 
     mean: Tensor
@@ -60,18 +59,15 @@ class LatentPrior(nn.Module):
         schedule: str = "linear",
         diffusion_steps: int = 200,
         min_snr: float = 5.0,
-        widths: Sequence[int] = (128, 32, 16, 8, 16, 32, 128),
-        width: int = 256,
         ema_rate: float = 0.005,
+        **denoiser: Any,
     ) -> None:
         super().__init__()
         self.latent_dim, self.goal_dim = latent_dim, goal_dim
         self.min_snr, self.ema_rate = min_snr, ema_rate
         self.schedule = Schedule(schedule, diffusion_steps)
         condition_dim = state_dim + 1 + (goal_dim + 1 if goal_dim else 0)
-        self.denoiser = UResNetDenoiser(
-            latent_dim, condition_dim, diffusion_steps, widths=widths, width=width
-        )
+        self.denoiser = UResNetDenoiser(latent_dim, condition_dim, diffusion_steps, **denoiser)
         self.average = frozen_copy(self.denoiser)
         self.register_buffer("mean", torch.zeros(latent_dim))
         self.register_buffer("std", torch.ones(latent_dim))

@@ -6,14 +6,13 @@ Source: "Reasoning with latent diffusion in offline reinforcement learning", sec
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError, DatasetError
-from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import SnippetBatch, Snippets
 from lit_offrl.datasets.views.snippets import Partial
@@ -67,16 +66,17 @@ class LDCQStage1Module(OfflineModule):
     """
 
     cpu_advice = "lit-offrl pipeline takes --config configs/ldcq_quick.yaml, which fits two cores"
+    required_columns = ("actions",)
 
     def __init__(
         self,
         *args: Any,
-        horizon: int = 30,
+        horizon: Annotated[int, "[1, inf)"] = 30,
         partial: Partial = "terminal",
-        latent_dim: int = 16,
-        beta: float = 0.05,
-        width: int = 256,
-        gru_layers: int = 2,
+        latent_dim: Annotated[int, "[1, inf)"] = 16,
+        beta: Annotated[float, "[0, inf)"] = 0.05,
+        width: Annotated[int, "[1, inf)"] = 256,
+        gru_layers: Annotated[int, "[1, inf)"] = 2,
         num_actions: int | None = None,
         image_encoder: str | dict[str, Any] | None = None,
         normalize: bool = False,
@@ -92,9 +92,6 @@ class LDCQStage1Module(OfflineModule):
                 f"num_actions is {num_actions}, for one column of at least 2 discrete actions; "
                 f"the data have {action_dim} action columns."
             )
-        require_in("[1, inf)", horizon=horizon, latent_dim=latent_dim)
-        require_in("[1, inf)", width=width, gru_layers=gru_layers)
-        require_in("[0, inf)", beta=beta)
         if image_encoder is not None and normalize:
             raise ConfigError("normalize is for states, not for pictures: leave one of both out.")
         self.horizon, self.latent_dim, self.beta = horizon, latent_dim, beta
@@ -212,11 +209,6 @@ class LDCQStage1Module(OfflineModule):
         """Snippets of H steps."""
         return Snippets(self.horizon, partial=self.partial)
 
-    @property
-    def required_columns(self) -> tuple[str, ...]:
-        """Columns without which it cannot be trained; rewards are not among them."""
-        return ("actions",)
-
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The VAE with its prior, and the world model."""
         vae = [*self.encoder.parameters(), *self.decoder.parameters(), *self.prior.parameters()]
@@ -252,7 +244,7 @@ class LDCQStage1Module(OfflineModule):
 
     def policy(
         self,
-        execute_steps: int | None = None,
+        execute_steps: Annotated[int | None, "[1, inf)"] = None,
         sample_latents: bool = True,
         sample_actions: bool = False,
     ) -> SkillPolicy:
@@ -263,9 +255,6 @@ class LDCQStage1Module(OfflineModule):
             sample_latents: Whether latents are drawn from the prior, instead of being its means.
             sample_actions: Whether actions are drawn from the decoder, as in the paper, instead of
                 being its means.
-
-        Raises:
-            ConfigError: ``execute_steps`` is below 1.
         """
 
         def choose(rows: Tensor) -> Tensor:

@@ -6,14 +6,13 @@ Source: "Reasoning with latent diffusion in offline reinforcement learning", sec
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import ShardedGenerator
-from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.views import SnippetBatch, Snippets
 from lit_offrl.modules.ldcq.acting import POLICIES, GoalSkillPolicy, SkillPolicy
 from lit_offrl.modules.ldcq.options import (
@@ -74,21 +73,17 @@ class LDCQStage2Module(StagedModule):
         goals: Literal["none", "column", "hindsight"] = "none",
         goal_dims: Sequence[int] | None = None,
         schedule: Literal["linear", "cosine", "vp"] = "linear",
-        diffusion_steps: int = 200,
-        min_snr: float = 5.0,
-        drop_probability: float = 0.1,
+        diffusion_steps: Annotated[int, "[1, inf)"] = 200,
+        min_snr: Annotated[float, "(0, inf)"] = 5.0,
+        drop_probability: Annotated[float, "[0, 0.5]"] = 0.1,
         widths: Sequence[int] = (128, 32, 16, 8, 16, 32, 128),
-        width: int = 256,
-        ema_rate: float = 0.005,
+        width: Annotated[int, "[1, inf)"] = 256,
+        ema_rate: Annotated[float, "(0, 1]"] = 0.005,
         standardize: bool = True,
         learning_rate: float = 1e-4,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, learning_rate=learning_rate, **kwargs)
-        require_in("[0, 0.5]", drop_probability=drop_probability)
-        require_in("(0, 1]", ema_rate=ema_rate)
-        require_in("(0, inf)", min_snr=min_snr)
-        require_in("[1, inf)", width=width, diffusion_steps=diffusion_steps)
         size = self.observation_dim
         dims = tuple(range(min(2, size)) if goal_dims is None else goal_dims)
         if not dims or not all(0 <= dim < size for dim in dims):

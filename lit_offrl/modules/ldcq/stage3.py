@@ -8,14 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import ShardedGenerator
-from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.priorities import Linear, Priorities
 from lit_offrl.datasets.views import SnippetBatch, Snippets
 from lit_offrl.modules.ldcq.acting import SkillPolicy, execution
@@ -23,7 +22,7 @@ from lit_offrl.modules.ldcq.options import SamplerName, Sampling, SkillOptions
 from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
 from lit_offrl.modules.ldcq.stage2 import LDCQStage2Module
 from lit_offrl.modules.ldcq.staged import StagedModule
-from lit_offrl.modules.ldcq.tables import RowTable, Tables
+from lit_offrl.modules.ldcq.tables import Tables
 from lit_offrl.nets import LatentCritic, frozen_copy, polyak_update_
 
 _LEAST_PRIORITY = 1e-6  # so that a snippet whose error is 0 may be drawn again
@@ -77,19 +76,19 @@ class LDCQStage3Module(StagedModule):
         stage2: str | dict[str, Any] | None = None,
         stage1: str | dict[str, Any] | None = None,
         prior: Literal["diffusion", "gaussian"] = "diffusion",
-        gamma: float = 0.995,
+        gamma: Annotated[float, "[0, 1]"] = 0.995,
         latents: Literal["cached", "online"] = "cached",
-        num_latents: int = 500,
+        num_latents: Annotated[int, "[1, inf)"] = 500,
         sampler: SamplerName = "dpm++",
         sampling_steps: int | None = 10,
         extra_steps: int = 0,
         guidance: float = 1.0,
         prioritized: bool = True,
         priority_alpha: float = 0.7,
-        priority_beta: float = 0.3,
-        priority_beta_step: float = 0.03,
-        priority_beta_every: int = 3000,
-        tau: float = 0.005,
+        priority_beta: Annotated[float, "[0, 1]"] = 0.3,
+        priority_beta_step: Annotated[float, "(0, inf)"] = 0.03,
+        priority_beta_every: Annotated[int, "[1, inf)"] = 3000,
+        tau: Annotated[float, "(0, 1]"] = 0.005,
         state_hidden: Sequence[int] = (256, 256),
         latent_hidden: Sequence[int] = (128, 128),
         joined: Sequence[int] = (128, 32),
@@ -101,9 +100,6 @@ class LDCQStage3Module(StagedModule):
         source = stage2 if prior == "diffusion" else stage1
         if source is None or other is not None:
             raise ConfigError(f"prior is '{prior}', which takes the checkpoint {needed} alone.")
-        require_in("[1, inf)", num_latents=num_latents)
-        require_in("[0, 1]", gamma=gamma)
-        require_in("(0, 1]", tau=tau)
         self.gamma, self.tau = gamma, tau
         self.latents, self.num_latents = latents, num_latents
         self.how = Sampling(sampler, sampling_steps, extra_steps, guidance)
@@ -122,7 +118,6 @@ class LDCQStage3Module(StagedModule):
         sizes = (self.first.state_dim, self.first.latent_dim)
         self.q = LatentCritic(*sizes, state_hidden, latent_hidden, joined)
         self.q_target = frozen_copy(self.q)
-        self._candidates: RowTable | None = None
         self._errors: list[tuple[Tensor, Tensor]] = []
 
     # ---- training ------------------------------------------------------------------------------
@@ -134,11 +129,6 @@ class LDCQStage3Module(StagedModule):
             return self.stage2.stage1
         assert self.stage1 is not None  # one of the two is there
         return self.stage1
-
-    def setup(self, stage: str) -> None:
-        """Set up as any later stage, without the candidates of other data."""
-        super().setup(stage)
-        self._candidates = None
 
     def view(self) -> Snippets:
         """Snippets of stage 1's H steps, with returns discounted by γ."""
@@ -190,16 +180,16 @@ class LDCQStage3Module(StagedModule):
         """Return candidate latents (B, n, z) in the states after a batch's snippets."""
         if self.latents == "online" or not self.storable:
             return self.propose(batch.next_observations, self.num_latents, self.how, self.noise)
-        if self._candidates is None:
+        if "candidates" not in self.tables:
             # "against" is in the names of stored tables, which outlive versions of this library
             settings = {} if self.stage2 is None else asdict(self.how) | {"against": "nothing"}
-            self._candidates = Tables(self, self.earlier).candidates(
+            self.tables["candidates"] = Tables(self, self.earlier).candidates(
                 lambda states, noise: self.propose(states, self.num_latents, self.how, noise),
                 self.num_latents,
                 self.first.latent_dim,
                 settings,
             )
-        return self._candidates.at(batch.rows + batch.mask.sum(1) - 1)
+        return self.tables["candidates"].at(batch.rows + batch.mask.sum(1) - 1)
 
     def propose(
         self,
@@ -230,7 +220,9 @@ class LDCQStage3Module(StagedModule):
 
     # ---- acting --------------------------------------------------------------------------------
 
-    def policy(self, num_latents: int | None = None, **options: Any) -> SkillPolicy:
+    def policy(
+        self, num_latents: Annotated[int | None, "[1, inf)"] = None, **options: Any
+    ) -> SkillPolicy:
         """Execute the best of n latents of the prior.
 
         Args:
@@ -241,8 +233,7 @@ class LDCQStage3Module(StagedModule):
         Raises:
             ConfigError: An option is out of its range, or there is no such sampler.
         """
-        number = self.num_latents if num_latents is None else num_latents
-        require_in("[1, inf)", num_latents=number)
+        number = num_latents or self.num_latents
         given = {name: value for name, value in options.items() if value is not None}
         if "sampler" in given:
             given.setdefault("sampling_steps", None)
@@ -269,11 +260,8 @@ def growing(start: float, step: float, every: int) -> Linear:
     """Return β from ``start`` to 1, which grows by ``step`` after every so many optimiser steps.
 
     Raises:
-        ConfigError: It does not grow, or a number is out of its range.
+        ConfigError: It does not grow.
     """
-    require_in("[0, 1]", priority_beta=start)
-    require_in("(0, inf)", priority_beta_step=step)
-    require_in("[1, inf)", priority_beta_every=every)
     steps = (1.0 - start) / step * every
     if not math.isfinite(steps):
         raise ConfigError(f"priority_beta_step is {step}: give a larger number.")

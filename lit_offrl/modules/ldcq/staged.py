@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.bounds import ranges
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import SnippetBatch
@@ -39,9 +38,6 @@ class StagedModule(OfflineModule):
         snippet_every: Number of rows, 1 to H, between the rows of an episode at which snippets
             begin; with more there are fewer snippets to encode and to store (see ``Snippets``).
         **kwargs: Options of every method, see ``OfflineModule``.
-
-    Raises:
-        ConfigError: A number is out of its range.
     """
 
     cpu_advice = LDCQStage1Module.cpu_advice
@@ -51,18 +47,18 @@ class StagedModule(OfflineModule):
         *args: Any,
         posterior: PosteriorKind = "sample",
         posteriors: PosteriorsFrom = "cached",
-        snippet_every: int = 1,
+        snippet_every: Annotated[int, "[1, inf)"] = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        require_in("[1, inf)", snippet_every=snippet_every)
         self.posterior_kind, self.posteriors_from = posterior, posteriors
         self.snippet_every = snippet_every
         self.earlier: StageRecord = {}
         """Record of the earlier stage, which must have been trained on the same data."""
         self.storable = False
         """Whether the data are those of training, for which tables are stored."""
-        self._posteriors: RowTable | None = None
+        self.tables: dict[str, RowTable] = {}
+        """What frozen networks compute from the data, once it is needed."""
 
     @property
     def first(self) -> LDCQStage1Module:
@@ -90,7 +86,7 @@ class StagedModule(OfflineModule):
         Other data may be validated, tested and predicted on, but no tables are stored for them.
         """
         super().setup(stage)
-        self._posteriors, self.storable = None, False
+        self.tables, self.storable = {}, False
         if self.datamodule is not None:
             if stage == "fit":
                 require_same_data(self.earlier, self.datamodule.spec)
@@ -132,13 +128,14 @@ class StagedModule(OfflineModule):
         """Return μ and σ (B, z) of the posteriors of a batch's snippets."""
         if self.posteriors_from == "online" or not self.storable:
             return self.first.posterior(batch)
-        if self._posteriors is None:
+        if "posteriors" not in self.tables:
             record = self.earlier  # of stage 1, whatever stage this is, so that they share a file
             while "stage1" in record["hyper_parameters"]:
                 record = record["hyper_parameters"]["stage1"]
             first = self.first
-            self._posteriors = Tables(self, record).posteriors(first.posterior, first.latent_dim)
-        mean, std = self._posteriors.at(batch.rows).unbind(1)
+            made = Tables(self, record).posteriors(first.posterior, first.latent_dim)
+            self.tables["posteriors"] = made
+        mean, std = self.tables["posteriors"].at(batch.rows).unbind(1)
         return mean, std
 
     def latents_of(self, batch: SnippetBatch) -> Tensor:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from lit_offrl.common.errors import ConfigError, reason
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import file_sha256
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
-from lit_offrl.modules.checkpoints import module_class, read_checkpoint
+from lit_offrl.modules.checkpoints import module_class, module_of, read_checkpoint
 from lit_offrl.tracking.runs import checkpoint_path
 
 M = TypeVar("M", bound=OfflineModule)
@@ -42,7 +42,6 @@ def load_stage(
         ConfigError: It cannot be loaded, is of another class, or disagrees in a size, which the
             line names.
     """
-    checkpoint = None
     if isinstance(source, str):
         path = checkpoint_path(source)
         checkpoint = read_checkpoint(path)
@@ -58,14 +57,14 @@ def load_stage(
         }
     else:
         record = dict(source)
-    module = _build(record, kind)
-    if checkpoint is not None:
-        try:
-            module.load_state_dict(checkpoint["state_dict"])
-        except RuntimeError as error:
-            raise ConfigError(
-                f"{record['path']}: does not fit {kind.__name__} of this version: {reason(error)}"
-            ) from error
+        checkpoint = {CHECKPOINT_KEY: record, "hyper_parameters": record["hyper_parameters"]}
+    found = module_class(record["class_path"], record["path"])
+    if not issubclass(found, kind):
+        raise ConfigError(
+            f"{record['path']}: is a checkpoint of {found.__name__}, where one of {kind.__name__} "
+            "is needed: name that stage's."
+        )
+    module: Any = module_of(checkpoint, record["path"])
     for name, here in sizes.items():
         there = getattr(module, name)
         if there != here:
@@ -105,23 +104,6 @@ def _data_of(record: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
         return None, ()
     spec = DatasetSpec.from_dict(record["spec"])
     return spec.sha256, spec.rows_handling
-
-
-def _build(record: Mapping[str, Any], kind: type[M]) -> M:
-    found = module_class(record["class_path"], record["path"])
-    if not issubclass(found, kind):
-        raise ConfigError(
-            f"{record['path']}: is a checkpoint of {found.__name__}, where one of {kind.__name__} "
-            "is needed: name that stage's."
-        )
-    try:
-        module = found(**record["hyper_parameters"])
-    except TypeError as error:
-        raise ConfigError(
-            f"{record['path']}: does not fit {found.__name__} of this version: {error}"
-        ) from error
-    module.on_load_checkpoint({CHECKPOINT_KEY: {"spec": record["spec"]}})
-    return module
 
 
 def _refuse(record: Mapping[str, Any], name: str, there: Any, here: Any) -> None:
