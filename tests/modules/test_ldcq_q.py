@@ -130,7 +130,7 @@ def test_targets_move_a_little_towards_the_critics(make):
 # ---- priorities ----------------------------------------------------------------------------
 
 
-def test_beta_grows_as_the_paper_says():
+def test_beta_grows_as_the_paper_says(make):
     beta = growing(0.3, 0.03, 3000)
     assert [round(beta.at(step), 4) for step in (0, 2999, 3000, 9000, 69_999, 10**6)] == [
         *(0.3, 0.3, 0.33, 0.39, 0.99, 1.0)
@@ -138,7 +138,7 @@ def test_beta_grows_as_the_paper_says():
     assert growing(1.0, 0.03, 3000).at(0) == 1.0
     for step in (0, -0.1, float("nan"), 1e-320):
         with pytest.raises(ConfigError, match=f"priority_beta_step is {step}: give"):
-            growing(0.3, step, 3000)
+            make(priority_beta_step=step)
 
 
 def test_errors_of_a_step_become_the_priorities_of_its_rows(make, fit):
