@@ -177,7 +177,7 @@ def test_data_all_of_whose_snippets_end_in_terminals_are_learned_from(make, stag
     # Snippets of whole episodes: those cut by time do not say what came after their last row.
     module = make(True, stage=stages(horizon=9), num_latents=4)
     fit(module, 2)
-    assert module.latest_losses["q"].isfinite() and module._candidates is not None
+    assert module.latest_losses["q"].isfinite() and module.tables["candidates"] is not None
 
 
 def test_what_is_stored_for_the_data_of_training_is_not_for_others(make, fit, tmp_path, columns):
@@ -199,7 +199,7 @@ def test_cached_and_online_candidates_are_of_one_distribution(make, fit, snippet
     module = make(gaussian, num_latents=500)
     fit(module, 1)
     batch = snippets(module)
-    assert module._candidates is not None
+    assert module.tables["candidates"] is not None
     cached = module.proposed(batch)
     module.latents = "online"
     module.noise = ShardedGenerator(5)
@@ -243,7 +243,7 @@ def test_what_is_kept_does_not_depend_on_the_precision_of_the_step(make, fit, mo
         )
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             fit(module, 1)
-        found.append((module._posteriors._values, module._candidates._values))
+        found.append((module.tables["posteriors"]._values, module.tables["candidates"]._values))
     for plain, mixed in zip(*found, strict=True):
         assert torch.equal(plain, mixed)
 
@@ -252,7 +252,7 @@ def test_a_state_that_several_snippets_end_in_has_one_set(make, fit, snippets):
     module = make()
     fit(module, 1)
     batch = snippets(module)
-    held = module._candidates._values
+    held = module.tables["candidates"]._values
     ends = (batch.rows + batch.mask.sum(1))[~batch.terminals]
     assert len(held) == len(ends.unique()) and held.dtype == torch.float16
     assert torch.equal(module.proposed(batch), module.proposed(batch))
@@ -262,7 +262,7 @@ def test_fewer_snippets_need_fewer_candidates(make, fit, snippets):
     few, all_of_them = make(snippet_every=3), make()
     fit(few, 1)
     fit(all_of_them, 1)
-    assert 2 * len(few._candidates._values) < len(all_of_them._candidates._values)
+    assert 2 * len(few.tables["candidates"]._values) < len(all_of_them.tables["candidates"]._values)
 
 
 def test_a_full_disk_is_said_in_a_line(make, fit, monkeypatch):
