@@ -25,14 +25,7 @@ from lit_offrl.experiments.executors.transfer import open_transfer
 from lit_offrl.experiments.inputs import data_spec
 from lit_offrl.experiments.job import Cell, Job, State, lineage, needed
 from lit_offrl.experiments.pipeline import DATASET
-from lit_offrl.experiments.run import (
-    Choices,
-    Executor,
-    Listener,
-    Schedule,
-    console_of_stdout,
-    follow,
-)
+from lit_offrl.experiments.run import Choices, Executor, Listener, Schedule, follow
 from lit_offrl.experiments.sweep import Experiment
 from lit_offrl.experiments.trials import Searches
 from lit_offrl.tracking.store import SQLITE, require_store
@@ -111,7 +104,9 @@ def run_experiment(
         print_plan(cells, choices)
         return 0
     check_jobs(waiting, hint, make=not on_slurm and (options.executor == "local" or not studies))
-    console, schedule = console_of_stdout(), Schedule(choices, whole=on_slurm)
+    # Where stdout is no terminal a table cannot move, whatever FORCE_COLOR says in notebooks.
+    console = Console() if sys.stdout.isatty() else Console(width=160, force_terminal=False)
+    schedule = Schedule(choices, whole=on_slurm)
     board = Board([] if studies else cells, console)
     if waiting:
         if not on_slurm:  # a cluster's nodes may reach what its front cannot

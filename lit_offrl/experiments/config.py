@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -136,8 +137,11 @@ class FileReader:
 
     def _plain(self, key: str, given: dict[str, Any]) -> dict[str, Any]:
         for name, value in given.items():
-            if not _is_plain(value):
-                raise self.wrong(f"{key}.{name}", value, "numbers, text, lists or mappings")
+            try:
+                json.dumps(value)
+            except TypeError:  # a date, as YAML has them
+                wanted = "numbers, text, lists or mappings"
+                raise self.wrong(f"{key}.{name}", value, wanted) from None
         return dict(given)
 
     def section(self, key: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -193,11 +197,3 @@ class FileReader:
         if not isinstance(value, str) or not value:
             raise self.wrong(key, value, "text")
         return value
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
-    if isinstance(value, list):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, str | int | float | bool)

@@ -1,6 +1,6 @@
 """Running an experiment: which jobs are ready, who takes them, what one is brought to its end by.
 
-    Schedule ──ready jobs──▶ Executor ──work(job)──▶ "" or why it is not done
+    Schedule ──ready jobs──▶ Executor ──Runner.run(job)──▶ "" or why it is not done
         ▲                                                 │
         └──────────────── ended ◀─────────────────────────┴──▶ Listener (the board, a search)
 
@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -70,10 +70,10 @@ class Listener(Protocol):
 
 
 class Executor(Protocol):
-    """Has jobs worked on, here or elsewhere, by ``work`` or ``work_through``.
+    """Has jobs worked on, here or elsewhere, by a ``Runner``.
 
     Attributes:
-        whole: Whether it takes a target with all that this needs, by ``work_through``, since
+        whole: Whether it takes a target with all that this needs, by ``run_through``, since
             nobody may be there to hand out what follows.
     """
 
@@ -163,130 +163,102 @@ class Schedule:
 # ---- one job -------------------------------------------------------------------------------------
 
 
-def work(
-    job: Job,
-    choices: Choices,
-    children: Children,
-    environment: Mapping[str, str] | None = None,
-    listener: Listener | None = None,
-) -> str:
-    """Bring a job to its end from wherever it is, in a process of its own under its folder's lock.
+@dataclass(frozen=True)
+class Runner:
+    """Brings jobs to their ends, each in a process of its own under its folder's lock.
 
-    Args:
-        job: The job; what it depends on is done.
-        choices: What to do if it has failed or changed.
-        children: Keeps its process, whose variables are this one's and ``environment``.
-        environment: Further variables.
-        listener: Hears how it begins.
-
-    Returns:
-        "" once it is done, else one line that says why it is not.
+    Attributes:
+        choices: What to do with failed and changed jobs.
+        children: Keeps the processes.
+        environment: Variables of the processes beside this one's.
+        listener: Hears how jobs begin.
     """
-    waited = False
-    try:
-        while not children.stopping:
-            with folder_lock(job.folder) as lock:
-                if lock is not None:
-                    return _work_alone(job, choices, children, environment or {}, listener, lock)
-            if job.of_cell:
-                return HELD
-            if not waited and listener is not None:
-                listener.waits(job)
-            waited = True
-            time.sleep(LOOK_SECONDS)
-    except (LitOffRLError, OSError) as error:
-        return " ".join(str(error).split())
-    return HELD if waited else STOPPED
 
+    choices: Choices
+    children: Children
+    environment: Mapping[str, str] = field(default_factory=dict)
+    listener: Listener | None = None
 
-def work_through(
-    job: Job,
-    choices: Choices,
-    children: Children,
-    environment: Mapping[str, str] | None = None,
-    listener: Listener | None = None,
-) -> str:
-    """Bring a job to its end, and before it all that it needs; see ``work``."""
-    try:
-        jobs = needed(job)
-    except LitOffRLError as error:
-        return " ".join(str(error).split())
-    for each in jobs:
-        why = work(each, choices, children, environment, listener)
-        if why:
-            return why if each.name == job.name else f"{each.name}: {why}"
-    return ""
+    def run(self, job: Job) -> str:
+        """Bring a job to its end from wherever it is; what it depends on is done.
 
+        Returns:
+            "" once it is done, else one line that says why it is not.
+        """
+        waited = False
+        try:
+            while not self.children.stopping:
+                with folder_lock(job.folder) as lock:
+                    if lock is not None:
+                        return self._run_alone(job, lock)
+                if job.of_cell:
+                    return HELD
+                if not waited and self.listener is not None:
+                    self.listener.waits(job)
+                waited = True
+                time.sleep(LOOK_SECONDS)
+        except (LitOffRLError, OSError) as error:
+            return " ".join(str(error).split())
+        return HELD if waited else STOPPED
 
-def _work_alone(
-    job: Job,
-    choices: Choices,
-    children: Children,
-    environment: Mapping[str, str],
-    listener: Listener | None,
-    lock: int,
-) -> str:
-    state = job.state()
-    if choices.leave(state):
-        if state in (State.DONE, State.PRUNED):
-            return "" if state == State.DONE else str(state)
-        return job.reason() if state == State.FAILED else f"{state}: {job.change()}"
-    how, stored = "", job.stored()
-    if state == State.CHANGED:
-        how, stored = f"again, since {job.change()}{job.set_aside()}", None
-        with (job.folder / CHANGES).open("a") as file:
-            file.write(f"{how}\n")
-    job.failure.unlink(missing_ok=True)
-    id = job.begin() if stored is None else stored["id"]
-    # Of a folder without inputs nobody knows what its checkpoint was made from.
-    resume = stored is not None and job.is_fit and job.checkpoint.is_file()
-    if resume:
-        how = f"goes on from {job.progress() or 'its checkpoint'}"
-    elif job.log.exists():  # killed before there was anything to resume
-        job.forget(id)
-        if job.is_fit:
-            shutil.rmtree(job.run, ignore_errors=True)
-    if listener is not None:
-        listener.begins(job, how)
-    job.times.begin()
-    try:
-        why = _execute(job, job.argv(id, anew=not resume), children, environment, lock)
-    finally:
-        job.times.end()
-    if not why:
-        job.finish()
-    return str(State.PRUNED) if why and job.state() == State.PRUNED else why
+    def run_through(self, job: Job) -> str:
+        """Bring a job to its end, and before it all that it needs; see ``run``."""
+        try:
+            jobs = needed(job)
+        except LitOffRLError as error:
+            return " ".join(str(error).split())
+        for each in jobs:
+            if why := self.run(each):
+                return why if each.name == job.name else f"{each.name}: {why}"
+        return ""
 
+    def _run_alone(self, job: Job, lock: int) -> str:
+        state = job.state()
+        if self.choices.leave(state):
+            if state in (State.DONE, State.PRUNED):
+                return "" if state == State.DONE else str(state)
+            return job.reason() if state == State.FAILED else f"{state}: {job.change()}"
+        how, stored = "", job.stored()
+        if state == State.CHANGED:
+            how, stored = f"again, since {job.change()}{job.set_aside()}", None
+            with (job.folder / CHANGES).open("a") as file:
+                file.write(f"{how}\n")
+        job.failure.unlink(missing_ok=True)
+        id = job.begin() if stored is None else stored["id"]
+        # Of a folder without inputs nobody knows what its checkpoint was made from.
+        resume = stored is not None and job.is_fit and job.checkpoint.is_file()
+        if resume:
+            how = f"goes on from {job.progress() or 'its checkpoint'}"
+        elif job.log.exists():  # killed before there was anything to resume
+            job.forget(id)
+            if job.is_fit:
+                shutil.rmtree(job.run, ignore_errors=True)
+        if self.listener is not None:
+            self.listener.begins(job, how)
+        job.times.begin()
+        try:
+            why = self._execute(job, job.argv(id, anew=not resume), lock)
+        finally:
+            job.times.end()
+        if not why:
+            job.finish()
+        return str(State.PRUNED) if why and job.state() == State.PRUNED else why
 
-def _execute(
-    job: Job, argv: list[str], children: Children, environment: Mapping[str, str], lock: int
-) -> str:
-    """Run a job's command to its end, and say why it has not succeeded, or ""."""
-    code = children.run(
-        [*job.program, *argv],
-        job.log,
-        {"OMP_NUM_THREADS": "1", **os.environ, **environment},
-        lock,
-        stops=partial(job.watch, job) if job.watch is not None else None,
-    )
-    if code == 0:  # which does not tell a whole training from one that was cut short
-        return why_unfinished(job.run) if job.is_fit else ""
-    if code is None or children.stopping or code in signals.EXIT_CODES:
-        return STOPPED
-    if code < 0:  # no known mistake: the same command goes on
-        return f"{job.verb} was killed by {signal.Signals(-code).name}"
-    return job.fail(code)
+    def _execute(self, job: Job, argv: list[str], lock: int) -> str:
+        """Run a job's command to its end, and say why it has not succeeded, or ""."""
+        environment = {"OMP_NUM_THREADS": "1", **os.environ, **self.environment}
+        stops = partial(job.watch, job) if job.watch is not None else None
+        code = self.children.run([*job.program, *argv], job.log, environment, lock, stops)
+        if code == 0:  # which does not tell a whole training from one that was cut short
+            return why_unfinished(job.run) if job.is_fit else ""
+        if code is None or self.children.stopping or code in signals.EXIT_CODES:
+            return STOPPED
+        if code < 0:  # no known mistake: the same command goes on
+            return f"{job.verb} was killed by {signal.Signals(-code).name}"
+        return job.fail(code)
 
 
 # ---- all of them ---------------------------------------------------------------------------------
-
-
-def console_of_stdout() -> Console:
-    """Return a console; where stdout is no terminal, one that takes it for none.
-
-    Whatever FORCE_COLOR says, which notebooks set: a table cannot move there.
-    """
-    return Console() if sys.stdout.isatty() else Console(width=160, force_terminal=False)
 
 
 def follow(
@@ -321,6 +293,8 @@ def follow(
                 listener.ends(job, why)
             for job, why in schedule.blocked():
                 listener.ends(job, why)
+            if moving:
+                live.update(listener.table(), refresh=True)
             if executor.idle() and (received or not schedule.jobs):
                 break
             if len(received) > answered:
@@ -329,13 +303,9 @@ def follow(
                 else:
                     print(f"{command}: {executor.stop()}", file=sys.stderr)
                 answered = len(received)
-            if moving:
-                live.update(listener.table(), refresh=True)
             time.sleep(LOOK_SECONDS)
-        if moving:
-            live.update(listener.table(), refresh=True)
-        else:
-            console.print(listener.table())
+    if not moving:
+        console.print(listener.table())
     if received:
         name = signal.Signals(received[0]).name
         print(f"{command}: stopped by {name}; {executor.way_on}.", file=sys.stderr)

@@ -140,14 +140,9 @@ def select(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
             hint = nearest(pattern, labels) or f" There are {', '.join(labels)}."
             raise ConfigError(f"--only {text}: no {key} fits '{pattern}'.{hint}")
         wanted.setdefault(key, []).append(pattern)
-
-    def fits(cell: Cell) -> bool:
-        return all(
-            any(fnmatchcase(cell.labels[key], pattern) for pattern in patterns)
-            for key, patterns in wanted.items()
-        )
-
-    return [cell for cell in cells if fits(cell)]
+    for key, patterns in wanted.items():
+        cells = [c for c in cells if any(fnmatchcase(c.labels[key], each) for each in patterns)]
+    return list(cells)
 
 
 def _cell(

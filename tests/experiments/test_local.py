@@ -27,11 +27,11 @@ def begin(folder, monkeypatch):
     """Make an executor whose jobs run until they are told to end, with a machine of 10 GB."""
     ends = {}
 
-    def work(job, choices, children, environment, listener):
+    def run(runner, job):
         ends[job.name].wait(60)
         return ""
 
-    monkeypatch.setattr(local, "work", work)
+    monkeypatch.setattr(local.Runner, "run", run)
 
     def build(gpus=(), workers=8, gpu_memory=None):
         executor = LocalExecutor(Choices(), None, workers=workers, gpus=gpus)

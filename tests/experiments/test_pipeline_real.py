@@ -11,7 +11,7 @@ import yaml
 from lit_offrl.experiments.job import State, Tracking
 from lit_offrl.experiments.pipeline import read_pipeline
 from lit_offrl.experiments.process import Children
-from lit_offrl.experiments.run import Choices, work, work_through
+from lit_offrl.experiments.run import Choices, Runner
 
 OPTIONS = {
     "data.init_args.batch_size": 16,
@@ -52,13 +52,13 @@ def test_a_killed_pipeline_ends_as_an_unbroken_one(folder, d4rl_file, here, same
     (folder / "ldcq.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     pipeline = read_pipeline([folder / "ldcq.yaml"])
     whole = pipeline.jobs(folder / "whole", Tracking(None, "ldcq"), 3)
-    assert work_through(whole[-1], Choices(), here) == ""
+    assert Runner(Choices(), here).run_through(whole[-1]) == ""
 
     broken = pipeline.jobs(folder / "broken", Tracking(None, "ldcq"), 3)
     vae, prior, critics = broken
-    assert work(vae, Choices(), here) == ""
+    assert Runner(Choices(), here).run(vae) == ""
     children, results = Children(), []
-    thread = threading.Thread(target=lambda: results.append(work(prior, Choices(), children)))
+    thread = threading.Thread(target=lambda: results.append(Runner(Choices(), children).run(prior)))
     thread.start()
     while not prior.checkpoint.exists():
         assert thread.is_alive(), prior.log.read_text()
@@ -68,7 +68,7 @@ def test_a_killed_pipeline_ends_as_an_unbroken_one(folder, d4rl_file, here, same
     assert results == ["fit was killed by SIGKILL"] and prior.state() == State.CUT
     assert critics.state() == State.NEW
 
-    assert work_through(critics, Choices(), here) == ""
+    assert Runner(Choices(), here).run_through(critics) == ""
     assert (len(vae.times.intervals()), len(prior.times.intervals())) == (1, 2)
     for one, other in zip(whole, broken, strict=True):
         same_state(one.checkpoint, other.checkpoint)

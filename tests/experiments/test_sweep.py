@@ -15,7 +15,7 @@ import pytest
 from lit_offrl.experiments.executors import slurm
 from lit_offrl.experiments.job import State
 from lit_offrl.experiments.process import HELD, Children, folder_lock
-from lit_offrl.experiments.run import Choices, work
+from lit_offrl.experiments.run import Choices, Runner
 from lit_offrl.experiments.sweep import read_sweep
 
 CELLS = Path("sweeps/grid/m")
@@ -289,7 +289,7 @@ def test_a_folder_that_is_not_ours_is_refused(sweep, stub):
     fit, _ = one_cell().jobs
     fit.folder.mkdir(parents=True)
     (fit.folder / "inputs.json").write_text("{}")
-    assert "move the folder" in work(fit, Choices(), Children())
+    assert "move the folder" in Runner(Choices(), Children()).run(fit)
 
 
 def test_a_sweep_can_train_folder_lock(sweep, stub, capsys):

@@ -12,7 +12,7 @@ import yaml
 from lit_offrl.__main__ import main
 from lit_offrl.experiments.job import State
 from lit_offrl.experiments.process import Children
-from lit_offrl.experiments.run import Choices, work
+from lit_offrl.experiments.run import Choices, Runner
 from lit_offrl.experiments.sweep import read_sweep
 from lit_offrl.tracking.store import absolute_uri
 
@@ -50,7 +50,9 @@ def test_a_cell_killed_twice_ends_as_an_unbroken_run(lit, folder, d4rl_file, sam
 
     children, results = Children(), []
     thread = threading.Thread(
-        target=lambda: results.append(work(fit, Choices(), children, {"OMP_NUM_THREADS": "1"}))
+        target=lambda: results.append(
+            Runner(Choices(), children, {"OMP_NUM_THREADS": "1"}).run(fit)
+        )
     )
     thread.start()
     while not fit.checkpoint.exists():

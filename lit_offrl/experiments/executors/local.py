@@ -14,7 +14,7 @@ from functools import cached_property
 
 from lit_offrl.experiments.job import Job
 from lit_offrl.experiments.process import Children
-from lit_offrl.experiments.run import Choices, Listener, work
+from lit_offrl.experiments.run import Choices, Listener, Runner
 
 
 class LocalExecutor:
@@ -61,7 +61,7 @@ class LocalExecutor:
 
     def _work(self, job: Job, gpu: str) -> str:
         environment = {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
-        return work(job, self._choices, self._children, environment, self._listener)
+        return Runner(self._choices, self._children, environment, self._listener).run(job)
 
     def _needs(self, job: Job) -> Mapping[str, float]:
         return job.needs

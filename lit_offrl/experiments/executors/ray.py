@@ -27,7 +27,7 @@ from lit_offrl.experiments.executors.local import LocalExecutor
 from lit_offrl.experiments.executors.transfer import Transfer
 from lit_offrl.experiments.job import Job, State
 from lit_offrl.experiments.process import HELD, STOPPED, Children
-from lit_offrl.experiments.run import LOOK_SECONDS, Choices, Listener, work
+from lit_offrl.experiments.run import LOOK_SECONDS, Choices, Listener, Runner
 
 _GB = 2**30
 _PASSED = ("LIT_OFFRL_", "MLFLOW_", "OMP_NUM_THREADS")  # variables that a cluster's nodes lack
@@ -92,7 +92,7 @@ class Worker:
             transfer.fetch(job)
         try:
             while True:
-                why = work(job, choices, self._children, environment)
+                why = Runner(choices, self._children, environment).run(job)
                 if why != HELD or not retried or self._children.stopping:
                     return why
                 time.sleep(LOOK_SECONDS)

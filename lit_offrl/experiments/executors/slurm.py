@@ -10,7 +10,7 @@ from typing import Any
 from lit_offrl.common.errors import ConfigError, install, nearest, reason
 from lit_offrl.experiments.job import Job
 from lit_offrl.experiments.process import Children
-from lit_offrl.experiments.run import Choices, Listener, work_through
+from lit_offrl.experiments.run import Choices, Listener, Runner
 
 CLUSTER = "slurm"
 
@@ -31,7 +31,7 @@ class SlurmJob:
         """Bring it to its end; return "" or why it is not done."""
         self._children = Children()
         try:
-            return work_through(self.job, self.choices, self._children)
+            return Runner(self.choices, self._children).run_through(self.job)
         finally:
             self._children = None  # locks cannot be pickled
 
