@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from rich.console import Console
 
@@ -57,8 +57,16 @@ class RunOptions:
         tracking_uri: Address of the MLflow store; without it, that of $MLFLOW_TRACKING_URI, else
             sqlite:///mlflow.db.
         dry_run: Whether to print states, reasons and commands alone, and run nothing.
+
+    Attributes:
+        command: Begins messages.
+        hint: Ends messages about evaluations that cannot be.
+        way_out: Ends messages about a store that cannot be used.
     """
 
+    command: ClassVar[str]
+    hint: ClassVar[str]
+    way_out: ClassVar[str]
     executor: Literal["local", "slurm", "ray"] = "local"
     workers: Annotated[int, positive] | None = None
     gpus: Annotated[list[str], _names] = field(default_factory=list)
@@ -69,41 +77,32 @@ class RunOptions:
     dry_run: bool = False
 
 
-def run_experiment(
-    command: str,
-    experiment: Experiment,
-    choices: Choices,
-    options: RunOptions,
-    hint: str,
-    way_out: str,
-) -> int:
+def run_experiment(experiment: Experiment, choices: Choices, options: RunOptions) -> int:
     """Check, then run, what is to be done; return 0, 1 or 128 + a signal's number.
 
     Args:
-        command: Begins messages.
         experiment: Its cells, or its searches with cells in which each end of their axes occurs.
         choices: What to do with failed and changed cells.
         options: Where and how it runs.
-        hint: Ends messages about evaluations that cannot be.
-        way_out: Ends messages about a store that cannot be used.
 
     Raises:
         LitOffRLError: An option, the data, the store or the ledger cannot be used; nothing was
             begun.
     """
-    on_slurm = options.executor == "slurm"
+    command, on_slurm = options.command, options.executor == "slurm"
     if options.gpus and options.executor != "local":
         instead = "slurm: {gpus_per_node: 1}" if on_slurm else "ray: {num_gpus: 1}"
         raise ConfigError(f"--gpus is for --executor local: give {instead} instead.")
     cells, studies, output = experiment.cells, experiment.searches, experiment.output
     waiting = [cell for cell in cells if studies or not choices.leave(cell.state())]
     if options.dry_run:
-        check_jobs(waiting, hint, make=False)
+        check_jobs(waiting, options.hint, make=False)
         for study in studies:
             print(f"# {study.describe()}")
         print_plan(cells, choices)
         return 0
-    check_jobs(waiting, hint, make=not on_slurm and (options.executor == "local" or not studies))
+    make = options.executor == "local" or (not on_slurm and not studies)
+    check_jobs(waiting, options.hint, make=make)
     # Where stdout is no terminal a table cannot move, whatever FORCE_COLOR says in notebooks.
     console = Console() if sys.stdout.isatty() else Console(width=160, force_terminal=False)
     schedule = Schedule(choices, whole=on_slurm)
@@ -111,7 +110,7 @@ def run_experiment(
     if waiting:
         if not on_slurm:  # a cluster's nodes may reach what its front cannot
             if experiment.uri is not None:
-                require_store(experiment.uri, way_out)
+                require_store(experiment.uri, options.way_out)
         elif str(experiment.uri).startswith(SQLITE):
             why = "many nodes cannot well share a SQLite file: give a server with --tracking_uri."
             print(f"{command}: {why}", file=sys.stderr)

@@ -20,11 +20,6 @@ from lit_offrl.experiments.run import Choices
 from lit_offrl.experiments.sweep import Experiment
 from lit_offrl.tracking.store import store_uri
 
-_HINT = (
-    "Options of evaluate stand under 'evaluate:' of the pipeline's file, such as {env: ID};"
-    " 'evaluations: {}' trains alone."
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineOptions(RunOptions):
@@ -43,6 +38,12 @@ class PipelineOptions(RunOptions):
         mlflow: Whether to log every fit and evaluation to MLflow.
     """
 
+    command = "lit-offrl pipeline"
+    hint = (
+        "Options of evaluate stand under 'evaluate:' of the pipeline's file, such as {env: ID};"
+        " 'evaluations: {}' trains alone."
+    )
+    way_out = "give another --tracking_uri, or --no-mlflow."
     executor: Literal["local", "ray"] = "local"
     config: Annotated[list[str], "append"]
     dataset: str | None = None
@@ -71,8 +72,7 @@ def main(argv: Sequence[str]) -> int:
             require_data(job.config())
     experiment = Experiment(pipeline.name, output, uri, tuple(cells))
     choices = Choices(retry_failed=True, rerun_changed=True)
-    way_out = "give another --tracking_uri, or --no-mlflow."
-    code = run_experiment("lit-offrl pipeline", experiment, choices, options, _HINT, way_out)
+    code = run_experiment(experiment, choices, options)
     if not options.dry_run:
         print(f"pipeline: {output / f'seed{seed}'}")
     return code

@@ -14,12 +14,6 @@ from lit_offrl.experiments.run import Choices
 from lit_offrl.experiments.sweep import read_sweep
 from lit_offrl.tracking.store import store_uri
 
-_HINT = (
-    "Options of evaluate stand under 'evaluate:' of the sweep's file, such as {env: ID};"
-    " 'evaluate: false' trains alone, for runs that are compared by offline metrics"
-    " (compare --metric, ope)."
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions(RunOptions):
@@ -36,6 +30,13 @@ class SweepOptions(RunOptions):
             they were is kept aside.
     """
 
+    command = "lit-offrl sweep"
+    hint = (
+        "Options of evaluate stand under 'evaluate:' of the sweep's file, such as {env: ID};"
+        " 'evaluate: false' trains alone, for runs that are compared by offline metrics"
+        " (compare --metric, ope)."
+    )
+    way_out = "give another --tracking_uri."
     config: Path
     only: Annotated[list[str], "append"] = field(default_factory=list)
     retry_failed: bool = False
@@ -54,5 +55,4 @@ def main(argv: Sequence[str]) -> int:
     if sweep.searches and options.executor != "local" and options.workers is None:
         raise ConfigError("--workers: give how many jobs of the search run at a time.")
     choices = Choices(options.retry_failed, options.rerun_changed)
-    way_out = "give another --tracking_uri."
-    return run_experiment("lit-offrl sweep", sweep, choices, options, _HINT, way_out)
+    return run_experiment(sweep, choices, options)
