@@ -105,7 +105,7 @@ def run_experiment(experiment: Experiment, choices: Choices, options: RunOptions
     check_jobs(waiting, options.hint, make=make)
     # Where stdout is no terminal a table cannot move, whatever FORCE_COLOR says in notebooks.
     console = Console() if sys.stdout.isatty() else Console(width=160, force_terminal=False)
-    schedule = Schedule(choices, whole=on_slurm)
+    schedule = Schedule(whole=on_slurm)
     board = Board([] if studies else cells, console)
     if waiting:
         if not on_slurm:  # a cluster's nodes may reach what its front cannot

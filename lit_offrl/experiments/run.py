@@ -103,12 +103,11 @@ class Schedule:
     """Which jobs are yet to be begun, and which of them are ready.
 
     Args:
-        choices: Which cells are left alone.
         whole: Whether executors take targets with all that these need.
     """
 
-    def __init__(self, choices: Choices, whole: bool = False) -> None:
-        self._choices, self._whole = choices, whole
+    def __init__(self, whole: bool = False) -> None:
+        self._whole = whole
         self._waiting: dict[str, Job] = {}
         self._running: dict[str, Job] = {}
         self._failed: dict[str, str] = {}  # why
@@ -116,8 +115,6 @@ class Schedule:
     def add(self, cells: Iterable[Cell]) -> None:
         """Add what is to be done for cells: their targets, and what these depend on."""
         for cell in cells:
-            if self._choices.leave(cell.state()):
-                continue
             jobs = needed(cell.target)
             for job in jobs[-1:] if self._whole else jobs:
                 if job.key not in self._running:

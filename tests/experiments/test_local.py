@@ -100,7 +100,7 @@ def test_a_job_is_ready_once_what_it_takes_is_done_and_never_if_that_has_failed(
     base = job("base")
     left, right, alone = job("left", [base]), job("right", [base]), job("alone")
     last = job("last", [left])
-    schedule = Schedule(Choices())
+    schedule = Schedule()
     schedule.add(Cell(each.name, {"seed": "0"}, (each,)) for each in (last, right, alone))
 
     def ready():
@@ -122,6 +122,6 @@ def test_a_job_is_ready_once_what_it_takes_is_done_and_never_if_that_has_failed(
 
 def test_an_executor_that_takes_all_that_a_target_needs_gets_targets(folder):
     base = job("base")
-    schedule = Schedule(Choices(), whole=True)
+    schedule = Schedule(whole=True)
     schedule.add([Cell("last", {"seed": "0"}, (job("last", [base]),))])
     assert [each.name for each in schedule.ready()] == ["last"]
