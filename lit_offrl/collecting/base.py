@@ -127,6 +127,18 @@ class Collection(ABC):
         return len(columns["actions"])
 
 
+def load_fitting(path: Path, sizes: tuple[int, int], option: str, advice: str) -> Any:
+    """Return the module of a checkpoint; one trained on other ``sizes`` (o, a) is a ConfigError."""
+    from lit_offrl.modules import load_module  # here: it imports Lightning, which takes seconds
+
+    module = load_module(path)
+    spec = module.spec
+    trained = None if spec is None else (spec.observation_dim, spec.action_dim)
+    if trained not in (None, sizes):
+        raise ConfigError(f"{option}{path}: acts from {trained[0]} numbers to {trained[1]}{advice}")
+    return module
+
+
 def require_bounded(space: gymnasium.spaces.Box, env_id: str) -> None:
     """Raise ConfigError for an environment whose actions have no bounds."""
     if not np.isfinite([space.low, space.high]).all():

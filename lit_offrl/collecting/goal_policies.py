@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lit_offrl.collecting.base import load_fitting
 from lit_offrl.common.errors import ConfigError, LitOffRLError, first_line, nearest
 from lit_offrl.common.policy import Policy
 from lit_offrl.datasets.npz import UnreadableError, read_npz
@@ -47,15 +48,8 @@ def load_goal_policy(path: Path, seed: int) -> Policy:
             return MLPPolicy(read_npz(path), str(path), seed)
         except UnreadableError as error:
             raise ConfigError(f"--policy {path}: {error}: write it with numpy.savez.") from error
-    from lit_offrl.modules import load_module  # here: it imports Lightning, which takes seconds
-
-    module = load_module(path)
-    trained = None if module.spec is None else (module.spec.observation_dim, module.spec.action_dim)
-    if trained not in (None, (OBSERVATION, ACTION)):
-        raise ConfigError(
-            f"--policy {path}: acts from {trained[0]} numbers to {trained[1]}: give one trained on"
-            f" the ant with a direction, from {OBSERVATION} to {ACTION}."
-        )
+    advice = f": give one trained on the ant with a direction, from {OBSERVATION} to {ACTION}."
+    module = load_fitting(path, (OBSERVATION, ACTION), "--policy ", advice)
     policy = module.policy()
     try:
         shape = policy.act(np.zeros((2, OBSERVATION), np.float32)).shape
@@ -70,12 +64,7 @@ def load_goal_policy(path: Path, seed: int) -> Policy:
 
 
 class MLPPolicy:
-    """An MLP with a tanh on its actions, for E ants at once.
-
-    Args:
-        arrays: as in the ``.npz``, see above.
-        where: the file, for messages.
-        seed: of the actions drawn.
+    """An MLP of an ``.npz``, with a tanh on its actions, for E ants at once.
 
     Raises:
         ConfigError: a key is missing, unknown, of a wrong shape, or holds no finite numbers.

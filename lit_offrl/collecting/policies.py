@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import gymnasium
 import numpy as np
 
-from lit_offrl.collecting.base import Collection, progress_bar, require_bounded
-from lit_offrl.common.errors import ConfigError
+from lit_offrl.collecting.base import Collection, load_fitting, progress_bar, require_bounded
 from lit_offrl.common.policy import Policy
+from lit_offrl.common.quiet import say
 from lit_offrl.common.randomness import mix
 from lit_offrl.evaluation.envs import box, make_env, require_step_limit
 from lit_offrl.evaluation.loop import Episode, Step, run_episodes
@@ -178,17 +178,8 @@ class PolicyCollection(Collection):
 
 def _load(path: Path, env_id: str, sizes: tuple[int, int]) -> Policy:
     """Return a checkpoint's policy for an environment with ``sizes`` (o, a)."""
-    from lit_offrl.common.quiet import say
-    from lit_offrl.modules import load_module  # here: it imports Lightning, which takes seconds
-
-    module = load_module(path)
-    spec = module.spec
-    trained = None if spec is None else (spec.observation_dim, spec.action_dim)
-    if trained is not None and trained != sizes:
-        raise ConfigError(
-            f"{path}: acts from {trained[0]} numbers to {trained[1]}, but '{env_id}' has"
-            f" {sizes[0]} and {sizes[1]}: give a checkpoint of that environment."
-        )
-    if spec is not None and spec.env_id not in (None, env_id):
-        say(f"{path} was trained on data of {spec.env_id}, not {env_id}.")
+    has = f", but '{env_id}' has {sizes[0]} and {sizes[1]}"
+    module = load_fitting(path, sizes, "", f"{has}: give a checkpoint of that environment.")
+    if module.spec is not None and module.spec.env_id not in (None, env_id):
+        say(f"{path} was trained on data of {module.spec.env_id}, not {env_id}.")
     return module.policy()

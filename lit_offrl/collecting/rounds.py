@@ -95,15 +95,8 @@ def collect_round(
 ) -> dict[str, Any]:
     """Collect a round's rows, unless its file is there, and return what the file says of them.
 
-    Args:
-        folder: where the rounds' files are.
-        number: of the round, which is its rows' ``policy``.
-        command: the command line.
-        seed: of all rounds.
-        **options: those of ``PolicyCollection``.
-
-    Raises:
-        LitOffRLError: as ``PolicyCollection``, or the file there is none of this library's.
+    Its number is its rows' ``policy``; the options, and the errors, are those of
+    ``PolicyCollection``, but that the seed is of all rounds.
     """
     path = round_file(folder, number)
     if not path.is_file():

@@ -98,7 +98,11 @@ class OfflineDataModule(LightningDataModule):
         self.seed = seed
         self.hold_out_policies = tuple(float(value) for value in hold_out_policies)
         self.data_dir = data_dir
+        self.cache_dir: Path = default_cache_dir(data_dir)
+        """The folder for what is computed once for a dataset."""
         self.source: Source = self._find(dataset)
+        self.recorded: OfflineDataset | None = None
+        """All episodes with the rewards of the environment; None before they are read."""
         self._rows_for_bounds: OfflineDataset | None = None
         self.spec: DatasetSpec = settle_bounds(
             self.source.header(), self._read_actions, action_low, action_high
@@ -148,7 +152,11 @@ class OfflineDataModule(LightningDataModule):
         if self.view is None:
             default_view: Callable[[], View] = getattr(module, "view", Transitions)
             self.view = default_view()
-        dataset = self.view.prepare(self._with_bounds(self._rows_for_bounds or self._read(require)))
+        rows, known = self._rows_for_bounds or self._read(require), self.spec
+        notices = tuple(dict.fromkeys((*rows.spec.notices, *known.notices)))  # each once
+        low, high = known.action_low, known.action_high
+        spec = replace(rows.spec, notices=notices, action_low=low, action_high=high)
+        dataset = self.view.prepare(rows.with_spec(spec))
         self._rows_for_bounds = None
         self._split = split_episodes(
             dataset, self.validation_fraction, self.seed, self.hold_out_policies
@@ -158,21 +166,10 @@ class OfflineDataModule(LightningDataModule):
             handling = (*dataset.spec.handling, f"episodes of the policies {values} were held out")
             dataset = dataset.with_spec(replace(dataset.spec, handling=handling))
         self.spec = dataset.spec
-        self.dataset = dataset
+        self.dataset, self.recorded = dataset, self.recorded or dataset
         outside = outside_bounds(dataset.columns, self.spec)
         for sentence in (*self.spec.handling, *self.spec.notices, *([outside] if outside else [])):
             say(f"{self.spec.name}: {sentence}")
-
-    def _with_bounds(self, dataset: OfflineDataset) -> OfflineDataset:
-        """Return the rows with the action bounds that are settled, and each notice once."""
-        notices = dict.fromkeys((*dataset.spec.notices, *self.spec.notices))
-        spec = replace(
-            dataset.spec,
-            action_low=self.spec.action_low,
-            action_high=self.spec.action_high,
-            notices=tuple(notices),
-        )
-        return dataset.with_spec(spec)
 
     # ---- what Lightning calls ------------------------------------------------------------------
 
@@ -249,11 +246,6 @@ class OfflineDataModule(LightningDataModule):
             return None
         return self._copy(self._split.held_out)
 
-    @property
-    def recorded(self) -> OfflineDataset | None:
-        """All episodes with the rewards of the environment; None before setup."""
-        return self.dataset
-
     def train_column(self, name: str) -> np.ndarray:
         """A column (N,) or (N, d) of the training episodes' rows, of rewards only the labelled."""
         dataset, split = self._require_rows()
@@ -280,11 +272,6 @@ class OfflineDataModule(LightningDataModule):
             self._whole = viewed, self.view.bind(viewed, self._device_for(viewed))
             self._bound = {}
         return self._whole[1]
-
-    @property
-    def cache_dir(self) -> Path:
-        """The folder for what is computed once for a dataset."""
-        return default_cache_dir(self.data_dir)
 
     # ---- inside --------------------------------------------------------------------------------
 

@@ -56,9 +56,10 @@ class D4RLDataModule(OfflineDataModule):
         self.minari_observations = minari_observations
         self.accept_faults = accept_faults
         data_dir = kwargs.get("data_dir")
-        self._folder = Path(cache_dir).expanduser() if cache_dir else default_cache_dir(data_dir)
-        self.cache = ColumnCache(self._folder) if cache else None
+        folder = Path(cache_dir).expanduser() if cache_dir else default_cache_dir(data_dir)
+        self.cache = ColumnCache(folder) if cache else None
         super().__init__(dataset, view, **kwargs)
+        self.cache_dir = folder
 
     def _find(self, dataset: str) -> Source:
         sparse = self.rewards == "sparse_windows"
@@ -74,15 +75,5 @@ class D4RLDataModule(OfflineDataModule):
         rows = super()._read(require)
         handled = handle_rewards(rows, self.rewards)
         # `differences` restores the environment's rewards; the others serve training alone.
-        self._recorded = handled if self.rewards == "differences" else rows
+        self.recorded = handled if self.rewards == "differences" else rows
         return handled
-
-    @property
-    def cache_dir(self) -> Path:
-        """The folder for what is computed once for a dataset."""
-        return self._folder
-
-    @property
-    def recorded(self) -> OfflineDataset | None:
-        """All episodes with the rewards of the environment; None before setup."""
-        return None if self.dataset is None else self._recorded

@@ -20,6 +20,7 @@ from lit_offrl.common.errors import reason
 
 _TIMEOUT = 30.0  # seconds without a byte
 _ANSWER = 30.0  # seconds until the answer's head is there
+_LASTING = (socket.gaierror, ssl.SSLCertVerificationError, ConnectionRefusedError, TimeoutError)
 
 
 class BrokenOff(Exception):
@@ -59,9 +60,10 @@ def open_url(request: urllib.request.Request) -> Any:
         if not answer.done():
             raise BrokenOff(f"no answer within {_ANSWER:g} s", again=False) from None
         cause = getattr(error, "reason", None) or error
+        may_pass = isinstance(cause, OSError | http.client.RemoteDisconnected)
+        said = printable(str(cause) or type(cause).__name__)
         raise BrokenOff(
-            f"no connection ({printable(str(cause) or type(cause).__name__)})",
-            again=_may_pass(cause),
+            f"no connection ({said})", again=may_pass and not isinstance(cause, _LASTING)
         ) from None
 
 
@@ -71,14 +73,6 @@ def _ask(request: urllib.request.Request, answer: Future[Any]) -> None:
         answer.set_result(opener.open(request, timeout=_TIMEOUT))
     except BaseException as error:
         answer.set_exception(error)
-
-
-def _may_pass(cause: object) -> bool:
-    """Say whether a connection that failed so may succeed a moment later."""
-    lasting = (socket.gaierror, ssl.SSLCertVerificationError, ConnectionRefusedError, TimeoutError)
-    return isinstance(cause, OSError | http.client.RemoteDisconnected) and (
-        not isinstance(cause, lasting)
-    )
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -34,11 +34,7 @@ _ENTRY, _EPISODES = "entry.json", "_episodes"
 
 
 class ColumnCache:
-    """The cached columns in one folder.
-
-    Args:
-        folder: made when it is first written to.
-    """
+    """The cached columns in one folder, which is made when it is first written to."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
@@ -46,9 +42,7 @@ class ColumnCache:
     def sha256(self, path: Path, *, compute: bool = True) -> str | None:
         """Return a file's hash, from the index where the file is as it was when it was hashed.
 
-        Args:
-            path: the file.
-            compute: hash the file where the index does not know it; else None is returned.
+        Where the index does not know it, the file is hashed, or None returned without ``compute``.
 
         Raises:
             DatasetError: if the file cannot be read, or the index not be written.

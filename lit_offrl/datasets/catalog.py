@@ -92,9 +92,6 @@ class FileSource:
     def read(self, *, require: Sequence[str] = ()) -> OfflineDataset:
         """Read the file, see ``read_hdf5``, or what the cache has of it.
 
-        Args:
-            require: Columns that must be there.
-
         Raises:
             DatasetError: As ``read_hdf5``; or the data of a catalogue entry are not on disk, are no
                 longer the file that was downloaded, or are refused.
@@ -171,15 +168,15 @@ def bundled() -> dict[str, Path]:
     return {path.stem: path for path in sorted(_BUNDLED_DIR.glob("*.hdf5"))}
 
 
-def default_data_dir() -> Path:
-    """Return ``$LIT_OFFRL_DATA``, or ``~/.lit_offrl/datasets``."""
-    chosen = os.environ.get(DATA_DIR_VARIABLE)
+def default_data_dir(chosen: str | os.PathLike[str] | None = None) -> Path:
+    """Return a chosen folder, else ``$LIT_OFFRL_DATA``, or ``~/.lit_offrl/datasets``."""
+    chosen = os.environ.get(DATA_DIR_VARIABLE) if chosen is None else chosen
     return Path(chosen).expanduser() if chosen else Path.home() / ".lit_offrl" / "datasets"
 
 
 def default_cache_dir(data_dir: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder ``cache`` in the data directory."""
-    return (default_data_dir() if data_dir is None else Path(data_dir).expanduser()) / "cache"
+    return default_data_dir(data_dir) / "cache"
 
 
 def resolve(
@@ -190,18 +187,14 @@ def resolve(
     """Find a dataset by name or path.
 
     A name is one of the catalogue or a bundled one, or that of a file ``NAME.hdf5`` in the data
-    directory. Names go before paths: write ``./NAME`` for a file that is called like a dataset.
-
-    Args:
-        name_or_path: A name or a path.
-        data_dir: Folder of downloaded files; ``default_data_dir()`` unless given.
-        reading: How the file is read.
+    directory, ``default_data_dir()`` unless given. Names go before paths: write ``./NAME`` for a
+    file that is called like a dataset.
 
     Raises:
         DatasetError: There is no such name or path; the nearest one is named.
     """
     text = os.fspath(name_or_path)
-    folder = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+    folder = default_data_dir(data_dir)
     packaged = bundled()
     if text.startswith(("minari:", "d4rl:")):
         raise DatasetError(f"{text}: is read only by D4RLDataModule: set data.class_path to it.")

@@ -5,7 +5,7 @@ A complaint names the file, the column and, where there is one, the first bad ro
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 
@@ -25,6 +25,7 @@ KINDS: Mapping[str, str] = {
     "next_unknown": "flags",
 }
 ALIASES: Mapping[str, str] = {"labelled": "reward_mask"}
+_SHOWN = 24  # names that a message lists at most
 NUMERIC = "fiub"  # dtype kinds: floats, signed and unsigned integers, booleans
 
 
@@ -106,6 +107,12 @@ def need_ends(names: Container[str], where: str) -> None:
             f"{where}: has neither 'terminals' nor 'timeouts', so nothing says where its episodes "
             "end: add a bool column 'timeouts' that is True on each episode's last row."
         )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names for a message, the first few of many."""
+    shown = [*names[:_SHOWN], f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else names
+    return ", ".join(shown) or "nothing"
 
 
 def _flags(name: str, values: np.ndarray, where: str) -> np.ndarray:

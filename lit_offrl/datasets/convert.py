@@ -76,13 +76,9 @@ class LogOptions:
 def convert_log(
     log: Path, output: Path, options: LogOptions, *, force: bool = False
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Write a log's rows as an HDF5 file in D4RL's layout, whole or not at all.
+    """Write the rows of a log, see ``logs``, as an HDF5 file in D4RL's layout, whole or not at all.
 
-    Args:
-        log: a CSV or Parquet file, see ``logs``.
-        output: the file to write, ``.hdf5`` or ``.h5``.
-        options: what its columns are.
-        force: replace a file that is there.
+    ``force`` replaces a file that is there.
 
     Returns:
         What was written, for people, and what may be wrong with it: see ``values.remarks``.

@@ -68,7 +68,11 @@ def fix_conventions(
         cleaned, sentence = _sparse_windows(cleaned, task, where)
         done.append(sentence)
     elif family(task) == "antmaze" and "terminals" in cleaned:
-        repeated = _repeated(cleaned)
+        terminals = cleaned["terminals"]
+        repeated = np.zeros(len(terminals), dtype=np.bool_)  # like the row before, of the same run
+        repeated[1:] = terminals[1:] & terminals[:-1]
+        if "timeouts" in cleaned:
+            repeated[1:] &= ~cleaned["timeouts"][:-1]
         if repeated.any():
             cleaned = {name: values[~repeated] for name, values in cleaned.items()}
             count = int(repeated.sum())
@@ -98,16 +102,6 @@ def _timeouts(
     if not timeouts.any():
         return None
     return timeouts, f"timeouts put after every {step_limit:,} rows without a terminal"
-
-
-def _repeated(columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return which rows (N,) are terminal like the row before them of the same run."""
-    terminals = columns["terminals"]
-    again = np.zeros(len(terminals), dtype=np.bool_)
-    again[1:] = terminals[1:] & terminals[:-1]
-    if "timeouts" in columns:
-        again[1:] &= ~columns["timeouts"][:-1]
-    return again
 
 
 def _sparse_windows(

@@ -22,7 +22,7 @@ from lit_offrl.datasets.answers import BrokenOff, Refused
 from lit_offrl.datasets.catalog import CatalogEntry, default_data_dir
 from lit_offrl.datasets.fetching import discard, fetch
 from lit_offrl.datasets.hdf5 import read_header
-from lit_offrl.datasets.sidecar import is_as_recorded, read_sidecar, sidecar_path, write_sidecar
+from lit_offrl.datasets.sidecar import read_sidecar, sidecar_path, write_sidecar
 
 
 def download(
@@ -47,7 +47,7 @@ def download(
         DownloadError: in one line: the cause, and the command that collects an equivalent. Nothing
             else is put in its place.
     """
-    folder = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
+    folder = default_data_dir(data_dir)
     path = folder / f"{entry.name}.hdf5"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,8 +68,8 @@ def download(
             part.replace(path)
             sidecar_path(part).unlink(missing_ok=True)
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            facts = {"version": fetched.version, "length_known": fetched.length_known}
-            write_sidecar(path, {"url": entry.url, "sha256": digest, "downloaded": now, **facts})
+            facts = {"url": entry.url, "sha256": digest, "downloaded": now}
+            write_sidecar(path, facts | fetched._asdict())
             return path
     except (BrokenOff, Refused) as error:
         raise DownloadError(_advice(entry, str(error))) from None
@@ -98,8 +98,8 @@ def _advice(entry: CatalogEntry, cause: str) -> str:
 
 def _verified_before(path: Path, entry: CatalogEntry) -> bool:
     """Say whether the file may be used: as recorded, or of unchanged bytes, or ours to record."""
-    record = read_sidecar(path)
-    if record and is_as_recorded(path):
+    record, stat = read_sidecar(path), path.stat()
+    if (record.get("size"), record.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns):
         return True
     digest = file_sha256(path)
     if record.get("sha256") not in (None, digest):

@@ -30,7 +30,7 @@ import numpy as np
 
 from lit_offrl.common.errors import DatasetError
 from lit_offrl.datasets.columns import KINDS, NUMERIC
-from lit_offrl.datasets.ends_implied import implied_ends, implies, runs
+from lit_offrl.datasets.ends_implied import implied_ends, runs
 
 _EPISODE = r"(ep|eps|episode|episodes|traj|trajs|trajectory|trajectories|rollout)"
 _NAMES = {
@@ -43,6 +43,11 @@ _NAMES = {
     "masks": r"masks|non_?terminals?|continues?",
     "going on": r"valids|not_dones?",
     "discounts": r"discounts?",
+    # These may imply ends, where no other column states them.
+    "counts": r"((ep|eps|episode|traj|trajectory|env|elapsed)_)?(t|time_?steps?|steps?|frames?)"
+    r"(_(ids?|idx|index|indices|num|number|no|count|counter))?",
+    "numbers": r"(paths?|demos?|demonstrations?|sequences?|seqs?|runs?|trials?)"
+    r"(_(ids?|idx|index|indices|num|number|no))?",
 }
 _SOUNDS_LIKE_AN_END = re.compile(
     r"dones?|termina|truncat|time_?out|time_?limit|new_episode|(episode|traj|trajectory)_(over|start)"
@@ -69,8 +74,6 @@ def kind_of(key: str) -> str | None:
     for kind, pattern in _NAMES.items():
         if re.fullmatch(pattern, name):
             return kind
-    if implied := implies(name):
-        return implied
     return "unknown" if _SOUNDS_LIKE_AN_END.search(name) else None
 
 
@@ -146,11 +149,7 @@ def read_ends(
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Return ``terminals`` and, where they are known, ``timeouts`` (N,), and how they were read.
 
-    Args:
-        found: columns whose names have a ``kind_of``, as stored, ``terminals`` and ``timeouts``
-            among them.
-        rows: N.
-        where: the file, for messages.
+    ``found`` are the columns, as stored, whose names have a ``kind_of``, those two among them.
 
     Raises:
         DatasetError: a column has another form than its name promises, or two contradict.
@@ -268,58 +267,45 @@ class _Ends:
                 return  # its own check says what is wrong with it
             self._refuse(key, f"has dtype {values.dtype} and shape {values.shape}")
         values = values.reshape(-1)
+        # such lengths are those of each row's episode
+        implied = kind in _IMPLIED or (kind == "lengths" and values.sum() != self._rows)
+        if implied and kind is not None and len(values) == self._rows:
+            self._hints.append((kind, key, values))
+        elif claim := self._claim(kind, key, values):
+            self._claims[claim[0]].append((key, claim[1]))
+
+    def _claim(
+        self, kind: str | None, key: str, values: np.ndarray
+    ) -> tuple[str, np.ndarray] | None:
+        """Return what a column claims, and of which rows (N,); None where that is nothing."""
         if kind == "lengths":
-            if len(values) != self._rows or int(values.sum()) == self._rows:
-                self._add("ends", key, self._at(key, np.cumsum(values) - 1))
-            else:  # each row has its episode's length
-                self._hints.append((kind, key, values))
-            return
+            return "ends", self._at(key, np.cumsum(values) - 1)
         if len(values) != self._rows:
             if key in KINDS:
-                return
+                return None
             if kind == "ends" and values.dtype.kind in "iu":  # row numbers, cumulative
                 past = int(values[-1:].sum()) == self._rows
-                self._add("ends", key, self._at(key, values.astype(np.int64) - past))
-                return
+                return "ends", self._at(key, values.astype(np.int64) - past)
             if kind == "starts" and values.dtype.kind in "iu":
-                firsts = self._at(key, values, last=False)
-                self._add("ends", key, _before(firsts))
-                return
+                return "ends", _before(self._at(key, values, last=False))
             self._refuse(key, f"has {len(values):,} rows where 'observations' has {self._rows:,}")
-        if kind in _IMPLIED:
-            self._hints.append((kind, key, values))
-        elif kind == "episodes":
-            self._add("ends", key, self._changes(key, values))
-        elif kind == "discounts":
-            if (values == 0).any():
-                self._add("terminals", key, values == 0)
-        elif kind == "unknown":
-            if ((values == 0) | (values == 1)).all():
-                self._add("unknown", key, values != 0)
-        elif kind == "masks" and _discounts(values):
-            self._add("masks", key, values == 0)
-        else:
-            flags = self._flags(key, values)
-            if flags is None:
-                return
-            if kind == "starts":
-                self._add("ends", key, _before(flags))
-            elif kind in ("masks", "going on"):
-                self._add("masks" if kind == "masks" else "ends", key, ~flags)
-            elif kind is not None:
-                self._add(kind, key, flags)
-
-    def _add(self, kind: str, key: str, claim: np.ndarray) -> None:
-        self._claims[kind].append((key, claim))
-
-    def _flags(self, key: str, values: np.ndarray) -> np.ndarray | None:
-        bad = (values != 0) & (values != 1)
-        if not bad.any():
-            return values != 0
-        if key in KINDS:
+        if kind == "episodes":
+            return "ends", self._changes(key, values)
+        if kind == "discounts":
+            return ("terminals", values == 0) if (values == 0).any() else None
+        if kind == "masks" and _discounts(values):
+            return "masks", values == 0
+        flags, bad = values != 0, (values != 0) & (values != 1)
+        if bad.any() and (key in KINDS or kind == "unknown"):
             return None
-        row = int(np.argmax(bad))
-        self._refuse(key, f"has {values[row]} in row {row:,}, where only 0 and 1 may stand")
+        if bad.any():
+            row = int(np.argmax(bad))
+            self._refuse(key, f"has {values[row]} in row {row:,}, where only 0 and 1 may stand")
+        if kind == "starts":
+            return "ends", _before(flags)
+        if kind in ("masks", "going on"):
+            return "masks" if kind == "masks" else "ends", ~flags
+        return None if kind is None else (kind, flags)
 
     def _changes(self, key: str, values: np.ndarray) -> np.ndarray:
         """Return the last rows of runs of equal numbers; an episode must be one run."""
@@ -374,7 +360,7 @@ class _Ends:
         ends[-1] = True
         for key, flags in self._claims["unknown"]:
             lost = flags & ~ends
-            if lost.any() and (flags & ~_after(ends)).any():
+            if lost.any() and (flags & ~np.append(True, ends[:-1])).any():
                 self._refuse(key, f"is True in row {int(np.argmax(lost)):,}, where no end was read")
 
 
@@ -392,8 +378,3 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
 def _before(firsts: np.ndarray) -> np.ndarray:
     """Return the rows before the first ones of episodes, and the last row of all."""
     return np.append(firsts[1:], True)
-
-
-def _after(ends: np.ndarray) -> np.ndarray:
-    """Return the first rows of episodes."""
-    return np.append(True, ends[:-1])

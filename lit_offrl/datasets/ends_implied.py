@@ -10,22 +10,9 @@ without a terminal, and only if they are what their names suggest, row by row.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 
 import numpy as np
-
-_NAMES = {
-    "counts": r"((ep|eps|episode|traj|trajectory|env|elapsed)_)?(t|time_?steps?|steps?|frames?)"
-    r"(_(ids?|idx|index|indices|num|number|no|count|counter))?",
-    "numbers": r"(paths?|demos?|demonstrations?|sequences?|seqs?|runs?|trials?)"
-    r"(_(ids?|idx|index|indices|num|number|no))?",
-}
-
-
-def implies(name: str) -> str | None:
-    """Return what a column of a name, in small letters and with ``_``, may imply ends by."""
-    return next((kind for kind, form in _NAMES.items() if re.fullmatch(form, name)), None)
 
 
 def implied_ends(kind: str, values: np.ndarray, terminals: np.ndarray) -> np.ndarray | None:

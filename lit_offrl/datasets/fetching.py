@@ -128,7 +128,9 @@ def _receive(
     elif response.status != 200:
         raise Refused(printable(f"HTTP status {response.status} {response.reason}"))
     _require_room(part.parent, expected, have, limit)
-    version = _validator(response.headers)
+    tag = response.headers.get("ETag", "")
+    # what If-Range may name, which a weak ETag is not
+    version = response.headers.get("Last-Modified") if tag[:2] in ("", "W/") else tag
     if have == 0:
         part.write_bytes(b"")
         sidecar_path(part).write_text(json.dumps({"url": url, "version": version}), "utf-8")
@@ -195,12 +197,6 @@ def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
         raise BrokenOff(
             f"the connection broke off ({said}); run the command again to resume"
         ) from None
-
-
-def _validator(headers: http.client.HTTPMessage) -> str | None:
-    """Return what If-Range may name; a weak ETag it may not."""
-    tag = headers.get("ETag")
-    return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
 
 
 def _size(path: Path) -> int:

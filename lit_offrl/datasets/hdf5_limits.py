@@ -54,10 +54,7 @@ def require_memory(sizes: Mapping[str, int], where: str) -> None:
 def refuse_unwritten(sizes: Mapping[str, int], file_size: int, where: str) -> None:
     """Raise DatasetError for a file that promises far more than it can hold, mostly never written.
 
-    Args:
-        sizes: bytes of each column before compression.
-        file_size: bytes of the file.
-        where: the file, for messages.
+    ``sizes`` are the bytes of each column before compression.
     """
     if sum(sizes.values()) > max(_SMALL, _RATIO * file_size):
         require_memory(sizes, where)
@@ -66,24 +63,6 @@ def refuse_unwritten(sizes: Mapping[str, int], file_size: int, where: str) -> No
             f"{file_size:,} bytes, so that nearly all of its values were never written: write the "
             "file again, with as many rows as there are values."
         )
-
-
-def stored_bytes(path: Path) -> int:
-    """Return how many bytes the arrays of an HDF5 file are before compression, by its headers.
-
-    A file that cannot be opened has none: its reader says why.
-    """
-    total = 0
-    with contextlib.suppress(OSError, RuntimeError, KeyError), h5py.File(path, "r") as file:
-
-        def add(name: bytes) -> None:  # h5py's low level: Minari's files hold tens of thousands
-            nonlocal total
-            node = h5py.h5o.open(file.id, name)
-            if isinstance(node, h5py.h5d.DatasetID):
-                total += node.get_space().get_simple_extent_npoints() * node.get_type().get_size()
-
-        h5py.h5o.visit(file.id, add)
-    return total
 
 
 def available_memory() -> int:
@@ -162,12 +141,17 @@ def _unavailable(column: h5py.Dataset) -> list[tuple[int, str]]:
     ]
 
 
-def refuse_ways_out(path: Path, where: str) -> None:
-    """Raise DatasetError for a file with a link, or an array whose values lie in another file.
+def refuse_ways_out(path: Path, where: str) -> int:
+    """Return the bytes of a file's arrays before compression, if all of them are in it.
 
-    Wherever in it that is; of groups without end each is looked at once.
+    Of groups without end each is looked at once. A file that cannot be gone through has no bytes:
+    its reader says why.
+
+    Raises:
+        DatasetError: there is a link in it, or an array whose values lie in another file.
     """
     found: list[str] = []
+    total = 0
 
     def link(name: bytes, info: Any) -> bool | None:
         if info.type == h5py.h5l.TYPE_HARD:
@@ -176,8 +160,12 @@ def refuse_ways_out(path: Path, where: str) -> None:
         return True  # enough
 
     def array(name: str, node: object) -> str | None:
+        nonlocal total
         if isinstance(node, h5py.Dataset) and is_elsewhere(node):
             return f"'{name}' keeps its values in another file, which is not followed"
+        if isinstance(node, h5py.Dataset):
+            count = node.id.get_space().get_simple_extent_npoints()
+            total += count * node.id.get_type().get_size()
         return None
 
     try:
@@ -185,9 +173,10 @@ def refuse_ways_out(path: Path, where: str) -> None:
             file.id.links.visit(link, info=True)
             said = found[0] if found else file.visititems(array)
     except (OSError, RuntimeError, KeyError):
-        return  # it cannot be read at all, as its reader says
+        return 0
     if said is not None:
         raise DatasetError(f"{where}: {said}: write a file that holds the values itself.")
+    return total
 
 
 def is_elsewhere(column: h5py.Dataset) -> bool:

@@ -7,10 +7,10 @@ import re
 from collections.abc import Sequence
 
 from lit_offrl.common.errors import ConfigError, nearest
+from lit_offrl.datasets.columns import listed
 
 _NUMBERED = r"(?P<{0}head>.*?)(?P<{0}number>\d+)(?P<{0}tail>\D*)"
 _RANGE = re.compile(_NUMBERED.format("a") + r"\.\." + _NUMBERED.format("b"))
-_SHOWN = 24  # names that a message lists at most
 _MOST = 10**6  # columns that a range may stand for
 
 
@@ -36,12 +36,6 @@ def choose_columns(text: str, names: Sequence[str], option: str, where: str) -> 
                 raise ConfigError(f"{where}: {option} names column '{name}' twice: name it once.")
             chosen.append(name)
     return chosen
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names for a message, the first few of many."""
-    shown = [*names[:_SHOWN], f"{len(names) - _SHOWN} more"] if len(names) > _SHOWN else names
-    return ", ".join(shown) or "nothing"
 
 
 def _expand(item: str, names: Sequence[str], option: str, where: str) -> list[str]:

@@ -1,4 +1,6 @@
-"""Columns of a log as numbers, flags and the ends of episodes; each fault by column and row.
+"""Columns of a log as numbers, flags and the ends of episodes.
+
+Each fault is a DatasetError that names the column and the first wrong row.
 
 Columns are pandas' Series, and ``where`` is the log, for messages. Row 0 is the first below the
 names.
@@ -15,11 +17,7 @@ from lit_offrl.datasets.ends_implied import runs
 
 
 def numbers(column: Any, where: str) -> np.ndarray:
-    """Return a pandas column as float64 (N,), or (N, k) where its rows are lists of k numbers.
-
-    Raises:
-        DatasetError: naming the column and the first row without a finite number.
-    """
+    """Return a pandas column as float64 (N,), or (N, k) where its rows are lists of k numbers."""
     import pandas
 
     if column.dtype.kind in "mM":
@@ -42,11 +40,7 @@ def numbers(column: Any, where: str) -> np.ndarray:
 
 
 def flags(column: Any, where: str) -> np.ndarray:
-    """Return a pandas column of 0 and 1, or of False and True, as bool (N,).
-
-    Raises:
-        DatasetError: naming the column and the first row that holds something else.
-    """
+    """Return a pandas column of 0 and 1, or of False and True, as bool (N,)."""
     if column.dtype.kind not in "biuf":  # text, in whatever letters
         truth = {"true": 1, "false": 0}
         column = column.astype(object).map(lambda v: truth.get(str(v).strip().lower(), v))
@@ -63,11 +57,7 @@ def flags(column: Any, where: str) -> np.ndarray:
 
 
 def episode_ends(column: Any, where: str) -> np.ndarray:
-    """Return on which rows (N,) an episode ends, by the pandas column that tells them apart.
-
-    Raises:
-        DatasetError: a row tells no episode, or an episode goes on after another one.
-    """
+    """Return on which rows (N,) an episode ends, by the pandas column that tells them apart."""
     import pandas
 
     name = column.name
@@ -93,11 +83,7 @@ def episode_ends(column: Any, where: str) -> np.ndarray:
 
 
 def require_rising(column: Any, ends: np.ndarray, where: str) -> None:
-    """Refuse rows of an episode that are not in the order of time: a pandas column, (N,) ends.
-
-    Raises:
-        DatasetError: naming the first row that is not later than the row before it.
-    """
+    """Refuse rows of an episode that are not in the order of time: a pandas column, (N,) ends."""
     import pandas
 
     if column.dtype.kind not in "biufmM":  # as text in CSV
@@ -118,14 +104,15 @@ def require_rising(column: Any, ends: np.ndarray, where: str) -> None:
 
 
 def _require_finite(values: np.ndarray, column: Any, where: str) -> None:
-    bad = ~np.isfinite(values)
+    bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
     if not bad.any():
         return
-    row = int(np.argmax(bad))
-    found, count = column.iloc[row], int(bad.sum())
-    what = f"'{found}'"
-    if not np.isnan(values[row]):
+    row, count = int(np.argmax(bad)), int(bad.sum())
+    what = f"'{column.iloc[row]}'"
+    if not np.isnan(values[row]).any():
         what = "an infinite value"
+    elif values.ndim > 1:
+        what = "NaN in a list"
     elif bool(column.isna().iloc[row]):
         what = "no number (it is empty, or NaN)"
     raise DatasetError(
@@ -151,10 +138,5 @@ def _lists(column: Any, where: str) -> np.ndarray:
             f"{where}: column '{column.name}' has lists that hold something else than numbers: "
             "write lists of numbers."
         ) from None
-    bad = ~np.isfinite(values).all(axis=1)
-    if bad.any():
-        raise DatasetError(
-            f"{where}: column '{column.name}' has NaN or an infinite value in row "
-            f"{int(np.argmax(bad)):,}: correct the log, or leave out the episodes with such rows."
-        )
+    _require_finite(values, column, where)
     return values

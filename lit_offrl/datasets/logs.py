@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from lit_offrl.common.errors import DatasetError, nearest, reason
+from lit_offrl.datasets.columns import listed
 from lit_offrl.datasets.hdf5_limits import require_memory
-from lit_offrl.datasets.log_columns import listed
 
 TEXT_SUFFIXES = (".csv", ".tsv")
 PARQUET_SUFFIXES = (".parquet", ".pq")

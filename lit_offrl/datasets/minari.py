@@ -23,6 +23,7 @@ from lit_offrl.common.files import file_sha256
 from lit_offrl.datasets import hdf5_limits, minari_spaces
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.minari_opening import (
+    AGAIN,
     PREFIX,
     environment,
     minari_folder,
@@ -137,9 +138,6 @@ class MinariSource:
     def read(self, *, require: Sequence[str] = ()) -> OfflineDataset:
         """Read all episodes.
 
-        Args:
-            require: Columns that must be there.
-
         Raises:
             DatasetError: An episode or a column is missing or wrong; the message names it, and the
                 row.
@@ -154,9 +152,7 @@ class MinariSource:
         digest = self._sha256()
 
         def make() -> OfflineDataset:
-            for file in self.path.rglob("*.hdf5"):
-                hdf5_limits.refuse_ways_out(file, f"{self._where}: {file.name}")
-            self._require_memory(spec)
+            self._require_readable(spec)
             episodes = list(self._episodes())
             columns = {name: np.concatenate([e[name] for e in episodes]) for name in episodes[0]}
             whole = replace(spec, sha256=digest, notices=remarks(columns))
@@ -168,18 +164,21 @@ class MinariSource:
         rows = self.cache.fetch(digest, options, make)
         return rows.with_spec(replace(spec, sha256=digest, notices=rows.spec.notices))
 
-    def _require_memory(self, spec: DatasetSpec) -> None:
-        """Refuse what the memory cannot hold, by the metadata's and the files' own headers."""
+    def _require_readable(self, spec: DatasetSpec) -> None:
+        """Refuse links, and what memory cannot hold, by the metadata's and the files' headers."""
+        found = {
+            file: hdf5_limits.refuse_ways_out(file, f"{self._where}: {file.name}")
+            for file in self.path.rglob("*.hdf5")
+        }
         goals = sum(part.size or 0 for part in self._goals)
         row = 4 * (2 * spec.observation_dim + spec.action_dim + goals + 2)
         rows = int(self._dataset.storage.total_steps)
         rows = max(rows, sum(parquet_rows(file) for file in self.path.rglob("*.parquet")))
         hdf5_limits.require_memory({f"{rows:,} rows": row * rows}, self._where)
-        for file in self.path.glob("*.hdf5"):
+        for file, size in found.items():
             hdf5_limits.load_plugin()  # minari does not ask for it
-            sizes = {file.name: hdf5_limits.stored_bytes(file)}
-            hdf5_limits.require_memory(sizes, self._where)
-            hdf5_limits.refuse_unwritten(sizes, file.stat().st_size, self._where)
+            hdf5_limits.require_memory({file.name: size}, self._where)
+            hdf5_limits.refuse_unwritten({file.name: size}, file.stat().st_size, self._where)
 
     def _episodes(self) -> Iterator[dict[str, np.ndarray]]:
         total = int(self._dataset.storage.total_episodes)
@@ -190,19 +189,14 @@ class MinariSource:
             try:
                 episode = next(stored)
             except Exception as error:  # minari lets through whatever its storage raises
-                self._refuse_filters()
+                for file in self.path.glob("*.hdf5"):
+                    with contextlib.suppress(OSError, RuntimeError, KeyError):
+                        hdf5_limits.refuse_missing_filters(file, self._where)
                 raise DatasetError(
                     f"{self._where}: 'episode_{number}' of {total:,} is missing or cannot be read "
-                    f"({reason(error, 120, named=True)}): it is not what its metadata say; make or "
-                    "download the dataset again."
+                    f"({reason(error, 120, named=True)}): it is not what its metadata say; {AGAIN}."
                 ) from None
             yield self._columns(episode, f"{self._where}: 'episode_{number}'")
-
-    def _refuse_filters(self) -> None:
-        """Raise DatasetError if the data are in a compression that cannot be undone here."""
-        for file in self.path.glob("*.hdf5"):
-            with contextlib.suppress(OSError, RuntimeError, KeyError):
-                hdf5_limits.refuse_missing_filters(file, self._where)
 
     def _columns(self, episode: dict[str, Any], where: str) -> dict[str, np.ndarray]:
         """Return one episode's rows, its lengths checked; values are checked when all are there."""
@@ -220,10 +214,8 @@ class MinariSource:
                 "timeouts": np.asarray(episode["truncations"], dtype=np.bool_).copy(),
             }
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise DatasetError(
-                f"{where} cannot be used ({reason(error, 120)}): make or download the dataset "
-                "again."
-            ) from None
+            said = reason(error, 120)
+            raise DatasetError(f"{where} cannot be used ({said}): {AGAIN}.") from None
         if self._goals:
             columns["goals"] = minari_spaces.vector(self._goals, stored, where)[:-1]
         for name, values in columns.items():
@@ -231,7 +223,7 @@ class MinariSource:
                 rows = len(values) if values.ndim else 0
                 raise DatasetError(
                     f"{where} has {rows:,} rows of '{name}' for {steps:,} rewards, where each step "
-                    "has one and observations one more: make or download the dataset again."
+                    f"has one and observations one more: {AGAIN}."
                 )
         columns["timeouts"][-1] |= not columns["terminals"][-1]  # its group ends here
         return columns

@@ -16,6 +16,8 @@ import gymnasium
 from lit_offrl.common.errors import ConfigError, DatasetError, install, reason
 
 PREFIX = "minari:"
+AGAIN = "make or download the dataset again"
+"""What is to be done with a dataset that is not what it says."""
 _METADATA = "metadata.json"
 
 
@@ -56,7 +58,7 @@ def open_minari(dataset_id: str, folder: Path | None) -> Any:
             f"{PREFIX}{dataset_id}: is not on disk: run `minari download {dataset_id}`."
         ) from None
     except Exception as error:  # a broken folder raises whatever minari trips over
-        said, todo = reason(error, named=True), "make or download the dataset again"
+        said, todo = reason(error, named=True), AGAIN
         if "does not support the dataset" in said:
             todo = "install a version of minari that does"
         raise DatasetError(f"{PREFIX}{dataset_id}: cannot be opened ({said}): {todo}.") from None
@@ -70,7 +72,7 @@ def _check_metadata(folder: Path) -> None:
     """
     path = folder / _METADATA
     if folder.exists() and not path.exists():
-        raise DatasetError(f"has no {path}: make or download the dataset again.")
+        raise DatasetError(f"has no {path}: {AGAIN}.")
     stated = json.loads(path.read_text(encoding="utf-8"))
     missing = [key for key in ("observation_space", "action_space") if not stated.get(key)]
     if missing:
@@ -82,10 +84,7 @@ def _check_metadata(folder: Path) -> None:
         found = stated[key]
         number = isinstance(found, int | float) and not isinstance(found, bool)
         if not number or not 0 <= found < 2**63 or found != int(found):
-            raise DatasetError(
-                f"its metadata say {found!r} as '{key}' ({path}): make or download the dataset "
-                "again."
-            )
+            raise DatasetError(f"its metadata say {found!r} as '{key}' ({path}): {AGAIN}.")
     scores = [stated.get(key) for key in ("ref_min_score", "ref_max_score")]
     if None not in scores:
         finite = all(isinstance(each, int | float) and math.isfinite(each) for each in scores)

@@ -22,9 +22,9 @@ import numpy as np
 from gymnasium import spaces
 
 from lit_offrl.common.errors import ConfigError, DatasetError, nearest
-from lit_offrl.datasets.columns import NUMERIC
+from lit_offrl.datasets.columns import NUMERIC, listed
+from lit_offrl.datasets.minari_opening import AGAIN
 
-_SHOWN = 24  # parts that a message lists at most
 _NUMBERS = (spaces.Box, spaces.MultiBinary, spaces.Discrete, spaces.MultiDiscrete)
 
 
@@ -63,11 +63,7 @@ class Part:
         return f"{self.name} ({self.size}{', one-hot' * (_counts(self.space) is not None)})"
 
     def values(self, stored: Any, where: str) -> np.ndarray:
-        """Return its numbers (T, size) of one episode's observations.
-
-        Args:
-            stored: the observations as Minari gives them.
-            where: the episode, for messages.
+        """Return its numbers (T, size) of one episode's observations, as Minari gives them.
 
         Raises:
             DatasetError: the episode lacks it, or holds something else than its space says.
@@ -78,8 +74,8 @@ class Part:
                 node = node[key]
             except (KeyError, IndexError, TypeError):
                 raise DatasetError(
-                    f"{where} has no '{self.name}', which the dataset's space promises: make or "
-                    "download the dataset again, or leave the part out of minari_observations."
+                    f"{where} has no '{self.name}', which the dataset's space promises: {AGAIN}, "
+                    "or leave the part out of minari_observations."
                 ) from None
         values = np.asarray(node)
         shape = self.space.shape or ()
@@ -87,8 +83,7 @@ class Part:
         if not fits or math.prod(values.shape[1:]) != math.prod(shape):
             raise DatasetError(
                 f"{where} holds '{self.name or 'observations'}' as {values.dtype} of shape "
-                f"{values.shape}, which is not what its space {self.space} says: make or download "
-                "the dataset again."
+                f"{values.shape}, which is not what its space {self.space} says: {AGAIN}."
             )
         flat = values.reshape(len(values), -1)
         counts = _counts(self.space)
@@ -102,8 +97,7 @@ class Part:
             row = int(np.argmax(bad.any(axis=1)))
             raise DatasetError(
                 f"{where} has {values[row].tolist()} as '{self.name or 'observations'}' in row "
-                f"{row:,}, which is not in its space {self.space}: make or download the dataset "
-                "again."
+                f"{row:,}, which is not in its space {self.space}: {AGAIN}."
             )
         columns = offsets.astype(np.int64) + np.cumsum([0, *counts[:-1]])
         made = np.zeros((len(values), sum(counts)), np.float32)
@@ -218,7 +212,7 @@ def vector(parts: Sequence[Part], stored: Any, where: str) -> np.ndarray:
         if len(found) != len(values[0]):
             raise DatasetError(
                 f"{where} has {len(found):,} rows of '{part.name}' and {len(values[0]):,} of "
-                f"'{parts[0].name}': make or download the dataset again."
+                f"'{parts[0].name}': {AGAIN}."
             )
     return np.concatenate(values, axis=1)
 
@@ -230,8 +224,7 @@ def _below(parts: Sequence[Part], name: str) -> list[Part]:
 
 
 def _listed(parts: Sequence[Part]) -> str:
-    shown = [part.text for part in parts[:_SHOWN]]
-    return ", ".join([*shown, f"{len(parts) - _SHOWN} more"] if len(parts) > _SHOWN else shown)
+    return listed([part.text for part in parts])
 
 
 def _require_numbers(chosen: Sequence[Part], parts: Sequence[Part], where: str) -> None:

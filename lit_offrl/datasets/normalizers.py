@@ -76,9 +76,6 @@ class MinMaxNormalizer(Normalizer):
     A dimension that is constant in the data maps to 0 plus its distance from that constant, so that
     other values in later observations stay finite; values outside the data's range map outside
     [−1, 1].
-
-    Args:
-        dim: Number o of dimensions.
     """
 
     low: Float[Tensor, " o"]
@@ -107,9 +104,6 @@ class MeanStdNormalizer(Normalizer):
 
     Source: TD3+BC (Fujimoto & Gu 2021), section 5. The added constant keeps dimensions that hardly
     vary in the data from growing without limit.
-
-    Args:
-        dim: Number o of dimensions.
     """
 
     mean: Float[Tensor, " o"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from pathlib import Path
 
 import h5py
 
 from lit_offrl.common.errors import DatasetError
-from lit_offrl.datasets.log_columns import listed
+from lit_offrl.datasets.columns import listed
 from lit_offrl.datasets.logs import is_log, open_log
 
 _KINDS = {
@@ -42,17 +43,13 @@ def refuse_other_formats(path: Path) -> None:
             "files (.hdf5, as `lit_offrl.datasets.hdf5.write_hdf5` makes of arrays), Minari's "
             f"datasets (minari:ID), and logs in CSV or Parquet through `{LOG_COMMAND}`."
         )
+    names = ""
+    with contextlib.suppress(DatasetError):
+        names = f" (it has {listed(open_log(path).columns)})"
     output = path.with_name(path.name.partition(".")[0] + ".hdf5")
     files = shlex.join([str(path), str(output)])
     command = f"{LOG_COMMAND} {files} --observations A,B,C --actions U --reward R --episode ID"
     raise DatasetError(
         f"{path}: is a log: make an HDF5 file of it once with `{command}`, with the names of its "
-        f"columns in place of the capitals{_names(path)}."
+        f"columns in place of the capitals{names}."
     )
-
-
-def _names(path: Path) -> str:
-    try:
-        return f" (it has {listed(open_log(path).columns)})"
-    except DatasetError:
-        return ""

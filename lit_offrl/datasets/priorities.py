@@ -112,7 +112,13 @@ class PrioritizedOrder(Order):
         if (alpha := _value(self.settings.alpha, done)) != self._alpha:
             self._alpha = alpha
             self._sums = BlockSums(self._weigh(self._priorities))
-        self._need_some()
+        if self._all_zero is None:
+            self._all_zero = not bool(self._sums.total > 0)
+        if self._all_zero:
+            raise ConfigError(
+                "no row has a priority above 0, so none can be drawn: add a small number to "
+                "the priorities."
+            )
         # Of all ranks' rows, since the largest weight is theirs in common.
         count = self.batch_size * self.world_size
         drawn = ShardedGenerator(self.seed, _STRATA, step).uniform((count,), torch.float64)
@@ -193,15 +199,6 @@ class PrioritizedOrder(Order):
         """Return p^α, float64; 0 for p = 0 whatever α, and for a row not in the order."""
         values = priorities.double()
         return torch.where(values > 0, values.clamp(min=0) ** self._alpha, 0.0)
-
-    def _need_some(self) -> None:
-        if self._all_zero is None:
-            self._all_zero = not bool(self._sums.total > 0)
-        if self._all_zero:
-            raise ConfigError(
-                "no row has a priority above 0, so none can be drawn: add a small number to "
-                "the priorities."
-            )
 
 
 def _value(exponent: Linear | float, step: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 import numpy as np
@@ -42,15 +41,14 @@ def handle_rewards(dataset: OfflineDataset, rewards: Rewards) -> OfflineDataset:
     if rewards in ("as_recorded", "sparse_windows"):
         return dataset
     dataset.column("rewards")
-    return _HANDLERS[rewards](dataset)
-
-
-def _minus_one(dataset: OfflineDataset) -> OfflineDataset:
-    return dataset.with_rewards(_of_zero_and_one(dataset, "minus_one") - 1, "r - 1")
-
-
-def _centred(dataset: OfflineDataset) -> OfflineDataset:
-    values = _of_zero_and_one(dataset, "centred")
+    if rewards == "return_range":
+        return _return_range(dataset)
+    if rewards == "differences":
+        return _differences(dataset)
+    values = dataset.columns["rewards"].astype(np.float64)
+    _refuse(dataset, (values != 0) & (values != 1), rewards, "only 0 and 1")
+    if rewards == "minus_one":
+        return dataset.with_rewards(values - 1, "r - 1")
     return dataset.with_rewards(4 * (values - 0.5), "4 (r - 0.5)")
 
 
@@ -85,13 +83,6 @@ def _differences(dataset: OfflineDataset) -> OfflineDataset:
     return dataset.with_rewards(increments, "1 for each rise of the count of solved elements")
 
 
-def _of_zero_and_one(dataset: OfflineDataset, option: str) -> np.ndarray:
-    """Return the rewards (N,) in float64, which must be 0 or 1."""
-    values = dataset.columns["rewards"].astype(np.float64)
-    _refuse(dataset, (values != 0) & (values != 1), option, "only 0 and 1")
-    return values
-
-
 def _refuse(dataset: OfflineDataset, bad: np.ndarray, option: str, wanted: str) -> None:
     if bad.any():
         row = int(np.argmax(bad))
@@ -100,11 +91,3 @@ def _refuse(dataset: OfflineDataset, bad: np.ndarray, option: str, wanted: str) 
             f"{dataset.spec.origin}: column 'rewards' has {value:g} in row {row:,} as read, and "
             f"rewards '{option}' is for {wanted}: use 'as_recorded'."
         )
-
-
-_HANDLERS: Mapping[str, Callable[[OfflineDataset], OfflineDataset]] = {
-    "minus_one": _minus_one,
-    "centred": _centred,
-    "return_range": _return_range,
-    "differences": _differences,
-}

@@ -271,18 +271,11 @@ class OfflineDataset:
         return np.add.reduceat(rewards, self.episodes[:, 0])
 
     def complete_returns(self) -> np.ndarray:
-        """Return of each episode that the rows' end does not cut off, as ``episode_returns``.
-
-        Raises:
-            DatasetError: if the data have no rewards.
-        """
+        """Return of each episode that the rows' end does not cut off, as ``episode_returns``."""
         return self.episode_returns()[: len(self.episodes) - self.cut_off]
 
     def take_episodes(self, index: Sequence[int] | np.ndarray) -> OfflineDataset:
-        """Return a dataset of the given episodes, in the given order.
-
-        Args:
-            index: episode numbers (K,), K ≥ 1.
+        """Return a dataset of the episodes of these numbers (K,), K ≥ 1, in this order.
 
         Raises:
             DatasetError: if an episode does not exist or none is requested.

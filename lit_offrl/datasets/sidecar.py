@@ -30,9 +30,3 @@ def write_sidecar(path: Path, values: Mapping[str, Any]) -> None:
     record = {**values, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     with replacing(sidecar_path(path)) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-
-
-def is_as_recorded(path: Path) -> bool:
-    """Say whether size and time of change are still those recorded; the bytes are not read."""
-    record, stat = read_sidecar(path), path.stat()
-    return (record.get("size"), record.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns)

@@ -114,15 +114,11 @@ def _acquire(lock: FileLock, stop: Callable[[], bool]) -> AcquireReturnProxy | N
     return None
 
 
-def _part(path: Path) -> Path:
-    return path.with_name(path.name + ".part")
-
-
 def _require_room(path: Path, shape: tuple[int, ...], dtype: np.dtype | type, advice: str) -> None:
     needed = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     free = free_bytes(path.parent)
     with contextlib.suppress(FileNotFoundError):
-        free += _part(path).stat().st_size
+        free += path.with_name(path.name + ".part").stat().st_size
     if needed > free:
         raise DatasetError(
             f"{path}: would take {needed / 1e9:.2f} GB ({' × '.join(map(str, shape))} numbers of "
@@ -139,7 +135,7 @@ def _write(
     stop: Callable[[], bool],
 ) -> bool:
     """Make the missing chunks and move the array into place; return False if ``stop`` says so."""
-    part = _part(path)
+    part = path.with_name(path.name + ".part")
     sizes = [min(chunk, shape[0] - start) for start in range(0, shape[0], chunk)]
     row = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
     # Written rather than mapped: a full disk is then an error and not a signal.

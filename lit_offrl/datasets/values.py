@@ -49,9 +49,8 @@ def _short(name: str, ndim: int, found: Iterator[tuple[int, str]]) -> Iterator[s
         for dimension, text in found
     ]
     yield from lines[:_LINES]
-    if more := len(lines) - _LINES:
-        if more > 0:
-            yield f"column '{name}': the same of {more:,} more dimensions"
+    if (more := len(lines) - _LINES) > 0:
+        yield f"column '{name}': the same of {more:,} more dimensions"
 
 
 def _sample(rows: np.ndarray) -> np.ndarray:

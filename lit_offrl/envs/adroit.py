@@ -32,9 +32,7 @@ def make(task: str, **options: Any) -> gymnasium.Env:
 class D4RLAdroit(gymnasium.Wrapper):
     """An Adroit environment with D4RL's reward, and its end where the pen is dropped.
 
-    Args:
-        env: gymnasium-robotics'.
-        reward: from the simulator's data after the step to (reward, whether the episode ends).
+    ``reward`` maps the simulator's data after the step to (reward, whether the episode ends).
     """
 
     def __init__(self, env: gymnasium.Env, reward: Callable[[Any], tuple[float, bool]]) -> None:

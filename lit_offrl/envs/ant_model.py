@@ -17,13 +17,7 @@ _MARGIN = 0.01
 
 
 def maze_xml(walls: np.ndarray, cell: float, height: float) -> str:
-    """Return the model of the ant at the origin among square walls.
-
-    Args:
-        walls: centres (W, 2) of the wall cells, in metres.
-        cell: edge of a cell in metres.
-        height: of the walls in metres.
-    """
+    """Return the model of the ant at the origin among walls: square cells (W, 2), in metres."""
     boxes = "".join(
         f'<geom type="box" pos="{x:g} {y:g} {height / 2:g}"'
         f' size="{cell / 2:g} {cell / 2:g} {height / 2:g}" contype="1" conaffinity="1"/>'

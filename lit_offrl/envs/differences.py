@@ -71,8 +71,3 @@ DIFFERENCES: Mapping[str, tuple[str, ...]] = {
     **{f"lit_offrl/kitchen-{task}-v0": _KITCHEN for task in kitchen.TASKS},
 }
 """Environment id → sentences."""
-
-
-def differences(env_id: str) -> tuple[str, ...]:
-    """Return what differs from D4RL's original in ``env_id``; nothing where it stands for none."""
-    return DIFFERENCES.get(env_id, ())

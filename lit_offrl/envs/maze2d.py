@@ -18,7 +18,6 @@ from lit_offrl.envs.point_mass import CELL_OFFSET, RADIUS, TIME_STEP, PointMass,
 
 GOAL_RADIUS = 0.5
 _WALL, _RING, _GOAL, _POINT = (92, 76, 64), (214, 228, 208), (196, 72, 66), (44, 92, 178)
-_RESET_OPTIONS = ("goal", "location")
 
 
 class Maze2dEnv(gymnasium.Env[np.ndarray, np.ndarray]):
@@ -74,12 +73,9 @@ class Maze2dEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """
         super().reset(seed=seed)
         options = options or {}
-        for name in options:
-            if name not in _RESET_OPTIONS:
-                raise ConfigError(
-                    f"maze2d has no reset option '{name}': use {' or '.join(_RESET_OPTIONS)}."
-                    f"{nearest(name, _RESET_OPTIONS)}"
-                )
+        for name in options.keys() - {"goal", "location"}:
+            hint = nearest(name, ("goal", "location"))
+            raise ConfigError(f"maze2d has no reset option '{name}': use goal or location.{hint}")
         self.goal = self._place("goal", options.get("goal", self.maze.goal))
         position, velocity = random_start(self.maze, self.np_random)
         if "location" in options:

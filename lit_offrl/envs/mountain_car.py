@@ -22,10 +22,7 @@ class MountainCarEnv(Continuous_MountainCarEnv):
     """The car in the valley between −1.2 and 0.6, the flag at 0.45.
 
     Args:
-        render_mode: ``"rgb_array"``.
-
-    Raises:
-        ConfigError: no such render mode.
+        render_mode: ``"rgb_array"``; any other is a ConfigError.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012  gymnasium's name

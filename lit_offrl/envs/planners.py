@@ -32,11 +32,7 @@ def plan(
 
 
 class Waypoints:
-    """One point on one way, in plain floats: twenty times as fast as arrays with one row.
-
-    Args:
-        way: waypoints (L, 2), from :func:`plan`.
-    """
+    """One point on a way (L, 2), in floats: twenty times as fast as arrays of one row."""
 
     def __init__(self, way: np.ndarray) -> None:
         self._way: list[list[float]] = way.tolist()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,10 +49,6 @@ _XML = """
 _WALL = '<geom type="box" size="0.5 0.5 0.2" pos="{:.1f} {:.1f} 0" conaffinity="1"/>'
 
 
-def _mujoco() -> ModuleType:
-    return require("mujoco", "maze2d")
-
-
 @lru_cache(maxsize=16)
 def _model(maze: Maze) -> mujoco.MjModel:
     """Compile a maze, once a process: a model is never changed, and evaluation makes many."""
@@ -64,7 +59,7 @@ def _model(maze: Maze) -> mujoco.MjModel:
         radius=RADIUS,
         walls="\n    ".join(_WALL.format(x, y) for x, y in middles.tolist()),
     )
-    return _mujoco().MjModel.from_xml_string(xml)
+    return require("mujoco", "maze2d").MjModel.from_xml_string(xml)
 
 
 class PointMass:
@@ -79,7 +74,7 @@ class PointMass:
     """
 
     def __init__(self, maze: Maze) -> None:
-        mujoco = _mujoco()
+        mujoco = require("mujoco", "maze2d")
         self._model = _model(maze)
         self._data = mujoco.MjData(self._model)
         self._step = mujoco.mj_step

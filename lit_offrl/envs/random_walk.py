@@ -27,10 +27,7 @@ class RandomWalkEnv(gymnasium.Env):
     """Observations (1,): the position in ±10, 0 at the start. Actions (1,) in ±1: the move.
 
     Args:
-        render_mode: ``"rgb_array"`` for pictures of the line.
-
-    Raises:
-        ConfigError: no such render mode.
+        render_mode: ``"rgb_array"`` for pictures of the line; any other is a ConfigError.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012  gymnasium's name

@@ -19,7 +19,7 @@ from lit_offrl.common.errors import ConfigError, EvaluationError, LitOffRLError,
 from lit_offrl.common.files import file_sha256
 from lit_offrl.common.randomness import mix
 from lit_offrl.datasets.environments import ENVIRONMENTS
-from lit_offrl.envs.differences import differences
+from lit_offrl.envs.differences import DIFFERENCES
 from lit_offrl.evaluation.envs import make_env, require_step_limit, step_limit
 from lit_offrl.evaluation.record import EvaluationRecord, config_sha256
 from lit_offrl.evaluation.rollouts import Rollouts, merge, rollout
@@ -118,7 +118,7 @@ def evaluate_module(
         method=type(module).__name__,
         env_id=spec.env_id,
         max_episode_steps=max_episode_steps,
-        environment_differences=differences(spec.env_id),
+        environment_differences=DIFFERENCES.get(spec.env_id, ()),
         seed=seed,
         num_envs=num_envs,
         episodes=tuple(rollouts.episodes.tolist()),

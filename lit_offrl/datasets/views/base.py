@@ -29,11 +29,9 @@ class BoundView(ABC):
 
     @abstractmethod
     def batch(self, index: Tensor, uniforms: Tensor) -> Any:
-        """Make the batch, a NamedTuple, of rows ``index`` (B,), int64 on the device.
+        """Make the batch, a NamedTuple, of elements ``index`` (B,) of ``rows``.
 
-        Args:
-            index: Elements of ``rows``.
-            uniforms: Random numbers, float64 (B, num_uniforms) in [0, 1).
+        ``uniforms`` are random numbers, float64 (B, num_uniforms) in [0, 1).
         """
 
 

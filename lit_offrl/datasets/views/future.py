@@ -85,11 +85,7 @@ class FutureStates(View):
     def bind(
         self, dataset: OfflineDataset, device: torch.device | str = "cpu"
     ) -> BoundFutureStates:
-        """Put the columns on a device.
-
-        Raises:
-            DatasetError: No row is valid.
-        """
+        """Put the columns on a device; where no row is valid, raise DatasetError."""
         return BoundFutureStates(self, dataset, device)
 
 

@@ -99,11 +99,7 @@ class Snippets(View):
             )
 
     def bind(self, dataset: OfflineDataset, device: torch.device | str = "cpu") -> BoundSnippets:
-        """Put the columns on a device.
-
-        Raises:
-            DatasetError: The data have no actions, or no snippet fits.
-        """
+        """Put the columns on a device; without actions, or where none fits, raise DatasetError."""
         return BoundSnippets(self, dataset, device)
 
 
@@ -227,12 +223,8 @@ class OverlappingRows:
     """The H rows from any row of a column on, as overlapping views of its memory, without copies.
 
     Rows near the column's end have fewer than H behind them: their snippets come from a copy of
-    those rows, with zeros after them.
-
-    Args:
-        column: Contiguous column (N,) or (N, d).
-        horizon: Number H of rows.
-        last: Last row that a snippet begins at.
+    those rows, with zeros after them. The column (N,) or (N, d) is contiguous, and ``last`` is the
+    last row that a snippet begins at.
     """
 
     def __init__(self, column: Tensor, horizon: int, last: int) -> None:

@@ -51,9 +51,7 @@ class Transitions(View):
     def bind(self, dataset: OfflineDataset, device: torch.device | str = "cpu") -> BoundTransitions:
         """Put the columns on a device.
 
-        Raises:
-            DatasetError: The data have no actions, no valid row, or, where returns are requested,
-                not all rewards.
+        Without actions, a valid row, or the rewards that returns need, raise DatasetError.
         """
         return BoundTransitions(dataset, device, self.returns)
 
