@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from benchmarks.loader import LoaderResult, run_loader
 from benchmarks.machine import describe
 from benchmarks.maze import MazeScore, MazeSpeed, run_scores, run_speed
 from benchmarks.peer import HOW_TO
+from benchmarks.peers import Checkouts, missed_table, peers_table, run_peers
 from benchmarks.priority import PriorityResult, run_priority
 from benchmarks.signals import LIMIT_SECONDS, SignalResult, run_signals
 from benchmarks.start import StartResult, run_starts
@@ -40,7 +41,7 @@ from lit_offrl.common.errors import ConfigError
 
 NAMES = (
     *("loader", "priority", "step", "acd", "value", "vae", "latents"),
-    *("start", "maze", "coverage", "trackers", "signals", "trace"),
+    *("start", "maze", "coverage", "trackers", "signals", "trace", "peers"),
 )
 
 
@@ -310,7 +311,7 @@ def parser() -> argparse.ArgumentParser:
         "which",
         nargs="?",
         choices=NAMES,
-        help="one; all but the last four by default",
+        help="one; all but the last five by default",
     )
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     made.add_argument("--threads", type=int, default=1, help="of PyTorch on the CPU (1)")
@@ -328,6 +329,15 @@ def parser() -> argparse.ArgumentParser:
         help="of LDCQStage3Module: compares its best Q by few-step samplers with DDPM's",
     )
     made.add_argument("--times", type=int, default=30, metavar="N", help="of signals: each (30)")
+    peers = made.add_argument_group("peers", "what is not given is left out")
+    for one in fields(Checkouts):
+        peers.add_argument(
+            f"--{one.name}", type=Path, metavar="PATH", help=Checkouts.help(one.name)
+        )
+    peers.add_argument(
+        "--rows", type=lambda text: text.split(","), default=(), help="methods, by commas (all)"
+    )
+    peers.add_argument("--budget", type=float, default=6.0, help="seconds a loop and method (6)")
     made.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
     return made
 
@@ -431,6 +441,20 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         trace = run_trace()
         numbers["trace"] = asdict(trace)
         console.print(trace_table(trace))
+    if options.which == "peers":  # only by name
+        checkouts = Checkouts(**{one.name: getattr(options, one.name) for one in fields(Checkouts)})
+        try:
+            rows = list(
+                run_peers(checkouts, methods=options.rows, budget=options.budget, seed=options.seed)
+            )
+        except ConfigError as error:  # a method's name
+            line.error(str(error))
+        numbers["peers"] = [asdict(r) for r in rows]
+        console.print(peers_table(rows))
+        for failure in dict.fromkeys(r.failure for r in rows if r.failure):
+            console.print(failure, soft_wrap=True, markup=False, highlight=False)
+        if any(r.met is False for r in rows):
+            console.print(missed_table(rows))
     if options.json is not None:
         options.json.write_text(json.dumps(numbers, indent=2) + "\n")
     return numbers

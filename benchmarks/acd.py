@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from benchmarks.machine import clock, measure, processor_clock
-from benchmarks.peer import PeerIQL, PeerSteps, d3rlpy_iql
+from benchmarks.peer import PeerAlgorithm, PeerSteps, d3rlpy_algorithm
 from benchmarks.step import count_flops
 from lit_offrl import modules
 from lit_offrl.callbacks import Curves, FiniteGuard, GracefulStop
@@ -214,7 +214,7 @@ class Turns(Callback):
         peer: takes as many steps after each turn.
     """
 
-    def __init__(self, steps: int, peer: PeerIQL | None = None) -> None:
+    def __init__(self, steps: int, peer: PeerAlgorithm | None = None) -> None:
         self.steps, self.peer = steps, peer
         self.own: list[tuple[float, float]] = []
         self.peers: list[PeerSteps] = []
@@ -272,7 +272,7 @@ def run_fit(
     rows = iql.data()
     rows.setup("fit")
     assert rows.dataset is not None
-    with d3rlpy_iql(
+    with d3rlpy_algorithm(
         peer_python,
         rows.dataset,
         batch_size=iql.batch_size,

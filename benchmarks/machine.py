@@ -13,6 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+_UNITS = {
+    **{"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "AVX-512-bf16"},
+    **{"amx_bf16": "AMX-bf16", "asimd": "NEON", "sve": "SVE", "bf16": "bf16"},
+}
+
 
 class Timing(NamedTuple):
     """Median seconds of a call, how many calls were timed, and the seconds of the fastest."""
@@ -24,15 +29,10 @@ class Timing(NamedTuple):
 
 def describe(device: torch.device) -> dict[str, Any]:
     """Name the machine; its load too, since a busy one measures other people's work."""
-    info = Path("/proc/cpuinfo")
-    models = [
-        line.partition(":")[2].strip()
-        for line in (info.read_text().splitlines() if info.exists() else ())
-        if line.startswith("model name")
-    ]
     cuda = device.type == "cuda"
     return {
-        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cpu": _processor("model name") or platform.processor() or platform.machine(),
+        "units": " ".join(processor_units()) or "unknown",
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 1),
         "threads": torch.get_num_threads(),
@@ -40,6 +40,21 @@ def describe(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def processor_units() -> list[str]:
+    """What the processor computes with that decides how fast products are, by Linux's words."""
+    flags = (_processor("flags") or _processor("Features")).split()
+    return [name for flag, name in _UNITS.items() if flag in flags]
+
+
+def _processor(field: str) -> str:
+    """A field of the first processor; empty where the system does not say."""
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.exists() else ():
+        if line.startswith(field):
+            return line.partition(":")[2].strip()
+    return ""
 
 
 def clock(device: torch.device) -> float:
@@ -97,26 +112,43 @@ def product_speed(
     dtype: torch.dtype,
     *,
     budget: float,
+    now: Callable[[torch.device], float] = clock,
 ) -> float:
     """FLOP/s of a matrix product (rows × inner) (inner × columns).
 
     Of the best time, not the median: a peak is what other processes did not disturb.
+
+    Args:
+        rows: of the left matrix.
+        inner: its columns.
+        columns: of the right one.
+        device: where to multiply.
+        dtype: of both.
+        budget: seconds for all products.
+        now: the clock of a product.
     """
     left = torch.randn(rows, inner, device=device).to(dtype)
     right = torch.randn(inner, columns, device=device).to(dtype)
     out = left @ right
     fastest, end = float("inf"), clock(device) + budget
-    while (begin := clock(device)) < end:
+    while clock(device) < end:
+        begin = now(device)
         torch.mm(left, right, out=out)
-        fastest = min(fastest, clock(device) - begin)
+        fastest = min(fastest, now(device) - begin)
     return 2 * rows * inner * columns / fastest
 
 
-def matrix_peak(device: torch.device, dtype: torch.dtype, *, budget: float = 1.5) -> float:
+def matrix_peak(
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    budget: float = 1.5,
+    now: Callable[[torch.device], float] = clock,
+) -> float:
     """FLOP/s of the fastest square matrix product, on this device with these threads."""
     sizes = (4096, 8192) if device.type == "cuda" else (512, 1024)
     share = budget / len(sizes)
-    return max(product_speed(n, n, n, device, dtype, budget=share) for n in sizes)
+    return max(product_speed(n, n, n, device, dtype, budget=share, now=now) for n in sizes)
 
 
 def find_tensors(held: object) -> list[torch.Tensor]:

@@ -42,8 +42,15 @@ def settings(size: Size) -> Settings:
     )
 
 
-def make_dataset(rows: int, seed: int, longest: int = 1000) -> OfflineDataset:
-    """Episodes of 1 … ``longest`` steps, half of which end in a true terminal.
+def make_dataset(
+    rows: int,
+    seed: int,
+    longest: int = 1000,
+    *,
+    observation_dim: int = OBSERVATION_DIM,
+    action_dim: int = ACTION_DIM,
+) -> OfflineDataset:
+    """Episodes of 1 … ``longest`` steps, half of which end in a true terminal; a hopper's sizes.
 
     What the numbers are does not matter to the time it takes.
     """
@@ -55,8 +62,8 @@ def make_dataset(rows: int, seed: int, longest: int = 1000) -> OfflineDataset:
     terminals = ends & (random.random(rows) < 0.5)
     return OfflineDataset.from_columns(
         {
-            "observations": random.standard_normal((rows, OBSERVATION_DIM), dtype=np.float32),
-            "actions": random.uniform(-1, 1, (rows, ACTION_DIM)).astype(np.float32),
+            "observations": random.standard_normal((rows, observation_dim), dtype=np.float32),
+            "actions": random.uniform(-1, 1, (rows, action_dim)).astype(np.float32),
             "rewards": random.standard_normal(rows, dtype=np.float32),
             "terminals": terminals,
             "timeouts": ends & ~terminals,

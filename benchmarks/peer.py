@@ -16,11 +16,16 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.schema import OfflineDataset
 
 _SCRIPT = Path(__file__).with_name("peer_d3rlpy.py")
-_IQL = Path(__file__).with_name("peer_iql.py")
+_STEPS = Path(__file__).with_name("peer_d3rlpy_steps.py")
 _LONGEST = 600  # seconds for all of it: d3rlpy takes half a minute to begin
-HOW_TO = (
-    "python3 -m venv ENV && ENV/bin/pip install torch d3rlpy, then --peer-python ENV/bin/python"
-)
+
+
+def how_to(option: str) -> str:
+    """Say how to make the environment that an option takes."""
+    return f"python3 -m venv ENV && ENV/bin/pip install torch d3rlpy, then {option} ENV/bin/python"
+
+
+HOW_TO = how_to("--peer-python")
 
 
 def d3rlpy_speeds(
@@ -52,10 +57,10 @@ def d3rlpy_speeds(
                 [str(python), *argv], capture_output=True, text=True, timeout=_LONGEST
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise ConfigError(f"--peer-python {python}: {error}. Make it by: {HOW_TO}.") from None
+            raise _failure("--peer-python", python, error) from None
         if done.returncode != 0 or not out.exists():
             last = (done.stderr.strip().splitlines() or ["it wrote no numbers"])[-1]
-            raise ConfigError(f"--peer-python {python}: {last}. Make it by: {HOW_TO}.")
+            raise _failure("--peer-python", python, last)
         return [float(speed) for speed in json.loads(out.read_text())]
 
 
@@ -68,11 +73,13 @@ class PeerSteps(NamedTuple):
     updates_cpu: float
 
 
-class PeerIQL:
-    """d3rlpy's IQL in a process of its own, which steps when it is told to."""
+class PeerAlgorithm:
+    """An algorithm of d3rlpy's in a process of its own, which steps when it is told to."""
 
-    def __init__(self, process: subprocess.Popen[str], python: Path, said: Path) -> None:
-        self._process, self._python, self._said = process, python, said
+    def __init__(
+        self, process: subprocess.Popen[str], option: str, python: Path, said: Path
+    ) -> None:
+        self._process, self._option, self._python, self._said = process, option, python, said
 
     def step(self, number: int) -> PeerSteps:
         """Take so many steps.
@@ -80,12 +87,25 @@ class PeerIQL:
         Raises:
             ConfigError: it has ended.
         """
+        return PeerSteps(*self._ask(str(number)))
+
+    def work(self) -> tuple[float, int]:
+        """Take one step, and return its FLOPs and the number of trained parameters.
+
+        Raises:
+            ConfigError: it has ended.
+        """
+        flops, parameters = self._ask("work")
+        return flops, int(parameters)
+
+    def _ask(self, what: str) -> list[float]:
         assert self._process.stdin is not None
         try:
-            print(number, file=self._process.stdin, flush=True)
+            print(what, file=self._process.stdin, flush=True)
         except BrokenPipeError:
             raise self.failure() from None
-        return PeerSteps(*json.loads(self.answer()))
+        answer: list[float] = json.loads(self.answer())
+        return answer
 
     def answer(self) -> str:
         """Wait for a line.
@@ -103,11 +123,11 @@ class PeerIQL:
         """Say what went wrong there."""
         self._process.wait(timeout=10)
         last = (self._said.read_text().strip().splitlines() or ["it ended without a word"])[-1]
-        return ConfigError(f"--peer-python {self._python}: {last}. Make it by: {HOW_TO}.")
+        return _failure(self._option, self._python, last)
 
 
 @contextmanager
-def d3rlpy_iql(
+def d3rlpy_algorithm(
     python: Path,
     dataset: OfflineDataset,
     *,
@@ -115,9 +135,11 @@ def d3rlpy_iql(
     hidden: Sequence[int],
     learning_rate: float,
     threads: int,
+    algorithm: str = "IQL",
+    option: str = "--peer-python",
     script: Path | None = None,
-) -> Iterator[PeerIQL]:
-    """d3rlpy's IQL on the CPU, ready to step.
+) -> Iterator[PeerAlgorithm]:
+    """An algorithm of d3rlpy's on the CPU, ready to step.
 
     Args:
         python: of an environment that has d3rlpy.
@@ -126,31 +148,35 @@ def d3rlpy_iql(
         hidden: widths of all its networks.
         learning_rate: of all its optimisers.
         threads: of PyTorch there.
-        script: what to run there; ``peer_iql.py`` if None.
+        algorithm: IQL or CQL.
+        option: which gave the Python, for messages.
+        script: what to run there; ``peer_d3rlpy_steps.py`` if None.
 
     Raises:
         ConfigError: if it does not run there.
     """
     with tempfile.TemporaryDirectory() as folder:
         columns, said = _hand_over(dataset, folder), Path(folder, "said.txt")
-        argv = [str(part) for part in (python, script or _IQL, columns, threads, batch_size)]
-        argv += [",".join(map(str, hidden)), str(learning_rate)]
+        argv = [str(part) for part in (python, script or _STEPS, columns, threads, batch_size)]
+        argv += [",".join(map(str, hidden)), str(learning_rate), algorithm]
         with said.open("w") as file:
             try:
                 process = subprocess.Popen(
                     argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True
                 )
             except OSError as error:
-                raise ConfigError(
-                    f"--peer-python {python}: {error}. Make it by: {HOW_TO}."
-                ) from None
+                raise _failure(option, python, error) from None
         with process:
             try:
-                peer = PeerIQL(process, python, said)
+                peer = PeerAlgorithm(process, option, python, said)
                 peer.answer()
                 yield peer
             finally:
                 process.kill()
+
+
+def _failure(option: str, python: Path, reason: object) -> ConfigError:
+    return ConfigError(f"{option} {python}: {reason}. Make it by: {how_to(option)}.")
 
 
 def _hand_over(dataset: OfflineDataset, folder: str) -> Path:

@@ -29,7 +29,7 @@ from benchmarks.machine import held_bytes
 from benchmarks.made_up import Settings, make_dataset, make_maze, make_module, settings
 from benchmarks.map_style import MapStyleFutureStates, MapStyleSnippets, MapStyleTransitions
 from benchmarks.maze import run_scores, run_speed
-from benchmarks.peer import d3rlpy_iql, d3rlpy_speeds
+from benchmarks.peer import d3rlpy_algorithm, d3rlpy_speeds
 from benchmarks.priority import run_priority
 from benchmarks.signals import SignalledFit
 from benchmarks.start import SHAPES, StartResult, run_starts
@@ -216,7 +216,7 @@ def test_steps_and_decisions_are_timed_beside_a_matrix_product():
 def test_a_fit_is_timed_in_turns_with_d3rlpys(folder, monkeypatch):
     """With another script in its place: the real one needs d3rlpy."""
     Path("peer.py").write_text(PEER)
-    monkeypatch.setattr("benchmarks.peer._IQL", Path("peer.py").absolute())
+    monkeypatch.setattr("benchmarks.peer._STEPS", Path("peer.py").absolute())
     python = Path(sys.executable)
     result = run_fit(device=CPU, plans=tiny_plan, steps=5, turns=3, peer_python=python)
     assert (result.batch_size, result.steps, result.turns) == (8, 5, 3)
@@ -225,8 +225,8 @@ def test_a_fit_is_timed_in_turns_with_d3rlpys(folder, monkeypatch):
     assert result.peer_cpu_seconds == pytest.approx(0.5 / 5)
     assert result.ratio == pytest.approx(result.seconds / result.peer_seconds)
     assert result.cpu_ratio == pytest.approx(result.cpu_seconds / result.peer_cpu_seconds)
-    assert Path("asked.txt").read_text().splitlines() == ["1 8 8 0.0003 20"] + 3 * [
-        "1 8 8 0.0003 5"
+    assert Path("asked.txt").read_text().splitlines() == ["1 8 8 0.0003 IQL 20"] + 3 * [
+        "1 8 8 0.0003 IQL 5"
     ]
     alone = run_fit(device=CPU, plans=tiny_plan, steps=2, turns=2)
     assert alone.ratio is None and alone.seconds > 0
@@ -237,19 +237,19 @@ def test_a_peer_that_ends_says_why(folder):
     rows, python = make_maze(50, seed=0), Path(sys.executable)
     Path("peer.py").write_text(PEER)
     with (
-        d3rlpy_iql(python, rows, **sizes, script=Path("peer.py")) as peer,
+        d3rlpy_algorithm(python, rows, **sizes, script=Path("peer.py")) as peer,
         pytest.raises(ConfigError, match=r"no more\. Make it by: python3 -m venv"),
     ):
         peer.step(13)
     Path("peer.py").write_text("raise SystemExit('No module named d3rlpy')")
     with (
         pytest.raises(ConfigError, match="No module named d3rlpy"),
-        d3rlpy_iql(python, rows, **sizes, script=Path("peer.py")),
+        d3rlpy_algorithm(python, rows, **sizes, script=Path("peer.py")),
     ):
         pass
     with (
         pytest.raises(ConfigError, match="nowhere"),
-        d3rlpy_iql(Path("nowhere"), rows, **sizes),
+        d3rlpy_algorithm(Path("nowhere"), rows, **sizes),
     ):
         pass
 
@@ -438,7 +438,7 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
     numbers = command.main(["--json", "numbers.json"])
     assert json.loads((folder / "numbers.json").read_text()) == json.loads(json.dumps(numbers))
     known = {"machine", *command.NAMES, "latents of pictures"}
-    assert numbers.keys() == known - {"coverage", "trackers", "signals", "trace"}
+    assert numbers.keys() == known - {"coverage", "trackers", "signals", "trace", "peers"}
     assert numbers["machine"]["threads"] == torch.get_num_threads() == 1
     printed = capsys.readouterr().out
     for word in (

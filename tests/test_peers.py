@@ -1,0 +1,176 @@
+"""``python -m benchmarks peers`` at tiny sizes, beside checkouts that are made up here."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import __main__ as command
+from benchmarks.peer_code import Anything, absent
+from benchmarks.peer_turns import LoopFailure, process_loop
+from benchmarks.peers import Aim, Checkouts, PeerRow, Sizes, missed_table, peers_table, run_peers
+from lit_offrl.common.errors import ConfigError
+
+TINY = Sizes(rows=300, observation_dim=3, action_dim=2, batch=8, width=8)
+
+CORL = """
+import d4rl, gym, pyrallis, torch, wandb
+from dataclasses import dataclass
+
+def wrap(env: gym.Env) -> gym.Env:
+    return gym.wrappers.TransformObservation(env, lambda state: state)
+
+@dataclass
+class TrainConfig:
+    device: str = "cuda"
+    env: str = "hopper"
+    batch_size: int = 256
+    buffer_size: int = 2_000_000
+    max_timesteps: int = 10
+    eval_freq: int = 10
+
+@pyrallis.wrap()
+def train(config: TrainConfig):
+    env = wrap(gym.make(config.env))
+    data = d4rl.qlearning_dataset(env)
+    states = torch.tensor(data["observations"])
+    assert len(states) == config.buffer_size and data["next_observations"].shape == states.shape
+    net = torch.nn.Linear(*env.observation_space.shape, *env.action_space.shape)
+    optimizer = torch.optim.Adam(net.parameters())
+    wandb.run.save()
+    for t in range(config.max_timesteps):
+        rows = torch.randint(len(states), (config.batch_size,))
+        loss = net(states[rows]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        wandb.log({"loss": loss.item()}, step=t)
+"""
+
+
+@pytest.fixture
+def corl(tmp_path):
+    """A checkout whose files train one layer, but for one that cannot be imported."""
+    folder = tmp_path / "corl" / "algorithms" / "offline"
+    folder.mkdir(parents=True)
+    (folder / "any_percent_bc.py").write_text(CORL)
+    (folder / "iql.py").write_text("import nothing_of_that_name")
+    return tmp_path / "corl"
+
+
+def test_a_step_of_a_peers_own_loop_is_timed_beside_ours(corl):
+    given = Checkouts(corl=corl)
+    rows = list(run_peers(given, sizes=TINY, methods=["bc"], budget=0.01))
+    first = rows[0]
+    assert [r.method for r in rows] == ["BC"] * len(rows)
+    assert {r.precision for r in rows} <= {"32-true", "bf16-mixed"} and first.failure is None
+    assert first.peer_parameters == 3 * 2 + 2
+    assert first.peer_flops == 2 * 2 * 8 * 3 * 2  # forward, and the weights' gradient
+    assert first.parameters == 3 * 8 + 8 + 8 * 8 + 8 + 8 * 2 + 2
+    assert first.ratio == pytest.approx(first.seconds / first.peer_seconds)
+    assert first.share == pytest.approx(first.flops / first.seconds / first.peak)
+    assert first.turns >= 3
+    assert first.met is False  # a layer beside a whole Trainer
+    assert 0.5 < sum(first.shares.values()) < 1.01 and "Python between them" in first.shares
+    assert first.limit == pytest.approx(first.flops / first.peak)
+
+
+@pytest.fixture
+def slow_bf16(monkeypatch):
+    """A processor that multiplies float32 faster."""
+
+    def peak(device, dtype, **options):
+        return 1e11 if dtype == torch.float32 else 1e10
+
+    monkeypatch.setattr("benchmarks.peers.matrix_peak", peak)
+
+
+def test_what_cannot_run_is_one_line_and_the_others_run(
+    corl, slow_bf16, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(command, "run_peers", tiny)
+    out = tmp_path / "numbers.json"
+    argv = ["peers", "--corl", str(corl), "--rows", "iql,td3+bc", "--budget", "0.01"]
+    numbers = command.main([*argv, "--json", str(out)])
+    assert json.loads(out.read_text())["peers"] == numbers["peers"]
+    assert "units" in numbers["machine"]
+    found = {r["method"]: r["failure"] for r in numbers["peers"]}
+    assert found == {
+        "IQL": f"--corl {corl}: algorithms/offline/iql.py: imports nothing_of_that_name, which is "
+        "not installed",
+        "TD3+BC": f"--corl {corl}: algorithms/offline/td3_bc.py: there is no such file",
+    }
+    assert all(r["seconds"] > 0 and r["ratio"] is None for r in numbers["peers"])
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if line.startswith("--corl")] == list(found.values())
+    with pytest.raises(SystemExit):
+        command.main(["peers", "--rows", "sarsa"])
+    assert "--rows sarsa: choose from IQL, BC" in capsys.readouterr().err
+
+
+def tiny(given, **options):
+    return run_peers(given, sizes=TINY, **options)
+
+
+def test_an_environment_without_d3rlpy_is_one_line(slow_bf16, tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 'No module named d3rlpy' >&2\nexit 1\n")
+    python.chmod(0o755)
+    given = Checkouts(d3rlpy=python)
+    (row, *_) = run_peers(given, sizes=TINY, methods=["CQL"], budget=0.01)
+    assert row.failure == (
+        f"--d3rlpy {python}: No module named d3rlpy. Make it by: python3 -m venv ENV && "
+        "ENV/bin/pip install torch d3rlpy, then --d3rlpy ENV/bin/python."
+    )
+
+
+def test_tables_say_what_differs_and_where_the_time_goes():
+    options = {"precision": "32-true", "peer": "CORL", "peak": 1e11, "share": 0.1, "turns": 3}
+    missed = {"met": False, "limit": 1e-3, "shares": {"mm": 0.6, "Python between them": 0.4}}
+    slow = PeerRow(
+        **{"method": "IQL", "seconds": 0.01, "flops": 1e8, "parameters": 1000, "aim": "≤ 0.5"},
+        **{"peer_seconds": 0.01, "peer_flops": 2e8, "peer_parameters": 1200, "ratio": 1.0},
+        **options | missed,
+    )
+    alone = PeerRow(
+        method="BC", seconds=1e-4, flops=1e7, parameters=10, aim="≤ 0.5", note="x", **options
+    )
+    table, where = peers_table([slow, alone]), missed_table([slow, alone])
+    lines = list(zip(*(column.cells for column in table.columns)))
+    assert lines[0][:7] == ("IQL", "CORL", "fp32", "10 ms", "10 ms", "1", "≤ 0.5 *")
+    assert lines[1][:7] == ("BC", "CORL", "fp32", "100 µs", "", "", "≤ 0.5")
+    assert "IQL: parameters 1,000 here, 1,200 there; GFLOP 0.1 here, 0.2 there" in table.caption
+    assert "BC: x" in table.caption and "bf16 is left out" in table.caption
+    (line,) = zip(*(column.cells for column in where.columns))
+    assert line == ("IQL", "fp32", "1 ms, 0.1", "mm 60%, Python between them 40%")
+    assert Aim(0.5).met(0.4, 1.0) and not Aim(0.5).met(0.6, 1.0)
+    assert Aim(more=20e-6).met(1.0001e-3, 0.9900e-3) and not Aim(more=20e-6).met(2e-3, 1e-3)
+
+
+def quits(pace):
+    pace.step()
+    raise ConfigError("no  more\nof it")
+
+
+def leaves(pace):
+    raise SystemExit(3)
+
+
+def test_a_loop_that_ends_says_why():
+    for start, why in ((quits, "ConfigError: no more of it"), (leaves, "SystemExit: 3")):
+        with process_loop(start) as loop, pytest.raises(LoopFailure, match=why):
+            loop.time(1)
+            loop.time(1)
+
+
+def test_a_stand_in_takes_part_in_whatever_a_file_does_with_it():
+    class Wrapper(Anything.core.Wrapper):
+        pass
+
+    @Anything.jit(nopython=True)
+    def function():
+        pass
+
+    assert isinstance(Wrapper(), Anything) and isinstance(function, Anything)
+    assert not isinstance(3, Anything.Array) and callable(Anything.spaces.Box(0, 1).sample)
+    assert absent("json", "nothing_of_that_name") == ["nothing_of_that_name"]
