@@ -159,14 +159,11 @@ class Study:
         }
         place = search.storage or str((self.folder / JOURNAL).resolve())
         try:
-            return optuna.create_study(
-                study_name=self.name,
-                storage=_storage(place),
-                sampler=samplers[search.sampler](),
-                pruner=pruners[search.pruner](),
-                direction=search.direction,
-                load_if_exists=True,
-            )
+            known = {"study_name": self.name, "storage": _storage(place)}
+            if self.name not in optuna.get_all_study_names(known["storage"]):
+                optuna.create_study(direction=search.direction, load_if_exists=True, **known)
+            sampler, pruner = samplers[search.sampler](), pruners[search.pruner]()
+            return optuna.load_study(sampler=sampler, pruner=pruner, **known)
         except Exception as error:  # whatever the database's driver throws
             why = redacted(f"{place} cannot be used: {reason(error)}")
             raise ConfigError(f"search: {why}") from error
@@ -362,13 +359,14 @@ class Searches:
             self._board.add(cells)
             # The other seeds wait for the first, which the pruner sees.
             for group in [[cell] for cell in cells] if self._prunes else [cells]:
-                self._schedule.add(group)
+                leave = self._choices.leave
+                self._schedule.add(cell for cell in group if not leave(cell.state()))
                 while left := [cell for cell in group if cell.state() != State.DONE]:
                     for cell in left:
                         state = cell.state()
                         if state == State.PRUNED:
                             return self._tell(study, number, "PRUNED")
-                        if cell.target.key in self._ended or self._choices.leave(state):
+                        if cell.target.key in self._ended or leave(state):
                             if f"ended with {_DIVERGED}:" in cell.reason():
                                 self._tell(study, number, "FAIL")
                             return

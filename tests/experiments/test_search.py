@@ -118,6 +118,17 @@ def test_tpe_finds_the_best_region(search):
     assert len(calls()) == 20
 
 
+def test_cmaes_and_hyperband_with_a_database_for_a_ledger(search, folder, capsys):
+    keys = {"sampler": "cmaes", "pruner": "hyperband", "metric": "val/loss/actor", "trials": 5}
+    keys["storage"] = f"sqlite:///{folder}/ledger.db"
+    assert search("--dry_run", **keys) == 0
+    assert "5 trials by cmaes, pruner hyperband; 0 done" in capsys.readouterr().out
+    assert search(**keys) == 0
+    assert set(outcomes()) <= {"COMPLETE", "PRUNED"} and len(outcomes()) == 5
+    assert len({rate for rate, _, _ in calls()}) == 5
+    assert not (FOLDER / "search.journal").exists()
+
+
 def test_an_online_metric_says_how_many_episodes_it_took(search, capsys):
     assert search(trials=2, evaluate={"episodes": 2}) == 0
     assert "2 of 2 trials; the selection used 4 online episodes" in capsys.readouterr().out
