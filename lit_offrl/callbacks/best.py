@@ -21,20 +21,11 @@ KEY = "Checkpoints"
 
 
 class Best:
-    """Watches one metric from validation to validation.
-
-    Args:
-        monitor: a metric of validations, or ``val/loss``, the sum of all of the losses.
-        mode: whether the lowest or the highest value is the best.
-
-    Attributes:
-        value: of the best so far; None before the first validation.
-        step: at which it was.
-    """
+    """Watches a metric of validations, or ``val/loss``, and keeps the best value and its step."""
 
     def __init__(self, monitor: str = LOSSES, mode: Mode = "min") -> None:
         self.monitor, self.mode = monitor, mode
-        self.value: float | None = None
+        self.value: float | None = None  # before the first validation
         self.step = 0
 
     @property
@@ -80,12 +71,7 @@ class Best:
 
 
 def checkpoint_rule(path: Path, checkpoint: Mapping[str, Any]) -> str:
-    """Say how a checkpoint was chosen among those of its run: ``last``, ``best, …``, or by hand.
-
-    Args:
-        path: of the file, whose name says what it is meant to be.
-        checkpoint: its contents.
-    """
+    """Say how a checkpoint was chosen among those of its run: ``last``, ``best, …``, or by hand."""
     state = (checkpoint.get("callbacks") or {}).get(KEY) or {}
     best = state.get("best") or {}
     if path.stem.startswith("best") and best and best.get("step") == checkpoint.get("global_step"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -18,23 +17,6 @@ from lit_offrl.common.finished import FINISHED
 from lit_offrl.common.quiet import say
 
 
-@dataclass(frozen=True)
-class Ending:
-    """How a fit ended.
-
-    Args:
-        step: optimiser steps of the run, those before it was resumed included.
-        max_steps: the limit; None where there is none.
-        reason: ``max_steps``, ``max_epochs``, ``max_time``, ``EarlyStopping`` or ``should_stop``.
-        line: the same as a sentence for the user.
-    """
-
-    step: int
-    max_steps: int | None
-    reason: str
-    line: str
-
-
 class SayWhyEnded(Callback):
     """Ends every fit with a line that says why it ended, and writes it to ``finished.json``.
 
@@ -42,8 +24,10 @@ class SayWhyEnded(Callback):
     that is resumed after early stopping trains on until the next validation. Here such a fit has
     nothing to do, and says what to change so that it goes on.
 
-    The file holds the fields of :class:`Ending`. It is removed when training begins, so a fit that
-    was killed or stopped by a signal leaves none.
+    The file holds ``step``, the optimiser steps of the run, those before it was resumed included,
+    their limit ``max_steps``, the ``reason`` (``max_steps``, ``max_epochs``, ``max_time``,
+    ``EarlyStopping`` or ``should_stop``) and the ``line``. It is removed when training begins, so a
+    fit that was killed or stopped by a signal leaves none.
     """
 
     def __init__(self) -> None:
@@ -94,23 +78,19 @@ class SayWhyEnded(Callback):
         if settings(trainer).fast_dev_run:
             say(f"ended trainer.fast_dev_run after step {trainer.global_step}; nothing is saved")
             return
-        ending = self.ending(trainer)
-        folder = run_folder(trainer)
-        if folder.is_dir():
-            write_whole(folder / FINISHED, json.dumps(asdict(ending)) + "\n")
-        for logger in trainer.loggers:
-            if isinstance(logger, MLflowRun):  # what it says of its end is not the last line
-                logger.finalize("success")
-        say(ending.line)
-
-    def ending(self, trainer: Trainer) -> Ending:
-        """Return how a fit ended that has just ended."""
         step, limit = trainer.global_step, trainer.max_steps
         at = f"at step {step:,} of {limit:,}" if limit >= 0 else f"at step {step:,}"
         reason, line, way_on = self._why(trainer, at)
         if not self._trained:
             line = f"nothing to do: {line}; {way_on}"
-        return Ending(step, limit if limit >= 0 else None, reason, line)
+        folder, most = run_folder(trainer), limit if limit >= 0 else None
+        if folder.is_dir():
+            facts = {"step": step, "max_steps": most, "reason": reason, "line": line}
+            write_whole(folder / FINISHED, json.dumps(facts) + "\n")
+        for logger in trainer.loggers:
+            if isinstance(logger, MLflowRun):  # what it says of its end is not the last line
+                logger.finalize("success")
+        say(line)
 
     def _why(self, trainer: Trainer, at: str) -> tuple[str, str, str]:
         """Return the reason, a sentence about it, and what lets the run go on."""

@@ -162,13 +162,11 @@ class EvaluationDuringFit(EveryNSteps):
         try:
             dataset = settings(trainer).datamodule.train_set.with_spec(module.spec)
             clone = clone_behaviour(dataset, self.bc_steps, module.seed)
-            record = self._roll_out(trainer, clone, training_steps=self.bc_steps)
+            name = "behaviour-cloning.json"
+            return self._roll_out(trainer, clone, name, training_steps=self.bc_steps)
         except LitOffRLError as error:  # a yardstick must not cost the run its own table
             say(f"no behaviour cloning beside it: {error}")
             return None
-        if trainer.is_global_zero:
-            record.save(run_folder(trainer) / "behaviour-cloning.json")
-        return record
 
     def _evaluate(
         self, trainer: Trainer, module: LightningModule, name: str
@@ -182,20 +180,24 @@ class EvaluationDuringFit(EveryNSteps):
         record = self._roll_out(
             trainer,
             module,
+            name,
             checkpoint=saved if last else None,
             checkpoint_rule="last" if last else f"step {trainer.global_step}",
             training_steps=trainer.global_step,
         )
-        if trainer.is_global_zero:
-            record.save(run_folder(trainer) / name)
         metrics = record.metrics()
         record_metrics(trainer, {name: metrics[name] for name in CURVES if name in metrics})
         return record
 
-    def _roll_out(self, trainer: Trainer, module: OfflineModule, **facts: Any) -> EvaluationRecord:
-        """Evaluate a module by the callback's options; ``facts`` are for the record."""
+    def _roll_out(
+        self, trainer: Trainer, module: OfflineModule, name: str, **facts: Any
+    ) -> EvaluationRecord:
+        """Evaluate a module by the callback's options, and write the record, with ``facts``."""
         stop = find_callback(trainer, GracefulStop) or GracefulStop()
         names = ("episodes", "seed", "num_envs", "max_episode_steps")
         chosen = {name: getattr(self, name) for name in names}
         with stop.rolling_out(trainer) as stopping:
-            return evaluate_module(module, **chosen, **facts, stopping=stopping)
+            record = evaluate_module(module, **chosen, **facts, stopping=stopping)
+        if trainer.is_global_zero:
+            record.save(run_folder(trainer) / name)
+        return record

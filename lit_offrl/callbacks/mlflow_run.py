@@ -21,8 +21,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lit_offrl.common import signals
 from lit_offrl.common.errors import FileError
+from lit_offrl.common.files import shown
 from lit_offrl.common.quiet import say
-from lit_offrl.tracking.opening import artifact_location, default_store_kept, refusals, store_lock
 from lit_offrl.tracking.outbox import (
     Artifact,
     Outbox,
@@ -32,17 +32,22 @@ from lit_offrl.tracking.outbox import (
     unsent_file,
 )
 from lit_offrl.tracking.runs import is_active
-from lit_offrl.tracking.sender import STOPPED_SECONDS, Sender
+from lit_offrl.tracking.sending import STOPPED_SECONDS, Sender
 from lit_offrl.tracking.store import (
+    artifact_location,
     client_uri,
     default_experiment,
+    default_store_kept,
     redacted,
+    refusals,
     require_store,
     set_patience,
+    store_lock,
     store_uri,
 )
 
 _LAST_SECONDS = 10.0  # for a store that does not answer once training has ended
+_REFUSED = re.compile(r"[^\w/. -]", re.ASCII)  # by MLflow, in a metric's name
 _LONGEST_PARAM = 250  # letters, of any MLflow's
 _STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}
 
@@ -110,11 +115,7 @@ class MLflowRun(MLFlowLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """MLflow's client, with the experiment and the run made or found at the first use.
-
-        Raises:
-            ConfigError: the store refuses.
-        """
+        """MLflow's client, with the experiment and the run made or found at the first use."""
         if self._initialized:
             return self._mlflow_client
         with refusals(self.tracking_uri):
@@ -154,7 +155,7 @@ class MLflowRun(MLFlowLogger):
         """Log metrics of a step; NaN is left out."""
         stamp = int(time.time() * 1000)
         self._outbox.points += [
-            Point(_plain_name(name), float(value), step or 0, stamp)
+            Point(_REFUSED.sub("", name), float(value), step or 0, stamp)
             for name, value in metrics.items()
             if not math.isnan(value)  # MLflow's servers differ about NaN; a gap says as much
         ]
@@ -174,11 +175,7 @@ class MLflowRun(MLFlowLogger):
 
     @rank_zero_only
     def keep_in(self, folder: Path) -> None:
-        """Keep in a folder what cannot be sent by the end, and send what is kept there.
-
-        Raises:
-            FileError: a file that is there is damaged.
-        """
+        """Keep in a folder what cannot be sent by the end, and send what is kept there."""
         self._folder = folder
         if self.resumed:
             self._outbox.add(load_outbox(folder, str(self.run_id)))
@@ -231,17 +228,10 @@ class MLflowRun(MLFlowLogger):
         except FileError as error:
             say(f"{said}, and it cannot be kept: {error}")
             return
-        here = Path.cwd()
-        shown = folder.relative_to(here) if folder.is_relative_to(here) else folder
-        argv = ["lit-offrl", "mlflow", "sync", str(shown)]
+        argv = ["lit-offrl", "mlflow", "sync", shown(folder)]
         if self.tracking_uri != store_uri():
             argv += ["--tracking_uri", self.tracking_uri]
         say(f"{said}; {file.name} in the run's folder keeps it: send it by {shlex.join(argv)}")
-
-
-def _plain_name(name: str) -> str:
-    """Leave out of a metric's name what MLflow refuses."""
-    return re.sub(r"[^\w/. -]", "", name, flags=re.ASCII)
 
 
 # ---- the loggers of a fit, this library's and Lightning's ----------------------------------------
@@ -267,11 +257,8 @@ def go_on_with(loggers: Sequence[MLFlowLogger], runs: Sequence[Mapping[str, str]
     """Let loggers of a resumed fit log to the runs that its checkpoint names.
 
     A run's id is unique, so it is the same run wherever a logger's store has it: the project may
-    have been moved, and the server have another name. A line says where a new run begins.
-
-    Args:
-        loggers: Lightning's own or this library's.
-        runs: ``run_id`` and ``tracking_uri`` of each; the store that it names is not contacted.
+    have been moved, and the server have another name. The stores that ``runs`` name are not
+    contacted. A line says where a new run begins.
 
     Raises:
         ConfigError: a logger's store cannot be used.

@@ -18,7 +18,7 @@ from lit_offrl.callbacks.lookup import find_callback, settings
 from lit_offrl.callbacks.mlflow_run import MLflowRun, mlflow_loggers, mlflow_origin
 from lit_offrl.common import signals
 from lit_offrl.common.errors import FileError
-from lit_offrl.common.files import write_whole
+from lit_offrl.common.files import shown, write_whole
 from lit_offrl.common.quiet import say
 from lit_offrl.evaluation.scores import has_references, normalized_score
 from lit_offrl.figures import save_figure, training_curves
@@ -94,12 +94,12 @@ class RunRecord(SaveConfigCallback):
                 if checkpoints.best_path is not None:
                     run.log_files(checkpoints.best_path, "checkpoints")
             print(f"runs: {runs_address(run.tracking_uri, str(run.experiment_id))}")
-        print(f"run: {_shown(folder)}")
+        print(f"run: {shown(folder)}")
         if checkpoints is not None and checkpoints.namesake is not None:
             env_id = getattr(getattr(settings(trainer).datamodule, "spec", None), "env_id", None)
-            argv = scoring(pl_module, env_id, _shown(checkpoints.last_model_path))
+            argv = scoring(pl_module, env_id, shown(checkpoints.last_model_path))
             say(
-                f"{_shown(checkpoints.namesake)} is of an earlier run; evaluate this one by: "
+                f"{shown(checkpoints.namesake)} is of an earlier run; evaluate this one by: "
                 f"{shlex.join(argv)}"
             )
 
@@ -129,12 +129,9 @@ class RunRecord(SaveConfigCallback):
 
 
 def scoring(module: LightningModule, env_id: str | None, checkpoint: str) -> list[str]:
-    """Return the command that scores a checkpoint, with what no file's word is taken for.
+    """Return the command that scores a checkpoint: by ``ope`` where the data name no environment.
 
-    Args:
-        module: of the checkpoint; its file is named where it is the user's own.
-        env_id: the data's environment; None where there is none, for which ``ope`` needs none.
-        checkpoint: its file.
+    It names what no file's word is taken for: an environment or a method of the user's own.
     """
     argv = ["lit-offrl", "ope" if env_id is None else "evaluate", "--ckpt_path", checkpoint]
     if env_id is not None and ":" in env_id:
@@ -161,12 +158,6 @@ def data_figures(trainer: Trainer) -> dict[str, float]:
     if has_references(data.spec):
         figures["data/score_mean"] = float(normalized_score(returns, data.spec).mean())
     return figures
-
-
-def _shown(path: str | Path) -> str:
-    """Return a path as a command of this working directory would give it."""
-    path, here = Path(path), Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def run_facts(trainer: Trainer, module: LightningModule) -> dict[str, Any]:

@@ -19,15 +19,9 @@ _STREAM = 0xBC
 
 
 def clone_behaviour(dataset: OfflineDataset, steps: int, seed: int) -> BCModule:
-    """Train behaviour cloning on a dataset, on the CPU: seconds for some thousand steps.
+    """Return behaviour cloning trained on a dataset, on the CPU: seconds for some thousand steps.
 
-    Args:
-        dataset: with actions.
-        steps: optimiser steps on batches of 256 rows.
-        seed: of the weights and of the order of rows; nothing is drawn from global generators.
-
-    Returns:
-        The module, with the dataset's spec, ready to act.
+    Batches have 256 rows. Nothing is drawn from global generators.
     """
     spec = dataset.spec
     with torch.random.fork_rng(devices=[]):
@@ -63,9 +57,9 @@ def yardsticks(
 
     Args:
         data: ``data/episodes``, ``data/return_mean`` and, with references, ``data/score_mean``.
-        dataset: its name.
-        policy: the evaluation of what was trained, where it was rolled out.
-        cloning: that of a policy cloned from the same data, where one was trained.
+        dataset: Name of the data.
+        policy: Evaluation of what was trained, where it was rolled out.
+        cloning: Evaluation of a policy cloned from the same data, where one was trained.
     """
     rows: list[tuple[str, int, float | None, float]] = []
     for record in (policy, cloning):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,7 @@ from lit_offrl.common.renames import translated
 
 
 class Argv:
-    """The options on a command line and in its configs, in their order.
-
-    Args:
-        argv: The verb and its options, with paths of configs.
-    """
+    """The options on a command line and in its configs, in their order."""
 
     def __init__(self, argv: Sequence[str]) -> None:
         self._options = [
@@ -78,15 +75,9 @@ def _options(argv: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
         name, is_joined, joined = word.removeprefix("--").partition("=")
         value = joined if is_joined else None if following.startswith("--") else following
         if name == "config":
-            for key, below in flat(_contents(value)).items():
-                if below is not None:
-                    yield key, below, f"{key} {below}"
+            with contextlib.suppress(ConfigError):  # which the parser will say
+                for key, below in flat(read_config(Path(value or "")) or {}).items():
+                    if below is not None:
+                        yield key, below, f"{key} {below}"
         else:
             yield name, value, f"--{name} {value}"
-
-
-def _contents(path: str | None) -> dict[str, Any]:
-    try:
-        return read_config(Path(path or "")) or {}
-    except ConfigError:  # the parser will say so
-        return {}

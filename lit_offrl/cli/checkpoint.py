@@ -13,7 +13,7 @@ from lit_offrl.common.configs import flat
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import file_sha256
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
-from lit_offrl.modules.checkpoints import config_of, mlflow_runs, read_checkpoint
+from lit_offrl.modules.checkpoints import config_of, read_checkpoint
 from lit_offrl.tracking.runs import checkpoint_path
 
 _LAYER = ("seed_everything", "model", "data")
@@ -23,9 +23,6 @@ _LINKED = ("observation_dim", "action_dim", "action_low", "action_high", "seed")
 class ResumeFrom:
     """A checkpoint that a verb starts from.
 
-    Args:
-        path: of the file.
-
     Raises:
         ConfigError: it is missing or not one of this library's.
     """
@@ -34,7 +31,6 @@ class ResumeFrom:
         self.path = path
         checkpoint = read_checkpoint(path)
         self.ours: dict[str, Any] = checkpoint[CHECKPOINT_KEY]
-        self.step: int = checkpoint.get("global_step", 0)
         self._whole = {"optimizer_states", "loops", "global_step"} <= checkpoint.keys()
         self._shapes = {name: tuple(v.shape) for name, v in checkpoint["state_dict"].items()}
         self._hyperparameters: Mapping[str, Any] = checkpoint.get("hyper_parameters", {})
@@ -78,8 +74,7 @@ class ResumeFrom:
     def layer(self, verb: str) -> str:
         """Return the part of its config that a verb takes over, as YAML; see ``take_over``.
 
-        An environment of a module's is left out, as only the user may name one (see
-        ``env_of_module``).
+        An environment of a module's is left out, as only the user may name one.
 
         Raises:
             ConfigError: a class that it names may not be used.
@@ -94,10 +89,6 @@ class ResumeFrom:
         """Return the data's ``env_id`` where it is of the form ``module:id``."""
         env_id = self.config.get("data", {}).get("init_args", {}).get("env_id")
         return env_id if isinstance(env_id, str) and ":" in env_id else None
-
-    def mlflow_runs(self) -> list[dict[str, str]]:
-        """Return ``run_id`` and ``tracking_uri`` of the MLflow runs to go on with."""
-        return mlflow_runs(self.ours)
 
     def changes(self, config: Mapping[str, Any]) -> list[str]:
         """Name the options of module and data that differ from the checkpoint's."""

@@ -45,11 +45,7 @@ class OneLineArgumentParser(OneLineParser, LightningArgumentParser):
     _kind: type | None = None  # the class whose options it parses, where it is made for one alone
 
     def parse_path(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Namespace:
-        """Read a config, whose mistakes jsonargparse says without the file.
-
-        Raises:
-            ConfigError: It is no YAML, or holds no options.
-        """
+        """Read a config, whose mistakes jsonargparse says without the file."""
         if read_config(Path(path)) is None:
             raise ConfigError(f"{path}: is empty: write fit's options in it, or leave it out.")
         return super().parse_path(path, *args, **kwargs)
@@ -79,11 +75,7 @@ class OneLineArgumentParser(OneLineParser, LightningArgumentParser):
         super().print_help(file)
 
     def parse_object(self, obj: Any, *args: Any, **kwargs: Any) -> Namespace:
-        """Parse options that are given as an object, such as a config's ``init_args``.
-
-        Raises:
-            ConfigError: one is given by its former name and its new one.
-        """
+        """Parse options that are given as an object, such as a config's ``init_args``."""
         options = vars(obj) if isinstance(obj, Namespace) else obj
         if renames := self._renames_in(options):
             obj = type(obj)(**translated(options, self._kind))
@@ -112,11 +104,7 @@ class OneLineArgumentParser(OneLineParser, LightningArgumentParser):
             self.renamed.setdefault(line, False)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong.
-
-        Raises:
-            ConfigError: Always, unless this is a parser within jsonargparse's own attempts.
-        """
+        """Say what is wrong, unless this is a parser within jsonargparse's own attempts."""
         if not self.exit_on_error:
             LightningArgumentParser.error(self, message, ex)
         if ex is not None and (ours := find_ours(ex)) is not None:
@@ -132,7 +120,11 @@ def find_ours(error: BaseException) -> LitOffRLError | None:
 
 def find_lightnings(error: BaseException) -> BaseException | None:
     """Return the error that Lightning's own code has raised, at or behind an error, if any."""
-    return next((one for one in _behind(error) if _is_lightnings(one)), None)
+    for one in _behind(error):
+        frames = list(traceback.walk_tb(one.__traceback__))
+        if frames and str(frames[-1][0].f_globals.get("__name__")).startswith("lightning."):
+            return one
+    return None
 
 
 def _behind(error: BaseException) -> Iterator[BaseException]:
@@ -146,17 +138,8 @@ def _behind(error: BaseException) -> Iterator[BaseException]:
             yield one
 
 
-def _is_lightnings(error: BaseException) -> bool:
-    frames = list(traceback.walk_tb(error.__traceback__))
-    return bool(frames) and str(frames[-1][0].f_globals.get("__name__")).startswith("lightning.")
-
-
 def explain(message: str, options: list[str]) -> str:
     """Make one line of jsonargparse's message: of the first line in it that says what is wrong.
-
-    Args:
-        message: What jsonargparse says.
-        options: The options that there are.
 
     Raises:
         ConfigError: It is about a file that is no YAML, which names that.
@@ -215,13 +198,7 @@ def explain(message: str, options: list[str]) -> str:
 
 
 def _wrong_value(place: str, wanted: str, value: str) -> str:
-    """Say which of some values, or of what type, a value should have been.
-
-    Args:
-        place: The option.
-        wanted: Types as Python prints them.
-        value: That was given.
-    """
+    """Say which of some values, or of what types as Python prints them, a value should be."""
     literals = re.findall(r"Literal\[(.*?)\]", wanted)
     if literals:
         choices = list(dict.fromkeys(each.strip(" '") for each in ",".join(literals).split(",")))

@@ -8,14 +8,15 @@ from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from lit_offrl.common.errors import ConfigError, FileError
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.files import refusals
 from lit_offrl.experiments.process import folder_lock
 
 LOCK = ".fit.lock"
 
 
-class Folders:
-    """Holds the locks of folders until it is closed.
+class Folders(contextlib.ExitStack):
+    """Holds the locks of folders until it is closed, and other fits may come in.
 
     Two fits that write one ``last.ckpt`` would replace each other's weights, and two that go on
     from one checkpoint would log to one MLflow run. Of several processes of a fit the first one
@@ -23,16 +24,12 @@ class Folders:
     """
 
     def __init__(self) -> None:
-        self._locks = contextlib.ExitStack()
+        super().__init__()
         self._held: set[Path] = set()
 
-    def close(self) -> None:
-        """Let other fits in."""
-        self._locks.close()
-
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Any, ...]:
         """Locks stay with the process that holds them."""
-        return {"_locks": contextlib.ExitStack(), "_held": self._held}
+        return Folders, (), {"_held": self._held}
 
     def hold(self, folder: Path) -> None:
         """Keep other fits out of a folder, which is made if it is not there.
@@ -43,11 +40,8 @@ class Folders:
         """
         if getattr(rank_zero_only, "rank", 0) or folder.resolve() in self._held:
             return
-        try:
-            lock = self._locks.enter_context(folder_lock(folder, LOCK))
-        except OSError as error:
-            why = error.strerror or error
-            raise FileError(f"{folder}: cannot be made ({why}): choose another place.") from None
+        with refusals(folder, "made"):
+            lock = self.enter_context(folder_lock(folder, LOCK))
         if lock is None:
             raise ConfigError(
                 f"{folder}: another fit is at work in this folder, and would replace this one's "

@@ -34,8 +34,7 @@ def adapt_help(parser: LightningArgumentParser, verb: str) -> None:
     parser.description = f"{_DOES[verb]} {_MORE}"
     for action in parser._actions:
         if action.dest == "model":
-            paths = [f"{kind.__module__}.{kind.__name__}" for kind in kinds_of(_METHOD)]
-            said = ", known subclasses: " + ", ".join(map(_public, paths))
+            said = ", known subclasses: " + ", ".join(map(_public_path, kinds_of(_METHOD)))
             action.extra_help = lambda said=said: said  # type: ignore[attr-defined]
         elif action.dest == "ckpt_path":
             action.help = _CHECKPOINT[verb]
@@ -103,7 +102,6 @@ def _below(kind: type) -> Iterator[type]:
         yield from _below(below)
 
 
-def _public(path: str) -> str:
-    """Return the shortest path of a method's class."""
-    ours = path.startswith(f"{lit_offrl.modules.__name__}.")
-    return f"{lit_offrl.modules.__name__}.{path.rpartition('.')[2]}" if ours else path
+def _public_path(kind: type) -> str:
+    ours = kind.__module__.startswith(f"{lit_offrl.modules.__name__}.")
+    return f"{lit_offrl.modules.__name__ if ours else kind.__module__}.{kind.__name__}"

@@ -8,8 +8,7 @@ names it. What is left out is said.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,16 @@ from lit_offrl.datasets.views import View
 from lit_offrl.modules import OfflineModule
 from lit_offrl.tracking.store import is_own, redacted, store_uri
 
-# Of the Trainer's options, those that are objects, folders or names of services.
-_OBJECTS = ("callbacks", "logger", "profiler", "plugins", "default_root_dir", "model_registry")
+LeftOut = tuple[str, str]
+"""The dotted name of an option of a checkpoint's that is not taken over, and what it is."""
+
 # A run's folder is where its checkpoint lies; loggers are looked at one by one.
 _ELSEWHERE = ("checkpoint.dirpath", "trainer.logger")
+# Of the Trainer's options, those that are objects, folders or names of services.
+_OBJECTS = [
+    f"trainer.{name}"
+    for name in ("callbacks", "profiler", "plugins", "default_root_dir", "model_registry")
+]
 _WORD = re.compile(r"[\w:,/ +-]*")  # no dotted path to import; files are looked for
 _TRACKING_URI = "tracking_uri"
 _MLFLOW_RUN = ("lit_offrl.callbacks.MLflowRun", "lit_offrl.callbacks.mlflow_run.MLflowRun")
@@ -52,12 +57,8 @@ def require_classes(config: Mapping[str, Any], where: str) -> None:
 
     Bare names are left to the parser, which looks for them among the classes that are there.
 
-    Args:
-        config: the tree of fit's options.
-        where: begins messages.
-
     Raises:
-        ConfigError: naming the first such class.
+        ConfigError: naming the first such class, and before it ``where``.
     """
     trainer = config.get("trainer")
     options = trainer if isinstance(trainer, Mapping) else {}
@@ -76,35 +77,12 @@ def require_classes(config: Mapping[str, Any], where: str) -> None:
                 checked_value(each.get("init_args"), below, f"{where}{name}.init_args")
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """An option of a checkpoint's that is not taken over.
-
-    Attributes:
-        option: its dotted name.
-        what: it is.
-    """
-
-    option: str
-    what: str
-
-    def line(self) -> str:
-        """Say so."""
-        return (
-            f"the checkpoint's {self.option} ({self.what}) is not taken over: give it again, as"
-            f" --{self.option} or in a --config file, if it is wanted"
-        )
-
-
 def take_over(
     config: Mapping[str, Any], path: str, *, fit: bool
 ) -> tuple[dict[str, Any], list[LeftOut]]:
     """Return what may be taken of a checkpoint's config, by section, and what is left out.
 
-    Args:
-        config: as ``config_of`` reads it.
-        path: of the checkpoint, for messages.
-        fit: whether also what a fit alone needs: the Trainer, checkpoints and evaluations.
+    With ``fit`` also what a fit alone needs: the Trainer, checkpoints and evaluations.
 
     Raises:
         ConfigError: the method or the data are of a class that a file may not name.
@@ -121,13 +99,16 @@ def take_over(
         layer["data"], folders = data_part(config, path)
         left += folders
     if fit:
-        for section, takes in _SECTIONS.items():
+        for section in ("trainer", "checkpoint", "evaluation"):
             layer[section] = {}
             for name, value in config.get(section, {}).items():
-                if value is None or takes(name, value):
+                option = f"{section}.{name}"
+                if option in _ELSEWHERE:
+                    continue
+                if value is None or (option not in _OBJECTS and _is_plain(value)):
                     layer[section][name] = value
-                elif f"{section}.{name}" not in _ELSEWHERE:
-                    left.append(LeftOut(f"{section}.{name}", _names(value)))
+                else:
+                    left.append((option, _names(value)))
         left += _take_loggers(layer["trainer"], config.get("trainer", {}).get("logger"))
     return layer, left
 
@@ -153,7 +134,7 @@ def _drop_folders(options: dict[str, Any]) -> Iterator[LeftOut]:
             continue
         if name != "data_dir" or not _lies_in(options.get("dataset"), str(folder)):
             del options[name]
-            yield LeftOut(f"data.init_args.{name}", str(folder)[:_LONGEST])
+            yield f"data.init_args.{name}", str(folder)[:_LONGEST]
 
 
 def _lies_in(dataset: object, folder: str) -> bool:
@@ -176,27 +157,23 @@ def _take_loggers(trainer: dict[str, Any], given: object) -> Iterator[LeftOut]:
         try:
             logger = checked_part(each, MLFlowLogger, MLFlowLogger, "trainer.logger")
         except ConfigError:
-            yield LeftOut("trainer.logger", _names(each))
+            yield "trainer.logger", _names(each)
             continue
         options, ours = logger["init_args"], logger["class_path"] in _MLFLOW_RUN
         uri = options.get(_TRACKING_URI)
         if not ours and (uri is None or not is_own(str(uri))):
-            yield LeftOut("trainer.logger", f"MLFlowLogger to {redacted(str(uri))}")
+            yield "trainer.logger", f"MLFlowLogger to {redacted(str(uri))}"
             continue
         if uri is not None and is_own(str(uri)):
             options[_TRACKING_URI] = store_uri()
         elif uri is not None:
             del options[_TRACKING_URI]
-            yield LeftOut(f"trainer.logger.init_args.{_TRACKING_URI}", redacted(str(uri)))
+            yield f"trainer.logger.init_args.{_TRACKING_URI}", redacted(str(uri))
         for name in _LOGGERS_FOLDERS:
             options.pop(name, None)
         taken.append(logger)
     if taken:
         trainer["logger"] = taken if isinstance(given, list) else taken[0]
-
-
-def _of_trainer(name: str, value: object) -> bool:
-    return name not in _OBJECTS and _is_plain(value)
 
 
 def _is_plain(value: object) -> bool:
@@ -208,13 +185,6 @@ def _is_plain(value: object) -> bool:
     if isinstance(value, str):
         return bool(_WORD.fullmatch(value)) and not Path(value).is_file()
     return isinstance(value, int | float)
-
-
-_SECTIONS: dict[str, Callable[[str, object], bool]] = {
-    "trainer": _of_trainer,
-    "checkpoint": lambda name, value: name != "dirpath" and _is_plain(value),
-    "evaluation": lambda name, value: _is_plain(value),
-}
 
 
 def _names(value: object) -> str:

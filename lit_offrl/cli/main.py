@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import os
 import re
@@ -24,20 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lit_offrl.datamodules
 import lit_offrl.modules  # so that a config may say `class_path: DVFModule`
-from lit_offrl.callbacks import (
-    Checkpoints,
-    Curves,
-    Duration,
-    EvaluationDuringFit,
-    FiniteGuard,
-    GracefulStop,
-    Interrupted,
-    MLflowRun,
-    MonitorCheck,
-    PredictionWriter,
-    RunRecord,
-    SayWhyEnded,
-)
+from lit_offrl import callbacks as own
 from lit_offrl.callbacks.checkpoints import run_name
 from lit_offrl.callbacks.interruption import leave_signals_to_us
 from lit_offrl.callbacks.lookup import settings
@@ -48,7 +34,7 @@ from lit_offrl.cli.checkpoint import ResumeFrom
 from lit_offrl.cli.errors import OneLineArgumentParser, find_lightnings, find_ours
 from lit_offrl.cli.folders import Folders
 from lit_offrl.cli.help import adapt_help
-from lit_offrl.cli.trainer import require_cores, require_trainer_options
+from lit_offrl.cli.trainer import ALWAYS_THERE, require_cores, require_trainer_options
 from lit_offrl.common import signals
 from lit_offrl.common.configs import expand_argv, method_of
 from lit_offrl.common.errors import ConfigError, LitOffRLError, reason
@@ -57,11 +43,9 @@ from lit_offrl.common.ranges import SEEDS, require_in
 from lit_offrl.common.user_code import import_named
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.evaluation.envs import name_env
-from lit_offrl.modules.base import OfflineModule
-from lit_offrl.modules.checkpoints import module_class
+from lit_offrl.modules.checkpoints import mlflow_runs
 
-_LOGGER = f"{MLflowRun.__module__}.{MLflowRun.__name__}"
-_ALWAYS_THERE = (FiniteGuard, Curves, GracefulStop, Duration, MonitorCheck, SayWhyEnded)
+_LOGGER = f"{own.MLflowRun.__module__}.{own.MLflowRun.__name__}"
 
 # Lightning's Timer has a member of an enumeration as the default of an option that is text.
 yaml.SafeDumper.add_multi_representer(
@@ -84,9 +68,6 @@ class OfflineCLI(LightningCLI):
     Differs from Lightning's in this: dimensions and seeds are linked; a checkpoint's options are
     overridden by those given, never the other way round; what a run needs is there whatever a
     config says about ``trainer.callbacks``; a mistake is one line.
-
-    Args:
-        argv: the verb and its options.
     """
 
     def __init__(self, argv: Sequence[str]) -> None:
@@ -105,17 +86,17 @@ class OfflineCLI(LightningCLI):
         fits = self.verb == "fit"
         if fits and self.resume is not None:
             self.resume.require_whole()
-        with contextlib.closing(Folders()) as self.folders:
+        with Folders() as self.folders:
             super().__init__(
                 lit_offrl.modules.OfflineModule,
                 lit_offrl.datamodules.OfflineDataModule,
                 subclass_mode_model=True,
                 subclass_mode_data=True,
-                save_config_callback=RunRecord if fits else None,
+                save_config_callback=own.RunRecord if fits else None,
                 trainer_defaults={
                     **TRAINER_DEFAULTS,
                     "logger": {"class_path": _LOGGER} if fits else False,
-                    "callbacks": [make() for make in _ALWAYS_THERE] if fits else [],
+                    "callbacks": [make() for make in ALWAYS_THERE] if fits else [],
                 },
                 parser_class=OneLineArgumentParser,
                 auto_configure_optimizers=False,
@@ -148,17 +129,17 @@ class OfflineCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link what the module must know of the data; add the options of what is always there."""
-        for name, read in _FROM_SPEC.items():
-            target = f"model.init_args.{name}"
+        for name in ("observation_dim", "action_dim", "action_low", "action_high"):
+            target, read = f"model.init_args.{name}", _spec_reader(name)
             parser.link_arguments("data.spec", target, compute_fn=read, apply_on="instantiate")
         for section in ("model", "data"):
             target = f"{section}.init_args.seed"
             parser.link_arguments(("seed_everything", section), target, compute_fn=one_seed)
         if self.verb == "fit":
-            parser.add_lightning_class_args(EvaluationDuringFit, "evaluation")
-            parser.add_lightning_class_args(Checkpoints, "checkpoint")
+            parser.add_lightning_class_args(own.EvaluationDuringFit, "evaluation")
+            parser.add_lightning_class_args(own.Checkpoints, "checkpoint")
         if self.verb == "predict":
-            parser.add_lightning_class_args(PredictionWriter, "predictions")
+            parser.add_lightning_class_args(own.PredictionWriter, "predictions")
 
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
@@ -170,11 +151,7 @@ class OfflineCLI(LightningCLI):
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse without Lightning's warning about arguments that are also in ``sys.argv``.
-
-        Raises:
-            ConfigError: an option cannot be.
-        """
+        """Parse without Lightning's warning about arguments that are also in ``sys.argv``."""
         assert isinstance(args, list)  # as given to the constructor
         try:
             self.config = parser.parse_args(args)
@@ -200,9 +177,6 @@ class OfflineCLI(LightningCLI):
 
         That of the checkpoint's run is kept as a name alone, as importing it would run what any
         file says.
-
-        Raises:
-            LitOffRLError: there is no such module or environment.
         """
         data = self.config[self.verb].get("data")
         options = None if data is None else data.get("init_args")
@@ -215,16 +189,15 @@ class OfflineCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Say what of the checkpoint's options is not taken over, before anything is made."""
-        for one in () if self.resume is None else self.resume.left_out:
-            if not self._given.give(one.option):
-                say(one.line())
+        for option, what in () if self.resume is None else self.resume.left_out:
+            if not self._given.give(option):
+                say(
+                    f"the checkpoint's {option} ({what}) is not taken over: give it again, as"
+                    f" --{option} or in a --config file, if it is wanted"
+                )
 
     def _bound_by_data(self) -> None:
-        """Have the data take the action bounds that are given to the model, which it gets back.
-
-        Raises:
-            ConfigError: both are given one, and they differ.
-        """
+        """Have the data take the action bounds that are given to the model, which it gets back."""
         model, data = self.config[self.verb].get("model"), self.config[self.verb].get("data")
         mine, theirs = (
             {} if part is None else part.get("init_args") or {} for part in (model, data)
@@ -246,11 +219,7 @@ class OfflineCLI(LightningCLI):
     # ---- building ------------------------------------------------------------------------------
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the Trainer around a module that fits the checkpoint.
-
-        Raises:
-            ConfigError: An option of the Trainer, a folder or the checkpoint cannot be used.
-        """
+        """Build the Trainer around a module that fits the checkpoint."""
         config, fits = self._get(self.config_init, "trainer"), self.verb == "fit"
         require_cores(vars(config))
         if fits:  # before MLflow's run, which a resumed fit would go on with, is touched
@@ -299,15 +268,10 @@ class OfflineCLI(LightningCLI):
                 say(f"differs from the checkpoint's run: {'; '.join(changes)}")
             if checkpoints.dirpath is None:
                 checkpoints.dirpath = str(Path(self.resume.path).resolve().parent)
-        go_on_with(loggers, [] if self.resume is None else self.resume.mlflow_runs())
+        go_on_with(loggers, [] if self.resume is None else mlflow_runs(self.resume.ours))
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run the verb.
-
-        Raises:
-            ConfigError: what Lightning refuses once it sees the loaders: it is for the user. Or a
-                part of the checkpoint that cannot be taken up.
-        """
+        """Run the verb; what Lightning refuses once it sees the loaders is for the user."""
         try:
             super()._run_subcommand(subcommand)
         except Exception as error:
@@ -335,18 +299,13 @@ class OfflineCLI(LightningCLI):
         Lightning does the former, unless a signal stops it in the midst of its tidying up.
         """
         for logger in self.trainer.loggers:
-            if isinstance(logger, MLflowRun):
+            if isinstance(logger, own.MLflowRun):
                 logger.finalize("failed")  # does nothing where the run is closed
         if signals.received():
-            signals.watch_over(getattr(self.trainer.strategy.launcher, "procs", []))
-            signals.kill_children()
+            signals.kill_children(getattr(self.trainer.strategy.launcher, "procs", []))
 
     def _require_own_folder(self, folder: Path) -> None:
-        """Refuse the folder of another run than the one to go on with.
-
-        Raises:
-            ConfigError: there is a checkpoint in it.
-        """
+        """Refuse a folder with the checkpoint of another run than the one to go on with."""
         there = folder / "last.ckpt"
         resumed = None if self.resume is None else Path(self.resume.path).resolve().parent
         if there.exists() and resumed != folder.resolve():
@@ -358,9 +317,7 @@ class OfflineCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build everything; jsonargparse wraps our errors into its own, so take them out.
 
-        Raises:
-            LitOffRLError: a class of ours refuses its options, or one of Lightning's, such as a
-                callback or a logger, for which it is the user's mistake too.
+        Where Lightning's classes, such as callbacks, refuse their options, the user is to know.
         """
         try:
             super().instantiate_classes()
@@ -374,16 +331,12 @@ class OfflineCLI(LightningCLI):
 
 
 class _Parsed(OfflineCLI):
-    """Parses and does no more."""
+    """Parses; draws, builds and runs nothing."""
 
-    def _set_seed(self) -> None:
-        """Nothing is drawn."""
+    def _nothing(self, *args: Any) -> None:
+        pass
 
-    def instantiate_classes(self) -> None:
-        """Nothing is built."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing is run."""
+    _set_seed = instantiate_classes = _run_subcommand = _nothing  # type: ignore[assignment]
 
 
 def parse_options(argv: Sequence[str]) -> Namespace:
@@ -393,15 +346,6 @@ def parse_options(argv: Sequence[str]) -> Namespace:
         ConfigError: An option that the verb would refuse before it builds anything.
     """
     return _Parsed(argv).config[argv[0]]
-
-
-def require_options(argv: Sequence[str]) -> type[OfflineModule]:
-    """Parse a verb's options as :func:`parse_options` does, and return the method's class.
-
-    Raises:
-        ConfigError: An option that the verb would refuse before it builds anything.
-    """
-    return module_class(parse_options(argv).model.class_path)
 
 
 def one_seed(seed_everything: int, section: Any) -> int:
@@ -430,11 +374,7 @@ def _spec_reader(name: str) -> Any:
 
 
 def _require_launcher(trainer: Trainer, strategy: Any) -> None:
-    """Refuse a fit in forked or spawned processes, where a signal reaches none that could save.
-
-    Raises:
-        ConfigError: the strategy is one of those.
-    """
+    """Refuse a fit in forked or spawned processes, where a signal reaches none that could save."""
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         name = strategy if isinstance(strategy, str) else type(strategy).__name__
         raise ConfigError(
@@ -445,8 +385,8 @@ def _require_launcher(trainer: Trainer, strategy: Any) -> None:
 
 def _evaluate_late(callbacks: list[Any]) -> None:
     """Let roll-outs, which a signal may end, follow what else a step's end records."""
-    stop = next((i for i, each in enumerate(callbacks) if isinstance(each, GracefulStop)), None)
-    late = [each for each in callbacks if isinstance(each, EvaluationDuringFit)]
+    stop = next((i for i, each in enumerate(callbacks) if isinstance(each, own.GracefulStop)), None)
+    late = [each for each in callbacks if isinstance(each, own.EvaluationDuringFit)]
     if stop is not None and late:
         callbacks[stop:stop] = late
         for each in late:
@@ -465,10 +405,6 @@ def _is_of_restoring(error: BaseException) -> bool:
 
 
 _TYPES_DIFFER = re.compile(r"same dtype|scalar type|dtype")
-_FROM_SPEC = {
-    name: _spec_reader(name)
-    for name in ("observation_dim", "action_dim", "action_low", "action_high")
-}
 
 
 def _no_text(words: Sequence[str]) -> str:
@@ -497,7 +433,7 @@ def main(argv: Sequence[str], kind: type[OfflineCLI] = OfflineCLI) -> int:
         torch.set_num_threads(1)
     try:
         kind(argv)
-    except Interrupted as stop:
+    except signals.Interrupted as stop:
         if signals.is_child():
             return 0  # a failing child would make Lightning kill the first process as it saves
         print(f"lit-offrl: {stop}", file=sys.stderr)

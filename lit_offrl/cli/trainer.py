@@ -41,6 +41,16 @@ RANGES = {
 _RATES = "modules set the rate of each step themselves, by model.init_args.learning_rate and decay"
 _AVERAGES = "methods that act by averaged weights keep those themselves, as their papers say"
 
+ALWAYS_THERE = (
+    own.FiniteGuard,
+    own.Curves,
+    own.GracefulStop,
+    own.Duration,
+    own.MonitorCheck,
+    own.SayWhyEnded,
+)
+"""The callbacks that every fit has, without options."""
+
 REFUSED_CALLBACKS: dict[type[Callback], str] = {
     stock.BaseFinetuning: f"{_RATES}, and train all of their networks",
     stock.BatchSizeFinder: "data.init_args.batch_size holds for a whole run; measure a few of them",
@@ -54,15 +64,9 @@ REFUSED_CALLBACKS: dict[type[Callback], str] = {
     stock.StochasticWeightAveraging: f"{_RATES}; {_AVERAGES}",
     stock.WeightAveraging: _AVERAGES,
     own.Checkpoints: "fit has it already: its options are --checkpoint.*",
-    own.Curves: "fit has it already",
-    own.Duration: "fit has it already",
     own.EvaluationDuringFit: "fit has it already: its options are --evaluation.*",
-    own.FiniteGuard: "fit has it already",
-    own.GracefulStop: "fit has it already",
-    own.MonitorCheck: "fit has it already",
     own.PredictionWriter: "predict has it already: its options are --predictions.*",
-    own.RunRecord: "fit has it already",
-    own.SayWhyEnded: "fit has it already",
+    **dict.fromkeys((*ALWAYS_THERE, own.RunRecord), "fit has it already"),
     StepProgress: "fit has it already, unless trainer.enable_progress_bar is false",
 }
 """Callbacks that cannot do what they promise here, and why not; subclasses of theirs neither."""
@@ -80,10 +84,7 @@ _TOO_MANY = 4  # processes a core, above which none of them would get anywhere
 
 
 def require_trainer_options(trainer: Mapping[str, Any]) -> None:
-    """Refuse what the Trainer would take and not do.
-
-    Args:
-        trainer: its options, parsed, with ``class_path`` and ``init_args`` for objects.
+    """Refuse what the Trainer would take and not do, of its options as they are parsed.
 
     Raises:
         ConfigError: naming the option or the callback, and what to do.
@@ -157,7 +158,8 @@ def require_cores(trainer: Mapping[str, Any]) -> None:
     if "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS") or 1) > 1:
         return
     accelerator, devices = trainer.get("accelerator"), str(trainer.get("devices"))
-    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not has_accelerator())
+    faster = CUDAAccelerator.is_available() or MPSAccelerator.is_available()
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not faster)
     if not on_cpu or not devices.isdecimal():
         return
     processes, cores = int(devices), len(os.sched_getaffinity(0))
@@ -171,8 +173,3 @@ def require_cores(trainer: Mapping[str, Any]) -> None:
             f"trainer.devices is {processes}, each a process, and this machine has {cores} CPU "
             "cores: fewer would train faster"
         )
-
-
-def has_accelerator() -> bool:
-    """Whether ``auto`` finds something faster than the CPU."""
-    return CUDAAccelerator.is_available() or MPSAccelerator.is_available()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from lit_offrl.commands.options import add_options
 from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.common import signals
 from lit_offrl.common.errors import ConfigError, LitOffRLError
+from lit_offrl.common.files import require_writable
 from lit_offrl.common.user_code import command_line
 from lit_offrl.evaluation.envs import name_env
 
@@ -77,27 +77,10 @@ The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 
     add("--policy", type=Path, metavar="FILE", help=text, default=argparse.SUPPRESS)
     ours = ("kind", "policy", "next_observations")
     add_options(parser, *RECIPES.values(), skip=ours, default=argparse.SUPPRESS)
-    text = "Leave that column out: the file has half the size, and readers take the observation of"
-    add(
-        "--no-next-observations",
-        dest="next_observations",
-        action="store_false",
-        help=f"{text} the following row.",
-    )
+    text = "Leave that column out, so that the file has half the size; readers take the next row's."
+    add("--no-next-observations", dest="next_observations", action="store_false", help=text)
     add("--overwrite", action="store_true", help="Replace an existing file.")
     return parser
-
-
-def _check_output(path: Path, overwrite: bool) -> None:
-    """Find now, not after hours of training, that the file cannot be written."""
-    if path.exists() and not overwrite:
-        raise ConfigError(f"{path} exists: choose another --output or say --overwrite.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"The folder of {path} cannot be made: {error}.") from error
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"{path} cannot be written: choose another --output.")
 
 
 def _collection(options: argparse.Namespace) -> Collection:
@@ -105,7 +88,9 @@ def _collection(options: argparse.Namespace) -> Collection:
     given = vars(options)
     kind, planner, overwrite = given.pop("kind"), given.pop("planner"), given.pop("overwrite")
     name_env(options.env)
-    _check_output(options.output, overwrite)
+    if options.output.exists() and not overwrite:
+        raise ConfigError(f"{options.output} exists: choose another --output or say --overwrite.")
+    require_writable(options.output)  # found now, not after hours of training
     chosen = f"--planner {planner}" if kind is None else "--kind random, mixed, medium or expert"
     if planner == "waypoint":
         chosen += " in AntMaze" if "policy" in given else " in maze2d"
@@ -126,11 +111,7 @@ def _collection(options: argparse.Namespace) -> Collection:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Collect a dataset; return 0, or 1 for a failing environment, or 128 + the signal's number.
-
-    Raises:
-        LitOffRLError: an option cannot work; nothing was written.
-    """
+    """Collect a dataset; return 0, or 1 for a failing environment, or 128 + the signal's number."""
     collection = _collection(_parser().parse_args(argv))
     code, why = 0, ""
     refused: LitOffRLError | None = None

@@ -65,11 +65,7 @@ class CompareOptions(RunSelection):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the table, write files if there is an output folder, and return 0.
-
-    Raises:
-        LitOffRLError: the runs cannot be read or compared.
-    """
+    """Print the table, write files if there is an output folder, and return 0."""
     epilog = f"Without --experiment, --filter and --records: MLflow's {default_experiment()}."
     options = parse(CompareOptions, argv, "compare", epilog)
     if options.metric not in get_args(Metric):

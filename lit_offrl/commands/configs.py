@@ -8,15 +8,12 @@ from pathlib import Path
 
 from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.common.configs import FOLDER, names
-from lit_offrl.common.errors import ConfigError, FileError, nearest, reason
+from lit_offrl.common.errors import ConfigError, FileError, nearest
+from lit_offrl.common.files import refusals
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run ``lit-offrl configs VERB …``.
-
-    Raises:
-        LitOffRLError: There is no such config, or it cannot be copied.
-    """
+    """Run ``lit-offrl configs VERB …``."""
     options = _parser().parse_args(list(argv))
     if options.verb == "list":
         _list(options.pattern)
@@ -77,8 +74,6 @@ def _copy(name: str, to: Path, *, force: bool) -> None:
         raise FileError(f"{target}: is there already: give --force to replace it, or another FILE.")
     if target.exists() and target.samefile(source):
         raise FileError(f"{target}: is the library's own file: give another FILE.")
-    try:
+    with refusals(target):
         shutil.copyfile(source, target)
-    except OSError as error:
-        raise FileError(f"{target}: cannot be written: {reason(error)}.") from error
     print(f"{target}: a copy of {name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from itertools import groupby
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lit_offrl.commands import datasets_convert
+from lit_offrl.commands.options import add_options, make
 from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.common.errors import ConfigError, DatasetError, nearest
 from lit_offrl.datasets.bounds import settle_bounds
@@ -28,6 +29,7 @@ from lit_offrl.datasets.catalog import (
     resolve,
 )
 from lit_offrl.datasets.checks import examine
+from lit_offrl.datasets.convert import LogOptions, convert_log
 from lit_offrl.datasets.d4rl_package import PackagedSource
 from lit_offrl.datasets.download import download, verification
 from lit_offrl.datasets.entries import CATALOG, CatalogEntry
@@ -36,6 +38,13 @@ from lit_offrl.datasets.minari import MinariSource
 from lit_offrl.datasets.minari_opening import PREFIX
 from lit_offrl.datasets.sidecar import read_sidecar
 from lit_offrl.datasets.sources import D4RL_PREFIX, Source, find_source
+
+_BOUNDS = ("--action_low", "--action-low", "--action_high", "--action-high")
+_COLUMNS = """
+A,B,… are names of the log's columns with commas between them; ranges, obs_0..obs_11, and patterns,
+'obs_*', stand for several. The rows of an episode stand together, in their order; its last row is
+a timeout unless --terminal says that the task ended there.
+"""
 
 
 def _console() -> Console:
@@ -183,6 +192,18 @@ def _check(options: argparse.Namespace) -> int:
     return 0
 
 
+def _convert(options: argparse.Namespace) -> int:
+    """Make an HDF5 file of a log in CSV or Parquet, and say what is in it."""
+    columns = make(LogOptions, options)
+    summary, warnings = convert_log(options.log, options.output, columns, force=options.force)
+    for key, text in summary.items():
+        print(f"{key}: {text}")
+    for warning in warnings:
+        print(f"warning: {warning}")
+    print(f"{options.output}: written; `lit-offrl datasets check {options.output}` looks at it")
+    return 0
+
+
 def _download(options: argparse.Namespace) -> int:
     """Bring a dataset of the catalogue to disk."""
     if options.dataset.startswith(PREFIX):
@@ -242,9 +263,16 @@ def _parser() -> OneLineParser:
     info.set_defaults(run=_info)
     check = verbs.add_parser("check", help="read every value; say what is in it and what is odd")
     check.set_defaults(run=_check)
-    datasets_convert.add_parser(verbs)
+    words = "make an HDF5 file of a log in CSV or Parquet"
+    convert = verbs.add_parser("convert", help=words, epilog=_COLUMNS)
+    words = "Log, a .csv, .tsv or .parquet file."
+    convert.add_argument("log", type=Path, metavar="LOG", help=words)
+    convert.add_argument("output", type=Path, metavar="FILE.hdf5", help="File that is written.")
+    add_options(convert, LogOptions, hyphens=True)
+    convert.set_defaults(run=_convert)
     fetch = verbs.add_parser("download", help="bring a dataset of the catalogue to disk")
-    fetch.add_argument("--force", action="store_true", help="Replace a file that is there.")
+    for verb in (convert, fetch):
+        verb.add_argument("--force", action="store_true", help="Replace a file that is there.")
     fetch.set_defaults(run=_download)
     cache = verbs.add_parser("cache", help="list or clear the columns that are kept on disk")
     action = "Whether to list the columns or to clear them. (default: list)"
@@ -265,10 +293,12 @@ def _parser() -> OneLineParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run ``lit-offrl datasets`` and return its exit code.
-
-    Raises:
-        LitOffRLError: in one line, what is wrong and what to do.
-    """
-    options = _parser().parse_args(datasets_convert.join_negative(argv))
+    """Run ``lit-offrl datasets`` and return its exit code."""
+    joined: list[str] = []
+    for word in argv:  # argparse would take `--action_low -1,-2` for two options
+        if joined and joined[-1] in _BOUNDS and re.match(r"-[\d.]", word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    options = _parser().parse_args(joined)
     return int(options.run(options))

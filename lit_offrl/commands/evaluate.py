@@ -36,11 +36,8 @@ def main(argv: Sequence[str]) -> int:
 
     Returns:
         0, or 1 where ``--mlflow`` asked for what MLflow then did not take.
-
-    Raises:
-        LitOffRLError: an option, the checkpoint or the environment cannot be used.
     """
-    options, policy_options = _read(argv)
+    options, policy_options = read_arguments(argv)
     if options.run_tags and options.run_name is None:
         raise ConfigError("--run_tags are of a run of its own: give it a --run_name.")
     module = load_module(options.ckpt_path, options.device)
@@ -92,16 +89,12 @@ def main(argv: Sequence[str]) -> int:
     return int(options.mlflow is True and not logged)
 
 
-def require_arguments(argv: Sequence[str]) -> dict[str, Any]:
-    """Look at arguments before there is a checkpoint; return the options of the policy.
+def read_arguments(argv: Sequence[str]) -> tuple[EvaluateOptions, dict[str, Any]]:
+    """Return the command's options, and those of the policy, which are not looked at.
 
     Raises:
-        LitOffRLError: one that it would refuse; the policy's options are not looked at.
+        LitOffRLError: one that the command would refuse before there is a checkpoint.
     """
-    return _read(argv)[1]
-
-
-def _read(argv: Sequence[str]) -> tuple[EvaluateOptions, dict[str, Any]]:
     rest, policy_options = split_policy_options(argv)
     options = parse(
         EvaluateOptions,

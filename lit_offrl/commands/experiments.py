@@ -219,9 +219,10 @@ def check_jobs(cells: Sequence[Cell], hint: str, *, make: bool) -> None:
 def _check(job: Job, kinds: dict[str, Any], hint: str, make: bool) -> None:
     """Check a job's options, but those that it has in common with one in ``kinds``."""
     from lit_offrl.cli.layer import require_classes
-    from lit_offrl.cli.main import require_options
-    from lit_offrl.commands.evaluate import require_arguments
+    from lit_offrl.cli.main import parse_options
+    from lit_offrl.commands.evaluate import read_arguments
     from lit_offrl.evaluation.evaluate import environment_of, require_policy_options
+    from lit_offrl.modules.checkpoints import module_class
 
     training = job.training
     own = {name: value for name, value in training.options.items() if name != DATASET}
@@ -229,11 +230,12 @@ def _check(job: Job, kinds: dict[str, Any], hint: str, make: bool) -> None:
     if job.is_fit:
         if key not in kinds:
             require_classes(job.config(), "")
-            kinds[key] = require_options(job.argv("checked", anew=True))
+            model = parse_options(job.argv("checked", anew=True)).model
+            kinds[key] = module_class(model.class_path)
         return
     options, config = job.evaluate_options(), job.config()
     if key in kinds and (once := f"{key} {options}") not in kinds:
-        kinds[once] = require_arguments(job.argv("checked")[1:])
+        _, kinds[once] = read_arguments(job.argv("checked")[1:])
         require_policy_options(kinds[key], kinds[once])
     if training.state() == State.DONE:
         return  # the evaluation begins at once, and says so itself

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,11 +108,7 @@ class FigureOptions:
 
 
 def main(argv: Sequence[str]) -> int:
-    """List the figures, or draw one; return 0.
-
-    Raises:
-        LitOffRLError: there is no such figure, or what it is to be drawn from does not fit.
-    """
+    """List the figures, or draw one; return 0."""
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0
@@ -121,7 +117,7 @@ def main(argv: Sequence[str]) -> int:
         hint = nearest(name, FIGURES) or f" It knows {', '.join(FIGURES)}."
         raise ConfigError(f"there is no figure '{name}'.{hint}")
     entry = FIGURES[name]
-    kind: type[Any] = _named(entry.study)
+    kind: type[Any] = pkgutil.resolve_name(entry.study)
     parser = OneLineParser(prog=f"lit-offrl figures {name}", description=f"{entry.line}.")
     add_options(parser, kind, FigureOptions)
     options = parser.parse_args(rest)
@@ -129,7 +125,7 @@ def main(argv: Sequence[str]) -> int:
     make_folder(options.output)
     found: Study = study.run()
     command = redacted(command_line(["figures", *argv]))
-    draw: Callable[..., Figure] = _named(entry.drawing)
+    draw: Callable[..., Figure] = pkgutil.resolve_name(entry.drawing)
     picture, numbers = (options.output / f"{name}.{kind}" for kind in ("png", "json"))
     from lit_offrl.figures import save_figure  # as the next, heavy and here by now
 
@@ -156,12 +152,6 @@ def main(argv: Sequence[str]) -> int:
     elif options.mlflow and found.experiment is not None:
         log_to_experiment(*found.experiment, name, "figures", [picture, numbers])
     return 0
-
-
-def _named(path: str) -> Any:
-    """Import ``MODULE:NAME`` and return it."""
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _usage() -> str:

@@ -24,11 +24,7 @@ from lit_offrl.tracking.store import (
 
 
 def main(argv: Sequence[str]) -> int:
-    """Send what is missing, say what it was, and return 0.
-
-    Raises:
-        LitOffRLError: there is no such run, or the store does not take it.
-    """
+    """Send what is missing, say what it was, and return 0."""
     options = _parser().parse_args(list(argv))
     folder, checkpoint = _find(options.run)
     saved = {} if checkpoint is None else read_checkpoint(checkpoint)
@@ -64,11 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _find(run: Path) -> tuple[Path, Path | None]:
-    """Return a run's folder, and its last checkpoint or the one that is named.
-
-    Raises:
-        ConfigError: there is neither.
-    """
+    """Return a run's folder, and its last checkpoint or the one that is named."""
     if run.is_file():
         return run.absolute().parent, run
     if not run.is_dir():
@@ -78,11 +70,7 @@ def _find(run: Path) -> tuple[Path, Path | None]:
 
 
 def _send(uri: str, run_id: str, outbox: Outbox, where: str | None) -> str:
-    """Send an outbox to a run; return what was sent, in words.
-
-    Raises:
-        ConfigError: the store has no such run, or does not take it.
-    """
+    """Send an outbox to a run; return what was sent, in words."""
     try:
         delivery = Delivery(open_client(uri), uri, run_id, outbox, ask=True)
         delivery.send(lambda size: None, end=True)

@@ -13,16 +13,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from lit_offrl.collecting.rounds import FIT, STATE, collect_round, grow, read_state, write_state
+from lit_offrl.commands.options import add_options
 from lit_offrl.commands.parsing import OneLineParser, positive, seed_number
 from lit_offrl.common.errors import ConfigError, first_line
 from lit_offrl.common.files import file_sha256
+from lit_offrl.common.ranges import require_fields
 from lit_offrl.common.user_code import command_line
 from lit_offrl.evaluation.envs import make_env, name_env, require_step_limit
 from lit_offrl.tracking.results import add_to_run, results
@@ -30,6 +33,7 @@ from lit_offrl.tracking.store import redacted, store_uri
 
 _KEPT = ("env", "steps_per_round", "noise", "hold", "seed", "max_episode_steps", "episodes",
          "evaluation_seed")  # fmt: skip
+_OF_COLLECTION = ("env", "seed", "noise", "hold", "num_envs", "max_episode_steps")
 _OURS = {
     "--ckpt_path": "rounds resume by themselves",
     "--checkpoint.dirpath": "the rounds' checkpoints go to --output",
@@ -42,34 +46,179 @@ _OURS = {
 }
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run what is missing of K rounds; return 0, or the exit code of a fit that was stopped.
+@dataclass(frozen=True, kw_only=True)
+class Online:
+    """Collect with the current policy, fit on all data so far, and again.
 
-    Raises:
-        LitOffRLError: an option, the environment or the module cannot be used.
+    Args:
+        env: A gymnasium id, or MODULE:ID for one of your own.
+        output: Folder of all files.
+        rounds: Number of rounds, at least 1.
+        steps_per_round: Number of environment steps in each round, at least 1.
+        noise: Standard deviation of the noise, at least 0, in half-ranges of the action.
+        hold: Mean number of steps that noise and random actions last, at least 1.
+        seed: Seed of fits, environments and noise.
+        num_envs: Number of environments that are stepped together, at least 1.
+        max_episode_steps: Step limit of episodes. (default: the registered one)
+        episodes: Number of episodes of each round's evaluation, at least 1.
+        evaluation_seed: Seed that each episode's own follows from.
+        fit: Options of 'lit-offrl fit'.
+        command: The command line.
     """
-    options, fit = _parser().parse_known_args(argv)
-    _check(options, fit)
-    command = redacted(command_line(["online", *argv]))
-    folder: Path = options.output
-    settings = {f"--{name}": getattr(options, name) for name in _KEPT}
-    settings[FIT] = _grouped(fit)
-    rounds = read_state(folder, settings)
-    if len(rounds) < options.rounds:
-        from lit_offrl.cli.main import require_options  # brings torch and Lightning: seconds
 
-        require_options(_fit_words(folder, folder, options, fit))
-    for number in range(len(rounds), options.rounds):
-        code = _round(number, rounds, settings, options, fit, command)
+    env: str
+    output: Path
+    rounds: Annotated[int, positive] = 10
+    steps_per_round: Annotated[int, positive] = 5000
+    noise: Annotated[float, "[0, inf)"] = 0.3
+    hold: float = 1.0
+    seed: Annotated[int, seed_number] = 0
+    num_envs: Annotated[int, positive] = 8
+    max_episode_steps: Annotated[int | None, positive] = None
+    episodes: Annotated[int, positive] = 20
+    evaluation_seed: Annotated[int, seed_number] = 0
+    fit: Sequence[str]
+    command: str
+
+    def __post_init__(self) -> None:
+        name_env(self.env)
+        env = make_env(self.env, max_episode_steps=self.max_episode_steps)
+        with contextlib.closing(env):
+            require_step_limit(env, self.env)
+        require_fields(self)
+        for name in (word.partition("=")[0] for word in self.fit):
+            if name in _OURS:
+                raise ConfigError(f"{name} is not for online: {_OURS[name]}.")
+
+    def run(self) -> int:
+        """Run the rounds that are missing; return 0, or the exit code of a fit that was stopped."""
+        settings = {f"--{name}": getattr(self, name) for name in _KEPT}
+        settings[FIT] = _grouped(self.fit)
+        rounds = read_state(self.output, settings)
+        if len(rounds) < self.rounds:
+            from lit_offrl.cli.main import parse_options  # brings torch and Lightning: seconds
+
+            parse_options(self._fit_argv(self.output, self.output))
+        for number in range(len(rounds), self.rounds):
+            code = self._round(number, rounds, settings)
+            if code:
+                print(f"lit-offrl online: stopped in round {number}; the same command goes on.",
+                      file=sys.stderr)  # fmt: skip
+                return code
+        _print_curve(self.output, rounds)
+        return 0
+
+    def _round(self, number: int, rounds: list[dict[str, Any]], settings: Mapping[str, Any]) -> int:
+        """Run what is missing of a round and add it to ``rounds``; return fit's exit code."""
+        own, before = (self.output / f"round-{each}" for each in (number, number - 1))
+        collected = collect_round(
+            self.output,
+            number,
+            self.command,
+            steps=self.steps_per_round,
+            policy=before / "last.ckpt" if number else None,
+            **{name: getattr(self, name) for name in _OF_COLLECTION},
+        )
+        code = self._fit(own, grow(self.output, number + 1))
         if code:
-            print(f"lit-offrl online: stopped in round {number}; the same command goes on.",
-                  file=sys.stderr)  # fmt: skip
             return code
-    _finish(folder, rounds)
-    return 0
+        record = self._evaluate(own / "last.ckpt")
+        record.save(own / "evaluation.json")
+        figures = record.summary()
+        rounds.append(
+            {
+                "round": number,
+                "environment_steps": sum(one["rows"] for one in rounds) + collected["rows"],
+                "rows": collected["rows"],
+                "collected_return_mean": float(collected["return_mean"]),
+                "collected_episodes": int(collected["episodes"]),
+                **{key: figures[key] for key in figures if not key.startswith("clipped")},
+            }
+        )
+        from lit_offrl.figures import improvement_curve, save_figure
+
+        figure = improvement_curve(rounds, self.output.resolve().name)
+        save_figure(figure, self.output / "curve.png")
+        write_state(self.output, settings, rounds)
+        self._log_to_mlflow(own, record, rounds)
+        last = rounds[-1]
+        print(f"round {number}: {last['environment_steps']:,} steps, return "
+              f"{last['return_mean']:.1f} ± {last['return_standard_error']:.1f}, data "
+              f"{last['collected_return_mean']:.1f}", flush=True)  # fmt: skip
+        return 0
+
+    def _fit(self, own: Path, dataset: Path) -> int:
+        """Fit on a dataset into a round's folder, going on from the checkpoint there, if any."""
+        from lit_offrl.cli import main as cli
+
+        class RoundCLI(cli.OfflineCLI):
+            """A fit whose module tells the rounds' policies apart."""
+
+            def instantiate_trainer(self, **kwargs: Any) -> Any:
+                _require_scalar(self.model)
+                return super().instantiate_trainer(**kwargs)
+
+        argv, checkpoint = self._fit_argv(own, dataset), own / "last.ckpt"
+        if checkpoint.is_file():
+            argv += ["--ckpt_path", str(checkpoint)]
+        code = cli.main(argv, RoundCLI)
+        if code == 0 and not checkpoint.is_file():
+            raise ConfigError(
+                f"{checkpoint}: the fit wrote no checkpoint: leave trainer.enable_checkpointing and"
+                " trainer.fast_dev_run alone."
+            )
+        return code
+
+    def _fit_argv(self, own: Path, dataset: Path) -> list[str]:
+        """Return a fit's command, but for the checkpoint that it may go on from."""
+        argv = ["fit", *self.fit, "--data.init_args.dataset", str(dataset)]
+        argv += ["--checkpoint.dirpath", str(own), "--seed_everything", str(self.seed)]
+        argv += ["--evaluation.episodes", "0"]
+        return [*argv, "--trainer.devices", "1", "--trainer.num_nodes", "1"]
+
+    def _evaluate(self, checkpoint: Path) -> Any:
+        from lit_offrl.evaluation.evaluate import evaluate_module
+        from lit_offrl.modules.checkpoints import load_module
+
+        return evaluate_module(
+            load_module(checkpoint),
+            episodes=self.episodes,
+            seed=self.evaluation_seed,
+            num_envs=self.num_envs,
+            env_id=self.env,
+            max_episode_steps=self.max_episode_steps,
+            checkpoint=checkpoint,
+            checkpoint_rule="last",
+            command=self.command,
+        )
+
+    def _log_to_mlflow(self, own: Path, record: Any, rounds: Sequence[Mapping[str, Any]]) -> None:
+        """Add the record and the curve so far to the MLflow run of a round's fit, if it has one."""
+        from lit_offrl.modules.checkpoints import mlflow_origin
+
+        origin = mlflow_origin(own / "last.ckpt")
+        if origin is None:
+            return
+        files, steps = [own / "evaluation.json"], record.training_steps or 0
+        outbox = results(record.metrics(), files, "evaluate", steps)
+        outbox.tags = {"lit_offrl.online": self.output.resolve().name,
+                       "lit_offrl.round": str(len(rounds) - 1)}  # fmt: skip
+        for one in rounds:
+            names = ("return_mean", "collected_return_mean")
+            metrics = {f"online/{name}": float(one[name]) for name in names}
+            outbox.add(results(metrics, [], "", one["environment_steps"]))
+        outbox.add(results({}, [self.output / STATE, self.output / "curve.png"], "online"))
+        words = [word for given in self.fit for word in given.split("=", 1)]
+        uris = [b for a, b in pairwise(words) if a.endswith(".init_args.tracking_uri")]
+        try:
+            add_to_run(origin["run_id"], store_uri(uris[-1] if uris else None), outbox)
+        except Exception as error:  # the files are written; a store that moved must not undo that
+            said = f"not logged to MLflow run {origin['run_id']}: {redacted(first_line(error))}"
+            print(f"lit-offrl online: {said}", file=sys.stderr)
 
 
-def _parser() -> OneLineParser:
+def main(argv: Sequence[str]) -> int:
+    """Run what is missing of K rounds; return 0, or the exit code of a fit that was stopped."""
     parser = OneLineParser(
         prog="lit-offrl online",
         usage="lit-offrl online --env ID --output DIR [--rounds K ...] [options of 'fit']",
@@ -82,49 +231,10 @@ DIR holds for each round its rows (round-K.hdf5), its fit (round-K/) and its eva
 rounds' rows in one file; online.json, curve.png. The same command goes on where it was stopped;
 a larger --rounds adds rounds.""",
     )
-    add = parser.add_argument
-    add(
-        "--env",
-        required=True,
-        metavar="ID",
-        help="A gymnasium id, or MODULE:ID for one of your own.",
-    )
-    add("--output", required=True, type=Path, metavar="DIR", help="Folder of all files.")
-    for name, kind, default, metavar, text in (
-        ("rounds", positive, 10, "K", "Number of rounds."),
-        ("steps_per_round", positive, 5000, "N", "Number of environment steps in each round."),
-        (
-            "noise",
-            float,
-            0.3,
-            "X",
-            "Standard deviation of the noise, in half-ranges of the action.",
-        ),
-        ("hold", float, 1.0, "N", "Mean number of steps that noise and random actions last."),
-        ("seed", seed_number, 0, "N", "Seed of fits, environments and noise."),
-        ("num_envs", positive, 8, "E", "Number of environments that are stepped together."),
-        ("episodes", positive, 20, "N", "Number of episodes of each round's evaluation."),
-        ("evaluation_seed", seed_number, 0, "N", "Seed that each episode's own follows from."),
-    ):
-        text += " (default: %(default)s)"
-        add(f"--{name}", type=kind, default=default, metavar=metavar, help=text)
-    limit = "Step limit of episodes. (default: the registered one)"
-    add("--max_episode_steps", type=positive, metavar="N", help=limit)
-    return parser
-
-
-def _check(options: argparse.Namespace, fit: Sequence[str]) -> None:
-    name_env(options.env)
-    with contextlib.closing(
-        make_env(options.env, max_episode_steps=options.max_episode_steps)
-    ) as env:
-        require_step_limit(env, options.env)
-    if not (math.isfinite(options.noise) and options.noise >= 0):
-        raise ConfigError(f"--noise {options.noise:g}: give a number from 0 upwards.")
-    for word in fit:
-        why = _OURS.get(word.partition("=")[0])
-        if why is not None:
-            raise ConfigError(f"{word.partition('=')[0]} is not for online: {why}.")
+    add_options(parser, Online, skip=("fit", "command"))
+    options, fit = parser.parse_known_args(argv)
+    command = redacted(command_line(["online", *argv]))
+    return Online(**vars(options), fit=fit, command=command).run()
 
 
 def _grouped(fit: Sequence[str]) -> list[str]:
@@ -142,83 +252,6 @@ def _grouped(fit: Sequence[str]) -> list[str]:
     return groups
 
 
-def _round(
-    number: int,
-    rounds: list[dict[str, Any]],
-    settings: Mapping[str, Any],
-    options: argparse.Namespace,
-    fit: Sequence[str],
-    command: str,
-) -> int:
-    """Run what is missing of a round and add it to ``rounds``; return fit's exit code."""
-    folder: Path = options.output
-    before = folder / f"round-{number - 1}" / "last.ckpt" if number else None
-    same = ("env", "seed", "noise", "hold", "num_envs", "max_episode_steps")
-    chosen = {name: getattr(options, name) for name in same}
-    steps = options.steps_per_round
-    collected = collect_round(folder, number, command, steps=steps, policy=before, **chosen)
-    dataset = grow(folder, number + 1)
-    own = folder / f"round-{number}"
-    code = _fit(own, dataset, options, fit)
-    if code:
-        return code
-    record = _evaluate(own / "last.ckpt", options, command)
-    record.save(own / "evaluation.json")
-    figures = record.summary()
-    rounds.append(
-        {
-            "round": number,
-            "environment_steps": sum(one["rows"] for one in rounds) + collected["rows"],
-            "rows": collected["rows"],
-            "collected_return_mean": float(collected["return_mean"]),
-            "collected_episodes": int(collected["episodes"]),
-            **{key: figures[key] for key in figures if not key.startswith("clipped")},
-        }
-    )
-    _draw(folder, rounds)
-    write_state(folder, settings, rounds)
-    _log_to_mlflow(own, record, rounds, folder, _store(fit))
-    last = rounds[-1]
-    print(f"round {number}: {last['environment_steps']:,} steps, return "
-          f"{last['return_mean']:.1f} ± {last['return_standard_error']:.1f}, data "
-          f"{last['collected_return_mean']:.1f}", flush=True)  # fmt: skip
-    return 0
-
-
-def _fit(own: Path, dataset: Path, options: argparse.Namespace, fit: Sequence[str]) -> int:
-    """Fit on a dataset into a round's folder, going on from the checkpoint there, if any."""
-    from lit_offrl.cli import main as cli
-
-    class RoundCLI(cli.OfflineCLI):
-        """A fit whose module tells the rounds' policies apart."""
-
-        def instantiate_trainer(self, **kwargs: Any) -> Any:
-            _require_scalar(self.model)
-            return super().instantiate_trainer(**kwargs)
-
-    words = _fit_words(own, dataset, options, fit)
-    checkpoint = own / "last.ckpt"
-    if checkpoint.is_file():
-        words += ["--ckpt_path", str(checkpoint)]
-    code = cli.main(words, RoundCLI)
-    if code == 0 and not checkpoint.is_file():
-        raise ConfigError(
-            f"{checkpoint}: the fit wrote no checkpoint: leave trainer.enable_checkpointing and"
-            " trainer.fast_dev_run alone."
-        )
-    return code
-
-
-def _fit_words(
-    own: Path, dataset: Path, options: argparse.Namespace, fit: Sequence[str]
-) -> list[str]:
-    """Words of a fit's command without the checkpoint that it may go on from."""
-    words = ["fit", *fit, "--data.init_args.dataset", str(dataset)]
-    words += ["--checkpoint.dirpath", str(own), "--seed_everything", str(options.seed)]
-    words += ["--evaluation.episodes", "0", "--trainer.devices", "1", "--trainer.num_nodes", "1"]
-    return words
-
-
 def _require_scalar(module: Any) -> None:
     found = getattr(module, "policy_representation", None)
     if found != "scalar":
@@ -229,64 +262,7 @@ def _require_scalar(module: Any) -> None:
         )
 
 
-def _evaluate(checkpoint: Path, options: argparse.Namespace, command: str) -> Any:
-    from lit_offrl.evaluation.evaluate import evaluate_module
-    from lit_offrl.modules.checkpoints import load_module
-
-    return evaluate_module(
-        load_module(checkpoint),
-        episodes=options.episodes,
-        seed=options.evaluation_seed,
-        num_envs=options.num_envs,
-        env_id=options.env,
-        max_episode_steps=options.max_episode_steps,
-        checkpoint=checkpoint,
-        checkpoint_rule="last",
-        command=command,
-    )
-
-
-def _draw(folder: Path, rounds: Sequence[Mapping[str, Any]]) -> None:
-    from lit_offrl.figures import improvement_curve, save_figure
-
-    save_figure(improvement_curve(rounds, folder.resolve().name), folder / "curve.png")
-
-
-def _log_to_mlflow(
-    own: Path, record: Any, rounds: Sequence[Mapping[str, Any]], folder: Path, uri: str
-) -> None:
-    """Add the record and the curve so far to the MLflow run of a round's fit, if it has one."""
-    from lit_offrl.modules.checkpoints import mlflow_origin
-
-    origin = mlflow_origin(own / "last.ckpt")
-    if origin is None:
-        return
-    outbox = results(
-        record.metrics(), [own / "evaluation.json"], "evaluate", record.training_steps or 0
-    )
-    outbox.tags = {"lit_offrl.online": folder.resolve().name,
-                   "lit_offrl.round": str(len(rounds) - 1)}  # fmt: skip
-    for one in rounds:
-        names = ("return_mean", "collected_return_mean")
-        metrics = {f"online/{name}": float(one[name]) for name in names}
-        outbox.add(results(metrics, [], "", one["environment_steps"]))
-    outbox.add(results({}, [folder / STATE, folder / "curve.png"], "online"))
-    try:
-        add_to_run(origin["run_id"], uri, outbox)
-    except Exception as error:  # the files are written; a store that moved must not undo that
-        said = f"not logged to MLflow run {origin['run_id']}: {redacted(first_line(error))}"
-        print(f"lit-offrl online: {said}", file=sys.stderr)
-
-
-def _store(fit: Sequence[str]) -> str:
-    """Return the MLflow store that the options of the fits name, else the default."""
-    words = [word for given in fit for word in given.split("=", 1)]
-    places = [n for n, word in enumerate(words) if word.endswith(".init_args.tracking_uri")]
-    return store_uri(words[places[-1] + 1] if places and places[-1] + 1 < len(words) else None)
-
-
-def _finish(folder: Path, rounds: Sequence[Mapping[str, Any]]) -> None:
-    """Print the whole curve."""
+def _print_curve(folder: Path, rounds: Sequence[Mapping[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 

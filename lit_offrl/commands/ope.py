@@ -99,11 +99,7 @@ class OPEOptions:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Value the candidates, print a table, write record and figure; return 0.
-
-    Raises:
-        LitOffRLError: an option, the checkpoint or the data cannot be used.
-    """
+    """Value the candidates, print a table, write record and figure; return 0."""
     options = parse(OPEOptions, argv, "ope")
     checkpoint = read_checkpoint(options.ckpt_path)
     module = load_module(options.ckpt_path, options.device)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn, TypeVar
 
 from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.common.ranges import SEEDS, lies_in
+
+T = TypeVar("T", int, float)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -26,11 +28,7 @@ class OneLineParser(argparse.ArgumentParser):
         super().__init__(*args, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong.
-
-        Raises:
-            ConfigError: Always.
-        """
+        """Say what is wrong."""
         del ex
         _, is_unknown, rest = message.partition("unrecognized arguments: ")
         line = unknown(rest, self.option_names()) if is_unknown else " ".join(message.split())
@@ -78,31 +76,19 @@ def nearest_option(name: str, options: Iterable[str]) -> str:
     return hint or nearest(root, roots)
 
 
-def positive(text: str) -> int:
-    """Read a whole number of at least 1, as argparse's ``type``."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+def _number(kind: type[T], interval: str, name: str) -> Callable[[str], T]:
+    """Return a reader of numbers in an interval, an argparse ``type`` that messages name so."""
+
+    def read(text: str) -> T:
+        number = kind(text)
+        if not lies_in(interval, number):
+            raise ValueError
+        return number
+
+    read.__name__ = name
+    return read
 
 
-def seed_number(text: str) -> int:
-    """Read a seed, as argparse's ``type``."""
-    number = int(text)
-    if not lies_in(SEEDS, number):
-        raise ValueError
-    return number
-
-
-def discount(text: str) -> float:
-    """Read a discount from text, as argparse's ``type``."""
-    gamma = float(text)
-    if not lies_in("[0, 1]", gamma):
-        raise ValueError
-    return gamma
-
-
-# argparse names the type in its message
-positive.__name__ = "positive integer"
-seed_number.__name__ = f"seed in {SEEDS}"
-discount.__name__ = "number in [0, 1]"
+positive = _number(int, "[1, inf)", "positive integer")
+seed_number = _number(int, SEEDS, f"seed in {SEEDS}")
+discount = _number(float, "[0, 1]", "number in [0, 1]")

@@ -114,14 +114,11 @@ def expand_argv(argv: Sequence[str]) -> list[str]:
             made.append(word)
             continue
         value = value if is_joined else next(words, "")
-        if not _is_path(value):
-            made += [word] if is_joined else [word, value]
-            continue
         try:
-            paths = find_configs(value)
+            found = find_configs(value) if _is_path(value) else (value,)
         except ConfigError as error:
             raise ConfigError(f"--config {value}: {error}") from None
-        made += [each for path in paths for each in ("--config", str(path))]
+        made += [each for path in found for each in ("--config", str(path))]
     return made
 
 

@@ -46,13 +46,7 @@ def install(extra: str) -> str:
 
 
 def reason(error: BaseException, limit: int = 200, named: bool = False) -> str:
-    """Return an error's text as the part of a line: no line breaks, at most ``limit`` letters.
-
-    Args:
-        error: of a library, whose text may go over many lines.
-        limit: letters.
-        named: with the name of its class before it.
-    """
+    """Return an error's text as the part of a line, ``named`` by its class: ``limit`` letters."""
     text = f"{type(error).__name__}: {error}" if named else str(error)
     return " ".join(text.split())[:limit] or type(error).__name__
 

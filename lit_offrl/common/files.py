@@ -127,17 +127,28 @@ def free_bytes(folder: Path) -> int:
 
 
 @contextmanager
+def refusals(path: Path, done: str = "written") -> Iterator[None]:
+    """Say in a line what the file system refuses within the block.
+
+    Raises:
+        FileError: instead of an ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise FileError(f"{path}: cannot be {done} ({why}): choose another place.") from None
+
+
+@contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """As :func:`replacing`, with an error of one line.
 
     Raises:
         FileError: it cannot be written.
     """
-    try:
-        with replacing(path) as temporary:
-            yield temporary
-    except OSError as error:
-        raise _not_written(path, error) from None
+    with refusals(path), replacing(path) as temporary:
+        yield temporary
 
 
 def make_folder(path: Path) -> None:
@@ -146,12 +157,9 @@ def make_folder(path: Path) -> None:
     Raises:
         FileError: it cannot be made.
     """
-    try:
+    with refusals(path, "made"):
         path.mkdir(parents=True, exist_ok=True)
         sweep(path)
-    except OSError as error:
-        why = error.strerror or error
-        raise FileError(f"{path}: cannot be made ({why}): choose another place.") from None
 
 
 def require_writable(path: Path) -> None:
@@ -162,19 +170,12 @@ def require_writable(path: Path) -> None:
     Raises:
         FileError: it cannot be written.
     """
-    try:
+    with refusals(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
-    except OSError as error:
-        raise _not_written(path, error) from None
-
-
-def _not_written(path: Path, error: OSError) -> FileError:
-    why = error.strerror or error
-    return FileError(f"{path}: cannot be written ({why}): choose another place.")
 
 
 def write_whole(path: Path, content: str | bytes | memoryview) -> None:
@@ -191,3 +192,9 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def shown(path: str | Path) -> str:
+    """Return a path as a command of this working directory would give it."""
+    path, here = Path(path), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -10,15 +10,11 @@ import json
 from pathlib import Path
 
 FINISHED = "finished.json"
-"""In the run's folder once a fit has ended by itself; see ``callbacks.ending.Ending``."""
+"""In the run's folder once a fit has ended by itself; see ``callbacks.SayWhyEnded``."""
 
 
 def why_unfinished(run: Path) -> str:
-    """Say in a line why a fit that has ended with 0 does not count as finished, or ``""``.
-
-    Args:
-        run: the folder, which also holds ``last.ckpt``.
-    """
+    """Say in a line why a fit that has ended with 0 does not count as finished, or ``""``."""
     if not (run / "last.ckpt").is_file():
         return ""  # the reader of the checkpoint says so
     try:

@@ -50,10 +50,7 @@ def named_goal(info: Mapping[str, Any]) -> np.ndarray | None:
 def begin_episodes(policy: Policy, mask: np.ndarray, goals: np.ndarray | None) -> None:
     """Begin new episodes where ``mask`` (E,) is True, towards goals (E, g) if the policy has any.
 
-    Args:
-        policy: what acts.
-        mask: which environments begin an episode.
-        goals: of all episodes under way; None where the environments name none.
+    The goals are those of all episodes under way; None where the environments name none.
     """
     policy.reset(mask)
     if isinstance(policy, GoalPolicy):

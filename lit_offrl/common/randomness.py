@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -27,53 +28,34 @@ class ShardedGenerator:
 
     Every rank draws the same ``(world_size * B, …)`` numbers and keeps rows
     ``rank * B … (rank + 1) * B``. So two processes with B rows each see what one process with 2 B
-    rows sees, at the price of drawing (not of computing with) the other ranks' numbers.
-
-    Args:
-        keys: integers that name the stream, for example ``(seed, step)``.
-        device: where the numbers are drawn.
-        rank: this process.
-        world_size: number of processes.
+    rows sees, at the price of drawing (not of computing with) the other ranks' numbers. Integers,
+    for example ``(seed, step)``, name the stream.
     """
 
     def __init__(
-        self,
-        *keys: int,
-        device: torch.device | str = "cpu",
-        rank: int = 0,
-        world_size: int = 1,
+        self, *keys: int, device: torch.device | str = "cpu", rank: int = 0, world_size: int = 1
     ) -> None:
         self.device = torch.device(device)
         self.rank = rank
         self.world_size = world_size
         self._generator = torch.Generator(self.device).manual_seed(mix(*keys))
 
-    def _block(self, drawn: Tensor, rows: int) -> Tensor:
+    def _draw(self, draw: Callable[..., Tensor], shape: Sequence[int], **options: Any) -> Tensor:
+        rows, everyone = shape[0], (shape[0] * self.world_size, *shape[1:])
+        drawn = draw(size=everyone, generator=self._generator, device=self.device, **options)
         return drawn[self.rank * rows : (self.rank + 1) * rows]
-
-    def _global(self, shape: Sequence[int]) -> tuple[int, ...]:
-        return (shape[0] * self.world_size, *shape[1:])
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal numbers of ``shape``, whose first dimension counts this rank's rows."""
-        drawn = torch.randn(
-            self._global(shape), generator=self._generator, device=self.device, dtype=dtype
-        )
-        return self._block(drawn, shape[0])
+        return self._draw(torch.randn, shape, dtype=dtype)
 
     def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Numbers in [0, 1) of ``shape``, whose first dimension counts this rank's rows."""
-        drawn = torch.rand(
-            self._global(shape), generator=self._generator, device=self.device, dtype=dtype
-        )
-        return self._block(drawn, shape[0])
+        return self._draw(torch.rand, shape, dtype=dtype)
 
     def integers(self, low: int, high: int, shape: Sequence[int]) -> Tensor:
         """Integers in [low, high) of ``shape``, whose first dimension counts this rank's rows."""
-        drawn = torch.randint(
-            low, high, self._global(shape), generator=self._generator, device=self.device
-        )
-        return self._block(drawn, shape[0])
+        return self._draw(torch.randint, shape, low=low, high=high)
 
 
 Generator = ShardedGenerator | torch.Generator | None

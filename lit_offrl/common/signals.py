@@ -19,10 +19,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 SIGNALS = tuple(
     signal.Signals[name]
@@ -38,35 +38,21 @@ _PATIENCE_SECONDS = 3.0  # within which most steps end
 
 
 class Interrupted(SystemExit):
-    """A signal asked the process to stop.
+    """A signal, by its number, asked the process to stop; the exit code is 128 more.
 
-    Not an ``Exception``, so that nobody on the way takes it for an error of theirs.
-
-    Args:
-        number: of the signal; the exit code is 128 more.
-        step: optimiser steps taken, where there was a training.
-        kept: what is, where there is no checkpoint.
-        agreed: whether all processes of the training raise it at this same place, so that they
-            can save together.
-
-    Attributes:
-        checkpoint: the file that was saved, if one was.
+    Not an ``Exception``, so that nobody on the way takes it for an error of theirs. With ``agreed``
+    all processes of a training raise it at this same place, so that they can save together.
     """
 
     def __init__(
-        self,
-        number: int,
-        step: int | None = None,
-        kept: str = "",
-        *,
-        agreed: bool = False,
+        self, number: int, step: int | None = None, kept: str = "", *, agreed: bool = False
     ) -> None:
         super().__init__(128 + number)
         self.number = number
-        self.step = step
-        self.kept = kept
+        self.step = step  # optimiser steps taken, where there was a training
+        self.kept = kept  # what is, where there is no checkpoint
         self.agreed = agreed
-        self.checkpoint: str | None = None
+        self.checkpoint: str | None = None  # the file that was saved
 
     def __str__(self) -> str:
         by = f"stopped by {signal.Signals(self.number).name}"
@@ -74,13 +60,6 @@ class Interrupted(SystemExit):
             return f"{by}."
         kept = f"saved {self.checkpoint}" if self.checkpoint else self.kept or "nothing saved"
         return f"{by} after step {self.step}; {kept}."
-
-
-class Killable(Protocol):
-    """A process that this one has started."""
-
-    def kill(self) -> None:
-        """End it at once."""
 
 
 @dataclass
@@ -92,7 +71,6 @@ class _State:
     abrupt: bool = False  # nothing has begun that would have to be tidied up
     exit_code: int | None = None  # of a process whose outcome is settled
     closing: threading.Timer | None = None
-    children: list[Killable] = field(default_factory=list)
 
 
 state = _State()
@@ -106,29 +84,37 @@ state = _State()
 def listening(*, process: bool = False) -> Iterator[None]:
     """Hear signals within the block; inside another such block, and in other threads, do nothing.
 
-    Args:
-        process: whether the process ends with the block, so that signals are answered until then;
-            otherwise they go afterwards where they went before.
+    Afterwards they go where they went before, unless the ``process`` ends with the block: they are
+    answered until then.
     """
     global state
     if state.listening or threading.current_thread() is not threading.main_thread():
         yield
         return
     state = _State(listening=True)
-    before = {number: signal.getsignal(number) for number in SIGNALS}
     if process:
         atexit.register(_leave)  # the first to be registered is the last to be called
-    for number in SIGNALS:
-        signal.signal(number, _hear)
-    try:
+        for number in SIGNALS:
+            signal.signal(number, _hear)
         yield
-    finally:
-        if not process:
+        return
+    with _answered_by(_hear):
+        try:
+            yield
+        finally:
             if state.closing is not None:
                 state.closing.cancel()
             state.listening = False
-            for number, handler in before.items():
-                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _answered_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 @contextlib.contextmanager
@@ -160,7 +146,7 @@ def end_within(seconds: float = _CLOSING_SECONDS) -> None:
     if state.closing is not None:
         state.closing.cancel()
     code = 128 + state.received if state.exit_code is None else state.exit_code
-    state.closing = threading.Timer(seconds, _exit, (code,))
+    state.closing = threading.Timer(seconds, os._exit, (code,))
     state.closing.daemon = True
     state.closing.start()
 
@@ -231,16 +217,11 @@ def is_child() -> bool:
     return rank != "0" and "TORCHELASTIC_RUN_ID" not in os.environ
 
 
-def watch_over(children: list[Any]) -> None:
-    """Take processes that must not outlive this one; an empty list for none."""
-    state.children = children
-
-
-def kill_children() -> None:
-    """End the processes that must not outlive this one."""
-    children = [*state.children]
-    state.children.clear()  # Lightning, which watches the same list, is not to be alarmed
-    for child in children:
+def kill_children(children: list[Any]) -> None:
+    """End processes that this one has started, and must not be outlived by."""
+    killed = [*children]
+    children.clear()  # Lightning, which watches the same list, is not to be alarmed
+    for child in killed:
         with contextlib.suppress(OSError, ValueError):
             child.kill()
 
@@ -257,12 +238,8 @@ def collected() -> Iterator[list[int]]:
             found.append(number)
         since = time.monotonic()
 
-    before = {number: signal.signal(number, note) for number in SIGNALS}
-    try:
+    with _answered_by(note):
         yield found
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 # ---- the handler ---------------------------------------------------------------------------------
@@ -301,18 +278,13 @@ def _say_that_it_waits(number: int) -> None:
 
 def _end(number: int, why: str) -> None:
     _write(why)
-    _exit(128 + number)
+    os._exit(128 + number)
 
 
 def _write(line: str) -> None:
     with contextlib.suppress(OSError):
         stream = sys.__stderr__.fileno() if sys.__stderr__ else 2
         os.write(stream, f"lit-offrl: {line}.\n".encode())
-
-
-def _exit(code: int) -> None:
-    kill_children()
-    os._exit(code)
 
 
 def _leave() -> None:

@@ -58,12 +58,9 @@ def command_line(argv: Sequence[str]) -> str:
 def import_named(module: str, given: str) -> ModuleType:
     """Import a module that the user has named; the working folder counts, as for ``python -m``.
 
-    Args:
-        module: its name, such as ``my_robot`` or ``my_package.robots``.
-        given: what the user has written, for messages.
-
     Raises:
-        ConfigError: there is no such module, or it fails; the line names its file and line.
+        ConfigError: there is no such module, or it fails; the line begins with what the user has
+            ``given``, and names the module's file and line.
     """
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:

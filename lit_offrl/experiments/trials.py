@@ -29,8 +29,7 @@ from lit_offrl.experiments.pipeline import CHECKPOINT
 from lit_offrl.experiments.process import STOPPED, folder_lock
 from lit_offrl.experiments.run import Choices, Schedule
 from lit_offrl.experiments.search import Axis, Search, online_episodes, read_curves, value_of
-from lit_offrl.tracking.opening import experiment_id
-from lit_offrl.tracking.store import open_client, redacted
+from lit_offrl.tracking.store import experiment_id, open_client, redacted
 
 JOURNAL = "search.journal"
 """In a study's folder: Optuna's ledger, unless that is a database."""

@@ -19,28 +19,16 @@ _FILE = re.compile(r"mlflow-unsent-([\w-]+)\.json")
 
 
 class Point(NamedTuple):
-    """A metric's value at a step.
-
-    Attributes:
-        name: of the metric.
-        value: a number that is not NaN.
-        step: the optimiser's.
-        stamp: when it was logged, in milliseconds since 1970.
-    """
+    """A metric's value at an optimiser's step."""
 
     name: str
-    value: float
+    value: float  # not NaN
     step: int
-    stamp: int
+    stamp: int  # when it was logged, in milliseconds since 1970
 
 
 class Artifact(NamedTuple):
-    """A file or folder to be copied to the run.
-
-    Attributes:
-        path: where it lies.
-        folder: among the run's artifacts; "" for the topmost.
-    """
+    """A file or folder to be copied to a folder of the run's artifacts, "" for the topmost."""
 
     path: str
     folder: str
@@ -51,22 +39,14 @@ class Outbox:
     """What waits, each kind in the order in which it came.
 
     It grows as the run's curves do, which are in memory as well.
-
-    Attributes:
-        points: of metrics.
-        params: the run's parameters.
-        tags: the run's tags.
-        artifacts: files of the run.
-        status: the run's last, once it has ended: ``FINISHED``, ``FAILED`` or ``KILLED``.
-        ended: when it did, in milliseconds since 1970.
     """
 
     points: list[Point] = field(default_factory=list)
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     artifacts: list[Artifact] = field(default_factory=list)
-    status: str | None = None
-    ended: int | None = None
+    status: str | None = None  # once the run has ended: FINISHED, FAILED or KILLED
+    ended: int | None = None  # when it did, in milliseconds since 1970
 
     def __bool__(self) -> bool:
         return bool(self.status) or not self.is_only_the_end()

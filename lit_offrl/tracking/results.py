@@ -9,8 +9,8 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from lit_offrl.common.errors import ConfigError, first_line
 from lit_offrl.tracking.outbox import Artifact, Outbox, Point
@@ -24,14 +24,8 @@ FACTS = ("method", "dataset", "max_steps", "precision", "seed")
 """Tags of every training, to group runs by."""
 
 
-@dataclass(frozen=True)
-class OwnRun:
-    """A run of its own for an evaluation, beside the training's.
-
-    Attributes:
-        name: Name of the run.
-        tags: Tags of the run.
-    """
+class OwnRun(NamedTuple):
+    """A run of its own for an evaluation, beside the training's."""
 
     name: str
     tags: Mapping[str, str]
@@ -85,7 +79,7 @@ def log_to_origin(
     Args:
         origin: ``run_id`` and ``tracking_uri`` of the training's run; None where there is none.
         verb: Verb of lit-offrl, for the message and the folder of the files.
-        metrics: Values by name; those that are not finite are left out.
+        metrics: Values by name at a step; those that are not finite are left out.
         files: Files to log.
         step: Step of the training that the metrics are of.
         tracking_uri: The user's store; None for the default.
@@ -129,15 +123,8 @@ def log_to_experiment(
 ) -> bool:
     """Log files about an experiment's runs to one that keeps them, made at the first time.
 
-    Args:
-        tracking_uri: The store.
-        experiment_id: Id of the experiment in the store.
-        name: Name of what is kept there, by which the run is found the next time.
-        verb: Verb of lit-offrl, for the message and the folder of the files.
-        files: Files to log.
-
-    Returns:
-        Whether they are logged; where not, a line has said why.
+    The next time it is found by the ``name`` of what is kept there. Returns whether the files are
+    logged under the verb; where not, a line has said why.
     """
 
     def log() -> str:

@@ -9,11 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lit_offrl.common.errors import ConfigError, nearest, reason
-from lit_offrl.tracking.opening import refusals
 from lit_offrl.tracking.store import (
     client_uri,
     open_client,
     redacted,
+    refusals,
     set_patience,
     sqlite_file,
     store_uri,
@@ -89,12 +89,7 @@ def is_active(client: Any, tracking_uri: str, run_id: str) -> bool:
 
 
 def artifact_repository(tracking_uri: str, artifact_uri: str) -> Any:
-    """Return MLflow's access to a run's files.
-
-    Args:
-        tracking_uri: the store that has the run.
-        artifact_uri: of the run, as the store has it.
-    """
+    """Return MLflow's access to a run's files, also where a SQLite store's folder was moved."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     moved = _moved(tracking_uri, artifact_uri)
@@ -103,10 +98,7 @@ def artifact_repository(tracking_uri: str, artifact_uri: str) -> Any:
 
 
 def _moved(tracking_uri: str, artifact_uri: str) -> Path | None:
-    """Return the present folder of a run's files, if the store was moved and they with it.
-
-    MLflow keeps the absolute path ``…/mlruns/EXPERIMENT/RUN/artifacts`` of the former place.
-    """
+    # MLflow keeps the absolute path …/mlruns/EXPERIMENT/RUN/artifacts of the former place.
     file = sqlite_file(tracking_uri)
     if file is None or ("://" in artifact_uri and not artifact_uri.startswith("file:")):
         return None
@@ -154,11 +146,7 @@ def checkpoint_path(source: str) -> Path:
 
 
 def download_checkpoint(run_id: str, path: str | None = None) -> Path:
-    """Bring a checkpoint of a run in the user's own store here, and return its file.
-
-    Args:
-        run_id: Id of the run.
-        path: Path among the run's files; None for its last checkpoint.
+    """Bring a run's checkpoint, without ``path`` its last, from the user's own store; return it.
 
     Raises:
         ConfigError: The run has none, or it cannot be loaded.

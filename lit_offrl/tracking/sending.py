@@ -1,35 +1,41 @@
-"""Sending to an MLflow run what it has yet to get, so that nothing is there twice."""
+"""Sending to an MLflow run what it has yet to get, from a thread or at once, and nothing twice."""
 
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lit_offrl.common import signals
+from lit_offrl.common.errors import reason, root
+from lit_offrl.common.quiet import say
 from lit_offrl.tracking.outbox import Outbox, Point
 from lit_offrl.tracking.runs import artifact_repository
+from lit_offrl.tracking.store import redacted
 
 _MOST_POINTS = 1000  # MLflow's limits for a call
 _MOST_PARAMS = 100
 _END = "how it ended"
 _NAMES = {"params": "parameters", "tags": "tags"}
 _LARGEST = 1.7976931348623157e308  # what MLflow's databases keep of infinity
+_EVERY_SECONDS = 5.0
+_SHARE = 20  # of the time the thread works one part in so many
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries of a store that fails
+_LEAST_SPEED = 1e6  # bytes a second of a file, before the store counts as stalled
+STOPPED_SECONDS = 3.0
+"""For a store that does not answer once a signal has ended the fit."""
 
 
 class Delivery:
-    """Sends an outbox to a run, call by call; what was sent leaves it.
+    """Sends an outbox, to which others may add meanwhile, to a run; what was sent leaves it.
 
-    Where the run may have some of it already (a resumed run, or a call whose answer was lost), it
-    is asked first, and what it has is not sent again.
-
-    Args:
-        client: MLflow's.
-        tracking_uri: of the store.
-        run_id: of the run.
-        outbox: what there is to send; others may add to it meanwhile.
-        ask: whether the run may have some of it already.
+    With ``ask`` the run may have some of it already (a resumed run, or a call whose answer was
+    lost): it is asked first, and what it has is not sent again.
     """
 
     def __init__(
@@ -43,7 +49,6 @@ class Delivery:
         self._uri = tracking_uri
         self._ask = ask
         self._run: Any = None
-        self._repository: Any = None
         self._known: dict[str, set[tuple[int, float]]] = {}
         self._params: set[str] = set()
 
@@ -58,14 +63,14 @@ class Delivery:
         self._known = {}
 
     def send(self, began: Callable[[int], None], *, end: bool) -> None:
-        """Send what there is.
+        """Send what there is, and if it is the end the run's status as the last.
 
         Args:
-            began: is called as a call begins, with the number of bytes of a file.
-            end: whether the run's status is to be sent too, as the last.
+            began: Called as a call begins, with the number of bytes of a file.
+            end: Whether it is the end.
 
         Raises:
-            Exception: whatever MLflow, or its store's driver, throws; what was not sent is kept.
+            Exception: Whatever MLflow, or its store's driver, throws; what was not sent is kept.
         """
         from mlflow.entities import Param, RunTag  # seconds to import
 
@@ -108,7 +113,7 @@ class Delivery:
                 if facts.get(name) == value:
                     del facts[name]
 
-    def _send_points(self, points: Iterable[Point], began: Callable[[int], None]) -> None:
+    def _send_points(self, points: list[Point], began: Callable[[int], None]) -> None:
         from mlflow.entities import Metric
 
         new = [point for point in points if not self._has(point, began)]
@@ -139,20 +144,107 @@ class Delivery:
     def _send_files(self, path: Path, folder: str | None, began: Callable[[int], None]) -> None:
         if not path.exists():  # removed since by its owner
             return
-        began(_size(path))
-        repository = self._artifacts()
-        send = repository.log_artifacts if path.is_dir() else repository.log_artifact
-        send(str(path), folder)
+        below = [each for each in (path, *path.rglob("*")) if each.is_file()]
+        began(sum(map(os.path.getsize, below)))
+        files = self._repository
+        (files.log_artifacts if path.is_dir() else files.log_artifact)(str(path), folder)
         self.sent["files"] += 1
 
-    def _artifacts(self) -> Any:
-        if self._repository is None:
-            run = self._run or self.client.get_run(self.run_id)
-            self._repository = artifact_repository(self._uri, run.info.artifact_uri)
-        return self._repository
+    @cached_property
+    def _repository(self) -> Any:
+        run = self._run or self.client.get_run(self.run_id)
+        return artifact_repository(self._uri, run.info.artifact_uri)
 
 
-def _size(path: Path) -> int:
-    if path.is_file():
-        return path.stat().st_size
-    return sum(os.path.getsize(file) for file in path.rglob("*") if file.is_file())
+class Sender:
+    """Takes what a run logs and sends it in a thread of its own, every few seconds.
+
+    A store that does not take it is tried again after 1, 2, 4, … and at most 30 seconds; a line
+    says when it fails first, and one when it is back. A run that is ``resumed`` has something
+    already, which is not sent twice.
+    """
+
+    def __init__(self, client: Any, tracking_uri: str, run_id: str, *, resumed: bool) -> None:
+        self._where = tracking_uri
+        self._outbox = Outbox()
+        self._delivery = Delivery(client, tracking_uri, run_id, self._outbox, ask=resumed)
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._ending = False
+        self._over = False
+        self._failures = 0
+        self._taken = 0.0  # seconds of the last sending
+        self._limit = 0.0
+        self._deadline = 0.0  # of the call at hand, once the run has ended
+
+    @property
+    def outbox(self) -> Outbox:
+        """What waits to be sent, to be added to; the first use starts the thread."""
+        if self._thread.ident is None:
+            self._thread.start()
+        return self._outbox
+
+    def end(self, status: str, limit: float) -> Outbox:
+        """Send what is left and the run's status; return what could not be sent.
+
+        A store that fails gets one more try. One that works gets all the time that it takes, as
+        long as each call comes back within ``limit`` seconds, or a file at a megabyte a second. No
+        more can be logged afterwards.
+        """
+        self._limit = limit
+        self._deadline = time.monotonic() + limit
+        self.outbox.status, self.outbox.ended = status, int(time.time() * 1000)
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+        try:
+            while self._thread.is_alive() and time.monotonic() < self._deadline:
+                self._thread.join(0.05)
+                if signals.received() and self._limit > STOPPED_SECONDS:
+                    self._limit = STOPPED_SECONDS
+                    self._deadline = min(self._deadline, time.monotonic() + STOPPED_SECONDS)
+        finally:
+            self._over = True  # a thread that is still in a call ends with it
+        return self._outbox.copy()
+
+    def left(self) -> Outbox:
+        """Return what has yet to be sent."""
+        return self._outbox.copy()
+
+    # ---- the thread ------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        pause = _FIRST_PAUSE
+        while not self._over:
+            with self._changed:
+                self._changed.wait_for(lambda: self._ending, pause)
+                ending = self._ending
+            self._try(ending)
+            if ending:
+                return
+            pause = max(_EVERY_SECONDS, _SHARE * self._taken)
+            if self._failures:
+                pause = min(_FIRST_PAUSE * 2.0 ** (self._failures - 1), _LONGEST_PAUSE)
+
+    def _try(self, ending: bool) -> None:
+        begun = time.monotonic()
+        try:
+            self._delivery.send(self._begin_call, end=ending)
+        except Exception as error:  # whatever a store's driver throws: training is worth more
+            self._delivery.doubt()
+            self._failures = min(self._failures + 1, 20)
+            if self._failures == 1 and not (ending or self._over):
+                say(
+                    f"MLflow at {self._where} does not take what is logged"
+                    f" ({redacted(reason(root(error)))}); training goes on, and it is sent later."
+                )
+            return
+        self._taken = time.monotonic() - begun
+        if self._failures:
+            self._failures = 0
+            say(f"MLflow at {self._where} is back, and has got all that was logged meanwhile.")
+
+    def _begin_call(self, size: int) -> None:
+        if self._over:
+            raise TimeoutError("the run is over")
+        self._deadline = time.monotonic() + self._limit + size / _LEAST_SPEED

@@ -18,10 +18,14 @@ import urllib.parse
 import urllib.request
 import warnings
 from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lit_offrl.common.errors import ConfigError
+from filelock import FileLock, Timeout
+
+from lit_offrl.common.errors import ConfigError, reason
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 STORE_HELP = (
@@ -34,18 +38,14 @@ _USERNAME, _PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 _TOKEN = "MLFLOW_TRACKING_TOKEN"
 _USER_IN_URI = re.compile(r"(?<=://)[^/\s@]*@")
 _PROBE_SECONDS = 3.0
+_LOCK_SECONDS = 60.0  # for two runs that make a store at once
 _LOCKED_SECONDS = 10.0  # a run's own writing takes milliseconds
 _WAY_OUT = "give another --trainer.logger.init_args.tracking_uri, or --trainer.logger false."
 
 
-def default_uri() -> str:
-    """Return the store that counts where none is named."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-
-
 def store_uri(given: str | None = None) -> str:
     """Return the store that counts, ``given`` or else the default, as it is named everywhere."""
-    return absolute_uri(given or default_uri())
+    return absolute_uri(given or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI)
 
 
 def default_experiment() -> str:
@@ -152,12 +152,9 @@ def set_patience() -> None:
 def is_own(uri: str, given: str | None = None) -> bool:
     """Whether a store that a file names is the user's own, and so may be contacted.
 
-    A checkpoint may name any server, or any file on the disk. Where it is the user's own, contact
-    :func:`store_uri`, not ``uri``, which has no password.
-
-    Args:
-        uri: what the file names.
-        given: the store that the user's command names; None for the one that counts by default.
+    A checkpoint may name any server, or any file on the disk. Where it is the user's own, as the
+    user's command has ``given`` it or by default, contact :func:`store_uri`, not ``uri``, which has
+    no password.
     """
     own = store_uri(given)
     if uri.startswith(("http://", "https://")):  # whose password is not to be the user's
@@ -168,13 +165,9 @@ def is_own(uri: str, given: str | None = None) -> bool:
 def require_store(uri: str, way_out: str = _WAY_OUT, *, made: bool = False) -> None:
     """Find out in seconds whether a store can be used; MLflow itself would try for minutes.
 
-    Args:
-        uri: The store.
-        way_out: How the message ends.
-        made: Whether a SQLite store has to be there already; MLflow would make an empty one.
-
     Raises:
-        ConfigError: It cannot be used, or is not there.
+        ConfigError: It cannot be used, or it should be ``made`` already and is not there, where
+            MLflow would make an empty one; the line ends with ``way_out``.
     """
     uri = absolute_uri(uri)
     file = sqlite_file(uri)
@@ -216,11 +209,7 @@ def _authorization() -> dict[str, str]:
 
 
 def _require_database(file: Path, way_out: str) -> None:
-    """See that a file is a store's or empty; MLflow would put its tables into any database.
-
-    Raises:
-        ConfigError: it is another program's or no database, or another process keeps it locked.
-    """
+    """See that a file is a store's or empty; MLflow would put its tables into any database."""
     try:
         with contextlib.closing(sqlite3.connect(file, timeout=_LOCKED_SECONDS)) as database:
             database.execute("BEGIN IMMEDIATE")
@@ -231,3 +220,74 @@ def _require_database(file: Path, way_out: str) -> None:
         raise ConfigError(f"The MLflow store {file} cannot be used ({error}): {way_out}") from error
     if tables and "experiments" not in tables:
         raise ConfigError(f"{file} is the database of another program than MLflow: {way_out}")
+
+
+# ---- opening a store so that a refusal is one line, and two runs begun at once share it ----------
+
+
+def artifact_location(uri: str, experiment: str) -> str | None:
+    """Return where an experiment's files go, if MLflow would take its own choice for another."""
+    file = sqlite_file(uri)
+    if file is None or not needs_quoting(file):
+        return None
+    return (file.parent / "mlruns" / re.sub(r"[^\w.-]", "_", experiment)).as_uri()
+
+
+def experiment_id(client: Any, uri: str, name: str) -> str:
+    """Return the id of an experiment, which is made if there is none of that name."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    return str(client.create_experiment(name, artifact_location=artifact_location(uri, name)))
+
+
+@contextmanager
+def refusals(uri: str, way_out: str = _WAY_OUT.capitalize()) -> Iterator[None]:
+    """Say in a line, which ends with ``way_out``, what MLflow refuses.
+
+    Raises:
+        ConfigError: instead of any other error, whatever the store's driver throws.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        said = redacted(reason(error)).rstrip(".")
+        raise ConfigError(f"MLflow at {uri} refuses: {said}. {way_out}".rstrip()) from error
+
+
+@contextmanager
+def default_store_kept() -> Iterator[None]:
+    """Let Lightning not make a run's store the default of all that comes after it."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    try:
+        yield
+    finally:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+@contextmanager
+def store_lock(uri: str) -> Iterator[None]:
+    """Keep other processes away while a SQLite store's tables or its experiment are made.
+
+    MLflow makes both without a lock, so that of two runs begun at once the second would fail.
+
+    Raises:
+        ConfigError: another process keeps the lock for a minute.
+    """
+    file = sqlite_file(uri)
+    if file is None:
+        yield
+        return
+    lock = f"{file}.lock"
+    try:
+        with FileLock(lock, timeout=_LOCK_SECONDS):
+            yield
+    except Timeout as error:
+        raise ConfigError(
+            f"{lock} is held by another process since {_LOCK_SECONDS:.0f} seconds: wait for it or "
+            "end it; if there is none, remove the file."
+        ) from error

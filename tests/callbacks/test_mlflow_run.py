@@ -287,7 +287,7 @@ def test_runs_begun_at_once_share_a_new_store(tmp_path):
 
 
 def test_a_store_held_by_another_process_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("lit_offrl.tracking.opening._LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("lit_offrl.tracking.store._LOCK_SECONDS", 0.1)
     store = tmp_path / "mlflow.db"
     with FileLock(f"{store}.lock"), pytest.raises(ConfigError, match=r"mlflow\.db\.lock is held"):
         MLflowRun(f"sqlite:///{store}")

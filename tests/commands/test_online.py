@@ -98,7 +98,7 @@ def test_rounds_and_a_killed_run_that_goes_on(run, same_state, monkeypatch, caps
         assert run("killed/whole") == 130
     assert [path.name for path in Path("killed/whole").iterdir()] == ["online.json"]
     with monkeypatch.context() as patch:
-        patch.setattr(online, "_evaluate", killed)
+        patch.setattr(online.Online, "_evaluate", killed)
         assert run("killed/whole") == 130
     assert state("killed/whole")["rounds"] == []
 
@@ -158,7 +158,7 @@ def test_mlflow_gets_the_curve(run):
     [
         (["--env", "CartPole-v1"], "CartPole-v1' has the action space Discrete"),
         (["--env", "lit_offrl/mountain-car-v9"], "There is no environment"),
-        (["--noise", "-1"], "--noise -1: give a number from 0 upwards"),
+        (["--noise", "-1"], "noise is -1.0: give at least 0"),
         (["--seed_everything", "1"], "--seed_everything is not for online: give --seed"),
         (["--ckpt_path=x.ckpt"], "--ckpt_path is not for online: rounds resume"),
         (["--trainer.devices", "2"], "--trainer.devices is not for online: one process"),

@@ -7,11 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from lit_offrl.common.errors import FileError
-from lit_offrl.tracking import sender as sender_file
 from lit_offrl.tracking import sending
 from lit_offrl.tracking.outbox import Artifact, Outbox, Point, load_outbox, unsent_file, unsent_runs
-from lit_offrl.tracking.sender import Sender
-from lit_offrl.tracking.sending import Delivery
+from lit_offrl.tracking.sending import Delivery, Sender
 
 
 class Store:
@@ -67,9 +65,9 @@ class Store:
 def store(tmp_path, monkeypatch):
     store = Store(tmp_path)
     monkeypatch.setattr(sending, "artifact_repository", lambda *_: store)
-    monkeypatch.setattr(sender_file, "_EVERY_SECONDS", 0.02)
-    monkeypatch.setattr(sender_file, "_SHARE", 0)
-    monkeypatch.setattr(sender_file, "_FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(sending, "_EVERY_SECONDS", 0.02)
+    monkeypatch.setattr(sending, "_SHARE", 0)
+    monkeypatch.setattr(sending, "_FIRST_PAUSE", 0.02)
     yield store
     store.go_on.set()
 
@@ -134,7 +132,7 @@ def test_a_dead_store_is_tried_ever_more_seldom(store, monkeypatch):
         return sender._ending
 
     monkeypatch.setattr(sender._changed, "wait_for", wait_for)
-    monkeypatch.setattr(sender_file, "_FIRST_PAUSE", 1.0)
+    monkeypatch.setattr(sending, "_FIRST_PAUSE", 1.0)
     sender._outbox.points.extend(points(1, 2))
     assert sender.outbox  # from here on the thread works
     until(lambda: len(pauses) > 9)

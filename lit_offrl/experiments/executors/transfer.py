@@ -11,13 +11,12 @@ from typing import Any
 
 from lit_offrl.common.files import make_folder, write_whole
 from lit_offrl.experiments.job import Job, lineage
-from lit_offrl.tracking.opening import experiment_id, refusals
 from lit_offrl.tracking.runs import artifact_repository
-from lit_offrl.tracking.store import open_client
+from lit_offrl.tracking.store import experiment_id, open_client, refusals
 
 _STAMP = ".transfer"  # of a job's folder: the number of its version; of the experiment's: the run
 _LEFT = (".lock", _STAMP)
-_WAY_OUT = " Give another --tracking_uri, or a folder that all hosts share in place of worker_root."
+_WAY_OUT = "Give another --tracking_uri, or a folder that all hosts share in place of worker_root."
 
 
 @dataclass(frozen=True)
