@@ -356,9 +356,9 @@ class Searches:
                 return  # another process works on it
             cells = study.claim(number)
             self._board.add(cells)
+            leave = self._choices.leave
             # The other seeds wait for the first, which the pruner sees.
             for group in [[cell] for cell in cells] if self._prunes else [cells]:
-                leave = self._choices.leave
                 self._schedule.add(cell for cell in group if not leave(cell.state()))
                 while left := [cell for cell in group if cell.state() != State.DONE]:
                     for cell in left:
@@ -399,13 +399,9 @@ class Searches:
             trials = study.open().trials
             over = [trial for trial in trials if trial.state.is_finished()]
             done = done and len(over) == len(trials)
-            frame = study.open().trials_dataframe(("number", "state", "value", "params"))
-            frame = frame[[trial.state.is_finished() for trial in trials]]
-            ascending = [True, study.search.direction == "minimize"]  # COMPLETE comes first
-            frame = frame.sort_values(["state", "value"], ascending=ascending).head(_SHOWN)
-            console.print(f"{study.name}: the best of {len(over)} trials")
-            text = frame.to_string(index=False, na_rep="", float_format="{:.6g}".format)
-            console.print(text, highlight=False, soft_wrap=True, markup=False)
+            if over:
+                text = f"{study.name}: the best of {len(over)} trials\n{_best(study)}"
+                console.print(text, highlight=False, soft_wrap=True, markup=False)
             used = f"{online_episodes(study.folder, study.search):,} online episodes"
             counted = f"{study.name}: {len(over)} of {len(trials)} trials"
             lines.append(f"{counted}; the selection used {used}.")
@@ -435,6 +431,15 @@ class Searches:
         self._client.set_tag(parent, "lit_offrl.best_trial", str(best.number))
         self._client.log_artifact(parent, str(path))
         return f"best: {said}; {path}"
+
+
+def _best(study: Study) -> str:
+    """Return a table of the best trials."""
+    frame = study.open().trials_dataframe(("number", "state", "value", "params"))
+    frame = frame[frame["state"].isin(["COMPLETE", "FAIL", "PRUNED"])]
+    ascending = [True, study.search.direction == "minimize"]
+    frame = frame.sort_values(["state", "value"], ascending=ascending).head(_SHOWN)
+    return frame.to_string(index=False, na_rep="", float_format="{:.6g}".format)
 
 
 def _goes_on(trial: Iterator[None]) -> bool:

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import Field
 
 from lit_offrl.common import signals
-from lit_offrl.common.errors import ConfigError, first_line, install, reason
+from lit_offrl.common.errors import ConfigError, install, reason
 from lit_offrl.experiments.config import Section
 from lit_offrl.experiments.executors.local import LocalExecutor
 from lit_offrl.experiments.executors.transfer import Transfer
@@ -198,7 +198,7 @@ class RayExecutor(LocalExecutor):
         except errors.RayActorError:
             return "its worker was killed", True
         except errors.RayError as error:  # a fault in the worker
-            return f"the worker failed: {first_line(error)}", False
+            return f"the worker failed: {str(error).strip().splitlines()[-1]}", False
         finally:
             self._placed.discard(job.key)
             self._ray.kill(self._actors.pop(job.key))
