@@ -13,11 +13,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from rich.console import Console
 
 from lit_offrl.commands.parsing import positive
+from lit_offrl.common.configs import from_yaml
 from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.common.files import make_folder
 from lit_offrl.common.user_code import command_line
 from lit_offrl.experiments.board import Board, times_table
-from lit_offrl.experiments.config import FileReader, from_yaml
+from lit_offrl.experiments.config import FileReader
 from lit_offrl.experiments.executors.local import LocalExecutor
 from lit_offrl.experiments.executors.ray import RayExecutor, RayOptions
 from lit_offrl.experiments.executors.slurm import SlurmExecutor

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lit_offrl.common.configs import find_configs, from_yaml
+from lit_offrl.common.configs import find_configs
 from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.common.ranges import SEEDS, lies_in
 
@@ -34,13 +34,6 @@ _Section = TypeVar("_Section", bound=Section)
 
 def yaml_text(value: Any) -> str:
     """Return a value as it is written behind an option: text that YAML reads back as the same."""
-    if isinstance(value, str):
-        try:
-            plain = from_yaml(value) == value and value == value.strip()
-        except ValueError:
-            plain = False
-        if plain:
-            return value
     # JSON's 1e-05 is text to YAML 1.1; PyYAML writes 1.0e-05.
     text = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")

@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from lit_offrl.common.configs import from_yaml
 from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.common.ranges import SEEDS
-from lit_offrl.experiments.config import FileReader, Section, from_yaml, yaml_text
+from lit_offrl.experiments.config import FileReader, Section, yaml_text
 from lit_offrl.experiments.job import Cell
 
 _RECORDS = ("score", "return", "ope")  # of a finished trial

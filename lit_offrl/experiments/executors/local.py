@@ -108,10 +108,13 @@ class LocalExecutor:
         return not self._running and not self._refused
 
     def stop(self) -> str:
-        """Ask every process to save and leave; return what to say."""
-        self._children.stop()
+        """Ask every fit to save and leave; return what to say."""
+        self._send(signal.SIGTERM)
         return "stopping: fits save and leave; a second signal kills them"
 
     def kill(self) -> None:
-        """End every process at once."""
-        self._children.stop(signal.SIGKILL)
+        """End every job's process at once."""
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: int) -> None:
+        self._children.stop(number)

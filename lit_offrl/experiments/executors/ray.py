@@ -203,15 +203,6 @@ class RayExecutor(LocalExecutor):
             self._placed.discard(job.key)
             self._ray.kill(self._actors.pop(job.key))
 
-    def stop(self) -> str:
-        """Ask every worker to have its fit save; return what to say."""
-        self._send(signal.SIGTERM)
-        return "stopping: fits save and leave; a second signal kills them"
-
-    def kill(self) -> None:
-        """Kill every job's process."""
-        self._send(signal.SIGKILL)
-
     def _send(self, number: int) -> None:
         self._stopping = True
         for key, actor in list(self._actors.items()):
