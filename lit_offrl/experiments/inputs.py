@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from lit_offrl.datasets.catalog import Reading, default_cache_dir, resolve
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.datasets.sources import D4RL_PREFIX, find_source, is_minari
 from lit_offrl.experiments.config import leaves
+
+_CACHE_LOCK = threading.Lock()  # the cache's files are written whole by one thread of a process
 
 
 def require_data(config: Mapping[str, Any]) -> Path | None:
@@ -51,7 +54,8 @@ def data_sha256(config: Mapping[str, Any]) -> str | None:
         return None if file is None else sha256(file)
     folder = options.get("cache_dir")
     cache = Path(folder).expanduser() if folder else default_cache_dir(options.get("data_dir"))
-    return ColumnCache(cache).sha256(file)
+    with _CACHE_LOCK:
+        return ColumnCache(cache).sha256(file)
 
 
 def data_spec(config: Mapping[str, Any]) -> DatasetSpec | None:
