@@ -19,7 +19,8 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 
 Encoded = Any
 """An encoded condition: a tensor, or a tuple, NamedTuple or mapping of tensors (or None), each
-with one row a condition in its first dimension."""
+with one row a condition in its first dimension. Networks make it by ``encode`` once a sampling
+call; for n samples a state, encode each state once and `repeat_encoded` what comes out."""
 
 ConditionalDenoise = Callable[[Tensor, Tensor, Encoded], Tensor]
 """x_t (B, …), t (B,) and an encoded condition of B rows to a prediction (B, …)."""

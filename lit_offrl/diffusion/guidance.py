@@ -84,7 +84,10 @@ def classifier_guidance(
     """
 
     def guided(x_t: Rows, t: Times) -> Rows:
-        gradient = _gradient(log_density, x_t, t)
+        # Sampling usually runs under no_grad or inference_mode; the clone is a tensor of neither.
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x_t.detach().clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(log_density(x, t.clone()).sum(), x)
         alpha, sigma = schedule.alpha(t, x_t.ndim), schedule.sigma(t, x_t.ndim)
         # How (x_0, ε) move at a fixed x_t = α x_0 + σ ε; targets are linear in the pair.
         noise = -scale * sigma * gradient
@@ -93,11 +96,3 @@ def classifier_guidance(
         return denoise(x_t, t).to(x_t.dtype) + change.to(x_t.dtype)
 
     return guided
-
-
-def _gradient(log_density: LogDensity, x_t: Tensor, t: Tensor) -> Tensor:
-    # Sampling usually runs under no_grad or inference_mode; the clone is a tensor of neither.
-    with torch.inference_mode(False), torch.enable_grad():
-        x = x_t.detach().clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(log_density(x, t.clone()).sum(), x)
-    return gradient

@@ -112,11 +112,8 @@ def name_env(env_id: str, option: str = "--env") -> None:
     """Take an id that the user has named: of ``my_robot:Reach-v0`` import the module, as gymnasium.
 
     From here on ``find_spec`` finds the id. Only for what stands on the command line or in a config
-    of the user's: the id of a file may name any module, and importing it would run it.
-
-    Args:
-        env_id: a gymnasium id, with or without a module.
-        option: where it was given, for messages.
+    of the user's, in an ``option`` that messages name: the id of a file may name any module, and
+    importing it would run it.
 
     Raises:
         ConfigError: a module or an id is missing before or after the colon, there is no such

@@ -184,11 +184,8 @@ def tabulate(
 ) -> tuple[list[Row], list[str]]:
     """Put runs into rows by dataset and method, with notes on what differs between them.
 
-    Args:
-        runs: at least one.
-        better: which values are.
-        latest: of several numbers of one seed take the newest instead of refusing them.
-        allow_unequal: note what differs in the protocol instead of refusing it.
+    ``latest`` takes the newest of several numbers of one seed instead of refusing them;
+    ``allow_unequal`` notes what differs in the protocol instead of refusing it.
 
     Raises:
         EvaluationError: there is no run, one seed is there twice, or protocols differ.

@@ -70,15 +70,7 @@ def merge(parts: Sequence[Rollouts]) -> Rollouts:
 
 
 class _Sums(Episode):
-    """An episode whose rewards are added up.
-
-    Args:
-        number: Number of the episode.
-        env: Environment, not yet reset.
-        seed: Seed of all episodes.
-        gamma: Discount of ``discounted``.
-        film: Path of a video of the episode, or None.
-    """
+    """An episode whose rewards are added up, discounted by ``gamma`` too, and may be filmed."""
 
     def __init__(
         self, number: int, env: gymnasium.Env, seed: int, gamma: float, film: str | Path | None

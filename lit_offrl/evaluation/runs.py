@@ -179,8 +179,8 @@ def read_runs(
         tracking_uri: The store, which must exist.
         experiments: Names; all active ones where none is given.
         filter_string: Such as ``tags."lit_offrl.sweep" = 'pybullet'``.
-        read: Returns what there is to compare in one of MLflow's runs, which is named for
-            messages. Its error says why the run is left out.
+        read: Returns what there is to compare in a run of the given name, or says by its error why
+            the run is left out.
 
     Raises:
         ConfigError: There is no such experiment, or MLflow refuses; the line says why.

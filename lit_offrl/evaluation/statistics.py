@@ -6,8 +6,11 @@ where one run is described.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,7 +103,11 @@ def stratified_interval(
 
 
 def _bootstrap(
-    strata: Sequence[np.ndarray], statistic: Statistic, level: float, resamples: int, seed: int
+    strata: Sequence[np.ndarray],
+    statistic: Statistic,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
 ) -> Any:
     from scipy import stats
 
@@ -133,12 +140,7 @@ def interval_within_range(
 
 
 def performance_profile(
-    strata: Sequence[np.ndarray],
-    thresholds: np.ndarray,
-    *,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
+    strata: Sequence[np.ndarray], thresholds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Share of values above each threshold (T,), each stratum counting alike, with its band.
 
@@ -148,9 +150,6 @@ def performance_profile(
     Args:
         strata: values (K_m,) of each stratum.
         thresholds: (T,).
-        level: of the band.
-        resamples: how many.
-        seed: of the resamples.
 
     Returns:
         Share, lower and upper end, (T,) each; the ends are NaN where a stratum has a single value.
@@ -159,5 +158,43 @@ def performance_profile(
     share = mean(*above)
     if min(map(len, strata)) < 2:
         return share, np.full_like(share, math.nan), np.full_like(share, math.nan)
-    interval = _bootstrap(above, mean, level, resamples, seed).confidence_interval
+    interval = _bootstrap(above, mean).confidence_interval
     return share, interval.low, interval.high
+
+
+@cache
+def simulated() -> dict[tuple[str, int, int, str], float]:
+    """How often intervals covered the truth in a simulation, as kept in ``coverage.json``.
+
+    ``python -m benchmarks coverage --json FILE`` makes the numbers anew.
+
+    Returns:
+        Coverage by statistic (``mean``, ``IQM``), seeds, datasets and the scores' distribution.
+    """
+    rows = json.loads(Path(__file__).with_name("coverage.json").read_text())["coverage"]
+    return {
+        (row["statistic"], row["seeds"], row["datasets"], row["scores"]): row["coverage"]
+        for row in rows
+    }
+
+
+def coverage(statistic: str, seeds: int, datasets: int) -> tuple[int, int, dict[str, float]]:
+    """Return the simulated setting nearest below, its seeds and datasets, and its coverages.
+
+    Args:
+        statistic: ``mean`` or ``IQM``.
+        seeds: fewest runs of a dataset, at least 2.
+        datasets: at least 1.
+
+    Returns:
+        Seeds and datasets of that setting, and the coverage by the scores' distribution.
+    """
+    grid = simulated()
+    runs = max(count for _, count, _, _ in grid if count <= seeds)
+    tasks = max(count for _, _, count, _ in grid if count <= datasets)
+    found = {
+        shape: share
+        for (name, s, d, shape), share in grid.items()
+        if (name, s, d) == (statistic, runs, tasks)
+    }
+    return runs, tasks, found

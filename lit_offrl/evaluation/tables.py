@@ -9,9 +9,8 @@ from typing import Any
 
 from lit_offrl.common.files import whole_file, write_whole
 from lit_offrl.evaluation.comparison import ALL, Cell, Comparison, Estimate, score_of
-from lit_offrl.evaluation.coverage import coverage
 from lit_offrl.evaluation.runs import Run
-from lit_offrl.evaluation.statistics import MANY
+from lit_offrl.evaluation.statistics import MANY, coverage
 
 DATA = "data"
 MISSING = "missing"

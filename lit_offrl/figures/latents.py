@@ -1,4 +1,4 @@
-"""Latents of LDCQ's skills, and where they lead."""
+"""Latents of LDCQ's skills, and where they lead: the numbers of ``studies.ldcq_latents``."""
 
 from __future__ import annotations
 
@@ -16,14 +16,7 @@ _TITLES = {"data": "data", "diffusion": "diffusion prior", "gaussian": "VAE's Ga
 
 
 def latents(numbers: Mapping[str, Any]) -> Figure:
-    """Draw latents in the data's principal plane (LDCQ, Figs. 2 and 3).
-
-    Args:
-        numbers: The numbers of ``studies.ldcq_latents``.
-
-    Returns:
-        A figure with one row per horizon, and a column for the data and for each prior.
-    """
+    """Draw latents in the data's principal plane (LDCQ, Figs. 2 and 3): a row for each horizon."""
     rows = numbers["rows"]
     figure = Figure(figsize=(9.6, 0.5 + 3.2 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), len(_TITLES), squeeze=False)
@@ -57,12 +50,7 @@ def latents(numbers: Mapping[str, Any]) -> Figure:
 def ends(numbers: Mapping[str, Any]) -> Figure:
     """Draw where snippets of the data and, in the world model, the priors' latents end (Fig. 5).
 
-    Args:
-        numbers: The numbers of ``studies.ldcq_latents``. The first two numbers of a position are
-            drawn, and a single one along a line.
-
-    Returns:
-        A figure with one row per horizon, and a column for the data and for each prior.
+    The first two numbers of a position are drawn, and a single one along a line.
     """
     rows = numbers["rows"]
     figure = Figure(figsize=(9.6, 0.5 + 3.3 * len(rows)), layout="constrained")

@@ -35,10 +35,9 @@ def draw_walls(axis: Axes, free: np.ndarray, corner: float) -> None:
 
 
 def maze2d_policies(numbers: Mapping[str, Any]) -> Figure:
-    """Draw held-out data above and samples below, a column a policy, coloured by Δt (Fig. 3).
+    """Draw the numbers of ``studies.maze2d.Maze2dPolicies`` (Fig. 3).
 
-    Args:
-        numbers: of ``studies.maze2d.Maze2dPolicies``.
+    Held-out data are above and samples below, a column a policy, coloured by Δt.
     """
     panels, rows = numbers["panels"], numbers["by_policy"]
     free = np.asarray(numbers["free"], bool)
@@ -75,10 +74,9 @@ def maze2d_policies(numbers: Mapping[str, Any]) -> Figure:
 
 
 def maze2d_gamma(numbers: Mapping[str, Any]) -> Figure:
-    """Draw samples and data as γ grows, and the way from the start against the horizon (Fig. 4).
+    """Draw the numbers of ``studies.maze2d.Maze2dGamma`` (Fig. 4).
 
-    Args:
-        numbers: of ``studies.maze2d.Maze2dGamma``.
+    Samples and data as γ grows, and the way from the start against the horizon.
     """
     rows = numbers["by_gamma"]
     free = np.asarray(numbers["free"], bool)

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 
 
 def mountain_car(numbers: Mapping[str, Any]) -> Figure:
-    """Draw values over returns, rewards over values, and values against gradient steps.
+    """Draw the numbers of ``studies.mountain_car``.
 
-    Args:
-        numbers: of ``studies.mountain_car``; each quantity is scaled to [0, 1] over the policies,
-            in the last panel by the returns' range.
+    Values stand over returns, rewards over values, and values against gradient steps.
+
+    Each quantity is scaled to [0, 1] over the policies, in the last panel by the returns' range.
     """
     final, steps = numbers["by_step"][-1], numbers["by_step"]
     returns = np.asarray(numbers["return"], float)

@@ -13,18 +13,10 @@ def attend(
     heads: int,
     bias: Float[Tensor, "#B #L T"] | None = None,
 ) -> Float[Tensor, "B L W"]:
-    """Attend from L queries to T keys with ``heads`` heads of W / heads channels.
+    """Attend from L queries to T keys with ``heads`` heads of W / heads channels, all projected.
 
-    Args:
-        query: Projected queries ``(B or 1, L, W)``.
-        key: Projected keys ``(B, T, W)``.
-        value: Projected values ``(B, T, W)``.
-        heads: Number of heads, which divides W.
-        bias: Added to the scores, −inf where a query must not attend to a key; 1 for B or L
-            broadcasts.
-
-    Returns:
-        The heads' results side by side, ``(B, L, W)``.
+    ``bias`` is added to the scores, −inf where a query must not attend to a key; 1 for B or L
+    broadcasts. Returns the heads' results side by side.
     """
     query, key, value = (
         x.unflatten(-1, (heads, -1)).transpose(1, 2)

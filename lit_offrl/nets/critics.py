@@ -109,15 +109,7 @@ class EnsembleMLP(nn.Module):
 
 
 class EnsembleDenseNetMLP(nn.Module):
-    """``size`` independent `lit_offrl.nets.DenseNetMLP`s on the same input.
-
-    Args:
-        size: Number of members.
-        in_dim: Size of an input.
-        hidden: Widths of the hidden layers.
-        out_dim: Size of a member's output.
-        activation: A name of `lit_offrl.nets.mlp.ACTIVATIONS`.
-    """
+    """``size`` independent `DenseNetMLP`s on the same input, with the options of `EnsembleMLP`."""
 
     def __init__(
         self,

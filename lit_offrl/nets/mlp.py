@@ -124,6 +124,8 @@ class Dropout(nn.Module):
 class MLP(nn.Sequential):
     """Linear layers; all but the last are followed by [LayerNorm,] activation [and dropout].
 
+    They map ``(…, in_dim)`` to ``(…, out_dim)``.
+
     Args:
         in_dim: Size of an input.
         hidden: Widths of the hidden layers; without any there is one linear layer.
@@ -156,25 +158,13 @@ class MLP(nn.Sequential):
                 layers.append(Dropout(dropout))
         super().__init__(*layers, nn.Linear((in_dim, *hidden)[-1], out_dim))
 
-    def forward(self, x: Float[Tensor, "*B in"]) -> Float[Tensor, "*B out"]:
-        """Map ``(…, in_dim)`` to ``(…, out_dim)``."""
-        return super().forward(x)
-
 
 class DenseNetMLP(nn.Module):
     """An MLP in which every layer takes the input and the features of all layers before it.
 
     Each hidden layer is linear → LayerNorm → activation. Source: DVF, Table 1 ("256 × 256 DenseNet
-    MLP", "LayerNorm in between all layers"); connections as in Huang et al. 2017.
-
-    Args:
-        in_dim: Size of an input.
-        hidden: Widths of the hidden layers.
-        out_dim: Size of an output.
-        activation: A name of `ACTIVATIONS`.
-
-    Raises:
-        ConfigError: A width is below 1.
+    MLP", "LayerNorm in between all layers"); connections as in Huang et al. 2017. The options are
+    those of `MLP`.
     """
 
     def __init__(

@@ -45,13 +45,15 @@ class DeterministicPolicy(nn.Module):
         hidden: Widths of the hidden layers.
         low: Lower bounds ``(a,)``; −1 if None.
         high: Upper bounds ``(a,)``; 1 if None.
-        layer_norm: Whether there is a LayerNorm before each activation.
-        dropout: Probability in [0, 1) of dropping a hidden unit.
+        **kwargs: Options of the ``network``, an `MLP`: layer_norm and dropout.
 
     Raises:
         ConfigError: The bounds are not ``action_dim`` finite numbers each, low below high.
     """
 
+    network: type[nn.Module] = MLP
+    outputs = 1
+    """Numbers that the network gives for each dimension of an action."""
     centre: Tensor
     scale: Tensor
 
@@ -63,12 +65,11 @@ class DeterministicPolicy(nn.Module):
         hidden: Sequence[int] = (256, 256),
         low: Sequence[float] | None = None,
         high: Sequence[float] | None = None,
-        layer_norm: bool = False,
-        dropout: float = 0.0,
+        **kwargs: Any,
     ) -> None:
         super().__init__()
         centre, scale = centre_and_scale(action_dim, low, high)
-        self.net = MLP(observation_dim, hidden, action_dim, layer_norm=layer_norm, dropout=dropout)
+        self.net = self.network(observation_dim, hidden, self.outputs * action_dim, **kwargs)
         self.register_buffer("centre", centre)
         self.register_buffer("scale", scale)
 
@@ -120,18 +121,13 @@ class GaussianPolicy(DeterministicPolicy):
     def perturb(self, mean: Actions, noise: Actions) -> Actions:
         """Return ``mean + σ · noise``, clipped to the bounds, beyond which no critic has data.
 
-        Args:
-            mean: Result ``(…, a)`` of `forward`.
-            noise: Standard normal numbers ``(…, a)``.
-
-        Returns:
-            Actions ``(…, a)``, differentiable in mean and σ where they are not clipped.
+        Actions are differentiable in mean and σ where they are not clipped.
         """
         drawn = mean + self.log_std.exp() * noise
         return drawn.clamp(self.centre - self.scale, self.centre + self.scale)
 
 
-class TanhGaussianPolicy(nn.Module):
+class TanhGaussianPolicy(DeterministicPolicy):
     """a = centre + scale · tanh(u) with u ~ N(μ(s), σ(s)²), as in soft actor-critics.
 
     Source: Haarnoja et al. 2018, appendix C. μ and log σ are the halves of a DenseNet MLP's output.
@@ -139,33 +135,22 @@ class TanhGaussianPolicy(nn.Module):
     Args:
         observation_dim: Size o of an observation.
         action_dim: Size a of an action.
-        hidden: Widths of the hidden layers.
-        low: Lower bounds ``(a,)``; −1 if None.
-        high: Upper bounds ``(a,)``; 1 if None.
         log_std_range: Range to which log σ, before squashing, is clamped.
-
-    Raises:
-        ConfigError: The bounds are not ``action_dim`` finite numbers each, low below high.
+        **kwargs: Options of ``DeterministicPolicy``: hidden, low and high.
     """
 
-    centre: Tensor
-    scale: Tensor
+    network = DenseNetMLP
+    outputs = 2
 
     def __init__(
         self,
         observation_dim: int,
         action_dim: int,
         *,
-        hidden: Sequence[int] = (256, 256),
-        low: Sequence[float] | None = None,
-        high: Sequence[float] | None = None,
         log_std_range: tuple[float, float] = (-5.0, 2.0),
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
-        centre, scale = centre_and_scale(action_dim, low, high)
-        self.net = DenseNetMLP(observation_dim, hidden, 2 * action_dim)
-        self.register_buffer("centre", centre)
-        self.register_buffer("scale", scale)
+        super().__init__(observation_dim, action_dim, **kwargs)
         self.log_std_range = log_std_range
 
     def forward(self, observations: Observations) -> Actions:
@@ -183,15 +168,9 @@ class TanhGaussianPolicy(nn.Module):
         log_std: Float[Tensor, "*#B a"],
         noise: Float[Tensor, "*#B a"],
     ) -> tuple[Actions, Densities]:
-        """Return actions for given noise and their log densities, differentiable in μ and σ.
+        """Return actions for standard normal ``noise``, and their log densities in nats.
 
-        Args:
-            mean: Mean μ of u, ``(…, a)``.
-            log_std: Logarithm of σ of u, ``(…, a)``.
-            noise: Standard normal numbers ``(…, a)``.
-
-        Returns:
-            Actions ``(…, a)`` in the environment's units, and log π(a | s) ``(…,)`` in nats.
+        Both are differentiable in the moments of u.
         """
         pre = mean + log_std.exp() * noise
         return self.centre + self.scale * torch.tanh(pre), self._log_density(pre, log_std, noise)

@@ -16,9 +16,6 @@ class FourierFeatures(nn.Module):
     """Maps numbers ``(B,)`` to cosines and sines ``(B, dim)`` of learned frequencies.
 
     Source: IDQL (Hansen-Estruch et al. 2023), whose time embedding is learned.
-
-    Args:
-        dim: Size of an embedding, even.
     """
 
     def __init__(self, dim: int = 64) -> None:

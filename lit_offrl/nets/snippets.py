@@ -108,14 +108,7 @@ def _run(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class GaussianPrior(nn.Module):
-    """The VAE's conditional prior p(z | s).
-
-    Args:
-        observation_dim: Size o of an observation.
-        latent_dim: Size z of a latent.
-        width: Width of all layers.
-        min_std: Least σ.
-    """
+    """The VAE's conditional prior p(z | s), with the options of the `SnippetEncoder`."""
 
     def __init__(
         self,
@@ -137,13 +130,7 @@ class GaussianPrior(nn.Module):
 
 
 class WorldModel(nn.Module):
-    """Predicts the state s_{t+H} after a skill z as a change of the state s_t before it.
-
-    Args:
-        observation_dim: Size o of an observation.
-        latent_dim: Size z of a latent.
-        hidden: Widths of the hidden layers.
-    """
+    """Predicts the state s_{t+H} after a skill z as a change of the state s_t before it."""
 
     def __init__(
         self, observation_dim: int, latent_dim: int = 16, *, hidden: Sequence[int] = (256, 256)

@@ -160,17 +160,10 @@ def _loaded(path: Path, module: OfflineModule) -> Draw:
 
 
 def acting(module: OfflineModule, spec: DatasetSpec, where: str) -> tuple[Act, str | None]:
-    """Return a module's policy on single states, clipped to the data's bounds of actions.
+    """Return a module's policy on single states, and a remark on how it acts, if there is one.
 
-    A policy that holds something between steps, such as LDCQ's skills, begins anew in each state.
-
-    Args:
-        module: Module whose policy acts.
-        spec: Spec of the data.
-        where: Origin of the module, for messages.
-
-    Returns:
-        What acts, and a remark on how it does, if there is one.
+    Actions are clipped to the data's bounds. A policy that holds something between steps, such as
+    LDCQ's skills, begins anew in each state. ``where`` names the module in messages.
 
     Raises:
         ConfigError: It acts on other observations or actions than the data's, or cannot act.

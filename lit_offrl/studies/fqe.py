@@ -125,23 +125,19 @@ class FittedQ:
         Raises:
             TrainingError: Q diverged.
         """
-        trace = []
+        trace, error = [], torch.zeros(())
         cuts = [self.settings.steps * tenth // 10 for tenth in range(11)]
-        for begin, end in itertools.pairwise(cuts):
-            self._fit(end - begin, progress)
+        for tenth in itertools.starmap(range, itertools.pairwise(cuts)):
+            for _ in tqdm(tenth, "FQE", unit="step", leave=False, disable=not progress):
+                error = self._step()
+            if not bool(error.isfinite()):
+                raise TrainingError(
+                    f"FQE's error is not finite after {self.steps} steps: Q diverged; lower its "
+                    "learning rate, or leave it out with --baseline none."
+                )
             values = self._values(starts, draws, value_actions or self.actions)
             trace.append(values.mean(axis=1))
         return values, np.stack(trace)
-
-    def _fit(self, steps: int, progress: bool) -> None:
-        error = torch.zeros(())
-        for _ in tqdm(range(steps), "FQE", unit="step", leave=False, disable=not progress):
-            error = self._step()
-        if not bool(error.isfinite()):
-            raise TrainingError(
-                f"FQE's error is not finite after {self.steps} steps: Q diverged; lower its "
-                "learning rate, or leave it out with --baseline none."
-            )
 
     def _step(self) -> Tensor:
         index = self._order.rows(self.steps)

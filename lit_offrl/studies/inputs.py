@@ -88,14 +88,8 @@ class CheckpointStudy:
         require_fields(self)
 
 
-def load_dvf(path: Path, on: torch.device, *, representation: str, values: bool) -> DVFModule:
-    """Load a DVFModule of a given policy representation.
-
-    Args:
-        path: Path of the checkpoint.
-        on: Device of its tensors.
-        representation: Required representation φ(π).
-        values: Whether it must have been trained for values, not for the occupancy alone.
+def load_dvf(path: Path, on: torch.device, *, values: bool) -> DVFModule:
+    """Load a DVFModule with a scalar φ(π), which has values if ``values`` are needed.
 
     Raises:
         ConfigError: The checkpoint is of something else.
@@ -105,10 +99,10 @@ def load_dvf(path: Path, on: torch.device, *, representation: str, values: bool)
         raise ConfigError(
             f"{path}: is a {type(module).__name__}; this figure is of a DVFModule: give its .ckpt."
         )
-    if module.policy_representation != representation:
+    if module.policy_representation != "scalar":
         raise ConfigError(
             f"{path}: its policy_representation is '{module.policy_representation}'; this figure "
-            f"needs one trained with model.init_args.policy_representation {representation}."
+            "needs one trained with model.init_args.policy_representation scalar."
         )
     if values and module.train_part == "occupancy":
         raise ConfigError(
@@ -128,7 +122,8 @@ def load_data(given: str | None, checkpoint: Path, require: Sequence[str]) -> Of
     parts = folder = None
     layout: Format = "auto"
     if given is None or given.startswith(PREFIX):
-        options = _data_options(checkpoint)
+        config = config_of(read_checkpoint(checkpoint), checkpoint)
+        options = config.get("data", {}).get("init_args", {})
         parts = options.get("minari_observations")
     if given is None:
         given, folder = options.get("dataset"), options.get("data_dir")
@@ -146,12 +141,6 @@ def load_data(given: str | None, checkpoint: Path, require: Sequence[str]) -> Of
                 f"{dataset.spec.origin}: has no column '{name}', which this figure needs:{how}."
             )
     return dataset
-
-
-def _data_options(checkpoint: Path) -> dict[str, Any]:
-    """Return the options of the data that a checkpoint was trained on; empty if it tells none."""
-    config = config_of(read_checkpoint(checkpoint), checkpoint)
-    return config.get("data", {}).get("init_args", {})
 
 
 def policies_of(dataset: OfflineDataset) -> np.ndarray:

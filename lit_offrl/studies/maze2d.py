@@ -37,11 +37,12 @@ _SHOWN = 1500  # points of a panel that the figure keeps
 
 
 class Futures(NamedTuple):
-    """States (N, o) some steps (N,) after first states, and the episode (N,) that these are of."""
+    """States (N, o) some steps (N,) after the first states (N, o) of episodes (N,)."""
 
     states: np.ndarray
     offsets: np.ndarray
     episodes: np.ndarray
+    first: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +68,7 @@ class Comparison:
     """
 
     def __init__(self, options: Maze2dStudy) -> None:
-        self.module: DVFModule = load_dvf(
-            options.ckpt_path, options.device, representation="scalar", values=False
-        )
+        self.module: DVFModule = load_dvf(options.ckpt_path, options.device, values=False)
         self.data = load_data(options.data, options.ckpt_path, ("policy",))
         env_id = self.data.spec.env_id
         maze = maze_named(env_id)
@@ -103,29 +102,6 @@ class Comparison:
             stream: Number of the stream of random numbers.
             part: Half of the episodes, 0 or 1; all of them if None.
         """
-        return self._futures(policy, gamma, stream, part)[0]
-
-    def of_model(
-        self, policy: float, gamma: float, stream: int, part: int | None = None
-    ) -> Futures:
-        """Draw from the model at the same first states, with offsets of the same distribution."""
-        futures, starts = self._futures(policy, gamma, stream, part)
-        drawn = []
-        parts = np.array_split(np.arange(len(starts)), -(-self.samples // CHAINS))
-        for number, rows in enumerate(parts):
-            first = torch.from_numpy(starts[rows]).to(self.module.device)
-            states, _ = self.module.sample_future(
-                first,
-                torch.from_numpy(futures.offsets[rows, None]).to(self.module.device),
-                policy=torch.full((len(rows),), float(policy), device=self.module.device),
-                seed=mix(self.seed, stream, number),
-            )
-            drawn.append(states[:, 0].cpu().numpy())
-        return futures._replace(states=np.concatenate(drawn))
-
-    def _futures(
-        self, policy: float, gamma: float, stream: int, part: int | None
-    ) -> tuple[Futures, np.ndarray]:
         view = FutureStates(gamma, terminals="truncate").bind(self.data)
         episodes = np.flatnonzero(self.of_episode == policy)
         episodes = episodes if part is None else episodes[part::2]
@@ -139,8 +115,25 @@ class Comparison:
         chosen = episodes[np.arange(self.samples) % len(episodes)]
         index = torch.from_numpy(self.data.episodes[chosen, 0])
         batch = view.batch(index, noise.uniform((len(index), 1), torch.float64))
-        states, offsets = batch.future_observations.numpy(), batch.offsets.numpy()
-        return Futures(states, offsets, chosen), batch.observations.numpy()
+        states, first = batch.future_observations.numpy(), batch.observations.numpy()
+        return Futures(states, batch.offsets.numpy(), chosen, first)
+
+    def of_model(
+        self, policy: float, gamma: float, stream: int, part: int | None = None
+    ) -> Futures:
+        """Draw from the model at the same first states, with offsets of the same distribution."""
+        futures = self.of_data(policy, gamma, stream, part)
+        drawn = []
+        parts = np.array_split(np.arange(self.samples), -(-self.samples // CHAINS))
+        for number, rows in enumerate(parts):
+            states, _ = self.module.sample_future(
+                torch.from_numpy(futures.first[rows]).to(self.module.device),
+                torch.from_numpy(futures.offsets[rows, None]).to(self.module.device),
+                policy=torch.full((len(rows),), float(policy), device=self.module.device),
+                seed=mix(self.seed, stream, number),
+            )
+            drawn.append(states[:, 0].cpu().numpy())
+        return futures._replace(states=np.concatenate(drawn))
 
 
 def maze_named(env_id: str | None) -> Maze | None:

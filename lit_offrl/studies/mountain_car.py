@@ -58,7 +58,7 @@ class MountainCar(CheckpointStudy):
         """Measure; see :func:`measure`."""
         paths = checkpoints_in(self.ckpt_path)
         last = paths[max(paths)]
-        module = load_dvf(last, self.device, representation="scalar", values=True)
+        module = load_dvf(last, self.device, values=True)
         data = load_data(self.data, last, ("policy", "rewards"))
         if data.spec.env_id not in _ENVIRONMENTS:
             raise ConfigError(
@@ -69,7 +69,7 @@ class MountainCar(CheckpointStudy):
         sizes = {"starts": self.starts, "samples": self.samples, "seed": self.seed}
         by_step = []
         for step, path in sorted(paths.items()):
-            now = load_dvf(path, self.device, representation="scalar", values=True)
+            now = load_dvf(path, self.device, values=True)
             by_step.append({"step": step, **measure(now, truth, **sizes, along=path == last)})
         final = by_step[-1]
         metrics = {
@@ -110,10 +110,10 @@ def checkpoints_in(path: Path) -> dict[int, Path]:
 
 
 class Truth:
-    """Returns of the policies of a dataset.
+    """Returns of the policies of a dataset with columns ``policy`` and ``rewards``.
 
     Args:
-        data: The data, with columns ``policy`` and ``rewards``.
+        data: The data.
         gamma: Discount γ.
         states: Number of states along the way of each policy.
         seed: Seed of the choice of states.
@@ -164,13 +164,8 @@ def measure(
 ) -> dict[str, Any]:
     """Return each policy's value and predicted reward, and how they go with the returns.
 
-    Args:
-        module: DVF with a scalar φ.
-        truth: Returns of the policies.
-        starts: Number of initial states of each policy.
-        samples: Number of states drawn for one value.
-        seed: Seed of the draws.
-        along: Whether to value states along the way too.
+    They are means over ``starts`` initial states and ``samples`` states drawn for each of these.
+    ``along`` values states along the way, too.
     """
     value, reward = [], []
     for policy, first in zip(truth.policies, truth.first, strict=True):

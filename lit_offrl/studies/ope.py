@@ -126,14 +126,8 @@ def dvf_values(
 ) -> Estimates:
     """Value candidates by DVF: ρ at the candidate's φ, r at the candidate's actions.
 
-    All candidates share the noise, so that its error moves their order less than their values.
-
-    Args:
-        module: Trained DVF.
-        candidates: K policies.
-        starts: Initial states of the candidates.
-        samples: Number n of states drawn for each initial state.
-        seed: Seed of the noise.
+    All candidates share the noise of the ``samples`` states drawn for each initial state, so that
+    its error moves their order less than their values.
     """
     began = time.perf_counter()
     means, errors = [], []

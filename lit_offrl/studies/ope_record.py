@@ -24,15 +24,10 @@ class CandidateValue:
         label: Index φ, and the checkpoint's name if one acts.
         policy: Index φ of the policy.
         checkpoint: Path of the checkpoint that acts; None where logged actions were cloned.
-        checkpoint_sha256: Hash of that file.
         seen_in_training: Whether rows of this φ were among DVF's and FQE's training rows.
-        truth: Mean discounted return.
-        truth_error: Standard error of ``truth``.
-        truth_episodes: Number of episodes of ``truth``.
-        dvf: Value by DVF, the mean over the initial states.
-        dvf_error: Standard error of ``dvf`` over the initial states.
-        fqe: Value by fitted Q evaluation.
-        fqe_error: Standard error of ``fqe`` over the initial states.
+        truth: Mean discounted return of ``truth_episodes``, with its standard error.
+        dvf: Value by DVF, the mean over the initial states, with its standard error over these.
+        fqe: Value by fitted Q evaluation, as ``dvf``.
     """
 
     label: str
@@ -51,19 +46,14 @@ class CandidateValue:
 
 @dataclass(frozen=True, kw_only=True)
 class OPERecord(JSONRecord):
-    """One off-policy evaluation; plain types only.
+    """One off-policy evaluation, with what ``EvaluationRecord`` has of data and checkpoint.
 
     Attributes:
         candidates: One entry per candidate.
         summary: For each estimator ``spearman``, ``regret_at_1`` and so on (``rank_summary``) over
             the candidates with a known truth, and ``seconds``; None where undefined.
         gamma: Discount of values and truth.
-        dataset: Name of the data.
-        dataset_sha256: Hash of the data's file.
-        dataset_handling: Changes made to rows and rewards, one sentence each.
         trained_on_sha256: Hash of the file that DVF was trained on.
-        checkpoint: Checkpoint of DVF.
-        checkpoint_sha256: Hash of that file.
         policy_representation: φ's kind.
         initial_states: Number M of initial states.
         num_samples: Number n of states drawn by ρ for each initial state.

@@ -36,15 +36,9 @@ def true_returns(
     episodes: int,
     seed: int,
 ) -> Truth:
-    """Return discounted returns: of logged policies from their episodes, of others by roll-outs.
+    """Return discounted returns, with the γ of DVF, of logged policies from all their episodes.
 
-    Args:
-        module: DVF, whose γ is used.
-        dataset: The data, with all episodes.
-        candidates: The policies.
-        truth: ``data`` leaves checkpoints unknown; ``rollouts`` rolls them out.
-        episodes: Number of episodes of each roll-out.
-        seed: Seed of the roll-outs.
+    Those of checkpoints are unknown to the ``data``; ``rollouts`` roll ``episodes`` of each out.
 
     Raises:
         DatasetError: The data have no rewards, or none in some rows.

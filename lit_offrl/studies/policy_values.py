@@ -57,16 +57,10 @@ class Value:
 
 @dataclass(frozen=True)
 class PolicyValue:
-    """A checkpoint's policy and its value.
+    """A checkpoint's policy and its value; of its training it has what ``EvaluationRecord`` has.
 
     Attributes:
         label: Name in the table.
-        method: Class of the module.
-        checkpoint: Path of the checkpoint.
-        checkpoint_sha256: Hash of that file.
-        checkpoint_rule: Rule by which it was chosen among those of its run.
-        training_seed: Seed of its run.
-        training_steps: Number of optimiser steps of its training.
         trained_on_sha256: Hash of the file that it was trained on.
         fqe: V^π by fitted Q evaluation, over the first states.
         trace: Mean after each tenth of FQE's steps, (10,), which shows whether it converged.
@@ -88,7 +82,7 @@ class PolicyValue:
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyValuesRecord(JSONRecord):
-    """Values of checkpoints on logged data; plain types only.
+    """Values of checkpoints on logged data, of which it has what ``EvaluationRecord`` has.
 
     Attributes:
         policies: One entry per policy.
@@ -97,9 +91,6 @@ class PolicyValuesRecord(JSONRecord):
             time limit, which FQE's estimates do not take into account.
         held_out: Whether those episodes were held out from the first checkpoint's training.
         gamma: Discount γ.
-        dataset: Name of the data.
-        dataset_sha256: Hash of the data's file.
-        dataset_handling: Changes made to rows and rewards, one sentence each.
         initial_states: M.
         fqe: Settings of fitted Q evaluation.
         seed: Seed of FQE's nets and rows, and of the choice of first states.
@@ -119,12 +110,8 @@ class PolicyValuesRecord(JSONRecord):
 
     def metrics(self, policy: PolicyValue) -> dict[str, float]:
         """Return the metrics that are added to a checkpoint's MLflow run, by name."""
-        numbers = {
-            "fqe": policy.fqe.mean,
-            "fqe_error": policy.fqe.error,
-            "behaviour": self.behaviour.mean,
-        }
-        return {name: value for name, value in numbers.items() if value is not None}
+        found = {"fqe": policy.fqe.mean, "behaviour": self.behaviour.mean}
+        return found if policy.fqe.error is None else found | {"fqe_error": policy.fqe.error}
 
     def table(self) -> Table:
         """Return a table for the terminal: a row a checkpoint, and the data's own policy last."""
@@ -153,7 +140,7 @@ class PolicyValuesRecord(JSONRecord):
                 f" {self.behaviour_cut_weight:.2g}; FQE knows no time limit."
             )
         for one in self.policies:
-            if _moves(one):
+            if abs(one.trace[-1] - one.trace[-2]) > 0.02 * max(1.0, abs(one.trace[-1])):
                 said.append(
                     f"{one.label}: the value still moved in the last tenth of FQE's steps: give"
                     " more --fqe_steps."
@@ -182,17 +169,7 @@ def fitted_values(
     device: torch.device,
     progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Value policies by fitted Q evaluation.
-
-    Args:
-        train_set: Data that Q is fitted to, with actions and rewards.
-        policies: K of them.
-        starts: Raw observations (M, o) whose values are returned.
-        gamma: Discount γ.
-        settings: Settings of FQE.
-        seed: Seed of FQE's nets and rows.
-        device: Device of the computation.
-        progress: Whether to show a progress bar.
+    """Value K policies in raw observations ``starts`` (M, o) by fitted Q evaluation.
 
     Returns:
         Values (K, M), and their means (K, 10) after each tenth of the steps.
@@ -219,11 +196,6 @@ def fitted_values(
     )
     values, trace = fitted.fit_and_value(as_tensor(starts, device), draws=8, progress=progress)
     return values, trace.T
-
-
-def _moves(one: PolicyValue) -> bool:
-    spread = max(1.0, abs(one.trace[-1]))
-    return abs(one.trace[-1] - one.trace[-2]) > 0.02 * spread
 
 
 def _cells(value: Value) -> tuple[str, str, str]:

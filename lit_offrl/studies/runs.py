@@ -45,12 +45,7 @@ class RunSelection:
         return self._found(runs_from_files, runs_from_mlflow, "evaluated run")
 
     def find_offline(self, metric: str) -> Found[offline.OfflineRun]:
-        """Read an offline metric of the runs.
-
-        Raises:
-            ConfigError: There is no such store or experiment.
-            EvaluationError: A record cannot be read, or no run has the metric.
-        """
+        """Read an offline metric of the runs, as ``find`` reads evaluations."""
         from_files = partial(offline.from_files, metric=metric)
         from_mlflow = partial(offline.from_mlflow, metric=metric)
         return self._found(from_files, from_mlflow, f"run with {metric}")
@@ -68,11 +63,7 @@ class RunSelection:
         return found
 
     def _store(self) -> tuple[str, list[str]] | None:
-        """Return the MLflow store and the names of experiments; None for files alone.
-
-        Raises:
-            ConfigError: There is no such store.
-        """
+        """Return the MLflow store and the names of experiments; None for files alone."""
         if self.records and not self.experiment and not self.filter:
             return None
         uri = store_uri(self.tracking_uri)

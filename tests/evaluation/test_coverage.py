@@ -5,7 +5,7 @@ from rich.console import Console
 
 from benchmarks.__main__ import coverage_table
 from benchmarks.coverage import DATASETS, HOLDS, SEEDS, SHAPES, run_coverage
-from lit_offrl.evaluation.coverage import coverage, simulated
+from lit_offrl.evaluation.statistics import coverage, simulated
 
 
 def test_the_intervals_hold_for_few_seeds():
