@@ -16,6 +16,7 @@ from rich.table import Table
 
 from benchmarks.acd import FitResult, PassResult, run_fit, run_passes
 from benchmarks.coverage import HOLDS, SHAPES, CoverageResult, run_coverage
+from benchmarks.gpu import fits_table, run_contract, run_fits
 from benchmarks.latents import (
     latent_table,
     picture_table,
@@ -26,13 +27,14 @@ from benchmarks.latents import (
 )
 from benchmarks.loader import LoaderResult, run_loader
 from benchmarks.machine import describe
+from benchmarks.made_up import Size, settings
 from benchmarks.maze import MazeScore, MazeSpeed, run_scores, run_speed
 from benchmarks.peer import HOW_TO
 from benchmarks.peers import Checkouts, missed_table, peers_table, run_peers
 from benchmarks.priority import PriorityResult, run_priority
 from benchmarks.signals import LIMIT_SECONDS, SignalResult, run_signals
 from benchmarks.start import StartResult, run_starts
-from benchmarks.step import StepResult, run_steps
+from benchmarks.step import StepResult, run_step, run_steps
 from benchmarks.trace import TraceResult, run_trace
 from benchmarks.trackers import LEAST, TrackerResult, run_trackers
 from benchmarks.vae import run_vaes, vae_table
@@ -41,7 +43,7 @@ from lit_offrl.common.errors import ConfigError
 
 NAMES = (
     *("loader", "priority", "step", "acd", "value", "vae", "latents"),
-    *("start", "maze", "coverage", "trackers", "signals", "trace", "peers"),
+    *("start", "maze", "coverage", "trackers", "signals", "trace", "peers", "gpu"),
 )
 
 
@@ -311,7 +313,7 @@ def parser() -> argparse.ArgumentParser:
         "which",
         nargs="?",
         choices=NAMES,
-        help="one; all but the last five by default",
+        help="one; all but the last six by default",
     )
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     made.add_argument("--threads", type=int, default=1, help="of PyTorch on the CPU (1)")
@@ -348,6 +350,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = line.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         line.error("--device cuda: PyTorch sees no GPU here; leave --device out")
+    if options.which == "gpu" and not torch.cuda.is_available():
+        line.error("gpu: PyTorch sees no GPU here; the other benchmarks run on the CPU")
     if options.times < 1:
         line.error("--times: give at least 1")
     if options.threads < 1:
@@ -357,7 +361,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if options.peer_python is not None and not options.peer_python.is_file():
         line.error(f"--peer-python: there is no {options.peer_python}; make it by: {HOW_TO}")
     torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
+    device = torch.device("cuda" if options.which == "gpu" else options.device)
     console = Console()
     numbers: dict[str, Any] = {"machine": describe(device)}
     console.print(", ".join(f"{key} {value}" for key, value in numbers["machine"].items()))
@@ -455,6 +459,21 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             console.print(failure, soft_wrap=True, markup=False, highlight=False)
         if any(r.met is False for r in rows):
             console.print(missed_table(rows))
+    if options.which == "gpu":  # only by name
+        contract = run_contract()
+        numbers["gpu"] = {"contract": asdict(contract)}
+        console.print(f"contract tests on the GPU, {contract.seconds:.0f} s: {contract.summary}")
+        sizes: tuple[Size, ...] = ("quick",) if options.quick_only else ("quick", "paper")
+        steps = [
+            run_step(size, settings(size), device=device, precision="bf16-mixed", budget=1.0)
+            for size in sizes
+        ]
+        numbers["gpu"]["dvf"] = [asdict(each) for each in steps]
+        for each in steps:
+            console.print(step_table(each))
+        fits = list(run_fits(device, seed=options.seed))
+        numbers["gpu"]["fits"] = [asdict(each) for each in fits]
+        console.print(fits_table(fits))
     if options.json is not None:
         options.json.write_text(json.dumps(numbers, indent=2) + "\n")
     return numbers

@@ -52,6 +52,8 @@ class Fit(NamedTuple):
 class _Steps(Callback):
     """Tells of optimiser steps, of which one batch's end may stand for several."""
 
+    sees_calls = True
+
     def __init__(self, pace: Pace) -> None:
         self._pace, self._done = pace, 0
 
@@ -65,17 +67,16 @@ class _Steps(Callback):
 def trainer(fit: Fit, precision: str, *callbacks: Callback, **options: Any) -> Trainer:
     """The Trainer of ``lit-offrl fit``, without validation, logger and checkpoints."""
     quiet()
-    always = (FiniteGuard(), Curves(), GracefulStop(), Duration())
+    defaults: dict[str, Any] = {
+        **TRAINER_DEFAULTS,
+        **{"max_steps": _ENDLESS, "limit_val_batches": 0, "accelerator": "cpu", "devices": 1},
+        **{"logger": False, "enable_checkpointing": False, "enable_model_summary": False},
+    }
     return Trainer(
-        **TRAINER_DEFAULTS | {"max_steps": _ENDLESS, "limit_val_batches": 0} | options,
-        accelerator="cpu",
-        devices=1,
+        **defaults | options,
         precision=precision,  # type: ignore[arg-type]
         gradient_clip_val=fit.gradient_clip,
-        callbacks=[*always, *callbacks],
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
+        callbacks=[FiniteGuard(), Curves(), GracefulStop(), Duration(), *callbacks],
     )
 
 

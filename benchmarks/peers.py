@@ -92,7 +92,7 @@ class Sizes(NamedTuple):
     diffusion_steps: int = 200
 
 
-_SIZES = Sizes()
+SIZES = Sizes()
 
 
 class Aim(NamedTuple):
@@ -159,7 +159,7 @@ class _Plan(NamedTuple):
 def run_peers(
     given: Checkouts,
     *,
-    sizes: Sizes = _SIZES,
+    sizes: Sizes = SIZES,
     methods: Sequence[str] = (),
     budget: float = 6.0,
     seed: int = 0,
@@ -198,8 +198,7 @@ def run_peers(
 
 def _plans(given: Checkouts, sizes: Sizes, folder: Path, seed: int) -> Iterator[_Plan]:
     """The methods on one-step transitions, in the table's order."""
-    shape = {"observation_dim": sizes.observation_dim, "action_dim": sizes.action_dim}
-    rows, dataset = _write(folder, "rows", make_dataset(sizes.rows, seed, **shape))
+    rows, dataset = _write(folder, "rows", _make_rows(sizes, seed))
     fit = partial(Fit, rows=rows.with_suffix(".hdf5"), batch_size=sizes.batch)
     shared: dict[str, Any] = {"rows": rows, "batch_size": sizes.batch}
     width = sizes.width
@@ -263,27 +262,46 @@ def _plans(given: Checkouts, sizes: Sizes, folder: Path, seed: int) -> Iterator[
     )
 
 
-def _ldcq_plans(given: Checkouts, sizes: Sizes, folder: Path, seed: int) -> Iterator[_Plan]:
-    """LDCQ's stages on rows of maze2d's shape, with earlier stages that are hardly trained."""
-    shape, n, steps = {"observation_dim": 4, "action_dim": 2}, sizes.candidates, sizes.snippets
+class StageFits(NamedTuple):
+    """LDCQ's stages on rows of maze2d's shape."""
+
+    vae: Fit
+    prior: Fit
+    q: Fit
+    acting: Fit
+    """As ``q``, whose candidates would be drawn as the defaults say."""
+
+
+def stage_fits(sizes: Sizes, folder: Path, seed: int) -> StageFits:
+    """Write the rows, and the stages that later ones are built on, which are hardly trained.
+
+    Those are small: snippets are encoded and candidates drawn once, before the steps, which are the
+    same for all.
+    """
+    shape, few = {"observation_dim": 4, "action_dim": 2}, sizes.snippets
     maze, _ = _write(folder, "maze", make_dataset(sizes.maze_rows, seed, 400, **shape))
-    few, _ = _write(folder, "stages", make_dataset(steps, seed, steps // 4, **shape))
-    peer_code.write_latents(folder, steps, 4, _LATENT, n)
+    rows, _ = _write(folder, "stages", make_dataset(few, seed, few // 4, **shape))
     options: dict[str, Any] = {"horizon": sizes.horizon, "latent_dim": _LATENT}
     full = options | {"width": sizes.width, "gru_layers": 4}
-    # snippets are encoded and candidates drawn once, before the steps, which are the same for all
+    vae = Fit("LDCQStage1Module", full, maze.with_suffix(".hdf5"), 128)
     small = options | {"width": 16, "gru_layers": 1}
-    first = Fit("LDCQStage1Module", small, few.with_suffix(".hdf5"), 8)
+    first = Fit("LDCQStage1Module", small, rows.with_suffix(".hdf5"), 8)
     stage1, stage2 = folder / "stage1.ckpt", folder / "stage2.ckpt"
     options = {"stage1": str(stage1), "diffusion_steps": sizes.diffusion_steps}
-    second = first._replace(kind="LDCQStage2Module", options=options, batch_size=32)
-    options = {"stage2": str(stage2), "num_latents": n}
+    prior = first._replace(kind="LDCQStage2Module", options=options, batch_size=32)
+    options = {"stage2": str(stage2), "num_latents": sizes.candidates}
     acting = first._replace(kind="LDCQStage3Module", options=options)
-    third = acting._replace(
-        options=options | {"sampling_steps": 1}, batch_size=128, gradient_clip=1.0
-    )
+    drawn = options | {"sampling_steps": 1}
+    q = acting._replace(options=drawn, batch_size=128, gradient_clip=1.0)
     peer_ours.save_stage(first, stage1)
-    peer_ours.save_stage(second, stage2)
+    peer_ours.save_stage(prior, stage2)
+    return StageFits(vae, prior, q, acting)
+
+
+def _ldcq_plans(given: Checkouts, sizes: Sizes, folder: Path, seed: int) -> Iterator[_Plan]:
+    """LDCQ's stages, and its decision."""
+    fits, n = stage_fits(sizes, folder, seed), sizes.candidates
+    peer_code.write_latents(folder, sizes.snippets, 4, _LATENT, n)
 
     def plan(
         what: str,
@@ -296,12 +314,12 @@ def _ldcq_plans(given: Checkouts, sizes: Sizes, folder: Path, seed: int) -> Iter
 
     yield plan(
         "VAE",
-        _fits(first._replace(options=full, rows=maze.with_suffix(".hdf5"), batch_size=128)),
+        _fits(fits.vae),
         given.loop(
             "ldcq",
             peer_code.ldcq_vae,
             file="training/train_skills.py",
-            rows=maze,
+            rows=folder / "maze.npz",
             horizon=sizes.horizon,
         ),
         _aims(1.0, 0.6),
@@ -309,7 +327,7 @@ def _ldcq_plans(given: Checkouts, sizes: Sizes, folder: Path, seed: int) -> Iter
     )
     yield plan(
         "prior",
-        _fits(second),
+        _fits(fits.prior),
         given.loop(
             "ldcq",
             peer_code.ldcq_prior,
@@ -324,14 +342,14 @@ def _ldcq_plans(given: Checkouts, sizes: Sizes, folder: Path, seed: int) -> Iter
     q_net: dict[str, Any] = {"file": "training/train_q_net.py", "number": n}
     yield plan(
         "Q",
-        _fits(third),
+        _fits(fits.q),
         given.loop("ldcq", peer_code.ldcq_q, latents=folder, batch_size=128, **q_net),
         _aims(0.1, 0.1),
         f"batch 128, {n} stored candidates each, drawn by priority",
     )
     yield plan(
         "decision",
-        {"32-true": partial(peer_ours.run_decision, fit=acting, number=n)},
+        {"32-true": partial(peer_ours.run_decision, fit=fits.acting, number=n)},
         given.loop(
             "ldcq",
             peer_code.ldcq_decision,
@@ -353,6 +371,16 @@ def _fits(fit: Fit) -> dict[Precision, Callable[[Pace], None]]:
 def _aims(without: float, with_units: float) -> dict[Precision, Aim]:
     """Shares of the peer's time on a processor without bf16 units, and with them."""
     return {"32-true": Aim(without), "bf16-mixed": Aim(with_units)}
+
+
+def write_rows(sizes: Sizes, folder: Path, seed: int) -> Path:
+    """Store rows of one-step methods, and return the path of the peers' file; ours is ``.hdf5``."""
+    return _write(folder, "rows", _make_rows(sizes, seed))[0]
+
+
+def _make_rows(sizes: Sizes, seed: int) -> OfflineDataset:
+    shape = {"observation_dim": sizes.observation_dim, "action_dim": sizes.action_dim}
+    return make_dataset(sizes.rows, seed, **shape)
 
 
 def _write(folder: Path, name: str, dataset: OfflineDataset) -> tuple[Path, OfflineDataset]:

@@ -438,7 +438,7 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
     numbers = command.main(["--json", "numbers.json"])
     assert json.loads((folder / "numbers.json").read_text()) == json.loads(json.dumps(numbers))
     known = {"machine", *command.NAMES, "latents of pictures"}
-    assert numbers.keys() == known - {"coverage", "trackers", "signals", "trace", "peers"}
+    assert numbers.keys() == known - {"coverage", "trackers", "signals", "trace", "peers", "gpu"}
     assert numbers["machine"]["threads"] == torch.get_num_threads() == 1
     printed = capsys.readouterr().out
     for word in (

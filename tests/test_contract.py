@@ -177,3 +177,16 @@ def test_trains_in_bfloat16(fit):
     half = weights(path)
     assert any(not torch.equal(half[name], full[name]) for name in full)
     assert all(value.isfinite().all() for value in half.values())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_it_resumes_bit_for_bit_and_trains_in_bfloat16(fit, same_state):
+    gpu = ("--trainer.accelerator", "gpu", "--trainer.devices", "1", "--trainer.max_steps")
+    whole, cut = fit("whole", *gpu, "6"), fit("cut", *gpu, "3")
+    fit("cut", *gpu, "6", "--ckpt_path", str(cut))
+    same_state(whole, cut)
+    half = weights(fit("half", *gpu, "6", "--trainer.precision", "bf16-mixed"))
+    full = weights(whole)
+    assert any(not torch.equal(half[name], full[name]) for name in full)
+    assert all(value.isfinite().all() for value in half.values())

@@ -1,4 +1,4 @@
-"""``python -m benchmarks peers`` at tiny sizes, beside checkouts that are made up here."""
+"""``benchmarks peers`` at tiny sizes, beside checkouts made up here; ``gpu``'s parts on the CPU."""
 
 import json
 
@@ -6,12 +6,16 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
+from benchmarks.gpu import FitSpeed, fits_table, run_contract, run_fits
 from benchmarks.peer_code import Anything, absent
 from benchmarks.peer_turns import LoopFailure, process_loop
 from benchmarks.peers import Aim, Checkouts, PeerRow, Sizes, missed_table, peers_table, run_peers
 from lit_offrl.common.errors import ConfigError
 
-TINY = Sizes(rows=300, observation_dim=3, action_dim=2, batch=8, width=8)
+TINY = Sizes(
+    **{"rows": 300, "observation_dim": 3, "action_dim": 2, "batch": 8, "width": 8},
+    **{"maze_rows": 300, "snippets": 200, "horizon": 5, "candidates": 4, "diffusion_steps": 8},
+)
 
 CORL = """
 import d4rl, gym, pyrallis, torch, wandb
@@ -58,12 +62,21 @@ def corl(tmp_path):
     return tmp_path / "corl"
 
 
-def test_a_step_of_a_peers_own_loop_is_timed_beside_ours(corl):
+@pytest.fixture
+def slow_bf16(monkeypatch):
+    """A processor that multiplies float32 faster, so that fewer loops have to start."""
+
+    def peak(device, dtype, **options):
+        return 1e11 if dtype == torch.float32 else 1e10
+
+    monkeypatch.setattr("benchmarks.peers.matrix_peak", peak)
+
+
+def test_a_step_of_a_peers_own_loop_is_timed_beside_ours(corl, slow_bf16):
     given = Checkouts(corl=corl)
     rows = list(run_peers(given, sizes=TINY, methods=["bc"], budget=0.01))
     first = rows[0]
-    assert [r.method for r in rows] == ["BC"] * len(rows)
-    assert {r.precision for r in rows} <= {"32-true", "bf16-mixed"} and first.failure is None
+    assert [(r.method, r.precision, r.failure) for r in rows] == [("BC", "32-true", None)]
     assert first.peer_parameters == 3 * 2 + 2
     assert first.peer_flops == 2 * 2 * 8 * 3 * 2  # forward, and the weights' gradient
     assert first.parameters == 3 * 8 + 8 + 8 * 8 + 8 + 8 * 2 + 2
@@ -75,14 +88,14 @@ def test_a_step_of_a_peers_own_loop_is_timed_beside_ours(corl):
     assert first.limit == pytest.approx(first.flops / first.peak)
 
 
-@pytest.fixture
-def slow_bf16(monkeypatch):
-    """A processor that multiplies float32 faster."""
-
-    def peak(device, dtype, **options):
-        return 1e11 if dtype == torch.float32 else 1e10
-
-    monkeypatch.setattr("benchmarks.peers.matrix_peak", peak)
+@pytest.mark.slow
+def test_bfloat16_is_timed_where_its_products_are_faster(monkeypatch):
+    monkeypatch.setattr(
+        "benchmarks.peers.matrix_peak", lambda device, dtype, **_: 32 / dtype.itemsize
+    )
+    rows = list(run_peers(Checkouts(), sizes=TINY, methods=["bc"], budget=0.01))
+    assert [(r.precision, r.peak) for r in rows] == [("32-true", 8.0), ("bf16-mixed", 16.0)]
+    assert rows[0].parameters == rows[1].parameters and rows[1].seconds > 0
 
 
 def test_what_cannot_run_is_one_line_and_the_others_run(
@@ -174,3 +187,40 @@ def test_a_stand_in_takes_part_in_whatever_a_file_does_with_it():
     assert isinstance(Wrapper(), Anything) and isinstance(function, Anything)
     assert not isinstance(3, Anything.Array) and callable(Anything.spaces.Box(0, 1).sample)
     assert absent("json", "nothing_of_that_name") == ["nothing_of_that_name"]
+
+
+def test_fits_are_timed_on_any_device():
+    options = {"sizes": TINY, "methods": ("BC", "LDCQ Q"), "precisions": ("32-true",)}
+    one, other = run_fits(torch.device("cpu"), **options, seconds=0.05)
+    assert (one.method, one.batch_size, other.method, other.batch_size) == ("BC", 8, "LDCQ Q", 128)
+    for r in (one, other):
+        assert r.steps > 0 and r.flops > 0
+        assert r.share == pytest.approx(r.flops * r.steps_per_second / r.peak)
+    products = 3 * 256 + 256 * 256 + 256 * 2  # of one row, forward
+    assert one.flops >= 2 * 8 * (3 * products - 3 * 256)  # no gradient of the observations
+
+
+def test_tests_that_need_a_gpu_are_run_by_pytest(tmp_path):
+    file = tmp_path / "test_some.py"
+    file.write_text("def test_right(): pass\ndef test_wrong(): assert False, 'why'\n")
+    result = run_contract((str(file), "-c", "/dev/null", "-p", "no:cacheprovider"))
+    assert result.code == 1
+    assert "test_some.py::test_wrong" in result.summary and "1 failed, 1 passed" in result.summary
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_without_a_gpu_that_is_one_line(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["gpu"])
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "python -m benchmarks: error: gpu: PyTorch sees no GPU here; the other benchmarks run on "
+        "the CPU"
+    )
+
+
+def test_fits_have_a_line_each():
+    table = fits_table([FitSpeed("IQL", "32-true", 256, 100, 3000.4, 5e8, 4e13, 0.0375)])
+    assert [*map(str, next(zip(*(column.cells for column in table.columns))))] == [
+        *("IQL", "32-true", "256", "3,000", "0.5", "3.8%"),
+    ]
+    assert "32-true 40 TFLOP/s" in table.caption
