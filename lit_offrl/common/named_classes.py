@@ -132,13 +132,8 @@ _ORDER: tuple[_Takes, ...] = ("plain", "any", "class")
 def _checked(value: object, takes: _Takes, parts: type[Any], where: str) -> object:
     """Check all classes in an argument, however deep they are in it.
 
-    Args:
-        value: the argument.
-        takes: what is taken for it: ``plain`` values, ``any`` ones, in which jsonargparse makes an
-            object of each ``{class_path, init_args}``, or those of a ``class``, whose bare name
-            it imports.
-        parts: what a class must derive from.
-        where: file and key.
+    It takes ``plain`` values, ``any`` ones, in which jsonargparse makes an object of each
+    ``{class_path, init_args}``, or those of a ``class``, whose bare name it imports.
     """
     if isinstance(value, Mapping):
         if "class_path" in value and "hyper_parameters" not in value:  # the record of a stage

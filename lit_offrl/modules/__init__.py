@@ -12,12 +12,10 @@ from lit_offrl.modules.dql import DQLModule
 from lit_offrl.modules.dvf import DVFModule
 from lit_offrl.modules.idql import IDQLModule
 from lit_offrl.modules.iql import IQLModule
-from lit_offrl.modules.ldcq import (
-    ImageVAEModule,
-    LDCQStage1Module,
-    LDCQStage2Module,
-    LDCQStage3Module,
-)
+from lit_offrl.modules.ldcq.images import ImageVAEModule
+from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
+from lit_offrl.modules.ldcq.stage2 import LDCQStage2Module
+from lit_offrl.modules.ldcq.stage3 import LDCQStage3Module
 from lit_offrl.modules.td3bc import TD3BCModule
 
 __all__ = [

@@ -42,11 +42,7 @@ class AWRModule(IQLModule):
         return groups
 
     def losses(self, batch: TransitionBatch) -> dict[str, Tensor]:  # type: ignore[override]
-        """IQL's at expectile 0.5; without bootstrapping ``value`` and ``actor`` by returns.
-
-        Raises:
-            ConfigError: The view gives no returns.
-        """
+        """IQL's at expectile 0.5; without bootstrapping ``value`` and ``actor`` by returns."""
         if self.bootstrap:
             return super().losses(batch)
         returns = getattr(batch, "returns", None)  # which batches of other views lack

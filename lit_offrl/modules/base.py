@@ -127,7 +127,11 @@ class OfflineModule(OneOptimizer):
     # ---- what a method gives -------------------------------------------------------------------
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
-        """Named scalar losses of one batch; their sum is minimised."""
+        """Named scalar losses of one batch; their sum is minimised.
+
+        Raises:
+            ConfigError: The view gives other batches than the method trains on.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define losses().")
 
     @property

@@ -118,11 +118,7 @@ class CQLModule(ActorModule):
     # ---- losses --------------------------------------------------------------------------------
 
     def losses(self, batch: TransitionBatch) -> dict[str, Tensor]:
-        """TD error and conservative term of the critics, and the losses of actor, α, multiplier.
-
-        Raises:
-            ConfigError: the view gives no plain transitions.
-        """
+        """TD error and conservative term of the critics, and the losses of actor, α, multiplier."""
         self.require_batch(batch, TransitionBatch, "Transitions")
         states, actions = self.normalize_observations(batch.observations), batch.actions
         next_states = self.normalize_observations(batch.next_observations)

@@ -56,11 +56,7 @@ class CriticGuidedModule(ActorModule):
         self._advantages: list[Tensor] = []
 
     def losses(self, batch: TransitionBatch | AdvantageBatch) -> dict[str, Tensor]:
-        """``value`` and ``critic`` (IQL) and ``actor``.
-
-        Raises:
-            ConfigError: The view gives no transitions with rewards.
-        """
+        """``value`` and ``critic`` (IQL) and ``actor``."""
         self.require_batch(batch, TransitionBatch | AdvantageBatch, "Transitions", rewards=True)
         observations = self.normalize_observations(batch.observations)
         assert batch.rewards is not None

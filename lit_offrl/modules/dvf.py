@@ -441,11 +441,7 @@ class DVFModule(OfflineModule):
         return losses | {self._critic: critic_loss, "actor": self.actor_loss}
 
     def losses(self, batch: FutureStateBatch) -> dict[str, Tensor]:
-        """Algorithm 1's losses of the networks that the current step trains.
-
-        Raises:
-            ConfigError: The view gives no pairs of a state and a later one.
-        """
+        """Algorithm 1's losses of the networks that the current step trains."""
         self.require_batch(batch, FutureStateBatch, "FutureStates")
         return {name: loss(batch) for name, loss in self.trains().items()}
 

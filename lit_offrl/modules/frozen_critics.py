@@ -121,11 +121,7 @@ class FrozenCriticsModule(CriticGuidedModule):
         return groups if self.frozen_from is None else {"actor": groups["actor"]}
 
     def losses(self, batch: TransitionBatch | AdvantageBatch) -> dict[str, Tensor]:
-        """The actor's loss and, unless labels are precomputed, the critics'.
-
-        Raises:
-            ConfigError: The view does not give what ``labels`` needs.
-        """
+        """The actor's loss and, unless labels are precomputed, the critics'."""
         if self.frozen_from is None:
             return super().losses(batch)
         if not isinstance(batch, AdvantageBatch):

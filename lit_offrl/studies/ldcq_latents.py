@@ -21,8 +21,8 @@ from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import Snippets
 from lit_offrl.datasets.views.snippets import BoundSnippets
+from lit_offrl.modules import LDCQStage2Module, LDCQStage3Module
 from lit_offrl.modules.checkpoints import load_module
-from lit_offrl.modules.ldcq import LDCQStage2Module, LDCQStage3Module
 from lit_offrl.modules.ldcq.options import Sampling
 from lit_offrl.studies.inputs import CheckpointStudy, Study, load_data, protocol_of
 from lit_offrl.studies.maze2d import cells_of, maze_named

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +95,10 @@ class GoalSkillPolicy(SkillPolicy):
         self._fixed: np.ndarray | None = None
         self._goals: np.ndarray | None = None
         if not isinstance(goal, str):
-            self._fixed = _numbers(goal)
+            try:
+                self._fixed = np.asarray(goal, np.float32)
+            except (TypeError, ValueError):
+                self._fixed = np.empty(0, np.float32)  # of no goal's size
             if self._fixed.shape != (goal_dim,) or not np.isfinite(self._fixed).all():
                 raise ConfigError(f"goal is {goal}; give {goal_dim} finite numbers.")
         elif goal != "environment":
@@ -124,13 +127,6 @@ class GoalSkillPolicy(SkillPolicy):
             )
         goals = np.broadcast_to(goals, (len(observations), self._goal_dim)).astype(np.float32)
         return self._execute(observations, goals)
-
-
-def _numbers(goal: Sequence[float]) -> np.ndarray:
-    try:
-        return np.asarray(goal, np.float32)
-    except (TypeError, ValueError):
-        return np.empty(0, np.float32)  # of no goal's size
 
 
 # ---- the three ways to act by a diffusion prior ------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar
 
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.ranges import require_fields
@@ -124,11 +124,6 @@ WAYS: Mapping[type[SkillOptions], str] = {
     SkillOptions: "any policy",
 }
 """The ways to act, in words."""
-
-
-def option_types() -> dict[str, Any]:
-    """Return the types of the options of all three ways by the option's name."""
-    return {name: hint for way in WAYS for name, hint in get_type_hints(way).items()}
 
 
 def options_for(way: type[O], given: Mapping[str, Any]) -> O:

@@ -53,13 +53,9 @@ class Planner:
         return latents[torch.arange(len(latents), device=best.device), best], gap
 
     def _try(self, ends: Tensor, goals: Tensor, keep_all: bool) -> tuple[Tensor, Tensor]:
-        """Try n latents in each of the states (E, n, k, o), and keep all or the nearest end.
+        """Try n latents in each of the states (E, n, k, o), as many at once as the prior samples.
 
-        Only as many are tried at once as the prior samples at once, which bounds the memory.
-
-        Returns:
-            The states (E, n, k · m, o) after the skills and their distances (E, n, k, m) to the
-            goals, with m = n if all are kept, else 1.
+        Returns states (E, n, k · m, o) and distances (E, n, k, m): m is n if all are kept, else 1.
         """
         flat = ends.flatten(0, 2)
         aims = goals.repeat_interleave(len(flat) // len(goals), dim=0)

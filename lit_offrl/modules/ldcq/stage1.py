@@ -215,11 +215,7 @@ class LDCQStage1Module(OfflineModule):
         return {"vae": vae, "world": list(self.world.parameters())}
 
     def losses(self, batch: SnippetBatch) -> dict[str, Tensor]:
-        """``actions`` (nats per snippet), ``kl`` (β times nats per snippet) and ``world``.
-
-        Raises:
-            ConfigError: The view gives no snippets of H steps.
-        """
+        """``actions`` (nats per snippet), ``kl`` (β times nats per snippet) and ``world``."""
         self.require_snippets(batch)
         observations, actions = self.normalize(batch.observations), batch.actions
         first = observations[:, 0]

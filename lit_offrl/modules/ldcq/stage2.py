@@ -6,7 +6,7 @@ Source: "Reasoning with latent diffusion in offline reinforcement learning", sec
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,12 @@ from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datasets.views import SnippetBatch, Snippets
 from lit_offrl.modules.ldcq.acting import POLICIES, GoalSkillPolicy, SkillPolicy
 from lit_offrl.modules.ldcq.options import (
+    WAYS,
     Against,
     GoalOptions,
     PlanOptions,
     Sampling,
     SkillOptions,
-    option_types,
     options_for,
 )
 from lit_offrl.modules.ldcq.prior import LatentPrior
@@ -146,11 +146,7 @@ class LDCQStage2Module(StagedModule):
         self.prior.fit(mean.mean(0), variance.sqrt())
 
     def losses(self, batch: SnippetBatch) -> dict[str, Tensor]:
-        """``prior``: the weighted error of z_0 (Eq. 5).
-
-        Raises:
-            ConfigError: The view gives no snippets of H steps, or no goals where they are needed.
-        """
+        """``prior``: the weighted error of z_0 (Eq. 5)."""
         self.first.require_snippets(batch, self)
         states = self.stage1.normalize(batch.observations[:, 0])
         goals = None if self.goals == "none" else self.positions(self._goals_of(batch))
@@ -188,11 +184,6 @@ class LDCQStage2Module(StagedModule):
             raise ConfigError(f"{what} needs positions, but the observations are pictures.")
 
     # ---- what acting and later stages use ------------------------------------------------------
-
-    @property
-    def first(self) -> LDCQStage1Module:
-        """The first stage."""
-        return self.stage1
 
     def positions(self, raw: Tensor) -> Tensor:
         """Return raw positions (…, g) normalised as in an observation."""
@@ -271,7 +262,8 @@ class LDCQStage2Module(StagedModule):
     @classmethod
     def policy_options(cls) -> dict[str, Any]:
         """Types of the options of ``policy`` by name: those of all three ways to act."""
-        return super().policy_options() | option_types()
+        types = {name: hint for way in WAYS for name, hint in get_type_hints(way).items()}
+        return super().policy_options() | types
 
     def predict_step(self, batch: SnippetBatch, batch_idx: int) -> dict[str, Tensor]:
         """Return actions (B, a) in the first states of snippets, towards their own goals."""

@@ -122,14 +122,6 @@ class LDCQStage3Module(StagedModule):
 
     # ---- training ------------------------------------------------------------------------------
 
-    @property
-    def first(self) -> LDCQStage1Module:
-        """The first stage."""
-        if self.stage2 is not None:
-            return self.stage2.stage1
-        assert self.stage1 is not None  # one of the two is there
-        return self.stage1
-
     def view(self) -> Snippets:
         """Snippets of stage 1's H steps, with returns discounted by γ."""
         first = self.first
@@ -140,11 +132,7 @@ class LDCQStage3Module(StagedModule):
         return {"q": list(self.q.parameters())}
 
     def losses(self, batch: SnippetBatch) -> dict[str, Tensor]:
-        """``q``: the squared errors of both critics, weighted by each row's importance.
-
-        Raises:
-            ConfigError: The view gives no snippets of H steps, or no rewards.
-        """
+        """``q``: the squared errors of both critics, weighted by each row's importance."""
         self.first.require_snippets(batch, self)
         states = self.first.normalize(batch.observations[:, 0])
         latents = self.latents_of(batch)

@@ -62,8 +62,9 @@ class StagedModule(OfflineModule):
 
     @property
     def first(self) -> LDCQStage1Module:
-        """The first stage."""
-        raise NotImplementedError(f"{type(self).__name__} must say where stage 1 is.")
+        """The first stage, of this one or of the second one within."""
+        holder: Any = getattr(self, "stage2", None) or self
+        return holder.stage1
 
     def take(self, name: str, source: str | dict[str, Any], kind: type[M]) -> M:
         """Load an earlier stage into this one.
@@ -94,11 +95,7 @@ class StagedModule(OfflineModule):
             self._require_bounds()
 
     def _require_bounds(self) -> None:
-        """Refuse action bounds in the data's options that are not those of stage 1's decoder.
-
-        Raises:
-            ConfigError: They differ.
-        """
+        """Refuse action bounds in the data's options that are not those of stage 1's decoder."""
         options = (getattr(self.datamodule, name, None) for name in ("action_low", "action_high"))
         decoder, spec = self.first.decoder, self.datamodule.spec
         if not isinstance(decoder, AutoregressiveDecoder) or all(one is None for one in options):

@@ -206,16 +206,10 @@ class Tables:
         doing: str,
         advice: str,
     ) -> np.ndarray:
-        """Return the values of rows, computed a chunk at a time where they are not stored yet.
+        """Return the values of rows, of the shape and dtype of ``like`` (0, …).
 
-        Args:
-            name: First part of the file's name.
-            facts: All that the values depend on.
-            chunks: Numbers of the rows; all chunks but the last one are of one length.
-            like: An array (0, …) of the values' shape and dtype.
-            compute: Maps the rows (K,) of a chunk and its place among the chunks to values (K, …).
-            doing: Words for the progress bar and for a fit that is stopped meanwhile.
-            advice: What to do where the disk cannot hold the table.
+        What is not stored yet is computed a chunk of rows (K,) at a time, of one length but for the
+        last, by its rows and its place among the chunks. ``doing`` are words for the progress bar.
         """
 
         def make(first: int) -> Iterator[np.ndarray]:
