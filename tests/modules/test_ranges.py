@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from typing import Annotated, Literal
 
 import pytest
 
@@ -9,7 +10,7 @@ import lit_offrl.modules
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.ranges import SEEDS, lies_in, require_in
 from lit_offrl.common.signatures import parameters_of
-from lit_offrl.modules import LDCQStage1Module, LDCQStage2Module
+from lit_offrl.modules import IQLModule, LDCQStage1Module, LDCQStage2Module
 from lit_offrl.modules.base import OfflineModule
 
 DATA = {"observation_dim": 4, "action_dim": 2, "action_low": (-1.0,) * 2, "action_high": (1.0,) * 2}
@@ -85,3 +86,40 @@ def test_intervals(interval, inside, outside, said):
     for number in outside:
         with pytest.raises(ConfigError, match=f"^rate is {number}: {said}$"):
             require_in(interval, given=inside[0], rate=number)
+
+
+def test_an_interval_stays_where_a_subclass_restates_the_option():
+    class Mine(IQLModule):
+        """Has another default, and gives its base a value of its own."""
+
+        def __init__(self, *args, beta: float = 1.0, trusted: float = 0.9, **kwargs) -> None:
+            super().__init__(*args, beta=beta, expectile=trusted, **kwargs)
+
+    assert Mine(4, 2).hparams.beta == 1.0
+    for wrong in ({"beta": -1.0}, {"gamma": 1.0}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            Mine(4, 2, **wrong)
+    with pytest.raises(ConfigError, match=r"expectile is 2\.0"):
+        Mine(4, 2, trusted=2.0)
+
+
+def test_options_of_a_policy_are_checked_by_their_annotations():
+    class Mine(IQLModule):
+        """Has options of acting."""
+
+        def policy(
+            self,
+            how: Literal["mean", "sample"] | None = None,
+            number: Annotated[int | None, "[1, inf)"] = None,
+        ):
+            return super().policy()
+
+    module = Mine(4, 2)
+    module.policy()
+    module.policy("mean", number=3)
+    for options, said in (
+        ({"how": "sampel"}, r"^how is 'sampel'; choose mean or sample\. Did you mean 'sample'\?$"),
+        ({"number": 0}, r"^number is 0: give at least 1\.$"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            module.policy(**options)
