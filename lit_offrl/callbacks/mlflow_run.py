@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,7 @@ from lit_offrl.common import signals
 from lit_offrl.common.errors import FileError
 from lit_offrl.common.files import shown
 from lit_offrl.common.quiet import say
-from lit_offrl.tracking.outbox import (
-    Artifact,
-    Outbox,
-    Point,
-    curve_points,
-    load_outbox,
-    unsent_file,
-)
+from lit_offrl.tracking.outbox import Artifact, Outbox, Point, load_outbox, unsent_file
 from lit_offrl.tracking.runs import is_active
 from lit_offrl.tracking.sending import STOPPED_SECONDS, Sender
 from lit_offrl.tracking.store import (
@@ -136,7 +129,7 @@ class MLflowRun(MLFlowLogger):
         """Log parameters, without Lightning's own notes; a run keeps those that it has."""
         plain = {k: v for k, v in _convert_params(params).items() if not str(k).startswith("_")}
         texts = {k: str(v)[:_LONGEST_PARAM] for k, v in _flatten_dict(plain).items()}
-        self._outbox.params.update(texts)
+        self.outbox.params.update(texts)
 
     @rank_zero_only
     def log_facts(self, facts: Mapping[str, Any]) -> None:
@@ -146,7 +139,7 @@ class MLflowRun(MLFlowLogger):
         """
         texts = {name: str(value)[:_LONGEST_PARAM] for name, value in facts.items()}
         own = self.tags or {}
-        outbox = self._outbox
+        outbox = self.outbox
         outbox.params.update(texts)
         outbox.tags.update({k: v for k, v in texts.items() if k not in own})
 
@@ -154,31 +147,23 @@ class MLflowRun(MLFlowLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics of a step; NaN is left out."""
         stamp = int(time.time() * 1000)
-        self._outbox.points += [
+        self.outbox.points += [
             Point(_REFUSED.sub("", name), float(value), step or 0, stamp)
             for name, value in metrics.items()
             if not math.isnan(value)  # MLflow's servers differ about NaN; a gap says as much
         ]
 
     @rank_zero_only
-    def log_history(self, history: Mapping[str, Iterable[Sequence[float]]]) -> None:
-        """Log the curves that a checkpoint keeps, as far as the run is without them.
-
-        It is, of what was held back when a process was killed.
-        """
-        self._outbox.points += curve_points(history, int(time.time() * 1000))
-
-    @rank_zero_only
     def log_files(self, path: Path, folder: str | None = None) -> None:
         """Log a file, or all files of a folder, as artifacts, as they are when they are sent."""
-        self._outbox.artifacts.append(Artifact(str(path.absolute()), folder or ""))
+        self.outbox.artifacts.append(Artifact(str(path.absolute()), folder or ""))
 
     @rank_zero_only
     def keep_in(self, folder: Path) -> None:
         """Keep in a folder what cannot be sent by the end, and send what is kept there."""
         self._folder = folder
         if self.resumed:
-            self._outbox.add(load_outbox(folder, str(self.run_id)))
+            self.outbox.add(load_outbox(folder, str(self.run_id)))
 
     def save(self) -> None:
         """Nothing: what is logged is sent within seconds."""
@@ -205,15 +190,16 @@ class MLflowRun(MLFlowLogger):
                 self._sender, self.resumed, self._closed = None, True, True
                 self._keep(sender.left())
 
+    @property
+    def outbox(self) -> Outbox:
+        """What waits to be sent, to be added to by the first process."""
+        return self._sending().outbox
+
     def _sending(self) -> Sender:
         if self._sender is None:
             client, run_id, self._closed = self.experiment, str(self.run_id), False
             self._sender = Sender(client, self.tracking_uri, run_id, resumed=self.resumed)
         return self._sender
-
-    @property
-    def _outbox(self) -> Outbox:
-        return self._sending().outbox
 
     def _keep(self, left: Outbox) -> None:
         folder = self._folder or Path.cwd()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from lit_offrl.common.quiet import say
 from lit_offrl.evaluation.scores import has_references, normalized_score
 from lit_offrl.figures import save_figure, training_curves
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
+from lit_offrl.tracking.outbox import curve_points
 from lit_offrl.tracking.store import redacted, runs_address
 
 CONFIG_KEY = "config"
@@ -59,8 +61,8 @@ class RunRecord(SaveConfigCallback):
             run.keep_in(path.parent)
             run.log_hyperparams({"data": data, **data_figures(trainer)})
             run.log_facts(run_facts(trainer, pl_module))
-            if resumed and curves is not None:
-                run.log_history(curves.history)
+            if resumed and curves is not None:  # what was held back when a process was killed
+                run.outbox.points += curve_points(curves.history, int(time.time() * 1000))
             run.log_files(path)
 
     def on_save_checkpoint(

@@ -16,13 +16,7 @@ from lit_offrl.commands.options import parse
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import make_folder
 from lit_offrl.evaluation.comparison import ALL, Comparison, Metric, compare
-from lit_offrl.evaluation.tables import (
-    footnotes,
-    heads,
-    lines,
-    protocol_lines,
-    write_files,
-)
+from lit_offrl.evaluation.tables import footnotes, heads, lines, protocol_lines, write_files
 from lit_offrl.studies.runs import RunSelection
 from lit_offrl.tracking.store import default_experiment
 

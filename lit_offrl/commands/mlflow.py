@@ -14,13 +14,7 @@ from lit_offrl.modules.base import CHECKPOINT_KEY
 from lit_offrl.modules.checkpoints import history_of, mlflow_runs, read_checkpoint
 from lit_offrl.tracking.outbox import Outbox, curve_points, load_outbox, unsent_file, unsent_runs
 from lit_offrl.tracking.sending import Delivery
-from lit_offrl.tracking.store import (
-    STORE_HELP,
-    open_client,
-    redacted,
-    require_store,
-    store_uri,
-)
+from lit_offrl.tracking.store import STORE_HELP, open_client, redacted, require_store, store_uri
 
 
 def main(argv: Sequence[str]) -> int:

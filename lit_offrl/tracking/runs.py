@@ -142,15 +142,7 @@ def checkpoint_path(source: str) -> Path:
     run = _RUN.fullmatch(source)
     if run is None or Path(source).is_file():
         return Path(source)
-    return download_checkpoint(run[1], run[2])
-
-
-def download_checkpoint(run_id: str, path: str | None = None) -> Path:
-    """Bring a run's checkpoint, without ``path`` its last, from the user's own store; return it.
-
-    Raises:
-        ConfigError: The run has none, or it cannot be loaded.
-    """
+    run_id, path = run.groups()
     from mlflow.artifacts import download_artifacts, list_artifacts  # seconds to import
     from mlflow.exceptions import MlflowException
 

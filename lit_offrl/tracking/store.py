@@ -90,10 +90,9 @@ def client_uri(uri: str) -> str:
     make the folder of that very name, quotes and all.
     """
     file = sqlite_file(uri)
-    quoted = "" if file is None else urllib.parse.quote(str(file))
     if file is None or not needs_quoting(file):
         return uri
-    return f"{_QUOTED}{quoted}"
+    return f"{_QUOTED}{urllib.parse.quote(str(file))}"
 
 
 def open_client(uri: str) -> Any:
