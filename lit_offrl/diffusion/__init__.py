@@ -1,6 +1,5 @@
 """Diffusion: schedules, targets and losses, samplers and guidance, in pure PyTorch."""
 
-from lit_offrl.common.randomness import Generator, draw_normal, draw_times
 from lit_offrl.diffusion.denoiser import (
     ConditionalDenoise,
     Denoise,
@@ -38,7 +37,6 @@ __all__ = [
     "DPMSolverPP",
     "Denoise",
     "Encoded",
-    "Generator",
     "Prediction",
     "Sampler",
     "Schedule",
@@ -47,8 +45,6 @@ __all__ = [
     "classifier_free_guidance",
     "classifier_guidance",
     "diffusion_loss",
-    "draw_normal",
-    "draw_times",
     "loss_weight",
     "make_sampler",
     "map_encoded",

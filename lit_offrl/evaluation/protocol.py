@@ -98,11 +98,7 @@ def _short(text: str | None) -> str:
 
 
 def refuse(found: Sequence[Difference]) -> None:
-    """Refuse the first difference.
-
-    Raises:
-        EvaluationError: there is one.
-    """
+    """Refuse the first difference, if there is one, by an EvaluationError."""
     if not found:
         return
     first = found[0]

@@ -55,9 +55,6 @@ class Rollouts:
     reached: np.ndarray
     stayed_returns: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.episodes)
-
 
 def merge(parts: Sequence[Rollouts]) -> Rollouts:
     """Join the shards of several processes: each episode once, in the order of their numbers."""

@@ -211,7 +211,10 @@ def runs_from_mlflow(
     """
 
     def read(run: Any, name: str) -> list[Run]:
-        tags, texts = run.data.tags, _records(run, tracking_uri)
+        tags, repository = run.data.tags, artifact_repository(tracking_uri, run.info.artifact_uri)
+        fits = [name for name in json_paths(repository) if name.startswith("evaluation")]
+        names = json_paths(repository, "evaluate") or _without_steps(fits)
+        texts = artifact_texts(repository, names)
         if not texts and f"{TAG}stage" not in tags:  # a stage's evaluations have runs of their own
             raise EvaluationError(
                 "no evaluation record: run `lit-offrl evaluate --ckpt_path …` on its checkpoint"
@@ -227,13 +230,6 @@ def runs_from_mlflow(
         return runs
 
     return read_runs(tracking_uri, experiments, filter_string, read)
-
-
-def _records(run: Any, tracking_uri: str) -> dict[str, str]:
-    """Return the texts of a run's records by artifact path."""
-    repository = artifact_repository(tracking_uri, run.info.artifact_uri)
-    fits = [name for name in json_paths(repository) if name.startswith("evaluation")]
-    return artifact_texts(repository, json_paths(repository, "evaluate") or _without_steps(fits))
 
 
 def _same_in_a_cell(name: str, value: str) -> bool:

@@ -179,15 +179,12 @@ def simulated() -> dict[tuple[str, int, int, str], float]:
 
 
 def coverage(statistic: str, seeds: int, datasets: int) -> tuple[int, int, dict[str, float]]:
-    """Return the simulated setting nearest below, its seeds and datasets, and its coverages.
+    """Return the simulated setting nearest below: seeds, datasets, coverage by distribution.
 
     Args:
         statistic: ``mean`` or ``IQM``.
         seeds: fewest runs of a dataset, at least 2.
         datasets: at least 1.
-
-    Returns:
-        Seeds and datasets of that setting, and the coverage by the scores' distribution.
     """
     grid = simulated()
     runs = max(count for _, count, _, _ in grid if count <= seeds)

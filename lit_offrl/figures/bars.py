@@ -39,6 +39,8 @@ def score_bars(
 ) -> Figure:
     """Draw a group of bars for each dataset: a bar a method, a dot a run, a line for the data.
 
+    Intervals that would dwarf the bars are cut, with an arrow.
+
     Args:
         bars: by (dataset, method); the place of a missing one stays empty, with a cross.
         datasets: in order.
@@ -46,9 +48,6 @@ def score_bars(
         data: the mean over each dataset's own episodes, where known.
         label: of the vertical axis.
         share: whether all datasets have one unit; otherwise each has an axis of its own.
-
-    Returns:
-        The figure; intervals that would dwarf the bars are cut, with an arrow.
     """
     lines = math.ceil(len(datasets) / _IN_A_ROW)
     size = math.ceil(len(datasets) / lines) if share else 1

@@ -25,9 +25,6 @@ def training_curves(history: Mapping[str, Sequence[tuple[int, float]]]) -> Figur
 
     Args:
         history: (step, value) pairs by metric name.
-
-    Returns:
-        A figure with one panel a metric.
     """
     panels: dict[str, dict[str, Sequence[tuple[int, float]]]] = {}
     for name, points in sorted(history.items()):
@@ -74,9 +71,6 @@ def improvement_curve(rounds: Sequence[Mapping[str, Any]], title: str = "") -> F
         rounds: with ``environment_steps``, ``return_mean``, ``return_standard_error`` (of the
             evaluation) and ``collected_return_mean`` (of the rows that the round collected).
         title: of the figure.
-
-    Returns:
-        A figure with one panel.
     """
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axis = figure.subplots()

@@ -30,15 +30,14 @@ def performance_profiles(
 ) -> Figure:
     """Draw each method's share of runs with score > τ (Agarwal et al., 2021, section 4.2).
 
+    A curve that lies above another's everywhere is better everywhere.
+
     Args:
         thresholds: τ (T,), ascending.
         profiles: by method.
         label: of the horizontal axis.
         data: the mean over each dataset's own episodes, ticked on the axis.
         methods: of the table, where some have no profile: each keeps the colour of its bars.
-
-    Returns:
-        The figure: a curve that lies above another's everywhere is better everywhere.
     """
     figure = Figure(figsize=(6.2, 3.9), layout="constrained")
     axis = figure.subplots()

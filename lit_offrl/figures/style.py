@@ -53,11 +53,9 @@ def colours(names: Sequence[str]) -> dict[str, str]:
 
 
 def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
-    """Put a legend above all axes: long labels are folded, and the figure grows by what it takes.
+    """Put a legend above all axes of a figure with a constrained layout.
 
-    Args:
-        figure: with a constrained layout.
-        handles: with their labels.
+    Long labels are folded, and the figure grows by what they take.
     """
     labels = [textwrap.fill(str(handle.get_label()), _LABEL) for handle in handles]
     widest = max(len(line) for label in labels for line in label.split("\n"))

@@ -13,15 +13,12 @@ _STYLES = (("o", "#0072b2"), ("s", "#d55e00"), ("^", "#009e73"))
 
 
 def value_against_return(values: np.ndarray, returns: np.ndarray, gamma: float) -> Figure:
-    """Scatter estimated values over discounted returns of the same states.
+    """Scatter estimated values over discounted returns, with the diagonal and their correlation.
 
     Args:
         values: estimates (N,).
-        returns: discounted returns to the episode's end (N,), in the same units.
+        returns: discounted returns of the same states (N,), in the same units.
         gamma: the discount of both, for the label.
-
-    Returns:
-        A figure with the diagonal and Pearson's correlation.
     """
     values, returns = np.asarray(values, dtype=float), np.asarray(returns, dtype=float)
     figure = Figure(figsize=(4.6, 4.4), layout="constrained")
@@ -51,7 +48,7 @@ def estimates_against_truth(
     estimates: Mapping[str, np.ndarray],
     gamma: float,
 ) -> Figure:
-    """Scatter each estimator's values over the true ones, a panel an estimator.
+    """Scatter each estimator's values over the true ones, a panel an estimator, of one range.
 
     Args:
         labels: names of the policies (K,).
@@ -59,9 +56,6 @@ def estimates_against_truth(
         errors: their standard errors (K,), NaN where unknown.
         estimates: values (K,) by the estimator's name.
         gamma: the discount of all, for the label.
-
-    Returns:
-        A figure whose panels have one range and the diagonal.
     """
     known = np.isfinite(truth)
     spread = np.nan_to_num(errors)[known]
@@ -89,12 +83,11 @@ def estimates_against_truth(
 def advantage_histogram(advantages: np.ndarray, bin_width: float = 0.25) -> Figure:
     """Draw the histogram of advantages with a mark at 0 (ACD, Figure 1).
 
+    Counts are logarithmic, so that the thin coverage above 0 is visible.
+
     Args:
         advantages: (N,), in the rewards' units.
         bin_width: of a bin; where the advantages reach over more than 200 of them, a multiple.
-
-    Returns:
-        A figure with a logarithmic count, so that the thin coverage above 0 is visible.
     """
     values = np.asarray(advantages, dtype=float)
     low, high = values.min(), values.max()

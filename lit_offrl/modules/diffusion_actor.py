@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
 
+from lit_offrl.common.randomness import Generator
 from lit_offrl.diffusion import (
     Denoise,
-    Generator,
     Schedule,
     classifier_free_guidance,
     classifier_guidance,

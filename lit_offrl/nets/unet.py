@@ -44,8 +44,6 @@ class UResNetDenoiser(nn.Module):
     Rows may share conditions: with S encoded conditions for B = S · n rows, the rows are
     state-major and n candidates cost one encoding.
 
-    Every block has its own LayerNorm.
-
     Args:
         event_dim: Size of x_t.
         condition_dim: Size of a condition.

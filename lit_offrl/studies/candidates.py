@@ -94,11 +94,8 @@ def make_candidates(
     or outcomes. It draws actions from its Gaussian, since the logged policy may have drawn them,
     too: both the rewards and Q depend on the spread of actions, not on their mean alone.
 
-    Args:
-        named: φ and, for a checkpoint, its path.
-        dataset: The data, with all episodes.
-        module: Module whose normaliser and device are used.
-        seed: Seed of the clones.
+    ``named`` has φ and, for a checkpoint, its path; the normaliser and the device are those of
+    ``module``.
 
     Raises:
         DatasetError: A policy to be cloned is not in the data.

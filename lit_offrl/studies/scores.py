@@ -79,8 +79,7 @@ class ScoreAgainst(Scores):
         """Take each method's scores by the option's values; runs without it are left out.
 
         Raises:
-            EvaluationError: No run has the option.
-            LitOffRLError: The runs cannot be read or compared.
+            LitOffRLError: No run has the option, or they cannot be read or compared.
         """
         found = self.find()
         name = self.option

@@ -1,11 +1,10 @@
 import pytest
 import torch
 
-from lit_offrl.common.randomness import ShardedGenerator
+from lit_offrl.common.randomness import ShardedGenerator, draw_times
 from lit_offrl.diffusion import (
     Schedule,
     diffusion_loss,
-    draw_times,
     loss_weight,
     to_epsilon,
     to_v,

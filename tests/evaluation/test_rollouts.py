@@ -102,7 +102,7 @@ def test_shards_put_together_are_the_whole():
     shards = [
         rollout(Constant(), "Counter-v0", episodes=5, seed=1, shard=(rank, 7)) for rank in range(7)
     ]
-    assert [len(shard) for shard in shards] == [1, 1, 1, 1, 1, 0, 0]
+    assert [len(shard.episodes) for shard in shards] == [1, 1, 1, 1, 1, 0, 0]
     together = merge([*shards, shards[2]])  # one shard twice: each episode counts once
     for name in ("episodes", "seeds", "returns", "lengths", "terminated", "clipped"):
         np.testing.assert_array_equal(getattr(together, name), getattr(whole, name))

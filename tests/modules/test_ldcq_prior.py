@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from lit_offrl.common.errors import ConfigError, DatasetError, EvaluationError
-from lit_offrl.common.randomness import ShardedGenerator
+from lit_offrl.common.randomness import ShardedGenerator, draw_normal, draw_times
 from lit_offrl.datasets.schema import OfflineDataset
-from lit_offrl.diffusion import draw_normal, draw_times
 from lit_offrl.modules import LDCQStage1Module, LDCQStage2Module, load_module
 from lit_offrl.modules.ldcq.options import Sampling
 from lit_offrl.modules.ldcq.prior import LatentPrior

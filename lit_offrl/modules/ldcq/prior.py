@@ -8,15 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_offrl.common.randomness import ShardedGenerator
-from lit_offrl.diffusion import (
-    Denoise,
-    Generator,
-    Schedule,
-    classifier_free_guidance,
-    diffusion_loss,
-    draw_normal,
-)
+from lit_offrl.common.randomness import Generator, ShardedGenerator, draw_normal
+from lit_offrl.diffusion import Denoise, Schedule, classifier_free_guidance, diffusion_loss
 from lit_offrl.modules.ldcq.options import Against, Sampling
 from lit_offrl.nets import UResNetDenoiser, frozen_copy, polyak_update_
 
