@@ -29,7 +29,7 @@ from lit_offrl.experiments.pipeline import CHECKPOINT
 from lit_offrl.experiments.process import STOPPED, folder_lock
 from lit_offrl.experiments.run import Choices, Schedule
 from lit_offrl.experiments.search import Axis, Search, online_episodes, read_curves, value_of
-from lit_offrl.tracking.store import experiment_id, open_client, redacted
+from lit_offrl.tracking.store import experiment_id, open_client, redacted, refusals, store_lock
 
 JOURNAL = "search.journal"
 """In a study's folder: Optuna's ledger, unless that is a database."""
@@ -301,8 +301,10 @@ class Searches:
         self._prunes = studies[0].search.pruner != "none"
         self._at_once = 1 if self._prunes else len(studies[0].cells("example", {}))
         tracking = studies[0].examples()[0].target.tracking
-        self._client = open_client(str(tracking.uri))
-        self._experiment = experiment_id(self._client, str(tracking.uri), tracking.experiment)
+        uri = str(tracking.uri)
+        with refusals(uri, "Give another --tracking_uri."), store_lock(uri):
+            self._client = open_client(uri)
+            self._experiment = experiment_id(self._client, uri, tracking.experiment)
         self._open: list[Iterator[None]] = []
         self._tried: set[tuple[str, int]] = set()
         self._ended: set[str] = set()  # keys of jobs
@@ -439,6 +441,7 @@ def _best(study: Study) -> str:
     frame = frame[frame["state"].isin(["COMPLETE", "FAIL", "PRUNED"])]
     ascending = [True, study.search.direction == "minimize"]
     frame = frame.sort_values(["state", "value"], ascending=ascending).head(_SHOWN)
+    frame.columns = [name.removeprefix("params_") for name in frame.columns]
     return frame.to_string(index=False, na_rep="", float_format="{:.6g}".format)
 
 

@@ -45,7 +45,8 @@ class LocalExecutor:
         taken: list[Job] = []
         for job in jobs:
             if not any(self._fits(job, gpu, ()) for gpu in self._free):
-                needs = ", ".join(f"{kind}: {need:g}" for kind, need in self._needs(job).items())
+                given = job.needs or self._needs(job)
+                needs = ", ".join(f"{kind}: {need:g}" for kind, need in given.items())
                 self._refused.append((job, f"needs {needs}, which is more than this machine has"))
                 taken.append(job)
                 continue
