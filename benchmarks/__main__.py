@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.acd import FitResult, PassResult, run_fit, run_passes
+from benchmarks.calls import CallsResult, run_calls
 from benchmarks.coverage import HOLDS, SHAPES, CoverageResult, run_coverage
 from benchmarks.gpu import fits_table, run_contract, run_fits
 from benchmarks.latents import (
@@ -42,7 +43,7 @@ from benchmarks.value import ValueResult, run_values
 from lit_offrl.common.errors import ConfigError
 
 NAMES = (
-    *("loader", "priority", "step", "acd", "value", "vae", "latents"),
+    *("loader", "priority", "calls", "step", "acd", "value", "vae", "latents"),
     *("start", "maze", "coverage", "trackers", "signals", "trace", "peers", "gpu"),
 )
 
@@ -92,6 +93,20 @@ def priority_table(result: PriorityResult) -> Table:
         f"{result.ratio:.0f} ×",
     )
     table.caption = "a draw with importance weights beside one of multinomial, which has none"
+    return table
+
+
+def calls_table(results: Sequence[CallsResult]) -> Table:
+    """One line a method and length of calls."""
+    table = Table("method", "steps a call", "plain loop", "fit", "ratio", "added", title="Calls")
+    for r in results:
+        length = "chosen" if r.steps_per_call is None else f"{r.steps_per_call}"
+        times = (seconds(r.plain_seconds), seconds(r.seconds), f"{r.ratio:.2f}")
+        table.add_row(r.method, length, *times, f"{r.added * 1e6:.0f} µs")
+    table.caption = (
+        f"a step's time of the processor, medians of {results[0].turns} turns; added: what "
+        "Lightning and\nall callbacks of the command line add, the median of the differences"
+    )
     return table
 
 
@@ -377,6 +392,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         priority = run_priority(device=device, seed=options.seed)
         numbers["priority"] = asdict(priority)
         console.print(priority_table(priority))
+    if options.which in (None, "calls"):
+        calls = list(run_calls(device=device, seed=options.seed))
+        numbers["calls"] = [asdict(r) for r in calls]
+        console.print(calls_table(calls))
     if options.which in (None, "step"):
         numbers["step"] = []
         for step in run_steps(

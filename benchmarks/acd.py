@@ -214,8 +214,11 @@ class Turns(Callback):
         peer: takes as many steps after each turn.
     """
 
+    sees_calls = True
+
     def __init__(self, steps: int, peer: PeerAlgorithm | None = None) -> None:
         self.steps, self.peer = steps, peer
+        self.interval = steps
         self.own: list[tuple[float, float]] = []
         self.peers: list[PeerSteps] = []
         self._begin: tuple[float, float] | None = None

@@ -71,6 +71,7 @@ def run_trace(**options: Any) -> TraceResult:
         for name, value in (_SMALL | options).items():
             argv += [f"--model.init_args.{name}", str(value)]
         argv += ["--trainer.max_steps", str(_STEPS), "--trainer.accelerator", "cpu"]
+        argv += ["--model.init_args.steps_per_call", "1"]
         argv += ["--trainer.limit_val_batches", "0", "--trainer.logger", "false"]
         argv += ["--evaluation.episodes", "0", "--checkpoint.dirpath", folder]
         sys.setprofile(note)

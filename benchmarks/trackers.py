@@ -59,6 +59,8 @@ class TrackerResult:
 class _Timed(Callback):
     """Trains for some seconds; at the first step, and half-way, something happens."""
 
+    sees_calls = True
+
     def __init__(self, seconds: float, first: Callable[[], None], half: Callable[[], None]) -> None:
         self.seconds = seconds
         self.first = first

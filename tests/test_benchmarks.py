@@ -15,6 +15,7 @@ import torch
 
 from benchmarks import __main__ as command
 from benchmarks.acd import plan, run_fit, run_passes
+from benchmarks.calls import run_calls
 from benchmarks.latents import (
     EXACT,
     FEW,
@@ -411,6 +412,17 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
     def tiny_passes(**options):
         return run_passes(**options, plans=tiny_plan, size=64, budget=0.01)
 
+    def tiny_calls(**options):
+        results = list(
+            run_calls(
+                **options, rows=300, batch_size=8, width=4, lengths=(1, 4, None), steps=4, turns=2
+            )
+        )
+        assert [r.steps_per_call for r in results] == [1, 4, None] * 2
+        assert all(r.turns >= 2 and r.ratio > 0 for r in results)
+        return results
+
+    monkeypatch.setattr(command, "run_calls", tiny_calls)
     monkeypatch.setattr(command, "run_fit", tiny_fit)
     monkeypatch.setattr(command, "run_passes", tiny_passes)
     monkeypatch.setattr(command, "run_speed", tiny_speed)
@@ -444,6 +456,7 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
     for word in (
         "Loader",
         "Prioritised sampling of 100",
+        "steps a call",
         "training step",
         "time goes",
         "IQL's fit",

@@ -196,6 +196,7 @@ def test_a_signal_at_any_step_of_an_epoch_leaves_the_unbroken_run(
     lit, same_state, monkeypatch, validating
 ):
     options = ("--trainer.max_steps", "18", "--checkpoint.every_n_train_steps", "100")
+    options += ("--model.init_args.steps_per_call", "1")  # else a signal waits for a call's end
     options += ("--trainer.val_check_interval", "4") if validating else ()
     options += () if validating else ("--trainer.limit_val_batches", "0")
     assert lit(*options, "--checkpoint.dirpath", "whole") == 0

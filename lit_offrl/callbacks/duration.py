@@ -33,13 +33,15 @@ class Duration(Callback):
     Nothing is computed or drawn for it, so training is the same with and without.
     """
 
+    sees_calls = True
+
     def __init__(self) -> None:
         self._timer: threading.Timer | None = None
         self._begun = 0.0
         self._last: int | None = None
         self._change: CostChange | None = None
         self._said = False
-        self._count, self._sum, self._dearest = 0, 0.0, 0.0
+        self._count, self._sum, self._dearest = 0, 0.0, (0.0, 0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the first step."""
@@ -70,17 +72,20 @@ class Duration(Callback):
         if self._said or last is None:
             return
         cost = perf_counter() - self._begun
-        self._count += 1
+        calls = pl_module.calls if isinstance(pl_module, OfflineModule) else None
+        batches = 1 if calls is None else calls.count
+        self._count += batches
         self._sum += cost
-        self._dearest = max(self._dearest, cost)
+        if cost * self._dearest[1] >= self._dearest[0] * batches:
+            self._dearest = cost, batches
         # Without the dearest: the first one allocates, and one of a phase may sample a table.
-        usual = self._sum - self._dearest
-        if self._count < 2 or usual < LISTEN or not steps_now(trainer, batch_idx) or step >= last:
+        count, usual = self._count - self._dearest[1], self._sum - self._dearest[0]
+        if count < 1 or usual < LISTEN or not steps_now(trainer, batch_idx) or step >= last:
             return
         self._said = True
         change = self._change if self._change is not None and self._change.step < last else None
         until = last if change is None or change.dearer else change.step
-        seconds = (until - step) * usual / (self._count - 1) * trainer.accumulate_grad_batches
+        seconds = (until - step) * usual / count * trainer.accumulate_grad_batches
         steps = (
             f"the {until - step:,} steps {'to come' if until == last else f'up to step {until:,}'}"
         )
@@ -111,7 +116,7 @@ class Duration(Callback):
 
     def _measure_anew(self, trainer: Trainer, module: LightningModule) -> None:
         self._said = False
-        self._count, self._sum, self._dearest = 0, 0.0, 0.0
+        self._count, self._sum, self._dearest = 0, 0.0, (0.0, 0)
         assert isinstance(module, OfflineModule)
         self._change = module.cost_changes(trainer.global_step)
 

@@ -22,6 +22,7 @@ class EveryNSteps(Callback):
         waits_for_validation: Whether to act only after the validation that belongs to the step.
     """
 
+    sees_calls = True
     interval: int | None = None
     acts_at_last = True
     waits_for_validation = True

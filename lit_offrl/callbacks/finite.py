@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -24,21 +24,14 @@ class FiniteGuard(Callback):
         TrainingError: naming the column, loss or parameter group, the step and the last checkpoint.
     """
 
-    def __init__(self) -> None:
-        self._batch: Any = None
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Remember the batch, to name its column."""
-        self._batch = batch
+    sees_calls = True
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         """Check."""
         losses: dict[str, Tensor] = getattr(pl_module, "latest_losses", {})
-        numbers = [loss.float() for loss in losses.values()]
+        numbers = list(losses.values())
         gradients = [
             parameter.grad
             for group in optimizer.param_groups
@@ -47,25 +40,26 @@ class FiniteGuard(Callback):
         ]
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
         if gradients and not scaled:  # in float16 an overflow is the scaler's to handle
-            numbers.append(torch.stack(torch._foreach_norm(gradients)).sum())
-        if not numbers or bool(torch.stack(numbers).isfinite().all()):
+            numbers += torch._foreach_norm(gradients)
+        if not numbers or all(map(math.isfinite, torch.stack(numbers).tolist())):
             return
         place = f" (process {trainer.global_rank})" if trainer.world_size > 1 else ""
         raise TrainingError(
-            f"{self._culprit(losses, optimizer)} is not finite at step {trainer.global_step}"
+            f"{_culprit(pl_module, losses, optimizer)} is not finite at step {trainer.global_step}"
             f"{place}; the last good checkpoint is {last_checkpoint(trainer)}."
             " Lower the learning rate or the gradient clipping, or check the data's ranges."
         )
 
-    def _culprit(self, losses: dict[str, Tensor], optimizer: Optimizer) -> str:
-        for name, column in getattr(self._batch, "_asdict", dict)().items():
-            if isinstance(column, Tensor) and not bool(column.isfinite().all()):
-                return f"column '{name}' of the batch"
-        for name, loss in losses.items():
-            if not bool(loss.isfinite()):
-                return f"loss '{name}'"
-        for number, group in enumerate(optimizer.param_groups):
-            for parameter in group["params"]:
-                if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
-                    return f"the gradient of '{group.get('name', number)}'"
-        return "the norm of the gradients"
+
+def _culprit(module: LightningModule, losses: dict[str, Tensor], optimizer: Optimizer) -> str:
+    for name, column in getattr(getattr(module, "latest_batch", None), "_asdict", dict)().items():
+        if isinstance(column, Tensor) and not bool(column.isfinite().all()):
+            return f"column '{name}' of the batch"
+    for name, loss in losses.items():
+        if not bool(loss.isfinite()):
+            return f"loss '{name}'"
+    for number, group in enumerate(optimizer.param_groups):
+        for parameter in group["params"]:
+            if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+                return f"the gradient of '{group.get('name', number)}'"
+    return "the norm of the gradients"

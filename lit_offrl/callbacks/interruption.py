@@ -37,6 +37,8 @@ class GracefulStop(Callback):
     ``stopping``.
     """
 
+    sees_calls = True
+
     def __init__(self) -> None:
         self._listening = ExitStack()
         self._holding = False

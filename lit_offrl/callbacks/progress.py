@@ -16,6 +16,8 @@ class StepProgress(ProgressBar):
     On a terminal the bar moves every half second, in a file there is a line now and then.
     """
 
+    sees_calls = True
+
     def __init__(self) -> None:
         super().__init__()
         self._bar: tqdm | None = None

@@ -202,7 +202,10 @@ class OfflineDataModule(LightningDataModule):
                 "trainer.overfit_batches cannot be used where rows are drawn by priority: set "
                 "model.init_args.prioritized to false."
             )
-        return TrainLoader(view, order, length, self._batches_done, limit, same)
+        begin_calls = getattr(self._module(), "begin_calls", None)
+        # rows that are drawn by priority depend on the steps before: a batch at a time
+        calls = begin_calls() if begin_calls is not None and priorities is None else None
+        return TrainLoader(view, order, length, self._batches_done, limit, same, calls)
 
     def val_dataloader(self) -> FixedLoader | list[Any]:
         """Held-out rows, the same each time; none if nothing is held out."""

@@ -10,8 +10,8 @@ step     [ rank 0 | rank 1 ][ rank 0 | rank 1 ] …                   B rows a r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -32,6 +32,19 @@ class Draw(NamedTuple):
 
     rows: Int[Tensor, " B"]
     weights: Float[Tensor, " B"] | None
+
+
+class Calls(Protocol):
+    """Takes several batches at once, for what trains on all of them before it returns."""
+
+    alone: bool
+    """Whether it takes one at a time, now and later."""
+
+    def take(self, most: int) -> int:
+        """Return how many batches are wanted next, 1 to ``most``."""
+
+    def split(self, rows: Any) -> Any:
+        """Take the batches, whose rows follow one another; return the last."""
 
 
 class Order(ABC):
@@ -153,6 +166,8 @@ class TrainLoader:
         batches_done: Returns how many batches the run has trained on so far.
         limit: Number of batches that the Trainer takes of an epoch; all by default.
         same: Whether each epoch has the same batches, random draws of the view included.
+        calls: Says how many batches are wanted next, and takes all of them but the last; by default
+            one at a time is given. Weighted rows have to be.
     """
 
     def __init__(
@@ -163,6 +178,7 @@ class TrainLoader:
         batches_done: Callable[[], int],
         limit: int | None = None,
         same: bool = False,
+        calls: Calls | None = None,
     ) -> None:
         self._view = view
         self._order = order
@@ -170,6 +186,7 @@ class TrainLoader:
         self._batches_done = batches_done
         self._limit = length if limit is None else limit
         self._same = same
+        self._calls = calls
 
     def __len__(self) -> int:
         return self._length
@@ -178,11 +195,22 @@ class TrainLoader:
         # Lightning makes iterators before it restores its counters. This runs at the first batch,
         # since a generator's body begins at its first ``next``.
         done = self._batches_done()
-        for number in range(done, done + self._limit - done % self._limit):
-            step = number % self._limit if self._same else number
-            index, weights = self._order.draw(step)
-            batch = self._view.batch(index, self._order.uniforms(step, self._view.num_uniforms))
-            yield batch if weights is None else _weighted(batch, weights)
+        end = done + self._limit - done % self._limit
+        while done < end:
+            calls = None if self._calls is None or self._calls.alone else self._calls
+            count = 1 if calls is None else calls.take(end - done)
+            first = done % self._limit if self._same else done
+            batch = self._gather(range(first, first + count))
+            done += count
+            yield batch if calls is None or count == 1 else calls.split(batch)
+
+    def _gather(self, steps: Sequence[int]) -> Any:
+        """Return the batches of steps, one after another, as a single one."""
+        draws = [self._order.draw(step) for step in steps]
+        uniforms = [self._order.uniforms(step, self._view.num_uniforms) for step in steps]
+        rows = draws[0].rows if len(draws) == 1 else torch.cat([each.rows for each in draws])
+        batch = self._view.batch(rows, uniforms[0] if len(draws) == 1 else torch.cat(uniforms))
+        return batch if draws[0].weights is None else _weighted(batch, draws[0].weights)
 
     def state_dict(self) -> dict[str, Any]:
         """There is nothing to keep; the method tells Lightning that resuming is exact."""

@@ -21,6 +21,7 @@ from lit_offrl.common.ranges import SEEDS, require_in
 from lit_offrl.datasets.bounds import ranges
 from lit_offrl.datasets.normalizers import MinMaxNormalizer
 from lit_offrl.datasets.schema import DatasetSpec
+from lit_offrl.modules.calls import Calls
 from lit_offrl.modules.optimizer import OneOptimizer
 from lit_offrl.nets import Dropout
 
@@ -121,6 +122,8 @@ class OfflineModule(OneOptimizer):
         """The losses of the step under way, for whoever has to name one that is not finite."""
         self.latest_metrics: dict[str, Tensor] = {}
         """Losses and logged scalars of the step under way, as they are logged."""
+        self.latest_batch: Any = None
+        """The batch of the step under way."""
         self._info: dict[str, Tensor] = {}
         self._dropouts: list[Dropout] | None = None  # found at the first step, when all are built
 
@@ -209,9 +212,15 @@ class OfflineModule(OneOptimizer):
         for part in self._dropouts:
             part.noise = self.noise
 
+    def begin_calls(self) -> Calls:
+        """Let the loader of a fit, which asks this, hand over several batches at once."""
+        self.calls = Calls(self)
+        return self.calls
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Sum the losses of one batch and log each."""
         accumulated = self.trainer.accumulate_grad_batches
+        self.latest_batch = batch
         self.seed_noise(self.trainer.global_step * accumulated + batch_idx % accumulated)
         losses = self._measure(batch, "train", logged=self._logs_step(batch_idx))
         total = torch.stack(list(losses.values())).sum()

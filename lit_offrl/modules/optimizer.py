@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from time import perf_counter
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.ranges import require_in
+from lit_offrl.modules.calls import Calls
 from lit_offrl.modules.hyperparameters import KeepsOptions
 
 Decay = Literal["constant", "cosine"]
@@ -34,16 +36,30 @@ class OneOptimizer(KeepsOptions):
         learning_rate: Adam's learning rate, at least 0.
         decay: The learning rate stays ``constant``, or falls by a ``cosine`` to 0 at
             ``trainer.max_steps``.
+        steps_per_call: Largest number of optimiser steps, at least 1, in a call of the training
+            loop, whose own cost they share; by default as many as take half a second, at most 100.
+            Calls end where anything is due, and weights, curves and checkpoints do not depend on
+            it; only a signal waits for a call's end.
 
     Raises:
         ConfigError: A number is out of its range.
     """
 
-    def __init__(self, *, learning_rate: float = 3e-4, decay: Decay = "constant") -> None:
+    def __init__(
+        self,
+        *,
+        learning_rate: float = 3e-4,
+        decay: Decay = "constant",
+        steps_per_call: int | None = None,
+    ) -> None:
         super().__init__()
         require_in("[0, inf)", learning_rate=learning_rate)
+        require_in("[1, inf)", steps_per_call=steps_per_call)
         self.learning_rate = learning_rate
         self.decay = decay
+        self.steps_per_call = steps_per_call
+        self.calls: Calls | None = None
+        """Those of the fit under way, once its loader asks for them."""
 
     # ---- what a method gives -------------------------------------------------------------------
 
@@ -125,9 +141,20 @@ class OneOptimizer(KeepsOptions):
             if moved := [p for p in group["params"] if p.grad is not None]:  # none: it rests
                 clip(moved, gradient_clip_val)
 
+    def set_rates(self, optimizer: torch.optim.Optimizer) -> None:
+        """Give each network the rate of the step under way, which wins over a resumed one."""
+        step = self.trainer.global_step
+        for group in optimizer.param_groups:
+            group["lr"] = self.learning_rate_of(group["name"], step)
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step at this run's rates, which so win over a resumed optimiser's; targets follow."""
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = self.learning_rate_of(group["name"], self.trainer.global_step)
+        """Take the call's steps, the last as Lightning does; targets follow each."""
+        begun, optimizer = perf_counter(), self.trainer.optimizers[0]
+        calls = None if self.calls is None or self.calls.alone else self.calls
+        if calls is not None:
+            calls.train_on_earlier(optimizer)
+        self.set_rates(optimizer)
         super().optimizer_step(*args, **kwargs)
         self.after_step()
+        if calls is not None:
+            calls.ended(perf_counter() - begun)

@@ -99,6 +99,35 @@ def test_training_goes_on_where_the_run_stands_when_the_first_batch_is_taken(fir
     assert found == [order.rows(step).tolist() for step in range(first, first + left)]
 
 
+class Threes:
+    """Takes three batches at a time, as far as an epoch goes."""
+
+    alone = False
+
+    def take(self, most):
+        self.count = min(3, most)
+        return self.count
+
+    def split(self, rows):
+        return [part.tensor_split(self.count) for part in rows if part is not None]
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("view", [Transitions(), FutureStates(gamma=0.9, history=2)])
+def test_batches_that_are_gathered_at_once_are_the_same(build, view, world):
+    data = build(view=view)
+    data.setup("fit")
+    bound = data.train_view()
+    order = RowOrder(bound.spans, 13, 0, rank=world - 1, world_size=world)
+    single = list(TrainLoader(bound, order, 8, lambda: 5, same=True, limit=10))
+    found = []
+    for parts in TrainLoader(bound, order, 8, lambda: 5, 10, True, Threes()):
+        found += zip(*parts, strict=True)
+    assert len(single) == len(found) == 5
+    for one, other in zip(single, found, strict=True):
+        assert all(map(torch.equal, [part for part in one if part is not None], other))
+
+
 @pytest.mark.parametrize(("rows", "world"), [(23, 1), (23, 2), (64, 3), (9, 4)])
 def test_each_row_is_evaluated_once_over_all_processes(rows, world):
     uniforms = torch.rand(rows, 1, dtype=torch.float64)

@@ -155,6 +155,7 @@ def test_errors_of_a_step_become_the_priorities_of_its_rows(make, fit):
     trainer = fit(module, 3)
     order = trainer.datamodule.row_order
     assert len(steps) == 3 and not module._errors
+    assert module.calls is None  # each step's rows depend on the one before
     expected = torch.where(order.priorities < 0, -1.0, 1.0)
     for rows, _, errors in steps:
         for row in rows.unique():
