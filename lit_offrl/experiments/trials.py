@@ -167,7 +167,7 @@ class Study:
             why = redacted(f"{place} cannot be used: {reason(error)}")
             raise ConfigError(f"search: {why}") from error
 
-    def begin(self, make_parent: Callable[[], str]) -> bool:
+    def begin(self, make_run: Callable[[], Any]) -> bool:
         """Enqueue the trials that the study does not have yet; keep the id of its MLflow run.
 
         Returns:
@@ -201,7 +201,7 @@ class Study:
             for options in enqueued[len(study.trials) :]:
                 study.enqueue_trial(options)
             if self.parent() is None:
-                study.set_user_attr("mlflow_run", make_parent())
+                study.set_user_attr("mlflow_run", make_run().info.run_id)
             return True
 
     def parent(self) -> Any:
@@ -318,13 +318,11 @@ class Searches:
             ConfigError: A ledger cannot be used, or is another search's.
         """
         for study in self._studies:
-            while not study.begin(partial(self._make_parent, f"search {study.name}")):
+            name = f"search {study.name}"
+            given = {"run_name": name, "tags": {"lit_offrl.search": name}}
+            while not study.begin(partial(self._client.create_run, self._experiment, **given)):
                 time.sleep(run.LOOK_SECONDS)
         self._propose()
-
-    def _make_parent(self, name: str) -> str:
-        tags = {"lit_offrl.search": name}
-        return self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id
 
     def ends(self, job: Job, why: str) -> None:
         """A job has ended: its trial may have, too."""
