@@ -466,10 +466,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         console.print(trace_table(trace))
     if options.which == "peers":  # only by name
         checkouts = Checkouts(**{one.name: getattr(options, one.name) for one in fields(Checkouts)})
+        rows = []
+        given = {"methods": options.rows, "budget": options.budget, "seed": options.seed}
         try:
-            rows = list(
-                run_peers(checkouts, methods=options.rows, budget=options.budget, seed=options.seed)
-            )
+            with console.status("the first row takes a minute") as shown:  # on a terminal
+                for row in run_peers(checkouts, **given):
+                    rows.append(row)
+                    shown.update(f"{len(rows)} rows, the last {row.method}")
         except ConfigError as error:  # a method's name
             line.error(str(error))
         numbers["peers"] = [asdict(r) for r in rows]

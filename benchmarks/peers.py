@@ -177,13 +177,14 @@ def run_peers(
         ConfigError: there is no method of a name.
         RuntimeError: a loop of ours does not run.
     """
-    cpu = torch.device("cpu")
-    peaks: dict[Precision, float] = {}
-    for precision, dtype in (("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)):
-        peaks[precision] = matrix_peak(cpu, dtype, budget=min(1.5, budget), now=processor_clock)  # type: ignore[index]
     chosen = [name.lower() for name in methods or METHODS]
     if unknown := [name for name in chosen if name not in map(str.lower, METHODS)]:
         raise ConfigError(f"--rows {unknown[0]}: choose from {', '.join(METHODS)}.")
+    dtypes: dict[Precision, torch.dtype] = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
+    peaks = {
+        name: matrix_peak(torch.device("cpu"), dtype, budget=min(1.5, budget), now=processor_clock)
+        for name, dtype in dtypes.items()
+    }
     with tempfile.TemporaryDirectory() as folder:
         plans = [_plans(given, sizes, Path(folder), seed)]
         if any(name.startswith("ldcq") for name in chosen):
@@ -467,7 +468,8 @@ def _in_turns(
     steps = {}
     for name, loop in loops.items():
         loop.time(2 if loop.time(1) < turn else 1)  # warms up
-        steps[name] = max(1, min(1000, round(turn / loop.time(1))))
+        # an even number, where critics or actor learn in every second step
+        steps[name] = max(1, 2 * min(500, round(turn / 2 / loop.time(1))))
     works = {name: loop.work(min(10, steps[name])) for name, loop in loops.items()}
     taken: dict[str, list[float]] = {name: [] for name in loops}
     end = time.perf_counter() + budget * len(loops)
@@ -580,4 +582,6 @@ def _notes(row: PeerRow) -> Iterator[str]:
 
 
 def _time(seconds: float) -> str:
+    if seconds >= 1:
+        return f"{seconds:.3g} s"
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"
