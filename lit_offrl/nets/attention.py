@@ -1,5 +1,7 @@
 """Multi-head attention on already projected queries, keys and values, and its pre-LN blocks."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -91,3 +93,22 @@ class SelfAttention(nn.Module):
         """Update ``x (B, L, W)`` from itself."""
         query, key, value = self.to_query_key_value(x).chunk(3, dim=-1)
         return self.mlp(x + self.out(attend(query, key, value, self.heads, bias)))
+
+
+def attend_in_turn(
+    blocks: Sequence[tuple[nn.Module, nn.Module]],
+    latents: Float[Tensor, "#B L W"],
+    tokens: Sequence[Float[Tensor, "sets groups _ blocks two_W"]],
+    bias: Float[Tensor, "#B #L T"] | None,
+    among: Float[Tensor, "#B L L"] | None,
+) -> Float[Tensor, "B L W"]:
+    """Let latents attend to tokens and then to each other, block after block.
+
+    A block is a `CrossAttention` and a `SelfAttention`. The tokens are projected to the keys and
+    values of all blocks, with rows in their first two dimensions. ``bias`` is added to the scores
+    of latents and tokens, ``among`` to those of latents and latents.
+    """
+    for index, (cross, mix) in enumerate(blocks):
+        key_value = torch.cat([kind[..., index, :] for kind in tokens], dim=2).flatten(0, 1)
+        latents = mix(cross(latents, key_value, bias), among)
+    return latents

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.ranges import require_in
-from lit_offrl.nets.attention import CrossAttention, SelfAttention, own_block
+from lit_offrl.nets.attention import CrossAttention, SelfAttention, attend_in_turn, own_block
 from lit_offrl.nets.embeddings import NumberEmbedding
 
 
@@ -251,9 +251,8 @@ class PerceiverDenoiser(nn.Module):
             tokens.append(own.expand(len(x_t), -1, -1).unflatten(0, (sets, groups, group)))
 
         latents, among = self.latents.repeat(1, group, 1), encoded.among
-        for index, (cross, mix) in enumerate(zip(self.cross_blocks, self.self_blocks, strict=True)):
-            key_value = torch.cat([kind[..., index, :] for kind in tokens], dim=2).flatten(0, 1)
-            latents = mix(cross(latents, key_value, encoded.bias), among)
+        blocks = list(zip(self.cross_blocks, self.self_blocks, strict=True))
+        latents = attend_in_turn(blocks, latents, tokens, encoded.bias, among)
         to_own = None if among is None else among[:, :: self.latents.shape[1]]
         query = (noisy + time).unflatten(0, (-1, group))
         read = self.readout(query, self.latents_to_key_value(latents), to_own)

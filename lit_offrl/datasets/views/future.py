@@ -115,7 +115,9 @@ class BoundFutureStates(BoundView):
         offsets = self._offsets(uniforms[:, 0], known, absorbing)
         ahead = index + offsets
         absorbed = absorbing & (ahead >= stop)
-        taken: dict[str, Any] = {name: rows.take(name, index) for name in _TAKEN}
+        taken: dict[str, Any] = dict.fromkeys(_TAKEN)
+        present = rows.columns.keys() & taken.keys()
+        taken |= {name: rows.columns[name].index_select(0, index) for name in present}
         history, history_actions, mask = self._history(index, rows.starts[episode])
         return FutureStateBatch(
             **taken,
@@ -132,9 +134,10 @@ class BoundFutureStates(BoundView):
 
     def _states(self, ahead: Tensor, stop: Tensor) -> Tensor:
         """Return the states of rows ``ahead``, of those past an episode's end the last known."""
-        if "next_observations" in self._rows.columns:  # s_{t+Δt} is what row t+Δt−1 led to
-            return self._rows.need("next_observations", torch.minimum(ahead, stop) - 1)
-        return self._rows.need("observations", torch.minimum(ahead, stop - 1))
+        columns = self._rows.columns
+        if "next_observations" in columns:  # s_{t+Δt} is what row t+Δt−1 led to
+            return columns["next_observations"].index_select(0, torch.minimum(ahead, stop) - 1)
+        return columns["observations"].index_select(0, torch.minimum(ahead, stop - 1))
 
     def _offsets(self, uniforms: Tensor, known: Tensor, absorbing: Tensor) -> Tensor:
         limit = known.double()
@@ -164,7 +167,9 @@ class BoundFutureStates(BoundView):
         flat, empty = before.clamp(min=0).flatten(), ~mask[..., None]
 
         def gather(name: str) -> Tensor | None:
-            states = self._rows.take(name, flat)
-            return None if states is None else states.unflatten(0, mask.shape).masked_fill(empty, 0)
+            column = self._rows.columns.get(name)
+            if column is None:
+                return None
+            return column.index_select(0, flat).unflatten(0, mask.shape).masked_fill(empty, 0)
 
         return gather("observations"), gather("actions"), mask
