@@ -25,6 +25,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lit_offrl.common import signals
 from lit_offrl.common.errors import ConfigError, reason
 
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -272,7 +273,8 @@ def default_store_kept() -> Iterator[None]:
 def store_lock(uri: str) -> Iterator[None]:
     """Keep other processes away while a SQLite store's tables or its experiment are made.
 
-    MLflow makes both without a lock, so that of two runs begun at once the second would fail.
+    MLflow makes both without a lock, so that of two runs begun at once the second would fail. A
+    signal waits: tables that are half made are refused by MLflow ever after.
 
     Raises:
         ConfigError: another process keeps the lock for a minute.
@@ -283,7 +285,7 @@ def store_lock(uri: str) -> Iterator[None]:
         return
     lock = f"{file}.lock"
     try:
-        with FileLock(lock, timeout=_LOCK_SECONDS):
+        with FileLock(lock, timeout=_LOCK_SECONDS), signals.held():
             yield
     except Timeout as error:
         raise ConfigError(

@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 
@@ -6,10 +7,11 @@ import pytest
 from lit_offrl.__main__ import main
 from lit_offrl.callbacks import MLflowRun
 from lit_offrl.cli.layer import take_over
+from lit_offrl.common import signals
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.quiet import say
 from lit_offrl.experiments.process import Children
-from lit_offrl.tracking.store import is_own, redacted, runs_address
+from lit_offrl.tracking.store import is_own, redacted, runs_address, store_lock
 
 DATABASE = "postgresql://me:pass%40word@host/db"  # MLflow's stores may be databases, too
 BARE = "postgresql://host/db"
@@ -67,3 +69,13 @@ def test_help_imports_nothing_heavy(verb):
     words = [sys.executable, "-X", "importtime", "-m", "lit_offrl", verb]
     told = subprocess.run(words, capture_output=True, text=True, check=True).stderr
     assert "torch" not in told and "lit_offrl.tracking.store" not in told
+
+
+def test_a_signal_waits_while_the_tables_of_a_store_are_made(tmp_path):
+    uri, done = f"sqlite:///{tmp_path}/mlflow.db", []
+    with signals.listening(), pytest.raises(signals.Interrupted):
+        with store_lock(uri):
+            signal.raise_signal(signal.SIGTERM)
+            done.append("made")
+        done.append("nothing more")
+    assert done == ["made"]
