@@ -552,7 +552,9 @@ def peers_table(rows: Sequence[PeerRow]) -> Table:
         lines.append("*: missed; the next table says where the time goes")
     if "bf16-mixed" not in peaks:
         lines.append("bf16 is left out, where this processor multiplies float32 faster")
-    lines += dict.fromkeys(line for r in rows for line in _notes(r))
+    lines += [line for r in {r.method: r for r in reversed(rows)}.values() for line in _notes(r)][
+        ::-1
+    ]
     table.caption, table.caption_justify = "\n".join(lines), "left"
     return table
 
