@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.modules.actor import ActorModule
-from lit_offrl.nets import TanhGaussianPolicy, TwinCritic, frozen_copy, polyak_update_
+from lit_offrl.nets import EnsembleCritic, TanhGaussianPolicy, frozen_copy, polyak_update_
 
 
 class CQLModule(ActorModule):
@@ -84,7 +84,7 @@ class CQLModule(ActorModule):
         self.backup_entropy, self.warmup_steps = backup_entropy, warmup_steps
         self.target_entropy = -float(dims[1]) if target_entropy is None else target_entropy
         self.actor = TanhGaussianPolicy(*dims, hidden=hidden, **self.bounds)
-        self.q = TwinCritic(*dims, hidden, dense=True)
+        self.q = EnsembleCritic(*dims, hidden, dense=True)
         self.target_q = frozen_copy(self.q)
         start = torch.tensor(math.log(1.0 if temperature is None else temperature))
         if temperature is None:

@@ -21,7 +21,7 @@ from lit_offrl.diffusion import (
 from lit_offrl.modules.actor import ActorModule
 from lit_offrl.modules.expectile import Pick, best_of
 from lit_offrl.modules.policies import NetworkPolicy
-from lit_offrl.nets import ResNetDenoiser, TwinCritic, frozen_copy, polyak_update_
+from lit_offrl.nets import EnsembleCritic, ResNetDenoiser, frozen_copy, polyak_update_
 from lit_offrl.nets.policies import centre_and_scale
 
 _EDGE = 1.0 - 1e-5
@@ -203,7 +203,9 @@ class DiffusionActorModule(ActorModule):
             self.device,
         )
 
-    def best_of_samples(self, critic: TwinCritic, number: int, pick: Pick = "max") -> NetworkPolicy:
+    def best_of_samples(
+        self, critic: EnsembleCritic, number: int, pick: Pick = "max"
+    ) -> NetworkPolicy:
         """Act by one of several samples, see ``best_of``; a single one needs no critic."""
 
         def act(rows: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lit_offrl.nets import MLP, TwinCritic, frozen_copy, polyak_update_
+from lit_offrl.nets import MLP, EnsembleCritic, frozen_copy, polyak_update_
 
 
 def expectile_loss(error: Tensor, expectile: float) -> Tensor:
@@ -50,7 +50,7 @@ class ExpectileCritics(nn.Module):
     ) -> None:
         super().__init__()
         self.gamma, self.expectile, self.tau = gamma, expectile, tau
-        self.q = TwinCritic(observation_dim, action_dim, hidden, layer_norm)
+        self.q = EnsembleCritic(observation_dim, action_dim, hidden, layer_norm)
         self.target = frozen_copy(self.q)
         self.v = MLP(observation_dim, hidden, 1, layer_norm=layer_norm)
 
@@ -79,7 +79,7 @@ class ExpectileCritics(nn.Module):
         return self.target.minimum(observations, actions) - self.value(observations)
 
     def value(self, observations: Tensor) -> Tensor:
-        """V(s), (B,); in float32 under autocast, too, as Q is (`TwinCritic`)."""
+        """V(s), (B,); in float32 under autocast, too, as Q is (`EnsembleCritic`)."""
         with torch.autocast(observations.device.type, enabled=False):
             return self.v(observations).squeeze(-1)
 
@@ -97,7 +97,7 @@ Pick = Literal["max", "softmax"]
 
 @torch.no_grad()
 def best_of(
-    critic: TwinCritic,
+    critic: EnsembleCritic,
     observations: Tensor,
     candidates: Tensor,
     pick: Pick = "max",

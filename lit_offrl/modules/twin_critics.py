@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.modules.actor import ActorModule
-from lit_offrl.nets import TwinCritic, frozen_copy, polyak_update_
+from lit_offrl.nets import EnsembleCritic, frozen_copy, polyak_update_
 
 
 class TwinCriticModule(ActorModule):
@@ -35,7 +35,7 @@ class TwinCriticModule(ActorModule):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.gamma, self.tau, self.hidden = gamma, tau, hidden
-        self.q = TwinCritic(self.observation_dim, self.action_dim, hidden, layer_norm)
+        self.q = EnsembleCritic(self.observation_dim, self.action_dim, hidden, layer_norm)
         self.target = frozen_copy(self.q)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:

@@ -2,7 +2,7 @@
 
 from lit_offrl.nets.advantages import AdvantageEncoding
 from lit_offrl.nets.averages import frozen_copy, polyak_update_
-from lit_offrl.nets.critics import EnsembleDenseNetMLP, EnsembleMLP, TwinCritic
+from lit_offrl.nets.critics import EnsembleCritic, EnsembleDenseNetMLP, EnsembleMLP
 from lit_offrl.nets.decoders import AutoregressiveDecoder, CategoricalDecoder
 from lit_offrl.nets.embeddings import NumberEmbedding, sinusoidal, symexp, symlog
 from lit_offrl.nets.images import ImageDecoder, ImageEncoder
@@ -23,6 +23,7 @@ __all__ = [
     "DeterministicPolicy",
     "Dropout",
     "Encoded",
+    "EnsembleCritic",
     "EnsembleDenseNetMLP",
     "EnsembleMLP",
     "FutureCondition",
@@ -36,7 +37,6 @@ __all__ = [
     "ResNetDenoiser",
     "SnippetEncoder",
     "TanhGaussianPolicy",
-    "TwinCritic",
     "UResNetDenoiser",
     "WorldModel",
     "frozen_copy",

@@ -10,9 +10,16 @@ from torch import Tensor, nn
 
 from lit_offrl.nets.mlp import make_activation, require_widths
 
+_ALL = slice(None)
+
 Observations = Float[Tensor, "B o"]
 Actions = Float[Tensor, "B a"]
 Values = Float[Tensor, "size B"]
+
+
+def _of(members: slice, weights: Tensor) -> Tensor:
+    """Some members' weights; all of them unsliced, since a slice's gradient is another copy."""
+    return weights if members == _ALL else weights[members]
 
 
 class EnsembleLinear(nn.Module):
@@ -28,10 +35,10 @@ class EnsembleLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(size, 1, out_dim).uniform_(-bound, bound))
 
     def forward(
-        self, x: Float[Tensor, "some B in"], members: slice = slice(None)
+        self, x: Float[Tensor, "some B in"], members: slice = _ALL
     ) -> Float[Tensor, "some B out"]:
         """Apply each of some members to its own rows."""
-        return torch.baddbmm(self.bias[members], x, self.weight[members])
+        return torch.baddbmm(_of(members, self.bias), x, _of(members, self.weight))
 
 
 class _JoinedLinear(nn.Module):
@@ -42,10 +49,10 @@ class _JoinedLinear(nn.Module):
         self.joined = EnsembleLinear(size, in_dim, out_dim)
 
     def forward(
-        self, parts: Sequence[Float[Tensor, "some B _"]], members: slice = slice(None)
+        self, parts: Sequence[Float[Tensor, "some B _"]], members: slice = _ALL
     ) -> Float[Tensor, "some B out"]:
         """Multiply each part by its own rows of some members' weights, and add the products."""
-        out, weight = self.joined.bias[members], self.joined.weight[members]
+        out, weight = _of(members, self.joined.bias), _of(members, self.joined.weight)
         rows = weight.split([part.shape[-1] for part in parts], dim=1)
         for part, own in zip(parts, rows, strict=True):
             out = torch.baddbmm(out, part, own)
@@ -61,10 +68,10 @@ class EnsembleLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(size, 1, dim))
 
     def forward(
-        self, x: Float[Tensor, "some B dim"], members: slice = slice(None)
+        self, x: Float[Tensor, "some B dim"], members: slice = _ALL
     ) -> Float[Tensor, "some B dim"]:
         """Normalise each row of some members, then scale and shift it by its member's weights."""
-        weight, bias = self.weight[members], self.bias[members]
+        weight, bias = _of(members, self.weight), _of(members, self.bias)
         if len(weight) == 1:  # a fused kernel, which takes one set of weights
             return F.layer_norm(x, x.shape[-1:], weight[0, 0], bias[0, 0])
         return torch.addcmul(bias, F.layer_norm(x, x.shape[-1:]), weight)
@@ -99,7 +106,7 @@ class EnsembleMLP(nn.Module):
             layers.append(EnsembleLinear(size, before, after))
             if layer_norm:
                 layers.append(EnsembleLayerNorm(size, after))
-            layers.append(make_activation(activation))
+            layers.append(make_activation(activation, overwrite=True))
         layers.append(EnsembleLinear(size, (in_dim, *hidden)[-1], out_dim))
         self.layers = nn.Sequential(*layers)
 
@@ -128,7 +135,7 @@ class EnsembleDenseNetMLP(nn.Module):
             _JoinedLinear(size, before, after) for before, after in zip(widths, outs, strict=True)
         )
         self.norms = nn.ModuleList(EnsembleLayerNorm(size, width) for width in hidden)
-        self.activation = make_activation(activation)
+        self.activation = make_activation(activation, overwrite=True)
 
     def forward(self, x: Float[Tensor, "B in"]) -> Float[Tensor, "size B out"]:
         """Map ``(B, in_dim)`` to every member's output, ``(size, B, out_dim)``."""
@@ -139,7 +146,7 @@ class EnsembleDenseNetMLP(nn.Module):
 
     def together(self, x: Float[Tensor, "B in"]) -> Float[Tensor, "size B out"]:
         """Do as `forward`, with one batched product per layer."""
-        return self._run(x.expand(self.size, -1, -1), slice(None))
+        return self._run(x.expand(self.size, -1, -1), _ALL)
 
     def _run(self, x: Tensor, members: slice) -> Tensor:
         features = [x]  # never concatenated, which would copy them
@@ -148,7 +155,7 @@ class EnsembleDenseNetMLP(nn.Module):
         return self.linears[-1](features, members)
 
 
-class TwinCritic(nn.Module):
+class EnsembleCritic(nn.Module):
     """Q_1(s, a), …, Q_size(s, a), two by default, whose minimum is the pessimistic value.
 
     Autocast does not apply: near 100, bfloat16's numbers lie 0.5 apart, and values of actions less.

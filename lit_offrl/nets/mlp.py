@@ -68,15 +68,23 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 """Activations by their names in options."""
 
 
-def make_activation(name: str) -> nn.Module:
+def make_activation(name: str, overwrite: bool = False) -> nn.Module:
     """Make an activation from its name.
+
+    Args:
+        name: A name of `ACTIVATIONS`.
+        overwrite: Whether nothing else needs the numbers that it gets. ReLU then writes over them,
+            since its gradient needs the result alone.
 
     Raises:
         ValueError: There is none of that name.
     """
     if name not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; got {name!r}")
-    return ACTIVATIONS[name]()
+    activation = ACTIVATIONS[name]()
+    if isinstance(activation, nn.ReLU):
+        activation.inplace = overwrite
+    return activation
 
 
 def require_widths(hidden: Sequence[int]) -> None:
@@ -153,7 +161,7 @@ class MLP(nn.Sequential):
             layers.append(nn.Linear(before, after))
             if layer_norm:
                 layers.append(nn.LayerNorm(after))
-            layers.append(make_activation(activation))
+            layers.append(make_activation(activation, overwrite=True))
             if dropout != 0:
                 layers.append(Dropout(dropout))
         super().__init__(*layers, nn.Linear((in_dim, *hidden)[-1], out_dim))
@@ -180,7 +188,9 @@ class DenseNetMLP(nn.Module):
         for width in hidden:
             self.hidden.append(
                 nn.Sequential(
-                    nn.Linear(in_dim, width), nn.LayerNorm(width), make_activation(activation)
+                    nn.Linear(in_dim, width),
+                    nn.LayerNorm(width),
+                    make_activation(activation, overwrite=True),
                 )
             )
             in_dim += width

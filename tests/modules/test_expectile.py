@@ -8,7 +8,7 @@ from scipy import stats
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.modules import IQLModule
 from lit_offrl.modules.expectile import ExpectileCritics, best_of, expectile_loss
-from lit_offrl.nets import TwinCritic
+from lit_offrl.nets import EnsembleCritic
 
 
 def critics(**options):
@@ -138,7 +138,7 @@ def test_near_tau_one_values_are_optimal_on_a_deterministic_chain():
 
 def test_the_best_candidate_is_the_arg_max_of_the_minimum():
     torch.manual_seed(0)
-    critic = TwinCritic(3, 2, (8,))
+    critic = EnsembleCritic(3, 2, (8,))
     states, candidates = torch.randn(5, 3), torch.randn(5, 7, 2)
     values = torch.stack([critic.minimum(states, candidates[:, i]) for i in range(7)], dim=1)
     expected = candidates[torch.arange(5), values.argmax(1)]

@@ -12,12 +12,12 @@ from lit_offrl.nets import (
     DenseNetMLP,
     DeterministicPolicy,
     Dropout,
+    EnsembleCritic,
     EnsembleDenseNetMLP,
     EnsembleMLP,
     GaussianPolicy,
     NumberEmbedding,
     TanhGaussianPolicy,
-    TwinCritic,
     frozen_copy,
     polyak_update_,
     sinusoidal,
@@ -174,7 +174,7 @@ def test_dense_ensemble_equals_separate_densenets_in_one_pass_or_several():
 @pytest.mark.parametrize("dense", [False, True])
 def test_critics_of_many_actions_and_critics_that_stand_still(dense):
     torch.manual_seed(0)
-    critic = TwinCritic(3, 2, (8,), dense=dense)
+    critic = EnsembleCritic(3, 2, (8,), dense=dense)
     s, a = torch.randn(4, 3), torch.randn(4, 5, 2, requires_grad=True)
     many = critic.many(s, a)
     assert many.shape == (2, 4, 5)
@@ -186,8 +186,99 @@ def test_critics_of_many_actions_and_critics_that_stand_still(dense):
     assert a.grad[:, 0].any() and all(p.grad is None for p in critic.parameters())
 
 
-def test_twin_critic_minimum():
-    critic = TwinCritic(3, 2, (8,))
+@pytest.mark.parametrize(("layer_norm", "dense"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_critics_learn_as_separate_networks_do(size, layer_norm, dense):
+    """Values, gradients, the norm that clipping sees, a step of Adam, and targets that follow."""
+    torch.manual_seed(0)
+    critic = EnsembleCritic(3, 2, (16, 8), layer_norm, size, dense)
+    target = frozen_copy(critic)
+    nets = [
+        DenseNetMLP(5, (16, 8)) if dense else MLP(5, (16, 8), 1, layer_norm=layer_norm)
+        for _ in range(size)
+    ]
+    slow = [frozen_copy(net) for net in nets]
+
+    def pairs(ensemble, members, of=lambda tensor: tensor):
+        """Each member's tensors, and where the ensemble has them, both ``(in,) out``."""
+        layers = [each for each in ensemble.modules() if "weight" in each._parameters]
+        if dense:  # linears and LayerNorms in turn, as in a network
+            layers = [one for pair in zip(layers[:2], layers[3:], strict=True) for one in pair]
+            layers.append(ensemble.members.linears[-1].joined)
+        for i, net in enumerate(members):
+            own = [each for each in net.modules() if "weight" in each._parameters]
+            for one, many in zip(own, layers, strict=True):
+                weight = of(one.weight).t() if one.weight.ndim == 2 else of(one.weight)[None]
+                yield weight, of(many.weight)[i]
+                yield of(one.bias)[None], of(many.bias)[i]
+
+    with torch.no_grad():
+        for each in critic.parameters():
+            each.add_(0.1 * torch.randn(each.shape))
+        for copies, ensemble in ((nets, critic), (slow, target)):
+            for one, many in pairs(ensemble, copies):
+                one.copy_(many)
+    own = [each for net in nets for each in net.parameters()]
+    groups = [list(critic.parameters()), own]
+    adams = [torch.optim.AdamW(group, lr=1e-2, weight_decay=0.1) for group in groups]
+    s, a, goal = torch.randn(64, 3), torch.randn(64, 2), torch.randn(64)
+    for _ in range(3):
+        together = critic(s, a)
+        apart = torch.stack([net(torch.cat([s, a], 1)).squeeze(1) for net in nets])
+        torch.testing.assert_close(together, apart)
+        for adam, values in zip(adams, (together, apart), strict=True):
+            adam.zero_grad()
+            (values - goal).square().mean(dim=1).sum().backward()
+        for one, many in pairs(critic, nets, lambda tensor: tensor.grad):
+            torch.testing.assert_close(many, one, rtol=1e-4, atol=1e-6)
+        norms = [float(nn.utils.clip_grad_norm_(group, 0.1)) for group in groups]
+        assert norms[0] == pytest.approx(norms[1], rel=1e-5) and norms[0] > 0.1
+        for adam in adams:
+            adam.step()
+        polyak_update_(target, critic, 0.3)
+        for follower, net in zip(slow, nets, strict=True):
+            polyak_update_(follower, net, 0.3)
+    for copies, ensemble in ((nets, critic), (slow, target)):
+        for one, many in pairs(ensemble, copies):
+            torch.testing.assert_close(many, one, rtol=1e-3, atol=1e-5)
+
+
+def test_a_pass_of_all_critics_takes_no_slices_of_their_weights():
+    """The gradient of each would be a tensor of zeros and a copy."""
+    values = EnsembleCritic(3, 2, (8,), layer_norm=True)(torch.randn(4, 3), torch.randn(4, 2))
+    names, left = set(), [values.grad_fn]
+    while left:
+        node = left.pop()
+        names.add(node.name())
+        left += [after for after, _ in node.next_functions if after is not None]
+    assert "BaddbmmBackward0" in names and "SliceBackward0" not in names
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "mish"])
+@pytest.mark.parametrize("kind", [MLP, DenseNetMLP])
+def test_networks_write_over_nothing_of_their_callers(kind, activation):
+    torch.manual_seed(0)
+    net, x = kind(4, (8, 8), 2, activation=activation), torch.randn(5, 4, requires_grad=True)
+    before = x.detach().clone()
+    out = net(x)
+    out.sum().backward()
+    assert torch.equal(x, before)
+    found = [x.grad, *(each.grad for each in net.parameters())]
+    for each in net.modules():
+        if isinstance(each, nn.ReLU):
+            assert each.inplace
+            each.inplace = False
+    x.grad = None
+    net.zero_grad()
+    again = net(x)
+    again.sum().backward()
+    assert torch.equal(out, again)
+    for one, other in zip(found, [x.grad, *(p.grad for p in net.parameters())], strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_least_of_two_critics():
+    critic = EnsembleCritic(3, 2, (8,))
     s, a = torch.randn(64, 3), torch.randn(64, 2)
     q = critic(s, a)
     assert q.shape == (2, 64)
@@ -236,6 +327,7 @@ BOUNDS = {"low": (-2.0, 0.0), "high": (2.0, 1.0)}
 
 @pytest.mark.parametrize("kind", [DeterministicPolicy, GaussianPolicy])
 def test_mean_action_fills_the_bounds(kind):
+    torch.manual_seed(0)
     policy = kind(3, 2, hidden=(8,), **BOUNDS)
     with torch.no_grad():
         policy.net[-1].weight.mul_(1e6)
