@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from rich.table import Table
 
-from lit_offrl.common.randomness import mix
+from lit_offrl.common.seeds import mix
 from lit_offrl.datasets.sampler import RowOrder
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import Transitions

@@ -15,7 +15,7 @@ import numpy as np
 
 from lit_offrl.collecting.base import Collection, progress_bar, require_bounded
 from lit_offrl.common.errors import ConfigError, install
-from lit_offrl.common.randomness import mix
+from lit_offrl.common.seeds import mix
 from lit_offrl.evaluation.envs import box, make_env, require_step_limit
 from lit_offrl.evaluation.recorder import Enough, Recorder
 

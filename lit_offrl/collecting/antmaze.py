@@ -30,7 +30,7 @@ from lit_offrl.collecting.goal_policies import load_goal_policy
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import file_sha256
 from lit_offrl.common.policy import Policy
-from lit_offrl.common.randomness import mix
+from lit_offrl.common.seeds import mix
 from lit_offrl.envs.antmaze import CELL, GOAL_RADIUS, GOALS, AntMazeEnv, centres, draw_goal
 from lit_offrl.envs.mazes import Maze
 from lit_offrl.evaluation.envs import box, make_env

@@ -15,7 +15,7 @@ import numpy as np
 
 from lit_offrl.collecting.base import Collection, progress_bar
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.common.randomness import mix
+from lit_offrl.common.seeds import mix
 from lit_offrl.evaluation.envs import box, make_env, require_step_limit
 
 BATCH = 2**18  # rows simulated at once, at most, where one round of episodes has no more

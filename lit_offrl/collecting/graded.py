@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium.envs.classic_control.continuous_mountain_car import Continuous_MountainCarEnv
 
 from lit_offrl.collecting.batched import BATCH, BatchedCollection
-from lit_offrl.common.randomness import mix
+from lit_offrl.common.seeds import mix
 from lit_offrl.evaluation.recorder import episode_returns
 
 

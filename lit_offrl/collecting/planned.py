@@ -19,7 +19,7 @@ import numpy as np
 
 from lit_offrl.collecting.base import Collection, progress_bar
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.common.randomness import mix
+from lit_offrl.common.seeds import mix
 from lit_offrl.envs.maze2d import Maze2dEnv, random_start, reached
 from lit_offrl.envs.planners import Waypoints, plan
 from lit_offrl.envs.point_mass import PointMass

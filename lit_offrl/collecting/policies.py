@@ -17,7 +17,7 @@ import numpy as np
 from lit_offrl.collecting.base import Collection, load_fitting, progress_bar, require_bounded
 from lit_offrl.common.policy import Policy
 from lit_offrl.common.quiet import say
-from lit_offrl.common.randomness import mix
+from lit_offrl.common.seeds import mix
 from lit_offrl.evaluation.envs import box, make_env, require_step_limit
 from lit_offrl.evaluation.loop import Episode, Step, run_episodes
 

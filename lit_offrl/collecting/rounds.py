@@ -21,7 +21,7 @@ import numpy as np
 from lit_offrl.collecting.policies import PolicyCollection
 from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.common.files import write_whole
-from lit_offrl.common.randomness import mix
+from lit_offrl.common.seeds import mix
 from lit_offrl.datasets.hdf5 import write_hdf5
 from lit_offrl.datasets.hdf5_file import Hdf5File
 

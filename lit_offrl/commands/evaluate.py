@@ -9,12 +9,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 from rich.console import Console
 
-from lit_offrl.callbacks.best import checkpoint_rule
 from lit_offrl.commands.options import parse
 from lit_offrl.commands.parsing import discount, positive, seed_number
 from lit_offrl.common.device import CPU, device
@@ -22,11 +20,11 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import file_sha256, require_writable
 from lit_offrl.common.user_code import command_line
 from lit_offrl.evaluation.envs import name_env
-from lit_offrl.evaluation.evaluate import evaluate_module
-from lit_offrl.modules.base import OfflineModule
-from lit_offrl.modules.checkpoints import load_module, mlflow_origin, read_checkpoint
 from lit_offrl.tracking.results import OwnRun, log_to_origin
 from lit_offrl.tracking.store import redacted
+
+if TYPE_CHECKING:
+    from lit_offrl.modules.base import OfflineModule
 
 _POLICY = "--policy."
 
@@ -40,6 +38,10 @@ def main(argv: Sequence[str]) -> int:
     options, policy_options = read_arguments(argv)
     if options.run_tags and options.run_name is None:
         raise ConfigError("--run_tags are of a run of its own: give it a --run_name.")
+    from lit_offrl.callbacks.best import checkpoint_rule  # torch and Lightning: seconds
+    from lit_offrl.evaluation.evaluate import evaluate_module
+    from lit_offrl.modules.checkpoints import load_module, mlflow_origin, read_checkpoint
+
     module = load_module(options.ckpt_path, options.device)
     output = options.output or _default_output(options, module, policy_options)
     for path in (output, options.video):
@@ -146,7 +148,7 @@ class EvaluateOptions:
     video: Annotated[Path | None, _video] = None
     video_size: Annotated[tuple[int, int] | None, _size] = None
     output: Path | None = None
-    device: Annotated[torch.device, device] = CPU
+    device: Annotated[str, device] = CPU
     mlflow: bool | None = None
     tracking_uri: str | None = None
     run_name: str | None = None

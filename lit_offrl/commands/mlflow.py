@@ -9,9 +9,6 @@ from pathlib import Path
 
 from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.common.errors import ConfigError, reason
-from lit_offrl.evaluation.record import present_names
-from lit_offrl.modules.base import CHECKPOINT_KEY
-from lit_offrl.modules.checkpoints import history_of, mlflow_runs, read_checkpoint
 from lit_offrl.tracking.outbox import Outbox, curve_points, load_outbox, unsent_file, unsent_runs
 from lit_offrl.tracking.sending import Delivery
 from lit_offrl.tracking.store import STORE_HELP, open_client, redacted, require_store, store_uri
@@ -20,6 +17,10 @@ from lit_offrl.tracking.store import STORE_HELP, open_client, redacted, require_
 def main(argv: Sequence[str]) -> int:
     """Send what is missing, say what it was, and return 0."""
     options = _parser().parse_args(list(argv))
+    from lit_offrl.evaluation.record import present_names  # torch and Lightning: seconds
+    from lit_offrl.modules.base import CHECKPOINT_KEY
+    from lit_offrl.modules.checkpoints import history_of, mlflow_runs, read_checkpoint
+
     folder, checkpoint = _find(options.run)
     saved = {} if checkpoint is None else read_checkpoint(checkpoint)
     origin = next(iter(mlflow_runs(saved.get(CHECKPOINT_KEY, {}))), {})

@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 from tqdm import tqdm
 
 from lit_offrl.tracking.store import redacted
@@ -34,8 +34,9 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-@rank_zero_only
 def say(line: str) -> None:
     """Print a line to the user, only in the first process, above a running progress bar."""
+    if getattr(rank_zero_only, "rank", 0):  # which Lightning sets, if it is imported
+        return
     with tqdm.external_write_mode(file=sys.stdout):
         print(f"lit-offrl: {redacted(line)}")

@@ -7,7 +7,6 @@ has to be stored in a checkpoint.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,11 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-
-def mix(*keys: int) -> int:
-    """Hash integers into one 63-bit seed, the same on every machine and Python version."""
-    packed = b"".join(int(key).to_bytes(16, "little", signed=True) for key in keys)
-    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") >> 1
+from lit_offrl.common.seeds import mix
 
 
 class ShardedGenerator:

@@ -18,7 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.common.randomness import ShardedGenerator, mix
+from lit_offrl.common.randomness import ShardedGenerator
+from lit_offrl.common.seeds import mix
 from lit_offrl.datasets.rows import Spans
 from lit_offrl.datasets.views.base import BoundView
 

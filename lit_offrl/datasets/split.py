@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lit_offrl.common.errors import ConfigError, DatasetError
-from lit_offrl.common.randomness import mix
+from lit_offrl.common.seeds import mix
 from lit_offrl.datasets.schema import OfflineDataset
 
 _SPLIT = 0x5B17  # keeps the streams of one seed apart

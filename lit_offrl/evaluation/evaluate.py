@@ -17,7 +17,7 @@ import torch.distributed as dist
 from lit_offrl.common import signals
 from lit_offrl.common.errors import ConfigError, EvaluationError, LitOffRLError, nearest
 from lit_offrl.common.files import file_sha256
-from lit_offrl.common.randomness import mix
+from lit_offrl.common.seeds import mix
 from lit_offrl.datasets.environments import ENVIRONMENTS
 from lit_offrl.envs.differences import DIFFERENCES
 from lit_offrl.evaluation.envs import make_env, require_step_limit, step_limit

@@ -21,7 +21,7 @@ import numpy as np
 from lit_offrl.common import signals
 from lit_offrl.common.errors import EvaluationError
 from lit_offrl.common.policy import Policy, begin_episodes, named_goal
-from lit_offrl.common.randomness import mix
+from lit_offrl.common.seeds import mix
 from lit_offrl.evaluation.envs import box
 
 

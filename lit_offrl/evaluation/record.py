@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.table import Table
 
 from lit_offrl.common.errors import EvaluationError, nearest
@@ -65,6 +64,8 @@ def package_versions() -> dict[str, str]:
 
 def hardware() -> str:
     """Describe the machine; the CPU's instructions decide how kernels round."""
+    import torch  # else tables of records would wait for it
+
     instructions = torch.backends.cpu.get_cpu_capability()
     where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs ({instructions})"
     if torch.cuda.is_available():

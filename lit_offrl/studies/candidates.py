@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lit_offrl.common.errors import ConfigError, EvaluationError
-from lit_offrl.common.randomness import ShardedGenerator, mix
+from lit_offrl.common.randomness import ShardedGenerator
+from lit_offrl.common.seeds import mix
 from lit_offrl.datasets.rows import as_tensor
 from lit_offrl.datasets.sampler import RowOrder
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 import torch
@@ -19,41 +17,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lit_offrl.common.errors import TrainingError
-from lit_offrl.common.randomness import mix
-from lit_offrl.common.ranges import require_fields
+from lit_offrl.common.seeds import mix
 from lit_offrl.datasets.sampler import RowOrder
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import Transitions
 from lit_offrl.nets import EnsembleMLP, frozen_copy, polyak_update_
+from lit_offrl.studies.fqe_settings import FQESettings
 from lit_offrl.studies.ope_truth import discounted_returns
 
 _INIT, _ROWS = 0xF9E0, 0xF9E1  # keep the streams of one seed apart
-
-
-@dataclass(frozen=True)
-class FQESettings:
-    """Settings of fitted Q evaluation.
-
-    Args:
-        steps: Number of optimiser steps.
-        batch_size: B, rows a step; the same rows for all candidates.
-        hidden: Widths of each candidate's hidden layers.
-        learning_rate: Adam's rate.
-        tau: Rate of the target. An update of the whole target takes 1/τ steps, and a reward that is
-            given T steps ahead needs about T of those: the sparser the reward, the more steps × τ.
-
-    Raises:
-        ConfigError: A number is out of its range.
-    """
-
-    steps: Annotated[int, "[1, inf)"] = 10_000
-    batch_size: Annotated[int, "[1, inf)"] = 128
-    hidden: tuple[int, ...] = (256, 256)
-    learning_rate: float = 3e-4
-    tau: Annotated[float, "(0, 1]"] = 0.05
-
-    def __post_init__(self) -> None:
-        require_fields(self)
 
 
 class FittedQ:
@@ -83,7 +55,7 @@ class FittedQ:
         normalize: Callable[[Tensor], Tensor],
         settings: FQESettings,
         seed: int,
-        device: torch.device,
+        device: str | torch.device,
     ) -> None:
         # The nets' output is in units of the largest return.
         self.unit = float(np.abs(discounted_returns(train_set, gamma)).max()) or 1.0

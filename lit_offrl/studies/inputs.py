@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 
 from lit_offrl.common.device import CPU, device
 from lit_offrl.common.errors import ConfigError, DatasetError
@@ -82,13 +81,13 @@ class CheckpointStudy:
     ckpt_path: Path
     data: str | None = None
     seed: Annotated[int, SEEDS] = 0
-    device: Annotated[torch.device, device] = CPU
+    device: Annotated[str, device] = CPU
 
     def __post_init__(self) -> None:
         require_fields(self)
 
 
-def load_dvf(path: Path, on: torch.device, *, values: bool) -> DVFModule:
+def load_dvf(path: Path, on: str, *, values: bool) -> DVFModule:
     """Load a DVFModule with a scalar φ(π), which has values if ``values`` are needed.
 
     Raises:

@@ -76,7 +76,7 @@ class LDCQLatents(CheckpointStudy):
         return Study(numbers, metrics, facts, self.ckpt_path)
 
 
-def _load(path: Path, device: torch.device) -> LDCQStage2Module:
+def _load(path: Path, device: str) -> LDCQStage2Module:
     module = load_module(path, device)
     if isinstance(module, LDCQStage3Module) and module.stage2 is not None:
         module = module.stage2

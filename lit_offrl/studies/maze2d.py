@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from lit_offrl.common.errors import ConfigError, DatasetError
-from lit_offrl.common.randomness import ShardedGenerator, mix
+from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.common.ranges import require_in
+from lit_offrl.common.seeds import mix
 from lit_offrl.datasets.views import FutureStates
 from lit_offrl.envs.mazes import MAZE2D, Maze
 from lit_offrl.envs.point_mass import CELL_OFFSET

@@ -19,7 +19,8 @@ from scipy.signal import lfilter
 from torch import Tensor
 
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.common.randomness import mix, truncated_geometric
+from lit_offrl.common.randomness import truncated_geometric
+from lit_offrl.common.seeds import mix
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.modules.dvf import DVFModule
 from lit_offrl.modules.dvf_value import CHAINS

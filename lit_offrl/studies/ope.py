@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.common.randomness import mix
+from lit_offrl.common.seeds import mix
 from lit_offrl.datasets.rows import as_tensor
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.diffusion import map_encoded
@@ -25,7 +25,8 @@ from lit_offrl.modules import DVFModule
 from lit_offrl.modules.dvf_value import CHAINS
 from lit_offrl.modules.occupancy import History
 from lit_offrl.studies.candidates import Candidate
-from lit_offrl.studies.fqe import FittedQ, FQESettings
+from lit_offrl.studies.fqe import FittedQ
+from lit_offrl.studies.fqe_settings import FQESettings
 from lit_offrl.studies.ope_truth import own_episodes
 
 _STARTS, _VALUES, _TARGETS, _LAST = 1, 2, 3, 4  # keep the streams of one seed apart

@@ -16,14 +16,15 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from lit_offrl.common.randomness import mix
+from lit_offrl.common.seeds import mix
 from lit_offrl.datasets.normalizers import MinMaxNormalizer
 from lit_offrl.datasets.rows import as_tensor
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.evaluation.record import JSONRecord
 from lit_offrl.evaluation.statistics import interval_within_range, standard_error
 from lit_offrl.studies.candidates import Act
-from lit_offrl.studies.fqe import FittedQ, FQESettings
+from lit_offrl.studies.fqe import FittedQ
+from lit_offrl.studies.fqe_settings import FQESettings
 
 _STARTS = 0x57A7  # keeps the streams of one seed apart
 
@@ -166,7 +167,7 @@ def fitted_values(
     gamma: float,
     settings: FQESettings,
     seed: int,
-    device: torch.device,
+    device: str | torch.device,
     progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Value K policies in raw observations ``starts`` (M, o) by fitted Q evaluation.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.common.randomness import mix
+from lit_offrl.common.seeds import mix
 from lit_offrl.datasets.views import FutureStates
 from lit_offrl.diffusion import map_encoded
 from lit_offrl.modules.checkpoints import load_module

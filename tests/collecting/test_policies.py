@@ -14,7 +14,7 @@ from lit_offrl.collecting import policies
 from lit_offrl.collecting.policies import PolicyCollection
 from lit_offrl.collecting.rounds import collect_round, grow, round_file
 from lit_offrl.common.errors import ConfigError, EvaluationError
-from lit_offrl.common.randomness import mix
+from lit_offrl.common.seeds import mix
 from lit_offrl.datasets.hdf5 import read_hdf5
 
 CAR = "lit_offrl/mountain-car-v0"

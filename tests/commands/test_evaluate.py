@@ -187,7 +187,7 @@ def test_mistakes_are_one_line(tmp_path):
 
 def test_a_place_for_the_record_is_tried_before_the_episodes(tmp_path, monkeypatch):
     path = save(a_module(), tmp_path / "a.ckpt")
-    monkeypatch.setattr("lit_offrl.commands.evaluate.evaluate_module", None)
+    monkeypatch.setattr("lit_offrl.evaluation.evaluate.evaluate_module", None)
     with pytest.raises(FileError, match="cannot be written"):
         main(["--ckpt_path", path, "--output", f"{path}/score.json"])
 

@@ -15,7 +15,7 @@ from lit_offrl.modules.occupancy import History
 from lit_offrl.nets import symlog
 from lit_offrl.studies import ope
 from lit_offrl.studies.candidates import Candidate, make_candidates, parse_policies
-from lit_offrl.studies.fqe import FQESettings
+from lit_offrl.studies.fqe_settings import FQESettings
 from lit_offrl.studies.ope_truth import discounted_returns, true_returns
 
 STATES, GAMMA, BONUS = 4, 0.8, 0.5

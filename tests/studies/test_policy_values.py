@@ -12,7 +12,7 @@ from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.modules import BCModule
 from lit_offrl.modules.ldcq.acting import SkillPolicy
 from lit_offrl.studies.candidates import acting
-from lit_offrl.studies.fqe import FQESettings
+from lit_offrl.studies.fqe_settings import FQESettings
 from lit_offrl.studies.policy_values import Value, first_states, fitted_values
 
 STATES, GAMMA, BONUS = 4, 0.8, 0.5
