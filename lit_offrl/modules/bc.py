@@ -38,9 +38,9 @@ class BCModule(ActorModule):
 
     def losses(self, batch: TransitionBatch) -> dict[str, Tensor]:
         """``actor``: negative log-likelihood (nats a row), or squared error."""
-        observations = self.normalize_observations(batch.observations)
-        error = (self.actor(observations) - batch.actions).square().mean()
+        mean = self.actor(self.normalize_observations(batch.observations))
+        error = (mean - batch.actions).square().mean()
         self.log_scalar("actor/squared_error", error)
         if isinstance(self.actor, GaussianPolicy):
-            return {"actor": -self.actor.log_prob(observations, batch.actions).mean()}
+            return {"actor": -self.actor.log_density(mean, batch.actions).mean()}
         return {"actor": error}

@@ -110,8 +110,12 @@ class GaussianPolicy(DeterministicPolicy):
 
     def log_prob(self, observations: Observations, actions: Actions) -> Densities:
         """Return the log density ``(…,)`` of given actions ``(…, a)``, in nats."""
+        return self.log_density(self(observations), actions)
+
+    def log_density(self, mean: Actions, actions: Actions) -> Densities:
+        """Return the log density ``(…,)`` of actions around means that are known already."""
         log_std = self.log_std
-        distance = (actions - self(observations)) * torch.exp(-log_std)
+        distance = (actions - mean) * torch.exp(-log_std)
         return -(0.5 * distance.square() + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def entropy(self) -> Float[Tensor, " a"]:
