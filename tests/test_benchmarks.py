@@ -33,7 +33,7 @@ from benchmarks.maze import run_scores, run_speed
 from benchmarks.peer import d3rlpy_algorithm, d3rlpy_speeds
 from benchmarks.priority import run_priority
 from benchmarks.signals import SignalledFit
-from benchmarks.start import SHAPES, StartResult, run_starts
+from benchmarks.start import SHAPES, ProcessorResult, StartResult, processor_seconds, run_starts
 from benchmarks.step import PARTS, count_flops, run_step
 from benchmarks.trace import run_trace
 from benchmarks.vae import AUTHORS, run_vae
@@ -396,6 +396,7 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
         yield StartResult("maze2d-large-v1", 1000, 2.0, 0.5, 9.0)
 
     monkeypatch.setattr(command, "run_starts", no_start)
+    monkeypatch.setattr(command, "run_processor", lambda: [ProcessorResult("import torch", 2.0)])
 
     def tiny_priority(**options):
         return run_priority(**options, items=100, batch_size=8, repeats=2, budget=0.01)
@@ -449,7 +450,7 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
     monkeypatch.setattr(command, "run_pictures", tiny_pictures)
     numbers = command.main(["--json", "numbers.json"])
     assert json.loads((folder / "numbers.json").read_text()) == json.loads(json.dumps(numbers))
-    known = {"machine", *command.NAMES, "latents of pictures"}
+    known = {"machine", *command.NAMES, "latents of pictures", "processor of a start"}
     assert numbers.keys() == known - {"coverage", "trackers", "signals", "trace", "peers", "gpu"}
     assert numbers["machine"]["threads"] == torch.get_num_threads() == 1
     printed = capsys.readouterr().out
@@ -488,6 +489,13 @@ def test_a_start_is_measured_in_the_shape_of_each_dataset(monkeypatch):
     assert [r.name for r in results] == list(SHAPES) and all(r.rows == 3000 for r in results)
     assert all(min(r.first_seconds, r.later_seconds, r.import_seconds) > 0 for r in results)
     assert starts == [(name, 1) for name in SHAPES for _ in range(4)]  # one entry, made once
+
+
+def test_processor_time_is_of_a_process_that_succeeded(tmp_path):
+    assert processor_seconds(tmp_path, "-c", "open('made', 'w')") > 0
+    assert (tmp_path / "made").is_file()
+    with pytest.raises(RuntimeError, match="there is no verb 'nothing'"):
+        processor_seconds(tmp_path, "-m", "lit_offrl", "nothing")
 
 
 @pytest.mark.parametrize(
