@@ -9,6 +9,9 @@ from lit_offrl.__main__ import COMMANDS
 LIBRARIES = """lightning matplotlib mlflow mujoco optuna pandas pybullet ray scipy sklearn
 stable_baselines3 submitit torch torchmetrics""".split()
 
+OF_SOME_RUNS = """mlflow mujoco optuna pandas pybullet ray sklearn stable_baselines3
+submitit""".split()  # the others come with Lightning
+
 
 def libraries_after(code):
     """Run code in a process of its own; return the libraries that it has imported."""
@@ -33,3 +36,16 @@ for verb in {[*COMMANDS]}:
     assert f"lit_offrl.commands.{{verb}}" in sys.modules
 """
     assert not libraries_after(helps)
+
+
+def test_what_evaluate_runs_imports_neither_callbacks_nor_mlflow():
+    code = """
+import lit_offrl.commands.evaluate, lit_offrl.evaluation.evaluate, lit_offrl.modules.checkpoints
+assert not any(name.startswith("lit_offrl.callbacks") for name in sys.modules)
+"""
+    found = libraries_after(code)
+    assert {"torch", "lightning"} <= found and not found & {*OF_SOME_RUNS}
+
+
+def test_fit_imports_mlflow_and_simulators_only_where_a_run_uses_them():
+    assert not libraries_after("import lit_offrl.cli.main") & {*OF_SOME_RUNS}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch import Trainer
@@ -16,8 +15,6 @@ LOSSES = "val/loss"
 """The sum of all of a method's losses on held-out episodes, ``val/loss/actor`` and so on."""
 
 Mode = Literal["min", "max"]
-KEY = "Checkpoints"
-"""The callback whose state, in a checkpoint, says which one was the best when it was written."""
 
 
 class Best:
@@ -68,12 +65,3 @@ class Best:
         """Take the state back, unless it is of another metric."""
         if (state["monitor"], state["mode"]) == (self.monitor, self.mode):
             self.value, self.step = state["value"], state["step"]
-
-
-def checkpoint_rule(path: Path, checkpoint: Mapping[str, Any]) -> str:
-    """Say how a checkpoint was chosen among those of its run: ``last``, ``best, …``, or by hand."""
-    state = (checkpoint.get("callbacks") or {}).get(KEY) or {}
-    best = state.get("best") or {}
-    if path.stem.startswith("best") and best and best.get("step") == checkpoint.get("global_step"):
-        return str(best.get("rule"))
-    return "last" if path.stem.startswith("last") else "named by the user"

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from lit_offrl.callbacks.best import FILE, KEY, LOSSES, Best, Mode
+from lit_offrl.callbacks.best import FILE, LOSSES, Best, Mode
 from lit_offrl.callbacks.every import EveryNSteps
 from lit_offrl.callbacks.lookup import find_callback, settings
 from lit_offrl.common import signals
@@ -21,6 +21,7 @@ from lit_offrl.common.files import make_folder, sweep, whole_file
 from lit_offrl.common.quiet import say
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.modules.base import OfflineModule
+from lit_offrl.modules.checkpoint_form import CHECKPOINTS
 
 
 class WholeFileIO(TorchCheckpointIO):
@@ -97,7 +98,7 @@ class Checkpoints(EveryNSteps, ModelCheckpoint):
         FileError: The folder cannot be made, or a checkpoint cannot be written.
     """
 
-    state_key = KEY  # whatever the options: a resumed run may differ
+    state_key = CHECKPOINTS  # whatever the options: a resumed run may differ
 
     def __init__(
         self,

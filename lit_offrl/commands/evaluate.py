@@ -38,9 +38,13 @@ def main(argv: Sequence[str]) -> int:
     options, policy_options = read_arguments(argv)
     if options.run_tags and options.run_name is None:
         raise ConfigError("--run_tags are of a run of its own: give it a --run_name.")
-    from lit_offrl.callbacks.best import checkpoint_rule  # torch and Lightning: seconds
-    from lit_offrl.evaluation.evaluate import evaluate_module
-    from lit_offrl.modules.checkpoints import load_module, mlflow_origin, read_checkpoint
+    from lit_offrl.evaluation.evaluate import evaluate_module  # torch and Lightning: seconds
+    from lit_offrl.modules.checkpoints import (
+        checkpoint_rule,
+        load_module,
+        mlflow_origin,
+        read_checkpoint,
+    )
 
     module = load_module(options.ckpt_path, options.device)
     output = options.output or _default_output(options, module, policy_options)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from lit_offrl.callbacks.best import checkpoint_rule
 from lit_offrl.cli.layer import data_part
 from lit_offrl.commands.ope import OPEOptions
 from lit_offrl.common.errors import ConfigError, LitOffRLError, reason
@@ -20,7 +19,12 @@ from lit_offrl.datamodules import OfflineDataModule
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.figures import estimates_against_truth, save_figure
 from lit_offrl.modules import DVFModule, OfflineModule, load_module
-from lit_offrl.modules.checkpoints import config_of, mlflow_origin, read_checkpoint
+from lit_offrl.modules.checkpoints import (
+    checkpoint_rule,
+    config_of,
+    mlflow_origin,
+    read_checkpoint,
+)
 from lit_offrl.studies import ope
 from lit_offrl.studies.candidates import acting, make_candidates, parse_policies
 from lit_offrl.studies.fqe_settings import FQESettings

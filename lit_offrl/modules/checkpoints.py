@@ -15,7 +15,7 @@ from lit_offrl.common.errors import ConfigError, LitOffRLError, first_line, reas
 from lit_offrl.common.named_classes import class_named
 from lit_offrl.common.renames import translated_config, translated_hyperparameters
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
-from lit_offrl.modules.checkpoint_form import CURVES, require_form
+from lit_offrl.modules.checkpoint_form import CHECKPOINTS, CURVES, require_form
 
 _RUN_ID = re.compile(r"[\w-]{1,64}")  # it also names a file
 _SECTIONS = ("model", "data", "trainer", "checkpoint", "evaluation")
@@ -138,6 +138,15 @@ def mlflow_origin(path: Path) -> dict[str, str] | None:
 def history_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Return the curves that a checkpoint keeps, [[step, value], ...] by name."""
     return dict(checkpoint.get("callbacks", {}).get(CURVES, {}).get("history", {}))
+
+
+def checkpoint_rule(path: Path, checkpoint: Mapping[str, Any]) -> str:
+    """Say how a checkpoint was chosen among those of its run: ``last``, ``best, …``, or by hand."""
+    state = (checkpoint.get("callbacks") or {}).get(CHECKPOINTS) or {}
+    best = state.get("best") or {}
+    if path.stem.startswith("best") and best and best.get("step") == checkpoint.get("global_step"):
+        return str(best.get("rule"))
+    return "last" if path.stem.startswith("last") else "named by the user"
 
 
 def module_class(class_path: object, where: str = "the checkpoint") -> type[OfflineModule]:
