@@ -219,14 +219,6 @@ class OfflineDataModule(LightningDataModule):
 
     predict_dataloader = test_dataloader
 
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Any:
-        """Move a batch, unless its rows are on the training device already."""
-        if batch.observations.device == device:
-            return batch
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
-
     def state_dict(self) -> dict[str, Any]:
         """What the order of rows needs to continue, beside the step's number."""
         return {} if self.row_order is None else self.row_order.state_dict()

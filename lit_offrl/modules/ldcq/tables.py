@@ -249,4 +249,4 @@ class Tables:
 def _batch(trainer: Any, view: BoundSnippets, index: Tensor) -> SnippetBatch:
     unused = torch.zeros(len(index), view.num_uniforms, device=view.device)
     device = trainer.strategy.root_device
-    return trainer.datamodule.transfer_batch_to_device(view.batch(index, unused), device, 0)
+    return trainer.lightning_module.transfer_batch_to_device(view.batch(index, unused), device, 0)
