@@ -228,14 +228,6 @@ class OfflineModule(OneOptimizer):
         # DDP waits for a gradient of every parameter: zero here, and none for the optimiser below
         return total + 0.0 * torch.stack([part.sum() for part in idle]).sum() if idle else total
 
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Any:
-        """Move a batch, unless its rows are on the training device already."""
-        if batch.observations.device == device:
-            return batch
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
-
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the losses on held-out episodes, each time with the same noise."""
         self.seed_noise(batch_idx, _VALIDATION_STREAM)

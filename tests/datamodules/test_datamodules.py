@@ -20,7 +20,6 @@ from lit_offrl.datasets.views import (
     Snippets,
     Transitions,
 )
-from lit_offrl.modules import BCModule
 
 CLASSES = [OfflineDataModule, PyBulletDataModule]
 
@@ -85,8 +84,6 @@ def test_batches_are_of_the_view(build, view):
     assert all(a is None or torch.equal(a, b) for a, b in zip(batch, again, strict=True))
     held = list(data.val_dataloader())
     assert sum(len(b.observations) for b in held) == len(data._bind("held_out").rows)
-    method = BCModule(observation_dim=3, action_dim=1)
-    assert method.transfer_batch_to_device(batch, torch.device("cpu"), 0) is batch
 
 
 @pytest.mark.parametrize(("first", "left"), [(0, 5), (3, 2), (5, 5), (12, 3)])
