@@ -19,7 +19,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 # Of METHOD.yaml, which goes with any data/*.yaml.
 METHODS = {"bc": "BC", "cql": "CQL", "dvf": "DVF", "iql": "IQL", "awr": "AWR", "acg": "ACG"}
 METHODS |= {"diffusion_bc": "DiffusionBC", "idql": "IDQL", "dql": "DQL", "acd": "ACD"}
-METHODS |= {"td3bc": "TD3BC"}
+METHODS |= {"td3bc": "TD3BC", "bcq": "BCQ"}
 STAGES = {f"ldcq_stage{number}": f"LDCQStage{number}" for number in (1, 2, 3)}
 DATA = ("adroit", "antmaze", "kitchen", "locomotion", "maze2d", "mountain_car", "pybullet")
 DATA += ("random_walk",)

@@ -28,6 +28,7 @@ MODULES = {
     "BCModule": "--model.init_args.hidden [8]",
     "CQLModule": "--model.init_args.hidden [8,8] --model.init_args.num_actions 3",
     "TD3BCModule": "--model.init_args.hidden [8]",
+    "BCQModule": "--model.init_args.hidden [8] --model.init_args.vae_hidden [8]",
     "IQLModule": "--model.init_args.hidden [8] --model.init_args.dropout 0.1",
     "AWRModule": "--model.init_args.hidden [8] --model.init_args.bootstrap false",
     "ACGModule": "--model.init_args.hidden [8] --model.init_args.representation one_hot",

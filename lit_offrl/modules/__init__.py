@@ -5,6 +5,7 @@ from lit_offrl.modules.acg import ACGModule
 from lit_offrl.modules.awr import AWRModule
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.bc import BCModule
+from lit_offrl.modules.bcq import BCQModule
 from lit_offrl.modules.checkpoints import load_module
 from lit_offrl.modules.cql import CQLModule
 from lit_offrl.modules.diffusion_bc import DiffusionBCModule
@@ -23,6 +24,7 @@ __all__ = [
     "ACGModule",
     "AWRModule",
     "BCModule",
+    "BCQModule",
     "CQLModule",
     "DQLModule",
     "DVFModule",

@@ -1,5 +1,6 @@
 """Networks: pure PyTorch, no Lightning, no knowledge of datasets or diffusion."""
 
+from lit_offrl.nets.action_vae import ActionVAE, Perturbation
 from lit_offrl.nets.advantages import AdvantageEncoding
 from lit_offrl.nets.averages import frozen_copy, polyak_update_
 from lit_offrl.nets.critics import EnsembleCritic, EnsembleDenseNetMLP, EnsembleMLP
@@ -16,6 +17,7 @@ from lit_offrl.nets.unet import UResNetDenoiser
 
 __all__ = [
     "MLP",
+    "ActionVAE",
     "AdvantageEncoding",
     "AutoregressiveDecoder",
     "CategoricalDecoder",
@@ -34,6 +36,7 @@ __all__ = [
     "LatentCritic",
     "NumberEmbedding",
     "PerceiverDenoiser",
+    "Perturbation",
     "ResNetDenoiser",
     "SnippetEncoder",
     "TanhGaussianPolicy",

@@ -87,14 +87,14 @@ def make_activation(name: str, overwrite: bool = False) -> nn.Module:
     return activation
 
 
-def require_widths(hidden: Sequence[int]) -> None:
-    """Refuse layers without units.
+def require_widths(hidden: Sequence[int], name: str = "hidden") -> None:
+    """Refuse layers without units, by the name of the option that has them.
 
     Raises:
         ConfigError: A width is below 1.
     """
     if not all(width >= 1 for width in hidden):
-        raise ConfigError(f"hidden is {list(hidden)}: give widths of at least 1.")
+        raise ConfigError(f"{name} is {list(hidden)}: give widths of at least 1.")
 
 
 class Dropout(nn.Module):
