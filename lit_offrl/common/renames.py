@@ -3,6 +3,9 @@
 Whatever reads options translates them by it: the command line's parser (config files and flags),
 the reader of checkpoints, the comparison of an experiment's inputs with those of an earlier day,
 and the reader of MLflow runs.
+
+Beside it stands what held before there was an option for it, which the reader of checkpoints alone
+fills in: a method acts and goes on training as it was trained, whatever the default is by now.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.signatures import parameters_of
 
 _TAU = {"polyak_rate": "tau"}
 _SNIPPETS = {"window_every": "snippet_every"}
@@ -28,6 +32,16 @@ RENAMED: dict[str, dict[str, str]] = {
 }
 """New names of options by their old ones, by the name of the library's class that has them."""
 
+_CLIPPED = {"clipping": "estimate", "variance": "beta"}
+BEFORE: dict[str, dict[str, Any]] = {
+    "ACDModule": _CLIPPED,
+    "DiffusionBCModule": _CLIPPED,
+    "DQLModule": _CLIPPED,
+    "IDQLModule": _CLIPPED,
+}
+"""What held before there were options for it, by the name of the library's class that has them; of
+those alone whose default is another."""
+
 _OURS = "lit_offrl."
 
 
@@ -40,21 +54,40 @@ def renames_of(kind: object) -> dict[str, str]:
         kind: The class, or its name as files have it: a dotted path, or the bare name of one of
             the library's. Nothing is imported for a name.
     """
-    if isinstance(kind, str):
-        package, _, name = kind.rpartition(".")
-        named = getattr(sys.modules.get(package or f"{_OURS}modules"), name, None)
-        if not isinstance(named, type):
-            ours = not package or package.startswith(_OURS)
-            return dict(RENAMED.get(name, {})) if ours else {}
-        kind = named
-    found: dict[str, str] = {}
+    known = _class_of(kind)
     own: set[str] = set()
-    for each in reversed(kind.__mro__ if isinstance(kind, type) else ()):
-        if each.__module__.startswith(_OURS):
-            found |= RENAMED.get(each.__name__, {})
+    for each in known.__mro__ if known else ():
         if inspect.isfunction(init := vars(each).get("__init__")):
             own |= {*inspect.signature(init).parameters}
-    return {old: new for old, new in found.items() if old not in own}
+    return {old: new for old, new in _entries(RENAMED, kind).items() if old not in own}
+
+
+def values_before(kind: object) -> dict[str, Any]:
+    """Return what held for a class before there were options for it, by their names.
+
+    Args:
+        kind: The class or its name, see ``renames_of``. A class has what those of the table have
+            that it is derived from, but for what it gives them itself.
+    """
+    found, known = _entries(BEFORE, kind), _class_of(kind)
+    return {name: v for name, v in found.items() if not known or name in parameters_of(known)}
+
+
+def _class_of(kind: object) -> type | None:
+    """Return the class of a name, if it has been imported."""
+    if isinstance(kind, str):
+        package, _, name = kind.rpartition(".")
+        kind = getattr(sys.modules.get(package or f"{_OURS}modules"), name, None)
+    return kind if isinstance(kind, type) else None
+
+
+def _entries(table: Mapping[str, Mapping[str, Any]], kind: object) -> dict[str, Any]:
+    """Return what a table by the library's classes holds for a class, or a name, and its bases."""
+    if known := _class_of(kind):
+        ours = (each for each in reversed(known.__mro__) if each.__module__.startswith(_OURS))
+        return {key: value for each in ours for key, value in table.get(each.__name__, {}).items()}
+    package, _, name = kind.rpartition(".") if isinstance(kind, str) else ("-", "", "")
+    return dict(table.get(name, {})) if not package or package.startswith(_OURS) else {}
 
 
 def translated(options: Mapping[str, Any], kind: object) -> dict[str, Any]:
@@ -77,12 +110,15 @@ def translated(options: Mapping[str, Any], kind: object) -> dict[str, Any]:
     return {renames.get(name, name): value for name, value in options.items()}
 
 
-def translated_config(config: Mapping[str, Any], method: str | None = None) -> dict[str, Any]:
+def translated_config(
+    config: Mapping[str, Any], method: str | None = None, stored: bool = False
+) -> dict[str, Any]:
     """Return a tree of fit's options with the method's and the data's under their new names.
 
     Args:
         config: The tree.
         method: The name of the method's class where the tree does not name it.
+        stored: Whether a checkpoint keeps it, so that it has all options there were.
 
     Raises:
         ConfigError: An option is given by both names.
@@ -93,7 +129,8 @@ def translated_config(config: Mapping[str, Any], method: str | None = None) -> d
         if isinstance(part, Mapping) and isinstance(kind := part.get("class_path", default), str):
             made[section] = part = translated(part, kind)  # `model.tau` is short for its init_args
             if isinstance(options := part.get("init_args"), Mapping):
-                part["init_args"] = translated(options, kind)
+                before = values_before(kind) if stored and section == "model" else {}
+                part["init_args"] = before | translated(options, kind)
     return made
 
 
@@ -115,10 +152,12 @@ def translated_name(name: str, method: str | None) -> str:
 def translated_hyperparameters(options: Mapping[str, Any], kind: object) -> dict[str, Any]:
     """Return a checkpoint's hyperparameters, and those of the stages within, under new names.
 
+    What they lack is what held before there was an option for it.
+
     Raises:
         ConfigError: An option is there by both names.
     """
-    made = translated(options, kind)
+    made = values_before(kind) | translated(options, kind)
     for name, value in made.items():
         if isinstance(value, Mapping) and isinstance(value.get("hyper_parameters"), Mapping):
             below = translated_hyperparameters(value["hyper_parameters"], value.get("class_path"))

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from lit_offrl.common.randomness import Generator, draw_normal
 from lit_offrl.diffusion.denoiser import Denoise, Rows
 from lit_offrl.diffusion.schedules import Levels, Schedule, unknown
 from lit_offrl.diffusion.targets import Prediction, to_x0
+
+Clipping = Literal["sample", "estimate", "none"]
+Variance = Literal["beta", "posterior"]
 
 
 class Coefficients(NamedTuple):
@@ -48,8 +51,12 @@ class Sampler(ABC):
 
     Args:
         num_steps: denoising steps, out of the T that were trained: `time_grid`. None means all.
-        clip: clip each step's estimate of x_0 to [−clip, clip]; None does not clip. The noise
-            estimate is then the one that goes with the clipped x_0.
+        clip: bound of what is clipped to [−clip, clip]; None does not clip.
+        clipping: what is clipped in each step. ``estimate``: the estimate of x_0, as Diffusion-QL's
+            code and Ho et al.'s do; the noise estimate is then the one that goes with the clipped
+            x_0. ``sample``: the noisy x_s that the step ends in, its noise included, as IDQL's and
+            ACD's code does; the initial noise is not clipped. ``none``: nothing. (Hugging Face's
+            ``clip_sample`` is ``estimate``.)
         temperature: multiplies all injected noise, the initial x_T included; at 0 samples are
             deterministic and equal.
         extra_steps: Diffusion-X (Pearce et al. 2023): further noise-free denoising
@@ -66,12 +73,14 @@ class Sampler(ABC):
     num_steps: int | None = None
     _: KW_ONLY
     clip: float | int | None = None
+    clipping: Clipping = "estimate"
     temperature: float | int = 1.0
     extra_steps: int = 0
 
     def __post_init__(self) -> None:
         self._require(self.num_steps is None or self.num_steps >= 1, "num_steps", ">= 1")
         self._require(self.clip is None or self.clip > 0, "clip", "> 0")
+        self._require_choice("clipping", get_args(Clipping))
         self._require(self.temperature >= 0, "temperature", ">= 0")
         self._require(self.extra_steps >= 0, "extra_steps", ">= 0")
 
@@ -81,6 +90,10 @@ class Sampler(ABC):
                 f"sampler '{self.name}': {option} must be {condition}, "
                 f"got {getattr(self, option)!r}."
             )
+
+    def _require_choice(self, option: str, choices: Sequence[str]) -> None:
+        listed = f"{', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}"
+        self._require(getattr(self, option) in choices, option, listed)
 
     @abstractmethod
     def coefficients(self, t: Levels, s: Levels) -> Coefficients:
@@ -133,16 +146,20 @@ class Sampler(ABC):
             )
         x = initial_noise.to(device, dtype) * self.temperature
         previous = x  # read from the second step on only
+        of_estimate = self.clip if self.clipping == "estimate" else None
+        of_sample = self.clip if self.clipping == "sample" else None
         for step, t in zip(steps, times.unbind(), strict=True):
             output = denoise(x, t.expand(shape[0])).to(dtype)
             x0 = to_x0(output, x, step.alpha, step.sigma, prediction)
-            if self.clip is not None:
-                x0 = x0.clamp(-self.clip, self.clip)
+            if of_estimate is not None:
+                x0 = x0.clamp(-of_estimate, of_estimate)
             x = step.x0 * x0 + step.x * x
             if step.previous:
                 x = x + step.previous * previous
             if step.noise:
                 x = x + step.noise * draw_normal(shape, generator, device=device, dtype=dtype)
+            if of_sample is not None:
+                x = x.clamp(-of_sample, of_sample)
             previous = x0
         return x
 
@@ -202,11 +219,11 @@ class DDPM(Sampler):
     name: ClassVar[str] = "ddpm"
 
     _: KW_ONLY
-    variance: Literal["beta", "posterior"] = "beta"
+    variance: Variance = "beta"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require(self.variance in ("beta", "posterior"), "variance", "'beta' or 'posterior'")
+        self._require_choice("variance", get_args(Variance))
 
     def coefficients(self, t: Levels, s: Levels) -> Coefficients:
         """Mean and standard deviation of q(x_s | x_t, x_0)."""
@@ -281,8 +298,13 @@ class DPMSolverPP(Sampler):
 SAMPLERS: Mapping[str, type[Sampler]] = {kind.name: kind for kind in (DDPM, DDIM, DPMSolverPP)}
 
 
-def make_sampler(name: str, **options: Any) -> Sampler:
+def make_sampler(name: str, *, variance: Variance | None = None, **options: Any) -> Sampler:
     """Build a sampler from its name (``ddpm``, ``ddim``, ``dpm++``) and its options.
+
+    Args:
+        name: which.
+        variance: that of `DDPM`; no other sampler's noise has one to choose, and takes none of it.
+        **options: what the sampler's class takes.
 
     Raises:
         ConfigError: unknown name or option, or an option out of range.
@@ -290,6 +312,8 @@ def make_sampler(name: str, **options: Any) -> Sampler:
     if name not in SAMPLERS:
         raise unknown("sampler", name, SAMPLERS)
     known = [field.name for field in fields(SAMPLERS[name])]
+    if variance is not None and "variance" in known:
+        options["variance"] = variance
     for option in options:
         if option not in known:
             raise ConfigError(

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lit_offrl.diffusion import Sampler
 from lit_offrl.modules.diffusion_actor import DiffusionActorModule
 from lit_offrl.modules.expectile import best_of
 from lit_offrl.modules.frozen_critics import FrozenCriticsModule
@@ -26,9 +27,12 @@ class ACDModule(DiffusionActorModule, FrozenCriticsModule):
     network is the conditional and the unconditional model. Sampling is guided by
     ε = (1 + ω) ε(A) − ω ε(∅) (Eq. 4): ω = −1 is the unconditional model, 0 the conditional one.
 
+    As in IDQL's code, on which the authors build, each of DDPM's steps clips the noisy action and
+    has noise of variance β; clipping the estimate of the action in its place costs IDQL and ACD-F
+    most of their score (docs/results.md).
+
     Departures from the paper: its Eq. 2 prints 1/α where 1/√α is right; advantages are those of
-    the target critics' minimum, as IQL has them; DDPM's noise has variance β, and each step clips
-    its estimate of the action where IDQL's code clips the noisy one.
+    the target critics' minimum, as IQL has them.
 
     Args:
         act_mode: ``acd`` acts by one sample; ``acd_f`` by the best of ``num_samples`` by the
@@ -102,6 +106,7 @@ class ACDModule(DiffusionActorModule, FrozenCriticsModule):
         omega: Annotated[float | None, "(-inf, inf)"] = None,
         num_samples: Annotated[int | None, "[1, inf)"] = None,
         advantage: Annotated[float, "(-inf, inf)"] = 0.0,
+        **drawing: Any,
     ) -> NetworkPolicy:
         """Act by samples at one advantage; what is not given is as trained.
 
@@ -110,13 +115,15 @@ class ACDModule(DiffusionActorModule, FrozenCriticsModule):
             omega: ω.
             num_samples: N of acd_f.
             advantage: A, 0 being that of an optimal action.
+            **drawing: Options of ``Drawing``; those that are None or left out are as trained.
         """
+        sampler = self.acting_sampler(**drawing)
         mode = act_mode or self.act_mode
         number = 1 if mode == "acd" else num_samples or self.num_samples
         strength = self.omega if omega is None else omega
 
         def act(rows: Tensor) -> Tensor:
-            candidates = self.sample_actions(rows, number, strength, advantage)
+            candidates = self.sample_actions(rows, number, strength, advantage, sampler)
             if mode == "acd":
                 return candidates.squeeze(1)
             return best_of(self.critics.target, self.normalize_observations(rows), candidates)
@@ -124,7 +131,12 @@ class ACDModule(DiffusionActorModule, FrozenCriticsModule):
         return NetworkPolicy(act, self.device)
 
     def sample_actions(
-        self, observations: Tensor, number: int, omega: float, advantage: float = 0.0
+        self,
+        observations: Tensor,
+        number: int,
+        omega: float,
+        advantage: float = 0.0,
+        sampler: Sampler | None = None,
     ) -> Tensor:
         """Draw actions (S, number, a) for raw observations (S, o) under Eq. 4."""
         states = self.normalize_observations(observations)
@@ -138,5 +150,8 @@ class ACDModule(DiffusionActorModule, FrozenCriticsModule):
                 number=number,
                 log_density=lambda actions: self.critics.target.minimum(rows, actions),
                 density_scale=omega,
+                sampler=sampler,
             )
-        return self.actor.sample(given, number=number, absent=absent, guidance=1.0 + omega)
+        return self.actor.sample(
+            given, number=number, absent=absent, guidance=1.0 + omega, sampler=sampler
+        )

@@ -24,7 +24,8 @@ _SECTIONS = ("model", "data", "trainer", "checkpoint", "evaluation")
 def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
     """Read a checkpoint of this library, never unpickling anything but tensors and plain types.
 
-    Its hyperparameters have the names of this version, see ``renames``.
+    Its hyperparameters have the names of this version, and what held before there was an option
+    for it, see ``renames``.
 
     Raises:
         ConfigError: the file is missing, is no checkpoint, is not one of this library, or has a
@@ -92,7 +93,7 @@ def config_of(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Any]
                 value = {**value, "init_args": options}
         found[name] = value
     found = {name: value for name, value in found.items() if name not in _SECTIONS or value}
-    return _in_file(path, lambda: translated_config(found))
+    return _in_file(path, lambda: translated_config(found, stored=True))
 
 
 def _in_file(path: str | Path, translate: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 from torch import Tensor, nn
 
 from lit_offrl.common.randomness import Generator
+from lit_offrl.common.ranges import require_fields
 from lit_offrl.diffusion import (
+    Clipping,
     Denoise,
+    Sampler,
     Schedule,
+    Variance,
     classifier_free_guidance,
     classifier_guidance,
     diffusion_loss,
@@ -25,14 +30,54 @@ from lit_offrl.nets import EnsembleCritic, ResNetDenoiser, frozen_copy, polyak_u
 from lit_offrl.nets.policies import centre_and_scale
 
 _EDGE = 1.0 - 1e-5
+SamplerName = Literal["ddpm", "ddim", "dpm++"]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How actions are drawn from a diffusion model.
+
+    Args:
+        sampler: Sampler that draws actions.
+        sampling_steps: Number of the sampler's steps, 1 to T; all T if None.
+        clipping: What each step clips to the actions' range: the noisy ``sample`` (IDQL's and ACD's
+            code), the ``estimate`` of the action (Diffusion-QL's), or ``none``: then the action
+            alone that the steps end in.
+        variance: Variance of the noise in a step of ``ddpm``: ``beta`` (IDQL's and ACD's code) or
+            ``posterior`` (Diffusion-QL's). ``ddim`` and ``dpm++`` add no noise.
+        temperature: Factor, at least 0, of all noise, with which the sampler begins included.
+
+    Raises:
+        ConfigError: An option is none of its choices, or out of its range.
+    """
+
+    sampler: SamplerName = "ddpm"
+    sampling_steps: Annotated[int | None, "[1, inf)"] = None
+    clipping: Clipping = "sample"
+    variance: Variance = "beta"
+    temperature: Annotated[float, "[0, inf)"] = 1.0
+
+    def __post_init__(self) -> None:
+        require_fields(self)
+
+    def make(self) -> Sampler:
+        """Return the sampler, for actions scaled to [−1, 1]."""
+        return make_sampler(
+            self.sampler,
+            num_steps=self.sampling_steps,
+            clip=1.0,
+            clipping=self.clipping,
+            variance=self.variance,
+            temperature=self.temperature,
+        )
 
 
 class DiffusionActor(nn.Module):
     """π(a | c) by a diffusion model over actions scaled to [−1, 1].
 
     The condition c is whatever the method puts into one vector: a state, with or without an
-    advantage. ε-prediction, clipped to [−1, 1] at every step of the sampler, without which strong
-    guidance leaves the actions' range.
+    advantage. The network predicts ε. Samplers clip to [−1, 1] at every step, without which strong
+    guidance leaves the actions' range; what they clip, ``Drawing`` says.
 
     Args:
         condition_dim: Size c of a condition.
@@ -41,8 +86,7 @@ class DiffusionActor(nn.Module):
         high: Upper bounds (a,); 1 if None.
         schedule: Name of the noise schedule; see ``DiffusionActorModule`` for what follows.
         diffusion_steps: Number T of diffusion steps.
-        sampler: Name of the sampler.
-        sampling_steps: Number of its steps; all T if None.
+        drawing: How actions are drawn.
         ema_rate: Rate at which the averaged denoiser follows the trained one.
         **denoiser: Width, blocks and dropout of the ``ResNetDenoiser``.
 
@@ -62,8 +106,7 @@ class DiffusionActor(nn.Module):
         *,
         schedule: str,
         diffusion_steps: int,
-        sampler: str,
-        sampling_steps: int | None,
+        drawing: Drawing,
         ema_rate: float,
         **denoiser: Any,
     ) -> None:
@@ -75,7 +118,7 @@ class DiffusionActor(nn.Module):
         self.schedule = Schedule(schedule, diffusion_steps)
         self.denoiser = ResNetDenoiser(action_dim, condition_dim, diffusion_steps, **denoiser)
         self.average = frozen_copy(self.denoiser)
-        self.sampler = make_sampler(sampler, num_steps=sampling_steps, clip=1.0)
+        self.sampler = drawing.make()
         self.sampler.steps(self.schedule)  # refuses what could not act, before it is trained
 
     def loss(self, condition: Tensor, actions: Tensor, noise: Generator) -> Tensor:
@@ -97,6 +140,7 @@ class DiffusionActor(nn.Module):
         density_scale: float = 0.0,
         noise: Generator = None,
         denoiser: ResNetDenoiser | None = None,
+        sampler: Sampler | None = None,
     ) -> Tensor:
         """Draw actions, (S, number, a); each state's condition and the times are encoded once.
 
@@ -110,6 +154,7 @@ class DiffusionActor(nn.Module):
             density_scale: of its gradient.
             noise: where the numbers come from; the global generator if None.
             denoiser: which weights; the averaged ones by default.
+            sampler: in place of the actor's own.
         """
         net = self.average if denoiser is None else denoiser
         step = partial(net.denoise, times=net.encode_times())
@@ -127,14 +172,18 @@ class DiffusionActor(nn.Module):
                 schedule=self.schedule,
                 prediction="epsilon",
             )
-        drawn = self.sampler.sample(
-            denoise,
-            self.schedule,
-            (len(condition) * number, self.action_dim),
-            prediction="epsilon",
-            generator=noise,
-            device=condition.device,
-        )
+        drawn = (
+            (sampler or self.sampler)
+            .sample(
+                denoise,
+                self.schedule,
+                (len(condition) * number, self.action_dim),
+                prediction="epsilon",
+                generator=noise,
+                device=condition.device,
+            )
+            .clamp(-1.0, 1.0)
+        )  # which changes what no step has clipped, and nothing else
         return (self.centre + self.scale * drawn).view(len(condition), number, self.action_dim)
 
     def update_ema(self) -> None:
@@ -155,6 +204,10 @@ class DiffusionActorModule(ActorModule):
         diffusion_steps: Number T of diffusion steps, at least 1.
         sampler: Sampler that draws actions.
         sampling_steps: Number of the sampler's steps, 1 to T; all T by default.
+        clipping: What each of them clips to the actions' range: the noisy ``sample``, the
+            ``estimate`` of the action, or ``none``; see ``Drawing``.
+        variance: Variance of the noise in a step of ``ddpm``: ``beta`` or ``posterior``.
+        temperature: Factor, at least 0, of all noise by which actions are drawn when acting.
         actor_ema_rate: Rate in (0, 1] at which the averaged denoiser, which acts, follows the
             trained one in each step.
         **kwargs: Options of the method's other bases, see ``ActorModule``.
@@ -170,12 +223,16 @@ class DiffusionActorModule(ActorModule):
         dropout: float = 0.1,
         schedule: Literal["vp", "cosine", "linear"] = "vp",
         diffusion_steps: Annotated[int, "[1, inf)"] = 5,
-        sampler: Literal["ddpm", "ddim", "dpm++"] = "ddpm",
+        sampler: SamplerName = "ddpm",
         sampling_steps: Annotated[int | None, "[1, inf)"] = None,
+        clipping: Clipping = "sample",
+        variance: Variance = "beta",
+        temperature: Annotated[float, "[0, inf)"] = 1.0,
         actor_ema_rate: Annotated[float, "(0, 1]"] = 0.001,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.drawing = Drawing(sampler, sampling_steps, clipping, variance, temperature)
         self.diffusion_actor = partial(
             DiffusionActor,
             action_dim=self.action_dim,
@@ -186,8 +243,7 @@ class DiffusionActorModule(ActorModule):
             dropout=dropout,
             schedule=schedule,
             diffusion_steps=diffusion_steps,
-            sampler=sampler,
-            sampling_steps=sampling_steps,
+            drawing=replace(self.drawing, temperature=1.0),  # as DQL draws in training
             ema_rate=actor_ema_rate,
         )
 
@@ -196,21 +252,48 @@ class DiffusionActorModule(ActorModule):
         super().after_step()
         self.actor.update_ema()
 
-    def policy(self) -> NetworkPolicy:
-        """Act by one sample."""
-        return NetworkPolicy(
-            lambda rows: self.actor.sample(self.normalize_observations(rows)).squeeze(1),
-            self.device,
-        )
+    def acting_sampler(self, **drawing: Any) -> Sampler:
+        """Return the sampler that acts.
+
+        Args:
+            **drawing: Options of ``Drawing``; those that are None or left out are as trained.
+
+        Raises:
+            ConfigError: An option is out of its range, or there are more steps than T.
+        """
+        given = {name: value for name, value in drawing.items() if value is not None}
+        sampler = replace(self.drawing, **given).make()
+        sampler.steps(self.actor.schedule)
+        return sampler
+
+    def policy(self, **drawing: Any) -> NetworkPolicy:
+        """Act by one sample.
+
+        Args:
+            **drawing: Options of ``Drawing``; those that are None or left out are as trained.
+        """
+        sampler = self.acting_sampler(**drawing)
+
+        def act(rows: Tensor) -> Tensor:
+            return self.actor.sample(self.normalize_observations(rows), sampler=sampler).squeeze(1)
+
+        return NetworkPolicy(act, self.device)
+
+    @classmethod
+    def policy_options(cls) -> dict[str, Any]:
+        """Types of the options of ``policy`` by name."""
+        types = get_type_hints(Drawing).items()
+        return super().policy_options() | {name: hint | None for name, hint in types}
 
     def best_of_samples(
-        self, critic: EnsembleCritic, number: int, pick: Pick = "max"
+        self, critic: EnsembleCritic, number: int, pick: Pick = "max", **drawing: Any
     ) -> NetworkPolicy:
         """Act by one of several samples, see ``best_of``; a single one needs no critic."""
+        sampler = self.acting_sampler(**drawing)
 
         def act(rows: Tensor) -> Tensor:
             observations = self.normalize_observations(rows)
-            candidates = self.actor.sample(observations, number=number)
+            candidates = self.actor.sample(observations, number=number, sampler=sampler)
             if number == 1:
                 return candidates.squeeze(1)
             return best_of(critic, observations, candidates, pick)

@@ -13,6 +13,9 @@ from lit_offrl.modules.diffusion_actor import DiffusionActorModule
 class DiffusionBCModule(DiffusionActorModule):
     """Imitates the dataset's actions by a diffusion model, with ACD's denoiser and sampler.
 
+    So it clips the noisy action in each step, as ACD and IDQL do; Diffusion-QL's own cloning clips
+    the estimate of the action, with noise of the posterior's variance.
+
     Args:
         weight_decay: AdamW's decay of the denoiser's weights, at least 0; 0 is Adam.
         **kwargs: Options of ``DiffusionActorModule``.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_offrl.datasets.views import TransitionBatch
+from lit_offrl.diffusion import Clipping, Variance
 from lit_offrl.modules.diffusion_actor import DiffusionActorModule
 from lit_offrl.modules.extraction import by_turns
 from lit_offrl.modules.policies import NetworkPolicy
@@ -21,8 +22,11 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
     The gradient of Q runs back through the whole chain that draws the action. Targets are
     r + γ (1 − terminal) min_j Q̄_j(s', a') with a' by the averaged denoiser.
 
+    As in the authors' code each of DDPM's steps clips its estimate of the action and has noise of
+    the posterior's variance.
+
     Departures from the authors' code: ACD's denoiser; critics with ReLU for Mish, whose rate does
-    not decay; DDPM's noise of variance β for the posterior's; averages move at every step.
+    not decay; averages move at every step.
 
     Args:
         eta: Weight η, at least 0, of Q: 1 for locomotion; AntMaze 0.5 umaze, 2 umaze-diverse, 2
@@ -35,6 +39,9 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
             probability ∝ exp(Q).
         hidden: Widths of the critics' hidden layers.
         dropout: Probability in [0, 1) of dropping a unit at a block's entrance.
+        clipping: What each step of the sampler clips to the actions' range: the ``estimate`` of the
+            action, the noisy ``sample``, or ``none``.
+        variance: Variance of the noise in a step of ``ddpm``: ``posterior`` or ``beta``.
         actor_ema_rate: Rate in (0, 1] at which the averaged denoiser, which acts and makes targets,
             follows the trained one in each step.
         **kwargs: Options of ``DiffusionActorModule`` but for sampling_steps, and of
@@ -49,6 +56,8 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
         num_samples: Annotated[int, "[1, inf)"] = 50,
         hidden: Sequence[int] = (256, 256, 256),
         dropout: float = 0.0,
+        clipping: Clipping = "estimate",
+        variance: Variance = "posterior",
         actor_ema_rate: float = 0.005,
         **kwargs: Any,
     ) -> None:
@@ -57,6 +66,8 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
             hidden=hidden,
             dropout=dropout,
             sampling_steps=None,
+            clipping=clipping,
+            variance=variance,
             actor_ema_rate=actor_ema_rate,
             **kwargs,
         )
@@ -81,10 +92,14 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
         drawn = self.actor.sample(observations, number=self.backup_samples, noise=self.noise)
         return self.target.many(observations, drawn).amax(dim=2).amin(dim=0)
 
-    def policy(self, num_samples: Annotated[int | None, "[1, inf)"] = None) -> NetworkPolicy:
+    def policy(
+        self, num_samples: Annotated[int | None, "[1, inf)"] = None, **drawing: Any
+    ) -> NetworkPolicy:
         """Act by a sample drawn among candidates with probability ∝ exp(Q).
 
         Args:
             num_samples: Number of candidates; the module's own by default. 1 needs no critic.
+            **drawing: Options of ``Drawing``; those that are None or left out are as trained.
         """
-        return self.best_of_samples(self.target, num_samples or self.num_samples, "softmax")
+        number = num_samples or self.num_samples
+        return self.best_of_samples(self.target, number, "softmax", **drawing)

@@ -14,7 +14,11 @@ from lit_offrl.modules.policies import NetworkPolicy
 class IDQLModule(DiffusionActorModule, CriticGuidedModule):
     """IDQL (Hansen-Estruch et al. 2023): imitation by diffusion, the best of N samples acts.
 
-    The network is ACD's without the advantage, so that the two can be compared.
+    The network is ACD's without the advantage, so that the two can be compared. As in the authors'
+    code each of DDPM's steps clips the noisy action and has noise of variance β.
+
+    Departures from the authors' code are factors of losses, which Adam hardly sees: the critics' is
+    their sum and not their mean, the denoising error a mean over an action's numbers and no sum.
 
     Args:
         num_samples: Number N of candidates, at least 1, among which the target critics choose.
@@ -37,10 +41,13 @@ class IDQLModule(DiffusionActorModule, CriticGuidedModule):
         """The denoising loss; advantages play no part."""
         return self.actor.loss(observations, actions, self.noise).mean()
 
-    def policy(self, num_samples: Annotated[int | None, "[1, inf)"] = None) -> NetworkPolicy:
+    def policy(
+        self, num_samples: Annotated[int | None, "[1, inf)"] = None, **drawing: Any
+    ) -> NetworkPolicy:
         """Act by the best of N samples.
 
         Args:
             num_samples: N; the module's own by default.
+            **drawing: Options of ``Drawing``; those that are None or left out are as trained.
         """
-        return self.best_of_samples(self.critics.target, num_samples or self.num_samples)
+        return self.best_of_samples(self.critics.target, num_samples or self.num_samples, **drawing)

@@ -54,8 +54,8 @@ class Sampling:
 
     def make(self) -> Sampler:
         """Return the sampler."""
-        options = {"num_steps": self.sampling_steps, "extra_steps": self.extra_steps}
-        return make_sampler(self.sampler, **options)
+        steps, extra = self.sampling_steps, self.extra_steps
+        return make_sampler(self.sampler, num_steps=steps, extra_steps=extra)
 
 
 @dataclass(frozen=True)
