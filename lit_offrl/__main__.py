@@ -25,6 +25,7 @@ TRAINER_VERBS = {
 COMMANDS = {
     "evaluate": "roll a checkpoint's policy out in its environment and score it",
     "compare": "scores of runs by method and dataset, with intervals and protocol",
+    "claims": "which claims of the papers hold in evaluated runs, dataset by dataset",
     "ope": "value policies that were not trained on from logged data alone",
     "figures": "draw a paper's figure, with its numbers, from a checkpoint",
     "configs": "list, show and copy the configs that come with the library",

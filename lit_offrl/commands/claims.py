@@ -1,0 +1,122 @@
+"""``lit-offrl claims``: which of the papers' claims hold in the runs at hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lit_offrl.commands.options import parse
+from lit_offrl.common.errors import EvaluationError
+from lit_offrl.common.files import write_whole
+from lit_offrl.common.user_code import command_line
+from lit_offrl.studies.runs import RunSelection
+from lit_offrl.tracking.store import default_experiment, redacted
+
+if TYPE_CHECKING:
+    from lit_offrl.evaluation.claims import Claim, Claims, Finding
+    from lit_offrl.evaluation.offline import OfflineRun
+
+_VERDICTS = ("holds", "does not hold", "not decidable")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimsOptions(RunSelection):
+    """Which claims of the papers hold in evaluated runs.
+
+    Each claim is judged on each dataset by the 95 % interval over training seeds. A claim without
+    runs is listed as not measured.
+
+    Args:
+        claims: YAML file of claims; without it, those of the papers of DVF, ACD and LDCQ.
+        output: Markdown file to be written; without it, the page is printed.
+    """
+
+    claims: Path | None = None
+    output: Path | None = None
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the page, or write it, and return 0."""
+    epilog = f"Without --experiment, --filter and --records: MLflow's {default_experiment()}."
+    options = parse(ClaimsOptions, argv, "claims", epilog)
+    from lit_offrl.evaluation.claims import OF_THE_PAPERS, judge, read_claims
+
+    claims = read_claims(options.claims or OF_THE_PAPERS)
+    found = options.find()
+    measured = _measured(claims, options)
+    judged = [(claim, judge(claim, claims, found.runs, measured)) for claim in claims.claims]
+    command = redacted(command_line(["claims", *argv]))
+    page = "\n".join([*_page(judged, command, len(found.runs)), ""])
+    if options.output is None:
+        print(page)
+        return 0
+    write_whole(options.output, page)
+    print(f"written: {options.output}")
+    return 0
+
+
+def _measured(claims: Claims, options: ClaimsOptions) -> Mapping[str, Sequence[OfflineRun]]:
+    """Return the runs with each metric; files of evaluation records have none."""
+    found: dict[str, Sequence[OfflineRun]] = {}
+    if options.records:
+        return found
+    for name in claims.metrics:
+        try:
+            found[name] = options.find_offline(name).runs
+        except EvaluationError:  # no run has it
+            found[name] = ()
+    return found
+
+
+def _page(judged: Sequence[tuple[Claim, list[Finding]]], command: str, runs: int) -> Iterator[str]:
+    yield "# What holds"
+    yield ""
+    yield f"Claims of the papers in {runs} evaluated runs. This page is written by"
+    yield ""
+    yield f"```bash\n{command}\n```"
+    yield ""
+    yield (
+        "A line is one dataset. The excess is how far the side that the claim favours is ahead, in "
+        "points of the score, or of the metric, with its 95 % interval over training seeds: "
+        "Student's, or Welch's between different trainings. The claim *holds* there if the "
+        "interval is above 0, it *does not hold* if it is below, and in between it is *not "
+        "decidable* with these seeds. The budget is the share of the paper's optimiser steps, "
+        "where both are known. Numbers in brackets are the seeds, in order."
+    )
+    yield ""
+    yield f"| Paper | Claim | {' | '.join(each.capitalize() for each in _VERDICTS)} |"
+    yield "| --- | --- | ---: | ---: | ---: |"
+    for claim, findings in judged:
+        counts = [sum(one.verdict == each for one in findings) for each in _VERDICTS]
+        cells = " | ".join(map(str, counts)) if findings else "not measured | | "
+        yield f"| {claim.paper}, {claim.where} | {claim.says} | {cells} |"
+    for paper, group in groupby(judged, key=lambda pair: pair[0].paper):
+        yield f"\n## {paper}"
+        for claim, findings in group:
+            yield from _section(claim, findings)
+
+
+def _section(claim: Claim, findings: Sequence[Finding]) -> Iterator[str]:
+    yield f"\n**{claim.says}** ({claim.where})"
+    yield ""
+    if claim.published:
+        yield f"The paper: {claim.published}."
+        yield ""
+    if not findings:
+        yield "Not measured in these runs."
+        return
+    yield "| Dataset | Scores | Excess | 95 % | Budget | Verdict |"
+    yield "| --- | --- | ---: | ---: | ---: | --- |"
+    digits = 3 if claim.metric is not None else 1
+    for one in findings:
+        excess, low, high = one.excess
+        interval = f"{low:.{digits}f} … {high:.{digits}f}" if math.isfinite(low) else "–"
+        budget = f"{one.budget:.1%}" if math.isfinite(one.budget) else "–"
+        yield (
+            f"| {one.dataset} | {one.numbers} | {excess:.{digits}f} | {interval} | {budget} | "
+            f"{one.verdict} |"
+        )

@@ -1,0 +1,309 @@
+"""What holds: claims of papers, judged by evaluated runs. A claim is a line of a YAML file.
+
+The unit is a training seed, as in a comparison. A claim is judged on each dataset by itself, among
+runs that were evaluated by one protocol: it *holds* where the whole 95 % interval is on its side,
+it *does not hold* where the whole interval is on the other, and is *not decidable* in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from lit_offrl.common.configs import read_yaml
+from lit_offrl.evaluation import protocol
+from lit_offrl.evaluation.comparison import score_of
+from lit_offrl.evaluation.offline import OfflineRun
+from lit_offrl.evaluation.runs import Run
+from lit_offrl.experiments.config import FileReader, Section
+
+OF_THE_PAPERS = Path(__file__).with_name("claims.yaml")
+"""The claims of the papers that this library is about."""
+
+Verdict = Literal["holds", "does not hold", "not decidable"]
+_KINDS = ("above", "rises", "metric")
+
+
+class Rows(Section):
+    """Runs by their method's name and some of their options."""
+
+    method: str = Field(description="the name of a method")
+    options: dict[str, str | None] = Field(
+        default={}, description="values of options as text, null for an option that is not given"
+    )
+
+    def take(self, run: Run) -> bool:
+        """Whether a run is one of these."""
+        options = dict(run.options)
+        named = {_plain(run.method), _plain(run.record.method)}
+        return _plain(self.method) in named and all(
+            options.get(name) == value for name, value in self.options.items()
+        )
+
+
+class Above(Section):
+    """A row whose score is above those of each of its rivals."""
+
+    row: str = Field(description="the name of a row")
+    rivals: list[str] = Field(min_length=1, description="names of rows")
+
+
+class Rises(Section):
+    """A row whose score rises with an option, from its lowest value to its highest."""
+
+    row: str = Field(description="the name of a row")
+    along: str = Field(description="an option of a sweep or of the policy, policy.num_samples")
+
+
+class Metric(Section):
+    """A metric of training runs, or its excess over another one, that is above a number."""
+
+    name: str = Field(
+        description="a metric of MLflow's, figures/mountain-car/spearman_return_value"
+    )
+    minus: str | None = Field(default=None, description="another metric")
+    above: float = Field(description="a number")
+
+
+class Claim(Section):
+    """One claim; exactly one of ``above``, ``rises`` and ``metric`` says how it is judged."""
+
+    paper: str = Field(description="a short name of the paper")
+    where: str = Field(description="a table, a figure or a section")
+    says: str = Field(description="a sentence")
+    published: str = Field(default="", description="the paper's own numbers, as text")
+    steps: int | None = Field(
+        default=None, ge=1, description="the paper's number of optimiser steps"
+    )
+    datasets: list[str] = Field(default=["*"], description="patterns of datasets' names")
+    above: Above | None = Field(default=None, description="a mapping with row and rivals")
+    rises: Rises | None = Field(default=None, description="a mapping with row and along")
+    metric: Metric | None = Field(default=None, description="a mapping with name, minus and above")
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The claims of a file, and its rows: by name, the alternatives that make one up."""
+
+    claims: tuple[Claim, ...]
+    rows: Mapping[str, tuple[Rows, ...]]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the metrics that claims are about."""
+        found = [claim.metric for claim in self.claims if claim.metric is not None]
+        names = [name for each in found for name in (each.name, each.minus) if name is not None]
+        return [*dict.fromkeys(names)]
+
+    def select(self, row: str, runs: Iterable[Run]) -> list[Run]:
+        """Return the runs of a row; one that the file does not describe is a method by its name."""
+        alternatives = self.rows.get(row, (Rows(method=row),))
+        return [run for run in runs if any(each.take(run) for each in alternatives)]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the runs on one dataset say of a claim.
+
+    Attributes:
+        dataset: Name of the dataset.
+        numbers: Means of both sides, or along an option, with the score of each seed.
+        excess: How far the claim's side is ahead, with its 95 % interval; NaN without one.
+        budget: The runs' optimiser steps as a share of the paper's, NaN where either is unknown.
+        verdict: What follows from the interval.
+    """
+
+    dataset: str
+    numbers: str
+    excess: tuple[float, float, float]
+    budget: float
+    verdict: Verdict
+
+
+def read_claims(path: Path) -> Claims:
+    """Read a file of claims.
+
+    Raises:
+        ConfigError: The file, or a key of it, cannot be; the line names both.
+    """
+    reader = FileReader(path)
+    given = reader.known(read_yaml(path), "the file", ("rows", "claims"))
+    rows = {}
+    for name, alternatives in reader.mapping("rows", given.get("rows")).items():
+        if not isinstance(alternatives, list):
+            raise reader.wrong(f"rows.{name}", alternatives, "a list of methods and options")
+        rows[name] = tuple(reader.read(f"rows.{name}", Rows, each) for each in alternatives)
+    listed = given.get("claims")
+    if not isinstance(listed, list) or not listed:
+        raise reader.wrong("claims", listed, "a list of claims")
+    claims = []
+    for number, each in enumerate(listed, 1):
+        claim = reader.read(f"claims.{number}", Claim, each)
+        if sum(getattr(claim, kind) is not None for kind in _KINDS) != 1:
+            raise reader.wrong(f"claims.{number}", claim.says, f"one of {', '.join(_KINDS)}")
+        claims.append(claim)
+    return Claims(tuple(claims), rows)
+
+
+def judge(
+    claim: Claim,
+    claims: Claims,
+    runs: Sequence[Run],
+    measured: Mapping[str, Sequence[OfflineRun]],
+) -> list[Finding]:
+    """Judge a claim on every dataset on which there are runs for it.
+
+    Args:
+        claim: One of the claims.
+        claims: The file that it stands in.
+        runs: Evaluated runs.
+        measured: Runs by the metrics that claims are about, see ``Claims.metrics``.
+    """
+    if claim.metric is not None:
+        return list(_of_metric(claim, claim.metric, measured))
+    findings: list[Finding] = []
+    groups: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        if any(fnmatch(run.dataset, pattern) for pattern in claim.datasets):
+            facts = tuple(sorted(protocol.protocol(run.record).items()))
+            groups[run.dataset, facts].append(run)
+    for (dataset, _), members in sorted(groups.items()):
+        if claim.above is not None:
+            findings += _of_rivals(claim, claim.above, claims, dataset, members)
+        elif claim.rises is not None:
+            findings += _of_rise(claim, claim.rises, claims, dataset, members)
+    return findings
+
+
+def _of_rivals(
+    claim: Claim, above: Above, claims: Claims, dataset: str, runs: list[Run]
+) -> Iterator[Finding]:
+    for own in _settings(claims.select(above.row, runs)):
+        for rival in above.rivals:
+            for other in _settings(claims.select(rival, runs)):
+                first, second = ({run.seed: _score(run) for run in side} for side in (own, other))
+                numbers = f"{_name(own)}: {_listed(first)}; {_name(other)}: {_listed(second)}"
+                # evaluations of the same weights differ seed by seed
+                paired = _weights(own) == _weights(other) != {None}
+                if paired:
+                    excess = _student([first[seed] - second[seed] for seed in first])
+                else:
+                    excess = _welch([*first.values()], [*second.values()])
+                yield _finding(claim, dataset, numbers, excess, [*own, *other])
+
+
+def _of_rise(
+    claim: Claim, rises: Rises, claims: Claims, dataset: str, runs: list[Run]
+) -> Iterator[Finding]:
+    taken = [run for run in claims.select(rises.row, runs) if rises.along in dict(run.options)]
+    for members in _settings(taken, without=rises.along):
+        by_value: dict[float, dict[int, float]] = defaultdict(dict)
+        for run in members:
+            by_value[float(dict(run.options)[rises.along])][run.seed] = _score(run)
+        seeds = set.intersection(*(set(scores) for scores in by_value.values()))
+        if len(by_value) < 2 or not seeds:
+            continue
+        values = sorted(by_value)
+        numbers = "; ".join(f"{value:g}: {_listed(by_value[value])}" for value in values)
+        lines = np.array([[by_value[value][seed] for value in values] for seed in sorted(seeds)])
+        ranks = np.linspace(-0.5, 0.5, len(values))
+        slopes = lines @ ranks / (ranks @ ranks)
+        yield _finding(claim, dataset, f"{rises.along} {numbers}", _student([*slopes]), members)
+
+
+def _of_metric(
+    claim: Claim, metric: Metric, measured: Mapping[str, Sequence[OfflineRun]]
+) -> Iterator[Finding]:
+    subtracted = {run.source: run.value for run in measured.get(metric.minus or "", ())}
+    groups: dict[str, dict[int, float]] = defaultdict(dict)
+    for run in measured.get(metric.name, ()):
+        fits = any(fnmatch(run.dataset, pattern) for pattern in claim.datasets)
+        if fits and (metric.minus is None or run.source in subtracted):
+            groups[run.dataset][run.seed] = run.value - subtracted.get(run.source, 0.0)
+    for dataset, by_seed in sorted(groups.items()):
+        numbers = _listed(by_seed, digits=3)
+        if metric.above:
+            numbers += f", to be above {metric.above:g}"
+        yield _finding(claim, dataset, numbers, _student([*by_seed.values()], metric.above), ())
+
+
+def _finding(
+    claim: Claim,
+    dataset: str,
+    numbers: str,
+    excess: tuple[float, float, float],
+    runs: Sequence[Run],
+) -> Finding:
+    steps = [run.record.training_steps for run in runs]
+    known = [each for each in steps if each is not None]
+    budget = min(known) / claim.steps if known and claim.steps else math.nan
+    _, low, high = excess
+    verdict: Verdict = "holds" if low > 0 else "does not hold" if high < 0 else "not decidable"
+    return Finding(dataset, numbers, excess, budget, verdict)
+
+
+def _settings(runs: Sequence[Run], without: str | None = None) -> Iterator[list[Run]]:
+    """Yield the runs that differ by their seed alone, but for one option; the latest of a seed."""
+    cells: dict[tuple[Any, ...], dict[Any, Run]] = defaultdict(dict)
+    for run in sorted(runs, key=lambda run: run.record.date):
+        others = tuple(pair for pair in run.options if pair[0] != without)
+        cells[run.method, others, run.record.training_steps][
+            run.seed, dict(run.options).get(without or "")
+        ] = run
+    for key in sorted(cells, key=str):
+        yield sorted(cells[key].values(), key=lambda run: run.seed)
+
+
+def _weights(runs: Sequence[Run]) -> set[tuple[int, str] | None]:
+    hashes = [(run.seed, run.record.checkpoint_sha256) for run in runs]
+    return {None if text is None else (seed, text) for seed, text in hashes}
+
+
+def _name(runs: Sequence[Run]) -> str:
+    options = ", ".join(f"{name}={value}" for name, value in runs[0].options)
+    return f"{runs[0].method} ({options})" if options else runs[0].method
+
+
+def _score(run: Run) -> float:
+    return score_of(run, "return" if run.record.scores is None else "score")
+
+
+def _listed(scores: Mapping[int, float], digits: int = 1) -> str:
+    each = ", ".join(f"{scores[seed]:.{digits}f}" for seed in sorted(scores))
+    mean = float(np.mean([*scores.values()]))
+    return f"{mean:.{digits}f} ({each})" if len(scores) > 1 else each
+
+
+def _student(values: Sequence[float], above: float = 0.0) -> tuple[float, float, float]:
+    """Return how far the mean of values, one a seed, is above a number, with Student's interval."""
+    values = [value - above for value in values]
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, math.nan, math.nan
+    from scipy import stats
+
+    interval = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    return mean, float(interval.low), float(interval.high)
+
+
+def _welch(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:
+    """Return the difference of two means with Welch's 95 % interval."""
+    excess = float(np.mean(first) - np.mean(second))
+    if min(len(first), len(second)) < 2:
+        return excess, math.nan, math.nan
+    from scipy import stats
+
+    interval = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+    return excess, float(interval.low), float(interval.high)
+
+
+def _plain(method: str) -> str:
+    return method.removesuffix("Module").replace("-", "").replace("_", "").lower()

@@ -1,0 +1,38 @@
+"""``lit-offrl claims`` writes a page of all claims, those without runs included."""
+
+from mlflow.tracking import MlflowClient
+
+from lit_offrl.__main__ import main
+
+
+def test_a_page_from_records(folder, made_record, capsys):
+    for method, base in (("ACGModule", 60.0), ("BCModule", 10.0)):
+        for seed in range(3):
+            made_record(base + seed, seed, method=method).save(f"{method}-{seed}.json")
+    assert main(["claims", "--records", ".", "--output", "holds.md"]) == 0
+    assert capsys.readouterr().out == "written: holds.md\n"
+    page = (folder / "holds.md").read_text()
+    assert "lit-offrl claims --records . --output holds.md" in page
+    assert "| ACD, Table 1 | ACG is above behaviour cloning. | 1 | 0 | 0 |" in page
+    assert "| ACD, Table 1 | ACG is above AWR. | not measured | |  |" in page
+    line = "| hopper | ACGModule: 61.0 (60.0, 61.0, 62.0); BCModule: 11.0 (10.0, 11.0, 12.0) |"
+    assert f"{line} 50.0 | 47.7 … 52.3 | – | holds |" in page
+
+
+def test_metrics_are_read_from_mlflow(folder, made_record, capsys):
+    client = MlflowClient("sqlite:///runs.db")
+    experiment = client.create_experiment("car", artifact_location=str(folder / "artifacts"))
+    for seed, value in enumerate((0.95, 0.97, 0.99)):
+        tags = {"lit_offrl.method": "dvf", "lit_offrl.dataset": "car"}
+        run = client.create_run(experiment, run_name=f"dvf-{seed}", tags=tags).info.run_id
+        client.log_param(run, "seed", seed)
+        client.log_metric(run, "figures/mountain-car/spearman_return_value", value)
+        client.log_text(run, made_record(1.0, seed).to_json(), "evaluation.json")
+        client.set_terminated(run)
+    words = ["--tracking_uri", "sqlite:///runs.db", "--experiment", "car"]
+    assert main(["claims", *words]) == 0
+    said = capsys.readouterr().out
+    assert "| car | 0.970 (0.950, 0.970, 0.990), to be above 0.8 | 0.170 |" in said
+    (folder / "mine.yaml").write_text("claims: []\n")
+    assert main(["claims", *words, "--claims", "mine.yaml"]) == 2
+    assert "mine.yaml: claims: [] is given; give a list of claims." in capsys.readouterr().err

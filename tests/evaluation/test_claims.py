@@ -1,0 +1,152 @@
+"""Claims are judged by intervals over seeds; the papers' own file can be read."""
+
+import math
+
+import pytest
+import yaml
+from scipy import stats
+
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.evaluation.claims import OF_THE_PAPERS, judge, read_claims
+from lit_offrl.evaluation.offline import OfflineRun
+from lit_offrl.evaluation.runs import make_run
+
+BASE = {"paper": "P", "where": "Table 1", "says": "A is above B."}
+
+
+@pytest.fixture
+def claims(tmp_path):
+    def write(claim, rows=None):
+        path = tmp_path / "claims.yaml"
+        path.write_text(yaml.safe_dump({"rows": rows or {}, "claims": [{**BASE, **claim}]}))
+        return read_claims(path)
+
+    return write
+
+
+@pytest.fixture
+def findings(claims, made_record):
+    """Judge one claim by scores of seeds 0, 1, …, given by method and options."""
+
+    def find(claim, scores, rows=None, measured=None, **changes):
+        read = claims(claim, rows)
+        runs = [
+            make_run(
+                made_record(
+                    score,
+                    seed,
+                    method=method,
+                    policy_options=dict(options),
+                    **{name: change(method, seed) for name, change in changes.items()},
+                ),
+                f"{method}, {options}, {seed}",
+            )
+            for (method, *options), row in scores.items()
+            for seed, score in enumerate(row)
+        ]
+        return judge(read.claims[0], read, runs, measured or {})
+
+    return find
+
+
+def test_a_difference_has_the_interval_of_welch_and_its_verdict(findings):
+    claim = {"above": {"row": "acd", "rivals": ["bc"]}, "steps": 1000}
+    ahead, behind = [60.0, 62.0, 64.0], [10.0, 30.0, 5.0]
+    for first, second, verdict in (
+        (ahead, behind, "holds"),
+        (behind, ahead, "does not hold"),
+        (ahead, [60.0, 64.0, 63.0], "not decidable"),
+    ):
+        (found,) = findings(claim, {("ACDModule",): first, ("BCModule",): second})
+        interval = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+        assert found.verdict == verdict
+        assert found.excess == pytest.approx(
+            (sum(first) / 3 - sum(second) / 3, interval.low, interval.high)
+        )
+        assert found.budget == 0.5  # 500 of 1,000 steps
+    (single,) = findings(claim, {("ACDModule",): [90.0], ("BCModule",): [1.0]})
+    assert single.verdict == "not decidable" and math.isnan(single.excess[1])
+    assert findings(claim, {("ACDModule",): ahead}) == []
+
+
+def test_the_same_weights_are_compared_seed_by_seed(findings):
+    claim = {"above": {"row": "acd_f", "rivals": ["acd"]}}
+    rows = {
+        "acd": [{"method": "acd", "options": {"policy.act_mode": None}}],
+        "acd_f": [{"method": "acd", "options": {"policy.act_mode": "acd_f"}}],
+    }
+    scores = {("ACDModule",): [10.0, 50.0, 90.0]}
+    scores["ACDModule", ("act_mode", "acd_f")] = [12.0, 51.0, 93.0]
+    (of_others,) = findings(claim, scores, rows)
+    (of_same,) = findings(
+        claim, scores, rows, checkpoint_sha256=lambda method, seed: f"{method}{seed}"
+    )
+    assert of_others.verdict == "not decidable" and of_same.verdict == "holds"
+    assert of_same.excess[0] == pytest.approx(2.0)
+
+
+def test_runs_of_another_protocol_are_not_compared(findings):
+    claim = {"above": {"row": "acd", "rivals": ["bc"]}}
+    scores = {("ACDModule",): [60.0, 62.0], ("BCModule",): [1.0, 2.0]}
+    of_method = findings(claim, scores, dataset_sha256=lambda method, seed: method * 8)
+    assert of_method == [] and len(findings(claim, scores)) == 1
+
+
+def test_a_rise_is_the_slope_of_each_seed_from_the_first_value_to_the_last(findings):
+    claim = {"rises": {"row": "idql", "along": "policy.num_samples"}}
+    scores = {
+        ("IDQLModule", ("num_samples", count)): [base + 5.0 * rank for base in (0.0, 40.0, 80.0)]
+        for rank, count in enumerate((1, 4, 16))
+    }
+    scores["IDQLModule", ("num_samples", 16)][0] += 1.0
+    (found,) = findings(claim, scores)
+    assert found.verdict == "holds"
+    assert found.excess[0] == pytest.approx((11 + 10 + 10) / 3)
+    assert found.numbers.startswith("policy.num_samples 1: 40.0 (0.0, 40.0, 80.0); 4:")
+
+
+def test_a_metric_is_judged_by_its_excess(findings):
+    def run(name, seed, value):
+        return OfflineRun(
+            method="ldcq",
+            dataset="kitchen",
+            options=(),
+            seed=seed,
+            source=f"run {seed}",
+            value=value,
+            date="0",
+        )
+
+    measured = {
+        name: [run(name, seed, value + seed / 10) for seed in range(3)]
+        for name, value in (("wide", 0.9), ("narrow", 0.3))
+    }
+    claim = {"metric": {"name": "wide", "minus": "narrow", "above": 0.5}}
+    (found,) = findings(claim, {}, measured=measured)
+    assert found.excess[0] == pytest.approx(0.1) and found.verdict == "holds"
+    claim = {"metric": {"name": "narrow", "above": 0.9}}
+    assert findings(claim, {}, measured=measured)[0].verdict == "does not hold"
+    assert findings({**claim, "datasets": ["maze*"]}, {}, measured=measured) == []
+
+
+@pytest.mark.parametrize(
+    ("claim", "said"),
+    [
+        ({}, "claims.1: 'A is above B.' is given; give one of above, rises, metric"),
+        ({"above": {"row": "acd"}}, "claims.1.above"),
+        ({"abuve": {}}, "claims.1: unknown key 'abuve'. Did you mean 'above'?"),
+        ({"rises": {"row": "acd", "along": "n"}, "steps": 0}, "claims.1.steps: 0 is given"),
+    ],
+)
+def test_mistakes_name_the_file_and_the_key(claims, claim, said):
+    with pytest.raises(ConfigError) as refused:
+        claims(claim)
+    assert "claims.yaml" in str(refused.value) and said in str(refused.value)
+
+
+def test_the_papers_claims_can_be_read():
+    papers = read_claims(OF_THE_PAPERS)
+    named = [claim.paper for claim in papers.claims]
+    assert {name: named.count(name) for name in named} == {"DVF": 6, "ACD": 12, "LDCQ": 10}
+    rows = {claim.above.row for claim in papers.claims if claim.above}
+    assert rows >= {"dvf", "acd", "acd_f", "ldcq", "ldgc"}
