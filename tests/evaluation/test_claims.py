@@ -76,7 +76,7 @@ def test_the_same_weights_are_compared_seed_by_seed(findings):
         "acd_f": [{"method": "acd", "options": {"policy.act_mode": "acd_f"}}],
     }
     scores = {("ACDModule",): [10.0, 50.0, 90.0]}
-    scores["ACDModule", ("act_mode", "acd_f")] = [12.0, 51.0, 93.0]
+    scores["ACDModule", ("act_mode", "acd_f")] = [12.0, 51.5, 92.5]
     (of_others,) = findings(claim, scores, rows)
     (of_same,) = findings(
         claim, scores, rows, checkpoint_sha256=lambda method, seed: f"{method}{seed}"
