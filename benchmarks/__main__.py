@@ -29,6 +29,7 @@ from benchmarks.latents import (
 from benchmarks.loader import LoaderResult, run_loader
 from benchmarks.machine import describe
 from benchmarks.made_up import Size, settings
+from benchmarks.mapped import mapped_table, run_mapped
 from benchmarks.maze import MazeScore, MazeSpeed, run_scores, run_speed
 from benchmarks.peer import HOW_TO
 from benchmarks.peers import Checkouts, missed_table, peers_table, run_peers
@@ -398,6 +399,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             line.error(str(error))
         numbers["loader"] = [asdict(r) for r in loaders]
         console.print(loader_table(loaders))
+        mapped = list(run_mapped(seed=options.seed))
+        numbers["mapped rows"] = [asdict(r) for r in mapped]
+        console.print(mapped_table(mapped))
     if options.which in (None, "priority"):
         priority = run_priority(device=device, seed=options.seed)
         numbers["priority"] = asdict(priority)

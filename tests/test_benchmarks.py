@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
+from benchmarks import mapped
 from benchmarks.acd import plan, run_fit, run_passes
 from benchmarks.calls import run_calls
 from benchmarks.latents import (
@@ -131,6 +132,26 @@ def test_loader_gives_a_ratio_for_each_view_and_batch_size():
     for r in results:
         assert r.ratio == pytest.approx(r.rows_per_second / r.map_style_rows_per_second)
         assert r.d3rlpy_ratio is None
+
+
+def test_mapped_rows_are_gathered_as_numpy_gathers_them(folder, monkeypatch):
+    mapped._write(folder, 1000)
+    dataset = mapped._open(folder)
+    assert dataset.columns["timeouts"].nonzero()[0].tolist() == [399, 799, 999]
+    bound = Transitions().bind(dataset)
+    assert len(bound.spans) == 997
+    batch = bound.batch(bound.rows[::7])
+    names = ("observations", "actions", "rewards", "terminals", "next_observations")
+    gathered = mapped._gather(dataset.columns, bound.rows[::7].numpy())
+    for name, other in zip(names, gathered, strict=True):
+        assert getattr(batch, name).numpy().tolist() == other.tolist()
+
+    sizes = {"batch_size": 8, "together": 5, "cold_batches": 10, "budget": 0.01}
+    (r,) = mapped.run_mapped(sizes=(900,), **sizes)
+    assert r.rows == 900 and r.ratio == pytest.approx((r.together + r.order) / r.numpy)
+    assert min(r.alone, r.cold, r.cold_wall, r.numpy_cold, r.numpy_cold_wall) > 0
+    monkeypatch.setattr(mapped, "free_bytes", lambda _: 26_999)
+    assert list(mapped.run_mapped(sizes=(900,), **sizes)) == []
 
 
 def test_a_million_rows_take_little_more_memory_than_their_columns():
@@ -385,6 +406,9 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
     def tiny_loader(**options):
         return run_loader(**options, rows=500, batch_sizes=(8,), batches=5, budget=0.02)
 
+    def tiny_mapped(**options):
+        return mapped.run_mapped(**options, sizes=(500,), batch_size=8, together=2, budget=0.01)
+
     def tiny_step(**_):
         plan = Settings(TINY, batch_size=8, gradient_clip=1.0)
         yield run_step("tiny", plan, device=CPU, rows=300, q_rows=2, budget=0.01, profiled=True)
@@ -429,6 +453,7 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
     monkeypatch.setattr(command, "run_speed", tiny_speed)
     monkeypatch.setattr(command, "run_scores", tiny_scores)
     monkeypatch.setattr(command, "run_loader", tiny_loader)
+    monkeypatch.setattr(command, "run_mapped", tiny_mapped)
     monkeypatch.setattr(command, "run_priority", tiny_priority)
     monkeypatch.setattr(command, "run_steps", tiny_step)
     monkeypatch.setattr(command, "run_values", tiny_value)
@@ -451,11 +476,13 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
     numbers = command.main(["--json", "numbers.json"])
     assert json.loads((folder / "numbers.json").read_text()) == json.loads(json.dumps(numbers))
     known = {"machine", *command.NAMES, "latents of pictures", "processor of a start"}
+    known |= {"mapped rows"}
     assert numbers.keys() == known - {"coverage", "trackers", "signals", "trace", "peers", "gpu"}
     assert numbers["machine"]["threads"] == torch.get_num_threads() == 1
     printed = capsys.readouterr().out
     for word in (
         "Loader",
+        "memory-mapped rows",
         "Prioritised sampling of 100",
         "steps a call",
         "training step",

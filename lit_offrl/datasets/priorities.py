@@ -102,12 +102,15 @@ class PrioritizedOrder(Order):
         """p of each row of the dataset up to the last, float32; −1 for one not in the order."""
         return self._priorities
 
-    def draw(self, step: int) -> Draw:
+    def draw(self, step: int, steps: int = 1) -> Draw:
         """Return this rank's rows (B,) of a step and their importance weights (B,), float32.
 
         Raises:
             ConfigError: No row has a priority above 0.
+            ValueError: More than one step is wanted, though each sets priorities for the next.
         """
+        if steps != 1:
+            raise ValueError(f"rows of {steps} steps cannot be drawn by priorities at once")
         done = step // self._accumulated
         if (alpha := _value(self.settings.alpha, done)) != self._alpha:
             self._alpha = alpha

@@ -10,7 +10,7 @@ step     [ rank 0 | rank 1 ][ rank 0 | rank 1 ] …                   B rows a r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -25,11 +25,10 @@ from lit_offrl.datasets.views.base import BoundView
 
 # Keep the two streams of one seed apart.
 _ORDER, _UNIFORMS = 0x0DE2, 0x0001F
-_CHUNK = 1 << 16  # rows looked up at once, so that nothing of int64 is as long as the data
 
 
 class Draw(NamedTuple):
-    """A rank's rows of a step, and their importance weights where they are not drawn equally."""
+    """A rank's rows of steps, and their importance weights where they are not drawn equally."""
 
     rows: Int[Tensor, " B"]
     weights: Float[Tensor, " B"] | None
@@ -92,21 +91,28 @@ class Order(ABC):
         self.device = torch.device(device)
 
     @abstractmethod
-    def draw(self, step: int) -> Draw:
-        """Return this rank's rows (B,) of a step, int64 on the device, and their weights."""
+    def draw(self, step: int, steps: int = 1) -> Draw:
+        """Return this rank's rows of so many steps from one on, and their weights.
 
-    def uniforms(self, step: int, count: int) -> Float[Tensor, "B k"]:
-        """Return float64 numbers (B, count) in [0, 1) for this rank's rows of a step.
+        The rows (steps · B,) follow one another, int64 on the device.
+        """
+
+    def uniforms(self, step: int, count: int, steps: int = 1) -> Float[Tensor, "B k"]:
+        """Return float64 numbers (steps · B, count) in [0, 1) for this rank's rows of steps.
 
         Float64, since a float32 uniform has 2²⁴ values and would coarsen the tail of a geometric
         distribution with γ near 1.
         """
+        size = (self.batch_size, count)
         if count == 0:
-            return torch.empty(self.batch_size, 0, dtype=torch.float64, device=self.device)
-        generator = ShardedGenerator(
-            self.seed, _UNIFORMS, step, rank=self.rank, world_size=self.world_size
-        )
-        return generator.uniform((self.batch_size, count), torch.float64).to(self.device)
+            return torch.empty(steps * size[0], 0, dtype=torch.float64, device=self.device)
+        drawn = []
+        for each in range(step, step + steps):
+            generator = ShardedGenerator(
+                self.seed, _UNIFORMS, each, rank=self.rank, world_size=self.world_size
+            )
+            drawn.append(generator.uniform(size, torch.float64))
+        return torch.cat(drawn).to(self.device)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside the step's number; usually nothing."""
@@ -123,21 +129,22 @@ class RowOrder(Order):
     _shuffled: tuple[int, Tensor] | None = None
     """The current epoch and its rows in order."""
 
-    def draw(self, step: int) -> Draw:
-        """Return this rank's rows (B,) of a step, int64 on the device; all weigh the same."""
-        return Draw(self.rows(step), None)
+    def draw(self, step: int, steps: int = 1) -> Draw:
+        """Return this rank's rows (steps · B,), int64 on the device; all weigh the same."""
+        return Draw(self.rows(step, steps), None)
 
-    def rows(self, step: int) -> Int[Tensor, " B"]:
-        """Return this rank's rows of a step, int64 on the device."""
-        begin = (step * self.world_size + self.rank) * self.batch_size
-        end = begin + self.batch_size
+    def rows(self, step: int, steps: int = 1) -> Int[Tensor, " B"]:
+        """Return this rank's rows (steps · B,) of steps from one on, int64 on the device."""
+        size = self.world_size * self.batch_size
+        begin, end = step * size, (step + steps) * size
         pieces = []
         while begin < end:
             epoch, position = divmod(begin, self.num_rows)
             taken = min(end - begin, self.num_rows - position)
             pieces.append(self._epoch(epoch)[position : position + taken].long())
             begin += taken
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        all_ranks = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        return all_ranks.view(steps, self.world_size, -1)[:, self.rank].flatten()
 
     def _epoch(self, epoch: int) -> Tensor:
         """Return an epoch's rows in order, int32 where that holds them."""
@@ -147,8 +154,7 @@ class RowOrder(Order):
             # The numbers of the permutation do not depend on the type.
             dtype = torch.int32 if self.spans.stop < 2**31 else torch.int64
             order = torch.randperm(self.num_rows, generator=generator, dtype=dtype)
-            for part in order.split(_CHUNK):
-                part.copy_(self.spans.at(part.long()))
+            self.spans.replace(order)
             self._shuffled = epoch, order.to(self.device)
         return self._shuffled[1]
 
@@ -201,17 +207,16 @@ class TrainLoader:
             calls = None if self._calls is None or self._calls.alone else self._calls
             count = 1 if calls is None else calls.take(end - done)
             first = done % self._limit if self._same else done
-            batch = self._gather(range(first, first + count))
+            batch = self._gather(first, count)
             done += count
             yield batch if calls is None or count == 1 else calls.split(batch)
 
-    def _gather(self, steps: Sequence[int]) -> Any:
+    def _gather(self, step: int, steps: int) -> Any:
         """Return the batches of steps, one after another, as a single one."""
-        draws = [self._order.draw(step) for step in steps]
-        uniforms = [self._order.uniforms(step, self._view.num_uniforms) for step in steps]
-        rows = draws[0].rows if len(draws) == 1 else torch.cat([each.rows for each in draws])
-        batch = self._view.batch(rows, uniforms[0] if len(draws) == 1 else torch.cat(uniforms))
-        return batch if draws[0].weights is None else _weighted(batch, draws[0].weights)
+        rows, weights = self._order.draw(step, steps)
+        uniforms = self._order.uniforms(step, self._view.num_uniforms, steps)
+        batch = self._view.batch(rows, uniforms)
+        return batch if weights is None else _weighted(batch, weights)
 
     def state_dict(self) -> dict[str, Any]:
         """There is nothing to keep; the method tells Lightning that resuming is exact."""

@@ -137,6 +137,8 @@ def test_zero_is_never_drawn_and_a_raise_brings_it_back():
     order.update(SPANS.all(), torch.zeros(10))
     with pytest.raises(ConfigError, match="no row has a priority above 0"):
         order.draw(3)
+    with pytest.raises(ValueError, match="2 steps cannot be drawn by priorities at once"):
+        order.draw(3, 2)
 
 
 def test_of_duplicates_the_largest_holds_and_new_rows_get_the_largest_ever():

@@ -10,6 +10,7 @@ from lit_offrl.datasets.rows import Spans
 from lit_offrl.datasets.sampler import RowOrder
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
+ORDER = [9, 4, 7, 3, 1, 8, 2, 9, 3, 7, 8, 4, 2, 1]
 sizes = {"rows": st.integers(1, 40), "batch": st.integers(1, 50), "seed": st.integers(0, 2**40)}
 
 
@@ -31,6 +32,18 @@ def test_the_ranks_blocks_make_up_a_single_batch(rows, batch, seed, world, step)
     assert torch.equal(torch.cat([r.rows(step) for r in ranks]), whole.rows(step))
     uniforms = torch.cat([r.uniforms(step, 3) for r in ranks])
     assert torch.equal(uniforms, whole.uniforms(step, 3))
+
+
+@quick
+@given(**sizes, world=st.integers(1, 3), step=st.integers(0, 9), steps=st.integers(1, 6))
+def test_steps_drawn_at_once_are_those_drawn_one_by_one(rows, batch, seed, world, step, steps):
+    for rank in range(world):
+        order = RowOrder(rows, batch, seed, rank, world)
+        each = [order.draw(s).rows for s in range(step, step + steps)]
+        assert torch.equal(order.draw(step, steps).rows, torch.cat(each))
+        for count in (0, 2):
+            each = [order.uniforms(s, count) for s in range(step, step + steps)]
+            assert torch.equal(order.uniforms(step, count, steps), torch.cat(each))
 
 
 @quick
@@ -62,6 +75,13 @@ def test_spans_are_the_rows_of_their_ranges(pairs):
         order = RowOrder(spans, len(rows), seed=0)
         positions = RowOrder(len(rows), len(rows), seed=0).rows(0)
         assert torch.equal(order.rows(0), spans.all()[positions])
+        assert torch.equal(spans.all(torch.int32), spans.all().int())
+
+
+def test_the_order_is_that_of_earlier_versions():
+    """Or a run that is gone on with would see some rows twice and others never."""
+    spans = Spans(torch.tensor([1, 7]), torch.tensor([5, 10]))
+    assert RowOrder(spans, 7, seed=3).rows(0, 2).tolist() == ORDER
 
 
 def test_epochs_seeds_and_streams_differ():

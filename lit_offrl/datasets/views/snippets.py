@@ -150,15 +150,15 @@ class BoundSnippets(BoundView):
                 name: part.masked_fill(~mask.view(*mask.shape, *[1] * (part.ndim - 2)), 0)
                 for name, part in snippets.items()
             }
-        rewards = snippets.get("rewards")
+        rewards, terminals = snippets.get("rewards"), rows.need("terminals", final)
         return SnippetBatch(
             observations=snippets["observations"],
             actions=snippets["actions"],
             # Of the batch rather than of all rows beforehand: a float32 a row would be a tenth of
             # maze2d's columns, and the sum of a batch takes microseconds.
             returns=None if rewards is None else (rewards * self._powers[:-1]).sum(1),
-            next_observations=rows.next_observations(final),
-            terminals=rows.need("terminals", final),
+            next_observations=rows.next_observations(final, terminals),
+            terminals=terminals,
             discounts=discounts,
             mask=mask,
             goals=self._goals(index, final, uniforms),

@@ -81,11 +81,12 @@ class BoundTransitions(BoundView):
     ) -> TransitionBatch:
         """Return the transitions that begin at rows ``index``, elements of ``self.rows``."""
         rows = self._rows
+        terminals = rows.need("terminals", index)
         return TransitionBatch(
             observations=rows.need("observations", index),
             actions=rows.need("actions", index),
             rewards=rows.take("rewards", index),
-            next_observations=rows.next_observations(index),
-            terminals=rows.need("terminals", index),
+            next_observations=rows.next_observations(index, terminals),
+            terminals=terminals,
             returns=None if self._returns is None else self._returns.index_select(0, index),
         )
