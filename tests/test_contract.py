@@ -172,12 +172,27 @@ def test_two_processes_train_as_one_with_their_batches_joined(fit, monkeypatch):
         )
 
 
-def test_trains_in_bfloat16(fit):
+def test_trains_in_bfloat16(fit, monkeypatch):
+    """Losses, what is logged, gradients, weights and averages are float32 all the same."""
+    metrics, gradients = set(), set()
+    rates = OfflineModule.set_rates
+
+    def watched(module, optimizer):
+        metrics.update((name, value.dtype) for name, value in module.latest_metrics.items())
+        trained = [part for part in module.parameters() if part.grad is not None]
+        gradients.update(part.grad.dtype for part in trained)
+        rates(module, optimizer)
+
+    monkeypatch.setattr(OfflineModule, "set_rates", watched)
     path = fit("run", "--trainer.precision", "bf16-mixed")
+    assert gradients == {torch.float32}
+    assert any(name.startswith("train/loss/") for name, _ in metrics)
+    assert {(name, dtype) for name, dtype in metrics if dtype != torch.float32} == set()
     full = weights(fit("full"))
     half = weights(path)
     assert any(not torch.equal(half[name], full[name]) for name in full)
     assert all(value.isfinite().all() for value in half.values())
+    assert all(half[name].dtype == full[name].dtype for name in full)
 
 
 @pytest.mark.gpu

@@ -79,9 +79,8 @@ class ExpectileCritics(nn.Module):
         return self.target.minimum(observations, actions) - self.value(observations)
 
     def value(self, observations: Tensor) -> Tensor:
-        """V(s), (B,); in float32 under autocast, too, as Q is (`EnsembleCritic`)."""
-        with torch.autocast(observations.device.type, enabled=False):
-            return self.v(observations).squeeze(-1)
+        """V(s), (B,), in float32 under autocast, too."""
+        return self.v(observations).squeeze(-1)
 
     def update_ema(self) -> None:
         """Let the targets follow the online critics."""

@@ -1,6 +1,7 @@
 """Ensembles of critics that run as one batched product per layer."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate, pairwise
 
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lit_offrl.nets.mlp import make_activation, require_widths
+from lit_offrl.nets.mlp import in_float32, make_activation, require_widths
 
 _ALL = slice(None)
 _CACHED = 1 << 18
@@ -51,7 +52,7 @@ class _JoinedLinear(nn.Module):
         self.joined = EnsembleLinear(size, in_dim, out_dim)
 
     def forward(
-        self, parts: Sequence[Float[Tensor, "some B _"]], members: slice = _ALL
+        self, *parts: Float[Tensor, "some B _"], members: slice = _ALL
     ) -> Float[Tensor, "some B out"]:
         """Multiply each part by its own rows of some members' weights, and add the products."""
         out, weight = _of(members, self.joined.bias), _of(members, self.joined.weight)
@@ -82,7 +83,7 @@ class EnsembleLayerNorm(nn.Module):
 class _Ensemble(nn.Module):
     """``size`` independent networks, on the same rows or each one on its own.
 
-    A subclass gives ``run``, and keeps its weights stacked.
+    A subclass gives ``run``, and keeps its weights stacked. Their last layers are of `in_float32`.
     """
 
     def __init__(self, size: int, hidden: Sequence[int]) -> None:
@@ -139,10 +140,11 @@ class EnsembleMLP(_Ensemble):
 
     def run(self, x: Float[Tensor, "some B in"], members: slice) -> Float[Tensor, "some B out"]:
         """Run some members."""
-        for layer in self.layers:
+        *hidden, last = self.layers
+        for layer in hidden:
             weighted = isinstance(layer, EnsembleLinear | EnsembleLayerNorm)
             x = layer(x, members) if weighted else layer(x)
-        return x
+        return in_float32(partial(last, members=members), x)
 
 
 class EnsembleDenseNetMLP(_Ensemble):
@@ -169,14 +171,14 @@ class EnsembleDenseNetMLP(_Ensemble):
         """Run some members."""
         features = [x]  # never concatenated, which would copy them
         for linear, norm in zip(self.linears, self.norms, strict=False):
-            features.append(self.activation(norm(linear(features, members), members)))
-        return self.linears[-1](features, members)
+            features.append(self.activation(norm(linear(*features, members=members), members)))
+        return in_float32(partial(self.linears[-1], members=members), *features)
 
 
 class EnsembleCritic(nn.Module):
     """Q_1(s, a), …, Q_size(s, a), two by default, whose minimum is the pessimistic value.
 
-    Autocast does not apply: near 100, bfloat16's numbers lie 0.5 apart, and values of actions less.
+    Values are float32 under autocast, too, which applies to the hidden layers alone.
 
     Args:
         observation_dim: Size o of an observation.
@@ -207,8 +209,7 @@ class EnsembleCritic(nn.Module):
 
     def forward(self, observations: Observations, actions: Actions) -> Values:
         """Return every member's value, ``(size, B)``."""
-        with torch.autocast(observations.device.type, enabled=False):
-            return self.members(torch.cat([observations, actions], dim=-1)).squeeze(-1)
+        return self.members(torch.cat([observations, actions], dim=-1)).squeeze(-1)
 
     def minimum(self, observations: Observations, actions: Actions) -> Float[Tensor, " B"]:
         """Return the least of the members' values, ``(B,)``."""

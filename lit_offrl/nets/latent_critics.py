@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.nets.critics import EnsembleLayerNorm, EnsembleLinear
-from lit_offrl.nets.mlp import make_activation
+from lit_offrl.nets.mlp import in_float32, make_activation
 
 _ROWS = 1024  # rows of one pass on a CPU without gradients, whose features stay in its cache
 _ALL = slice(None)
@@ -40,8 +41,8 @@ class LatentCritic(nn.Module):
     """Q_1(s, z), …, Q_size(s, z), two by default, whose minimum is the pessimistic value.
 
     A state goes through 256-256, a latent through 128-128, both joined through 128-32-1, each
-    hidden layer with a LayerNorm before its activation. What depends on the state alone is
-    computed once for all latents of that state.
+    hidden layer with a LayerNorm before its activation, and the last layer of `in_float32`. What
+    depends on the state alone is computed once for all latents of that state.
 
     Args:
         observation_dim: Size o of an observation.
@@ -157,5 +158,5 @@ class LatentCritic(nn.Module):
         part = torch.bmm(self.latent(flat, members), self.join.weight[members, self._cut :])
         joined = part.unflatten(1, latents.shape[:2]) + encoded[:, :, None]
         x = self.activation(self.join_norm(joined.flatten(1, 2), members))
-        values = self.out(self.rest(x, members), members)
+        values = in_float32(partial(self.out, members=members), self.rest(x, members))
         return values.view(len(encoded), *latents.shape[:2])

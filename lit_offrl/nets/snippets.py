@@ -70,7 +70,7 @@ class SnippetEncoder(nn.Module):
         super().__init__()
         if layers < 1:
             raise ValueError(f"layers is {layers}; give at least 1")
-        self.state = nn.Sequential(MLP(observation_dim, [width], width), nn.ReLU())
+        self.state = nn.Sequential(MLP(observation_dim, [width], width, precise=False), nn.ReLU())
         dims = (width + action_dim, *[2 * width] * (layers - 1))
         self.layers = nn.ModuleList(nn.GRU(dim + 1, width, bidirectional=True) for dim in dims)
         with torch.no_grad():
@@ -119,7 +119,7 @@ class GaussianPrior(nn.Module):
         min_std: float = 1e-4,
     ) -> None:
         super().__init__()
-        self.state = nn.Sequential(MLP(observation_dim, [width], width), nn.ReLU())
+        self.state = nn.Sequential(MLP(observation_dim, [width], width, precise=False), nn.ReLU())
         self.head = GaussianHead(width, latent_dim, width, min_std)
 
     def forward(

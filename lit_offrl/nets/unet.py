@@ -82,7 +82,8 @@ class UResNetDenoiser(nn.Module):
         self.register_buffer("angles", angles, persistent=False)
         self.time = NumberEmbedding(time_dim)
         self.condition = nn.Sequential(
-            MLP(condition_dim, (width,), width, activation), make_activation(activation)
+            MLP(condition_dim, (width,), width, activation, precise=False),
+            make_activation(activation),
         )
         self.outs = (*widths, event_dim)
         self.from_time = nn.Linear(time_dim, sum(self.outs), bias=False)

@@ -295,6 +295,44 @@ def test_networks_write_over_nothing_of_their_callers(kind, activation):
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("kind", [MLP, DenseNetMLP, EnsembleMLP, EnsembleDenseNetMLP])
+def test_under_autocast_hidden_layers_are_rounded_and_the_last_is_not(kind):
+    torch.manual_seed(0)
+    net = kind(4, (64, 64), 3) if kind in (MLP, DenseNetMLP) else kind(2, 4, (64, 64), 3)
+    x, products = torch.randn(50, 4), []
+
+    class Products(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            if function in (nn.functional.linear, torch.baddbmm):
+                products.append(out.dtype)
+            return out
+
+    full = net(x)
+    with torch.autocast("cpu", torch.bfloat16), Products():
+        mixed = net(x)
+    last = 3 if kind is EnsembleDenseNetMLP else 1  # the products with x and the features
+    assert mixed.dtype == torch.float32 and set(products[-last:]) == {torch.float32}
+    assert set(products[:-last]) == {torch.bfloat16}
+    assert not torch.equal(mixed, full)
+    torch.testing.assert_close(mixed, full, rtol=0, atol=0.01)
+    mixed.square().sum().backward()
+    assert all(weight.grad.dtype == torch.float32 for weight in net.parameters())
+
+
+def test_an_mlp_that_gives_features_rounds_them_under_autocast():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert MLP(4, (8,), 3, precise=False)(torch.randn(5, 4)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_last_layer_is_of_the_weights_type_without_autocast(dtype):
+    """As Lightning's true precisions have it."""
+    critic = EnsembleCritic(3, 2, (8,)).to(dtype)
+    assert critic(torch.randn(4, 3, dtype=dtype), torch.randn(4, 2, dtype=dtype)).dtype == dtype
+    assert MLP(3, (8,), 2).to(dtype)(torch.randn(4, 3, dtype=dtype)).dtype == dtype
+
+
 def test_the_least_of_two_critics():
     critic = EnsembleCritic(3, 2, (8,))
     s, a = torch.randn(64, 3), torch.randn(64, 2)
