@@ -17,6 +17,7 @@ from rich.table import Table
 from benchmarks.acd import FitResult, PassResult, run_fit, run_passes
 from benchmarks.calls import CallsResult, run_calls
 from benchmarks.coverage import HOLDS, SHAPES, CoverageResult, run_coverage
+from benchmarks.futures import levers_table, run_levers
 from benchmarks.gpu import fits_table, run_contract, run_fits
 from benchmarks.latents import (
     latent_table,
@@ -45,7 +46,7 @@ from lit_offrl.common.errors import ConfigError
 
 NAMES = (
     *("loader", "priority", "calls", "step", "acd", "value", "vae", "latents"),
-    *("start", "maze", "coverage", "trackers", "signals", "trace", "peers", "gpu"),
+    *("start", "maze", "coverage", "trackers", "signals", "trace", "peers", "gpu", "futures"),
 )
 
 
@@ -339,7 +340,7 @@ def parser() -> argparse.ArgumentParser:
         "which",
         nargs="?",
         choices=NAMES,
-        help="one; all but the last six by default",
+        help="one; all but the last seven by default",
     )
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     made.add_argument("--threads", type=int, default=1, help="of PyTorch on the CPU (1)")
@@ -465,6 +466,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         numbers["maze"] = {"speed": asdict(speed), "scores": [asdict(r) for r in scores]}
         for table in maze_tables(speed, scores):
             console.print(table)
+    if options.which == "futures":  # minutes, as it trains: only by name
+        levers = list(run_levers(device=device, seed=options.seed))
+        numbers["futures"] = [asdict(r) for r in levers]
+        console.print(levers_table(levers))
     if options.which == "coverage":  # minutes, and no speed: only by name
         shares = list(run_coverage(seed=options.seed))
         numbers["coverage"] = [asdict(r) for r in shares]

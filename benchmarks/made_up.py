@@ -33,7 +33,8 @@ def settings(size: Size) -> Settings:
     defaults = {
         name: each.default
         for name, each in parameters_of(DVFModule).items()
-        if each.default is not each.empty and name not in ("action_low", "action_high", "seed")
+        if each.default is not each.empty
+        and name not in ("action_dim", "action_low", "action_high", "seed")
     }
     return Settings(
         defaults | config["model"].get("init_args", {}),

@@ -17,6 +17,7 @@ from benchmarks import __main__ as command
 from benchmarks import mapped
 from benchmarks.acd import plan, run_fit, run_passes
 from benchmarks.calls import run_calls
+from benchmarks.futures import Lever, levers_table, run_levers
 from benchmarks.latents import (
     EXACT,
     FEW,
@@ -368,6 +369,30 @@ def test_calls_for_a_value_are_flat_for_dvf_and_grow_for_the_roll_out():
         assert r.ratio == pytest.approx(r.autoregressive_seconds / r.seconds)
 
 
+def test_levers_are_counted_by_products_and_valued_by_returns():
+    levers = (
+        Lever("paper"),
+        Lever("naive", naive=True),
+        Lever("half the steps", sampling_steps=5),
+        Lever("per state", latents_per="state"),
+        Lever("cached", cached=True),
+    )
+    results = {
+        r.name: r
+        for r in run_levers(
+            device=CPU, steps=2, held_out=6, repeats=2, timed_states=1, budget=0.01, levers=levers,
+            paper=TINY | {"latents": 8}, small=TINY,
+        )
+    }  # fmt: skip
+    paper = results["paper"]
+    assert results["per state"].flops < 0.5 * paper.flops < paper.flops < results["naive"].flops
+    assert results["cached"].flops == pytest.approx(paper.flops / 128 * 0.6)
+    # what is encoded once does not get less with the steps
+    assert 0.5 * paper.flops < results["half the steps"].flops < 0.6 * paper.flops
+    assert all(-1 <= r.correlation <= 1 and r.error > 0 and r.noise > 0 for r in results.values())
+    assert levers_table(list(results.values())).row_count == len(levers)
+
+
 def test_value_calls_do_not_depend_on_the_horizon_and_roll_outs_do():
     """Counted on real runs, with as many rows in each call."""
     dataset = make_dataset(300, seed=0)
@@ -477,7 +502,8 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
     assert json.loads((folder / "numbers.json").read_text()) == json.loads(json.dumps(numbers))
     known = {"machine", *command.NAMES, "latents of pictures", "processor of a start"}
     known |= {"mapped rows"}
-    assert numbers.keys() == known - {"coverage", "trackers", "signals", "trace", "peers", "gpu"}
+    by_name = {"coverage", "trackers", "signals", "trace", "peers", "gpu", "futures"}
+    assert numbers.keys() == known - by_name
     assert numbers["machine"]["threads"] == torch.get_num_threads() == 1
     printed = capsys.readouterr().out
     for word in (

@@ -13,7 +13,13 @@ from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datasets.normalizers import MinMaxNormalizer
 from lit_offrl.datasets.views import FutureStateBatch
 from lit_offrl.diffusion import Prediction, Schedule, Weighting, diffusion_loss, make_sampler
-from lit_offrl.nets import FutureCondition, PerceiverDenoiser, frozen_copy, polyak_update_
+from lit_offrl.nets import (
+    FutureCondition,
+    PerceiverDenoiser,
+    StatePerceiverDenoiser,
+    frozen_copy,
+    polyak_update_,
+)
 
 
 class History(NamedTuple):
@@ -69,6 +75,8 @@ class OccupancyModel(nn.Module):
         ema_rate: Rate at which the averaged denoiser, which samples, follows the trained one.
         sampler: Name of the sampler.
         sampling_steps: Number of its steps.
+        latents_per: What has latents of its own: each ``sample`` or each ``state``.
+        draws: How the samples of one state draw their noise.
         **denoiser: Further options of ``PerceiverDenoiser``.
 
     Raises:
@@ -89,6 +97,8 @@ class OccupancyModel(nn.Module):
         ema_rate: float,
         sampler: str,
         sampling_steps: int,
+        latents_per: Literal["sample", "state"] = "sample",
+        draws: Literal["independent", "antithetic"] = "independent",
         **denoiser: Any,
     ) -> None:
         super().__init__()
@@ -96,9 +106,10 @@ class OccupancyModel(nn.Module):
         self.policy_representation = policy_representation
         self.history, self.history_actions = history, history_action_dim > 0
         self.prediction, self.weighting = prediction, weighting
-        self.ema_rate = ema_rate
+        self.ema_rate, self.draws = ema_rate, draws
         self.schedule = Schedule(schedule, diffusion_steps)
-        self.denoiser = PerceiverDenoiser(
+        kind = StatePerceiverDenoiser if latents_per == "state" else PerceiverDenoiser
+        self.denoiser = kind(
             self.state_dim,
             policy=policy_representation,
             history=history,
@@ -193,6 +204,10 @@ class OccupancyModel(nn.Module):
         """
         states, samples = condition.offsets.shape
         encoded = self.average.encode(condition)
+        initial = None
+        if self.draws == "antithetic":  # z, −z, z', −z', …: each of them is standard normal
+            half = noise.normal((states, (samples + 1) // 2, self.state_dim))
+            initial = torch.stack([half, -half], dim=2).flatten(1, 2)[:, :samples].flatten(0, 1)
         drawn = self.sampler.sample(
             partial(self.average.denoise, encoded=encoded),
             self.schedule,
@@ -200,6 +215,7 @@ class OccupancyModel(nn.Module):
             prediction=self.prediction,
             generator=noise,
             device=condition.states.device,
+            initial_noise=initial,
         ).view(states, samples, self.state_dim)
         return drawn[..., :-1], drawn[..., -1] > 0
 

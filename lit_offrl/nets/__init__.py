@@ -9,7 +9,12 @@ from lit_offrl.nets.embeddings import NumberEmbedding, sinusoidal, symexp, symlo
 from lit_offrl.nets.images import ImageDecoder, ImageEncoder
 from lit_offrl.nets.latent_critics import LatentCritic
 from lit_offrl.nets.mlp import MLP, DenseNetMLP, Dropout
-from lit_offrl.nets.perceiver import Encoded, FutureCondition, PerceiverDenoiser
+from lit_offrl.nets.perceiver import (
+    Encoded,
+    FutureCondition,
+    PerceiverDenoiser,
+    StatePerceiverDenoiser,
+)
 from lit_offrl.nets.policies import DeterministicPolicy, GaussianPolicy, TanhGaussianPolicy
 from lit_offrl.nets.resnet import ResNetDenoiser
 from lit_offrl.nets.snippets import GaussianPrior, SnippetEncoder, WorldModel, gaussian_kl
@@ -39,6 +44,7 @@ __all__ = [
     "Perturbation",
     "ResNetDenoiser",
     "SnippetEncoder",
+    "StatePerceiverDenoiser",
     "TanhGaussianPolicy",
     "UResNetDenoiser",
     "WorldModel",

@@ -1,7 +1,7 @@
 """DVF's denoiser: a Perceiver IO over the noisy state and its condition (DVF, appendix 7.1)."""
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Num
@@ -47,6 +47,17 @@ class Encoded(NamedTuple):
     """−inf where a latent must not see another row's; None where no rows are side by side."""
 
 
+class EncodedLatents(NamedTuple):
+    """A condition as what the queries of all its samples read."""
+
+    latents: Float[Tensor, "sets group_latents blocks two_width"]
+    """Keys and values of each state's latents for every readout, of several states side by side."""
+    offsets: Float[Tensor, "S n width"]
+    """Tokens of Δt."""
+    bias: Float[Tensor, "1 group_samples group_latents"] | None
+    """−inf where a sample must not see the latents of another state."""
+
+
 class PerceiverDenoiser(nn.Module):
     """Predicts the noise (or x0, or v) in future states x_t given s_t, Δt and φ(π).
 
@@ -83,6 +94,8 @@ class PerceiverDenoiser(nn.Module):
         ConfigError: A size is below 1, or ``width`` is odd or not divisible by the heads.
         ValueError: ``policy`` and ``history`` do not fit each other.
     """
+
+    _own_tokens = 3  # of a row, beside those of its state: Δt, x_t and the diffusion time
 
     def __init__(
         self,
@@ -159,8 +172,18 @@ class PerceiverDenoiser(nn.Module):
         Raises:
             ValueError: The condition lacks what the policy representation needs.
         """
-        states, offsets = condition.states, condition.offsets
-        tokens = [(self.state_token(states) + self.positions[3]).unsqueeze(1)]
+        offsets = condition.offsets
+        tokens, mask = self._state_tokens(condition)
+        offset_tokens = self.offset_token(offsets) + self.positions[2]
+        bias = self._token_bias(mask, tokens.shape[1], *offsets.shape)
+        among = self._among(self._grid(*offsets.shape)[2])
+        return Encoded(self.to_key_value(tokens), self.to_key_value(offset_tokens), bias, among)
+
+    def _state_tokens(
+        self, condition: FutureCondition
+    ) -> tuple[Float[Tensor, "S C width"], Bool[Tensor, "S k"] | None]:
+        """Return the tokens of s_t and φ(π), and where the history that ends them has states."""
+        tokens = [(self.state_token(condition.states) + self.positions[3]).unsqueeze(1)]
         mask = None
         if self.policy_token is not None:
             if condition.policy is None:
@@ -169,13 +192,13 @@ class PerceiverDenoiser(nn.Module):
         elif self.policy == "sequential":
             tokens.append(self._history_tokens(condition))
             mask = condition.history_mask
-        offset_tokens = self.offset_token(offsets) + self.positions[2]
-        bias = self._token_bias(mask, sum(part.shape[1] for part in tokens), *offsets.shape)
-        group, count, among = self._grid(*offsets.shape)[2], self.latents.shape[1], None
-        if group > 1:
-            among = own_block(group, count, count, self.latents.device).unsqueeze(0)
-        of_state = self.to_key_value(torch.cat(tokens, dim=1))
-        return Encoded(of_state, self.to_key_value(offset_tokens), bias, among)
+        return torch.cat(tokens, dim=1), mask
+
+    def _among(self, group: int) -> Float[Tensor, "1 group_latents group_latents"] | None:
+        count = self.latents.shape[1]
+        if group == 1:
+            return None
+        return own_block(group, count, count, self.latents.device).unsqueeze(0)
 
     def _grid(self, states: int, samples: int) -> tuple[int, int, int]:
         """Return the numbers of sets of state tokens, of groups per set, and of rows per group.
@@ -201,12 +224,12 @@ class PerceiverDenoiser(nn.Module):
         own = own_block(group, 1, 1, device)
         shared = torch.zeros(group, per_state, device=device)
         of_state = shared if samples > 1 else own_block(group, 1, per_state, device)
-        bias = torch.cat([of_state, own, own, own], dim=1).unsqueeze(0)  # Δt, x_t, time: own
+        bias = torch.cat([of_state, *[own] * self._own_tokens], dim=1).unsqueeze(0)
         if mask is not None:
             hidden = torch.zeros(mask.shape, device=device).masked_fill(~mask, -torch.inf)
             hidden = nn.functional.pad(hidden, (1, 0))  # s_t comes first and is never masked
             hidden = hidden.reshape(sets, -1).repeat_interleave(groups, 0)
-            bias = bias + nn.functional.pad(hidden, (0, 3 * group)).unsqueeze(1)
+            bias = bias + nn.functional.pad(hidden, (0, self._own_tokens * group)).unsqueeze(1)
         return bias.repeat_interleave(self.latents.shape[1], 1) if group > 1 else bias
 
     def _history_tokens(self, condition: FutureCondition) -> Float[Tensor, "S k width"]:
@@ -240,10 +263,8 @@ class PerceiverDenoiser(nn.Module):
         compared, which on a GPU would wait for the device.
         """
         sets, groups, group = self._grid(*encoded.offsets.shape[:2])
-        if t.stride(0) == 0 or (t.device.type == "cpu" and bool((t == t[0]).all())):
-            t = t[:1]
         noisy = self.noisy_token(x_t) + self.positions[0]
-        time = self.time_token(t) + self.positions[1]
+        time = self.time_token(_shared(t)) + self.positions[1]
         of_state = encoded.condition.reshape(sets, 1, -1, *encoded.condition.shape[2:])
         tokens = [of_state.expand(-1, groups, -1, -1, -1)]
         by_row = (encoded.offsets.flatten(0, 1), self.to_key_value(noisy), self.to_key_value(time))
@@ -263,3 +284,78 @@ class PerceiverDenoiser(nn.Module):
     ) -> Float[Tensor, "B D"]:
         """Return ``denoise(x_t, t, encode(condition))``, as a training step needs it."""
         return self.denoise(x_t, t, self.encode(condition))
+
+
+class StatePerceiverDenoiser(PerceiverDenoiser):
+    """The same in another order: latents read the condition, and queries of x_t read the latents.
+
+    Departure from the paper, whose latents attend to x_t, Δt and the diffusion time as well, so
+    that all blocks run anew for each sample and solver step: here the latents of a state see s_t
+    and φ(π) alone and are made once, in ``encode``. One query a sample, made of x_t, Δt and the
+    diffusion time, attends to them in ``blocks`` cross-attentions, whose MLPs are ``READ_RATIO``
+    times as wide as those of the latents. A prediction then costs what one latent costs there: with
+    64 latents, 32 samples a state and 10 solver steps a fiftieth in all.
+
+    Args:
+        state_dim: Size D of a state, with the absorbing flag.
+        **options: As ``PerceiverDenoiser``'s.
+    """
+
+    READ_RATIO = 4
+
+    _own_tokens = 0
+
+    def __init__(self, state_dim: int, **options: Any) -> None:
+        super().__init__(state_dim, **options)
+        blocks, width, heads = len(self.cross_blocks), self.latents.shape[-1], self.readout.heads
+        ratio = self.READ_RATIO * options.get("mlp_ratio", 1.0)
+        del self.readout  # the paper's one
+        self.readouts = nn.ModuleList(CrossAttention(width, heads, ratio) for _ in range(blocks))
+        self.latents_to_key_value = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, blocks * 2 * width),
+            nn.Unflatten(-1, (blocks, -1)),
+        )
+
+    def encode(self, condition: FutureCondition) -> EncodedLatents:  # type: ignore[override]
+        """Make the latents of S states, once for all their samples and diffusion steps.
+
+        Raises:
+            ValueError: The condition lacks what the policy representation needs.
+        """
+        states, samples = condition.offsets.shape
+        sets, _, group = self._grid(states, 1)
+        tokens, mask = self._state_tokens(condition)
+        bias = self._token_bias(mask, tokens.shape[1], states, 1)
+        key_value = self.to_key_value(tokens).unflatten(0, (sets, -1)).flatten(1, 2).unsqueeze(1)
+        latents = attend_in_turn(
+            list(zip(self.cross_blocks, self.self_blocks, strict=True)),
+            self.latents.repeat(1, group, 1),
+            [key_value],
+            bias,
+            self._among(group),
+        )
+        apart = None
+        if group > 1:
+            apart = own_block(group, samples, self.latents.shape[1], self.latents.device)[None]
+        offsets = self.offset_token(condition.offsets) + self.positions[2]
+        return EncodedLatents(self.latents_to_key_value(latents), offsets, apart)
+
+    def denoise(  # type: ignore[override]
+        self, x_t: Float[Tensor, "B D"], t: Int[Tensor, " B"], encoded: EncodedLatents
+    ) -> Float[Tensor, "B D"]:
+        """Predict from B = S * n noisy states at times t, row i * n + j for sample j of state i."""
+        noisy = self.noisy_token(x_t) + self.positions[0]
+        time = self.time_token(_shared(t)) + self.positions[1]
+        query = noisy + time + encoded.offsets.flatten(0, 1)
+        query = query.unflatten(0, (len(encoded.latents), -1))
+        for index, block in enumerate(self.readouts):
+            query = block(query, encoded.latents[:, :, index], encoded.bias)
+        return self.out(query.flatten(0, 1))
+
+
+def _shared(t: Int[Tensor, " B"]) -> Int[Tensor, " #B"]:
+    """Return one time in place of many equal ones, as far as that shows without a wait."""
+    if t.stride(0) == 0 or (t.device.type == "cpu" and bool((t == t[0]).all())):
+        return t[:1]
+    return t

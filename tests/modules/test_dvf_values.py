@@ -186,3 +186,53 @@ def test_a_value_costs_as_many_denoiser_calls_however_far_it_looks(tiny, monkeyp
         monkeypatch.setattr(module.occupancy.average, name, counted)
     module.value(torch.zeros(2, 2), num_samples=32)
     assert calls == {"encode": 1, "denoise": 2}  # two sampling steps, for all samples at once
+
+
+class Chain:
+    """An exact occupancy: maps the first number of the noise to a state of the chain.
+
+    Two states; from 0 the chain goes to 1 with probability 0.2, and from 1 it ends with 0.3. The
+    state after Δt steps is the quantile at Φ(z) of its distribution: what a perfect denoiser with a
+    deterministic solver is.
+    """
+
+    MATRIX = torch.tensor([[0.8, 0.2, 0.0], [0.0, 0.7, 0.3], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    REWARDS = torch.tensor([3.0, 1.0, 0.0], dtype=torch.float64)
+
+    def __init__(self, offsets: torch.Tensor, start: int) -> None:
+        later = [torch.eye(3, dtype=torch.float64)[start]]
+        for _ in range(int(offsets.max())):
+            later.append(later[-1] @ self.MATRIX)
+        self.edges = torch.stack(later).cumsum(1)[offsets.long(), :2]
+
+    def sample(self, denoise, schedule, shape, *, initial_noise, generator, **_):
+        drawn = generator.normal(shape) if initial_noise is None else initial_noise
+        share = torch.special.ndtr(drawn[:, :1].double())
+        state = (share > self.edges).sum(1)  # 0, 1, or 2: absorbed
+        moved = torch.zeros(shape)
+        moved[:, 0], moved[:, -1] = state.float(), torch.where(state == 2, 1.0, -1.0)
+        return moved
+
+
+@pytest.mark.parametrize("count", [7, 8])
+def test_antithetic_draws_keep_the_exact_value_and_lower_its_variance(tiny, monkeypatch, count):
+    chain = torch.linalg.inv(torch.eye(3, dtype=torch.float64) - GAMMA * Chain.MATRIX)
+    exact = float((chain @ Chain.REWARDS)[0])
+    variances = {}
+    for draws in ("independent", "antithetic"):
+        module = tiny(policy_representation="none", draws=draws).eval()
+        module.normalizer.fit(torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))
+        module.reward = Known(lambda x: symlog(Chain.REWARDS.float()[x[..., :1].long()]))
+        module.acting = Known(lambda s: s[..., 1:])
+        condition = module.occupancy.condition
+
+        def chained(states, offsets, *rest, module=module, condition=condition):
+            module.occupancy.sampler = Chain(offsets.flatten(), start=0)
+            return condition(states, offsets, *rest)
+
+        monkeypatch.setattr(module.occupancy, "condition", chained)
+        values = module.value(torch.zeros(20_000, 2), num_samples=count).double()
+        error = (values.var() / len(values)).sqrt()
+        assert abs(values.mean() - exact) < 4 * error < 0.1, (draws, values.mean(), exact)
+        variances[draws] = values.var()
+    assert variances["antithetic"] < 0.7 * variances["independent"]

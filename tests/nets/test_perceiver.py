@@ -2,17 +2,23 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lit_offrl.nets import FutureCondition, PerceiverDenoiser, sinusoidal
+from lit_offrl.nets import (
+    FutureCondition,
+    PerceiverDenoiser,
+    StatePerceiverDenoiser,
+    sinusoidal,
+)
 
 D, A, K = 3, 2, 5
+KINDS = pytest.mark.parametrize("kind", [PerceiverDenoiser, StatePerceiverDenoiser])
 SMALL = {"width": 16, "blocks": 2, "latents": 4, "cross_heads": 2, "self_heads": 4}
 
 
-def make(policy="none", seed=0, **options):
+def make(policy="none", seed=0, kind=PerceiverDenoiser, **options):
     """A denoiser whose zero-initialised last layer is replaced, so that outputs differ."""
     torch.manual_seed(seed)
     options = SMALL | {"history": K if policy == "sequential" else 0} | options
-    net = PerceiverDenoiser(D, policy=policy, **options)
+    net = kind(D, policy=policy, **options)
     torch.nn.init.normal_(net.out[1].weight)
     return net
 
@@ -46,10 +52,11 @@ MODES = [
 ]
 
 
+@KINDS
 @pytest.mark.parametrize(("policy", "options"), MODES)
 @pytest.mark.parametrize("samples", [2, 3, 8, 12])  # groups of 2, 1, 8 and 4 rows
-def test_samples_of_one_state_equal_repeated_conditions(policy, options, samples):
-    net, c = make(policy, **options), condition(4, samples)
+def test_samples_of_one_state_equal_repeated_conditions(policy, options, samples, kind):
+    net, c = make(policy, kind=kind, **options), condition(4, samples)
     x, t = torch.randn(4 * samples, D), torch.randint(1, 129, (4 * samples,))
     together = net.denoise(x, t, net.encode(c))
     apart = net.denoise(x, t, net.encode(repeated(c, samples)))
@@ -57,9 +64,10 @@ def test_samples_of_one_state_equal_repeated_conditions(policy, options, samples
     assert together.std() > 0.1
 
 
+@KINDS
 @pytest.mark.parametrize("samples", [1, 8])
-def test_rows_do_not_influence_each_other(samples):
-    net, c = make("sequential"), condition(8, samples)
+def test_rows_do_not_influence_each_other(samples, kind):
+    net, c = make("sequential", kind=kind), condition(8, samples)
     x, t = torch.randn(8 * samples, D), torch.randint(1, 129, (8 * samples,))
     before = net(x, t, c)
     changed = x.clone()
@@ -86,10 +94,11 @@ def test_permuting_states_permutes_predictions(policy):
     torch.testing.assert_close(shuffled.view(6, 4, D), plain[order], atol=1e-5, rtol=1e-5)
 
 
+@KINDS
 @pytest.mark.parametrize("junk", [1e3, float("nan")])
 @pytest.mark.parametrize("samples", [1, 8])
-def test_masked_history_influences_nothing(junk, samples):
-    net, c = make("sequential", action_dim=A), condition(8, samples)
+def test_masked_history_influences_nothing(junk, samples, kind):
+    net, c = make("sequential", kind=kind, action_dim=A), condition(8, samples)
     x, t = torch.randn(8 * samples, D), torch.randint(1, 129, (8 * samples,))
     before = net(x, t, c)
     hidden = ~c.history_mask.unsqueeze(-1)
@@ -105,8 +114,9 @@ def test_masked_history_influences_nothing(junk, samples):
         assert ((moved - before).abs().amax(-1) > 1e-4).tolist() == seen.tolist()
 
 
-def test_shorter_history_equals_a_masked_one():
-    net, c = make("sequential"), condition(8, 2)
+@KINDS
+def test_shorter_history_equals_a_masked_one(kind):
+    net, c = make("sequential", kind=kind), condition(8, 2)
     x, t = torch.randn(16, D), torch.randint(1, 129, (16,))
     mask = torch.tensor([False, False, True, True, True]).expand(8, K)
     padded = net(x, t, c._replace(history_mask=mask))
@@ -114,17 +124,19 @@ def test_shorter_history_equals_a_masked_one():
     torch.testing.assert_close(padded, short, atol=1e-5, rtol=1e-5)
 
 
+@KINDS
 @pytest.mark.parametrize("field", ["states", "offsets", "policy"])
-def test_every_part_of_the_condition_counts(field):
-    net, c = make("scalar"), condition(4, 2)
+def test_every_part_of_the_condition_counts(field, kind):
+    net, c = make("scalar", kind=kind), condition(4, 2)
     x, t = torch.randn(8, D), torch.full((8,), 7)
     moved = net(x, t, c._replace(**{field: getattr(c, field) + 1}))
     assert ((moved - net(x, t, c)).abs().amax(-1) > 1e-5).all()
     assert ((net(x, t + 1, c) - net(x, t, c)).abs().amax(-1) > 1e-5).all()
 
 
-def test_one_time_for_all_rows_gives_what_separate_times_give():
-    net, c = make(), condition(8, 1)
+@KINDS
+def test_one_time_for_all_rows_gives_what_separate_times_give(kind):
+    net, c = make(kind=kind), condition(8, 1)
     x, encoded = torch.randn(8, D), net.encode(c)
     mixed = torch.full((8,), 7)
     mixed[0] = 9  # not shared, so each row is embedded for itself
@@ -158,9 +170,25 @@ def test_cost_does_not_depend_on_the_offset_and_sampling_skips_the_condition():
     assert saved == 31 * (2 * 2 * w * w + 2 * w * b * 2 * w)
 
 
-def test_starts_at_zero_and_gradients_reach_every_parameter():
+def test_latents_per_state_are_made_once_for_all_samples_and_solver_steps():
+    """Encoding costs for 8 samples what it does for 1, but for Δt's tokens; reading is cheap."""
+    kinds = StatePerceiverDenoiser, PerceiverDenoiser
+    net, joint = (make("sequential", kind=kind) for kind in kinds)
+    w, b = SMALL["width"], SMALL["blocks"]
+    one, eight = (flops(lambda c=condition(8, n): net.encode(c)) for n in (1, 8))
+    assert eight - one == 7 * 8 * 2 * 2 * w * w  # the embedding of the other Δt
+    c, x, t = condition(1, 8), torch.randn(8, D), torch.full((8,), 5)
+    read = flops(lambda: net.denoise(x, t, net.encode(c))) - flops(lambda: net.encode(c))
+    weights = b * (2 + 2 * net.READ_RATIO) * w * w + 2 * D * w  # query, out, MLP; in and out
+    assert read == 2 * (8 * weights + 2 * w * w)  # and the time's embedding, once
+    whole = flops(lambda: joint.denoise(x, t, joint.encode(c)))
+    assert read < 0.6 * (whole - flops(lambda: joint.encode(c)))
+
+
+@KINDS
+def test_starts_at_zero_and_gradients_reach_every_parameter(kind):
     torch.manual_seed(0)
-    net = PerceiverDenoiser(D, **SMALL, policy="sequential", history=K, action_dim=A)
+    net = kind(D, **SMALL, policy="sequential", history=K, action_dim=A)
     c, x, t = condition(8, 1), torch.randn(8, D), torch.randint(1, 129, (8,))
     assert torch.equal(net(x, t, c), torch.zeros(8, D))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -187,9 +215,10 @@ def test_gradient_of_grouped_rows_is_the_gradient_of_each_row():
         torch.testing.assert_close(got, p.grad)
 
 
+@KINDS
 @pytest.mark.parametrize("policy", ["scalar", "sequential"])
-def test_bfloat16_autocast(policy):
-    net, c = make(policy), condition(8, 4)
+def test_bfloat16_autocast(policy, kind):
+    net, c = make(policy, kind=kind), condition(8, 4)
     x, t = torch.randn(32, D), torch.full((32,), 5)
     exact = net(x, t, c)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -206,10 +235,11 @@ def test_offsets_near_and_far_are_told_apart():
     assert distance[~torch.eye(5, dtype=torch.bool)].min() > 0.5
 
 
-def test_overfits_a_conditional_regression():
+@KINDS
+def test_overfits_a_conditional_regression(kind):
     # x_t + Δt / 4 * s_t: without s_t a third of the variance would stay, without Δt a twentieth
     torch.manual_seed(0)
-    net = PerceiverDenoiser(2, width=32, blocks=2, latents=4)
+    net = kind(2, width=32, blocks=2, latents=4)
     states, x = torch.rand(64, 2) * 2 - 1, torch.rand(64, 2) * 2 - 1
     offsets = torch.randint(1, 5, (64, 1))
     t, target = torch.ones(64, dtype=torch.int64), x + offsets / 4 * states
