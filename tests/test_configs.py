@@ -20,6 +20,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 METHODS = {"bc": "BC", "cql": "CQL", "dvf": "DVF", "iql": "IQL", "awr": "AWR", "acg": "ACG"}
 METHODS |= {"diffusion_bc": "DiffusionBC", "idql": "IDQL", "dql": "DQL", "acd": "ACD"}
 METHODS |= {"td3bc": "TD3BC", "bcq": "BCQ"}
+METHODS |= {"diffuser": "Diffuser", "decision_diffuser": "DecisionDiffuser"}
 STAGES = {f"ldcq_stage{number}": f"LDCQStage{number}" for number in (1, 2, 3)}
 DATA = ("adroit", "antmaze", "kitchen", "locomotion", "maze2d", "mountain_car", "pybullet")
 DATA += ("random_walk",)
@@ -82,7 +83,9 @@ def test_every_config_is_tested():
 @pytest.mark.slow
 def test_a_method_at_its_real_size(fit, name):
     """DVF is among the experiments below."""
-    checkpoint = fit(f"{name}.yaml", "data/maze2d.yaml")
+    # waypoints need positions and velocities, which Pendulum's observations are not
+    actions = ("--model.init_args.controller", "actions", "--model.init_args.execute_steps", "1")
+    checkpoint = fit(f"{name}.yaml", "data/maze2d.yaml", *actions * (name == "diffuser"))
     kind = {**METHODS, **STAGES}[name]
     assert checkpoint["lit_offrl"]["class_path"].endswith(f".{kind}Module")
     assert checkpoint["global_step"] == 2
@@ -120,6 +123,8 @@ def test_tuned_values_are_what_fit_trains_with(data):
         ("adroit", "awr", {"beta": 0.5, "dropout": 0.1}),
         ("antmaze", "dql", {"eta": 3.0, "backup_samples": 10}),
         ("kitchen", "ldcq_stage1", {"horizon": 20}),
+        ("maze2d", "diffuser", {"horizon": 384, "diffusion_steps": 256, "execute_steps": None}),
+        ("kitchen", "decision_diffuser", {"horizon": 56, "width": 128, "guidance": 1.2}),
     ],
 )
 def test_values_of_the_papers(data, name, values):

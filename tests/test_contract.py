@@ -19,6 +19,12 @@ DVF = (
     " --trainer.gradient_clip_val 100"
 )
 DENOISER = "--model.init_args.width 16 --model.init_args.blocks 1 --model.init_args.hidden [8]"
+PLAN = (
+    "--model.init_args.width 16 --model.init_args.multipliers [4] --model.init_args.horizon 8"
+    " --model.init_args.diffusion_steps 2 --model.init_args.ema_start 2"
+    " --model.init_args.ema_every 2 --model.init_args.execute_steps 6"
+    " --model.init_args.learning_rate 5e-5"
+)
 Q = (
     "--model.init_args.state_hidden [8] --model.init_args.latent_hidden [8]"
     " --model.init_args.joined [8,4] --model.init_args.num_latents 5"
@@ -36,6 +42,12 @@ MODULES = {
     "IDQLModule": f"{DENOISER} --model.init_args.num_samples 3",
     "DQLModule": f"{DENOISER} --model.init_args.num_samples 3",
     "ACDModule": f"{DENOISER} --model.init_args.act_mode acd_f --model.init_args.num_samples 3",
+    "DiffuserModule": f"{PLAN} --model.init_args.num_samples 2 --model.init_args.guide_stop 1",
+    "DiffuserModule:goals": f"{PLAN} --model.init_args.guided false"
+    " --model.init_args.multipliers [1] --model.init_args.goal_dims [0,1]"
+    " --model.init_args.partial all",
+    "DecisionDiffuserModule": f"{PLAN} --model.init_args.history 2"
+    " --model.init_args.inverse_hidden [8]",
     "LDCQStage1Module": "--model.init_args.horizon 5 --model.init_args.width 16"
     " --model.init_args.gru_layers 1 --model.init_args.latent_dim 2",
     "LDCQStage2Module": "--model.init_args.stage1 STAGE1 --model.init_args.width 16",

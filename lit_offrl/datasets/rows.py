@@ -160,8 +160,10 @@ class Rows:
             )
         return spans
 
-    def discounted_returns(self, gamma: float) -> Tensor | None:
+    def discounted_returns(self, gamma: float, terminal_reward: float = 0.0) -> Tensor | None:
         """Return Σ_i γ^i r_{t+i} to each row's episode's end, or None if any reward is unknown.
+
+        ``terminal_reward`` is added to the last reward of episodes that ended in a true terminal.
 
         Sums of 1, 2, 4, … terms, each made of two of half its length: log₂ of the longest episode
         passes over all rows, rather than one pass a step.
@@ -169,7 +171,9 @@ class Rows:
         mask = self.columns.get("reward_mask")
         if "rewards" not in self.columns or (mask is not None and not bool(mask.all())):
             return None
-        sums = self.columns["rewards"].double()
+        sums = self.columns["rewards"].to(torch.float64, copy=True)
+        if terminal_reward != 0:
+            sums[self.stops[self.terminated] - 1] += terminal_reward
         span, longest = 1, int((self.stops - self.starts).max())
         while span < longest:
             same = self.episode[:-span] == self.episode[span:]

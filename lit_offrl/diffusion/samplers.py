@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
@@ -114,6 +114,7 @@ class Sampler(ABC):
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
         initial_noise: Rows | None = None,
+        before: Callable[[Rows, Step], Rows] | None = None,
     ) -> Rows:
         """Draw samples of ``shape`` (B, …).
 
@@ -130,6 +131,8 @@ class Sampler(ABC):
             dtype: of the state.
             initial_noise: standard normal numbers of ``shape`` in place of the initial draw; the
                 temperature applies to them too.
+            before: maps x_t and its step to what is denoised in its place, such as x_t with some
+                of its numbers set to what is known, or moved along a gradient.
 
         Raises:
             ConfigError: the sampler has more steps than were trained.
@@ -149,6 +152,7 @@ class Sampler(ABC):
         of_estimate = self.clip if self.clipping == "estimate" else None
         of_sample = self.clip if self.clipping == "sample" else None
         for step, t in zip(steps, times.unbind(), strict=True):
+            x = x if before is None else before(x, step)
             output = denoise(x, t.expand(shape[0])).to(dtype)
             x0 = to_x0(output, x, step.alpha, step.sigma, prediction)
             if of_estimate is not None:

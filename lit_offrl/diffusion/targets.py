@@ -111,6 +111,7 @@ def diffusion_loss(
     prediction: Prediction = "epsilon",
     weighting: Weighting = "uniform",
     gamma: float | int = 5.0,
+    entries: Tensor | None = None,
 ) -> Float[Tensor, " B"]:
     """Denoising loss (B,): weighted squared error at t uniform on 1 … T, mean over event dims.
 
@@ -125,6 +126,8 @@ def diffusion_loss(
         prediction: what the denoiser predicts.
         weighting: see `loss_weight`.
         gamma: γ of Min-SNR-γ.
+        entries: weights of the squared errors of an event's numbers, of a shape that broadcasts to
+            (B, …), before their mean; all 1 if None.
     """
     rows, device = x0.shape[0], x0.device
     t = draw_times(rows, schedule.num_steps, generator, device=device)
@@ -133,6 +136,7 @@ def diffusion_loss(
     alpha, sigma = schedule.alpha(t, x0.ndim), schedule.sigma(t, x0.ndim)
     target = training_target(x0, noise, alpha, sigma, prediction)
     dtype = torch.promote_types(target.dtype, torch.float32)
-    error = (output.to(dtype) - target.to(dtype)).square().reshape(rows, -1).mean(1)
+    error = (output.to(dtype) - target.to(dtype)).square()
+    error = (error if entries is None else entries * error).reshape(rows, -1).mean(1)
     weight = loss_weight(schedule.snr(t), prediction=prediction, weighting=weighting, gamma=gamma)
     return weight * error

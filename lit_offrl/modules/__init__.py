@@ -8,6 +8,8 @@ from lit_offrl.modules.bc import BCModule
 from lit_offrl.modules.bcq import BCQModule
 from lit_offrl.modules.checkpoints import load_module
 from lit_offrl.modules.cql import CQLModule
+from lit_offrl.modules.decision_diffuser import DecisionDiffuserModule
+from lit_offrl.modules.diffuser import DiffuserModule
 from lit_offrl.modules.diffusion_bc import DiffusionBCModule
 from lit_offrl.modules.dql import DQLModule
 from lit_offrl.modules.dvf import DVFModule
@@ -28,6 +30,8 @@ __all__ = [
     "CQLModule",
     "DQLModule",
     "DVFModule",
+    "DecisionDiffuserModule",
+    "DiffuserModule",
     "DiffusionBCModule",
     "IDQLModule",
     "IQLModule",

@@ -18,6 +18,7 @@ from lit_offrl.nets.perceiver import (
 from lit_offrl.nets.policies import DeterministicPolicy, GaussianPolicy, TanhGaussianPolicy
 from lit_offrl.nets.resnet import ResNetDenoiser
 from lit_offrl.nets.snippets import GaussianPrior, SnippetEncoder, WorldModel, gaussian_kl
+from lit_offrl.nets.temporal_unet import TemporalUNet, TemporalValue
 from lit_offrl.nets.unet import UResNetDenoiser
 
 __all__ = [
@@ -46,6 +47,8 @@ __all__ = [
     "SnippetEncoder",
     "StatePerceiverDenoiser",
     "TanhGaussianPolicy",
+    "TemporalUNet",
+    "TemporalValue",
     "UResNetDenoiser",
     "WorldModel",
     "frozen_copy",

@@ -149,6 +149,29 @@ def test_extra_steps_move_samples_to_higher_likelihood(gaussian, seeded):
     assert (plain - 0.7).abs().mean() > 3 * (further - 0.7).abs().mean()
 
 
+def test_what_is_known_is_set_before_every_step(seeded):
+    """Half of each sample is set to 9, which the denoiser sees, and the step's time with it."""
+    schedule, seen, times = Schedule("cosine", 6), [], []
+
+    def before(x, step):
+        times.append(step.t)
+        return torch.cat([x[:, :1], torch.full_like(x[:, 1:], 9.0)], dim=1)
+
+    def denoise(x, t):
+        seen.append((x.clone(), t.tolist()))
+        return torch.zeros_like(x)
+
+    options = {"prediction": "x0", "generator": seeded(0)}
+    free = DDPM().sample(denoise, schedule, (3, 2), **options)
+    mine, seen[:] = seen[:], []
+    options["generator"] = seeded(0)
+    known = DDPM().sample(denoise, schedule, (3, 2), before=before, **options)
+    assert times == [6, 5, 4, 3, 2, 1] and [t for _, t in seen] == [[t] * 3 for t in times]
+    assert all((x[:, 1] == 9).all() for x, _ in seen)
+    assert all(torch.equal(a[:, 0], b[:, 0]) for (a, _), (b, _) in zip(seen, mine, strict=True))
+    assert torch.equal(known[:, 0], free[:, 0])
+
+
 def test_initial_noise_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"\(1, 3\), not \(6, 3\)"):
         draw(DDIM(), lambda x, t: x, initial_noise=torch.zeros(1, 3))

@@ -110,6 +110,20 @@ def test_loss_is_the_mean_over_event_dimensions(seeded):
     torch.testing.assert_close(loss, noise.square().mean((1, 2)))
 
 
+def test_entries_weigh_the_errors_of_an_event(seeded):
+    x0, schedule = torch.arange(12.0).view(2, 3, 2), Schedule("vp", 5)
+    entries = torch.tensor([[1.0, 0.0], [2.0, 0.5], [0.0, 0.0]])
+    loss = diffusion_loss(
+        lambda x, t: torch.zeros_like(x),
+        schedule,
+        x0,
+        generator=seeded(0),
+        prediction="x0",
+        entries=entries,
+    )
+    torch.testing.assert_close(loss, (entries * x0.square()).mean((1, 2)))
+
+
 def test_times_are_uniform_on_one_to_t(seeded):
     rows, num_steps = 50_000, 5
     counts = draw_times(rows, num_steps, seeded(), device="cpu").bincount(minlength=num_steps + 1)

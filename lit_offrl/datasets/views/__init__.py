@@ -5,7 +5,8 @@ it holds the columns as tensors there, knows the valid rows, and turns row numbe
 random numbers into a NamedTuple. It draws nothing itself, so a batch is a pure function.
 
 ``Transitions`` makes single steps, ``AdvantageLabelled`` those with stored advantages,
-``FutureStates`` states with a later one, ``Snippets`` pieces of H steps. No batch holds rows of
+``FutureStates`` states with a later one, ``Snippets`` pieces of H steps, ``Windows`` such with the
+episode's return. No batch holds rows of
 two episodes in one of its entries.
 """
 
@@ -14,6 +15,7 @@ from lit_offrl.datasets.views.future import FutureStateBatch, FutureStates
 from lit_offrl.datasets.views.labelled import AdvantageBatch, AdvantageLabelled
 from lit_offrl.datasets.views.snippets import SnippetBatch, Snippets
 from lit_offrl.datasets.views.transitions import TransitionBatch, Transitions
+from lit_offrl.datasets.views.windows import WindowBatch, Windows
 
 __all__ = [
     "AdvantageBatch",
@@ -26,4 +28,6 @@ __all__ = [
     "TransitionBatch",
     "Transitions",
     "View",
+    "WindowBatch",
+    "Windows",
 ]
