@@ -226,12 +226,12 @@ def _plans(given: Checkouts, sizes: Sizes, folder: Path, seed: int) -> Iterator[
         "our critics are DenseNets with LayerNorm, d3rlpy's plain",
     )
 
-    plain = {"hidden": [width] * 3, "width": width // 2, "blocks": 1}
+    plain = {"hidden": [width] * 3, "width": width}
     residual: dict[str, Any] = {**hidden, "width": width, "blocks": 3}
     for method, kind, net, note in (
         (
             *("DQL", "DQLModule", plain),
-            "our denoiser has one residual block, CleanDiffuser's three plain layers; T = 5",
+            "T = 5; critics with LayerNorm here, too, as CleanDiffuser's",
         ),
         (
             *("IDQL", "IDQLModule", residual),

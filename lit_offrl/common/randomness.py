@@ -48,6 +48,10 @@ class ShardedGenerator:
         """Numbers in [0, 1) of ``shape``, whose first dimension counts this rank's rows."""
         return self._draw(torch.rand, shape, dtype=dtype)
 
+    def common(self, shape: Sequence[int]) -> Tensor:
+        """Numbers in [0, 1) of ``shape``, the same ones for every rank."""
+        return torch.rand(tuple(shape), generator=self._generator, device=self.device)
+
     def integers(self, low: int, high: int, shape: Sequence[int]) -> Tensor:
         """Integers in [low, high) of ``shape``, whose first dimension counts this rank's rows."""
         return self._draw(torch.randint, shape, low=low, high=high)

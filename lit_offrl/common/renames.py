@@ -36,7 +36,9 @@ _CLIPPED = {"clipping": "estimate", "variance": "beta"}
 BEFORE: dict[str, dict[str, Any]] = {
     "ACDModule": _CLIPPED,
     "DiffusionBCModule": _CLIPPED,
-    "DQLModule": _CLIPPED,
+    "DQLModule": _CLIPPED
+    | {"denoiser": "residual", "activation": "relu", "climbed": "rows", "acts": "average"}
+    | {"actor_ema_every": 1, "actor_ema_start": 0, "critic_decay": False},
     "IDQLModule": _CLIPPED,
 }
 """What held before there were options for it, by the name of the library's class that has them; of

@@ -26,7 +26,13 @@ from lit_offrl.diffusion import (
 from lit_offrl.modules.actor import ActorModule
 from lit_offrl.modules.expectile import Pick, best_of
 from lit_offrl.modules.policies import NetworkPolicy
-from lit_offrl.nets import EnsembleCritic, ResNetDenoiser, frozen_copy, polyak_update_
+from lit_offrl.nets import (
+    DENOISERS,
+    ActionDenoiser,
+    EnsembleCritic,
+    frozen_copy,
+    polyak_update_,
+)
 from lit_offrl.nets.policies import centre_and_scale
 
 _EDGE = 1.0 - 1e-5
@@ -88,7 +94,8 @@ class DiffusionActor(nn.Module):
         diffusion_steps: Number T of diffusion steps.
         drawing: How actions are drawn.
         ema_rate: Rate at which the averaged denoiser follows the trained one.
-        **denoiser: Width, blocks and dropout of the ``ResNetDenoiser``.
+        denoiser: Kind of network, a name of ``DENOISERS``.
+        **network: Its width, blocks and dropout.
 
     Raises:
         ConfigError: There are more sampling steps than T.
@@ -108,7 +115,8 @@ class DiffusionActor(nn.Module):
         diffusion_steps: int,
         drawing: Drawing,
         ema_rate: float,
-        **denoiser: Any,
+        denoiser: str,
+        **network: Any,
     ) -> None:
         super().__init__()
         centre, scale = centre_and_scale(action_dim, low, high)
@@ -116,7 +124,8 @@ class DiffusionActor(nn.Module):
         self.register_buffer("scale", scale)
         self.action_dim, self.ema_rate = action_dim, ema_rate
         self.schedule = Schedule(schedule, diffusion_steps)
-        self.denoiser = ResNetDenoiser(action_dim, condition_dim, diffusion_steps, **denoiser)
+        kind = DENOISERS[denoiser]
+        self.denoiser = kind(action_dim, condition_dim, diffusion_steps, **network)
         self.average = frozen_copy(self.denoiser)
         self.sampler = drawing.make()
         self.sampler.steps(self.schedule)  # refuses what could not act, before it is trained
@@ -139,7 +148,7 @@ class DiffusionActor(nn.Module):
         log_density: Callable[[Tensor], Tensor] | None = None,
         density_scale: float = 0.0,
         noise: Generator = None,
-        denoiser: ResNetDenoiser | None = None,
+        denoiser: ActionDenoiser | None = None,
         sampler: Sampler | None = None,
     ) -> Tensor:
         """Draw actions, (S, number, a); each state's condition and the times are encoded once.
@@ -197,8 +206,10 @@ class DiffusionActorModule(ActorModule):
     A subclass builds ``self.actor`` by ``self.diffusion_actor(condition_dim)``.
 
     Args:
-        width: Width of the denoiser's residual stream, at least 1.
-        blocks: Number of the denoiser's residual blocks.
+        denoiser: Network of the denoiser: ``residual`` blocks with LayerNorm (IDQL, ACD), or a
+            plain ``mlp`` (Diffusion-QL).
+        width: Width of the denoiser's residual stream, or of the plain one's layers, at least 1.
+        blocks: Number of the denoiser's residual blocks, or of the plain one's layers.
         dropout: Probability in [0, 1) of dropping a unit at a block's entrance.
         schedule: Noise schedule of the diffusion.
         diffusion_steps: Number T of diffusion steps, at least 1.
@@ -218,6 +229,7 @@ class DiffusionActorModule(ActorModule):
     def __init__(
         self,
         *args: Any,
+        denoiser: Literal["residual", "mlp"] = "residual",
         width: int = 256,
         blocks: int = 3,
         dropout: float = 0.1,
@@ -238,6 +250,7 @@ class DiffusionActorModule(ActorModule):
             action_dim=self.action_dim,
             low=self.action_low,
             high=self.action_high,
+            denoiser=denoiser,
             width=width,
             blocks=blocks,
             dropout=dropout,
@@ -250,7 +263,12 @@ class DiffusionActorModule(ActorModule):
     def after_step(self) -> None:
         """Move the averaged denoiser, and what the method's other bases move."""
         super().after_step()
-        self.actor.update_ema()
+        if self.average_moves():
+            self.actor.update_ema()
+
+    def average_moves(self) -> bool:
+        """Whether the averaged denoiser moves after the step under way; it does after each."""
+        return True
 
     def acting_sampler(self, **drawing: Any) -> Sampler:
         """Return the sampler that acts.
@@ -286,14 +304,29 @@ class DiffusionActorModule(ActorModule):
         return super().policy_options() | {name: hint | None for name, hint in types}
 
     def best_of_samples(
-        self, critic: EnsembleCritic, number: int, pick: Pick = "max", **drawing: Any
+        self,
+        critic: EnsembleCritic,
+        number: int,
+        pick: Pick = "max",
+        denoiser: ActionDenoiser | None = None,
+        **drawing: Any,
     ) -> NetworkPolicy:
-        """Act by one of several samples, see ``best_of``; a single one needs no critic."""
+        """Act by one of several samples, see ``best_of``; a single one needs no critic.
+
+        Args:
+            critic: Which chooses.
+            number: Number of samples.
+            pick: How it chooses.
+            denoiser: Which weights draw them; the averaged ones by default.
+            **drawing: Options of ``Drawing``.
+        """
         sampler = self.acting_sampler(**drawing)
 
         def act(rows: Tensor) -> Tensor:
             observations = self.normalize_observations(rows)
-            candidates = self.actor.sample(observations, number=number, sampler=sampler)
+            candidates = self.actor.sample(
+                observations, number=number, denoiser=denoiser, sampler=sampler
+            )
             if number == 1:
                 return candidates.squeeze(1)
             return best_of(critic, observations, candidates, pick)

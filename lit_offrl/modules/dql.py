@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,37 +13,48 @@ from lit_offrl.diffusion import Clipping, Variance
 from lit_offrl.modules.diffusion_actor import DiffusionActorModule
 from lit_offrl.modules.extraction import by_turns
 from lit_offrl.modules.policies import NetworkPolicy
-from lit_offrl.modules.twin_critics import TwinCriticModule
+from lit_offrl.modules.twin_critics import Activation, TwinCriticModule
+
+Weights = Literal["trained", "average"]
 
 
 class DQLModule(DiffusionActorModule, TwinCriticModule):
     """Diffusion-QL (Wang et al. 2023): denoising loss − η · E[Q(s, a)] / E|Q|.
 
     The gradient of Q runs back through the whole chain that draws the action. Targets are
-    r + γ (1 − terminal) min_j Q̄_j(s', a') with a' by the averaged denoiser.
+    r + γ (1 − terminal) min_j Q̄_j(s', a') with a' by the averaged denoiser. Networks, sampler and
+    averages are those of the authors' code: three layers of 256 with Mish for the denoiser and for
+    each critic; steps that clip the estimate of the action, with noise of the posterior's variance.
 
-    As in the authors' code each of DDPM's steps clips its estimate of the action and has noise of
-    the posterior's variance.
-
-    Departures from the authors' code: ACD's denoiser; critics with ReLU for Mish, whose rate does
-    not decay; averages move at every step.
+    Departures from the authors' code: the actor climbs the critics of before the step and not those
+    of after it, since all losses have one backward pass.
 
     Args:
         eta: Weight η, at least 0, of Q: 1 for locomotion; AntMaze 0.5 umaze, 2 umaze-diverse, 2
             medium-play, 3 medium-diverse, 4.5 large-play, 3.5 large-diverse; 0.15 and 0.1 for pen
             human and cloned; 0.005 for kitchen. The learning rate is 1e-3 for AntMaze medium-play
-            and 3e-5 for pen.
+            and 3e-5 for pen; gradients are clipped at 1 to 10, ``trainer.gradient_clip_val``.
         backup_samples: Number of actions in a next state over which each target critic's maximum is
             taken, at least 1; 1 takes no maximum, AntMaze 10.
         num_samples: Number of candidates when acting, at least 1, one of which is drawn with
             probability ∝ exp(Q).
+        climbed: Which critic the actor climbs, while the other one's size scales: one that is drawn
+            for the whole ``batch``, as the authors do, or the two by turns over its ``rows``.
+        acts: Whose samples act: those of the ``trained`` denoiser, as in the authors' code, or of
+            its ``average``.
         hidden: Widths of the critics' hidden layers.
-        dropout: Probability in [0, 1) of dropping a unit at a block's entrance.
+        activation: The critics' activation: ``mish`` or ``relu``.
+        critic_decay: Whether the critics' learning rate decays as the actor's, with ``decay``.
+        denoiser: Network of the denoiser: the authors' plain ``mlp``, or ``residual`` blocks with
+            LayerNorm (IDQL, ACD), which take four times as long.
+        dropout: Probability in [0, 1) of dropping a unit of the denoiser.
         clipping: What each step of the sampler clips to the actions' range: the ``estimate`` of the
             action, the noisy ``sample``, or ``none``.
         variance: Variance of the noise in a step of ``ddpm``: ``posterior`` or ``beta``.
-        actor_ema_rate: Rate in (0, 1] at which the averaged denoiser, which acts and makes targets,
-            follows the trained one in each step.
+        actor_ema_rate: Rate in (0, 1] at which the averaged denoiser, which makes targets, follows
+            the trained one.
+        actor_ema_every: Number of steps, at least 1, after the last of which it moves.
+        actor_ema_start: Number of steps, at least 0, for which it first stays as it was.
         **kwargs: Options of ``DiffusionActorModule`` but for sampling_steps, and of
             ``TwinCriticModule``.
     """
@@ -54,16 +65,25 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
         eta: Annotated[float, "[0, inf)"] = 1.0,
         backup_samples: Annotated[int, "[1, inf)"] = 1,
         num_samples: Annotated[int, "[1, inf)"] = 50,
+        climbed: Literal["batch", "rows"] = "batch",
+        acts: Weights = "trained",
         hidden: Sequence[int] = (256, 256, 256),
+        activation: Activation = "mish",
+        critic_decay: bool = True,
+        denoiser: Literal["mlp", "residual"] = "mlp",
         dropout: float = 0.0,
         clipping: Clipping = "estimate",
         variance: Variance = "posterior",
         actor_ema_rate: float = 0.005,
+        actor_ema_every: Annotated[int, "[1, inf)"] = 5,
+        actor_ema_start: Annotated[int, "[0, inf)"] = 1000,
         **kwargs: Any,
     ) -> None:
         super().__init__(
             *args,
             hidden=hidden,
+            activation=activation,
+            denoiser=denoiser,
             dropout=dropout,
             sampling_steps=None,
             clipping=clipping,
@@ -72,6 +92,8 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
             **kwargs,
         )
         self.eta, self.backup_samples, self.num_samples = eta, backup_samples, num_samples
+        self.climbed, self.acts, self.critic_decay = climbed, acts, critic_decay
+        self.actor_ema_every, self.actor_ema_start = actor_ema_every, actor_ema_start
         self.actor = self.diffusion_actor(self.observation_dim)
 
     def losses(self, batch: TransitionBatch) -> dict[str, Tensor]:
@@ -81,7 +103,8 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
         observations = self.normalize_observations(batch.observations)
         denoising = self.actor.loss(observations, batch.actions, self.noise).mean()
         drawn = self.actor.sample(observations, noise=self.noise, denoiser=self.actor.denoiser)
-        climbed, scale = by_turns(self.q.frozen(observations, drawn.squeeze(1)))
+        q_values = self.q.frozen(observations, drawn.squeeze(1))
+        climbed, scale = by_turns(q_values, self._turn(len(observations)))
         self.log_scalar("actor/q_mean", climbed)
         self.log_scalar("actor/denoising", denoising)
         return {"critic": critic, "actor": denoising - self.eta * climbed / scale}
@@ -92,14 +115,35 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
         drawn = self.actor.sample(observations, number=self.backup_samples, noise=self.noise)
         return self.target.many(observations, drawn).amax(dim=2).amin(dim=0)
 
+    def _turn(self, rows: int) -> Tensor:
+        """Which critic each row climbs, (B,): a coin for all, or by turns."""
+        if self.climbed == "rows":
+            return torch.arange(rows, device=self.device) % 2
+        return (2 * self.noise.common((1,))).long().to(self.device).expand(rows)
+
+    def average_moves(self) -> bool:
+        """Whether the averaged denoiser moves after the step under way."""
+        step = self.trainer.global_step
+        return step >= self.actor_ema_start and step % self.actor_ema_every == 0
+
+    def learning_rate_of(self, network: str, step: int) -> float:
+        """The actor's rate may decay, and the critics' with it."""
+        return super().learning_rate_of("actor" if self.critic_decay else network, step)
+
     def policy(
-        self, num_samples: Annotated[int | None, "[1, inf)"] = None, **drawing: Any
+        self,
+        num_samples: Annotated[int | None, "[1, inf)"] = None,
+        acts: Weights | None = None,
+        **drawing: Any,
     ) -> NetworkPolicy:
         """Act by a sample drawn among candidates with probability ∝ exp(Q).
 
         Args:
             num_samples: Number of candidates; the module's own by default. 1 needs no critic.
+            acts: Whose samples: ``trained`` or ``average``; the module's own by default.
             **drawing: Options of ``Drawing``; those that are None or left out are as trained.
         """
         number = num_samples or self.num_samples
-        return self.best_of_samples(self.target, number, "softmax", **drawing)
+        trained = (acts or self.acts) == "trained"
+        denoiser = self.actor.denoiser if trained else self.actor.average
+        return self.best_of_samples(self.target, number, "softmax", denoiser, **drawing)

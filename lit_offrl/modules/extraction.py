@@ -36,13 +36,17 @@ def mean_over_processes(values: Tensor) -> Tensor:
     return mean
 
 
-def by_turns(q_values: Tensor) -> tuple[Tensor, Tensor]:
+def by_turns(q_values: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
     """Mean Q to climb and mean |Q| to scale it by, of the values (2, B) of two critics.
 
     In a row one critic's value is climbed and the other one's size scales, so that no unit of
-    reward is preferred. Diffusion-QL's paper draws which by a coin; here the two take turns by row.
+    reward is preferred.
+
+    Args:
+        q_values: of both critics.
+        turn: which critic's value is climbed, int64 (B,) of 0 and 1.
     """
-    turn = torch.arange(q_values.shape[1], device=q_values.device)[None] % 2
+    turn = turn[None]
     scale = mean_over_processes(q_values.gather(0, 1 - turn).abs()).clamp_min(1e-6)
     return q_values.gather(0, turn).mean(), scale
 

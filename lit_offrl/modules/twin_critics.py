@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.modules.actor import ActorModule
 from lit_offrl.nets import EnsembleCritic, frozen_copy, polyak_update_
+
+Activation = Literal["relu", "mish"]
 
 
 class TwinCriticModule(ActorModule):
@@ -21,6 +23,7 @@ class TwinCriticModule(ActorModule):
         tau: Rate in (0, 1] at which the target critics follow the critics in each step.
         hidden: Widths of the critics' hidden layers.
         layer_norm: Whether the critics have a LayerNorm before each activation.
+        activation: The critics' activation.
         **kwargs: Options of the method's other bases, see ``ActorModule``.
     """
 
@@ -31,11 +34,14 @@ class TwinCriticModule(ActorModule):
         tau: Annotated[float, "(0, 1]"] = 0.005,
         hidden: Sequence[int] = (256, 256),
         layer_norm: bool = False,
+        activation: Activation = "relu",
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.gamma, self.tau, self.hidden = gamma, tau, hidden
-        self.q = EnsembleCritic(self.observation_dim, self.action_dim, hidden, layer_norm)
+        self.q = EnsembleCritic(
+            self.observation_dim, self.action_dim, hidden, layer_norm, activation=activation
+        )
         self.target = frozen_copy(self.q)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:

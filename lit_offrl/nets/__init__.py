@@ -5,6 +5,7 @@ from lit_offrl.nets.advantages import AdvantageEncoding
 from lit_offrl.nets.averages import frozen_copy, polyak_update_
 from lit_offrl.nets.critics import EnsembleCritic, EnsembleDenseNetMLP, EnsembleMLP
 from lit_offrl.nets.decoders import AutoregressiveDecoder, CategoricalDecoder
+from lit_offrl.nets.denoisers import DENOISERS, ActionDenoiser, MLPDenoiser, ResNetDenoiser
 from lit_offrl.nets.embeddings import NumberEmbedding, sinusoidal, symexp, symlog
 from lit_offrl.nets.images import ImageDecoder, ImageEncoder
 from lit_offrl.nets.latent_critics import LatentCritic
@@ -16,13 +17,14 @@ from lit_offrl.nets.perceiver import (
     StatePerceiverDenoiser,
 )
 from lit_offrl.nets.policies import DeterministicPolicy, GaussianPolicy, TanhGaussianPolicy
-from lit_offrl.nets.resnet import ResNetDenoiser
 from lit_offrl.nets.snippets import GaussianPrior, SnippetEncoder, WorldModel, gaussian_kl
 from lit_offrl.nets.temporal_unet import TemporalUNet, TemporalValue
 from lit_offrl.nets.unet import UResNetDenoiser
 
 __all__ = [
+    "DENOISERS",
     "MLP",
+    "ActionDenoiser",
     "ActionVAE",
     "AdvantageEncoding",
     "AutoregressiveDecoder",
@@ -40,6 +42,7 @@ __all__ = [
     "ImageDecoder",
     "ImageEncoder",
     "LatentCritic",
+    "MLPDenoiser",
     "NumberEmbedding",
     "PerceiverDenoiser",
     "Perturbation",

@@ -188,6 +188,7 @@ class EnsembleCritic(nn.Module):
             have it.
         size: Number of critics.
         dense: Whether they are DenseNet MLPs, as in DVF (Table 1).
+        activation: A name of `lit_offrl.nets.mlp.ACTIVATIONS`.
     """
 
     def __init__(
@@ -198,13 +199,14 @@ class EnsembleCritic(nn.Module):
         layer_norm: bool = False,
         size: int = 2,
         dense: bool = False,
+        activation: str = "relu",
     ) -> None:
         super().__init__()
         in_dim = observation_dim + action_dim
         self.members: EnsembleMLP | EnsembleDenseNetMLP = (
-            EnsembleDenseNetMLP(size, in_dim, hidden)
+            EnsembleDenseNetMLP(size, in_dim, hidden, 1, activation)
             if dense
-            else EnsembleMLP(size, in_dim, hidden, 1, layer_norm)
+            else EnsembleMLP(size, in_dim, hidden, 1, layer_norm, activation)
         )
 
     def forward(self, observations: Observations, actions: Actions) -> Values:

@@ -40,7 +40,8 @@ def test_each_method_has_its_authors_rule_and_its_policy_may_have_another(kind, 
     cold = module.policy(temperature=0.0)
     assert (cold.act(observations) == cold.act(observations)).all()
     with torch.no_grad():
-        module.actor.average.out[-1].bias.fill_(-9.0)  # leaves the actions' range
+        for net in (module.actor.average, module.actor.denoiser):
+            [*net.parameters()][-1].fill_(-9.0)  # the last bias: leaves the actions' range
     assert abs(module.policy(clipping="none").act(observations)).max() == 1.0
     with pytest.raises(ConfigError, match="clipping is 'clip'; choose sample, estimate or none"):
         module.policy(clipping="clip")
@@ -57,6 +58,8 @@ def test_the_temperature_is_for_acting():
 
 def test_a_checkpoint_without_the_options_keeps_what_held_before_them():
     before = {"clipping": "estimate", "variance": "beta"}
+    more = {"denoiser": "residual", "activation": "relu", "climbed": "rows", "acts": "average"}
+    assert values_before(DQLModule).items() >= (before | more).items()
     for kind, _, _ in RULES:
         name = f"lit_offrl.modules.{kind.__name__}"
         assert translated_hyperparameters({"width": 8}, name).items() >= before.items()
