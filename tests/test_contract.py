@@ -110,6 +110,8 @@ def fit(request, lit):
 
     run.module, _, kind = case.partition(":")
     run.aimed = kind == "goals"
+    # of which a prior takes bfloat16: of fewer, casting the weights costs more than it saves
+    run.many = ("--data.init_args.batch_size", "128") if "Stage2" in case else ()
     return run
 
 
@@ -197,11 +199,11 @@ def test_trains_in_bfloat16(fit, monkeypatch):
         rates(module, optimizer)
 
     monkeypatch.setattr(OfflineModule, "set_rates", watched)
-    path = fit("run", "--trainer.precision", "bf16-mixed")
+    path = fit("run", "--trainer.precision", "bf16-mixed", *fit.many)
     assert gradients == {torch.float32}
     assert any(name.startswith("train/loss/") for name, _ in metrics)
     assert {(name, dtype) for name, dtype in metrics if dtype != torch.float32} == set()
-    full = weights(fit("full"))
+    full = weights(fit("full", *fit.many))
     half = weights(path)
     assert any(not torch.equal(half[name], full[name]) for name in full)
     assert all(value.isfinite().all() for value in half.values())
@@ -215,7 +217,7 @@ def test_on_a_gpu_it_resumes_bit_for_bit_and_trains_in_bfloat16(fit, same_state)
     whole, cut = fit("whole", *gpu, "6"), fit("cut", *gpu, "3")
     fit("cut", *gpu, "6", "--ckpt_path", str(cut))
     same_state(whole, cut)
-    half = weights(fit("half", *gpu, "6", "--trainer.precision", "bf16-mixed"))
-    full = weights(whole)
+    half = weights(fit("half", *gpu, "6", "--trainer.precision", "bf16-mixed", *fit.many))
+    full = weights(fit("full", *gpu, "6", *fit.many) if fit.many else whole)
     assert any(not torch.equal(half[name], full[name]) for name in full)
     assert all(value.isfinite().all() for value in half.values())

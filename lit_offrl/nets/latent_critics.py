@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -14,11 +15,18 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.nets.critics import EnsembleLayerNorm, EnsembleLinear
 from lit_offrl.nets.mlp import in_float32, make_activation
 
-_ROWS = 1024  # rows of one pass on a CPU without gradients, whose features stay in its cache
-_ALL = slice(None)
+_ROWS = 512  # rows of one pass on a CPU without gradients, whose features stay in its cache
+_PROBED = 64  # share of latents, one in so many, by which a state's lower member is guessed
 
 States = Float[Tensor, "S o"]
 Latents = Float[Tensor, "S n z"]
+
+
+_Weights = tuple[Tensor, ...]
+"""Of one member's layer: the linear map's (in, out) and bias (out,), the LayerNorm's two (out,)."""
+_Member = tuple[list[_Weights], _Weights, list[_Weights], _Weights]
+"""One member's weights after the state's: of the latent's layers, the joining one, the rest, the
+last."""
 
 
 class _Layers(nn.Module):
@@ -26,15 +34,34 @@ class _Layers(nn.Module):
 
     def __init__(self, size: int, widths: Sequence[int], activation: str) -> None:
         super().__init__()
+        self.size = size
         pairs = list(pairwise(widths))
         self.linears = nn.ModuleList(EnsembleLinear(size, *pair) for pair in pairs)
         self.norms = nn.ModuleList(EnsembleLayerNorm(size, after) for _, after in pairs)
         self.activation = make_activation(activation)
 
-    def forward(self, x: Tensor, members: slice) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         for linear, norm in zip(self.linears, self.norms, strict=True):
-            x = self.activation(norm(linear(x, members), members))
+            x = self.activation(norm(linear(x)))
         return x
+
+    def members(self, dtype: torch.dtype) -> list[list[_Weights]]:
+        """Return the layers' weights by member; linear maps in ``dtype``."""
+        pairs: Any = zip(self.linears, self.norms, strict=True)
+        layers = [
+            _by_member(linear.weight.to(dtype), linear.bias[:, 0].to(dtype), *_rows(norm))
+            for linear, norm in pairs
+        ]
+        return [[layer[i] for layer in layers] for i in range(self.size)]
+
+
+def _by_member(*parts: Tensor) -> list[_Weights]:
+    return list(zip(*(part.unbind() for part in parts), strict=True))
+
+
+def _rows(norm: EnsembleLayerNorm) -> tuple[Tensor, Tensor]:
+    """Return a LayerNorm's weights (size, dim)."""
+    return norm.weight[:, 0], norm.bias[:, 0]
 
 
 class LatentCritic(nn.Module):
@@ -92,7 +119,7 @@ class LatentCritic(nn.Module):
 
     def many(self, observations: States, latents: Latents) -> Float[Tensor, "size S n"]:
         """Return every member's values ``(size, S, n)`` of n latents per state."""
-        return self._score(self._encode(observations), latents, _ALL)
+        return self._score(self._encode(observations), latents)
 
     def minimum(self, observations: States, latents: Latents) -> Float[Tensor, "S n"]:
         """Return the least of the members' values, ``(S, n)``."""
@@ -104,23 +131,38 @@ class LatentCritic(nn.Module):
     ) -> tuple[Float[Tensor, " S"], Int[Tensor, " S"]]:
         """Return max_z min_j Q_j(s, z) ``(S,)`` of n latents per state, and its place ``(S,)``.
 
-        On a CPU the first member scores all latents and the others only those that can still win:
-        a minimum is at most the first member's value, so latents are scored in its order until the
-        next one's value lies below the best minimum. The result is that of scoring all.
+        On a CPU one member scores all latents of a state and the others only those that can still
+        win: a minimum is at most that member's value, so latents are scored in its order until the
+        next one's value lies below the best minimum. It is the member that is lowest for some of
+        the latents, since its bounds are then the closest. The result is that of scoring all.
         """
         if latents.device.type != "cpu" or self.size == 1:
             return self.minimum(observations, latents).max(dim=1)
         encoded = self._encode(observations)
-        bounds, order = self._score(encoded, latents, slice(0, 1))[0].sort(dim=1, descending=True)
+        every = -(-latents.shape[1] // max(1, latents.shape[1] // _PROBED))
+        lowest = self._score(encoded, latents[:, ::every]).mean(dim=2).argmin(dim=0)
+        values = self.out.bias.new_empty(len(latents))
+        places = torch.empty(len(latents), dtype=torch.long)
+        for member in range(self.size):
+            rows = (lowest == member).nonzero()[:, 0]
+            if len(rows):
+                found = self._best_below(member, encoded[:, rows], latents[rows])
+                values[rows], places[rows] = found
+        return values, places
+
+    def _best_below(self, member: int, encoded: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what ``best`` does, of states whose latents a member bounds."""
+        others = [i for i in range(self.size) if i != member]
+        bounds, order = self._score(encoded, latents, [member])[0].sort(dim=1, descending=True)
         values = bounds.new_full((len(bounds),), -torch.inf)
         chosen = order[:, 0].clone()
         rows = torch.arange(len(bounds))  # states whose best latent is not certain yet
         begin, number = 0, latents.shape[1]
         while len(rows) and begin < number:
-            end = min(number, max(8, number // 16, 2 * begin))
+            end = min(number, max(8, 2 * begin))
             places = order[rows, begin:end]
-            others = self._score(encoded[:, rows], latents[rows[:, None], places], slice(1, None))
-            least = torch.minimum(bounds[rows, begin:end], others.amin(dim=0))
+            scored = self._score(encoded[:, rows], latents[rows[:, None], places], others)
+            least = torch.minimum(bounds[rows, begin:end], scored.amin(dim=0))
             found, at = least.max(dim=1)
             # Written so that a NaN is kept.
             better = ~(found <= values[rows])
@@ -134,29 +176,57 @@ class LatentCritic(nn.Module):
     def _encode(self, observations: Tensor) -> Tensor:
         """Return the states' part ``(size, S, joined)`` of the layer that joins."""
         dtype = self.join.weight.dtype
-        states = self.state(observations.to(dtype).expand(self.size, -1, -1), _ALL)
+        states = self.state(observations.to(dtype).expand(self.size, -1, -1))
         return torch.baddbmm(self.join.bias, states, self.join.weight[:, : self._cut])
 
-    def _score(self, encoded: Tensor, latents: Tensor, members: slice) -> Tensor:
-        """Return some members' values ``(some, S, n)``; ``encoded`` is of all members."""
-        encoded, latents = encoded[members], latents.to(encoded.dtype)
+    def _score(
+        self, encoded: Tensor, latents: Tensor, members: Sequence[int] | None = None
+    ) -> Tensor:
+        """Return values ``(some, S, n)`` of some members, by default all, as ``encoded`` is."""
         if latents.device.type != "cpu":
-            return self._run(encoded, latents, members)
+            return self._together(encoded, latents.to(encoded.dtype))
         # One after another: a CPU's cache holds one member's features, and its LayerNorm is fused.
-        first = members.start or 0
         some = len(latents)
         if not torch.is_grad_enabled():
             some = max(1, _ROWS // latents.shape[1])
+        layers, own = self._members(encoded.dtype), encoded.unbind()
         values = []
-        for i, member in enumerate(encoded.split(1), first):
-            parts = zip(member.split(some, dim=1), latents.split(some), strict=True)
-            values.append(torch.cat([self._run(*part, slice(i, i + 1)) for part in parts], dim=1))
-        return torch.cat(values)
+        for i in range(self.size) if members is None else members:
+            parts = zip(own[i].split(some), latents.split(some), strict=True)
+            values.append(torch.cat([self._each(*part, layers[i]) for part in parts]))
+        return torch.stack(values)
 
-    def _run(self, encoded: Tensor, latents: Tensor, members: slice) -> Tensor:
-        flat = latents.flatten(0, 1).expand(len(encoded), -1, -1)
-        part = torch.bmm(self.latent(flat, members), self.join.weight[members, self._cut :])
+    def _together(self, encoded: Tensor, latents: Tensor) -> Tensor:
+        """Return the values (size, S, n) by one batched product per layer."""
+        flat = latents.flatten(0, 1).expand(self.size, -1, -1)
+        part = torch.bmm(self.latent(flat), self.join.weight[:, self._cut :])
         joined = part.unflatten(1, latents.shape[:2]) + encoded[:, :, None]
-        x = self.activation(self.join_norm(joined.flatten(1, 2), members))
-        values = in_float32(partial(self.out, members=members), self.rest(x, members))
-        return values.view(len(encoded), *latents.shape[:2])
+        x = self.activation(self.join_norm(joined.flatten(1, 2)))
+        return in_float32(self.out, self.rest(x)).view(self.size, *latents.shape[:2])
+
+    def _members(self, dtype: torch.dtype) -> list[_Member]:
+        """Return each member's weights, of all linear maps but the last in ``dtype``."""
+        join = _by_member(self.join.weight[:, self._cut :].to(dtype), *_rows(self.join_norm))
+        out = _by_member(self.out.weight, self.out.bias[:, 0])
+        parts = self.latent.members(dtype), join, self.rest.members(dtype), out
+        return list(zip(*parts, strict=True))
+
+    def _each(self, encoded: Tensor, latents: Tensor, weights: _Member) -> Tensor:
+        """Return a member's values (S, n) of states (S, joined) by what ``_members`` gives."""
+        latent, (join, gain, shift), rest, (out, bias) = weights
+        (states, number, _), dtype = latents.shape, encoded.dtype
+        x = self._run(latents.flatten(0, 1).to(dtype), latent)
+        if number == 1:
+            x = torch.addmm(encoded, x, join)
+        else:
+            x = x.unflatten(0, (states, number))
+            x = torch.baddbmm(encoded[:, None], x, join.expand(states, -1, -1)).flatten(0, 1)
+        x = self.activation(F.layer_norm(x, x.shape[-1:], gain, shift))
+        x = in_float32(lambda last: torch.addmm(bias, last, out), self._run(x, rest))
+        return x.view(states, number)
+
+    def _run(self, x: Tensor, layers: list[_Weights]) -> Tensor:
+        for weight, bias, gain, shift in layers:
+            x = torch.addmm(bias, x, weight)
+            x = self.activation(F.layer_norm(x, x.shape[-1:], gain, shift))
+        return x

@@ -13,7 +13,7 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.nets.embeddings import NumberEmbedding, sinusoidal
 from lit_offrl.nets.mlp import MLP, make_activation
 
-_ROWS = 2048  # rows of one pass on a CPU without gradients, whose features stay in its cache
+_ROWS = 512  # rows of one pass on a CPU without gradients, whose features stay in its cache
 
 
 class UBlock(nn.Module):
@@ -26,10 +26,22 @@ class UBlock(nn.Module):
         self.second = nn.Linear(out_dim, out_dim)
         self.activation = make_activation(activation)
 
-    def forward(self, x: Float[Tensor, "S n in"], c: Float[Tensor, "_ 1 out"]) -> Tensor:
-        """Map ``(S, n, in_dim)`` to ``(S, n, out_dim)``, S conditions with n rows each."""
-        inner, around = self.first(x).chunk(2, dim=-1)
-        return around + self.second(self.activation(self.norm(inner + c)))
+    def forward(
+        self, x: Float[Tensor, "*rows in"], c: Float[Tensor, "*#rows out"]
+    ) -> Float[Tensor, "*rows out"]:
+        """Map rows ``(…, in_dim)`` to ``(…, out_dim)``."""
+        if len(c) > 1 or torch.is_grad_enabled():
+            inner, around = self.first(x).chunk(2, dim=-1)
+            return around + self.second(self.activation(self.norm(inner + c)))
+        # One share for all rows is part of the bias, and products are added where they are made.
+        (inner_weight, weight), (inner_bias, bias) = (
+            self.first.weight.chunk(2),
+            self.first.bias.chunk(2),
+        )
+        inner = torch.addmm(inner_bias + c[0], x, inner_weight.t())
+        inner = self.activation(self.norm(inner))
+        around = torch.addmm(bias + self.second.bias, x, weight.t())
+        return around.addmm_(inner, self.second.weight.t())
 
 
 class UResNetDenoiser(nn.Module):
@@ -123,13 +135,14 @@ class UResNetDenoiser(nn.Module):
         rows, states = len(x_t), len(encoded)
         if not same and states < rows:  # each row has its own time, and so its own sum
             encoded = encoded.repeat_interleave(rows // states, dim=0)
-        shares = (encoded + late)[:, None]
-        x = x_t.to(shares.dtype).view(len(shares), -1, x_t.shape[-1])
-        if x.device.type != "cpu" or torch.is_grad_enabled() or rows <= _ROWS:
-            return self._run(x, shares).flatten(0, 1)
-        some = max(1, _ROWS // x.shape[1])
-        parts = zip(x.split(some), shares.split(some), strict=True)
-        return torch.cat([self._run(*part) for part in parts]).flatten(0, 1)
+        shares = encoded + late
+        x = x_t.to(shares.dtype)
+        if x.device.type != "cpu" or torch.is_grad_enabled():
+            return self._run(x, shares)
+        each = rows // len(shares)
+        some = max(1, _ROWS // each)
+        parts = zip(x.split(some * each), shares.split(some), strict=True)
+        return torch.cat([self._run(*part) for part in parts])
 
     def forward(
         self, x_t: Float[Tensor, "B event"], t: Int[Tensor, " B"], condition: Float[Tensor, "S c"]
@@ -138,6 +151,9 @@ class UResNetDenoiser(nn.Module):
         return self.denoise(x_t, t, self.encode(condition))
 
     def _run(self, x: Tensor, shares: Tensor) -> Tensor:
+        apart = 1 < len(shares) < len(x)
+        if apart:
+            x, shares = x.unflatten(0, (len(shares), -1)), shares[:, None]
         kept: list[Tensor] = []
         down = (len(self.outs) - 1) // 2  # blocks of each way; an odd number leaves one between
         for number, (block, share) in enumerate(
@@ -148,4 +164,4 @@ class UResNetDenoiser(nn.Module):
                 kept.append(x)
             elif number >= len(self.outs) - 1 - down and kept:
                 x = x + kept.pop()
-        return x
+        return x.flatten(0, 1) if apart else x

@@ -351,3 +351,17 @@ def test_the_policy_goes_where_it_is_told(goal_module):
         act(None, goal=[1.0, 2.0])
     with pytest.raises(ConfigError, match="against is 'none'"):
         act(None, against="none")
+
+
+def test_products_of_few_rows_stay_in_float32_under_autocast(prior):
+    """They take less time than casting the weights for them."""
+    for rows, kind in ((32, torch.float32), (256, torch.bfloat16)):
+        seen = []
+        hook = prior.denoiser.blocks[0].register_forward_hook(
+            lambda module, given, made, seen=seen: seen.append(made.dtype)
+        )
+        with torch.autocast("cpu", torch.bfloat16):
+            states, latents = torch.randn(rows, 3), torch.randn(rows, prior.latent_dim)
+            loss = prior.loss(states, latents, None, 0.1, ShardedGenerator(0))
+        hook.remove()
+        assert seen == [kind] and loss.dtype == torch.float32

@@ -52,19 +52,25 @@ def test_the_best_is_that_of_scoring_all(critic, number, apart):
     assert torch.equal(chosen, at)
 
 
-def test_the_best_scores_few_latents_where_the_critics_agree(critic, monkeypatch):
+@pytest.mark.parametrize("lower", [None, 0, 1])
+def test_the_best_scores_few_latents_twice(critic, monkeypatch, lower):
+    """Where the critics agree, and where either of them is far below the other."""
     with torch.no_grad():
         for part in critic.parameters():
             part[1] = part[0]
+        if lower is not None:
+            critic.out.bias[lower] -= 30.0
     scored = []
     score = critic._score
-    monkeypatch.setattr(
-        critic, "_score", lambda e, z, m: scored.append((m, z.shape[:2].numel())) or score(e, z, m)
-    )
+
+    def counted(encoded, latents, members=(0, 1)):
+        scored.append((tuple(members), latents.shape[:2].numel()))
+        return score(encoded, latents, members)
+
+    monkeypatch.setattr(critic, "_score", counted)
     critic.best(torch.randn(10, 3), torch.randn(10, 400, 4))
-    (first, all_of_them), (others, few) = scored
-    assert (first, others) == (slice(0, 1), slice(1, None))
-    assert (all_of_them, few) == (4000, 250)
+    first = lower or 0
+    assert scored == [((0, 1), 60), ((first,), 4000), ((1 - first,), 80)]
 
 
 def test_a_value_that_is_not_a_number_is_not_hidden(critic):

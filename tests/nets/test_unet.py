@@ -51,10 +51,10 @@ def test_each_block_down_is_added_to_the_one_of_its_width(widths):
     """Blocks that answer their number, 1, 2, …, whatever they get, and what the last one sees."""
     net = UResNetDenoiser(3, 2, 10, widths=widths, width=8, time_dim=8)
     for number, block in enumerate(net.blocks, start=1):
-        block.forward = lambda x, c, n=number, w=net.outs[number - 1]: x.new_full((1, 1, w), n)
+        block.forward = lambda x, c, n=number, w=net.outs[number - 1]: x.new_full((1, w), n)
     seen = []
     last = net.blocks[-1]
-    last.forward = lambda x, c: seen.append(x) or x.new_zeros(1, 1, 3)
+    last.forward = lambda x, c: seen.append(x) or x.new_zeros(1, 3)
     net(torch.zeros(1, 3), torch.tensor([1]), torch.zeros(1, 2))
     assert seen[0].flatten().tolist() == [len(widths) + 1.0] * widths[-1]  # the last and the first
 
@@ -111,3 +111,11 @@ def test_it_runs_in_bfloat16_and_under_autocast(net):
         torch.testing.assert_close(net(x, t, condition).float(), exact, atol=0.1, rtol=0.1)
     half = partial(net.bfloat16(), t=t, condition=condition)(x)
     torch.testing.assert_close(half.float(), exact, atol=0.1, rtol=0.1)
+
+
+def test_one_condition_without_gradients_is_as_with_them(net):
+    """There its share is part of a bias, and products are added in place."""
+    x, t, encoded = torch.randn(7, 16), torch.tensor(4).expand(7), net.encode(torch.randn(1, 5))
+    expected = net.denoise(x, t, encoded)
+    with torch.no_grad():
+        torch.testing.assert_close(net.denoise(x, t, encoded), expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from lit_offrl.modules.ldcq.options import Against, Sampling
 from lit_offrl.nets import UResNetDenoiser, frozen_copy, polyak_update_
 
 CHAINS = 65_536  # sampled at once, which bounds the memory
+_FEW_ROWS = 128  # whose products are smaller than what casting the weights for them costs
 
 
 class LatentPrior(nn.Module):
@@ -122,16 +124,17 @@ class LatentPrior(nn.Module):
             with_state=drawn >= drop_probability,
             with_goal=drawn >= 2 * drop_probability,
         )
-        encoded = self.denoiser.encode(condition)
-        return diffusion_loss(
-            partial(self.denoiser.denoise, encoded=encoded),
-            self.schedule,
-            (latents - self.mean) / self.std,
-            generator=noise,
-            prediction="x0",
-            weighting="min_snr",
-            gamma=self.min_snr,
-        )
+        with _products_of(len(latents), latents.device.type):
+            encoded = self.denoiser.encode(condition)
+            return diffusion_loss(
+                partial(self.denoiser.denoise, encoded=encoded),
+                self.schedule,
+                (latents - self.mean) / self.std,
+                generator=noise,
+                prediction="x0",
+                weighting="min_snr",
+                gamma=self.min_snr,
+            )
 
     @torch.no_grad()
     def sample(
@@ -191,3 +194,8 @@ class LatentPrior(nn.Module):
     def update_ema(self) -> None:
         """Let the averaged denoiser follow the trained one."""
         polyak_update_(self.average, self.denoiser, self.ema_rate)
+
+
+def _products_of(rows: int, kind: str) -> AbstractContextManager[Any]:
+    """Keep the products of few rows in the weights' precision, whatever autocast says."""
+    return torch.autocast(kind, enabled=False) if rows < _FEW_ROWS else nullcontext()
