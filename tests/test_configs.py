@@ -21,6 +21,7 @@ METHODS = {"bc": "BC", "cql": "CQL", "dvf": "DVF", "iql": "IQL", "awr": "AWR", "
 METHODS |= {"diffusion_bc": "DiffusionBC", "idql": "IDQL", "dql": "DQL", "acd": "ACD"}
 METHODS |= {"td3bc": "TD3BC", "bcq": "BCQ"}
 METHODS |= {"diffuser": "Diffuser", "decision_diffuser": "DecisionDiffuser"}
+METHODS |= {"decision_transformer": "DecisionTransformer"}
 STAGES = {f"ldcq_stage{number}": f"LDCQStage{number}" for number in (1, 2, 3)}
 DATA = ("adroit", "antmaze", "kitchen", "locomotion", "maze2d", "mountain_car", "pybullet")
 DATA += ("random_walk",)
@@ -125,6 +126,9 @@ def test_tuned_values_are_what_fit_trains_with(data):
         ("kitchen", "ldcq_stage1", {"horizon": 20}),
         ("maze2d", "diffuser", {"horizon": 384, "diffusion_steps": 256, "execute_steps": None}),
         ("kitchen", "decision_diffuser", {"horizon": 56, "width": 128, "guidance": 1.2}),
+        ("locomotion", "decision_transformer", {"target_return": 3600.0, "context": 20}),
+        ("kitchen", "decision_transformer", {"target_return": 4.0, "return_scale": 1.0}),
+        ("pybullet", "bcq", {"phi": 0.05, "soft_minimum": 0.75, "learning_rate": 1e-3}),
     ],
 )
 def test_values_of_the_papers(data, name, values):

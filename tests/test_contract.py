@@ -35,6 +35,8 @@ MODULES = {
     "CQLModule": "--model.init_args.hidden [8,8] --model.init_args.num_actions 3",
     "TD3BCModule": "--model.init_args.hidden [8]",
     "BCQModule": "--model.init_args.hidden [8] --model.init_args.vae_hidden [8]",
+    "DecisionTransformerModule": "--model.init_args.width 8 --model.init_args.blocks 1"
+    " --model.init_args.context 4 --model.init_args.warmup_steps 3",
     "IQLModule": "--model.init_args.hidden [8] --model.init_args.dropout 0.1",
     "AWRModule": "--model.init_args.hidden [8] --model.init_args.bootstrap false",
     "ACGModule": "--model.init_args.hidden [8] --model.init_args.representation one_hot",

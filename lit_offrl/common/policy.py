@@ -42,6 +42,18 @@ class GoalPolicy(Protocol):
         ...
 
 
+@runtime_checkable
+class RewardPolicy(Protocol):
+    """A ``Policy`` that is told what each of its steps has earned."""
+
+    def earn(self, rewards: np.ndarray) -> None:
+        """Take the rewards (E,), float32, of the step that followed ``act``.
+
+        0 where no episode is under way.
+        """
+        ...
+
+
 def named_goal(info: Mapping[str, Any]) -> np.ndarray | None:
     """Return the goal (g,), float32, that an environment's first ``info`` names, if any."""
     return np.asarray(info["goal"], np.float32) if "goal" in info else None

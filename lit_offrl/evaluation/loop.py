@@ -7,7 +7,8 @@ An ``Episode`` has an environment of its own and says what becomes of its steps:
 rewards, collecting keeps rows. The policy always acts on the rows of all slots, idle ones included,
 so what it computes for one episode does not depend on how many others are under way.
 
-A policy that is a ``GoalPolicy`` is given the ``goal`` of each episode's first ``info``.
+A policy that is a ``GoalPolicy`` is given the ``goal`` of each episode's first ``info``, and one
+that is a ``RewardPolicy`` the rewards of each step.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 
 from lit_offrl.common import signals
 from lit_offrl.common.errors import EvaluationError
-from lit_offrl.common.policy import Policy, begin_episodes, named_goal
+from lit_offrl.common.policy import Policy, RewardPolicy, begin_episodes, named_goal
 from lit_offrl.common.seeds import mix
 from lit_offrl.evaluation.envs import box
 
@@ -46,6 +47,9 @@ class Episode:
         seed: Seed of all episodes.
     """
 
+    reward = 0.0
+    """The reward of the last step."""
+
     def __init__(self, number: int, env: gymnasium.Env, seed: int) -> None:
         self.number, self.env = number, env
         self.seed = episode_seed(seed, number)
@@ -62,7 +66,7 @@ class Episode:
         after = np.array(following, np.float32)
         step = Step(self.observation, executed, float(reward), terminated, truncated, after, info)
         self.length += 1
-        self.observation = after
+        self.observation, self.reward = after, step.reward
         self.keep(step)
         self.done = terminated or truncated
 
@@ -122,6 +126,7 @@ def run_episodes(
     slots: list[E | None] = [None] * num_envs
     observations: np.ndarray | None = None
     goals: np.ndarray | None = None
+    rewarded = policy if isinstance(policy, RewardPolicy) else None
     try:
         while True:
             begun = np.full(num_envs, observations is None)  # a policy may remember earlier ones
@@ -148,6 +153,10 @@ def run_episodes(
             actions = np.asarray(policy.act(observations), np.float32)
             _check(actions, num_envs, running, who)
             step(list(running.values()), [actions[row] for row in running])
+            if rewarded is not None:
+                rewards = np.zeros(num_envs, np.float32)
+                rewards[list(running)] = [episode.reward for episode in running.values()]
+                rewarded.earn(rewards)
             for row, episode in running.items():
                 if episode.done:
                     episode.close()

@@ -9,6 +9,7 @@ from lit_offrl.modules.bcq import BCQModule
 from lit_offrl.modules.checkpoints import load_module
 from lit_offrl.modules.cql import CQLModule
 from lit_offrl.modules.decision_diffuser import DecisionDiffuserModule
+from lit_offrl.modules.decision_transformer import DecisionTransformerModule
 from lit_offrl.modules.diffuser import DiffuserModule
 from lit_offrl.modules.diffusion_bc import DiffusionBCModule
 from lit_offrl.modules.dql import DQLModule
@@ -31,6 +32,7 @@ __all__ = [
     "DQLModule",
     "DVFModule",
     "DecisionDiffuserModule",
+    "DecisionTransformerModule",
     "DiffuserModule",
     "DiffusionBCModule",
     "IDQLModule",

@@ -19,12 +19,14 @@ from lit_offrl.nets.perceiver import (
 from lit_offrl.nets.policies import DeterministicPolicy, GaussianPolicy, TanhGaussianPolicy
 from lit_offrl.nets.snippets import GaussianPrior, SnippetEncoder, WorldModel, gaussian_kl
 from lit_offrl.nets.temporal_unet import TemporalUNet, TemporalValue
+from lit_offrl.nets.transformer import ActionTransformer
 from lit_offrl.nets.unet import UResNetDenoiser
 
 __all__ = [
     "DENOISERS",
     "MLP",
     "ActionDenoiser",
+    "ActionTransformer",
     "ActionVAE",
     "AdvantageEncoding",
     "AutoregressiveDecoder",

@@ -93,3 +93,17 @@ def test_how_the_episodes_are_stepped_may_be_chosen():
 
     assert run([2, 1], 3, Still(), step=step)[0] == [1, 0]
     assert pairs == [[0, 1], [0]]
+
+
+def test_a_policy_that_asks_for_rewards_gets_those_of_each_step():
+    class Earning(Still):
+        def __init__(self):
+            super().__init__()
+            self.earned = []
+
+        def earn(self, rewards):
+            self.earned.append(rewards.tolist())
+
+    policy = Earning()
+    run([3, 1], 2, policy)
+    assert policy.earned == [[1, 1], [1, 0], [1, 0]]  # none where no episode is under way

@@ -6,11 +6,12 @@ random numbers into a NamedTuple. It draws nothing itself, so a batch is a pure 
 
 ``Transitions`` makes single steps, ``AdvantageLabelled`` those with stored advantages,
 ``FutureStates`` states with a later one, ``Snippets`` pieces of H steps, ``Windows`` such with the
-episode's return. No batch holds rows of
+episode's return, ``Contexts`` such with the return that followed each step. No batch holds rows of
 two episodes in one of its entries.
 """
 
 from lit_offrl.datasets.views.base import BoundView, View
+from lit_offrl.datasets.views.contexts import ContextBatch, Contexts
 from lit_offrl.datasets.views.future import FutureStateBatch, FutureStates
 from lit_offrl.datasets.views.labelled import AdvantageBatch, AdvantageLabelled
 from lit_offrl.datasets.views.snippets import SnippetBatch, Snippets
@@ -21,6 +22,8 @@ __all__ = [
     "AdvantageBatch",
     "AdvantageLabelled",
     "BoundView",
+    "ContextBatch",
+    "Contexts",
     "FutureStateBatch",
     "FutureStates",
     "SnippetBatch",

@@ -1,0 +1,224 @@
+"""Decision Transformer: imitation of the actions that led to a return that is asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.datasets.normalizers import Normalization
+from lit_offrl.datasets.views import ContextBatch, Contexts
+from lit_offrl.datasets.views.contexts import BoundContexts
+from lit_offrl.modules.actor import ActorModule
+from lit_offrl.modules.extraction import mean_over_processes
+from lit_offrl.nets import ActionTransformer
+
+
+class DecisionTransformerModule(ActorModule):
+    """Decision Transformer (Chen et al. 2021, Algorithm 1): a_t from K steps of (R̂, s, a).
+
+    A causal transformer regresses the action of each step on the return-to-go R̂_t, the state and
+    what came before. It acts by asking for a return, which falls by the rewards that it receives.
+
+    Departures from the authors' code: a standard deviation has 1e-3 added for 1e-6; steps that an
+    episode lacks come last in a context, where the causal mask hides them, for first; errors are in
+    half widths of the action bounds, which are the authors' units where bounds are ±1.
+
+    Args:
+        context: Number K of steps that the policy sees, at least 1.
+        return_scale: Number, above 0, that returns-to-go are divided by.
+        target_return: Return that is asked for at an episode's begin, in the environment's units;
+            by default the largest of an episode of the training data.
+        max_timesteps: Number of embeddings of time, at least 1; steps from there on have the last.
+        width: Width of a token, at least 1.
+        blocks: Number of transformer blocks, at least 1.
+        heads: Number of attention heads, at least 1, which divides the width.
+        dropout: Probability in [0, 1) of dropping a unit.
+        activation: Activation of the blocks' MLPs.
+        warmup_steps: Number of optimiser steps, at least 0, in which the learning rate rises from 0
+            to its value: 10,000 in the authors' code, where the paper says 100,000.
+        normalize: How observations are scaled, see ``ActorModule``; by mean and standard deviation.
+        weight_decay: AdamW's decay of all weights, at least 0.
+        learning_rate: Adam's learning rate, at least 0.
+        **kwargs: Options of ``ActorModule``.
+    """
+
+    actor: ActionTransformer
+    best_return: Tensor
+
+    def __init__(
+        self,
+        *args: Any,
+        context: Annotated[int, "[1, inf)"] = 20,
+        return_scale: Annotated[float, "(0, inf)"] = 1000.0,
+        target_return: Annotated[float | None, "(-inf, inf)"] = None,
+        max_timesteps: Annotated[int, "[1, inf)"] = 1000,
+        width: Annotated[int, "[1, inf)"] = 128,
+        blocks: Annotated[int, "[1, inf)"] = 3,
+        heads: Annotated[int, "[1, inf)"] = 1,
+        dropout: float = 0.1,
+        activation: Literal["relu", "gelu"] = "relu",
+        warmup_steps: Annotated[int, "[0, inf)"] = 10_000,
+        normalize: Normalization = "mean_std",
+        weight_decay: float = 1e-4,
+        learning_rate: float = 1e-4,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            *args,
+            normalize=normalize,
+            weight_decay=weight_decay,
+            learning_rate=learning_rate,
+            **kwargs,
+        )
+        self.context, self.return_scale = context, return_scale
+        self.target_return, self.warmup_steps = target_return, warmup_steps
+        self.register_buffer("best_return", torch.tensor(math.nan))
+        self.actor = ActionTransformer(
+            self.observation_dim,
+            self.action_dim,
+            max_timesteps=max_timesteps,
+            width=width,
+            blocks=blocks,
+            heads=heads,
+            dropout=dropout,
+            activation=activation,
+            **self.bounds,
+        )
+
+    def view(self) -> Contexts:
+        """Contexts of K steps."""
+        return Contexts(self.context)
+
+    def setup(self, stage: str) -> None:
+        """Take the largest return from the data of a first fit, too."""
+        super().setup(stage)
+        if stage == "fit" and self.datamodule is not None and self.best_return.isnan():
+            view = self.datamodule.train_view()
+            if isinstance(view, BoundContexts):  # losses() refuses another one
+                self.best_return.fill_(view.best_return())
+
+    def learning_rate_of(self, network: str, step: int) -> float:
+        """The rate rises evenly over the warm-up."""
+        risen = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        return risen * super().learning_rate_of(network, step)
+
+    def losses(self, batch: ContextBatch) -> dict[str, Tensor]:
+        """``actor``: mean squared error of the actions of all real steps."""
+        if not isinstance(batch, ContextBatch) or batch.mask.shape[1] != self.context:
+            raise ConfigError(
+                f"{type(self).__name__} trains on Contexts of length {self.context}: leave "
+                "data.init_args.view to the model, or set it to those."
+            )
+        predicted = self.predict(*batch[:-1])
+        error = ((predicted - batch.actions) / self.actor.scale).square().mean(dim=-1)
+        # steps count alike, however many a process has of them
+        real = mean_over_processes(batch.mask.float().flatten())
+        return {"actor": error.masked_fill(~batch.mask, 0.0).mean() / real}
+
+    def predict(
+        self, observations: Tensor, actions: Tensor, returns: Tensor, timesteps: Tensor
+    ) -> Tensor:
+        """The actions (B, K, a) of raw observations (B, K, o), returns-to-go (B, K) and so on."""
+        return self.actor(
+            self.normalize_observations(observations),
+            actions,
+            returns / self.return_scale,
+            timesteps,
+        )
+
+    def policy(  # type: ignore[override]
+        self, target_return: Annotated[float | None, "(-inf, inf)"] = None
+    ) -> ReturnPolicy:
+        """Act so as to get a return.
+
+        Args:
+            target_return: Return that is asked for, in the environment's units; the module's own
+                by default.
+
+        Raises:
+            ConfigError: The module has none, as it was not trained on data.
+        """
+        asked = self.target_return if target_return is None else target_return
+        asked = self.best_return.item() if asked is None else asked
+        if math.isnan(asked):
+            raise ConfigError(
+                f"{type(self).__name__} has seen no data that say which return to ask for: give "
+                "target_return."
+            )
+        sizes = (self.context, self.observation_dim, self.action_dim)
+        return ReturnPolicy(self.predict, asked, *sizes, self.device)
+
+
+class ReturnPolicy:
+    """Acts by the last K steps of each episode and the return that is still to come.
+
+    It is a ``RewardPolicy``: the return that is asked for falls by each reward.
+
+    Args:
+        predict: Maps observations (E, K, o), actions (E, K, a), returns-to-go (E, K) and timesteps
+            (E, K) to the actions (E, K, a) of all steps; no step sees later ones, or its own
+            action.
+        target: Return that is asked for at an episode's begin.
+        context: Number K of steps.
+        observation_dim: Size o of an observation.
+        action_dim: Size a of an action.
+        device: Where ``predict`` computes.
+    """
+
+    def __init__(
+        self,
+        predict: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+        target: float,
+        context: int,
+        observation_dim: int,
+        action_dim: int,
+        device: torch.device,
+    ) -> None:
+        self._predict, self._target, self._context = predict, target, context
+        self._dims, self._device = (observation_dim, action_dim), device
+        self._begin(0)
+
+    def _begin(self, number: int) -> None:
+        """Forget all, and begin an episode in each of ``number`` environments."""
+        shape = (number, self._context)
+        sizes = ((*shape, self._dims[0]), (*shape, self._dims[1]), shape)
+        self._steps = [torch.zeros(size, device=self._device) for size in sizes]
+        self._steps.append(torch.zeros(shape, dtype=torch.long, device=self._device))
+        self._time = torch.zeros(number, dtype=torch.long, device=self._device)
+        self._left = torch.full((number,), self._target, device=self._device)
+
+    def reset(self, mask: np.ndarray | None = None) -> None:
+        """Ask for the whole return where an episode begins, and forget the one before it."""
+        if mask is None or len(mask) != len(self._time):
+            self._begin(0 if mask is None else len(mask))
+            return
+        begun = torch.from_numpy(np.asarray(mask, bool)).to(self._device)
+        self._time[begun] = 0
+        self._left[begun] = self._target
+
+    @torch.no_grad()
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Map raw observations (E, o) to actions (E, a), float32."""
+        rows = torch.as_tensor(observations, dtype=torch.float32).to(self._device)
+        if len(rows) != len(self._time):
+            self._begin(len(rows))
+        full = self._time >= self._context
+        for kept in self._steps:
+            kept[full] = kept[full].roll(-1, dims=1)
+        observed, actions, returns, timesteps = self._steps
+        now = torch.arange(len(rows), device=self._device), self._time.clamp(max=self._context - 1)
+        observed[now], returns[now], timesteps[now] = rows, self._left, self._time
+        # what an earlier episode left behind this step is hidden, as is what will be its action
+        actions[now] = self._predict(*self._steps)[now].float()
+        self._time += 1
+        return actions[now].cpu().numpy()
+
+    def earn(self, rewards: np.ndarray) -> None:
+        """Ask for less by the rewards (E,) of the step just taken."""
+        self._left -= torch.as_tensor(rewards, dtype=torch.float32).to(self._device)
