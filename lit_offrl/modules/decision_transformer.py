@@ -23,7 +23,8 @@ class DecisionTransformerModule(ActorModule):
     """Decision Transformer (Chen et al. 2021, Algorithm 1): a_t from K steps of (R̂, s, a).
 
     A causal transformer regresses the action of each step on the return-to-go R̂_t, the state and
-    what came before. It acts by asking for a return, which falls by the rewards that it receives.
+    what came before. It acts by asking for a return, which falls by the rewards that it receives:
+    the data's have to be those that the environment pays.
 
     Departures from the authors' code: a standard deviation has 1e-3 added for 1e-6; steps that an
     episode lacks come last in a context, where the causal mask hides them, for first; errors are in
@@ -191,7 +192,7 @@ class ReturnPolicy:
         self._steps = [torch.zeros(size, device=self._device) for size in sizes]
         self._steps.append(torch.zeros(shape, dtype=torch.long, device=self._device))
         self._time = torch.zeros(number, dtype=torch.long, device=self._device)
-        self._left = torch.full((number,), self._target, device=self._device)
+        self._left = torch.full((number,), float(self._target), device=self._device)
 
     def reset(self, mask: np.ndarray | None = None) -> None:
         """Ask for the whole return where an episode begins, and forget the one before it."""

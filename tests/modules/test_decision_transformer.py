@@ -98,7 +98,7 @@ def test_acts_by_the_last_steps_of_each_episode_and_what_is_left_to_earn(module)
     random = np.random.default_rng(5)
     seen = random.normal(size=(9, 2, 3)).astype(np.float32)
     earned = random.normal(size=(9, 2)).astype(np.float32)
-    policy = module.policy(target_return=12.0)
+    policy = module.policy(target_return=12)  # as a command line has it
     assert isinstance(policy, RewardPolicy)
     policy.reset(np.ones(2, bool))
     acted = []
