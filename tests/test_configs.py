@@ -75,7 +75,8 @@ def fit(folder, d4rl_file, several_file):
 def test_every_config_is_tested():
     found = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
     own = {f"{name}.yaml" for name in (*METHODS, *STAGES, *(f"data/{name}" for name in DATA))}
-    overlays = {"quick.yaml", *(f"trainer/{name}.yaml" for name in ("cpu", "gpu", "ddp", "slurm"))}
+    trainers = ("cpu", "fast_cpu", "gpu", "ddp", "slurm")
+    overlays = {"quick.yaml", *(f"trainer/{name}.yaml" for name in trainers)}
     of_pipelines = {*PIPELINES, "ldcq_stages.yaml", "ldcq_quick.yaml", "acd_acting.yaml"}
     assert found == {*own, *WHOLE, *ONLINE, *overlays, *of_pipelines}
 
@@ -223,7 +224,7 @@ def test_the_quick_overlay_composes(fit):
     assert used["_class_path"].endswith("DVFModule") and used["gamma"] == 0.99
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu", "ddp", "slurm"])
+@pytest.mark.parametrize("name", ["cpu", "fast_cpu", "gpu", "ddp", "slurm"])
 def test_a_trainer_overlay_composes_and_builds(fit, name, monkeypatch):
     for variable, value in SLURM.items() if name == "slurm" else ():
         monkeypatch.setenv(variable, value)

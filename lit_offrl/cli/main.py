@@ -34,6 +34,7 @@ from lit_offrl.cli.checkpoint import ResumeFrom
 from lit_offrl.cli.errors import OneLineArgumentParser, find_lightnings, find_ours
 from lit_offrl.cli.folders import Folders
 from lit_offrl.cli.help import adapt_help
+from lit_offrl.cli.precision import allow_auto, resolve_auto
 from lit_offrl.cli.trainer import ALWAYS_THERE, require_cores, require_trainer_options
 from lit_offrl.common import signals
 from lit_offrl.common.configs import expand_argv, method_of
@@ -83,6 +84,7 @@ class OfflineCLI(LightningCLI):
         self._method = self._given.method
         if self._method is None and self.resume is not None:
             self._method = method_of([self.resume.config])  # which has been checked just now
+        self._chosen: str | None = None
         fits = self.verb == "fit"
         if fits and self.resume is not None:
             self.resume.require_whole()
@@ -146,6 +148,7 @@ class OfflineCLI(LightningCLI):
     ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         adapt_help(parser, subcommand)
+        allow_auto(parser)
         if subcommand == "predict":
             parser.set_defaults({"return_predictions": False})  # they are in the file
         return parser
@@ -169,6 +172,8 @@ class OfflineCLI(LightningCLI):
             if isinstance(trainer.callbacks, Namespace):  # a single one, not in a list
                 trainer.callbacks = [trainer.callbacks]
             require_trainer_options(vars(trainer))
+            before = None if self.resume is None else self.resume.config
+            self._chosen = resolve_auto(trainer, before)
         self._name_env()
         self._bound_by_data()
 
@@ -188,7 +193,9 @@ class OfflineCLI(LightningCLI):
             options.env_id = self.resume.env_of_module()
 
     def before_instantiate_classes(self) -> None:
-        """Say what of the checkpoint's options is not taken over, before anything is made."""
+        """Say what is chosen, and not taken over of the checkpoint, before anything is made."""
+        if self._chosen is not None:
+            say(self._chosen)
         for option, what in () if self.resume is None else self.resume.left_out:
             if not self._given.give(option):
                 say(
@@ -336,7 +343,8 @@ class _Parsed(OfflineCLI):
     def _nothing(self, *args: Any) -> None:
         pass
 
-    _set_seed = instantiate_classes = _run_subcommand = _nothing  # type: ignore[assignment]
+    _set_seed = before_instantiate_classes = _nothing
+    instantiate_classes = _run_subcommand = _nothing  # type: ignore[assignment]
 
 
 def parse_options(argv: Sequence[str]) -> Namespace:
