@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -357,6 +358,35 @@ def test_polyak_direction_value_and_buffers():
     assert torch.equal(target.weight, online.weight)
     polyak_update_(target, nn.BatchNorm1d(2), 0.0)
     assert torch.equal(target.weight, online.weight)
+
+
+def test_polyak_moves_the_weights_that_are_there_now_and_each_once():
+    """Whatever has been replaced, copied, wrapped or shared since the last call."""
+    torch.manual_seed(0)
+    online = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 3))
+    online[2].bias = online[1].bias = nn.Parameter(torch.randn(3))  # shared by two layers
+    target = frozen_copy(online)
+
+    def moved(slow, fast, call):
+        expected = [torch.lerp(a, b, 0.3) for a, b in zip(slow.parameters(), fast.parameters())]
+        call()
+        assert len(expected) == 5
+        assert all(map(torch.equal, slow.parameters(), expected))
+
+    def move(slow, fast):
+        with torch.no_grad():
+            for weight in fast.parameters():
+                weight.add_(torch.randn(weight.shape))
+        moved(slow, fast, lambda: polyak_update_(slow, fast, 0.3))
+
+    move(target, online)
+    online[0] = nn.Linear(2, 3)
+    move(target, online)
+    online.load_state_dict({k: v + 1 for k, v in online.state_dict().items()}, assign=True)
+    online[2].bias = online[1].bias
+    move(target, online)
+    move(frozen_copy(target), copy.deepcopy(online))
+    moved(target, online, lambda: polyak_update_(target, nn.ModuleList([online]), 0.3))
 
 
 def test_polyak_refuses_what_does_not_fit():
