@@ -16,6 +16,7 @@ from lit_offrl.common.ranges import require_in
 
 _MANY = 1 << 14
 """Size of a tensor from which on several simple passes are faster than PyTorch's `Mish`."""
+_TYPES = (torch.float32, torch.bfloat16)
 
 
 class _MishOnCPU(torch.autograd.Function):
@@ -26,20 +27,22 @@ class _MishOnCPU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        sigmoid = torch.sigmoid(x)
+        wide = x.float()  # of bfloat16's eight digits few would be left
+        sigmoid = torch.sigmoid(wide)
         u = (2 - sigmoid).mul_(sigmoid)
         gate = u.div_(2 - u)
-        out = x * gate
-        ctx.save_for_backward(x, out, gate, sigmoid)
-        return out
+        out = wide * gate
+        if ctx.needs_input_grad[0]:
+            # d gate / dx = (1 − gate²) sigmoid
+            slope = torch.addcmul(wide, out, gate, value=-1)
+            ctx.save_for_backward(torch.addcmul(gate, slope, sigmoid).to(x.dtype))
+        return out.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        x, out, gate, sigmoid = ctx.saved_tensors
-        # d gate / dx = (1 − gate²) sigmoid
-        slope = torch.addcmul(x, out, gate, value=-1)
-        return torch.addcmul(gate, slope, sigmoid).mul_(gradient)
+        (derivative,) = ctx.saved_tensors
+        return derivative * gradient
 
 
 class Mish(nn.Module):
@@ -52,9 +55,9 @@ class Mish(nn.Module):
 
     def forward(self, x: Float[Tensor, "*B dim"]) -> Float[Tensor, "*B dim"]:
         """Apply the activation to each number."""
-        if x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() < _MANY:
+        if x.device.type != "cpu" or x.dtype not in _TYPES or x.numel() < _MANY:
             return F.mish(x)
-        return _MishOnCPU.apply(x)
+        return _MishOnCPU.apply(x if torch.is_grad_enabled() else x.detach())
 
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

@@ -76,6 +76,20 @@ def test_mish_is_pytorchs_whether_numbers_are_few_or_many(rows):
     (expected * weights).sum().backward()
     torch.testing.assert_close(out.double(), expected, rtol=3e-6, atol=1e-12)
     torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        assert torch.equal(Mish()(ours), out)
+
+
+@pytest.mark.parametrize("rows", [1, 32])
+def test_mish_of_bfloat16_is_rounded_once(rows):
+    ours = torch.linspace(-30, 30, 1024).repeat(rows, 1).bfloat16().requires_grad_()
+    theirs = ours.detach().double().requires_grad_()
+    out, expected = Mish()(ours), torch.nn.functional.mish(theirs)
+    out.sum().backward()
+    expected.sum().backward()
+    assert out.dtype == ours.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(out.double(), expected, rtol=2**-8, atol=1e-12)
+    torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=2**-8, atol=1e-6)
 
 
 def test_the_quick_mish_refuses_a_second_derivative():
