@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from lit_offrl.nets.gru import run_gru
 from lit_offrl.nets.mlp import MLP
 
 _HOLD = 1e4  # a sigmoid of it is 1 in every precision
@@ -93,18 +94,24 @@ class SnippetEncoder(nn.Module):
         padding = left_out.to(states.dtype)
         x = torch.cat([states, taken, padding], dim=-1)
         for layer in self.layers[:-1]:
-            x = torch.cat([_run(layer, x)[0], padding], dim=-1)
-        _, ends = _run(self.layers[-1], x)
-        return self.head(ends.transpose(0, 1).flatten(1))
+            x = torch.cat([_run(layer, x), padding], dim=-1)
+        forwards, backwards = _run(self.layers[-1], x).chunk(2, dim=-1)
+        return self.head(torch.cat([forwards[-1], backwards[0]], dim=-1))
 
 
-def _run(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def _run(layer: nn.Module, x: Tensor) -> Tensor:
+    """Return the states (H, B, 2 h) of both directions after each step."""
+    assert isinstance(layer, nn.GRU)
+    if x.device.type == "cpu":
+        return run_gru(layer, x)
     if x.device.type != "cuda":
-        return layer(x)
+        outputs: Tensor = layer(x)[0]
+        return outputs
     # Under autocast cuDNN's GRU runs in float16 even if bfloat16 was requested, and then nothing
     # scales the loss for its gradients.
     with torch.autocast("cuda", enabled=False):
-        return layer(x.float())
+        outputs = layer(x.float())[0]
+        return outputs
 
 
 class GaussianPrior(nn.Module):

@@ -41,7 +41,7 @@ class UBlock(nn.Module):
         inner = torch.addmm(inner_bias + c[0], x, inner_weight.t())
         inner = self.activation(self.norm(inner))
         around = torch.addmm(bias + self.second.bias, x, weight.t())
-        return around.addmm_(inner, self.second.weight.t())
+        return torch.addmm(around, inner, self.second.weight.t())
 
 
 class UResNetDenoiser(nn.Module):

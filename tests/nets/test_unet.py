@@ -119,3 +119,7 @@ def test_one_condition_without_gradients_is_as_with_them(net):
     expected = net.denoise(x, t, encoded)
     with torch.no_grad():
         torch.testing.assert_close(net.denoise(x, t, encoded), expected)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(
+                net.denoise(x, t, encoded).float(), expected, rtol=0.1, atol=0.1
+            )
