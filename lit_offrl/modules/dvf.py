@@ -23,6 +23,7 @@ from lit_offrl.modules.dvf_cache import ValueCache
 from lit_offrl.modules.dvf_value import DiffusedValue, labels
 from lit_offrl.modules.extraction import (
     awr_loss,
+    frozen,
     q_loss,
     reward_gradient_loss,
     weighted_loss,
@@ -121,11 +122,12 @@ class DVFModule(OfflineModule):
         awr_temperature: Inverse temperature β, at least 0, of the weights exp(β · A / mean |A|) of
             ``awr``, which are cut off at 100.
         advantage: Advantage A of ``awr``: ``q`` is Q(s, a) − Q(s, π(s)) of the regressed Q;
-            ``returns`` is G(s, a) − b(s), for which values must be cached. G is the λ-return of the
-            trajectory that took a, bootstrapped with the cached V, and b(s) a state baseline that
-            is regressed on G. Sampled values are noisy, and what one action changes is small beside
-            that noise: Q, which averages it over neighbouring (s, a), loses the difference between
-            actions too, while the rewards along the trajectory keep it.
+            ``q_baseline`` is Q(s, a) − b(s) with a state baseline b that is regressed on Q at the
+            data's actions, so that no action off the data is asked for and A does not move with
+            the actor; ``returns`` is G(s, a) − b(s), for which values must be cached. G is the
+            λ-return of the trajectory that took a, bootstrapped with the cached V, and b is
+            regressed on G. It keeps what no function of one state and action can: that the
+            trajectory went well, and so who took a.
         return_trace: λ in [0, 1] of these returns: 0 is r + γ V(s'), the paper's target of Q; 1 is
             the data's own return, with V only where an episode is cut off.
         actor_ema_rate: Rate in (0, 1] at which the averaged actor, which acts and whose value is
@@ -138,7 +140,10 @@ class DVFModule(OfflineModule):
             and the actor learn from targets of n samples at the cost of a table look-up; with train
             ``occupancy`` there are no values, and ρ trains to the end.
         refresh_steps: Number of steps, at least 1, after which the cached values are sampled again
-            for the actor of that time. By default they stay those of the behaviour policy.
+            for the actor of that time. By default they stay those of the behaviour policy. Only
+            the rewards r(s', π(s')) are then the new actor's: ρ, which learned where the data's
+            policies go, rests. Where the actor goes elsewhere needs new data and a new φ, as the
+            online mode has them.
         **kwargs: Options of ``OfflineModule``. Let ``decay`` be ``cosine`` where values matter:
             without it small constant errors of r remain, each of which counts γ/(1−γ) times in V.
             With values ``cached`` the rate of ρ and r is 0 by the end of the warm-up, where their
@@ -183,7 +188,7 @@ class DVFModule(OfflineModule):
         extraction: Literal["q_net", "awr", "reward_grad"] = "q_net",
         bc_coefficient: Annotated[float, "[0, inf)"] = 0.1,
         awr_temperature: Annotated[float, "[0, inf)"] = 1.0,
-        advantage: Literal["q", "returns"] = "q",
+        advantage: Literal["q", "q_baseline", "returns"] = "q",
         return_trace: Annotated[float, "[0, 1]"] = 0.95,
         actor_ema_rate: Annotated[float, "(0, 1]"] = 0.002,
         warmup_steps: Annotated[int, "[0, inf)"] = 0,
@@ -205,6 +210,11 @@ class DVFModule(OfflineModule):
             raise ConfigError(
                 "values is 'cached' without warmup_steps: give the steps that ρ and r train before "
                 "values are sampled from them."
+            )
+        if advantage == "q_baseline" and extraction != "awr":
+            raise ConfigError(
+                f"advantage is 'q_baseline' with extraction '{extraction}': only awr weighs by "
+                "advantages, so set extraction to 'awr' or advantage to 'q'."
             )
         if advantage == "returns" and (extraction != "awr" or values != "cached"):
             raise ConfigError(
@@ -266,7 +276,7 @@ class DVFModule(OfflineModule):
         pair_dim = self.observation_dim + self.action_dim
         self.reward = DenseNetMLP(pair_dim, hidden, 1)
         self.q = DenseNetMLP(pair_dim, hidden, 1)
-        if advantage == "returns":
+        if advantage != "q":
             self.baseline = DenseNetMLP(self.observation_dim, hidden, 1)
         self.acting: GaussianPolicy | None = None
         if self.action_dim:  # else only the occupancy is trained
@@ -313,14 +323,15 @@ class DVFModule(OfflineModule):
         groups = {"occupancy": list(self.occupancy.denoiser.parameters())}
         if self.train_part == "occupancy":
             return groups
-        names = ("reward", self._critic, "actor")
+        names = ("reward", *self._critics, "actor")
         heads = {name: list(getattr(self, name).parameters()) for name in names}
         return heads if self.train_part == "heads" else groups | heads
 
     @property
-    def _critic(self) -> Literal["q", "baseline"]:
-        """Network that advantages are measured with; the other one is not trained."""
-        return "q" if self.advantage == "q" else "baseline"
+    def _critics(self) -> tuple[str, ...]:
+        """Networks that advantages are measured with; what else there is is not trained."""
+        kinds = {"q": ("q",), "q_baseline": ("q", "baseline"), "returns": ("baseline",)}
+        return kinds[self.advantage]
 
     def setup(self, stage: str) -> None:
         """Take the normaliser's statistics, the range of rewards and the latest policy."""
@@ -448,8 +459,8 @@ class DVFModule(OfflineModule):
             losses["reward"] = self.reward_loss
         if warming:
             return losses | {"actor": self.cloning_loss}
-        critic_loss = self.q_loss if self.advantage == "q" else self.baseline_loss
-        return losses | {self._critic: critic_loss, "actor": self.actor_loss}
+        critics = {name: getattr(self, f"{name}_loss") for name in self._critics}
+        return losses | critics | {"actor": self.actor_loss}
 
     def losses(self, batch: FutureStateBatch) -> dict[str, Tensor]:
         """Algorithm 1's losses of the networks that the current step trains."""
@@ -510,23 +521,28 @@ class DVFModule(OfflineModule):
         """Regression of Q on r + γ (1 − terminal) V(s'), Eq. 11, in units of (1 − γ) Q."""
         actions, _ = labels(batch)
         observations = self.normalizer.normalize(batch.observations)
-        return self._regression(batch, torch.cat([observations, actions], dim=-1))
+        inputs = torch.cat([observations, actions], dim=-1)
+        return self._regression("q", inputs, self._td_target(batch))
 
     def baseline_loss(self, batch: FutureStateBatch) -> Tensor:
-        """Regression of b(s) on the returns, in units of (1 − γ) G.
+        """Regression of b(s) on the returns, or on Q at the data's actions, times (1 − γ).
 
         Its mean is over all policies of the data, whatever φ the values are of: an action is good
         if it does better than the actions in such states did, even those of a better policy.
         """
-        return self._regression(batch, self.normalizer.normalize(batch.observations))
+        observations = self.normalizer.normalize(batch.observations)
+        if self.advantage == "returns":
+            target = self._td_target(batch)
+        else:
+            target = frozen(self.q, observations, labels(batch)[0]).detach()
+        return self._regression("baseline", observations, target)
 
-    def _regression(self, batch: FutureStateBatch, inputs: Tensor) -> Tensor:
+    def _regression(self, name: str, inputs: Tensor, target: Tensor) -> Tensor:
         """Return the squared error of Q or b for its inputs, (B, o + a) or (B, o)."""
-        td_target = self._td_target(batch)
-        predicted = getattr(self, self._critic)(inputs).squeeze(-1)
-        self.log_scalar(f"{self._critic}/mean", predicted.mean() / (1.0 - self.gamma))
-        self.log_scalar(f"{self._critic}/target_mean", td_target.mean() / (1.0 - self.gamma))
-        return (predicted - td_target).square().mean()
+        predicted = getattr(self, name)(inputs).squeeze(-1)
+        self.log_scalar(f"{name}/mean", predicted.mean() / (1.0 - self.gamma))
+        self.log_scalar(f"{name}/target_mean", target.mean() / (1.0 - self.gamma))
+        return (predicted - target).square().mean()
 
     @torch.no_grad()
     def _td_target(self, batch: FutureStateBatch) -> Tensor:
@@ -575,9 +591,11 @@ class DVFModule(OfflineModule):
         actions, _ = labels(batch)
         observations = self.normalizer.normalize(batch.observations)
         data = (self.actor, observations, actions)
-        if self.advantage == "returns":
+        if self.advantage != "q":
             with torch.no_grad():
-                advantage = self._td_target(batch) - self.baseline(observations).squeeze(-1)
+                returns = self.advantage == "returns"
+                reached = self._td_target(batch) if returns else frozen(self.q, *data[1:])
+                advantage = reached - self.baseline(observations).squeeze(-1)
             loss, logged = weighted_loss(*data, advantage, self.awr_temperature)
         elif self.extraction == "awr":
             loss, logged = awr_loss(*data, self.q, self.awr_temperature)

@@ -26,11 +26,17 @@ def gradients(module: DVFModule) -> dict[str, list[torch.Tensor]]:
 # ---- losses and gradients ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("extraction", ["q_net", "awr", "reward_grad"])
-def test_each_loss_moves_its_own_network_alone(tiny, whole_batch, awake, extraction):
-    module = awake(tiny(extraction=extraction))
+WITH_BASELINE = {"extraction": "awr", "advantage": "q_baseline"}
+
+
+@pytest.mark.parametrize(
+    "options", [*({"extraction": name} for name in ("q_net", "awr", "reward_grad")), WITH_BASELINE]
+)
+def test_each_loss_moves_its_own_network_alone(tiny, whole_batch, awake, options):
+    module = awake(tiny(**options))
     batch = whole_batch(module)
-    assert tuple(module.trains()) == PARTS
+    parts = (*PARTS[:3], "baseline", "actor") if options == WITH_BASELINE else PARTS
+    assert tuple(module.trains()) == parts
     for name, loss in module.trains().items():
         module.zero_grad()
         loss(batch).backward()
@@ -40,6 +46,24 @@ def test_each_loss_moves_its_own_network_alone(tiny, whole_batch, awake, extract
         assert without <= set(module.idle_parameters())  # or processes would wait for each other
     for copy in (module.occupancy.average, module.acting):
         assert all(p.grad is None and not p.requires_grad for p in copy.parameters())
+
+
+def test_a_state_baseline_is_regressed_on_q_and_advantages_are_above_it(
+    tiny, whole_batch, awake, monkeypatch
+):
+    module = awake(tiny(**WITH_BASELINE))
+    batch = whole_batch(module)
+    states = module.normalizer.normalize(batch.observations)
+    q = module.q(torch.cat([states, batch.actions], dim=-1)).squeeze(-1)
+    above = q - module.baseline(states).squeeze(-1)
+    torch.testing.assert_close(module.baseline_loss(batch), above.square().mean())
+    given = []
+    monkeypatch.setattr(
+        "lit_offrl.modules.dvf.weighted_loss",
+        lambda actor, s, a, advantage, beta: given.append(advantage) or (advantage.sum(), {}),
+    )
+    module.actor_loss(batch)
+    torch.testing.assert_close(given[0], above.detach())
 
 
 def test_losses_are_finite_scalars_by_name(tiny, whole_batch):
@@ -231,6 +255,7 @@ def test_terminals_are_absorbing_or_forgotten(tiny, whole_batch):
         ({"history": 0}, "history of at least 1"),
         ({"sampling_steps": 5}, "5 steps .* trained with 4"),
         ({"width": 15}, "width is 15 and heads"),
+        ({"advantage": "q_baseline"}, "only awr weighs by advantages, so set extraction to 'awr'"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(tiny, options, said):

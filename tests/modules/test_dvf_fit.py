@@ -246,19 +246,25 @@ def test_returns_follow_each_trajectory_and_end_where_it_does(tiny, fit):
     assert seen == len(trained) and len(trained) < len(dataset.columns["rewards"])
 
 
-def test_advantages_by_returns_train_a_baseline_in_q_s_place_and_go_on_exactly(tiny, fit, save):
-    module = tiny(**RETURNS)
+@pytest.mark.parametrize(
+    ("advantage", "critics"), [("returns", {"baseline"}), ("q_baseline", {"q", "baseline"})]
+)
+def test_advantages_above_a_baseline_train_it_and_go_on_exactly(
+    tiny, fit, save, advantage, critics
+):
+    options = {**RETURNS, "advantage": advantage, "refresh_steps": 2}
+    module = tiny(**options)
     before = state_of(module, "q.", "baseline.")
     losses = Watch(lambda m: set(m.latest_losses))
     fit(module, WARMUP + 3, losses)
     assert losses.seen[WARMUP] == {"occupancy", "reward", "actor"}
-    assert losses.seen[-1] == {"baseline", "actor"}
+    assert losses.seen[-1] == {*critics, "actor"}
     moved = {
         k.split(".")[0] for k, v in before.items() if not torch.equal(v, module.state_dict()[k])
     }
-    assert moved == {"baseline"}
-    resumed = tiny(**RETURNS)
-    fit(resumed, WARMUP + 3, ckpt_path=save(tiny(**RETURNS), WARMUP + 1, name="half.ckpt"))
+    assert moved == critics
+    resumed = tiny(**options)
+    fit(resumed, WARMUP + 3, ckpt_path=save(tiny(**options), WARMUP + 1, name="half.ckpt"))
     assert same(resumed.state_dict(), module.state_dict())
 
 
