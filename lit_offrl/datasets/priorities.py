@@ -71,9 +71,10 @@ class Priorities:
 class PrioritizedOrder(Order):
     """Rows drawn in proportion to p^α, one from each of equal shares of the sum (stratified).
 
-    A step's rows are a function of (seed, step, rank, world size) and of the priorities, which are
-    1 at first. Each process holds them all: so every process makes the updates of all, and then
-    they stay equal, as do the rows that they cut into blocks.
+    A step's rows are a function of (seed, step, rank, world size) and of the priorities. A row that
+    has had none yet has the largest that any has had, at least 1, so that each is drawn before long
+    (algorithm 1, line 6). Each process holds them all: so every process makes the updates of all,
+    and then they stay equal, as do the rows that they cut into blocks.
 
     Uniform numbers are drawn on the CPU, but sums are rounded as the device does.
 
@@ -93,6 +94,7 @@ class PrioritizedOrder(Order):
         self._priorities = torch.full((self.spans.stop,), _ABSENT, device=self.device)
         self._priorities[self.spans.all().to(self.device)] = 1.0
         self._largest = torch.ones((), device=self.device)
+        self._new = self._priorities != _ABSENT  # which have had no priority yet
         self._alpha = _value(self.settings.alpha, 0)
         self._sums = BlockSums(self._weigh(self._priorities))
         self._all_zero: bool | None = False  # None: not known since the last update
@@ -160,19 +162,20 @@ class PrioritizedOrder(Order):
                 "are finite numbers of at least 0, for rows that the order holds."
             )
         set_largest(self._priorities, rows, values)
-        self._largest = torch.maximum(self._largest, values.max())
+        self._new[rows] = False
         self._sums.set(rows, self._weigh(values))
+        if bool(values.max() > self._largest):  # a record, which is rare after the first steps
+            self._largest = values.max()
+            self._priorities = torch.where(self._new, self._largest, self._priorities)
+            self._sums = BlockSums(self._weigh(self._priorities))
         self._all_zero = None
-
-    def renew(self, rows: Int[Tensor, " B"]) -> None:
-        """Give rows whose content is new the largest priority ever set, so that they come soon."""
-        self.update(rows, self._largest.expand(len(rows)))
 
     def state_dict(self) -> dict[str, Any]:
         """Priorities and weights of all rows, so that a resumed run draws the very same rows."""
         return {
             "priorities": self._priorities.cpu().clone(),
             "largest": self._largest.cpu().clone(),
+            "new": self._new.cpu().clone(),
             "alpha": self._alpha,
             # Not p^α anew: a power may be rounded otherwise in another place of a tensor.
             "weights": self._sums.weights.cpu().clone(),
@@ -194,6 +197,9 @@ class PrioritizedOrder(Order):
             )
         self._priorities = state["priorities"].to(self.device, copy=True)
         self._largest = state["largest"].to(self.device, copy=True)
+        # A state of before these were known keeps the 1 that they had.
+        new = state.get("new", torch.zeros(here, dtype=torch.bool))
+        self._new = new.to(self.device, copy=True)
         self._alpha = state["alpha"]
         self._sums = BlockSums(state["weights"].to(self.device))
         self._all_zero = None

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from lit_offrl.datasets.normalizers import Normalization
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.modules.actor import ActorModule
 from lit_offrl.nets import DeterministicPolicy, GaussianPolicy
@@ -15,11 +16,16 @@ from lit_offrl.nets import DeterministicPolicy, GaussianPolicy
 class BCModule(ActorModule):
     """Imitates the dataset's actions; acts by the mean.
 
+    Observations are scaled to [-1, 1] by default; the papers do not say.
+
     Args:
         head: ``gaussian`` maximises the likelihood of the data under a tanh mean and a
             state-independent log σ; ``deterministic`` minimises the squared error.
         hidden: Widths of the policy's layers.
-        **kwargs: Options of ``OfflineModule``; observations are scaled to [-1, 1].
+        normalize: How observations are scaled: ``true`` or ``min_max`` maps the range of the data
+            to [-1, 1], ``mean_std`` subtracts the mean and divides by the standard deviation +
+            1e-3, and ``false`` leaves them as they are.
+        **kwargs: Options of ``OfflineModule``.
     """
 
     actor: DeterministicPolicy
@@ -30,9 +36,10 @@ class BCModule(ActorModule):
         *args: Any,
         head: Literal["gaussian", "deterministic"] = "gaussian",
         hidden: Sequence[int] = (256, 256),
+        normalize: Normalization = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, normalize=True, weight_decay=0.0, decay="constant", **kwargs)
+        super().__init__(*args, normalize=normalize, weight_decay=0.0, decay="constant", **kwargs)
         kind = GaussianPolicy if head == "gaussian" else DeterministicPolicy
         self.actor = kind(self.observation_dim, self.action_dim, hidden=hidden, **self.bounds)
 

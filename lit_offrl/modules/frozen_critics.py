@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.quiet import say
 from lit_offrl.datasets.labels import critic_hash, labels_path, load_labels, save_labels
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import (
@@ -59,7 +60,8 @@ class FrozenCriticsModule(CriticGuidedModule):
     def load_critics(self) -> None:
         """Take critics and normaliser from the critic's checkpoint, or from the run's own.
 
-        The run's own has them, too, and the other may have gone.
+        The run's own has them, too, and the other may have gone. A line says where they were
+        trained with another γ or expectile than this module names, for they stay as they are.
 
         Raises:
             ConfigError: The checkpoint has no such critics, untrained ones or others than this
@@ -86,6 +88,13 @@ class FrozenCriticsModule(CriticGuidedModule):
                 f"critic: {path} was trained with normalize {theirs}, this model has {ours}: give "
                 "both the same."
             )
+        named = {"gamma": self.critics.gamma, "expectile": self.critics.expectile}
+        for name, here in named.items():
+            if (there := hyper.get(name, here)) != here:
+                say(
+                    f"critic: {path} was trained with {name} {there}, and its labels are of that; "
+                    f"the {here} of this model trains nothing."
+                )
         refusal = (
             f"critic: {path} does not fit this model; give both the same data, hidden and "
             "layer_norm"

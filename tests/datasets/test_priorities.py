@@ -141,15 +141,46 @@ def test_zero_is_never_drawn_and_a_raise_brings_it_back():
         order.draw(3, 2)
 
 
-def test_of_duplicates_the_largest_holds_and_new_rows_get_the_largest_ever():
+def test_of_duplicates_the_largest_holds_and_new_rows_have_the_largest_ever():
     order = PrioritizedOrder(10, 4, seed=0, settings=Priorities(alpha=1.0))
     order.update(torch.tensor([5, 2, 5, 5]), torch.tensor([0.5, 0.25, 7.0, 3.0]))
-    assert order.priorities[[5, 2, 0]].tolist() == [7.0, 0.25, 1.0]
+    assert order.priorities[[5, 2, 0]].tolist() == [7.0, 0.25, 7.0]
     order.update(torch.tensor([5]), torch.tensor([0.5]))  # not the largest of old and new
     assert order.priorities[5] == 0.5
-    order.renew(torch.tensor([8, 9, 9]))
-    assert order.priorities[[8, 9]].tolist() == [7.0, 7.0]
-    assert float(order._sums.total) == pytest.approx(0.5 + 0.25 + 14.0 + 6.0)
+    order.update(torch.tensor([8]), torch.tensor([3.0]))  # below the largest: new ones keep it
+    assert order.priorities[[8, 9]].tolist() == [3.0, 7.0]
+    order.update(torch.tensor([9]), torch.tensor([8.0]))
+    assert order.priorities[[0, 2, 5, 8, 9]].tolist() == [8.0, 0.25, 0.5, 3.0, 8.0]
+    assert float(order._sums.total) == pytest.approx(0.25 + 0.5 + 3.0 + 8.0 + 6 * 8.0)
+
+
+def test_rows_outside_stay_outside_and_small_errors_leave_new_rows_at_one():
+    order = PrioritizedOrder(SPANS, 4, seed=0, settings=Priorities(alpha=1.0))
+    outside = order.priorities == -1
+    order.update(torch.tensor([3]), torch.tensor([0.5]))
+    assert order.priorities[~outside].max() == 1.0
+    order.update(torch.tensor([4]), torch.tensor([9.0]))
+    assert torch.equal(order.priorities == -1, outside) and bool(outside.any())
+    assert order.priorities[~outside].tolist().count(9.0) == order.num_rows - 1
+
+
+def test_each_row_is_drawn_before_long_whatever_the_errors_are():
+    order = PrioritizedOrder(640, 64, seed=0, settings=Priorities(alpha=1.0))
+    seen = set()
+    for step in range(60):
+        rows = order.draw(step).rows
+        seen |= {*rows.tolist()}
+        order.update(rows, torch.full((64,), 50.0 if step == 0 else 0.1))
+    assert len(seen) == 640
+
+
+def test_a_state_of_before_new_rows_were_known_keeps_their_one():
+    order, old = (PrioritizedOrder(10, 4, seed=0) for _ in range(2))
+    order.update(torch.tensor([1]), torch.tensor([0.5]))
+    old.load_state_dict({k: v for k, v in order.state_dict().items() if k != "new"})
+    for each, expected in ((order, 9.0), (old, 1.0)):
+        each.update(torch.tensor([2]), torch.tensor([9.0]))
+        assert each.priorities[0] == expected
 
 
 @quick

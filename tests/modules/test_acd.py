@@ -228,3 +228,17 @@ def test_frozen_critics_must_have_taken_observations_scaled_alike(save):
     said = "was trained with normalize min_max, this model has mean_std: give both the same"
     with pytest.raises(ConfigError, match=said):
         ACDModule(2, 1, normalize="mean_std", **options).load_critics()
+
+
+def test_a_line_says_where_frozen_critics_were_trained_otherwise(save, capsys):
+    trained = {"hidden": (4,), "gamma": 0.995, "expectile": 0.9}
+    path = str(save(IQLModule(2, 1, **trained), 1))
+    options = {"labels": "precomputed", "critic": path, **SMALL}
+    capsys.readouterr()
+    ACDModule(2, 1, **trained, **options).load_critics()
+    assert capsys.readouterr().out == ""
+    ACDModule(2, 1, **(trained | {"expectile": 0.7}), **options).load_critics()
+    assert capsys.readouterr().out == (
+        f"lit-offrl: critic: {path} was trained with expectile 0.9, and its labels are of that; "
+        "the 0.7 of this model trains nothing.\n"
+    )

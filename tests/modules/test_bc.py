@@ -89,3 +89,13 @@ def test_trains_on_a_file_without_rewards(fit):
     trainer = fit(module, 3, validate=True, without=("rewards", "policy"))
     assert not torch.equal(before, module.actor.net[0].weight)
     assert trainer.callback_metrics["val/loss/actor"].isfinite()
+
+
+@pytest.mark.parametrize(("normalize", "low", "high"), [(True, -1, 1), (False, 10, 30)])
+def test_observations_are_scaled_or_left(normalize, low, high, monkeypatch):
+    module = BCModule(2, 1, hidden=(), normalize=normalize)
+    module.normalizer.fit(np.array([[10.0, 10.0], [30.0, 30.0]], np.float32))
+    seen = []
+    monkeypatch.setattr(module.actor, "forward", lambda rows: seen.append(rows) or rows[:, :1])
+    module.policy().act(np.array([[10.0, 30.0]], np.float32))
+    assert seen[0].tolist() == [[low, high]]

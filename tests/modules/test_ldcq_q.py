@@ -156,7 +156,8 @@ def test_errors_of_a_step_become_the_priorities_of_its_rows(make, fit):
     order = trainer.datamodule.row_order
     assert len(steps) == 3 and not module._errors
     assert module.calls is None  # each step's rows depend on the one before
-    expected = torch.where(order.priorities < 0, -1.0, 1.0)
+    largest = max(1.0, *(float(errors.max()) for _, _, errors in steps))
+    expected = torch.where(order.priorities < 0, -1.0, largest)
     for rows, _, errors in steps:
         for row in rows.unique():
             expected[row] = errors[rows == row].max()
