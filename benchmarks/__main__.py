@@ -18,7 +18,7 @@ from benchmarks.acd import FitResult, PassResult, run_fit, run_passes
 from benchmarks.calls import CallsResult, run_calls
 from benchmarks.coverage import HOLDS, SHAPES, CoverageResult, run_coverage
 from benchmarks.futures import levers_table, run_levers
-from benchmarks.gpu import fits_table, run_contract, run_fits
+from benchmarks.gpu import checks_table, fits_table, run_checks, run_contract, run_fits
 from benchmarks.latents import (
     latent_table,
     picture_table,
@@ -515,6 +515,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         numbers["gpu"]["dvf"] = [asdict(each) for each in steps]
         for each in steps:
             console.print(step_table(each))
+        checks = list(run_checks(device, seed=options.seed))
+        numbers["gpu"]["graphs"] = [asdict(each) for each in checks]
+        console.print(checks_table(checks))
         fits = list(run_fits(device, seed=options.seed))
         numbers["gpu"]["fits"] = [asdict(each) for each in fits]
         console.print(fits_table(fits))

@@ -1,4 +1,4 @@
-"""Steps a second of every method's fit on a GPU, and shares of its peak: ``benchmarks gpu``.
+"""Steps a second of every method's fit on a GPU, eager and as graphs: ``benchmarks gpu``.
 
 What is measured is written for any device, so that tests run it on the CPU; no GPU is asked for
 anything but to be fast.
@@ -12,22 +12,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.table import Table
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import peer_ours
 from benchmarks.machine import clock, matrix_peak
 from benchmarks.peer_ours import Fit
 from benchmarks.peers import SIZES, Precision, Sizes, stage_fits, write_rows
+from lit_offrl.modules import graphs
 
 _WARM_UP = 20  # steps that are not timed; arithmetic is counted in the last of them
-_TESTS = 240.0  # seconds for the contract tests at most
+_TESTS = 210.0  # seconds for the contract tests at most
 METHODS = {
     **{"IQL": "IQLModule", "BC": "BCModule", "TD3+BC": "TD3BCModule", "CQL": "CQLModule"},
     **{"AWR": "AWRModule", "ACG": "ACGModule", "ACD": "ACDModule", "IDQL": "IDQLModule"},
@@ -48,6 +50,22 @@ class FitSpeed:
     flops: float
     peak: float
     share: float
+    graphs: bool = False
+    """Whether the steps were replays of CUDA graphs."""
+
+
+@dataclass(frozen=True)
+class GraphsCheck:
+    """What a fit by graphs comes to, beside one of eager steps."""
+
+    method: str
+    steps: int
+    eager_because: str | None
+    """Why there are no graphs, where there are none; the other numbers are then of eager steps."""
+    difference: float
+    """Largest difference of a weight from the eager fit's, in units of its tensor's largest."""
+    resumes: bool
+    """Whether a fit by graphs that was cut in its middle ends in the same bits."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +82,9 @@ class _Timed(Callback):
 
     sees_calls = True
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._counter = seconds, FlopCounterMode(display=False)
+    def __init__(self, seconds: float, counts: bool) -> None:
+        self._counts, self._seconds = counts, seconds
+        self._counter = FlopCounterMode(display=False)
         self._counting: int | None = None
         self._begin: float | None = None
         self._first = 0
@@ -79,12 +98,14 @@ class _Timed(Callback):
                 self.taken = clock(pl_module.device) - self._begin
                 self.steps, trainer.should_stop = step - self._first, True
         elif self._counting is not None:
-            self._counter.__exit__(None, None, None)
-            self.flops = self._counter.get_total_flops() / (step - self._counting)
+            if self._counts:
+                self._counter.__exit__(None, None, None)
+                self.flops = self._counter.get_total_flops() / (step - self._counting)
             self._first, self._begin = step, clock(pl_module.device)
         elif step >= _WARM_UP:
             self._counting = step
-            self._counter.__enter__()
+            if self._counts:
+                self._counter.__enter__()
 
 
 def run_fits(
@@ -93,10 +114,12 @@ def run_fits(
     sizes: Sizes = SIZES,
     methods: Sequence[str] = (),
     precisions: Sequence[Precision] = ("32-true", "bf16-mixed"),
-    seconds: float = 3.0,
+    seconds: float = 1.5,
     seed: int = 0,
 ) -> Iterator[FitSpeed]:
     """Fit each method for some seconds by ``lit-offrl fit``'s own Trainer, rows on the device.
+
+    Where steps can be captured there is a second fit, by graphs; its arithmetic is the eager one's.
 
     Args:
         device: where to train.
@@ -113,7 +136,10 @@ def run_fits(
             if methods and name not in methods:
                 continue
             for precision in precisions:
-                yield _run_fit(name, fit, device, precision, seconds, peaks[precision])
+                eager = _run_fit(name, fit, device, precision, seconds, peaks[precision])
+                yield eager
+                if device.type in graphs.RECORDERS and _captures(fit):
+                    yield _run_fit(name, fit, device, precision, seconds, eager.peak, eager)
 
 
 def _fits(sizes: Sizes, folder: Path, seed: int) -> dict[str, Fit]:
@@ -123,18 +149,93 @@ def _fits(sizes: Sizes, folder: Path, seed: int) -> dict[str, Fit]:
     return fits | {"LDCQ VAE": stages.vae, "LDCQ prior": stages.prior, "LDCQ Q": stages.q}
 
 
-def _run_fit(
-    name: str, fit: Fit, device: torch.device, precision: str, seconds: float, peak: float
-) -> FitSpeed:
-    timed, data = _Timed(seconds), fit.data()
+def run_checks(
+    device: torch.device,
+    *,
+    sizes: Sizes = SIZES,
+    methods: Sequence[str] = (),
+    steps: int = 200,
+    seed: int = 0,
+) -> Iterator[GraphsCheck]:
+    """Fit each method eagerly, by graphs, and by graphs with a cut in the middle, in float32.
+
+    Args:
+        device: where to train.
+        sizes: of rows and batches.
+        methods: which, by name; all by default.
+        steps: of each fit.
+        seed: of the rows.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        cut = str(Path(folder) / "cut.ckpt")
+        for name, fit in _fits(sizes, Path(folder), seed).items():
+            if methods and name not in methods:
+                continue
+            eager, _ = _weights(fit, device, steps, graphs=False)
+            whole, why = _weights(fit, device, steps)
+            _weights(fit, device, steps // 2, kept=cut)
+            resumed, _ = _weights(fit, device, steps, begun=cut)
+            apart = [
+                float((whole[key] - value).abs().max() / value.abs().max().clamp_min(1e-30))
+                for key, value in eager.items()
+                if value.is_floating_point() and value.numel()
+            ]
+            same = all(torch.equal(whole[key], value) for key, value in resumed.items())
+            yield GraphsCheck(name, steps, why, max(apart), same)
+
+
+def _weights(
+    fit: Fit,
+    device: torch.device,
+    steps: int,
+    *,
+    graphs: bool | None = None,
+    begun: str | None = None,
+    kept: str | None = None,
+) -> tuple[dict[str, Tensor], str | None]:
+    """Weights after a fit from a checkpoint or the start, and why it had no graphs."""
+    data = fit.data()
+    module = _with(fit, graphs).module(data)
+    # as a cut fit ends with its steps, so does each half of a whole one: both log there
+    logged = {"max_steps": steps, "log_every_n_steps": 100}
+    made = peer_ours.trainer(fit, "32-true", **_options(device), **logged)
+    made.fit(module, data, ckpt_path=begun)
+    if kept is not None:
+        made.save_checkpoint(kept)
+    return {key: value.cpu() for key, value in module.state_dict().items()}, module.eager_because
+
+
+def _options(device: torch.device) -> dict[str, Any]:
     accelerator = "gpu" if device.type == "cuda" else "cpu"
-    options = {"accelerator": accelerator, "enable_progress_bar": False}
-    peer_ours.trainer(fit, precision, timed, **options).fit(fit.module(data), data)
+    return {"accelerator": accelerator, "enable_progress_bar": False}
+
+
+def _with(fit: Fit, graphs: bool | None) -> Fit:
+    return fit._replace(options=fit.options | {"cuda_graphs": graphs})
+
+
+def _captures(fit: Fit) -> bool:
+    return fit.module(fit.data()).eager_because is None
+
+
+def _run_fit(
+    name: str,
+    fit: Fit,
+    device: torch.device,
+    precision: str,
+    seconds: float,
+    peak: float,
+    eager: FitSpeed | None = None,
+) -> FitSpeed:
+    """Time a fit of eager steps or, beside one of those, by graphs."""
+    timed, data = _Timed(seconds, counts=eager is None), fit.data()
+    module = _with(fit, eager is not None).module(data)
+    peer_ours.trainer(fit, precision, timed, **_options(device)).fit(module, data)
+    flops = timed.flops if eager is None else eager.flops
     speed = timed.steps / timed.taken
-    share = timed.flops * speed / peak
-    return FitSpeed(
-        *(name, precision, fit.batch_size, timed.steps, speed, timed.flops, peak, share)
-    )
+    share = flops * speed / peak
+    result = FitSpeed(name, precision, fit.batch_size, timed.steps, speed, flops, peak, share)
+    return replace(result, graphs=eager is not None)
 
 
 def run_contract(words: Sequence[str] = ("tests/test_contract.py", "-m", "gpu")) -> ContractResult:
@@ -162,11 +263,14 @@ def run_contract(words: Sequence[str] = ("tests/test_contract.py", "-m", "gpu"))
 
 def fits_table(results: Sequence[FitSpeed]) -> Table:
     """One line a method and precision."""
-    heads = ("fit", "in", "batch", "steps/s", "GFLOP a step", "of the peak")
-    table = Table(*heads, title="Fits, eager")
+    heads = ("fit", "in", "steps", "batch", "steps/s", "of eager", "GFLOP a step", "of the peak")
+    table = Table(*heads, title="Fits, eager and by CUDA graphs")
+    eager = {(r.method, r.precision): r.steps_per_second for r in results if not r.graphs}
     for r in results:
+        times = r.steps_per_second / eager[r.method, r.precision] if r.graphs else None
         table.add_row(
-            *(r.method, r.precision, f"{r.batch_size}", f"{r.steps_per_second:,.0f}"),
+            *(r.method, r.precision, "graphs" if r.graphs else "eager", f"{r.batch_size}"),
+            *(f"{r.steps_per_second:,.0f}", "" if times is None else f"{times:.3g} ×"),
             *(f"{r.flops / 1e9:.3g}", f"{r.share:.1%}"),
         )
     peaks = {r.precision: f"{r.precision} {r.peak / 1e12:,.3g} TFLOP/s" for r in results}
@@ -174,4 +278,16 @@ def fits_table(results: Sequence[FitSpeed]) -> Table:
         "by the wall's clock, with Lightning and its callbacks; cuDNN's GRUs are not counted\n"
         f"peak of square products here and now: {', '.join(peaks.values())}"
     )
+    return table
+
+
+def checks_table(results: Sequence[GraphsCheck]) -> Table:
+    """One line a method: how far graphs lead from eager steps, and whether they resume."""
+    heads = ("fit", "steps", "largest difference of a weight", "resumed")
+    table = Table(*heads, title="Fits by CUDA graphs beside eager ones, float32")
+    for r in results:
+        found = (f"{r.difference:.1e}", "to the bit" if r.resumes else "DIFFERS")
+        table.add_row(r.method, f"{r.steps}", *found)
+    eager = [f"{r.method}: {r.eager_because}" for r in results if r.eager_because is not None]
+    table.caption = "\n".join([*eager, "differences in units of the largest weight of a tensor"])
     return table

@@ -1,16 +1,27 @@
 """``benchmarks peers`` at tiny sizes, beside checkouts made up here; ``gpu``'s parts on the CPU."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks.gpu import FitSpeed, fits_table, run_contract, run_fits
+from benchmarks.gpu import (
+    FitSpeed,
+    GraphsCheck,
+    checks_table,
+    fits_table,
+    run_checks,
+    run_contract,
+    run_fits,
+)
 from benchmarks.peer_code import Anything, absent
 from benchmarks.peer_turns import LoopFailure, process_loop
 from benchmarks.peers import Aim, Checkouts, PeerRow, Sizes, missed_table, peers_table, run_peers
 from lit_offrl.common.errors import ConfigError
+from lit_offrl.modules import graphs
+from tests.test_graphs import Tape
 
 TINY = Sizes(
     **{"rows": 300, "observation_dim": 3, "action_dim": 2, "batch": 8, "width": 8},
@@ -200,6 +211,24 @@ def test_fits_are_timed_on_any_device():
     assert one.flops >= 2 * 8 * (3 * products - 3 * 256)  # no gradient of the observations
 
 
+def test_fits_by_graphs_are_timed_and_checked_on_any_device_that_captures(monkeypatch):
+    monkeypatch.setitem(graphs.RECORDERS, "cpu", Tape)
+    methods, options = ("TD3+BC", "LDCQ Q"), {"sizes": TINY, "methods": ("TD3+BC", "LDCQ Q")}
+    fits = list(run_fits(torch.device("cpu"), **options, precisions=("32-true",), seconds=0.05))
+    assert [(r.method, r.graphs) for r in fits] == [
+        *((methods[0], False), (methods[0], True), (methods[1], False)),
+    ]
+    assert fits[1].flops == fits[0].flops and fits[1].steps > 0
+    one, other = run_checks(torch.device("cpu"), **options, steps=24)
+    assert (one.eager_because, one.difference, one.resumes) == (None, 0.0, True)
+    assert "which rows come next" in other.eager_because and other.difference == 0.0
+    assert other.resumes
+    table = checks_table([one, GraphsCheck("X", 200, "no", 1.5e-6, False)])
+    assert [*table.columns[2].cells] == ["0.0e+00", "1.5e-06"]
+    assert [*table.columns[3].cells] == ["to the bit", "DIFFERS"]
+    assert table.caption.startswith("X: no")
+
+
 def test_tests_that_need_a_gpu_are_run_by_pytest(tmp_path):
     file = tmp_path / "test_some.py"
     file.write_text("def test_right(): pass\ndef test_wrong(): assert False, 'why'\n")
@@ -219,8 +248,9 @@ def test_without_a_gpu_that_is_one_line(capsys):
 
 
 def test_fits_have_a_line_each():
-    table = fits_table([FitSpeed("IQL", "32-true", 256, 100, 3000.4, 5e8, 4e13, 0.0375)])
-    assert [*map(str, next(zip(*(column.cells for column in table.columns))))] == [
-        *("IQL", "32-true", "256", "3,000", "0.5", "3.8%"),
-    ]
+    eager = FitSpeed("IQL", "32-true", 256, 100, 3000.4, 5e8, 4e13, 0.0375)
+    table = fits_table([eager, replace(eager, steps_per_second=6600.0, graphs=True)])
+    one, other = (list(map(str, row)) for row in zip(*(column.cells for column in table.columns)))
+    assert one == ["IQL", "32-true", "eager", "256", "3,000", "", "0.5", "3.8%"]
+    assert other[2:6] == ["graphs", "256", "6,600", "2.2 ×"]
     assert "32-true 40 TFLOP/s" in table.caption

@@ -33,11 +33,21 @@ class ShardedGenerator:
         self.device = torch.device(device)
         self.rank = rank
         self.world_size = world_size
-        self._generator = torch.Generator(self.device).manual_seed(mix(*keys))
+        self.source = torch.Generator(self.device).manual_seed(mix(*keys))
+        """PyTorch's own generator, which stays the same one."""
+
+    def reseed(self, *keys: int) -> None:
+        """Begin the stream of other keys, as a generator made of them would.
+
+        A CUDA graph keeps what is drawn where it is captured, and whoever replays it reseeds: in a
+        capture this does nothing.
+        """
+        if self.device.type != "cuda" or not torch.cuda.is_current_stream_capturing():
+            self.source.manual_seed(mix(*keys))
 
     def _draw(self, draw: Callable[..., Tensor], shape: Sequence[int], **options: Any) -> Tensor:
         rows, everyone = shape[0], (shape[0] * self.world_size, *shape[1:])
-        drawn = draw(size=everyone, generator=self._generator, device=self.device, **options)
+        drawn = draw(size=everyone, generator=self.source, device=self.device, **options)
         return drawn[self.rank * rows : (self.rank + 1) * rows]
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -50,7 +60,7 @@ class ShardedGenerator:
 
     def common(self, shape: Sequence[int]) -> Tensor:
         """Numbers in [0, 1) of ``shape``, the same ones for every rank."""
-        return torch.rand(tuple(shape), generator=self._generator, device=self.device)
+        return torch.rand(tuple(shape), generator=self.source, device=self.device)
 
     def integers(self, low: int, high: int, shape: Sequence[int]) -> Tensor:
         """Integers in [low, high) of ``shape``, whose first dimension counts this rank's rows."""

@@ -140,7 +140,7 @@ class Sampler(ABC):
         """
         device = schedule.alpha_bar.device if device is None else device
         steps = self.steps(schedule)
-        times = torch.tensor([step.t for step in steps], device=device)  # one copy a call
+        times = schedule.times.to(device)  # no copy of Python's numbers, which would wait for it
         if initial_noise is None:
             initial_noise = draw_normal(shape, generator, device=device, dtype=dtype)
         elif tuple(initial_noise.shape) != tuple(shape):
@@ -151,9 +151,9 @@ class Sampler(ABC):
         previous = x  # read from the second step on only
         of_estimate = self.clip if self.clipping == "estimate" else None
         of_sample = self.clip if self.clipping == "sample" else None
-        for step, t in zip(steps, times.unbind(), strict=True):
+        for step in steps:
             x = x if before is None else before(x, step)
-            output = denoise(x, t.expand(shape[0])).to(dtype)
+            output = denoise(x, times[step.t].expand(shape[0])).to(dtype)
             x0 = to_x0(output, x, step.alpha, step.sigma, prediction)
             if of_estimate is not None:
                 x0 = x0.clamp(-of_estimate, of_estimate)

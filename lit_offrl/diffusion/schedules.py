@@ -87,6 +87,7 @@ class Schedule(nn.Module):
 
     Attributes:
         alpha_bar: ᾱ (T + 1,).
+        times: 0 … T, (T + 1,), int64.
 
     Raises:
         ConfigError: unknown kind; T < 1; or a state_dict of another kind or T is loaded. Sampling
@@ -94,6 +95,7 @@ class Schedule(nn.Module):
     """
 
     alpha_bar: Tensor
+    times: Tensor
     _alpha: Tensor
     _sigma: Tensor
 
@@ -111,6 +113,7 @@ class Schedule(nn.Module):
         for name, values in self._float32().items():
             # Only ᾱ is stored: the rest follows from it.
             self.register_buffer(name, values, persistent=name == "alpha_bar")
+        self.register_buffer("times", torch.arange(num_steps + 1), persistent=False)
 
     def extra_repr(self) -> str:
         """Show what makes one schedule differ from another."""

@@ -51,6 +51,7 @@ class ACDModule(DiffusionActorModule, FrozenCriticsModule):
             learned representation moves at ``actor_ema_rate``, too.
     """
 
+    eager_because = None
     encoding: AdvantageEncoding
 
     def __init__(

@@ -27,6 +27,7 @@ class ACGModule(CriticGuidedModule):
         **kwargs: Options of ``CriticGuidedModule``.
     """
 
+    eager_because = None
     actor: GaussianPolicy
     encoding: AdvantageEncoding
 

@@ -24,6 +24,8 @@ class AWRModule(IQLModule):
         **kwargs: Options of ``IQLModule`` but for the expectile.
     """
 
+    eager_because = None
+
     def __init__(self, *args: Any, bootstrap: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, expectile=0.5, **kwargs)
         self.bootstrap = bootstrap

@@ -60,8 +60,11 @@ class OfflineModule(OneOptimizer):
     optimiser steps before the one under way, 0 in the first; in ``after_step()`` the weights have
     moved already. With accumulated gradients several calls of ``losses()`` see the same number.
 
-    All noise comes from ``self.noise``, made anew each step from (seed, step), so that a resumed
+    All noise comes from ``self.noise``, seeded anew each step by (seed, step), so that a resumed
     run draws what the unbroken one would have drawn, and two processes what one would have.
+
+    A class whose steps can be captured as CUDA graphs says so by ``eager_because = None``, see
+    ``OneOptimizer``; a class derived from it has to say so again.
 
     Args:
         observation_dim: Size o of an observation; linked from the data.
@@ -84,8 +87,13 @@ class OfflineModule(OneOptimizer):
     """What makes the method fit CPU cores, in words, where there is a config for it."""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Have the policies of every method, a user's own too, refuse what no state can be."""
+        """Have the policies of every method, a user's own too, refuse what no state can be.
+
+        Whether steps can be captured is not inherited, as other losses may not be.
+        """
         super().__init_subclass__(**options)
+        if "eager_because" not in vars(cls):
+            cls.eager_because = f"{cls.__name__} does not say that its steps can be captured"
         if "policy" in vars(cls):
             cls.policy = checked(cls.policy)  # type: ignore[method-assign]
 
@@ -118,6 +126,7 @@ class OfflineModule(OneOptimizer):
         """Set by the callback that hears signals, in a fit that has it."""
         self.normalizer = MinMaxNormalizer(observation_dim)
         self.noise = ShardedGenerator(seed)
+        self._noise_of: tuple[torch.device, int, int] | None = None
         self.latest_losses: dict[str, Tensor] = {}
         """The losses of the step under way, for whoever has to name one that is not finite."""
         self.latest_metrics: dict[str, Tensor] = {}
@@ -125,7 +134,6 @@ class OfflineModule(OneOptimizer):
         self.latest_batch: Any = None
         """The batch of the step under way."""
         self._info: dict[str, Tensor] = {}
-        self._dropouts: list[Dropout] | None = None  # found at the first step, when all are built
 
     # ---- what a method gives -------------------------------------------------------------------
 
@@ -199,18 +207,23 @@ class OfflineModule(OneOptimizer):
     def seed_noise(self, step: int, stream: int = 0) -> None:
         """Make the noise of one step, the same for every number of processes."""
         attached = self._trainer is not None
-        self.noise = ShardedGenerator(
-            self.seed,
-            stream,
-            step,
-            device=self.device,
-            rank=self.global_rank if attached else 0,
-            world_size=self.trainer.world_size if attached else 1,
-        )
-        if self._dropouts is None:
-            self._dropouts = [part for part in self.modules() if isinstance(part, Dropout)]
-        for part in self._dropouts:
-            part.noise = self.noise
+        rank, size = (self.global_rank, self.trainer.world_size) if attached else (0, 1)
+        if self._noise_of != (self.device, rank, size):
+            self._noise_of = (self.device, rank, size)
+            self.noise = ShardedGenerator(device=self.device, rank=rank, world_size=size)
+            for part in self.modules():
+                if isinstance(part, Dropout):
+                    part.noise = self.noise
+        self.noise.reseed(self.seed, stream, step)
+
+    def seed_step(self, batch_idx: int) -> None:
+        """Make the noise of a batch of training."""
+        accumulated = self.trainer.accumulate_grad_batches
+        self.seed_noise(self.trainer.global_step * accumulated + batch_idx % accumulated)
+
+    def renew_noise(self) -> None:
+        """Let the next noise come from a new generator."""
+        self._noise_of = None
 
     def begin_calls(self) -> Calls:
         """Let the loader of a fit, which asks this, hand over several batches at once."""
@@ -219,9 +232,8 @@ class OfflineModule(OneOptimizer):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Sum the losses of one batch and log each."""
-        accumulated = self.trainer.accumulate_grad_batches
         self.latest_batch = batch
-        self.seed_noise(self.trainer.global_step * accumulated + batch_idx % accumulated)
+        self.seed_step(batch_idx)
         losses = self._measure(batch, "train", logged=self._logs_step(batch_idx))
         total = torch.stack(list(losses.values())).sum()
         idle = self.idle_parameters() if self.trainer.world_size > 1 else []

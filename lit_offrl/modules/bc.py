@@ -29,6 +29,7 @@ class BCModule(ActorModule):
     """
 
     actor: DeterministicPolicy
+    eager_because = None
     required_columns = ("actions",)
 
     def __init__(

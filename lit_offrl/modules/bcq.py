@@ -45,6 +45,7 @@ class BCQModule(TwinCriticModule):
         **kwargs: Options of ``TwinCriticModule``.
     """
 
+    eager_because = None
     actor: Perturbation
 
     def __init__(

@@ -11,7 +11,9 @@ steps for every length of calls, and finds Lightning's counters as they would be
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +21,8 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loops.utilities import _block_parallel_sync_behavior
 from lightning.pytorch.profilers import PassThroughProfiler
+
+from lit_offrl.modules.graphs import CapturableAdamW, Graphs, go_without
 
 if TYPE_CHECKING:
     from lit_offrl.modules.base import OfflineModule
@@ -56,6 +60,7 @@ class Calls:
         self._trainer: Any = module.trainer
         self._earlier: list[Any] = []
         self._guards: list[Any] | None = None  # found at the first call, when all are there
+        self._graphs: Graphs | None = None
         self.alone = False
         self.count, self._chosen = 1, 1
         self._change = math.inf
@@ -125,6 +130,15 @@ class Calls:
             )
         )
 
+        optimizer = trainer.optimizers[0]
+        if isinstance(optimizer, CapturableAdamW):
+            if self.alone:
+                go_without(module, "calls have one step, see steps_per_call")
+            elif not all(hasattr(each, "noting") for each in self._guards):
+                go_without(module, "a callback looks at the gradients of each step")
+            else:
+                self._graphs = Graphs(module, partial(self._step, optimizer))
+
     # ---- what the module asks ------------------------------------------------------------------
 
     def train_on_earlier(self, optimizer: torch.optim.Optimizer) -> None:
@@ -133,28 +147,61 @@ class Calls:
         module: Any = self._module
         ready = self._trainer.fit_loop.epoch_loop.batch_progress.current.ready
         within, module._current_fx_name = module._current_fx_name, "training_step"
-        for number, batch in enumerate(batches, ready - self.count):
-            self._train_on(batch, number, optimizer)
+        if self._trainer.accumulate_grad_batches > 1:  # by a callback, from some epoch on
+            self._graphs = None
+        with nullcontext() if self._graphs is None else self._noting(batches):
+            for number, batch in enumerate(batches, ready - self.count):
+                self._train_on(batch, number, optimizer)
         module._current_fx_name = within
 
     def _train_on(self, batch: Any, number: int, optimizer: Any) -> None:
         """Do what Lightning's automatic optimisation does with a batch, in its order."""
+        module, loop = self._module, self._trainer.fit_loop.epoch_loop
+        accumulated = self._trainer.accumulate_grad_batches
+        progress = loop.automatic_optimization.optim_progress.optimizer
+        steps = (number + 1) % accumulated == 0
+        if number % accumulated == 0:
+            progress.zero_grad.increment_by(1)
+        if steps:
+            progress.step.increment_ready()
+            module.set_rates(optimizer)
+        if self._graphs is None:
+            self._step(optimizer, batch, number)
+        else:
+            self._graphs.take(batch, number)
+        if steps:
+            progress.step.increment_completed()
+            loop._batches_that_stepped += 1
+
+    @contextmanager
+    def _noting(self, batches: list[Any]) -> Iterator[None]:
+        """Have callbacks note on the device what they look at, and judge it after the steps."""
+        guards = self._guards or ()
+        for guard in guards:
+            guard.noting = True
+        try:
+            yield
+        finally:
+            for guard in guards:
+                guard.noting = False
+        for guard in guards:
+            guard.look_back(self._trainer, self._module, batches)
+
+    def _step(self, optimizer: Any, batch: Any, number: int) -> None:
+        """Compute a step: all that is captured where it is, and nothing of Lightning's counts."""
         module, trainer = self._module, self._trainer
         strategy, accumulated = trainer.strategy, trainer.accumulate_grad_batches
-        progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer
         scaler = getattr(strategy.precision_plugin, "scaler", None)
         steps = (number + 1) % accumulated == 0
         with nullcontext() if steps else _block_parallel_sync_behavior(strategy, block=True):
             loss = strategy.training_step(batch, number)
             if number % accumulated == 0:
                 optimizer.zero_grad()
-                progress.zero_grad.increment_by(1)
             if accumulated > 1:
                 loss = loss / accumulated
             module.backward(loss if scaler is None else scaler.scale(loss))
         if not steps:
             return
-        progress.step.increment_ready()
         if scaler is not None:
             scaler.unscale_(optimizer)
         for guard in self._guards or ():
@@ -163,15 +210,12 @@ class Calls:
         module.configure_gradient_clipping(
             optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
         )
-        module.set_rates(optimizer)
         if scaler is None:
             optimizer.step()
         else:
             scaler.step(optimizer)
             scaler.update()
         module.after_step()
-        progress.step.increment_completed()
-        trainer.fit_loop.epoch_loop._batches_that_stepped += 1
 
     def ended(self, seconds: float) -> None:
         """Choose the length of the next call by how long this one took."""

@@ -55,6 +55,7 @@ class CQLModule(ActorModule):
         ConfigError: Options contradict each other or the data, or a number is out of its range.
     """
 
+    eager_because = None
     actor: TanhGaussianPolicy
     log_temperature: Tensor
 
@@ -101,6 +102,10 @@ class CQLModule(ActorModule):
         if self.log_multiplier is not None:
             groups["lagrange"] = [self.log_multiplier]
         return groups
+
+    def graph_key(self, step: int) -> bool:
+        """Whether the actor clones the data's actions."""
+        return step < self.warmup_steps
 
     def setup(self, stage: str) -> None:
         """Refuse rows whose reward is not known.
@@ -189,7 +194,7 @@ class CQLModule(ActorModule):
         alpha = self.log_temperature.exp()
         self.log_scalar("temperature", alpha)
         self.log_scalar("actor/entropy", -density.mean())
-        if self._trainer is not None and self.trainer.global_step < self.warmup_steps:
+        if self._trainer is not None and self.graph_key(self.trainer.global_step):
             objective = self.actor.log_prob(states, actions)
         else:
             objective = self.q.frozen(states, drawn).float().amin(dim=0)

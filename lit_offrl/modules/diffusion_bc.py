@@ -21,6 +21,7 @@ class DiffusionBCModule(DiffusionActorModule):
         **kwargs: Options of ``DiffusionActorModule``.
     """
 
+    eager_because = None
     required_columns = ("actions",)
 
     def __init__(self, *args: Any, weight_decay: float = 1e-4, **kwargs: Any) -> None:

@@ -59,6 +59,8 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
             ``TwinCriticModule``.
     """
 
+    eager_because = None
+
     def __init__(
         self,
         *args: Any,

@@ -153,6 +153,7 @@ class DVFModule(OfflineModule):
         ConfigError: Options contradict each other or the data, or a number is out of its range.
     """
 
+    eager_because = "the values of all rows may be sampled between two steps"
     late_metrics = ("val/value_correlation",)
     reward_limits: Tensor
     """Lowest and highest symlog reward of the data (2,)."""

@@ -26,6 +26,8 @@ class IDQLModule(DiffusionActorModule, CriticGuidedModule):
         **kwargs: Options of ``DiffusionActorModule`` and ``CriticGuidedModule``.
     """
 
+    eager_because = None
+
     def __init__(
         self,
         *args: Any,

@@ -23,6 +23,7 @@ class IQLModule(CriticGuidedModule):
         **kwargs: Options of ``CriticGuidedModule``.
     """
 
+    eager_because = None
     actor: GaussianPolicy
 
     def __init__(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from time import perf_counter
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.ranges import require_in
 from lit_offrl.modules.calls import Calls
+from lit_offrl.modules.graphs import CapturableAdamW, go_without, reason_against
 from lit_offrl.modules.hyperparameters import KeepsOptions
 
 Decay = Literal["constant", "cosine"]
@@ -40,9 +42,20 @@ class OneOptimizer(KeepsOptions):
             loop, whose own cost they share; by default as many as take half a second, at most 100.
             Calls end where anything is due, and weights, curves and checkpoints do not depend on
             it; only a signal waits for a call's end.
+        cuda_graphs: Whether the steps of a call are replays of a CUDA graph, with which a GPU need
+            not wait for Python: by default where it can be, and a line says where it cannot; true
+            refuses to train without; false never does. Results differ by rounding at most.
 
     Raises:
         ConfigError: A number is out of its range.
+    """
+
+    eager_because: str | None = None
+    """Why no CUDA graph can hold the steps of this class, in words; None where one can.
+
+    One can if ``losses()`` and ``after_step()`` do the same with any batch in all steps that have
+    one ``graph_key()``, and never wait for the device: no ``item()``, no indexing by masks, no
+    tensor made of Python's numbers, nothing kept from step to step but by weights and buffers.
     """
 
     def __init__(
@@ -51,6 +64,7 @@ class OneOptimizer(KeepsOptions):
         learning_rate: float = 3e-4,
         decay: Decay = "constant",
         steps_per_call: int | None = None,
+        cuda_graphs: bool | None = None,
     ) -> None:
         super().__init__()
         require_in("[0, inf)", learning_rate=learning_rate)
@@ -58,6 +72,7 @@ class OneOptimizer(KeepsOptions):
         self.learning_rate = learning_rate
         self.decay = decay
         self.steps_per_call = steps_per_call
+        self.cuda_graphs = cuda_graphs
         self.calls: Calls | None = None
         """Those of the fit under way, once its loader asks for them."""
 
@@ -86,6 +101,10 @@ class OneOptimizer(KeepsOptions):
         """The next step, after a given one, from which a step computes something else, if any."""
         return None
 
+    def graph_key(self, step: int) -> Hashable:
+        """What kind of step a step is, where ``losses()`` or ``after_step()`` depend on it."""
+        return 0
+
     def weight_decay_of(self, network: str) -> float:
         """AdamW's decay of a parameter group's weights; none by default."""
         return 0.0
@@ -107,11 +126,19 @@ class OneOptimizer(KeepsOptions):
     # ---- Lightning -----------------------------------------------------------------------------
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Make one AdamW with a parameter group a network; without decay of weights it is Adam."""
-        groups = [
+        """Make one AdamW with a parameter group a network; without decay of weights it is Adam.
+
+        Raises:
+            ConfigError: CUDA graphs are asked for where there can be none.
+        """
+        groups: list[dict[str, Any]] = [
             {"params": parameters, "name": name, "weight_decay": self.weight_decay_of(name)}
             for name, parameters in self.parameter_groups().items()
         ]
+        if self._trainer is not None and self.cuda_graphs is not False:
+            if (why := reason_against(self)) is None:  # type: ignore[arg-type]
+                return CapturableAdamW(groups, self.device)
+            go_without(self, why)  # type: ignore[arg-type]
         # fused: one kernel for all tensors, since small networks spend a third of a step on the
         # rest; in float16 the gradients must be unscaled before they are clipped, which it cannot.
         fused = self._trainer is None or self.trainer.precision != "16-mixed"
@@ -145,7 +172,15 @@ class OneOptimizer(KeepsOptions):
         """Give each network the rate of the step under way, which wins over a resumed one."""
         step = self.trainer.global_step
         for group in optimizer.param_groups:
-            group["lr"] = self.learning_rate_of(group["name"], step)
+            rate = self.learning_rate_of(group["name"], step)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def teardown(self, stage: str) -> None:
+        """Give back what calls hold, such as the memory of graphs."""
+        self.calls = None
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Take the call's steps, the last as Lightning does; targets follow each."""

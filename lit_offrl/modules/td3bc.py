@@ -34,6 +34,7 @@ class TD3BCModule(TwinCriticModule):
         **kwargs: Options of ``TwinCriticModule``; ``hidden`` are the actor's widths, too.
     """
 
+    eager_because = None
     actor: DeterministicPolicy
 
     def __init__(
@@ -57,7 +58,11 @@ class TD3BCModule(TwinCriticModule):
     def actor_moves(self) -> bool:
         """Whether the step under way moves actor and targets; validations measure the actor too."""
         training = self.training and self._trainer is not None
-        return not training or (self.trainer.global_step + 1) % self.actor_every == 0
+        return not training or self.graph_key(self.trainer.global_step)
+
+    def graph_key(self, step: int) -> bool:
+        """Whether a step moves actor and targets."""
+        return (step + 1) % self.actor_every == 0
 
     def idle_parameters(self) -> list[nn.Parameter]:
         """The actor's, in the steps that train the critics alone."""

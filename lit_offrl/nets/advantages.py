@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -76,7 +75,9 @@ class AdvantageEncoding(nn.Module):
     def _represent(self, values: Tensor) -> Tensor:
         if self.representation == "one_hot":
             number = (values / self.bin_width + self.bins / 2).floor().long()
-            return F.one_hot(number.clamp(0, self.bins - 1), self.bins).to(values.dtype)
+            # F.one_hot looks at the numbers, which a GPU would have to be waited for
+            bins = torch.arange(self.bins, device=values.device)
+            return (number.clamp(0, self.bins - 1)[:, None] == bins).to(values.dtype)
         if self.representation == "sinusoidal":
             return sinusoidal(values / self.bin_width, self.features).to(values.dtype)
         column = values[:, None]

@@ -66,6 +66,7 @@ class LDCQStage1Module(OfflineModule):
     """
 
     cpu_advice = "lit-offrl pipeline takes --config configs/ldcq_quick.yaml, which fits two cores"
+    eager_because = None
     required_columns = ("actions",)
 
     def __init__(

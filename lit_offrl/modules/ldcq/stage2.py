@@ -66,6 +66,8 @@ class LDCQStage2Module(StagedModule):
             range.
     """
 
+    eager_because: str | None = None
+
     def __init__(
         self,
         *args: Any,
@@ -95,6 +97,7 @@ class LDCQStage2Module(StagedModule):
         self.stage1 = self.take("stage1", stage1, LDCQStage1Module)
         if goals != "none":
             self.require_positions("goals")
+            self.eager_because = "goals are picked out of observations by lists of numbers"
         self.prior = LatentPrior(
             self.stage1.state_dim,
             self.stage1.latent_dim,

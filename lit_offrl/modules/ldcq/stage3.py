@@ -70,6 +70,8 @@ class LDCQStage3Module(StagedModule):
             range.
     """
 
+    eager_because = "the errors of its steps decide on the host which rows come next"
+
     def __init__(
         self,
         *args: Any,
