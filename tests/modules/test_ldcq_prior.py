@@ -81,8 +81,8 @@ def test_a_state_of_zeros_is_not_a_dropped_one(prior):
 # ---- sampling ------------------------------------------------------------------------------
 
 
-def drawn(prior, guidance=1.0, against="nothing", goals=None, number=3):
-    how = Sampling("ddpm", None, 2, guidance)
+def drawn(prior, guidance=1.0, against="nothing", goals=None, number=3, how=("ddpm", None, 2)):
+    how = Sampling(*how, guidance)
     states = torch.linspace(-1, 1, 6).view(2, 3)
     noise = torch.Generator().manual_seed(3)
     return prior.sample(states, number, how, goals=goals, against=against, noise=noise)
@@ -113,7 +113,7 @@ def test_guidance_zero_is_the_model_without_what_was_dropped(aimed):
     assert not torch.allclose(drawn(aimed, 1.0, "nothing", goals), drawn(aimed))
 
 
-def test_each_state_is_encoded_once_and_the_schedule_too(prior, monkeypatch):
+def test_each_state_is_encoded_once_and_the_times_of_the_sampler_too(prior, monkeypatch):
     calls = []
     for name in ("encode", "times"):
         real = getattr(prior.average, name)
@@ -122,7 +122,10 @@ def test_each_state_is_encoded_once_and_the_schedule_too(prior, monkeypatch):
             lambda *a, real=real, name=name: calls.append((name, *map(len, a))) or real(*a),
         )  # fmt: skip
     drawn(prior, number=100)
-    assert sorted(calls) == [("encode", 2), ("times",)]
+    assert sorted(calls) == [("encode", 2), ("times", 20)]
+    calls.clear()
+    drawn(prior, number=100, how=("dpm++", 5, 0))
+    assert sorted(calls) == [("encode", 2), ("times", 5)]
 
 
 @pytest.mark.parametrize(("sampler", "steps"), [("ddim", 20), ("dpm++", 10)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -168,7 +169,10 @@ class LatentPrior(nn.Module):
             )
         net = self.average
         encoded = net.encode(self.condition(states, goals))
-        denoise = partial(net.denoise, times=net.times())
+        sampler = how.make()
+        denoise = partial(
+            net.denoise, times=self._times(step.t for step in sampler.steps(self.schedule))
+        )
         if how.guidance == 1:
             bound: Denoise = partial(denoise, encoded=encoded)
         else:
@@ -180,7 +184,7 @@ class LatentPrior(nn.Module):
         if how.sampler != "ddpm":
             last = torch.full((1,), self.schedule.num_steps, device=device).expand(len(start))
             start = self.schedule.q_sample(bound(start, last).to(start.dtype), last, start)
-        drawn = how.make().sample(
+        drawn = sampler.sample(
             bound,
             self.schedule,
             shape,
@@ -190,6 +194,13 @@ class LatentPrior(nn.Module):
             initial_noise=start,
         )
         return self.mean + self.std * drawn.view(len(states), number, self.latent_dim)
+
+    def _times(self, of: Iterable[int]) -> Tensor:
+        """Return the averaged denoiser's part of times 1 … T: of T and those asked for, else 0."""
+        used = torch.tensor(sorted({self.schedule.num_steps, *of}), device=self.mean.device)
+        part = self.average.times(used)
+        whole = part.new_zeros(self.schedule.num_steps, part.shape[1])
+        return whole.index_copy_(0, used - 1, part)
 
     def update_ema(self) -> None:
         """Let the averaged denoiser follow the trained one."""
