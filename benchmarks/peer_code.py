@@ -194,6 +194,33 @@ def corl(pace: Pace, checkout: Path, file: str, rows: Path, batch_size: int) -> 
         module.train(config)
 
 
+# ---- BCQ ---------------------------------------------------------------------------------------
+
+
+def bcq(pace: Pace, checkout: Path, file: str, rows: Path, batch_size: int) -> None:
+    """``train`` of the authors' file on their buffer; a step ends when it samples a batch."""
+    with told(file):
+        columns, cpu = read_rows(rows), torch.device("cpu")
+        sizes = [columns[name].shape[1] for name in ("observations", "actions")]
+        number = len(columns["rewards"])
+        utils = load_file(checkout, str(Path(file).with_name("utils.py")))
+
+        class Buffer(utils.ReplayBuffer):  # type: ignore[name-defined]
+            """Tells of each batch."""
+
+            def sample(self, batch_size: int) -> Any:
+                """Draw a batch, after a step has ended."""
+                pace.step()
+                return super().sample(batch_size)
+
+        buffer = Buffer(*sizes, cpu, max_size=number)
+        for name, own in (("observations", "state"), ("actions", "action")):
+            getattr(buffer, own)[:] = columns[name]
+        buffer.next_state[:], buffer.size = columns["next_observations"], number
+        buffer.reward[:, 0], buffer.not_done[:, 0] = columns["rewards"], ~columns["terminals"]
+        load_file(checkout, file).BCQ(*sizes, 1.0, cpu).train(buffer, _ENDLESS, batch_size)
+
+
 # ---- CleanDiffuser -----------------------------------------------------------------------------
 
 

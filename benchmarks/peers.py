@@ -33,7 +33,7 @@ from lit_offrl.datasets.schema import OfflineDataset
 
 Precision = Literal["32-true", "bf16-mixed"]
 METHODS = (
-    *("IQL", "BC", "TD3+BC", "CQL", "DQL", "IDQL", "Lightning"),
+    *("IQL", "BC", "TD3+BC", "BCQ", "CQL", "DQL", "IDQL", "Lightning"),
     *("LDCQ VAE", "LDCQ prior", "LDCQ Q", "LDCQ decision"),
 )
 _SHORT = {"32-true": "fp32", "bf16-mixed": "bf16"}
@@ -46,6 +46,9 @@ class Checkouts:
 
     corl: Path | None = field(
         default=None, metadata={"source": "git clone https://github.com/tinkoff-ai/CORL"}
+    )
+    bcq: Path | None = field(
+        default=None, metadata={"source": "git clone https://github.com/sfujim/BCQ"}
     )
     d3rlpy: Path | None = None
     """The Python of an environment that has it."""
@@ -214,6 +217,15 @@ def _plans(given: Checkouts, sizes: Sizes, folder: Path, seed: int) -> Iterator[
         theirs = given.loop("corl", peer_code.corl, file=path, **shared)
         made = _fits(fit(kind, hidden | options))
         yield _Plan(method, made, "CORL", theirs, _aims(0.75, 0.5), given.source("corl"))
+
+    yield _Plan(
+        "BCQ",
+        _fits(fit("BCQModule", {}, batch_size=100)),
+        "BCQ",
+        given.loop("bcq", peer_code.bcq, file="continuous_BCQ/BCQ.py", rows=rows, batch_size=100),
+        _aims(0.8, 0.65),
+        given.source("bcq"),
+    )
 
     cql = fit("CQLModule", hidden | {"num_actions": 10, "lagrange": 10.0})
     yield _Plan(

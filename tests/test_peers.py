@@ -99,6 +99,47 @@ def test_a_step_of_a_peers_own_loop_is_timed_beside_ours(corl, slow_bf16):
     assert first.limit == pytest.approx(first.flops / first.peak)
 
 
+BCQ = """
+import torch
+class BCQ:
+    def __init__(self, states, actions, high, device):
+        assert high == 1.0
+        self.net = torch.nn.Linear(states, actions)
+        self.optimizer = torch.optim.Adam(self.net.parameters())
+    def train(self, buffer, iterations, batch_size):
+        for _ in range(iterations):
+            state, action, next_state, reward, not_done = buffer.sample(batch_size)
+            assert not_done.bool().any() and next_state.shape == state.shape
+            loss = (self.net(state) - action).square().mean() + reward.mean()
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+"""
+BUFFER = """
+import numpy as np, torch
+class ReplayBuffer:
+    def __init__(self, states, actions, device, max_size):
+        self.state, self.next_state = np.zeros((max_size, states)), np.zeros((max_size, states))
+        self.action, self.reward = np.zeros((max_size, actions)), np.zeros((max_size, 1))
+        self.not_done, self.size = np.zeros((max_size, 1)), 0
+    def sample(self, batch_size):
+        rows = np.random.randint(self.size, size=batch_size)
+        columns = (self.state, self.action, self.next_state, self.reward, self.not_done)
+        return [torch.tensor(column[rows]).float() for column in columns]
+"""
+
+
+@pytest.mark.slow
+def test_bcqs_authors_train_from_a_buffer_of_the_same_rows(slow_bf16, tmp_path):
+    folder = tmp_path / "continuous_BCQ"
+    folder.mkdir()
+    (folder / "BCQ.py").write_text(BCQ)
+    (folder / "utils.py").write_text(BUFFER)
+    (row,) = run_peers(Checkouts(bcq=tmp_path), sizes=TINY, methods=["bcq"], budget=0.01)
+    assert row.failure is None and row.peer_parameters == 3 * 2 + 2
+    assert row.peer_flops == 2 * 2 * 100 * 3 * 2
+
+
 @pytest.mark.slow
 def test_bfloat16_is_timed_where_its_products_are_faster(monkeypatch):
     monkeypatch.setattr(
