@@ -40,7 +40,9 @@ class DiffuserModule(PlanModule):
         guided: Whether a value is trained, which needs rewards, and guides.
         num_samples: Number of plans, at least 1, of which the best by the value is followed.
         guide_scale: Scale of the guide, any finite number.
-        guide_steps: Number of moves before each step of the sampler, at least 0.
+        guide_steps: Number of moves before each step of the sampler, at least 0. One of twice the
+            scale differs from the authors' two in second order of the scale, and makes a plan of 64
+            candidates in two thirds of the time.
         guide_stop: Number of the last diffusion times, at least 0, at which nothing is moved.
         execute_steps: Number of environment steps for which a plan is followed; None never plans
             again, and stays at the plan's last state.
@@ -182,7 +184,9 @@ class DiffuserModule(PlanModule):
 
     def guide(self, scale: float) -> Callable[[Tensor, Step, Callable[[Tensor], Tensor]], Tensor]:
         """Return what moves noisy plans (B, H, e) along the value's gradient before a step."""
-        value, times = self.average_value, self.average_value.times()
+        value = self.average_value
+        with torch.inference_mode(False):  # its tensors have no gradients
+            times = value.times()
         unscaled = {step.t: step.noise**2 for step in self.sampler.steps(self.schedule)}
         scale = scale * float(self.return_std)
 

@@ -17,6 +17,45 @@ from lit_offrl.nets.mlp import Mish
 
 _GROUPS = 8  # of GroupNorm
 _KERNEL = 5
+_SHORT, _MANY = 4, 32  # steps, and rows, of a window for which a matrix is faster on a CPU
+
+
+class _Layer:
+    """A convolution that is one matrix product over all steps of short windows.
+
+    At four steps half of what the five taps see is padding, and a CPU sorts the weights anew in
+    each call. So where many windows are planned by frozen weights, on a CPU, the layer's matrix is
+    made once, and again when the weights have changed.
+    """
+
+    weight: Tensor
+    bias: Any
+    _matrix: tuple[tuple[int, int, int], Tensor] | None = None
+
+    def forward(self, x: Float[Tensor, "B before L"]) -> Float[Tensor, "B after _"]:
+        """Map ``(B, before, L)`` to ``(B, after, L')``."""
+        convolve = super().forward  # type: ignore[misc]
+        short = x.shape[2] <= _SHORT and len(x) >= _MANY
+        if not short or x.device.type != "cpu" or self.weight.requires_grad:
+            return convolve(x)
+        made_of = (id(self.weight), self.weight._version, x.shape[2])
+        if self._matrix is None or self._matrix[0] != made_of:
+            # plans outlive inference mode, whose tensors have no gradients later
+            with torch.inference_mode(False), torch.no_grad():
+                one_hot = torch.eye(x[0].numel(), dtype=self.weight.dtype).view(-1, *x.shape[1:])
+                matrix = (convolve(one_hot) - self.bias[:, None]).flatten(1)
+            self._matrix = (made_of, matrix)
+        matrix = self._matrix[1]
+        bias = self.bias.repeat_interleave(matrix.shape[1] // len(self.bias))
+        return torch.addmm(bias, x.flatten(1), matrix).unflatten(1, (len(self.bias), -1))
+
+
+class Conv(_Layer, nn.Conv1d):
+    """``nn.Conv1d``, see ``_Layer``."""
+
+
+class TransposedConv(_Layer, nn.ConvTranspose1d):  # type: ignore[misc]
+    """``nn.ConvTranspose1d``, see ``_Layer``."""
 
 
 class ConvBlock(nn.Module):
@@ -24,7 +63,7 @@ class ConvBlock(nn.Module):
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(before, after, _KERNEL, padding=_KERNEL // 2)
+        self.conv = Conv(before, after, _KERNEL, padding=_KERNEL // 2)
         self.norm = nn.GroupNorm(_GROUPS, after)
         self.activation = Mish()
 
@@ -41,7 +80,7 @@ class TemporalBlock(nn.Module):
         self.width = after
         self.first = ConvBlock(before, after)
         self.second = ConvBlock(after, after)
-        self.around = nn.Identity() if before == after else nn.Conv1d(before, after, 1)
+        self.around = nn.Identity() if before == after else Conv(before, after, 1)
 
     def forward(
         self, x: Float[Tensor, "B before L"], c: Float[Tensor, "_ after"]
@@ -157,15 +196,15 @@ class TemporalUNet(Temporal):
         for before, after in pairwise([event_dim, *self.levels]):
             self.down += [TemporalBlock(before, after), TemporalBlock(after, after)]
         for width in self.levels[:-1]:
-            self.shorten.append(nn.Conv1d(width, width, 3, stride=2, padding=1))
+            self.shorten.append(Conv(width, width, 3, stride=2, padding=1))
         deepest = self.levels[-1]
         self.middle = nn.ModuleList(TemporalBlock(deepest, deepest) for _ in range(2))
         self.up, self.lengthen = nn.ModuleList(), nn.ModuleList()
         for before, after in pairwise(self.levels[::-1]):
             self.up += [TemporalBlock(2 * before, after), TemporalBlock(after, after)]
-            self.lengthen.append(nn.ConvTranspose1d(after, after, 4, stride=2, padding=1))
+            self.lengthen.append(TransposedConv(after, after, 4, stride=2, padding=1))
         first = self.levels[0]
-        self.last = nn.Sequential(ConvBlock(first, first), nn.Conv1d(first, event_dim, 1))
+        self.last = nn.Sequential(ConvBlock(first, first), Conv(first, event_dim, 1))
         self.share([*self.down, *self.middle, *self.up])
 
     def denoise(
@@ -231,7 +270,7 @@ class TemporalValue(Temporal):
         self.blocks.append(TemporalBlock(deepest, deepest // 2))
         self.blocks.append(TemporalBlock(deepest // 2, deepest // 4))
         for width in (*self.levels, deepest // 2, deepest // 4):
-            self.shorten.append(nn.Conv1d(width, width, 3, stride=2, padding=1))
+            self.shorten.append(Conv(width, width, 3, stride=2, padding=1))
             horizon = (horizon + 1) // 2
         flat = deepest // 4 * horizon
         self.head = nn.Linear(flat, flat // 2)

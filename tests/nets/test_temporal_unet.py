@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lit_offrl.nets import TemporalUNet, TemporalValue
+from lit_offrl.nets.temporal_unet import Conv, TransposedConv
 
 T = 5
 
@@ -56,3 +57,23 @@ def test_a_plans_ends_see_each_other():
     other[0, -1] += 1
     t = torch.tensor([2])
     assert not torch.equal(net.denoise(x, t)[0, 0], net.denoise(other, t)[0, 0])
+
+
+def test_layers_of_short_windows_are_matrices_of_the_weights_at_hand():
+    """Frozen ones of many rows on a CPU; what trains, or is of few rows, is a convolution."""
+    net, x, t = unet(), torch.randn(40, 16, 3), torch.full((40,), 2)
+    layers = [part for part in net.modules() if isinstance(part, Conv | TransposedConv)]
+    for _ in range(2):  # the second time with other weights
+        planned = net.denoise(x, t)
+        few = torch.cat([net.denoise(x[:20], t[:20]), net.denoise(x[20:], t[20:])])
+        torch.testing.assert_close(planned, few, rtol=1e-4, atol=1e-5)
+        with torch.no_grad():
+            torch._foreach_mul_(list(net.parameters()), 1.5)
+    made = [layer for layer in layers if layer._matrix is not None]
+    assert {type(layer) for layer in made} == {Conv, TransposedConv} and len(made) < len(layers)
+
+    value = TemporalValue(3, 16, T, width=16, multipliers=(1, 4)).requires_grad_(False)
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(value(x, t).sum(), x)
+    (few,) = torch.autograd.grad(value(x[:20], t[:20]).sum(), x)
+    torch.testing.assert_close(gradient[:20], few[:20], rtol=1e-4, atol=1e-6)
