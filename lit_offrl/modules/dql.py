@@ -123,10 +123,13 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
             return torch.arange(rows, device=self.device) % 2
         return (2 * self.noise.common((1,))).long().to(self.device).expand(rows)
 
+    def graph_key(self, step: int) -> bool:
+        """Whether the averaged denoiser moves after a step."""
+        return step >= self.actor_ema_start and step % self.actor_ema_every == 0
+
     def average_moves(self) -> bool:
         """Whether the averaged denoiser moves after the step under way."""
-        step = self.trainer.global_step
-        return step >= self.actor_ema_start and step % self.actor_ema_every == 0
+        return self.graph_key(self.trainer.global_step)
 
     def learning_rate_of(self, network: str, step: int) -> float:
         """The actor's rate may decay, and the critics' with it."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datasets.views import FutureStateBatch, FutureStates
+from lit_offrl.diffusion import Variance
 from lit_offrl.figures import value_against_return
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import load_parts, read_checkpoint
@@ -104,6 +105,7 @@ class DVFModule(OfflineModule):
         ema_rate: Rate in (0, 1] at which the averaged denoiser, which samples, follows the trained
             one.
         sampler: Sampler of ρ, in training and for values: ``dpm++``, ``ddim`` or ``ddpm``.
+        variance: Variance of the noise in a step of ``ddpm``: ``beta`` or ``posterior``.
         sampling_steps: Number of sampling steps, in [1, diffusion_steps]; the largest gives the
             full chain.
         num_samples: Number n of states that are drawn for one value, at least 1.
@@ -182,6 +184,7 @@ class DVFModule(OfflineModule):
         weighting: Literal["uniform", "min_snr"] = "uniform",
         ema_rate: Annotated[float, "(0, 1]"] = 0.005,
         sampler: Literal["dpm++", "ddim", "ddpm"] = "dpm++",
+        variance: Variance = "beta",
         sampling_steps: Annotated[int, "[1, inf)"] = 10,
         num_samples: Annotated[int, "[1, inf)"] = 32,
         draws: Literal["independent", "antithetic"] = "independent",
@@ -264,6 +267,7 @@ class DVFModule(OfflineModule):
             weighting=weighting,
             ema_rate=ema_rate,
             sampler=sampler,
+            variance=variance,
             sampling_steps=sampling_steps,
             width=width,
             blocks=blocks,

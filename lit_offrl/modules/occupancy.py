@@ -12,7 +12,14 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datasets.normalizers import MinMaxNormalizer
 from lit_offrl.datasets.views import FutureStateBatch
-from lit_offrl.diffusion import Prediction, Schedule, Weighting, diffusion_loss, make_sampler
+from lit_offrl.diffusion import (
+    Prediction,
+    Schedule,
+    Variance,
+    Weighting,
+    diffusion_loss,
+    make_sampler,
+)
 from lit_offrl.nets import (
     FutureCondition,
     PerceiverDenoiser,
@@ -74,6 +81,7 @@ class OccupancyModel(nn.Module):
         weighting: Weight of the loss over diffusion times.
         ema_rate: Rate at which the averaged denoiser, which samples, follows the trained one.
         sampler: Name of the sampler.
+        variance: Variance of DDPM's noise.
         sampling_steps: Number of its steps.
         latents_per: What has latents of its own: each ``sample`` or each ``state``.
         draws: How the samples of one state draw their noise.
@@ -96,6 +104,7 @@ class OccupancyModel(nn.Module):
         weighting: Weighting,
         ema_rate: float,
         sampler: str,
+        variance: Variance,
         sampling_steps: int,
         latents_per: Literal["sample", "state"] = "sample",
         draws: Literal["independent", "antithetic"] = "independent",
@@ -117,7 +126,7 @@ class OccupancyModel(nn.Module):
             **denoiser,
         )
         self.average = frozen_copy(self.denoiser)
-        self.sampler = make_sampler(sampler, num_steps=sampling_steps, clip=1.0)
+        self.sampler = make_sampler(sampler, variance=variance, num_steps=sampling_steps, clip=1.0)
         self.sampler.steps(self.schedule)  # refuses what could not sample, before it is trained
 
     @staticmethod

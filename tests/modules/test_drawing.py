@@ -11,8 +11,16 @@ from lit_offrl.common.renames import (
     values_before,
 )
 from lit_offrl.diffusion import DDIM, DDPM
-from lit_offrl.modules import ACDModule, BCModule, DiffusionBCModule, DQLModule, IDQLModule
+from lit_offrl.modules import (
+    ACDModule,
+    BCModule,
+    DiffusionBCModule,
+    DQLModule,
+    DVFModule,
+    IDQLModule,
+)
 from lit_offrl.modules.diffusion_actor import Drawing
+from lit_offrl.modules.ldcq.options import Sampling
 
 SMALL = {"width": 16, "blocks": 1}
 CRITICS = SMALL | {"hidden": (8,)}
@@ -88,3 +96,19 @@ def test_a_class_of_ones_own_keeps_it_but_for_what_it_says_itself():
 def test_drawing_refuses_what_it_cannot_be():
     with pytest.raises(ConfigError, match="variance is 'gamma'"):
         Drawing(variance="gamma")
+
+
+def test_ldcq_and_dvf_have_the_posteriors_variance_too():
+    assert Sampling("ddpm").make() == DDPM(10)
+    assert Sampling("ddpm", variance="posterior").make() == DDPM(10, variance="posterior")
+    with pytest.raises(ConfigError, match="variance is 'gamma'"):
+        Sampling(variance="gamma")
+    options = {"width": 8, "blocks": 1, "heads": 2, "latents": 2, "hidden": (8,)}
+    module = DVFModule(3, 1, sampler="ddpm", variance="posterior", **options)
+    assert module.occupancy.sampler == DDPM(10, clip=1.0, variance="posterior")
+
+
+def test_stored_latents_keep_their_names_but_for_the_posteriors_variance():
+    assert "variance" not in Sampling("ddpm").named()
+    assert Sampling(variance="posterior").named() == Sampling().named()  # DPM-Solver++ has no noise
+    assert Sampling("ddpm", variance="posterior").named()["variance"] == "posterior"

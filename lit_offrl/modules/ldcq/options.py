@@ -8,12 +8,12 @@ the world model chooses (LDCP, ``PlanOptions``).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal, TypeVar
 
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.ranges import require_fields
-from lit_offrl.diffusion import Sampler, make_sampler
+from lit_offrl.diffusion import Sampler, Variance, make_sampler
 
 SamplerName = Literal["ddpm", "ddim", "dpm++"]
 Against = Literal["nothing", "state"]
@@ -39,6 +39,8 @@ class Sampling:
         extra_steps: Number of further steps at t = 1, as in Diffusion-X (appendix E); at least 0.
         guidance: Weight w of classifier-free guidance, u + w (c − u) for the conditional model c
             and the unconditional one u. 1 is c alone, and saves half of the network's calls.
+        variance: Variance of the noise in a step of ``ddpm``: ``beta`` (the authors' code) or
+            ``posterior``. ``ddim`` and ``dpm++`` add no noise.
 
     Raises:
         ConfigError: An option is out of its range.
@@ -48,6 +50,7 @@ class Sampling:
     sampling_steps: Annotated[int | None, "[1, inf)"] = 10
     extra_steps: Annotated[int, "[0, inf)"] = 0
     guidance: Annotated[float, "(-inf, inf)"] = 1.0
+    variance: Variance = "beta"
 
     def __post_init__(self) -> None:
         require_fields(self)
@@ -55,7 +58,17 @@ class Sampling:
     def make(self) -> Sampler:
         """Return the sampler."""
         steps, extra = self.sampling_steps, self.extra_steps
-        return make_sampler(self.sampler, num_steps=steps, extra_steps=extra)
+        return make_sampler(
+            self.sampler, variance=self.variance, num_steps=steps, extra_steps=extra
+        )
+
+    def named(self) -> dict[str, Any]:
+        """Return what samples depend on, as the names of stored ones have it."""
+        named = asdict(self)
+        # names outlive versions of this library, and older ones knew no other variance
+        if self.sampler != "ddpm" or self.variance == "beta":
+            del named["variance"]
+        return named
 
 
 @dataclass(frozen=True)

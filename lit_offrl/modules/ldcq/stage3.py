@@ -17,6 +17,7 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datasets.priorities import Linear, Priorities
 from lit_offrl.datasets.views import SnippetBatch, Snippets
+from lit_offrl.diffusion import Variance
 from lit_offrl.modules.ldcq.acting import SkillPolicy, execution
 from lit_offrl.modules.ldcq.options import SamplerName, Sampling, SkillOptions
 from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
@@ -55,6 +56,7 @@ class LDCQStage3Module(StagedModule):
         sampling_steps: Number of the sampler's steps, 1 to T; T if None.
         extra_steps: Number of further steps at t = 1, as in Diffusion-X; at least 0.
         guidance: Weight w of classifier-free guidance, u + w (c − u); 1 is the conditional model.
+        variance: Variance of the noise in a step of ``ddpm``: ``beta`` or ``posterior``.
         prioritized: Whether snippets are drawn by the errors of Q instead of evenly.
         priority_alpha: Exponent of the errors in the priorities, at least 0; 0 draws evenly.
         priority_beta: Exponent of the importance weights at the first step, in [0, 1].
@@ -87,6 +89,7 @@ class LDCQStage3Module(StagedModule):
         sampling_steps: int | None = 10,
         extra_steps: int = 0,
         guidance: float = 1.0,
+        variance: Variance = "beta",
         prioritized: bool = True,
         priority_alpha: float = 0.7,
         priority_beta: Annotated[float, "[0, 1]"] = 0.3,
@@ -106,7 +109,7 @@ class LDCQStage3Module(StagedModule):
             raise ConfigError(f"prior is '{prior}', which takes the checkpoint {needed} alone.")
         self.gamma, self.tau = gamma, tau
         self.latents, self.num_latents = latents, num_latents
-        self.how = Sampling(sampler, sampling_steps, extra_steps, guidance)
+        self.how = Sampling(sampler, sampling_steps, extra_steps, guidance, variance)
         self.priorities: Priorities | None = None
         """How snippets are drawn by errors, for the datamodule; None draws them evenly."""
         if prioritized:
@@ -174,7 +177,7 @@ class LDCQStage3Module(StagedModule):
             return self.propose(batch.next_observations, self.num_latents, self.how, self.noise)
         if "candidates" not in self.tables:
             # "against" is in the names of stored tables, which outlive versions of this library
-            settings = {} if self.stage2 is None else asdict(self.how) | {"against": "nothing"}
+            settings = {} if self.stage2 is None else self.how.named() | {"against": "nothing"}
             self.tables["candidates"] = Tables(self, self.earlier).candidates(
                 lambda states, noise: self.propose(states, self.num_latents, self.how, noise),
                 self.num_latents,
