@@ -51,6 +51,7 @@ class DecisionDiffuserModule(PlanModule):
         ConfigError: The data have no actions, or a number is out of its range.
     """
 
+    eager_because = None
     with_actions = False
     low_return: Tensor
     high_return: Tensor

@@ -49,6 +49,7 @@ class DecisionTransformerModule(ActorModule):
         **kwargs: Options of ``ActorModule``.
     """
 
+    eager_because = None
     actor: ActionTransformer
     best_return: Tensor
 

@@ -55,6 +55,7 @@ class DiffuserModule(PlanModule):
         ConfigError: The data have no actions, or a number is out of its range.
     """
 
+    eager_because = None
     return_mean: Tensor
     return_std: Tensor
 

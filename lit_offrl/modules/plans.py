@@ -147,11 +147,15 @@ class PlanModule(OfflineModule):
         """Networks that plan, each after the one that it follows."""
         raise NotImplementedError(f"{type(self).__name__} must define averaged().")
 
+    def graph_key(self, step: int) -> float:
+        """Rate at which averages follow in a step, 0 where they stay."""
+        if step < self.ema_start:
+            return 1.0
+        return 0.0 if step % self.ema_every else self.ema_rate
+
     def after_step(self) -> None:
         """Move the averages."""
-        step = self.trainer.global_step
-        if step % self.ema_every == 0 or step < self.ema_start:
-            rate = self.ema_rate if step >= self.ema_start else 1.0
+        if rate := self.graph_key(self.trainer.global_step):
             for network, average in self.averaged():
                 polyak_update_(average, network, rate)
 
@@ -186,7 +190,7 @@ class PlanModule(OfflineModule):
         known = self.weights.new_zeros(len(counts), *self.weights.shape, dtype=torch.bool)
         known[..., self.event_dim - self.observation_dim :] = (steps < counts[:, None])[..., None]
         for dim in self.goal_dims:
-            known[:, -1, dim - self.observation_dim] = True
+            known[:, -1, dim - self.observation_dim].fill_(True)
         return known
 
     def plan_loss(
