@@ -19,6 +19,7 @@ from benchmarks.calls import CallsResult, run_calls
 from benchmarks.coverage import HOLDS, SHAPES, CoverageResult, run_coverage
 from benchmarks.futures import levers_table, run_levers
 from benchmarks.gpu import checks_table, fits_table, run_checks, run_contract, run_fits
+from benchmarks.kills import KillsResult, run_kills
 from benchmarks.latents import (
     latent_table,
     picture_table,
@@ -46,7 +47,8 @@ from lit_offrl.common.errors import ConfigError
 
 NAMES = (
     *("loader", "priority", "calls", "step", "acd", "value", "vae", "latents"),
-    *("start", "maze", "coverage", "trackers", "signals", "trace", "peers", "gpu", "futures"),
+    *("start", "maze", "coverage", "trackers", "signals", "kills", "trace", "peers", "gpu"),
+    "futures",
 )
 
 
@@ -324,6 +326,23 @@ def signals_table(results: Sequence[SignalResult]) -> Table:
     return table
 
 
+def kills_table(results: Sequence[KillsResult]) -> Table:
+    """One line a fit that was killed, and below the table what did not hold."""
+    heads = ("method", "steps a call", "killed in step", "gone on with from", "wrong")
+    table = Table(*heads, title=f"Fits of {results[0].steps} steps, killed by SIGKILL")
+    for r in results:
+        steps = (" ".join(map(str, each)) for each in (r.kills, r.resumed))
+        table.add_row(r.method, str(r.steps_per_call), *steps, str(len(r.violations)))
+    table.caption = "\n".join(
+        [
+            "wrong: what differs from an unbroken fit with a step a call, bit for bit:",
+            "weights, optimiser, curves, counters",
+            *(line for r in results for line in r.violations),
+        ]
+    )
+    return table
+
+
 def trace_table(result: TraceResult) -> Table:
     """Files of the library that a training step goes through, and the calls of each."""
     table = Table("file", "calls", title="One training step of DVF")
@@ -340,7 +359,7 @@ def parser() -> argparse.ArgumentParser:
         "which",
         nargs="?",
         choices=NAMES,
-        help="one; all but the last seven by default",
+        help="one; all but the last eight by default",
     )
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     made.add_argument("--threads", type=int, default=1, help="of PyTorch on the CPU (1)")
@@ -482,6 +501,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         signals = list(run_signals(times=options.times, seed=options.seed))
         numbers["signals"] = [asdict(r) for r in signals]
         console.print(signals_table(signals))
+    if options.which == "kills":  # only by name
+        kills = list(run_kills(seed=options.seed))
+        numbers["kills"] = [asdict(r) for r in kills]
+        console.print(kills_table(kills))
     if options.which == "trace":  # only by name, as it counts and times nothing
         trace = run_trace()
         numbers["trace"] = asdict(trace)
@@ -527,4 +550,5 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(any(result["violations"] for result in main().get("signals", [])))
+    found = main()
+    sys.exit(any(r["violations"] for which in ("signals", "kills") for r in found.get(which, [])))

@@ -94,7 +94,7 @@ def run_signals(*, times: int = 30, seed: int = 0, steps: int = _STEPS) -> Itera
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _write(folder / "pendulum.hdf5", seed)
+        write_pendulum(folder / "pendulum.hdf5", seed)
         life = _life(folder, steps)
         for number in SIGNALS:
             fits = []
@@ -196,7 +196,7 @@ def _statuses(run: Path) -> tuple[str, ...]:
             return ()
 
 
-def _write(path: Path, seed: int) -> None:
+def write_pendulum(path: Path, seed: int) -> None:
     """Episodes of Pendulum's shape; what is learned from them does not matter."""
     draw = np.random.default_rng(seed)
     rows = 2000

@@ -15,6 +15,8 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from benchmarks.kills import differences, state_of  # noqa: E402
+
 torch.set_num_threads(1)
 
 
@@ -231,29 +233,11 @@ def here():
     return Here()
 
 
-def differences(one, other, path=""):
-    """Name the places where two nested structures of tensors and plain types differ."""
-    if isinstance(one, torch.Tensor):
-        return [] if torch.equal(one, other) else [path]
-    if isinstance(one, dict):
-        if one.keys() != other.keys():
-            return [f"{path}: keys {set(one) ^ set(other)}"]
-        return [x for key in one for x in differences(one[key], other[key], f"{path}/{key}")]
-    if isinstance(one, list | tuple):
-        if len(one) != len(other):
-            return [f"{path}: lengths {len(one)}, {len(other)}"]
-        pairs = enumerate(zip(one, other, strict=True))
-        return [x for i, pair in pairs for x in differences(*pair, f"{path}[{i}]")]
-    return [] if one == other else [f"{path}: {one} and {other}"]
-
-
 @pytest.fixture
 def same_state():
     """Assert that two checkpoints hold the same weights, optimiser, curves and counters."""
 
     def check(one, other):
-        parts = ("state_dict", "optimizer_states", "callbacks", "loops", "global_step", "epoch")
-        one, other = (torch.load(path, weights_only=True) for path in (one, other))
-        assert not differences({k: one[k] for k in parts}, {k: other[k] for k in parts})
+        assert not differences(state_of(one), state_of(other))
 
     return check

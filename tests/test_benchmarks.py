@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import mapped
+from benchmarks import kills, mapped
 from benchmarks.acd import plan, run_fit, run_passes
 from benchmarks.calls import run_calls
 from benchmarks.futures import Lever, levers_table, run_levers
@@ -45,6 +45,7 @@ from lit_offrl.datasets.sampler import RowOrder
 from lit_offrl.datasets.views import FutureStates, Snippets, Transitions
 from lit_offrl.modules import ImageVAEModule
 
+ONLY_BY_NAME = {"coverage", "trackers", "signals", "kills", "trace", "peers", "gpu", "futures"}
 CPU = torch.device("cpu")
 TINY = {"width": 16, "blocks": 1, "latents": 2, "history": 2, "hidden": [8], "num_samples": 3}
 SAMPLING_STEPS = 4
@@ -69,6 +70,45 @@ def test_what_must_hold_after_a_signal_is_told_from_what_must_not():
     ):
         lines = list(SignalledFit(**{**right, **changes}).violations())
         assert len(lines) == len(wrong) and all(w in line for w, line in zip(wrong, lines))
+
+
+def test_what_a_killed_fit_ends_in_is_told_from_the_unbroken_end(folder, monkeypatch, capsys):
+    """A stand-in for fits that adds the steps up; one of them loses a step when it goes on."""
+    checkpoints = {"Good": 0.0, "Bad": 1.0}
+
+    def fit(words, run, steps_per_call, end=-1):
+        run.mkdir(exist_ok=True)
+        last = run / "last.ckpt"
+        begin = kills.state_of(last)["global_step"] if last.exists() else 0
+        step = 40 if end == -1 else end // 10 * 10
+        lost = checkpoints[words[words.index("--model") + 1]] * (begin > 0)
+        if step:
+            state = dict.fromkeys(kills._STATE, 0) | {"global_step": step}
+            torch.save(state | {"state_dict": {"w": torch.tensor(step - lost)}}, last)
+        (run / "curves.csv").write_text("".join(f"{each}\n" for each in range(0, step, 10)))
+        return begin
+
+    monkeypatch.setattr(kills, "_fit", fit)
+    found = list(kills.run_kills(methods=dict.fromkeys(checkpoints, ""), steps=40, times=3))
+    assert [(r.method, r.steps_per_call) for r in found] == [
+        (method, length) for method in checkpoints for length in (1, 100)
+    ]
+    for r in found:
+        assert list(r.kills) == sorted({*r.kills}) and len(r.kills) == len(r.resumed) == 3
+        assert r.resumed == tuple(kill // 10 * 10 for kill in r.kills)
+        wrong = [f"{r.method}-{r.steps_per_call}: /state_dict/w"]
+        assert r.violations == (wrong if r.method == "Bad" else [])
+    monkeypatch.setattr(command, "run_kills", lambda **_: iter(found))
+    command.main(["kills"])
+    printed = capsys.readouterr().out
+    assert "killed by SIGKILL" in printed and "Bad-100: /state_dict/w" in printed
+
+
+@pytest.mark.slow
+def test_fits_that_are_killed_end_as_unbroken_ones():
+    methods = {name: kills.METHODS[name] for name in ("IQLModule", "LDCQStage1Module")}
+    for r in kills.run_kills(methods=methods, lengths=(100,), times=2, steps=120):
+        assert r.violations == []
 
 
 def test_sizes_are_the_configs_own():
@@ -502,8 +542,7 @@ def test_command_prints_tables_and_writes_the_numbers(folder, capsys, monkeypatc
     assert json.loads((folder / "numbers.json").read_text()) == json.loads(json.dumps(numbers))
     known = {"machine", *command.NAMES, "latents of pictures", "processor of a start"}
     known |= {"mapped rows"}
-    by_name = {"coverage", "trackers", "signals", "trace", "peers", "gpu", "futures"}
-    assert numbers.keys() == known - by_name
+    assert numbers.keys() == known - ONLY_BY_NAME
     assert numbers["machine"]["threads"] == torch.get_num_threads() == 1
     printed = capsys.readouterr().out
     for word in (
