@@ -129,7 +129,7 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
 
     def average_moves(self) -> bool:
         """Whether the averaged denoiser moves after the step under way."""
-        return self.graph_key(self.trainer.global_step)
+        return self.graph_key(self.global_step)
 
     def learning_rate_of(self, network: str, step: int) -> float:
         """The actor's rate may decay, and the critics' with it."""

@@ -126,7 +126,7 @@ def test_the_average_moves_in_every_fifth_step_from_the_thousandth(module, monke
     moved = []
     monkeypatch.setattr(module.actor, "update_ema", lambda: moved.append(step))
     for step in [*range(12), *range(995, 1013)]:
-        monkeypatch.setattr(DQLModule, "trainer", SimpleNamespace(global_step=step))
+        monkeypatch.setattr(DQLModule, "global_step", step)
         module.after_step()
     assert moved == [1000, 1005, 1010] == [step for step in range(1013) if module.graph_key(step)]
 
