@@ -420,8 +420,8 @@ def test_levers_are_counted_by_products_and_valued_by_returns():
     results = {
         r.name: r
         for r in run_levers(
-            device=CPU, steps=2, held_out=6, repeats=2, timed_states=1, budget=0.01, levers=levers,
-            paper=TINY | {"latents": 8}, small=TINY,
+            device=CPU, steps=2, held_out=6, repeats=2, budget=0.01, levers=levers,
+            timed_states={"sample": 1, "state": 1}, paper=TINY | {"latents": 8}, small=TINY,
         )
     }  # fmt: skip
     paper = results["paper"]
