@@ -135,9 +135,15 @@ class LatentCritic(nn.Module):
         win: a minimum is at most that member's value, so latents are scored in its order until the
         next one's value lies below the best minimum. It is the member that is lowest for some of
         the latents, since its bounds are then the closest. The result is that of scoring all.
+        Autocast does not apply there: LayerNorms and activations take longer in bfloat16, and more
+        than its products save.
         """
         if latents.device.type != "cpu" or self.size == 1:
             return self.minimum(observations, latents).max(dim=1)
+        with torch.autocast("cpu", enabled=False):
+            return self._best(observations, latents)
+
+    def _best(self, observations: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
         encoded = self._encode(observations)
         every = -(-latents.shape[1] // max(1, latents.shape[1] // _PROBED))
         lowest = self._score(encoded, latents[:, ::every]).mean(dim=2).argmin(dim=0)

@@ -196,8 +196,14 @@ class LatentPrior(nn.Module):
         return self.mean + self.std * drawn.view(len(states), number, self.latent_dim)
 
     def _times(self, of: Iterable[int]) -> Tensor:
-        """Return the averaged denoiser's part of times 1 … T: of T and those asked for, else 0."""
-        used = torch.tensor(sorted({self.schedule.num_steps, *of}), device=self.mean.device)
+        """Return the averaged denoiser's part of times 1 … T.
+
+        On a CPU that of T and those asked for, and zeros between; a GPU computes all as fast, and
+        has nothing to copy from the host, which a graph could not capture.
+        """
+        if self.mean.device.type != "cpu":
+            return self.average.times()
+        used = torch.tensor(sorted({self.schedule.num_steps, *of}))
         part = self.average.times(used)
         whole = part.new_zeros(self.schedule.num_steps, part.shape[1])
         return whole.index_copy_(0, used - 1, part)
