@@ -21,6 +21,7 @@ from lit_offrl.modules import (
 )
 from lit_offrl.modules.diffusion_actor import Drawing
 from lit_offrl.modules.ldcq.options import Sampling
+from lit_offrl.nets import MLPDenoiser, ResNetDenoiser
 
 SMALL = {"width": 16, "blocks": 1}
 CRITICS = SMALL | {"hidden": (8,)}
@@ -112,3 +113,17 @@ def test_stored_latents_keep_their_names_but_for_the_posteriors_variance():
     assert "variance" not in Sampling("ddpm").named()
     assert Sampling(variance="posterior").named() == Sampling().named()  # DPM-Solver++ has no noise
     assert Sampling("ddpm", variance="posterior").named()["variance"] == "posterior"
+
+
+@pytest.mark.parametrize("kind", [MLPDenoiser, ResNetDenoiser])
+def test_many_rows_are_denoised_in_parts_without_gradients_and_alike(kind, monkeypatch):
+    torch.manual_seed(0)
+    net = kind(2, 3, 5, width=8, blocks=2).eval()
+    net._together = 4
+    body, parts = net.body, []
+    monkeypatch.setattr(net, "body", lambda rows: parts.append(len(rows)) or body(rows))
+    given = torch.randn(10, 2), torch.arange(10) % 5 + 1, torch.randn(10, 3)
+    whole = net(*given)
+    with torch.no_grad():
+        torch.testing.assert_close(net(*given), whole)
+    assert parts == [10, 4, 4, 2] and whole.requires_grad
