@@ -123,7 +123,7 @@ class ActionDenoiser(nn.Module):
         """Predict ``(B, event)`` at times ``t`` in 1 … T; ``times`` is ``encode_times()``.
 
         Without gradients a CPU takes as many rows at once as its cache holds: with 1,024 of them
-        (ACD-F of 64 samples in 8 environments) in seven tenths of the time.
+        (ACD-F of 64 samples in 8 environments) in seven to eight tenths of the time.
         """
         times = self.encode_times() if times is None else times
         t = t[:1] if t.stride() == (0,) else t  # one time for all rows, as samplers have it
