@@ -415,6 +415,18 @@ def test_a_state_that_cannot_be_taken_up_is_one_line(name, trained, folder, caps
     assert "hostile.ckpt: cannot be gone on with: 'int' object" in one_line(capsys)
 
 
+def test_moments_of_other_shapes_than_the_weights_are_one_line(trained, folder, capsys):
+    for number, name in enumerate(("exp_avg", "exp_avg_sq")):
+        checkpoint = torch.load(trained, weights_only=True)
+        states = checkpoint["optimizer_states"][0]["state"]
+        states[0][name] = torch.zeros(1)  # fused AdamW would read beyond its end
+        torch.save(checkpoint, "hostile.ckpt")
+        assert run("fit", "hostile.ckpt", "--trainer.logger", "false") == 2, number
+        said = one_line(capsys)
+        assert "hostile.ckpt: cannot be gone on with: its optimiser has" in said
+        assert f"{name} of shape (1,) for weight 0 of '" in said
+
+
 @pytest.mark.parametrize("run_id", ["../x", "a/../../x", "", "a\n", "x" * 300])
 def test_an_id_that_leads_elsewhere_is_no_run(run_id):
     there = {"run_id": run_id, "tracking_uri": "sqlite:///mlflow.db"}

@@ -135,6 +135,11 @@ class OneOptimizer(KeepsOptions):
             {"params": parameters, "name": name, "weight_decay": self.weight_decay_of(name)}
             for name, parameters in self.parameter_groups().items()
         ]
+        optimizer = self._adamw(groups)
+        optimizer.register_load_state_dict_post_hook(_require_fitting)
+        return optimizer
+
+    def _adamw(self, groups: list[dict[str, Any]]) -> torch.optim.AdamW:
         if self._trainer is not None and self.cuda_graphs is not False:
             if (why := reason_against(self)) is None:  # type: ignore[arg-type]
                 return CapturableAdamW(groups, self.device)
@@ -193,3 +198,21 @@ class OneOptimizer(KeepsOptions):
         self.after_step()
         if calls is not None:
             calls.ended(perf_counter() - begun)
+
+
+def _require_fitting(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse moments of other shapes than their weights', which the fused kernel does not look at.
+
+    Raises:
+        ValueError: The checkpoint's weights stood in another order, or were of other shapes.
+    """
+    for group in optimizer.param_groups:
+        for number, weight in enumerate(group["params"]):
+            state = optimizer.state.get(weight) or {}
+            for name in ("exp_avg", "exp_avg_sq") if state else ():
+                there = getattr(state.get(name), "shape", None)
+                if there != weight.shape:
+                    raise ValueError(
+                        f"its optimiser has {name} of shape {there and tuple(there)} for weight "
+                        f"{number} of '{group['name']}', whose shape is {tuple(weight.shape)}"
+                    )
