@@ -15,6 +15,7 @@ from lit_offrl.modules.ldcq.options import Goal
 from lit_offrl.modules.plan_policy import PlanPolicy
 from lit_offrl.modules.plans import PlanModule
 from lit_offrl.nets import MLP, TemporalUNet, frozen_copy
+from lit_offrl.nets.mlp import require_widths
 
 
 class DecisionDiffuserModule(PlanModule):
@@ -91,6 +92,7 @@ class DecisionDiffuserModule(PlanModule):
         self.guidance, self.target_return = guidance, target_return
         self.execute_steps = execute_steps
         self.require_steps(execute_steps)
+        require_widths(inverse_hidden, "inverse_hidden")
         sizes = (self.event_dim, horizon, diffusion_steps)
         self.denoiser = TemporalUNet(*sizes, condition_dim=1, **self.sizes)
         self.inverse = MLP(2 * self.observation_dim, tuple(inverse_hidden), self.action_dim)

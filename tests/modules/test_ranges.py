@@ -15,7 +15,7 @@ from lit_offrl.modules.base import OfflineModule
 
 DATA = {"observation_dim": 4, "action_dim": 2, "action_low": (-1.0,) * 2, "action_high": (1.0,) * 2}
 SMALL = {"width": 8, "blocks": 1, "hidden": (8,), "num_samples": 2, "horizon": 3}
-UNBOUND = {"guidance", "lagrange", "omega", "target_entropy", "target_return"}
+UNBOUND = {"guidance", "guide_scale", "lagrange", "omega", "target_entropy", "target_return"}
 """Options that may be any finite number."""
 METHODS = [
     kind
@@ -46,6 +46,8 @@ def needed():
         "LDCQStage2Module": {"stage1": first},
         "LDCQStage3Module": {"stage2": second},
         "ImageVAEModule": {"observation_dim": 3 * 8**2},
+        "DiffuserModule": {"horizon": 8},  # halved at each level
+        "DecisionDiffuserModule": {"horizon": 8},
     }
 
 
