@@ -23,7 +23,7 @@ def test_the_configs_come_with_the_wheel(folder):
     shutil.rmtree("clone")
     names = {str(each.relative_to(CLONE)) for each in (CLONE / "configs").rglob("*.yaml")}
     there = {str(each.relative_to("site/lit_offrl")) for each in Path("site").rglob("*.yaml")}
-    assert {*names, "evaluation/claims.yaml"} == there
+    assert {*names, "experiments/claims.yaml"} == there
     shown = subprocess.run(
         [sys.executable, "-m", "lit_offrl", "configs", "show", "data/antmaze"],
         env={**os.environ, "PYTHONPATH": "site"},

@@ -17,8 +17,8 @@ from lit_offrl.studies.runs import RunSelection
 from lit_offrl.tracking.store import default_experiment, redacted
 
 if TYPE_CHECKING:
-    from lit_offrl.evaluation.claims import Claim, Claims, Finding
     from lit_offrl.evaluation.offline import OfflineRun
+    from lit_offrl.experiments.claims import Claim, Claims, Finding
 
 _VERDICTS = ("holds", "does not hold", "not decidable")
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     """Print the page, or write it, and return 0."""
     epilog = f"Without --experiment, --filter and --records: MLflow's {default_experiment()}."
     options = parse(ClaimsOptions, argv, "claims", epilog)
-    from lit_offrl.evaluation.claims import OF_THE_PAPERS, judge, read_claims
+    from lit_offrl.experiments.claims import OF_THE_PAPERS, judge, read_claims
 
     claims = read_claims(options.claims or OF_THE_PAPERS)
     found = options.find()

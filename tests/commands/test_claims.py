@@ -16,7 +16,7 @@ def test_a_page_from_records(folder, made_record, capsys):
     assert "| ACD, Table 1 | ACG is above behaviour cloning. | 1 | 0 | 0 |" in page
     assert "| ACD, Table 1 | ACG is above AWR. | not measured | |  |" in page
     line = "| hopper | ACGModule: 61.0 (60.0, 61.0, 62.0); BCModule: 11.0 (10.0, 11.0, 12.0) |"
-    assert f"{line} 50.0 | 47.7 … 52.3 | – | holds |" in page
+    assert f"{line} 50.0 | 47.7 … 52.3 | 0.1% | holds |" in page
 
 
 def test_metrics_are_read_from_mlflow(folder, made_record, capsys):
@@ -32,7 +32,7 @@ def test_metrics_are_read_from_mlflow(folder, made_record, capsys):
     words = ["--tracking_uri", "sqlite:///runs.db", "--experiment", "car"]
     assert main(["claims", *words]) == 0
     said = capsys.readouterr().out
-    assert "| car | 0.970 (0.950, 0.970, 0.990), to be above 0.8 | 0.170 |" in said
+    assert "| car | dvf: 0.970 (0.950, 0.970, 0.990), to be above 0.8 | 0.170 |" in said
     (folder / "mine.yaml").write_text("claims: []\n")
     assert main(["claims", *words, "--claims", "mine.yaml"]) == 2
     assert "mine.yaml: claims: [] is given; give a list of claims." in capsys.readouterr().err

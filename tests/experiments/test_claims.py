@@ -7,9 +7,9 @@ import yaml
 from scipy import stats
 
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.evaluation.claims import OF_THE_PAPERS, judge, read_claims
 from lit_offrl.evaluation.offline import OfflineRun
 from lit_offrl.evaluation.runs import make_run
+from lit_offrl.experiments.claims import OF_THE_PAPERS, judge, read_claims
 
 BASE = {"paper": "P", "where": "Table 1", "says": "A is above B."}
 
@@ -124,9 +124,32 @@ def test_a_metric_is_judged_by_its_excess(findings):
     claim = {"metric": {"name": "wide", "minus": "narrow", "above": 0.5}}
     (found,) = findings(claim, {}, measured=measured)
     assert found.excess[0] == pytest.approx(0.1) and found.verdict == "holds"
+    assert found.numbers.startswith("ldcq: 0.600 (0.600, 0.600, 0.600), to be above 0.5")
     claim = {"metric": {"name": "narrow", "above": 0.9}}
     assert findings(claim, {}, measured=measured)[0].verdict == "does not hold"
     assert findings({**claim, "datasets": ["maze*"]}, {}, measured=measured) == []
+
+
+def test_an_option_without_numbers_is_one_line(findings):
+    claim = {"rises": {"row": "acd", "along": "policy.act_mode"}}
+    scores = {("ACDModule", ("act_mode", mode)): [1.0, 2.0] for mode in ("acd", "acd_f")}
+    with pytest.raises(ConfigError, match=r"policy\.act_mode is acd: a score rises along"):
+        findings(claim, scores)
+
+
+def test_other_settings_of_a_metric_are_judged_apart(findings):
+    def run(method, seed, value, date="0"):
+        facts = {"method": method, "dataset": "car", "options": (), "seed": seed}
+        return OfflineRun(**facts, source=f"{method} {seed} {date}", value=value, date=date)
+
+    runs = [
+        run("dvf", 0, 0.1, "2"),
+        run("dvf", 0, 0.9, "1"),
+        run("dvf", 1, 0.2),
+        run("old", 0, 0.5),
+    ]
+    both = findings({"metric": {"name": "m", "above": 0.0}}, {}, measured={"m": runs})
+    assert [found.numbers for found in both] == ["dvf: 0.150 (0.100, 0.200)", "old: 0.500"]
 
 
 @pytest.mark.parametrize(

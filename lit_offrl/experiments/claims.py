@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from lit_offrl.common.configs import read_yaml
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.evaluation import protocol
 from lit_offrl.evaluation.comparison import score_of
 from lit_offrl.evaluation.offline import OfflineRun
@@ -190,7 +191,10 @@ def _of_rivals(
         for rival in above.rivals:
             for other in _settings(claims.select(rival, runs)):
                 first, second = ({run.seed: _score(run) for run in side} for side in (own, other))
-                numbers = f"{_name(own)}: {_listed(first)}; {_name(other)}: {_listed(second)}"
+                numbers = "; ".join(
+                    f"{_named(side[0].method, side[0].options)}: {_listed(scores)}"
+                    for side, scores in ((own, first), (other, second))
+                )
                 # evaluations of the same weights differ seed by seed
                 paired = _weights(own) == _weights(other) != {None}
                 if paired:
@@ -207,7 +211,7 @@ def _of_rise(
     for members in _settings(taken, without=rises.along):
         by_value: dict[float, dict[int, float]] = defaultdict(dict)
         for run in members:
-            by_value[float(dict(run.options)[rises.along])][run.seed] = _score(run)
+            by_value[_number(run, rises.along)][run.seed] = _score(run)
         seeds = set.intersection(*(set(scores) for scores in by_value.values()))
         if len(by_value) < 2 or not seeds:
             continue
@@ -223,13 +227,14 @@ def _of_metric(
     claim: Claim, metric: Metric, measured: Mapping[str, Sequence[OfflineRun]]
 ) -> Iterator[Finding]:
     subtracted = {run.source: run.value for run in measured.get(metric.minus or "", ())}
-    groups: dict[str, dict[int, float]] = defaultdict(dict)
-    for run in measured.get(metric.name, ()):
+    groups: dict[tuple[Any, ...], dict[int, float]] = defaultdict(dict)
+    for run in sorted(measured.get(metric.name, ()), key=lambda run: run.date):  # the latest counts
         fits = any(fnmatch(run.dataset, pattern) for pattern in claim.datasets)
         if fits and (metric.minus is None or run.source in subtracted):
-            groups[run.dataset][run.seed] = run.value - subtracted.get(run.source, 0.0)
-    for dataset, by_seed in sorted(groups.items()):
-        numbers = _listed(by_seed, digits=3)
+            excess = run.value - subtracted.get(run.source, 0.0)
+            groups[run.dataset, run.method, run.options][run.seed] = excess
+    for (dataset, method, options), by_seed in sorted(groups.items()):
+        numbers = f"{_named(method, options)}: {_listed(by_seed, digits=3)}"
         if metric.above:
             numbers += f", to be above {metric.above:g}"
         yield _finding(
@@ -269,9 +274,19 @@ def _weights(runs: Sequence[Run]) -> set[tuple[int, str] | None]:
     return {None if text is None else (seed, text) for seed, text in hashes}
 
 
-def _name(runs: Sequence[Run]) -> str:
-    options = ", ".join(f"{name}={value}" for name, value in runs[0].options)
-    return f"{runs[0].method} ({options})" if options else runs[0].method
+def _named(method: str, options: Iterable[tuple[str, str]]) -> str:
+    said = ", ".join(f"{name}={value}" for name, value in options)
+    return f"{method} ({said})" if said else method
+
+
+def _number(run: Run, option: str) -> float:
+    given = dict(run.options)[option]
+    try:
+        return float(given)
+    except ValueError:
+        raise ConfigError(
+            f"{run.source}: {option} is {given}: a score rises along an option with numbers."
+        ) from None
 
 
 def _score(run: Run) -> float:
