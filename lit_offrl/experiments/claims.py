@@ -104,6 +104,18 @@ class Claims:
         names = [name for each in found for name in (each.name, each.minus) if name is not None]
         return [*dict.fromkeys(names)]
 
+    def alike(self, row: str, own: Sequence[Run], rival: str, other: Sequence[Run]) -> bool:
+        """Whether two settings agree in every option that both have and neither row describes."""
+        described = {
+            name
+            for each in (row, rival)
+            for rows in self.rows.get(each, ())
+            for name in rows.options
+        }
+        first, second = dict(own[0].options), dict(other[0].options)
+        shared = first.keys() & second.keys() - described
+        return all(first[name] == second[name] for name in shared)
+
     def select(self, row: str, runs: Iterable[Run]) -> list[Run]:
         """Return the runs of a row; one that the file does not describe is a method by its name."""
         alternatives = self.rows.get(row, (Rows(method=row),))
@@ -190,6 +202,8 @@ def _of_rivals(
     for own in _settings(claims.select(above.row, runs)):
         for rival in above.rivals:
             for other in _settings(claims.select(rival, runs)):
+                if not claims.alike(above.row, own, rival, other):
+                    continue
                 first, second = ({run.seed: _score(run) for run in side} for side in (own, other))
                 numbers = "; ".join(
                     f"{_named(side[0].method, side[0].options)}: {_listed(scores)}"

@@ -92,6 +92,22 @@ def test_runs_of_another_protocol_are_not_compared(findings):
     assert of_method == [] and len(findings(claim, scores)) == 1
 
 
+def test_settings_are_compared_with_their_like(findings):
+    claim = {"above": {"row": "acd", "rivals": ["idql"]}}
+    scores = {
+        (method, ("clipping", clipping), ("num_samples", count)): [1.0, 2.0]
+        for method, count in (("ACDModule", 1), ("IDQLModule", 64))
+        for clipping in ("sample", "estimate")
+    }
+    assert findings(claim, scores) == []  # the numbers of candidates differ
+    rows = {
+        "acd": [{"method": "acd", "options": {"policy.num_samples": "1"}}],
+        "idql": [{"method": "idql", "options": {"policy.num_samples": "64"}}],
+    }
+    both = findings(claim, scores, rows)
+    assert [found.numbers.count("policy.clipping=sample") for found in both] == [0, 2]
+
+
 def test_a_rise_is_the_slope_of_each_seed_from_the_first_value_to_the_last(findings):
     claim = {"rises": {"row": "idql", "along": "policy.num_samples"}}
     scores = {
