@@ -61,7 +61,7 @@ class DVFModule(OfflineModule):
       coefficient means the same in two environments;
     * policies may be extracted by weighted likelihood (``awr``), and its advantages measured along
       the data's trajectories (``advantage: returns``), since Q loses what one action changes in the
-      noise of sampled values: docs/results.md has the numbers.
+      noise of sampled values: docs/results/dvf.md has the numbers.
 
     The networks are trained here; ``DiffusedValue`` turns them into values, and ``ValueCache``
     keeps the values of all rows where they are sampled once.
@@ -96,7 +96,7 @@ class DVFModule(OfflineModule):
         latents_per: ``sample`` is the paper's Perceiver IO, whose latents attend to the noisy state
             too and so are made anew for each sample in each sampling step. With ``state`` they see
             s_t and φ(π) alone and are made once; the noisy state, Δt and the diffusion time read
-            them. Values cost a fiftieth at the paper's size and were as good (docs/results.md).
+            them. Values cost a fiftieth at the paper's size and were as good (docs/results/dvf.md).
         schedule: Noise schedule of the diffusion: ``cosine``, ``linear`` or ``vp``.
         diffusion_steps: Number T of diffusion steps, at least 1.
         prediction: What the denoiser predicts: the noise ``epsilon``, the state ``x0`` or the
@@ -111,7 +111,7 @@ class DVFModule(OfflineModule):
         num_samples: Number n of states that are drawn for one value, at least 1.
         draws: How the n states draw their first noise: ``independent``, or ``antithetic`` in pairs
             z and −z, neighbours by Δt. Each has the same distribution, so values are as right; the
-            variance of a value fell to 0.6 of it on hopper (docs/results.md).
+            variance of a value fell to 0.6 of it on hopper (docs/results/dvf.md).
         hidden: Widths of the hidden layers of the reward model, of Q and of the actor.
         extraction: How the actor learns: ``q_net`` maximises the regressed Q (Eq. 10); ``awr``
             maximises the likelihood of actions weighted by exp(advantage); ``reward_grad`` is

@@ -15,8 +15,9 @@ from lit_offrl.experiments.sweep import read_sweep, select
 
 SWEEPS = Path(__file__).parent.parent.parent / "sweeps"
 COLLECTED = (
-    *("hopper-random.hdf5", "hopper-bullet-mixed.hdf5", "halfcheetah-bullet-mixed.hdf5"),
-    *("ant-bullet-mixed.hdf5", "antmaze-medium-diverse.hdf5"),
+    *("hopper-random.hdf5", "hopper-bullet-mixed.hdf5", "hopper-bullet-medium.hdf5"),
+    *("halfcheetah-random.hdf5", "halfcheetah-bullet-mixed.hdf5", "halfcheetah-bullet-medium.hdf5"),
+    *("ant-random.hdf5", "ant-bullet-mixed.hdf5", "antmaze-medium-diverse.hdf5"),
     *("maze2d-umaze.hdf5", "maze2d-large.hdf5"),
 )
 """What the heads of the files say how to collect."""
