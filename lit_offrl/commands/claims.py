@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,13 +60,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _measured(claims: Claims, options: ClaimsOptions) -> Mapping[str, Sequence[OfflineRun]]:
-    """Return the runs with each metric; files of evaluation records have none."""
+    """Return the runs of MLflow with each metric; files of evaluation records have none."""
     found: dict[str, Sequence[OfflineRun]] = {}
-    if options.records:
+    if options.records and not options.experiment and not options.filter:
         return found
+    stored = replace(options, records=[])
     for name in claims.metrics:
         try:
-            found[name] = options.find_offline(name).runs
+            found[name] = stored.find_offline(name).runs
         except EvaluationError:  # no run has it
             found[name] = ()
     return found

@@ -45,10 +45,12 @@ class OfflineRun(SeededRun):
         value: Value of the metric.
         date: When it was made, in a form that sorts.
         protocol: Settings that must be equal for numbers to be comparable.
+        steps: Optimiser steps that the run was to take, if they are known.
     """
 
     value: float
     date: str
+    steps: int | None = None
     protocol: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -134,6 +136,7 @@ def _of_mlflow(run: Any, value: float, metric: str, name: str, uri: str) -> Offl
         date=f"{run.info.start_time:020d}",
         source=name,
         protocol=protocol,
+        steps=int(steps) if (steps := params.get("max_steps", "")).isdecimal() else None,
     )
 
 

@@ -215,7 +215,7 @@ def _of_rivals(
                     excess = _excess([first[seed] - second[seed] for seed in first])
                 else:
                     excess = _excess([*first.values()], [*second.values()])
-                yield _finding(claim, dataset, numbers, excess, [*own, *other])
+                yield _finding(claim, dataset, numbers, excess, _steps([*own, *other]))
 
 
 def _of_rise(
@@ -234,26 +234,28 @@ def _of_rise(
         lines = np.array([[by_value[value][seed] for value in values] for seed in sorted(seeds)])
         ranks = np.linspace(-0.5, 0.5, len(values))
         slopes = lines @ ranks / (ranks @ ranks)
-        yield _finding(claim, dataset, f"{rises.along} {numbers}", _excess([*slopes]), members)
+        excess = _excess([*slopes])
+        yield _finding(claim, dataset, f"{rises.along} {numbers}", excess, _steps(members))
 
 
 def _of_metric(
     claim: Claim, metric: Metric, measured: Mapping[str, Sequence[OfflineRun]]
 ) -> Iterator[Finding]:
     subtracted = {run.source: run.value for run in measured.get(metric.minus or "", ())}
-    groups: dict[tuple[Any, ...], dict[int, float]] = defaultdict(dict)
+    groups: dict[tuple[Any, ...], dict[int, tuple[float, int | None]]] = defaultdict(dict)
     for run in sorted(measured.get(metric.name, ()), key=lambda run: run.date):  # the latest counts
         fits = any(fnmatch(run.dataset, pattern) for pattern in claim.datasets)
         if fits and (metric.minus is None or run.source in subtracted):
             excess = run.value - subtracted.get(run.source, 0.0)
-            groups[run.dataset, run.method, run.options][run.seed] = excess
-    for (dataset, method, options), by_seed in sorted(groups.items()):
+            groups[run.dataset, run.method, run.options][run.seed] = excess, run.steps
+    for (dataset, method, options), found in sorted(groups.items()):
+        by_seed = {seed: excess for seed, (excess, _) in found.items()}
+        steps = [steps for _, steps in found.values()]
         numbers = f"{_named(method, options)}: {_listed(by_seed, digits=3)}"
         if metric.above:
             numbers += f", to be above {metric.above:g}"
-        yield _finding(
-            claim, dataset, numbers, _excess([*by_seed.values()], above=metric.above), ()
-        )
+        excess = _excess([*by_seed.values()], above=metric.above)
+        yield _finding(claim, dataset, numbers, excess, steps)
 
 
 def _finding(
@@ -261,9 +263,8 @@ def _finding(
     dataset: str,
     numbers: str,
     excess: tuple[float, float, float],
-    runs: Sequence[Run],
+    steps: Iterable[int | None],
 ) -> Finding:
-    steps = [run.record.training_steps for run in runs]
     known = [each for each in steps if each is not None]
     budget = min(known) / claim.steps if known and claim.steps else math.nan
     _, low, high = excess
@@ -281,6 +282,10 @@ def _settings(runs: Sequence[Run], without: str | None = None) -> Iterator[list[
         ] = run
     for key in sorted(cells, key=str):
         yield sorted(cells[key].values(), key=lambda run: run.seed)
+
+
+def _steps(runs: Iterable[Run]) -> list[int | None]:
+    return [run.record.training_steps for run in runs]
 
 
 def _weights(runs: Sequence[Run]) -> set[tuple[int, str] | None]:

@@ -26,13 +26,18 @@ def test_metrics_are_read_from_mlflow(folder, made_record, capsys):
         tags = {"lit_offrl.method": "dvf", "lit_offrl.dataset": "car"}
         run = client.create_run(experiment, run_name=f"dvf-{seed}", tags=tags).info.run_id
         client.log_param(run, "seed", seed)
+        client.log_param(run, "max_steps", 250)
         client.log_metric(run, "figures/mountain-car/spearman_return_value", value)
         client.log_text(run, made_record(1.0, seed).to_json(), "evaluation.json")
         client.set_terminated(run)
     words = ["--tracking_uri", "sqlite:///runs.db", "--experiment", "car"]
     assert main(["claims", *words]) == 0
     said = capsys.readouterr().out
-    assert "| car | dvf: 0.970 (0.950, 0.970, 0.990), to be above 0.8 | 0.170 |" in said
+    line = "| car | dvf: 0.970 (0.950, 0.970, 0.990), to be above 0.8 | 0.170 | 0.120 … 0.220 |"
+    assert f"{line} 50.0% | holds |" in said  # the paper's steps are 500
+    made_record(1.0, 0, method="BCModule").save("more.json")
+    assert main(["claims", *words, "--records", "more.json"]) == 0
+    assert line in capsys.readouterr().out
     (folder / "mine.yaml").write_text("claims: []\n")
     assert main(["claims", *words, "--claims", "mine.yaml"]) == 2
     assert "mine.yaml: claims: [] is given; give a list of claims." in capsys.readouterr().err

@@ -131,15 +131,17 @@ def test_a_metric_is_judged_by_its_excess(findings):
             source=f"run {seed}",
             value=value,
             date="0",
+            steps=None if seed == 0 else 200 + seed,
         )
 
     measured = {
         name: [run(name, seed, value + seed / 10) for seed in range(3)]
         for name, value in (("wide", 0.9), ("narrow", 0.3))
     }
-    claim = {"metric": {"name": "wide", "minus": "narrow", "above": 0.5}}
+    claim = {"metric": {"name": "wide", "minus": "narrow", "above": 0.5}, "steps": 402}
     (found,) = findings(claim, {}, measured=measured)
     assert found.excess[0] == pytest.approx(0.1) and found.verdict == "holds"
+    assert found.budget == 0.5  # of the fewest steps that are known
     assert found.numbers.startswith("ldcq: 0.600 (0.600, 0.600, 0.600), to be above 0.5")
     claim = {"metric": {"name": "narrow", "above": 0.9}}
     assert findings(claim, {}, measured=measured)[0].verdict == "does not hold"
