@@ -254,8 +254,8 @@ def _of_metric(
         numbers = f"{_named(method, options)}: {_listed(by_seed, digits=3)}"
         if metric.above:
             numbers += f", to be above {metric.above:g}"
-        excess = _excess([*by_seed.values()], above=metric.above)
-        yield _finding(claim, dataset, numbers, excess, steps)
+        ahead = _excess([*by_seed.values()], above=metric.above)
+        yield _finding(claim, dataset, numbers, ahead, steps)
 
 
 def _finding(
