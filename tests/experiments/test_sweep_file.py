@@ -18,7 +18,7 @@ COLLECTED = (
     *("hopper-random.hdf5", "hopper-bullet-mixed.hdf5", "hopper-bullet-medium.hdf5"),
     *("halfcheetah-random.hdf5", "halfcheetah-bullet-mixed.hdf5", "halfcheetah-bullet-medium.hdf5"),
     *("ant-random.hdf5", "ant-bullet-mixed.hdf5", "antmaze-medium-diverse.hdf5"),
-    *("maze2d-umaze.hdf5", "maze2d-large.hdf5"),
+    *("maze2d-umaze.hdf5", "maze2d-medium.hdf5", "maze2d-large.hdf5"),
 )
 """What the heads of the files say how to collect."""
 
