@@ -34,6 +34,7 @@ MODULES = {
     "BCModule": "--model.init_args.hidden [8]",
     "CQLModule": "--model.init_args.hidden [8,8] --model.init_args.num_actions 3",
     "TD3BCModule": "--model.init_args.hidden [8]",
+    "ReBRACModule": "--model.init_args.hidden [8]",
     "BCQModule": "--model.init_args.hidden [8] --model.init_args.vae_hidden [8]",
     "DecisionTransformerModule": "--model.init_args.width 8 --model.init_args.blocks 1"
     " --model.init_args.context 4 --model.init_args.warmup_steps 3",

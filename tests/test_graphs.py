@@ -117,6 +117,7 @@ METHODS = {
     "TD3BCModule": "--model.init_args.hidden [8] --model.init_args.decay cosine",
     "IQLModule": "--model.init_args.hidden [8] --model.init_args.dropout 0.1",
     "BCModule": "--model.init_args.head deterministic --trainer.gradient_clip_val 0.01",
+    "ReBRACModule": "--model.init_args.hidden [8]",
     "DQLModule": f"{DENOISER} --trainer.gradient_clip_val 5",
     "AWRModule": "--model.init_args.hidden [8] --model.init_args.bootstrap false",
     "ACGModule": "--model.init_args.hidden [8] --model.init_args.representation one_hot",
@@ -187,7 +188,7 @@ def test_replayed_steps_end_in_the_same_bits(
     assert not tapes
     same_state(eager, fit("graphs", "true"))
     (tape,) = tapes
-    two = ("TD3BCModule", "CQLModule", "DiffuserModule", "DecisionDiffuserModule")
+    two = ("TD3BCModule", "ReBRACModule", "CQLModule", "DiffuserModule", "DecisionDiffuserModule")
     assert tape.captured == 1 + (method in two) and tape.replayed >= 5
     take, taken = graphs.Graphs.take, []
 

@@ -28,10 +28,10 @@ class D4RLDataModule(OfflineDataModule):
             read by the package minari, or the path of a Minari dataset's folder; or ``d4rl:NAME``,
             read by the package d4rl and not cached.
         view: How rows become batches; by default the method chooses.
-        rewards: Rewards that are trained on: ``as_recorded``; ``minus_one`` or ``centred`` for
-            AntMaze; ``return_range`` for locomotion; ``differences`` for the kitchen; or
-            ``sparse_windows`` for AntMaze and maze2d; see ``handle_rewards``. The policy is always
-            scored on the environment's own rewards.
+        rewards: Rewards that are trained on: ``as_recorded``; ``minus_one``, ``centred``
+            or ``hundredfold`` for AntMaze; ``return_range`` for locomotion; ``differences`` for the
+            kitchen; or ``sparse_windows`` for AntMaze and maze2d; see ``handle_rewards``. The
+            policy is always scored on the environment's own rewards.
         minari_observations: Parts of Minari's dictionary observations that are concatenated, such
             as ``[observation, desired_goal]`` or ``[desired_goal.microwave]``.
         accept_faults: Whether data that the catalogue refuses are used all the same.

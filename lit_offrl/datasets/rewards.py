@@ -11,7 +11,13 @@ from lit_offrl.datasets.d4rl import family
 from lit_offrl.datasets.schema import OfflineDataset
 
 Rewards = Literal[
-    "as_recorded", "minus_one", "centred", "return_range", "differences", "sparse_windows"
+    "as_recorded",
+    "minus_one",
+    "centred",
+    "hundredfold",
+    "return_range",
+    "differences",
+    "sparse_windows",
 ]
 _NAMES: tuple[str, ...] = get_args(Rewards)
 _ELEMENTS = 4  # of the kitchen
@@ -25,6 +31,7 @@ def handle_rewards(dataset: OfflineDataset, rewards: Rewards) -> OfflineDataset:
         rewards: ``as_recorded``;
             ``minus_one``: r − 1, for rewards of 0 and 1 (IQL on AntMaze);
             ``centred``: 4 · (r − 0.5) (CQL, Diffusion-QL on AntMaze);
+            ``hundredfold``: 100 r (ReBRAC on AntMaze);
             ``return_range``: r · 1000 / (largest − smallest episode return), over all episodes (IQL
             on locomotion);
             ``differences``: +1 when the largest count of solved elements so far rises, for the
@@ -49,6 +56,8 @@ def handle_rewards(dataset: OfflineDataset, rewards: Rewards) -> OfflineDataset:
     _refuse(dataset, (values != 0) & (values != 1), rewards, "only 0 and 1")
     if rewards == "minus_one":
         return dataset.with_rewards(values - 1, "r - 1")
+    if rewards == "hundredfold":
+        return dataset.with_rewards(100 * values, "100 r")
     return dataset.with_rewards(4 * (values - 0.5), "4 (r - 0.5)")
 
 

@@ -13,6 +13,7 @@ from lit_offrl.common.errors import DatasetError
 from lit_offrl.datasets.schema import OfflineDataset
 
 _CHUNK = 1 << 16  # rows looked up at once, so that their copy is short
+_OR_RECORD = ", or the column 'next_observations'"
 
 
 def as_tensor(values: np.ndarray, device: torch.device | str) -> Tensor:
@@ -145,18 +146,22 @@ class Rows:
             terminals = self.need("terminals", index)
         return self.need("observations", index + ~terminals)
 
-    def with_next(self, past_terminals: bool = True) -> Spans:
+    def with_next(self, past_terminals: bool = True, actions: bool = False) -> Spans:
         """Return the rows whose next state is known or, if ``past_terminals``, terminal.
+
+        With ``actions`` those alone whose next action is in the data, or whose next state is
+        terminal.
 
         Raises:
             DatasetError: There is none.
         """
-        unknown = ~(self.beyond | (self.terminated & past_terminals))
+        unknown = ~((self.beyond & (not actions)) | (self.terminated & past_terminals))
         spans = Spans(self.starts.cpu(), (self.stops - unknown.long()).cpu())
         if len(spans) == 0:
+            what, other = ("action", "") if actions else ("state", _OR_RECORD)
             raise DatasetError(
-                f"{self._origin}: no row has a next state, as every episode is a single row and "
-                "ends in a timeout: record longer ones, or the column 'next_observations'."
+                f"{self._origin}: no row has a next {what}, as every episode is a single row and "
+                f"ends in a timeout: record longer ones{other}."
             )
         return spans
 

@@ -20,6 +20,7 @@ from lit_offrl.modules.ldcq.images import ImageVAEModule
 from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
 from lit_offrl.modules.ldcq.stage2 import LDCQStage2Module
 from lit_offrl.modules.ldcq.stage3 import LDCQStage3Module
+from lit_offrl.modules.rebrac import ReBRACModule
 from lit_offrl.modules.td3bc import TD3BCModule
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "LDCQStage2Module",
     "LDCQStage3Module",
     "OfflineModule",
+    "ReBRACModule",
     "TD3BCModule",
     "load_module",
 ]

@@ -77,11 +77,15 @@ class TD3BCModule(TwinCriticModule):
     @torch.no_grad()
     def _next_value(self, batch: TransitionBatch) -> Tensor:
         observations = self.normalize_observations(batch.next_observations)
+        return self.target.minimum(observations, self.target_actions(observations))
+
+    def target_actions(self, observations: Tensor) -> Tensor:
+        """The target actor's actions (B, a) with clipped noise, for normalised observations."""
         centre, scale = self.actor.centre, self.actor.scale
-        noise = self.target_noise * self.noise.normal(batch.actions.shape)
+        acted = self.target_actor(observations)
+        noise = self.target_noise * self.noise.normal(acted.shape)
         moved = scale * noise.clamp(-self.noise_clip, self.noise_clip)
-        actions = (self.target_actor(observations) + moved).clamp(centre - scale, centre + scale)
-        return self.target.minimum(observations, actions)
+        return (acted + moved).clamp(centre - scale, centre + scale)
 
     def _actor_loss(self, batch: TransitionBatch) -> Tensor:
         observations = self.normalize_observations(batch.observations)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.modules.actor import ActorModule
 from lit_offrl.nets import EnsembleCritic, frozen_copy, polyak_update_
+from lit_offrl.nets.mlp import LayerNorms
 
 Activation = Literal["relu", "mish"]
 
@@ -22,7 +23,7 @@ class TwinCriticModule(ActorModule):
         gamma: Discount γ in [0, 1).
         tau: Rate in (0, 1] at which the target critics follow the critics in each step.
         hidden: Widths of the critics' hidden layers.
-        layer_norm: Whether the critics have a LayerNorm before each activation.
+        layer_norm: Whether the critics have a LayerNorm before each activation, or ``after`` it.
         activation: The critics' activation.
         **kwargs: Options of the method's other bases, see ``ActorModule``.
     """
@@ -33,7 +34,7 @@ class TwinCriticModule(ActorModule):
         gamma: Annotated[float, "[0, 1)"] = 0.99,
         tau: Annotated[float, "(0, 1]"] = 0.005,
         hidden: Sequence[int] = (256, 256),
-        layer_norm: bool = False,
+        layer_norm: LayerNorms = False,
         activation: Activation = "relu",
         **kwargs: Any,
     ) -> None:

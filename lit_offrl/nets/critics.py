@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lit_offrl.nets.mlp import in_float32, make_activation, require_widths
+from lit_offrl.nets.mlp import LayerNorms, in_float32, make_activation, require_widths
 
 _ALL = slice(None)
 _CACHED = 1 << 18
@@ -115,7 +115,7 @@ class EnsembleMLP(_Ensemble):
         in_dim: Size of an input.
         hidden: Widths of the hidden layers.
         out_dim: Size of a member's output.
-        layer_norm: Whether each member has its own LayerNorm before each activation.
+        layer_norm: Whether each member has its own LayerNorm before each activation, or ``after``.
         activation: A name of `lit_offrl.nets.mlp.ACTIVATIONS`.
     """
 
@@ -125,16 +125,18 @@ class EnsembleMLP(_Ensemble):
         in_dim: int,
         hidden: Sequence[int],
         out_dim: int = 1,
-        layer_norm: bool = False,
+        layer_norm: LayerNorms = False,
         activation: str = "relu",
     ) -> None:
         super().__init__(size, hidden)
         layers: list[nn.Module] = []
         for before, after in pairwise((in_dim, *hidden)):
             layers.append(EnsembleLinear(size, before, after))
-            if layer_norm:
+            if layer_norm is True:
                 layers.append(EnsembleLayerNorm(size, after))
             layers.append(make_activation(activation, overwrite=True))
+            if layer_norm == "after":
+                layers.append(EnsembleLayerNorm(size, after))
         layers.append(EnsembleLinear(size, (in_dim, *hidden)[-1], out_dim))
         self.layers = nn.Sequential(*layers)
 
@@ -184,8 +186,8 @@ class EnsembleCritic(nn.Module):
         observation_dim: Size o of an observation.
         action_dim: Size a of an action.
         hidden: Widths of the hidden layers.
-        layer_norm: Whether there is a LayerNorm before each activation; ``dense`` critics always
-            have it.
+        layer_norm: Whether there is a LayerNorm before each activation, or ``after`` it; ``dense``
+            critics always have the former.
         size: Number of critics.
         dense: Whether they are DenseNet MLPs, as in DVF (Table 1).
         activation: A name of `lit_offrl.nets.mlp.ACTIVATIONS`.
@@ -196,7 +198,7 @@ class EnsembleCritic(nn.Module):
         observation_dim: int,
         action_dim: int,
         hidden: Sequence[int] = (256, 256),
-        layer_norm: bool = False,
+        layer_norm: LayerNorms = False,
         size: int = 2,
         dense: bool = False,
         activation: str = "relu",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +69,9 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "elu": nn.ELU,
 }
 """Activations by their names in options."""
+
+LayerNorms = Literal[False, True, "after"]
+"""Whether there is a LayerNorm between a layer and its activation, or ``after`` the activation."""
 
 
 def make_activation(name: str, overwrite: bool = False) -> nn.Module:
@@ -156,7 +159,8 @@ class MLP(nn.Sequential):
         hidden: Widths of the hidden layers; without any there is one linear layer.
         out_dim: Size of an output.
         activation: A name of `ACTIVATIONS`.
-        layer_norm: Whether a LayerNorm stands between each hidden layer and its activation.
+        layer_norm: Whether a LayerNorm stands between each hidden layer and its activation, or
+            ``after`` it.
         dropout: Probability in [0, 1) of dropping a hidden unit.
         precise: Whether the last layer is one of `in_float32`; not where it gives features.
 
@@ -170,7 +174,7 @@ class MLP(nn.Sequential):
         hidden: Sequence[int],
         out_dim: int,
         activation: str = "relu",
-        layer_norm: bool = False,
+        layer_norm: LayerNorms = False,
         dropout: float = 0.0,
         precise: bool = True,
     ) -> None:
@@ -178,9 +182,11 @@ class MLP(nn.Sequential):
         layers: list[nn.Module] = []
         for before, after in pairwise((in_dim, *hidden)):
             layers.append(nn.Linear(before, after))
-            if layer_norm:
+            if layer_norm is True:
                 layers.append(nn.LayerNorm(after))
             layers.append(make_activation(activation, overwrite=True))
+            if layer_norm == "after":
+                layers.append(nn.LayerNorm(after))
             if dropout != 0:
                 layers.append(Dropout(dropout))
         super().__init__(*layers, nn.Linear((in_dim, *hidden)[-1], out_dim))

@@ -153,6 +153,7 @@ ANTMAZE, KITCHEN = "lit_offrl/antmaze-umaze-v2", "lit_offrl/kitchen-mixed-v0"
     ("option", "env_id", "recorded", "expected", "said"),
     [
         ("as_recorded", None, [0, 1, 0, 0, 1], [0, 1, 0, 0, 1], None),
+        ("hundredfold", ANTMAZE, [0, 1, 0, 0, 1], [0, 100, 0, 0, 100], "rewards: 100 r"),
         ("minus_one", ANTMAZE, [0, 1, 0, 0, 1], [-1, 0, -1, -1, 0], "rewards: r - 1"),
         ("centred", ANTMAZE, [0, 1, 0, 0, 1], [-2, 2, -2, -2, 2], "rewards: 4 (r - 0.5)"),
         ("return_range", None, [1, 2, 3, 1, 1], [250, 500, 750, 250, 250], "* 1000 / 4,"),

@@ -106,6 +106,31 @@ def check_history(batch, episode, step, k) -> None:
 
 @relaxed
 @given(layout=LAYOUTS, cut_off=st.booleans(), following=st.booleans())
+def test_no_next_action_is_one_of_another_episode(columns_of, layout, cut_off, following):
+    data = build(columns_of, layout, cut_off, following)
+    if data is None:
+        return
+    view, timed_out = Transitions(next_actions=True), data.episodes[~data.episode_terminated, 1] - 1
+    usable = set(range(len(data))) - set(timed_out)
+    if not usable:
+        with pytest.raises(DatasetError, match="no row has a next action"):
+            view.bind(data)
+        return
+    batch, index = all_rows(view, data, draws=1)
+    assert set(index) == usable
+    episode, step = batch.observations.long().numpy().T
+    ends = step + 1 == data.episode_lengths[episode]
+    np.testing.assert_array_equal(batch.terminals, ends)
+    follows = np.where(ends, step, step + 1)  # past a terminal the action itself, which is masked
+    np.testing.assert_array_equal(batch.next_actions, -np.stack([episode, follows], axis=1))
+    plain = Transitions().bind(data).batch(torch.from_numpy(index))
+    assert plain.next_actions is None
+    for name in ("observations", "actions", "rewards", "next_observations", "terminals"):
+        assert torch.equal(getattr(batch, name), getattr(plain, name)), name
+
+
+@relaxed
+@given(layout=LAYOUTS, cut_off=st.booleans(), following=st.booleans())
 def test_no_transition_crosses_the_end_of_an_episode(columns_of, layout, cut_off, following):
     data = build(columns_of, layout, cut_off, following)
     if data is None or (not following and len(data) == (~data.episode_terminated).sum()):

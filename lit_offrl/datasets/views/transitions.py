@@ -21,6 +21,8 @@ class TransitionBatch(NamedTuple):
 
     ``rewards`` is None where the data have none, which imitation does not need; ``returns``, the
     discounted ones to the episode's end, is None unless the view is made with a discount.
+    ``next_actions``, those of the data in the next states and at a true terminal the actions
+    themselves, is None unless the view is made with them.
     """
 
     observations: Float[Tensor, "B o"]
@@ -29,6 +31,7 @@ class TransitionBatch(NamedTuple):
     next_observations: Float[Tensor, "B o"]
     terminals: Bool[Tensor, " B"]
     returns: Float[Tensor, " B"] | None = None
+    next_actions: Float[Tensor, "B a"] | None = None
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,13 @@ class Transitions(View):
 
     Args:
         returns: Discount in [0, 1] of the ``returns`` that come along; by default none do.
+        next_actions: Whether the data's own next actions come along. An episode's last row has
+            none: it is left out where the episode ended in a timeout, also if its next state is
+            known; at a true terminal nothing follows that an action would be for (ReBRAC's data).
     """
 
     returns: float | None = None
+    next_actions: bool = False
 
     def __post_init__(self) -> None:
         require_in("[0, 1]", returns=self.returns)
@@ -53,7 +60,7 @@ class Transitions(View):
 
         Without actions, a valid row, or the rewards that returns need, raise DatasetError.
         """
-        return BoundTransitions(dataset, device, self.returns)
+        return BoundTransitions(dataset, device, self)
 
 
 class BoundTransitions(BoundView):
@@ -63,18 +70,20 @@ class BoundTransitions(BoundView):
         self,
         dataset: OfflineDataset,
         device: torch.device | str,
-        returns: float | None = None,
+        view: Transitions | None = None,
     ) -> None:
         dataset.column("actions")
+        self.view = view = view or Transitions()
         self._rows = Rows(dataset, device)
-        self._returns = None if returns is None else self._rows.discounted_returns(returns)
-        if returns is not None and self._returns is None:
+        gamma = view.returns
+        self._returns = None if gamma is None else self._rows.discounted_returns(gamma)
+        if gamma is not None and self._returns is None:
             raise DatasetError(
                 f"{dataset.spec.origin}: Transitions with returns needs the reward "
                 "of every row: take a dataset that has them, or leave 'returns' out."
             )
         self.device = self._rows.device
-        self.spans = self._rows.with_next()
+        self.spans = self._rows.with_next(actions=view.next_actions)
 
     def batch(
         self, index: Int[Tensor, " B"], uniforms: Float[Tensor, "B 0"] | None = None
@@ -89,4 +98,7 @@ class BoundTransitions(BoundView):
             next_observations=rows.next_observations(index, terminals),
             terminals=terminals,
             returns=None if self._returns is None else self._returns.index_select(0, index),
+            next_actions=rows.need("actions", index + ~terminals)
+            if self.view.next_actions
+            else None,
         )

@@ -1,0 +1,112 @@
+"""ReBRAC (Tarasov et al. 2023): TD3+BC that stays near the data in its critics' targets, too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from lit_offrl.common.errors import ConfigError
+from lit_offrl.datasets.normalizers import Normalization
+from lit_offrl.datasets.views import TransitionBatch, Transitions
+from lit_offrl.modules.extraction import mean_over_processes
+from lit_offrl.modules.td3bc import TD3BCModule
+from lit_offrl.nets.mlp import LayerNorms
+
+
+class ReBRACModule(TD3BCModule):
+    """ReBRAC: actor loss β₁ ‖π(s) − a‖² − min_j Q_j(s, π(s)) / mean |min_j Q_j|.
+
+    Critics are regressed on r + γ (1 − terminal) (min_j Q̄_j(s', ã') − β₂ ‖ã' − a'‖²), where ã' is
+    the target actor's action with clipped noise and a' the data's action in s'. With β₁ = β₂ = 0
+    this is TD3 whose actor climbs the smaller critic. As in the authors' code, distances are summed
+    over an action's numbers, and Q is divided by its size, of which the paper is silent.
+
+    Departures from the authors' code: critics and actor learn from the same weights in a step,
+    where the authors' actor sees critics that have just been moved; the actor moves in the last of
+    ``actor_every`` steps instead of the first; weights begin as PyTorch's layers do, where the
+    authors' last layers begin near zero; distances are in half widths of the action bounds, which
+    are the authors' units where bounds are ±1.
+
+    Args:
+        actor_bc: Weight β₁, at least 0, of the actor's distance to the data's actions: 0.001 to 0.1
+            for locomotion and Adroit, 0.001 to 0.003 for AntMaze.
+        critic_bc: Weight β₂, at least 0, of the next action's distance to the data's: 0 to 0.5 for
+            locomotion and Adroit, 0 to 0.002 for AntMaze with rewards of 100.
+        critic_learning_rate: Adam's learning rate of the critics, at least 0; ``learning_rate`` by
+            default. AntMaze 5e-5, with 3e-4 for the actor.
+        hidden: Widths of the hidden layers of the critics and of the actor.
+        layer_norm: Whether the critics have a LayerNorm before each activation, or ``after`` it.
+        normalize: How observations are scaled, see ``ActorModule``; not at all.
+        learning_rate: Adam's learning rate, at least 0.
+        **kwargs: Options of ``TD3BCModule`` but for alpha.
+    """
+
+    eager_because = None
+
+    def __init__(
+        self,
+        *args: Any,
+        actor_bc: Annotated[float, "[0, inf)"] = 0.01,
+        critic_bc: Annotated[float, "[0, inf)"] = 0.01,
+        critic_learning_rate: Annotated[float | None, "[0, inf)"] = None,
+        hidden: Sequence[int] = (256, 256, 256),
+        layer_norm: LayerNorms = "after",
+        normalize: Normalization = False,
+        learning_rate: float = 1e-3,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            *args,
+            alpha=1.0,
+            hidden=hidden,
+            layer_norm=layer_norm,
+            normalize=normalize,
+            learning_rate=learning_rate,
+            **kwargs,
+        )
+        self.actor_bc, self.critic_bc = actor_bc, critic_bc
+        self.critic_learning_rate = critic_learning_rate
+
+    def view(self) -> Transitions:
+        """Transitions with the data's next actions."""
+        return Transitions(next_actions=True)
+
+    def learning_rate_of(self, network: str, step: int) -> float:
+        """The critics' rate may be another than the actor's."""
+        own = self.critic_learning_rate if network == "critic" else None
+        return super().learning_rate_of(network, step) if own is None else own
+
+    def losses(self, batch: TransitionBatch) -> dict[str, Tensor]:
+        """``critic`` by temporal differences and, where the step moves it, ``actor``."""
+        if getattr(batch, "next_actions", None) is None:
+            raise ConfigError(
+                f"{type(self).__name__} needs the data's next actions, but the view gives a "
+                f"{type(batch).__name__} without: set next_actions of Transitions to true, or "
+                "leave the view to the model."
+            )
+        return super().losses(batch)
+
+    @torch.no_grad()
+    def _next_value(self, batch: TransitionBatch) -> Tensor:
+        assert batch.next_actions is not None  # or losses() would have refused the batch
+        observations = self.normalize_observations(batch.next_observations)
+        actions = self.target_actions(observations)
+        distance = self._distance(actions, batch.next_actions)
+        return self.target.minimum(observations, actions) - self.critic_bc * distance
+
+    def _actor_loss(self, batch: TransitionBatch) -> Tensor:
+        observations = self.normalize_observations(batch.observations)
+        actions = self.actor(observations)
+        q_values = self.q.frozen(observations, actions).amin(dim=0)
+        scale = mean_over_processes(q_values.abs()).clamp_min(1e-6)
+        distance = self._distance(actions, batch.actions).mean()
+        self.log_scalar("actor/q_mean", q_values.mean())
+        self.log_scalar("actor/distance", distance)
+        return self.actor_bc * distance - q_values.mean() / scale
+
+    def _distance(self, actions: Tensor, data: Tensor) -> Tensor:
+        """Squared distances (B,) of actions (B, a), in half widths of the bounds."""
+        return ((actions - data) / self.actor.scale).square().sum(dim=-1)
