@@ -24,15 +24,43 @@ QUANTILES = {"min": 0, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9, "max
 
 
 @dataclass(kw_only=True)
-class Collection(ABC):
-    """One dataset in the making; what it has so far can be saved at any moment.
+class Recipe(ABC):
+    """One dataset in the making.
 
     Args:
         env: Gymnasium id of the environment, such as HopperBulletEnv-v0, or MODULE:ID for one of
             your own.
-        output: HDF5 file that is written.
-        steps: Number of steps recorded at most.
+        output: File that is written: HDF5, or for OGBench's kinds .npz.
         seed: Seed of SAC, the environment and all noise.
+    """
+
+    env: str
+    output: Path
+    seed: Annotated[int, SEEDS] = 0
+
+    def __post_init__(self) -> None:
+        require_fields(self)
+
+    @classmethod
+    def taken(cls, output: Path) -> bool:
+        """Whether writing to ``output`` replaces a file."""
+        return output.exists()
+
+    @abstractmethod
+    def run(self) -> None:
+        """Collect until there is enough."""
+
+    @abstractmethod
+    def save(self, command: str, *, complete: bool) -> str:
+        """Write what there is, and say in a few words what that is; ``""`` if it is nothing."""
+
+
+@dataclass(kw_only=True)
+class Collection(Recipe):
+    """Rows of one environment for an HDF5 file; what there is so far can be saved at any moment.
+
+    Args:
+        steps: Number of steps recorded at most.
         noise: Standard deviation of the normal noise on actions, in half-ranges of the action, of
             planners, policies and the actor of medium and expert.
         max_episode_steps: Step limit of an episode instead of the registered one.
@@ -44,27 +72,17 @@ class Collection(ABC):
         action_space: Action space of the environment, known once it is made.
     """
 
-    env: str
-    output: Path
     steps: Annotated[int, "[1, inf)"] = 1_000_000
-    seed: Annotated[int, SEEDS] = 0
     noise: Annotated[float, "[0, inf)"] = 0.0
     max_episode_steps: Annotated[int | None, "[1, inf)"] = None
     next_observations: bool = True
     target_reached: bool | None = field(default=None, init=False)
     action_space: gymnasium.spaces.Box = field(init=False)
 
-    def __post_init__(self) -> None:
-        require_fields(self)
-
     @property
     @abstractmethod
     def count(self) -> int:
         """Number of environment steps so far."""
-
-    @abstractmethod
-    def run(self) -> None:
-        """Collect until there is enough."""
 
     @abstractmethod
     def recorded(self) -> tuple[dict[str, np.ndarray], bool]:
@@ -115,16 +133,17 @@ class Collection(ABC):
             **self.facts(columns, cut),
         }
 
-    def save(self, command: str, *, complete: bool) -> int:
-        """Write what there is, if anything, and return the number of rows."""
+    def save(self, command: str, *, complete: bool) -> str:
+        """Write what rows there are, and say how many; ``""`` if there are none."""
         if self.count == 0:
-            return 0
+            return ""
         columns, cut = self.recorded()
         attributes = {"complete": complete, **self.attributes(columns, cut, command)}
         if not self.next_observations:
             del columns["next_observations"]
         write_hdf5(self.output, columns, attributes)
-        return len(columns["actions"])
+        mark = "" if complete else " (complete: False)"
+        return f"{len(columns['actions']):,} rows in {self.output}{mark}"
 
 
 def load_fitting(path: Path, sizes: tuple[int, int], option: str, advice: str) -> Any:

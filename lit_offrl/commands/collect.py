@@ -7,11 +7,14 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lit_offrl.collecting.agents import AgentCollection
 from lit_offrl.collecting.antmaze import AntMazeCollection
-from lit_offrl.collecting.base import Collection
+from lit_offrl.collecting.base import Recipe
 from lit_offrl.collecting.graded import GradedCollection
+from lit_offrl.collecting.ogbench import OGBenchCollection
+from lit_offrl.collecting.ogbench_episodes import KINDS
 from lit_offrl.collecting.planned import PlannedCollection
 from lit_offrl.collecting.policies import PolicyCollection
 from lit_offrl.collecting.steps import StepsCollection
@@ -23,15 +26,18 @@ from lit_offrl.common.files import require_writable
 from lit_offrl.common.user_code import command_line
 from lit_offrl.evaluation.envs import name_env
 
-RECIPES: dict[str, type[Collection]] = {
+RECIPES: dict[str, type[Recipe]] = {
     "--kind random, mixed, medium or expert": AgentCollection,
     "--kind policy": PolicyCollection,
+    "--kind play, noisy, navigate or stitch": OGBenchCollection,
     "--planner waypoint in maze2d": PlannedCollection,
     "--planner waypoint in AntMaze": AntMazeCollection,
     "--planner graded": GradedCollection,
     "--planner steps": StepsCollection,
 }
 """The recipes by the options that choose them; the other options are their fields."""
+
+AGENTS = ("random", "mixed", "medium", "expert")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,6 +52,13 @@ def _parser() -> argparse.ArgumentParser:
   medium   the deterministic actor as it was when one episode reached the target return
   expert   the deterministic actor after --train_steps steps
   policy   the policy of the checkpoint --policy, of any method; its --noise lasts --hold steps
+  play, noisy, navigate, stitch
+           OGBench's data by its recipes, into NAME.npz and, a tenth as many episodes, NAME-val.npz:
+           play and noisy of cube-{single,double,triple,quadruple}-v0, scene-v0 and
+           puzzle-{3x3,4x4,4x5,4x6}-v0, navigate and stitch of
+           pointmaze-{medium,large,giant,teleport}-v0. Sizes are the official ones, unless --steps,
+           --episodes or --max_episode_steps say others. After an interruption, or a kill, the same
+           command goes on
 
 planners:
   waypoint lit_offrl/maze2d-*: the recipe of D4RL's maze2d data: one run to one random cell after
@@ -67,9 +80,7 @@ The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 
     )
     acts = parser.add_mutually_exclusive_group(required=True)
     text = "Who acts in any environment, see below."
-    acts.add_argument(
-        "--kind", choices=("random", "mixed", "medium", "expert", "policy"), help=text
-    )
+    acts.add_argument("--kind", choices=(*AGENTS, "policy", *KINDS), help=text)
     text = "Recipe of a family of environments, see below."
     acts.add_argument("--planner", choices=("waypoint", "graded", "steps"), help=text)
     add = parser.add_argument
@@ -78,27 +89,31 @@ The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 
     ours = ("kind", "policy", "next_observations")
     add_options(parser, *RECIPES.values(), skip=ours, default=argparse.SUPPRESS)
     text = "Leave that column out, so that the file has half the size; readers take the next row's."
-    add("--no-next-observations", dest="next_observations", action="store_false", help=text)
+    leave_out: dict[str, Any] = {"action": "store_false", "default": argparse.SUPPRESS}
+    add("--no-next-observations", dest="next_observations", help=text, **leave_out)
     add("--overwrite", action="store_true", help="Replace an existing file.")
     return parser
 
 
-def _collection(options: argparse.Namespace) -> Collection:
+def _collection(options: argparse.Namespace) -> Recipe:
     """Return the recipe that the options choose, made from those that are given."""
     given = vars(options)
     kind, planner, overwrite = given.pop("kind"), given.pop("planner"), given.pop("overwrite")
-    name_env(options.env)
-    if options.output.exists() and not overwrite:
-        raise ConfigError(f"{options.output} exists: choose another --output or say --overwrite.")
-    require_writable(options.output)  # found now, not after hours of training
     chosen = f"--planner {planner}" if kind is None else "--kind random, mixed, medium or expert"
     if planner == "waypoint":
         chosen += " in AntMaze" if "policy" in given else " in maze2d"
     elif kind == "policy":
         chosen = "--kind policy"
-        if "policy" not in given:
-            raise ConfigError("--kind policy needs --policy FILE, a checkpoint of 'fit'.")
-    elif kind is not None:
+    elif kind in KINDS:
+        chosen = "--kind play, noisy, navigate or stitch"
+    if kind not in KINDS:  # which know their environments before they are registered
+        name_env(options.env)
+    if RECIPES[chosen].taken(options.output) and not overwrite:
+        raise ConfigError(f"{options.output} exists: choose another --output or say --overwrite.")
+    require_writable(options.output)  # found now, not after hours of training
+    if kind == "policy" and "policy" not in given:
+        raise ConfigError("--kind policy needs --policy FILE, a checkpoint of 'fit'.")
+    if kind in (*AGENTS, *KINDS):
         given["kind"] = kind
     fields = {name: {each.name for each in dataclasses.fields(RECIPES[name])} for name in RECIPES}
     for name in [name for name in given if name not in fields[chosen]]:
@@ -126,13 +141,12 @@ def main(argv: Sequence[str]) -> int:
             code, why = 1, f"stopped by {type(error).__name__}: {error}".splitlines()[0]
         command = command_line(["collect", *argv])
         with signals.held():  # the writing is not to be interrupted
-            rows = collection.save(command, complete=code == 0)
-    if refused is not None and not rows:
+            kept = collection.save(command, complete=code == 0)
+    if refused is not None and not kept:
         raise refused
-    kept = f"{rows:,} rows in {collection.output}" if rows else "no rows, so nothing was written"
+    kept = kept or "no rows, so nothing was written"
     if code:
-        mark = " (complete: False)" if rows else ""
-        print(f"lit-offrl collect: {why}; kept {kept}{mark}.", file=sys.stderr)
+        print(f"lit-offrl collect: {why}; kept {kept}.", file=sys.stderr)
         return code
     if isinstance(collection, AgentCollection) and collection.target_reached is False:
         print(f"The return {collection.target_return:g} was not reached within the steps given.")

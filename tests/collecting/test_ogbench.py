@@ -1,0 +1,278 @@
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+
+import numpy as np
+import pytest
+
+from lit_offrl.collecting import ogbench_episodes
+from lit_offrl.collecting.ogbench import _reports
+from lit_offrl.collecting.ogbench_episodes import OFFICIAL, PointMaze, _visible, maker, work
+from lit_offrl.commands.collect import main
+from lit_offrl.common.errors import ConfigError, EvaluationError
+from lit_offrl.experiments.process import folder_lock
+
+MAZE = "pointmaze-medium-v0"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _needed():
+    pytest.importorskip("ogbench", reason="makes episodes in ogbench's environments")
+    pytest.importorskip("dm_control", reason="ogbench builds its models with dm_control")
+
+
+def arguments(path, env=MAZE, kind="navigate", *more):
+    return ["--env", env, "--kind", kind, "--output", str(path), *more]
+
+
+def collect(path, *more, env=MAZE, kind="navigate"):
+    sizes = () if "--steps" in more else ("--episodes", "3")
+    return main(arguments(path, env, kind, "--max_episode_steps", "9", *sizes, *more))
+
+
+def read(path):
+    with np.load(path) as file:
+        return {name: file[name] for name in file}
+
+
+def made(folder, name="data"):
+    """Return the bytes of the two files, and the facts beside them."""
+    files = [(folder / f"{name}{split}.npz").read_bytes() for split in ("", "-val")]
+    return files, json.loads((folder / f"{name}.json").read_text())
+
+
+# sizes of observations, qpos, qvel and button_states in the official files
+@pytest.mark.parametrize(
+    ("env", "kind", "sizes"),
+    [
+        ("cube-single-v0", "play", (28, 21, 20)),
+        ("scene-v0", "noisy", (40, 25, 24, 2)),
+        (MAZE, "navigate", (2, 2, 2)),
+    ],
+)
+def test_the_layout_is_the_official_one_and_ogbench_reads_it(tmp_path, env, kind, sizes):
+    import ogbench
+
+    name = f"{env.removesuffix('-v0')}-{kind}-v0"
+    assert collect(tmp_path / f"{name}.npz", "--workers", "1", env=env, kind=kind) == 0
+    columns = read(tmp_path / f"{name}.npz")
+    action = 2 if env == MAZE else 5
+    names = ["observations", "actions", "terminals", "qpos", "qvel", "button_states"]
+    types = ["float32", "float32", "bool", "float32", "float32", "int64"]
+    shapes = [(27, sizes[0]), (27, action), (27,), *((27, size) for size in sizes[1:])]
+    found = [(name, str(column.dtype), column.shape) for name, column in columns.items()]
+    assert found == list(zip(names[: len(found)], types, shapes, strict=False))
+    assert len(found) == len(shapes)
+    assert np.flatnonzero(columns["terminals"]).tolist() == [8, 17, 26]
+    assert np.abs(columns["actions"]).max() <= 1
+    if env == MAZE:  # observes its place
+        np.testing.assert_array_equal(columns["observations"], columns["qpos"])
+    else:  # observes the arm's joints first
+        np.testing.assert_array_equal(columns["observations"][:, :6], columns["qpos"][:, :6])
+    train, validation = ogbench.make_env_and_datasets(
+        name, dataset_dir=str(tmp_path), dataset_only=True, add_info=True
+    )
+    assert train["next_observations"].shape == (24, sizes[0])  # an episode's last row is a state
+    assert validation["actions"].shape == (8, action)
+    np.testing.assert_array_equal(train["next_observations"][0], columns["observations"][1])
+
+
+def test_one_worker_or_two_make_the_same_bytes(tmp_path):
+    for name, workers in (("one", "1"), ("two", "2")):
+        assert collect(tmp_path / name / "data.npz", "--workers", workers) == 0
+    (one, facts), (two, _) = made(tmp_path / "one"), made(tmp_path / "two")
+    assert one == two
+    assert facts["rows"] == 27 and facts["validation_rows"] == 9 and facts["episodes"] == 3
+    assert "ogbench" in facts["versions"] and facts["command"].startswith("lit-offrl collect")
+    assert sorted(os.listdir(tmp_path / "one")) == ["data-val.npz", "data.json", "data.npz"]
+
+
+def test_a_seed_repeats_whatever_was_drawn_before_and_another_seed_differs(tmp_path, capfd):
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        assert collect(tmp_path / f"{name}.npz", "--workers", "1", "--seed", seed) == 0
+    assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
+    (a, facts), (b, _), (c, _) = (made(tmp_path, name) for name in "abc")
+    assert a == b and a[0] != c[0] and a[1] != c[1]
+    said = capfd.readouterr().out
+    for name, content in zip(("a.npz", "a-val.npz"), a, strict=True):
+        digest = hashlib.sha256(content).hexdigest()
+        assert facts["sha256"][name] == digest and f"sha256 {digest}  {tmp_path / name}" in said
+
+
+@pytest.fixture(scope="module")
+def scene(_needed):
+    return maker("scene-v0", "play", 12)
+
+
+def test_an_episode_does_not_depend_on_those_made_before(scene):
+    for make in (scene, maker(MAZE, "stitch", 12)):
+        first, _ = make.episode(0, 5)
+        make.episode(1, 0)
+        again, _ = make.episode(0, 5)
+        for name, column in first.items():
+            assert column.tobytes() == again[name].tobytes(), name
+
+
+def stopping(number, at):
+    """Return what stands for ``_row``, and gives this process a signal at a step."""
+    row, steps = ogbench_episodes._row, iter(range(at + 1))
+
+    def stop(*step):
+        if next(steps, None) == at:
+            os.kill(os.getpid(), number)
+        return row(*step)
+
+    return stop
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+    assert collect(tmp_path / "whole" / "data.npz", "--workers", "1") == 0
+    path, parts = tmp_path / "broken" / "data.npz", tmp_path / "broken" / "data.parts"
+    if not (child := os.fork()):
+        ogbench_episodes._row = stopping(signal.SIGKILL, at=22)  # within the third of 4 episodes
+        collect(path, "--workers", "1")
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    kept = {part: part.stat().st_mtime_ns for part in parts.glob("0*.npz")}
+    assert sorted(part.name for part in kept) == ["000000.npz", "000001.npz"]
+    assert not path.exists()
+    with pytest.raises(ConfigError, match=r"data.parts: has episodes of another run \(seed 0\)"):
+        collect(path, "--seed", "1")
+    joined = []
+    monkeypatch.setattr(shutil, "rmtree", lambda folder, **_: joined.append(folder))
+    assert collect(path, "--workers", "1") == 0
+    assert {part: part.stat().st_mtime_ns for part in kept} == kept  # none was made again
+    assert joined == [parts]
+    assert made(tmp_path / "broken")[0] == made(tmp_path / "whole")[0]
+    assert collect(path, "--workers", "1") == 0  # as if it was killed when all but done
+    monkeypatch.undo()
+    shutil.rmtree(parts)
+    with pytest.raises(ConfigError, match="exists: choose another --output or say --overwrite"):
+        collect(path)
+    assert made(tmp_path / "broken")[0] == made(tmp_path / "whole")[0]
+
+
+def test_a_signal_says_what_there_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(ogbench_episodes, "_row", stopping(signal.SIGTERM, at=12))
+    assert collect(tmp_path / "data.npz", "--workers", "1") == 128 + signal.SIGTERM
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"SIGTERM; kept 1 of 4 episodes in {tmp_path}/data.parts, with which the same" in said
+    with folder_lock(tmp_path / "data.parts"):
+        assert collect(tmp_path / "data.npz", "--workers", "1") == 1
+    assert "another process works on it" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["data.parts"]
+
+
+class Ended:
+    """A worker process that has ended."""
+
+    def __init__(self, exitcode):
+        self.exitcode = exitcode
+
+    def join(self):
+        pass
+
+
+def test_workers_say_what_they_made_and_what_failed(tmp_path):
+    def told(*reports, code=0):
+        receiver, sender = multiprocessing.Pipe(duplex=False)
+        for report in reports:
+            sender.send(report)
+        sender.close()
+        return list(_reports({receiver: Ended(code)}))
+
+    assert told(3, 4) == [3, 4]
+    with pytest.raises(EvaluationError, match="a worker process failed: RuntimeError: it fell"):
+        told(3, "RuntimeError: it fell")
+    with pytest.raises(ConfigError, match="is not there"):
+        told(ConfigError("is not there"))
+    with pytest.raises(EvaluationError, match="ended with exit code -9"):
+        told(3, code=-9)
+    handler = signal.getsignal(signal.SIGINT)
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    work(sender, tmp_path / "gone", "pointmaze-tiny-v0", "navigate", 9, 0, [1])
+    signal.signal(signal.SIGINT, handler)
+    assert "NameNotFound: Environment `pointmaze-tiny` doesn't exist" in receiver.recv()
+
+
+def test_mistakes_are_told_in_a_line_that_lists_what_there_is(tmp_path, monkeypatch):
+    path = tmp_path / "data.npz"
+    with pytest.raises(ConfigError, match=r"'Pendulum-v1': choose pointmaze-medium-v0, pointmaze-"):
+        collect(path, env="Pendulum-v1")
+    with pytest.raises(ConfigError, match="'cube-single-v0' has it not: choose play or noisy"):
+        collect(path, env="cube-single-v0")
+    with pytest.raises(ConfigError, match=r"known: .* play, noisy, navigate, stitch"):
+        collect(path, kind="plays")
+    with pytest.raises(ConfigError, match=r"data.hdf5: OGBench's files are .npz: call it so, as"):
+        collect(tmp_path / "data.hdf5")
+    with pytest.raises(ConfigError, match="--steps 8: an episode has 9 rows"):
+        collect(path, "--steps", "8")
+    with pytest.raises(ConfigError, match="give one"):
+        collect(path, "--steps", "18", "--episodes", "2")
+    with pytest.raises(ConfigError, match="--noise is of"):
+        collect(path, "--noise", "0.3")
+    monkeypatch.setitem(sys.modules, "ogbench.locomaze", None)
+    with pytest.raises(ConfigError, match=r"package ogbench.*run `pip install -e .\[ogbench\]`"):
+        collect(path, "--workers", "1")
+    assert not path.exists()
+
+
+def test_the_official_sizes():
+    sizes = {
+        (env, kind): (each.episodes, each.rows)
+        for env, kinds in OFFICIAL.items()
+        for kind, each in kinds.items()
+    }
+    assert sizes["cube-single-v0", "play"] == sizes["puzzle-4x4-v0", "noisy"] == (1000, 1001)
+    assert sizes["cube-quadruple-v0", "noisy"] == sizes["puzzle-4x6-v0", "play"] == (5000, 1001)
+    assert sizes["pointmaze-giant-v0", "navigate"] == (500, 2001)
+    assert sizes["pointmaze-giant-v0", "stitch"] == (5000, 201)
+
+
+def test_a_scene_is_made_again_where_the_block_cannot_be_seen(scene, monkeypatch):
+    # y to the right, z up; the drawer is at the left, and its floor at 0.06 to 0.08
+    there = np.array([[0.4, 0.0, 0.02], [0.4, -0.31, 0.07], [0.4, 0.28, 0.3]])
+    assert _visible(there)
+    for hidden in ([0.4, 0.29, 0.02], [0.4, -0.3, 0.05], [0.4, -0.3, 0.09]):
+        assert not _visible(np.vstack([there, hidden]))
+    tried, attempt = [], scene._attempt
+
+    def first_hidden(keys):
+        tried.append(keys)
+        rows, tasks = attempt(keys)
+        if len(tried) == 1:
+            rows[3]["qpos"][15] = 0.3
+        return rows, tasks
+
+    monkeypatch.setattr(scene, "_attempt", first_hidden)
+    columns, _ = scene.episode(0, 2)
+    assert tried == [(0, 2, 0), (0, 2, 1)]
+    monkeypatch.undo()
+    assert (columns["actions"] != scene.episode(0, 2)[0]["actions"]).any()
+
+
+def test_mazes_are_walked_as_the_recipe_says():
+    make = PointMaze(MAZE, "stitch", 201)
+    env = make._env
+    # medium: no goal lies in a hallway, and no cell is without free neighbours
+    assert (1, 1) in make._goals and (4, 4) in make._goals and (2, 2) in make._goals
+    assert (5, 6) not in make._goals and (3, 3) not in make._goals and len(make._cells) == 26
+    assert make._near((1, 1)) == [(3, 3), (4, 2)]  # over (2, 2) and (3, 2)
+    columns, tasks = make.episode(0, 0)
+    assert tasks.tolist() == [0, 0]
+    # after 200 steps of about 0.2 the point is at its goal, four cells of 4 away, and stays
+    end = columns["observations"][-1]
+    assert np.linalg.norm(end - np.array(env.cur_goal_xy)) < 2.5
+    cells = [env.xy_to_ij(place) for place in columns["observations"].astype(float)]
+    assert all(env.maze_map[cell] == 0 for cell in cells)
+    moved = np.abs(np.array(cells[0]) - cells[-1]).sum()
+    assert moved <= 5
+    columns, tasks = PointMaze(MAZE, "navigate", 400).episode(0, 1)
+    assert tasks[0] == tasks[1] >= 1
