@@ -86,6 +86,20 @@ def draw_normal(
     return torch.randn(tuple(shape), generator=generator, device=source, dtype=dtype).to(device)
 
 
+def draw_uniform(
+    shape: Sequence[int],
+    generator: Generator,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Numbers in [0, 1) of ``shape`` on ``device``."""
+    if isinstance(generator, ShardedGenerator):
+        return generator.uniform(shape, dtype).to(device)
+    source = device if generator is None else generator.device
+    return torch.rand(tuple(shape), generator=generator, device=source, dtype=dtype).to(device)
+
+
 def draw_times(
     rows: int, num_steps: int, generator: Generator, *, device: torch.device | str
 ) -> Int[Tensor, " B"]:

@@ -1,4 +1,4 @@
-"""Diffusion: schedules, targets and losses, samplers and guidance, in pure PyTorch."""
+"""Diffusion and flows: schedules, targets, losses, samplers and guidance, in pure PyTorch."""
 
 from lit_offrl.diffusion.denoiser import (
     ConditionalDenoise,
@@ -6,6 +6,16 @@ from lit_offrl.diffusion.denoiser import (
     Encoded,
     map_encoded,
     repeat_encoded,
+)
+from lit_offrl.diffusion.flow import (
+    FLOW_SAMPLERS,
+    Euler,
+    FlowSampler,
+    Heun,
+    Velocity,
+    flow_loss,
+    flow_point,
+    make_flow_sampler,
 )
 from lit_offrl.diffusion.guidance import classifier_free_guidance, classifier_guidance
 from lit_offrl.diffusion.samplers import (
@@ -34,22 +44,30 @@ from lit_offrl.diffusion.targets import (
 __all__ = [
     "DDIM",
     "DDPM",
+    "FLOW_SAMPLERS",
     "SAMPLERS",
     "Clipping",
     "ConditionalDenoise",
     "DPMSolverPP",
     "Denoise",
     "Encoded",
+    "Euler",
+    "FlowSampler",
+    "Heun",
     "Prediction",
     "Sampler",
     "Schedule",
     "ScheduleKind",
     "Variance",
+    "Velocity",
     "Weighting",
     "classifier_free_guidance",
     "classifier_guidance",
     "diffusion_loss",
+    "flow_loss",
+    "flow_point",
     "loss_weight",
+    "make_flow_sampler",
     "make_sampler",
     "map_encoded",
     "repeat_encoded",
