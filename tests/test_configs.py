@@ -19,7 +19,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 # Of METHOD.yaml, which goes with any data/*.yaml.
 METHODS = {"bc": "BC", "cql": "CQL", "dvf": "DVF", "iql": "IQL", "awr": "AWR", "acg": "ACG"}
 METHODS |= {"diffusion_bc": "DiffusionBC", "idql": "IDQL", "dql": "DQL", "acd": "ACD"}
-METHODS |= {"td3bc": "TD3BC", "bcq": "BCQ", "rebrac": "ReBRAC"}
+METHODS |= {"td3bc": "TD3BC", "bcq": "BCQ", "rebrac": "ReBRAC", "fql": "FQL", "ifql": "IFQL"}
 METHODS |= {"diffuser": "Diffuser", "decision_diffuser": "DecisionDiffuser"}
 METHODS |= {"decision_transformer": "DecisionTransformer"}
 STAGES = {f"ldcq_stage{number}": f"LDCQStage{number}" for number in (1, 2, 3)}
@@ -131,6 +131,9 @@ def test_tuned_values_are_what_fit_trains_with(data):
         ("kitchen", "decision_transformer", {"target_return": 4.0, "return_scale": 1.0}),
         ("antmaze", "rebrac", {"gamma": 0.999, "critic_learning_rate": 5e-5, "critic_bc": 0.0}),
         ("locomotion", "rebrac", {"actor_bc": 0.01, "learning_rate": 1e-3, "layer_norm": "after"}),
+        ("antmaze", "fql", {"alpha": 10.0, "q_agg": "mean", "hidden": [512] * 4}),
+        ("adroit", "fql", {"alpha": 30000.0, "q_agg": "min", "sampling_steps": 10}),
+        ("antmaze", "ifql", {"expectile": 0.9, "num_samples": 32, "layer_norm": "after"}),
         ("pybullet", "bcq", {"phi": 0.05, "soft_minimum": 0.75, "learning_rate": 1e-3}),
     ],
 )

@@ -43,6 +43,8 @@ MODULES = {
     "ACGModule": "--model.init_args.hidden [8] --model.init_args.representation one_hot",
     "DiffusionBCModule": "--model.init_args.width 16 --model.init_args.blocks 1",
     "IDQLModule": f"{DENOISER} --model.init_args.num_samples 3",
+    "FQLModule": "--model.init_args.hidden [8]",
+    "IFQLModule": "--model.init_args.hidden [8] --model.init_args.num_samples 3",
     "DQLModule": f"{DENOISER} --model.init_args.num_samples 3"
     " --model.init_args.actor_ema_start 1 --model.init_args.actor_ema_every 2",
     "ACDModule": f"{DENOISER} --model.init_args.act_mode acd_f --model.init_args.num_samples 3",

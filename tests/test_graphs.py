@@ -127,6 +127,8 @@ METHODS = {
     "IDQLModule": f"{DENOISER} --trainer.precision bf16-mixed",
     "ACDModule": f"{DENOISER} --model.init_args.representation learned",
     "BCQModule": "--model.init_args.hidden [8] --model.init_args.vae_hidden [8]",
+    "FQLModule": "--model.init_args.hidden [8] --model.init_args.normalize_q true",
+    "IFQLModule": "--model.init_args.hidden [8] --model.init_args.sampler heun",
     "DiffuserModule": f"{PLAN} --model.init_args.goal_dims [0,1]",
     "DecisionDiffuserModule": f"{PLAN} --model.init_args.inverse_hidden [8]"
     " --model.init_args.history 2",

@@ -43,7 +43,7 @@ def test_every_method_has_a_checkpoint(unpacked):
     classes = {type(load_module(unpacked / name / "last.ckpt")).__name__ for name in NAMES}
     # methods that are younger than the checkpoints
     since = {"TD3BCModule", "BCQModule", "DecisionTransformerModule", "DiffuserModule"}
-    since |= {"DecisionDiffuserModule", "ReBRACModule"}
+    since |= {"DecisionDiffuserModule", "ReBRACModule", "FQLModule", "IFQLModule"}
     methods = {each for each in modules.__all__ if each.endswith("Module")} - {"OfflineModule"}
     assert classes == methods - since
 

@@ -14,7 +14,9 @@ from lit_offrl.modules.diffuser import DiffuserModule
 from lit_offrl.modules.diffusion_bc import DiffusionBCModule
 from lit_offrl.modules.dql import DQLModule
 from lit_offrl.modules.dvf import DVFModule
+from lit_offrl.modules.fql import FQLModule
 from lit_offrl.modules.idql import IDQLModule
+from lit_offrl.modules.ifql import IFQLModule
 from lit_offrl.modules.iql import IQLModule
 from lit_offrl.modules.ldcq.images import ImageVAEModule
 from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
@@ -36,7 +38,9 @@ __all__ = [
     "DecisionTransformerModule",
     "DiffuserModule",
     "DiffusionBCModule",
+    "FQLModule",
     "IDQLModule",
+    "IFQLModule",
     "IQLModule",
     "ImageVAEModule",
     "LDCQStage1Module",

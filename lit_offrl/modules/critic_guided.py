@@ -12,6 +12,7 @@ from lit_offrl.datasets.views import AdvantageBatch, TransitionBatch
 from lit_offrl.figures import advantage_histogram
 from lit_offrl.modules.actor import ActorModule
 from lit_offrl.modules.expectile import ExpectileCritics
+from lit_offrl.nets.mlp import Activation, LayerNorms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +29,8 @@ class CriticGuidedModule(ActorModule):
             locomotion, 0.9 for AntMaze.
         tau: Rate in (0, 1] at which the target critics follow the critics in each step.
         hidden: Widths of the hidden layers of the critics and of a Gaussian actor.
-        layer_norm: Whether the critics have a LayerNorm before each activation.
+        layer_norm: Whether the critics have a LayerNorm before each activation, or ``after`` it.
+        activation: The critics' activation.
         **kwargs: Options of ``ActorModule``.
     """
 
@@ -39,11 +41,12 @@ class CriticGuidedModule(ActorModule):
         expectile: Annotated[float, "(0, 1)"] = 0.7,
         tau: Annotated[float, "(0, 1]"] = 0.005,
         hidden: Sequence[int] = (256, 256),
-        layer_norm: bool = False,
+        layer_norm: LayerNorms = False,
+        activation: Activation = "relu",
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.hidden = hidden
+        self.hidden, self.activation = hidden, activation
         self.critics = ExpectileCritics(
             self.observation_dim,
             self.action_dim,
@@ -52,6 +55,7 @@ class CriticGuidedModule(ActorModule):
             tau=tau,
             hidden=hidden,
             layer_norm=layer_norm,
+            activation=activation,
         )
         self._advantages: list[Tensor] = []
 

@@ -13,7 +13,8 @@ from lit_offrl.diffusion import Clipping, Variance
 from lit_offrl.modules.diffusion_actor import DiffusionActorModule
 from lit_offrl.modules.extraction import by_turns
 from lit_offrl.modules.policies import NetworkPolicy
-from lit_offrl.modules.twin_critics import Activation, TwinCriticModule
+from lit_offrl.modules.twin_critics import TwinCriticModule
+from lit_offrl.nets.mlp import Activation
 
 Weights = Literal["trained", "average"]
 
@@ -43,7 +44,7 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
         acts: Whose samples act: those of the ``trained`` denoiser, as in the authors' code, or of
             its ``average``.
         hidden: Widths of the critics' hidden layers.
-        activation: The critics' activation: ``mish`` or ``relu``.
+        activation: The critics' activation.
         critic_decay: Whether the critics' learning rate decays as the actor's, with ``decay``.
         denoiser: Network of the denoiser: the authors' plain ``mlp``, or ``residual`` blocks with
             LayerNorm (IDQL, ACD), which take four times as long.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_offrl.nets import MLP, EnsembleCritic, frozen_copy, polyak_update_
+from lit_offrl.nets.mlp import LayerNorms
 
 
 def expectile_loss(error: Tensor, expectile: float) -> Tensor:
@@ -34,7 +35,8 @@ class ExpectileCritics(nn.Module):
         expectile: Expectile of the target critics that V is regressed on.
         tau: Rate at which the target critics follow the critics.
         hidden: Widths of the hidden layers.
-        layer_norm: Whether a LayerNorm stands before each activation.
+        layer_norm: Whether a LayerNorm stands before each activation, or ``after`` it.
+        activation: Which.
     """
 
     def __init__(
@@ -46,13 +48,16 @@ class ExpectileCritics(nn.Module):
         expectile: float,
         tau: float,
         hidden: Sequence[int],
-        layer_norm: bool = False,
+        layer_norm: LayerNorms = False,
+        activation: str = "relu",
     ) -> None:
         super().__init__()
         self.gamma, self.expectile, self.tau = gamma, expectile, tau
-        self.q = EnsembleCritic(observation_dim, action_dim, hidden, layer_norm)
+        self.q = EnsembleCritic(
+            observation_dim, action_dim, hidden, layer_norm, activation=activation
+        )
         self.target = frozen_copy(self.q)
-        self.v = MLP(observation_dim, hidden, 1, layer_norm=layer_norm)
+        self.v = MLP(observation_dim, hidden, 1, activation, layer_norm)
 
     def losses(
         self,

@@ -88,6 +88,12 @@ class FrozenCriticsModule(CriticGuidedModule):
                 f"critic: {path} was trained with normalize {theirs}, this model has {ours}: give "
                 "both the same."
             )
+        their_units, our_units = hyper.get("activation", "relu"), self.activation
+        if their_units != our_units:
+            raise ConfigError(
+                f"critic: {path} was trained with activation {their_units}, this model has "
+                f"{our_units}: give both the same."
+            )
         named = {"gamma": self.critics.gamma, "expectile": self.critics.expectile}
         for name, here in named.items():
             if (there := hyper.get(name, here)) != here:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.modules.actor import ActorModule
 from lit_offrl.nets import EnsembleCritic, frozen_copy, polyak_update_
-from lit_offrl.nets.mlp import LayerNorms
-
-Activation = Literal["relu", "mish"]
+from lit_offrl.nets.mlp import Activation, LayerNorms
 
 
 class TwinCriticModule(ActorModule):
@@ -39,7 +37,8 @@ class TwinCriticModule(ActorModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.gamma, self.tau, self.hidden = gamma, tau, hidden
+        self.gamma, self.tau = gamma, tau
+        self.hidden, self.activation = hidden, activation
         self.q = EnsembleCritic(
             self.observation_dim, self.action_dim, hidden, layer_norm, activation=activation
         )

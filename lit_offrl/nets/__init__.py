@@ -3,7 +3,7 @@
 from lit_offrl.nets.action_vae import ActionVAE, Perturbation
 from lit_offrl.nets.advantages import AdvantageEncoding
 from lit_offrl.nets.averages import frozen_copy, polyak_update_
-from lit_offrl.nets.critics import EnsembleCritic, EnsembleDenseNetMLP, EnsembleMLP
+from lit_offrl.nets.critics import EnsembleCritic, EnsembleDenseNetMLP, EnsembleMLP, glorot_
 from lit_offrl.nets.decoders import AutoregressiveDecoder, CategoricalDecoder
 from lit_offrl.nets.denoisers import DENOISERS, ActionDenoiser, MLPDenoiser, ResNetDenoiser
 from lit_offrl.nets.embeddings import NumberEmbedding, sinusoidal, symexp, symlog
@@ -21,6 +21,7 @@ from lit_offrl.nets.snippets import GaussianPrior, SnippetEncoder, WorldModel, g
 from lit_offrl.nets.temporal_unet import TemporalUNet, TemporalValue
 from lit_offrl.nets.transformer import ActionTransformer
 from lit_offrl.nets.unet import UResNetDenoiser
+from lit_offrl.nets.velocity import VelocityNet
 
 __all__ = [
     "DENOISERS",
@@ -55,9 +56,11 @@ __all__ = [
     "TemporalUNet",
     "TemporalValue",
     "UResNetDenoiser",
+    "VelocityNet",
     "WorldModel",
     "frozen_copy",
     "gaussian_kl",
+    "glorot_",
     "polyak_update_",
     "sinusoidal",
     "symexp",

@@ -44,6 +44,19 @@ class EnsembleLinear(nn.Module):
         return torch.baddbmm(_of(members, self.bias), x, _of(members, self.weight))
 
 
+@torch.no_grad()
+def glorot_(net: nn.Module) -> None:
+    """Draw the weights of all linear layers anew, uniformly within ±√(6 / (in + out)), biases 0.
+
+    Source: Glorot & Bengio 2010, Eq. 16; JAX's code of flow policies and their critics has it.
+    """
+    for part in net.modules():
+        if isinstance(part, nn.Linear | EnsembleLinear):
+            bound = (6.0 / sum(part.weight.shape[-2:])) ** 0.5
+            part.weight.uniform_(-bound, bound)
+            part.bias.zero_()
+
+
 class _JoinedLinear(nn.Module):
     """An `EnsembleLinear` on parts of an input, as if they were joined along the last dimension."""
 

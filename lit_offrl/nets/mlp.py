@@ -1,6 +1,7 @@
 """Multi-layer perceptrons: plain, and densely connected as in DVF (Table 1)."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -63,12 +64,16 @@ class Mish(nn.Module):
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "gelu": nn.GELU,
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
     "silu": nn.SiLU,
     "mish": Mish,
     "tanh": nn.Tanh,
     "elu": nn.ELU,
 }
-"""Activations by their names in options."""
+"""Activations by their names in options; ``gelu_tanh`` is GELU as JAX computes it by default."""
+
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "mish", "tanh", "elu"]
+"""A name of them."""
 
 LayerNorms = Literal[False, True, "after"]
 """Whether there is a LayerNorm between a layer and its activation, or ``after`` the activation."""

@@ -228,6 +228,9 @@ def test_frozen_critics_must_have_taken_observations_scaled_alike(save):
     said = "was trained with normalize min_max, this model has mean_std: give both the same"
     with pytest.raises(ConfigError, match=said):
         ACDModule(2, 1, normalize="mean_std", **options).load_critics()
+    said = "was trained with activation relu, this model has gelu: give both the same"
+    with pytest.raises(ConfigError, match=said):
+        ACDModule(2, 1, normalize=True, activation="gelu", **options).load_critics()
 
 
 def test_a_line_says_where_frozen_critics_were_trained_otherwise(save, capsys):

@@ -19,6 +19,8 @@ METHODS = {
     "IDQLModule": {**DENOISER, **SMALL, "num_samples": 3},
     "DQLModule": {**DENOISER, **SMALL, "num_samples": 3},
     "ACDModule": {**DENOISER, **SMALL},
+    "FQLModule": SMALL,
+    "IFQLModule": {**SMALL, "num_samples": 3},
     "DVFModule": {**DENOISER, **SMALL, "latents": 4, "num_samples": 2, "sampling_steps": 2},
     "LDCQStage1Module": {"horizon": 3, "width": 8, "gru_layers": 1, "latent_dim": 2},
 }

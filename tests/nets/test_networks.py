@@ -7,6 +7,7 @@ from torch import nn
 from torch.distributions import Independent, Normal, TransformedDistribution
 from torch.distributions.transforms import AffineTransform, TanhTransform
 
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.nets import (
     MLP,
@@ -19,8 +20,10 @@ from lit_offrl.nets import (
     GaussianPolicy,
     NumberEmbedding,
     TanhGaussianPolicy,
+    VelocityNet,
     critics,
     frozen_copy,
+    glorot_,
     polyak_update_,
     sinusoidal,
     symexp,
@@ -123,7 +126,7 @@ def test_densenet_sees_the_input_and_all_earlier_features():
     )
 
 
-@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("layer_norm", [False, True, "after"])
 def test_ensemble_equals_separate_stacks(layer_norm):
     torch.manual_seed(0)
     ensemble = EnsembleMLP(3, 4, (16, 8), 2, layer_norm=layer_norm)
@@ -145,6 +148,63 @@ def test_ensemble_equals_separate_stacks(layer_norm):
                                  else many.weight[i, 0])  # fmt: skip
                 one.bias.copy_(many.bias[i, 0])
         torch.testing.assert_close(together[i], stack(x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu_tanh"])
+def test_norms_stand_before_or_after_activations(activation):
+    torch.manual_seed(0)
+    x, units = torch.randn(5, 4), {"relu": nn.functional.relu, "gelu_tanh": jax_gelu}[activation]
+    for layer_norm, joined in (
+        (False, lambda norm, x: units(x)),
+        (True, lambda norm, x: units(norm(x))),
+        ("after", lambda norm, x: norm(units(x))),
+    ):
+        net = MLP(4, (16, 8), 2, activation, layer_norm)
+        for p in net.parameters():
+            nn.init.normal_(p)
+        linears = [m for m in net if isinstance(m, nn.Linear)]
+        norms = [m for m in net if isinstance(m, nn.LayerNorm)] or [None] * 2
+        expected = x
+        for linear, norm in zip(linears, norms, strict=False):
+            expected = joined(norm, linear(expected))
+        torch.testing.assert_close(net(x), linears[-1](expected), atol=1e-4, rtol=1e-4)
+
+
+def jax_gelu(x):
+    """GELU as JAX has it unless it is asked for the exact one."""
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def test_glorot_takes_both_sizes_of_every_layer():
+    torch.manual_seed(0)
+    nets = nn.ModuleList([MLP(20, (300,), 4), EnsembleMLP(2, 20, (300,), 4)])
+    glorot_(nets)
+    single, many = (
+        [m for m in part if "weight" in m._parameters] for part in (nets[0], nets[1].layers)
+    )
+    for layer, (before, after) in zip([*single, *many], [(20, 300), (300, 4)] * 2, strict=True):
+        bound = math.sqrt(6 / (before + after))
+        assert 0.98 * bound < layer.weight.abs().max() <= bound and not layer.bias.any()
+        assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+
+
+def test_a_velocity_encodes_its_condition_apart():
+    """The sum of parts is one network of condition, x_t and t joined; gradients reach all of it."""
+    torch.manual_seed(0)
+    net = VelocityNet(2, 3, (16, 8), "gelu_tanh")
+    x, t, condition = torch.randn(5, 2), torch.rand(5), torch.randn(5, 3)
+    joined = torch.cat([condition, x, t[:, None]], dim=1)
+    expected = net.rest(jax_gelu(net.first(joined)))
+    torch.testing.assert_close(net(x, t, condition), expected)
+    encoded = net.encode(condition)
+    torch.testing.assert_close(net.velocity(x, t[:1].expand(5), encoded)[0], expected[0])
+    apart, whole = (
+        torch.autograd.grad(out.square().sum(), list(net.parameters()))
+        for out in (net(x, t, condition), expected)
+    )
+    torch.testing.assert_close(apart, whole)
+    with pytest.raises(ConfigError, match=r"hidden is \[\]: give at least one"):
+        VelocityNet(2, 3, ())
 
 
 def test_ensemble_members_begin_apart_and_like_linear_layers():
