@@ -62,7 +62,8 @@ class Collection(Recipe):
     Args:
         steps: Number of steps recorded at most.
         noise: Standard deviation of the normal noise on actions, in half-ranges of the action, of
-            planners, policies and the actor of medium and expert.
+            planners, policies and the actor of medium and expert; of OGBench's kinds its level
+            instead of the official one.
         max_episode_steps: Step limit of an episode instead of the registered one.
         next_observations: Whether the file has that column; without it, it has half the size, and
             readers take the observation of the following row.

@@ -48,6 +48,7 @@ class OGBenchCollection(Recipe):
         steps: Number of rows of the training file at most, which holds whole episodes only.
         episodes: Number of training episodes of OGBench's kinds instead of the official one; for
             validation there is a tenth of that more, and one at least.
+        noise: Level of the noise instead of the official one, see ``Official``.
         max_episode_steps: Rows of an episode instead of the official number.
         workers: Number of processes that make OGBench's episodes; without it, one for each core.
 
@@ -60,6 +61,7 @@ class OGBenchCollection(Recipe):
     kind: str
     steps: Annotated[int | None, "[1, inf)"] = None
     episodes: Annotated[int | None, "[1, inf)"] = None
+    noise: Annotated[float | None, "[0, inf)"] = None
     max_episode_steps: Annotated[int | None, "[2, inf)"] = None
     workers: Annotated[int | None, "[1, inf)"] = None
 
@@ -80,6 +82,7 @@ class OGBenchCollection(Recipe):
             )
         official = OFFICIAL[self.env][self.kind]
         self._rows = self.max_episode_steps or official.rows
+        self._noise = official.noise if self.noise is None else self.noise
         whole = self.episodes or official.episodes
         if self.steps is not None:
             if self.episodes is not None:
@@ -114,6 +117,7 @@ class OGBenchCollection(Recipe):
             "episodes": self._train,
             "validation_episodes": self._total - self._train,
             "max_episode_steps": self._rows,
+            "noise": self._noise,
             "versions": versions,
         }
 
@@ -159,7 +163,7 @@ class OGBenchCollection(Recipe):
         """Make episodes, in this process or in several; yield the number of each."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         workers = min(self.workers or cores or 1, len(missing))
-        recipe = (self._folder, self.env, self.kind, self._rows, self.seed)
+        recipe = (self._folder, self.env, self.kind, self._rows, self._noise, self.seed)
         if workers == 1:
             yield from make_parts(*recipe, missing)
         elif workers:

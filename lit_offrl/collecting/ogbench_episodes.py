@@ -46,10 +46,9 @@ COLUMNS: dict[str, type[np.generic]] = {
 }
 """The files' columns, in order, and their types; only scene and puzzle have ``button_states``."""
 
-PLAN = {"noise": 0.1, "noise_smoothing": 0.5}  # of the plan oracles' waypoints
-MARKOV = {"min_norm": 0.4}
-NOISE = np.array([1, 1, 1, 3, 10]) * 0.1  # noisy: standard deviation of actions, at most
-PUSH = 0.5  # pointmaze: standard deviation of actions
+SMOOTHING = 0.5  # play: of the noise along a plan, in steps
+MIN_NORM = 0.4  # noisy: of the way to go, in metres, so that oracles do not creep
+NOISE = np.array([1, 1, 1, 3, 10])  # noisy: an episode's level times this is of an action's numbers
 STITCHED = 4  # cells from a stitch episode's start to its goal
 
 _EPISODE, _ORACLE, _ENV = 11, 12, 13  # streams of an episode
@@ -62,12 +61,15 @@ class Official:
     Args:
         episodes: Training episodes; for validation there is a tenth of that more.
         rows: Rows of an episode, the last of which has no successor.
+        noise: Standard deviation of the noise: play, on the waypoints of a plan in largest actions;
+            noisy, on actions, an episode's level at most; pointmaze, on actions.
         random: Share of uniform actions.
         stack: Between which numbers an episode's probability lies that a cube goes onto another.
     """
 
     episodes: int = 1000
     rows: int = 1001
+    noise: float = 0.1
     random: float = 0.0
     stack: tuple[float, float] = (0.5, 0.5)
 
@@ -81,7 +83,7 @@ def _manipulation(
     }
 
 
-_MAZE = {"navigate": Official(), "stitch": Official(5000, 201)}
+_MAZE = {"navigate": Official(noise=0.5), "stitch": Official(5000, 201, 0.5)}
 
 OFFICIAL: dict[str, dict[str, Official]] = {
     "cube-single-v0": _manipulation(0.1, stack=(0.0, 0.0)),
@@ -95,7 +97,7 @@ OFFICIAL: dict[str, dict[str, Official]] = {
     "puzzle-4x6-v0": _manipulation(0.2, 5000),
     "pointmaze-medium-v0": _MAZE,
     "pointmaze-large-v0": _MAZE,
-    "pointmaze-giant-v0": {**_MAZE, "navigate": Official(500, 2001)},
+    "pointmaze-giant-v0": {**_MAZE, "navigate": Official(500, 2001, 0.5)},
     "pointmaze-teleport-v0": _MAZE,
 }
 """The datasets that can be made, by environment and kind."""
@@ -114,7 +116,7 @@ class Maker(Protocol):
         """Return an episode's columns (rows, …), and its tasks: how many were ended and solved."""
 
 
-def maker(env_id: str, kind: str, rows: int) -> Maker:
+def maker(env_id: str, kind: str, rows: int, noise: float) -> Maker:
     """Return what makes the episodes of a dataset that ``OFFICIAL`` has.
 
     Raises:
@@ -133,7 +135,7 @@ def maker(env_id: str, kind: str, rows: int) -> Maker:
     family = PointMaze if env_id.startswith("pointmaze") else Manipulation
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return family(env_id, kind, rows)
+        return family(env_id, kind, rows, noise)
 
 
 @contextmanager
@@ -158,16 +160,17 @@ class Manipulation:
         env_id: Environment, a key of ``OFFICIAL``.
         kind: play or noisy.
         rows: Rows of an episode.
+        noise: Level of the noise, see ``Official``.
     """
 
-    def __init__(self, env_id: str, kind: str, rows: int) -> None:
+    def __init__(self, env_id: str, kind: str, rows: int, noise: float) -> None:
         options: dict[str, Any] = {"terminate_at_goal": False, "mode": "data_collection"}
         made: Any = gymnasium.make(env_id, disable_env_checker=True, **options)
         self._env = made.unwrapped
         self._env.reset(seed=0)  # compiles the model, which leaves the solver another first guess
-        self._official, self._rows = OFFICIAL[env_id][kind], rows
+        self._official, self._rows, self._noise = OFFICIAL[env_id][kind], rows, noise
         self._noisy, self._scene = kind == "noisy", env_id == "scene-v0"
-        self._oracles = _oracles(self._env, env_id.partition("-")[0], kind)
+        self._oracles = _oracles(self._env, env_id.partition("-")[0], kind, noise)
 
     def episode(self, seed: int, number: int) -> tuple[Columns, np.ndarray]:
         """Return an episode; of scene, the first in which the block stays where it can be seen."""
@@ -182,7 +185,7 @@ class Manipulation:
         random = np.random.default_rng(mix(*keys, _EPISODE))
         env, official = self._env, self._official
         stack = random.uniform(*official.stack)
-        deviation = random.uniform() * NOISE
+        deviation = random.uniform(0, self._noise) * NOISE
         observation, info = env.reset(seed=mix(*keys, _ENV))
         oracle = self._begin(observation, info)
         rows: list[dict[str, Any]] = []
@@ -209,9 +212,10 @@ class Manipulation:
         return oracle
 
 
-def _oracles(env: Any, family: str, kind: str) -> dict[str, Any]:
+def _oracles(env: Any, family: str, kind: str, noise: float) -> dict[str, Any]:
     """Return ogbench's oracles for the tasks of a family of environments."""
-    name, options = ("Plan", PLAN) if kind == "play" else ("Markov", MARKOV)
+    plan = {"noise": noise, "noise_smoothing": SMOOTHING}
+    name, options = ("Plan", plan) if kind == "play" else ("Markov", {"min_norm": MIN_NORM})
     tasks = {"cube": ["cube"], "scene": ["cube", "button", "drawer", "window"]}
     found = {}
     for task in tasks.get(family, ["button"]):
@@ -240,13 +244,14 @@ class PointMaze:
         env_id: Environment, a key of ``OFFICIAL``.
         kind: navigate or stitch.
         rows: Rows of an episode.
+        noise: Level of the noise, see ``Official``.
     """
 
-    def __init__(self, env_id: str, kind: str, rows: int) -> None:
+    def __init__(self, env_id: str, kind: str, rows: int, noise: float) -> None:
         options: dict[str, Any] = {"terminate_at_goal": False}
         made: Any = gymnasium.make(env_id, disable_env_checker=True, **options)
         self._env = made.unwrapped
-        self._navigates, self._rows = kind == "navigate", rows
+        self._navigates, self._rows, self._noise = kind == "navigate", rows, noise
         free: np.ndarray = self._env.maze_map == 0
         self._cells: list[Cell] = [(i, j) for i, j in np.argwhere(free).tolist()]
         self._goals = [cell for cell in self._cells if not _hallway(free, cell)]
@@ -270,7 +275,7 @@ class PointMaze:
             for _ in range(self._rows):
                 place = env.get_xy()
                 way = self._next(env.xy_to_ij(place), env.xy_to_ij(env.cur_goal_xy)) - place
-                action = way / (np.linalg.norm(way) + 1e-6) + random.normal(0, PUSH, 2)
+                action = way / (np.linalg.norm(way) + 1e-6) + random.normal(0, self._noise, 2)
                 action = np.clip(action, -1, 1).astype(np.float32)
                 following, _, _, _, info = env.step(action)
                 if info["success"] and self._navigates:
@@ -320,7 +325,13 @@ def part(folder: Path, number: int) -> Path:
 
 
 def make_parts(
-    folder: Path, env_id: str, kind: str, rows: int, seed: int, numbers: Sequence[int]
+    folder: Path,
+    env_id: str,
+    kind: str,
+    rows: int,
+    noise: float,
+    seed: int,
+    numbers: Sequence[int],
 ) -> Iterator[int]:
     """Make episodes, each into a file of its own in ``folder``; yield the number of each.
 
@@ -328,7 +339,7 @@ def make_parts(
         ConfigError: the package ogbench is not installed.
         FileError: an episode cannot be written.
     """
-    made = maker(env_id, kind, rows)
+    made = maker(env_id, kind, rows, noise)
     for number in numbers:
         columns, tasks = made.episode(seed, number)
         parent = multiprocessing.parent_process()

@@ -106,11 +106,11 @@ def test_a_seed_repeats_whatever_was_drawn_before_and_another_seed_differs(tmp_p
 
 @pytest.fixture(scope="module")
 def scene(_needed):
-    return maker("scene-v0", "play", 12)
+    return maker("scene-v0", "play", 12, 0.1)
 
 
 def test_an_episode_does_not_depend_on_those_made_before(scene):
-    for make in (scene, maker(MAZE, "stitch", 12)):
+    for make in (scene, maker(MAZE, "stitch", 12, 0.5)):
         first, _ = make.episode(0, 5)
         make.episode(1, 0)
         again, _ = make.episode(0, 5)
@@ -197,7 +197,7 @@ def test_workers_say_what_they_made_and_what_failed(tmp_path):
         told(3, code=-9)
     handler = signal.getsignal(signal.SIGINT)
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    work(sender, tmp_path / "gone", "pointmaze-tiny-v0", "navigate", 9, 0, [1])
+    work(sender, tmp_path / "gone", "pointmaze-tiny-v0", "navigate", 9, 0.5, 0, [1])
     signal.signal(signal.SIGINT, handler)
     assert "NameNotFound: Environment `pointmaze-tiny` doesn't exist" in receiver.recv()
 
@@ -216,8 +216,8 @@ def test_mistakes_are_told_in_a_line_that_lists_what_there_is(tmp_path, monkeypa
         collect(path, "--steps", "8")
     with pytest.raises(ConfigError, match="give one"):
         collect(path, "--steps", "18", "--episodes", "2")
-    with pytest.raises(ConfigError, match="--noise is of"):
-        collect(path, "--noise", "0.3")
+    with pytest.raises(ConfigError, match="--policies is of"):
+        collect(path, "--policies", "3")
     monkeypatch.setitem(sys.modules, "ogbench.locomaze", None)
     with pytest.raises(ConfigError, match=r"package ogbench.*run `pip install -e .\[ogbench\]`"):
         collect(path, "--workers", "1")
@@ -259,7 +259,7 @@ def test_a_scene_is_made_again_where_the_block_cannot_be_seen(scene, monkeypatch
 
 
 def test_mazes_are_walked_as_the_recipe_says():
-    make = PointMaze(MAZE, "stitch", 201)
+    make = PointMaze(MAZE, "stitch", 201, 0.5)
     env = make._env
     # medium: no goal lies in a hallway, and no cell is without free neighbours
     assert (1, 1) in make._goals and (4, 4) in make._goals and (2, 2) in make._goals
@@ -274,5 +274,13 @@ def test_mazes_are_walked_as_the_recipe_says():
     assert all(env.maze_map[cell] == 0 for cell in cells)
     moved = np.abs(np.array(cells[0]) - cells[-1]).sum()
     assert moved <= 5
-    columns, tasks = PointMaze(MAZE, "navigate", 400).episode(0, 1)
+    columns, tasks = PointMaze(MAZE, "navigate", 400, 0.0).episode(0, 1)
     assert tasks[0] == tasks[1] >= 1
+    # without noise each action points to the middle of a free cell beside the point's own
+    for row in range(0, 400, 40):
+        way = (
+            env.ij_to_xy(env.xy_to_ij(columns["observations"][row])) - columns["observations"][row]
+        )
+        to = way[None] + 4 * np.array([[0, 1], [1, 0], [0, -1], [-1, 0], [0, 0]])
+        to /= np.linalg.norm(to, axis=1, keepdims=True)
+        assert np.abs(to - columns["actions"][row]).max(1).min() < 1e-3
