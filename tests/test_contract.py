@@ -39,6 +39,10 @@ MODULES = {
     "DecisionTransformerModule": "--model.init_args.width 8 --model.init_args.blocks 1"
     " --model.init_args.context 4 --model.init_args.warmup_steps 3",
     "IQLModule": "--model.init_args.hidden [8] --model.init_args.dropout 0.1",
+    "IQLModule:chunks": "--model.init_args.hidden [8] --model.init_args.chunk 3"
+    " --model.init_args.n_step 4 --model.init_args.execute_steps 2",
+    "ReBRACModule:chunks": "--model.init_args.hidden [8] --model.init_args.chunk 3",
+    "ACDModule:chunks": f"{DENOISER} --model.init_args.chunk 2",
     "AWRModule": "--model.init_args.hidden [8] --model.init_args.bootstrap false",
     "ACGModule": "--model.init_args.hidden [8] --model.init_args.representation one_hot",
     "DiffusionBCModule": "--model.init_args.width 16 --model.init_args.blocks 1",

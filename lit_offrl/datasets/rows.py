@@ -13,7 +13,6 @@ from lit_offrl.common.errors import DatasetError
 from lit_offrl.datasets.schema import OfflineDataset
 
 _CHUNK = 1 << 16  # rows looked up at once, so that their copy is short
-_OR_RECORD = ", or the column 'next_observations'"
 
 
 def as_tensor(values: np.ndarray, device: torch.device | str) -> Tensor:
@@ -146,22 +145,31 @@ class Rows:
             terminals = self.need("terminals", index)
         return self.need("observations", index + ~terminals)
 
-    def with_next(self, past_terminals: bool = True, actions: bool = False) -> Spans:
+    def with_next(self, past_terminals: bool = True, steps: int = 1, actions: int = 0) -> Spans:
         """Return the rows whose next state is known or, if ``past_terminals``, terminal.
 
-        With ``actions`` those alone whose next action is in the data, or whose next state is
-        terminal.
+        Args:
+            past_terminals: Whether the last rows before a true terminal are among them.
+            steps: How many steps later the next state is, at least 1.
+            actions: How many actions from the next state on have to be known, too.
 
         Raises:
             DatasetError: There is none.
         """
-        unknown = ~((self.beyond & (not actions)) | (self.terminated & past_terminals))
-        spans = Spans(self.starts.cpu(), (self.stops - unknown.long()).cpu())
-        if len(spans) == 0:
-            what, other = ("action", "") if actions else ("state", _OR_RECORD)
+        missing = (~self.beyond).long() if actions == 0 else torch.full_like(self.stops, actions)
+        missing = (missing + steps - 1).masked_fill(self.terminated & past_terminals, 0)
+        spans = Spans(self.starts.cpu(), (self.stops - missing).cpu())
+        if len(spans) == 0 and steps == 1 and actions == 0:
             raise DatasetError(
-                f"{self._origin}: no row has a next {what}, as every episode is a single row and "
-                f"ends in a timeout: record longer ones{other}."
+                f"{self._origin}: no row has a next state, as every episode is a single row and "
+                "ends in a timeout: record longer ones, or the column 'next_observations'."
+            )
+        if len(spans) == 0:
+            longest = int((self.stops - self.starts).max())
+            raise DatasetError(
+                f"{self._origin}: a row and what it needs are {int(missing.min()) + 1} rows, and "
+                f"every episode ends in a timeout after {longest} or fewer: record longer ones, or "
+                "set a smaller chunk or n_step."
             )
         return spans
 

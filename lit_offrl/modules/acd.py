@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lit_offrl.common.policy import Policy
 from lit_offrl.diffusion import Sampler
 from lit_offrl.modules.diffusion_actor import DiffusionActorModule
 from lit_offrl.modules.expectile import best_of
 from lit_offrl.modules.frozen_critics import FrozenCriticsModule
-from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import AdvantageEncoding, frozen_copy, polyak_update_
 
 ActMode = Literal["acd", "acd_f"]
@@ -108,7 +108,7 @@ class ACDModule(DiffusionActorModule, FrozenCriticsModule):
         num_samples: Annotated[int | None, "[1, inf)"] = None,
         advantage: Annotated[float, "(-inf, inf)"] = 0.0,
         **drawing: Any,
-    ) -> NetworkPolicy:
+    ) -> Policy:
         """Act by samples at one advantage; what is not given is as trained.
 
         Args:
@@ -129,7 +129,7 @@ class ACDModule(DiffusionActorModule, FrozenCriticsModule):
                 return candidates.squeeze(1)
             return best_of(self.critics.target, self.normalize_observations(rows), candidates)
 
-        return NetworkPolicy(act, self.device)
+        return self.acting(act)
 
     def sample_actions(
         self,

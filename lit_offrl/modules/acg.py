@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lit_offrl.common.policy import Policy
 from lit_offrl.modules.critic_guided import CriticGuidedModule
-from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import AdvantageEncoding, GaussianPolicy
 
 
@@ -56,7 +56,7 @@ class ACGModule(CriticGuidedModule):
         condition = self._condition(observations, advantages)
         return -self.actor.log_prob(condition, actions).mean()
 
-    def policy(self, advantage: float = 0.0) -> NetworkPolicy:
+    def policy(self, advantage: float = 0.0) -> Policy:
         """Act by the mean at one advantage.
 
         Args:
@@ -67,7 +67,7 @@ class ACGModule(CriticGuidedModule):
             advantages = torch.full((len(rows),), float(advantage), device=rows.device)
             return self.actor(self._condition(self.normalize_observations(rows), advantages))
 
-        return NetworkPolicy(act, self.device)
+        return self.acting(act)
 
     def _condition(self, observations: Tensor, advantages: Tensor) -> Tensor:
         return torch.cat([observations, self.encoding(advantages)], dim=-1)

@@ -34,7 +34,7 @@ class AWRModule(IQLModule):
 
     def view(self) -> Transitions:
         """Transitions, with discounted returns where values do not bootstrap."""
-        return Transitions() if self.bootstrap else Transitions(returns=self.critics.gamma)
+        return self.transitions(returns=None if self.bootstrap else self.gamma)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Critics, value and actor; without bootstrapping there are no critics."""

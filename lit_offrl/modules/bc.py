@@ -25,7 +25,7 @@ class BCModule(ActorModule):
         normalize: How observations are scaled: ``true`` or ``min_max`` maps the range of the data
             to [-1, 1], ``mean_std`` subtracts the mean and divides by the standard deviation +
             1e-3, and ``false`` leaves them as they are.
-        **kwargs: Options of ``OfflineModule``.
+        **kwargs: Options of ``ActorModule`` but for n_step, weight_decay and decay.
     """
 
     actor: DeterministicPolicy
@@ -40,7 +40,9 @@ class BCModule(ActorModule):
         normalize: Normalization = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, normalize=normalize, weight_decay=0.0, decay="constant", **kwargs)
+        super().__init__(
+            *args, normalize=normalize, weight_decay=0.0, decay="constant", n_step=None, **kwargs
+        )
         kind = GaussianPolicy if head == "gaussian" else DeterministicPolicy
         self.actor = kind(self.observation_dim, self.action_dim, hidden=hidden, **self.bounds)
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
+from lit_offrl.common.policy import Policy
 from lit_offrl.common.randomness import draw_normal
 from lit_offrl.datasets.views import TransitionBatch
-from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.modules.twin_critics import TwinCriticModule
 from lit_offrl.nets import ActionVAE, Perturbation, frozen_copy, polyak_update_
 from lit_offrl.nets.mlp import require_widths
@@ -134,7 +134,7 @@ class BCQModule(TwinCriticModule):
         super().after_step()
         polyak_update_(self.target_actor, self.actor, self.tau)
 
-    def policy(self, num_samples: Annotated[int | None, "[1, inf)"] = None) -> NetworkPolicy:
+    def policy(self, num_samples: Annotated[int | None, "[1, inf)"] = None) -> Policy:
         """Act by the best of several moved actions of the VAE.
 
         Args:
@@ -150,4 +150,4 @@ class BCQModule(TwinCriticModule):
             best = self.q.many(observations, candidates)[0].argmax(dim=1)
             return candidates[torch.arange(len(rows), device=rows.device), best]
 
-        return NetworkPolicy(act, self.device)
+        return self.acting(act)

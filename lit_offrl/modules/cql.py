@@ -213,7 +213,8 @@ class CQLModule(ActorModule):
         if self.backup_entropy:
             values = values - self.log_temperature.exp() * density
         assert batch.rewards is not None  # required_columns
-        return batch.rewards + self.gamma * torch.where(batch.terminals, 0.0, values)
+        ahead = torch.where(batch.terminals, 0.0, values)
+        return batch.rewards + batch.discount(self.gamma) * ahead
 
     def _draw(self, states: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Actions (B, k, a) for noise (B, k, a), and log densities (B, k) in [−1, 1]'s units."""

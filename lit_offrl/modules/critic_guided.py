@@ -46,7 +46,7 @@ class CriticGuidedModule(ActorModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.hidden, self.activation = hidden, activation
+        self.hidden, self.activation, self.gamma = hidden, activation, gamma
         self.critics = ExpectileCritics(
             self.observation_dim,
             self.action_dim,
@@ -70,6 +70,7 @@ class CriticGuidedModule(ActorModule):
             batch.rewards,
             self.normalize_observations(batch.next_observations),
             batch.terminals,
+            getattr(batch, "discounts", None),
         )
         self.log_scalar("advantage/mean", advantages.mean())
         self.log_scalar("advantage/positive", (advantages > 0).float().mean())

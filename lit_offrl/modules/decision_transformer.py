@@ -46,7 +46,7 @@ class DecisionTransformerModule(ActorModule):
         normalize: How observations are scaled, see ``ActorModule``; by mean and standard deviation.
         weight_decay: AdamW's decay of all weights, at least 0.
         learning_rate: Adam's learning rate, at least 0.
-        **kwargs: Options of ``ActorModule``.
+        **kwargs: Options of ``ActorModule`` but for those of chunks and n_step.
     """
 
     eager_because = None
@@ -76,6 +76,9 @@ class DecisionTransformerModule(ActorModule):
             normalize=normalize,
             weight_decay=weight_decay,
             learning_rate=learning_rate,
+            chunk=1,
+            execute_steps=None,
+            n_step=None,
             **kwargs,
         )
         self.context, self.return_scale = context, return_scale
@@ -134,9 +137,7 @@ class DecisionTransformerModule(ActorModule):
             timesteps,
         )
 
-    def policy(  # type: ignore[override]
-        self, target_return: Annotated[float | None, "(-inf, inf)"] = None
-    ) -> ReturnPolicy:
+    def policy(self, target_return: Annotated[float | None, "(-inf, inf)"] = None) -> ReturnPolicy:
         """Act so as to get a return.
 
         Args:

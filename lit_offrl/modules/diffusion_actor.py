@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from torch import Tensor, nn
 
+from lit_offrl.common.policy import Policy
 from lit_offrl.common.randomness import Generator
 from lit_offrl.common.ranges import require_fields
 from lit_offrl.diffusion import (
@@ -25,7 +26,6 @@ from lit_offrl.diffusion import (
 )
 from lit_offrl.modules.actor import ActorModule
 from lit_offrl.modules.expectile import Pick, best_of
-from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import (
     DENOISERS,
     ActionDenoiser,
@@ -284,7 +284,7 @@ class DiffusionActorModule(ActorModule):
         sampler.steps(self.actor.schedule)
         return sampler
 
-    def policy(self, **drawing: Any) -> NetworkPolicy:
+    def policy(self, **drawing: Any) -> Policy:
         """Act by one sample.
 
         Args:
@@ -295,7 +295,7 @@ class DiffusionActorModule(ActorModule):
         def act(rows: Tensor) -> Tensor:
             return self.actor.sample(self.normalize_observations(rows), sampler=sampler).squeeze(1)
 
-        return NetworkPolicy(act, self.device)
+        return self.acting(act)
 
     @classmethod
     def policy_options(cls) -> dict[str, Any]:
@@ -310,7 +310,7 @@ class DiffusionActorModule(ActorModule):
         pick: Pick = "max",
         denoiser: ActionDenoiser | None = None,
         **drawing: Any,
-    ) -> NetworkPolicy:
+    ) -> Policy:
         """Act by one of several samples, see ``best_of``; a single one needs no critic.
 
         Args:
@@ -331,4 +331,4 @@ class DiffusionActorModule(ActorModule):
                 return candidates.squeeze(1)
             return best_of(critic, observations, candidates, pick)
 
-        return NetworkPolicy(act, self.device)
+        return self.acting(act)

@@ -18,14 +18,14 @@ class DiffusionBCModule(DiffusionActorModule):
 
     Args:
         weight_decay: AdamW's decay of the denoiser's weights, at least 0; 0 is Adam.
-        **kwargs: Options of ``DiffusionActorModule``.
+        **kwargs: Options of ``DiffusionActorModule`` but for n_step.
     """
 
     eager_because = None
     required_columns = ("actions",)
 
     def __init__(self, *args: Any, weight_decay: float = 1e-4, **kwargs: Any) -> None:
-        super().__init__(*args, weight_decay=weight_decay, **kwargs)
+        super().__init__(*args, weight_decay=weight_decay, n_step=None, **kwargs)
         self.actor = self.diffusion_actor(self.observation_dim)
 
     def losses(self, batch: TransitionBatch) -> dict[str, Tensor]:

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
+from lit_offrl.common.policy import Policy
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.diffusion import Clipping, Variance
 from lit_offrl.modules.diffusion_actor import DiffusionActorModule
 from lit_offrl.modules.extraction import by_turns
-from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.modules.twin_critics import TwinCriticModule
 from lit_offrl.nets.mlp import Activation
 
@@ -141,7 +141,7 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
         num_samples: Annotated[int | None, "[1, inf)"] = None,
         acts: Weights | None = None,
         **drawing: Any,
-    ) -> NetworkPolicy:
+    ) -> Policy:
         """Act by a sample drawn among candidates with probability ∝ exp(Q).
 
         Args:

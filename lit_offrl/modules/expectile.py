@@ -66,11 +66,15 @@ class ExpectileCritics(nn.Module):
         rewards: Tensor,
         next_observations: Tensor,
         terminals: Tensor,
+        discount: float | Tensor | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Losses ``value`` and ``critic`` of a batch, and its advantages (B,) without gradient."""
+        """Losses ``value`` and ``critic`` of a batch, and its advantages (B,) without gradient.
+
+        ``discount`` (B,) stands for γ where the next states are several steps later.
+        """
         with torch.no_grad():
             next_value = torch.where(terminals, 0.0, self.value(next_observations))
-            td_target = rewards + self.gamma * next_value
+            td_target = rewards + (self.gamma if discount is None else discount) * next_value
             target_q = self.target.minimum(observations, actions)
         error = target_q - self.value(observations)
         # the sum over the ensemble: each critic has a mean squared error of its own

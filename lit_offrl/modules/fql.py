@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lit_offrl.common.policy import Policy
 from lit_offrl.common.randomness import draw_normal
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.modules.extraction import mean_over_processes
 from lit_offrl.modules.flow_actor import FlowActorModule
-from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.modules.twin_critics import TwinCriticModule
 from lit_offrl.nets import MLP, glorot_, polyak_update_
 
@@ -92,11 +92,11 @@ class FQLModule(FlowActorModule, TwinCriticModule):
         values = self.target(observations, self.flow.clipped(self.one_step(observations, noise)))
         return values.mean(dim=0) if self.q_agg == "mean" else values.amin(dim=0)
 
-    def policy(self) -> NetworkPolicy:
+    def policy(self) -> Policy:
         """Act by the one-step policy: one pass of one network, with noise drawn for each state."""
 
         def act(rows: Tensor) -> Tensor:
             noise = draw_normal((len(rows), self.action_dim), None, device=rows.device)
             return self.flow.clipped(self.one_step(self.normalize_observations(rows), noise))
 
-        return NetworkPolicy(act, self.device)
+        return self.acting(act)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.quiet import say
 from lit_offrl.datasets.labels import critic_hash, labels_path, load_labels, save_labels
+from lit_offrl.datasets.rows import as_tensor
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import (
     AdvantageBatch,
@@ -102,7 +103,7 @@ class FrozenCriticsModule(CriticGuidedModule):
                     f"the {here} of this model trains nothing."
                 )
         refusal = (
-            f"critic: {path} does not fit this model; give both the same data, hidden and "
+            f"critic: {path} does not fit this model; give both the same data, chunk, hidden and "
             "layer_norm"
         )
         load_parts(self, ("critics", "normalizer"), state, refusal)
@@ -110,7 +111,7 @@ class FrozenCriticsModule(CriticGuidedModule):
     def view(self) -> View:
         """``Transitions``; with precomputed labels those of the frozen critics beside them."""
         if self.frozen_from is None:
-            return Transitions()
+            return self.transitions()
         self.load_critics()
         return LabelledBy(self)
 
@@ -162,7 +163,7 @@ class LabelledBy(AdvantageLabelled):
     """``AdvantageLabelled`` by a module's frozen critics, which label what has no labels yet."""
 
     def __init__(self, module: FrozenCriticsModule) -> None:
-        super().__init__(labels="", critic=critic_hash(module.critics.state_dict()))
+        super().__init__("", critic_hash(module.critics.state_dict()), module.chunk)
         object.__setattr__(self, "_module", module)
 
     def prepare(self, dataset: OfflineDataset) -> OfflineDataset:
@@ -171,15 +172,14 @@ class LabelledBy(AdvantageLabelled):
         path = labels_path(dataset.spec, self.critic)
         if not path.is_file():
             save_labels(path, self._label(dataset), dataset, self.critic)
-        return AdvantageLabelled(str(path), self.critic).prepare(dataset)
+        return AdvantageLabelled(str(path), self.critic, self.chunk).prepare(dataset)
 
     def _label(self, dataset: OfflineDataset) -> np.ndarray:
         """Return the advantages of all rows of a dataset, (N,), float32."""
         module: FrozenCriticsModule = self._module  # type: ignore[attr-defined]
-        columns = [dataset.column(name) for name in ("observations", "actions")]
-        parts = []
-        for begin in range(0, len(dataset), _ROWS):
-            rows = (np.array(column[begin : begin + _ROWS]) for column in columns)
-            pairs = (torch.as_tensor(part, device=module.device) for part in rows)
-            parts.append(module.advantages(*pairs).float().cpu().numpy())
+        view, parts = Transitions(chunk=self.chunk).bind(dataset), []
+        observations = as_tensor(dataset.column("observations"), "cpu")
+        for rows in torch.arange(len(dataset)).split(_ROWS):
+            pair = (part.to(module.device) for part in (observations[rows], view.actions(rows)))
+            parts.append(module.advantages(*pair).float().cpu().numpy())
         return np.concatenate(parts)

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
+from lit_offrl.common.policy import Policy
 from lit_offrl.modules.critic_guided import CriticGuidedModule
 from lit_offrl.modules.diffusion_actor import DiffusionActorModule
-from lit_offrl.modules.policies import NetworkPolicy
 
 
 class IDQLModule(DiffusionActorModule, CriticGuidedModule):
@@ -45,7 +45,7 @@ class IDQLModule(DiffusionActorModule, CriticGuidedModule):
 
     def policy(
         self, num_samples: Annotated[int | None, "[1, inf)"] = None, **drawing: Any
-    ) -> NetworkPolicy:
+    ) -> Policy:
         """Act by the best of N samples.
 
         Args:

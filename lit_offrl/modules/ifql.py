@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
+from lit_offrl.common.policy import Policy
 from lit_offrl.modules.critic_guided import CriticGuidedModule
 from lit_offrl.modules.expectile import best_of
 from lit_offrl.modules.flow_actor import FlowActor, FlowActorModule
-from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import glorot_, polyak_update_
 
 
@@ -46,7 +46,7 @@ class IFQLModule(FlowActorModule, CriticGuidedModule):
         """Flow matching's loss; advantages play no part."""
         return self.actor.loss(observations, actions, self.noise).mean()
 
-    def policy(self, num_samples: Annotated[int | None, "[1, inf)"] = None) -> NetworkPolicy:
+    def policy(self, num_samples: Annotated[int | None, "[1, inf)"] = None) -> Policy:
         """Act by the best of N samples of the flow.
 
         Args:
@@ -61,4 +61,4 @@ class IFQLModule(FlowActorModule, CriticGuidedModule):
                 return candidates.squeeze(1)
             return best_of(self.critics.q, observations, candidates)
 
-        return NetworkPolicy(act, self.device)
+        return self.acting(act)

@@ -73,5 +73,30 @@ class PlanPolicy(SkillPolicy):
         return self._follow(observations, now, following, done >= last)
 
 
+class ChunkPolicy(PlanPolicy):
+    """Executes a chunk of actions, or the first of them, then chooses the next chunk.
+
+    Args:
+        act: Maps raw observations (N, o) on ``device`` to chunks (N, h · a).
+        chunk: Number h of a chunk's actions.
+        execute_steps: How many of them are executed, 1 to h.
+        device: Where ``act`` computes.
+    """
+
+    def __init__(
+        self,
+        act: Callable[[Tensor], Tensor],
+        chunk: int,
+        execute_steps: int,
+        device: torch.device,
+    ) -> None:
+        super().__init__(
+            lambda rows, *_: act(rows).unflatten(1, (chunk, -1)),
+            lambda rows, action, *_: action,
+            execute_steps,
+            device,
+        )
+
+
 class GoalPlanPolicy(PlanPolicy, GoalSkillPolicy):
     """A ``PlanPolicy`` to a goal, which ``plan`` takes last, (N, g)."""

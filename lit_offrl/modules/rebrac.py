@@ -72,7 +72,7 @@ class ReBRACModule(TD3BCModule):
 
     def view(self) -> Transitions:
         """Transitions with the data's next actions."""
-        return Transitions(next_actions=True)
+        return self.transitions(next_actions=True)
 
     def learning_rate_of(self, network: str, step: int) -> float:
         """The critics' rate may be another than the actor's."""

@@ -49,9 +49,13 @@ class TwinCriticModule(ActorModule):
         return {"critic": list(self.q.parameters())} | super().parameter_groups()
 
     def td_target(self, batch: TransitionBatch, next_value: Tensor) -> Tensor:
-        """r + γ (1 − terminal) · next value, (B,); a time limit does not end the bootstrap."""
+        """r + γ (1 − terminal) · next value, (B,); a time limit does not end the bootstrap.
+
+        After n steps r is their discounted sum, and γ^n stands for γ.
+        """
         assert batch.rewards is not None  # required_columns
-        return batch.rewards + self.gamma * torch.where(batch.terminals, 0.0, next_value)
+        ahead = torch.where(batch.terminals, 0.0, next_value)
+        return batch.rewards + batch.discount(self.gamma) * ahead
 
     def critic_loss(self, batch: TransitionBatch, td_target: Tensor) -> Tensor:
         """Sum over both critics of the mean squared distance to a target (B,)."""

@@ -113,7 +113,7 @@ def test_no_next_action_is_one_of_another_episode(columns_of, layout, cut_off, f
     view, timed_out = Transitions(next_actions=True), data.episodes[~data.episode_terminated, 1] - 1
     usable = set(range(len(data))) - set(timed_out)
     if not usable:
-        with pytest.raises(DatasetError, match="no row has a next action"):
+        with pytest.raises(DatasetError, match="a row and what it needs are 2 rows, and every"):
             view.bind(data)
         return
     batch, index = all_rows(view, data, draws=1)
@@ -127,6 +127,84 @@ def test_no_next_action_is_one_of_another_episode(columns_of, layout, cut_off, f
     assert plain.next_actions is None
     for name in ("observations", "actions", "rewards", "next_observations", "terminals"):
         assert torch.equal(getattr(batch, name), getattr(plain, name)), name
+
+
+def slow_chunk(data, row: int, view: Transitions, following: bool):
+    """The row's entry by loops over its episode, or None where it cannot be one."""
+    (start, stop), terminated = next(
+        (episode, ended)
+        for episode, ended in zip(data.episodes, data.episode_terminated, strict=True)
+        if episode[0] <= row < episode[1]
+    )
+    steps, number = view.n_step or view.chunk, int(data.columns["observations"][row][0])
+    after = row + steps  # the next state's row
+    known = stop + (0 if not following else 1) if not view.next_actions else stop - view.chunk + 1
+    if not terminated and after >= known:
+        return None
+    rewards = data.columns["rewards"].astype(np.float64)
+    total = sum(view.gamma**i * rewards[row + i] for i in range(steps) if row + i < stop)
+
+    def chunk(first):
+        rows = [min(first + i, stop - 1) for i in range(view.chunk)]
+        return np.concatenate([data.columns["actions"][each] for each in rows])
+
+    ended = terminated and after >= stop
+    beyond = (number, min(after, stop if following else stop - 1) - start)
+    return chunk(row), total, beyond, ended, chunk(min(after, stop - 1))
+
+
+@relaxed
+@given(
+    layout=LAYOUTS,
+    cut_off=st.booleans(),
+    following=st.booleans(),
+    chunk=st.integers(1, 5),
+    further=st.sampled_from([None, 0, 1, 3]),
+    next_actions=st.booleans(),
+)
+def test_no_chunk_crosses_the_end_of_an_episode(
+    columns_of, layout, cut_off, following, chunk, further, next_actions
+):
+    data = build(columns_of, layout, cut_off, following)
+    if data is None:
+        return
+    n_step = None if further is None else chunk + further
+    view = Transitions(next_actions=next_actions, chunk=chunk, n_step=n_step, gamma=0.9)
+    slow = {row: slow_chunk(data, row, view, following) for row in range(len(data))}
+    slow = {row: entry for row, entry in slow.items() if entry is not None}
+    if not slow:
+        with pytest.raises(DatasetError, match=r"no row has a next st|a row and what it needs are"):
+            view.bind(data)
+        return
+    batch, index = all_rows(view, data, draws=1)
+    assert list(index) == list(slow)
+    actions, rewards, following_states, ended, after = map(
+        np.array, zip(*slow.values(), strict=True)
+    )
+    np.testing.assert_array_equal(batch.observations, data.columns["observations"][index])
+    np.testing.assert_array_equal(batch.actions, actions)
+    np.testing.assert_allclose(batch.rewards, rewards, rtol=1e-5)
+    np.testing.assert_array_equal(batch.next_observations, following_states)
+    np.testing.assert_array_equal(batch.terminals, ended)
+    if next_actions:
+        np.testing.assert_array_equal(batch.next_actions, after)
+    if view.steps == 1:
+        assert batch.discounts is None and batch.discount(0.9) == 0.9
+    else:
+        np.testing.assert_allclose(batch.discount(0.9), 0.9**view.steps, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chunk": 0}, "chunk is 0"),
+        ({"chunk": 3, "n_step": 2}, "n_step is 2 and chunk 3: give an n_step of at least"),
+        ({"gamma": 1.5}, "gamma is 1.5"),
+    ],
+)
+def test_chunks_that_cannot_be(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Transitions(**options)
 
 
 @relaxed

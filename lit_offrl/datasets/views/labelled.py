@@ -13,7 +13,7 @@ from torch import Tensor
 from lit_offrl.datasets.labels import COLUMN, load_labels
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views.base import View
-from lit_offrl.datasets.views.transitions import BoundTransitions
+from lit_offrl.datasets.views.transitions import BoundTransitions, Transitions
 
 
 class AdvantageBatch(NamedTuple):
@@ -23,7 +23,7 @@ class AdvantageBatch(NamedTuple):
     """
 
     observations: Float[Tensor, "B o"]
-    actions: Float[Tensor, "B a"]
+    actions: Float[Tensor, "B _"]
     rewards: Float[Tensor, " B"] | None
     next_observations: Float[Tensor, "B o"]
     terminals: Bool[Tensor, " B"]
@@ -39,10 +39,12 @@ class AdvantageLabelled(View):
         labels: Path of the file of advantages that were made for this dataset.
         critic: Hash of the critic that must have made them, see ``critic_hash``; by default any
             critic may have.
+        chunk: Number of actions, at least 1, that a row has, as in ``Transitions``.
     """
 
     labels: str
     critic: str | None = None
+    chunk: int = 1
 
     def prepare(self, dataset: OfflineDataset) -> OfflineDataset:
         """Add the labels to the whole dataset as a column.
@@ -65,7 +67,7 @@ class AdvantageLabelled(View):
         """
         if COLUMN not in dataset.columns:
             dataset = self.prepare(dataset)
-        return BoundAdvantageLabelled(dataset, device)
+        return BoundAdvantageLabelled(dataset, device, Transitions(chunk=self.chunk))
 
 
 class BoundAdvantageLabelled(BoundTransitions):

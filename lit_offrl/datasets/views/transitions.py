@@ -1,4 +1,8 @@
-"""``Transitions``: one step each."""
+"""``Transitions``: one step each, or a chunk of actions and the steps until the next state.
+
+h = 2 actions, n = 3 steps:   s_t  a_t  a_{t+1}   r_t + γ r_{t+1} + γ² r_{t+2}   s_{t+3}
+                                                                  next actions   a_{t+3}  a_{t+4}
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lit_offrl.common.errors import DatasetError
+from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.common.ranges import require_in
 from lit_offrl.datasets.rows import Rows
 from lit_offrl.datasets.schema import OfflineDataset
@@ -17,43 +21,80 @@ from lit_offrl.datasets.views.base import BoundView, View
 
 
 class TransitionBatch(NamedTuple):
-    """One step each; at a true terminal whose next state is unknown that is the state itself.
+    """One step each, or n of them; at a true terminal the next state may be the state itself.
 
-    ``rewards`` is None where the data have none, which imitation does not need; ``returns``, the
-    discounted ones to the episode's end, is None unless the view is made with a discount.
-    ``next_actions``, those of the data in the next states and at a true terminal the actions
-    themselves, is None unless the view is made with them.
+    The target of a value is ``rewards + discount(γ) * ~terminals * V(next_observations)``.
+
+    Attributes:
+        observations: States s_t.
+        actions: Actions a_t, or a_t … a_{t+h−1} one after another; those past the episode's end
+            are its last one again.
+        rewards: Rewards r_t, or Σ_{i<n} γ^i r_{t+i}, to a true terminal; None where the data have
+            none, which imitation does not need.
+        next_observations: States s_{t+n}; where they are terminal and unknown the last ones.
+        terminals: Whether s_{t+n}, or a state before it, is terminal.
+        returns: Discounted rewards to the episode's end; None unless the view has a discount.
+        next_actions: The data's actions in s_{t+n}, as many as ``actions``; at a true terminal,
+            where they count for nothing, the last step's. None unless the view is made with them.
+        discounts: Discounts γ^n; None where n is 1.
     """
 
     observations: Float[Tensor, "B o"]
-    actions: Float[Tensor, "B a"]
+    actions: Float[Tensor, "B _"]
     rewards: Float[Tensor, " B"] | None
     next_observations: Float[Tensor, "B o"]
     terminals: Bool[Tensor, " B"]
     returns: Float[Tensor, " B"] | None = None
-    next_actions: Float[Tensor, "B a"] | None = None
+    next_actions: Float[Tensor, "B _"] | None = None
+    discounts: Float[Tensor, " B"] | None = None
+
+    def discount(self, gamma: float) -> float | Tensor:
+        """Return what a value of the next state is multiplied by: γ, or γ^n (B,)."""
+        return gamma if self.discounts is None else self.discounts
 
 
 @dataclass(frozen=True)
 class Transitions(View):
-    """One-step transitions (s, a, r, s', terminal).
+    """Transitions (s, a, r, s', terminal) of one step, or of chunks of actions and n steps.
 
-    Without ``next_observations`` the last row of an episode that ended in a timeout is left out,
-    since its next state is not in the data; that of one that ended in a true terminal stays, with
-    its own observation as the next one, which ``terminals`` masks.
+    A row is left out where its episode ends in a timeout before the last of what it needs, so that
+    no row bootstraps from another state than the n-th: for one step, the last row of an episode
+    without ``next_observations``, whose next state is not in the data. Rows before a true terminal
+    stay, as they alone say what it is worth: the rewards' sum ends there, and ``terminals`` masks
+    what would follow. What a chunk does past the end changes nothing; it repeats its last action.
 
     Args:
         returns: Discount in [0, 1] of the ``returns`` that come along; by default none do.
         next_actions: Whether the data's own next actions come along. An episode's last row has
             none: it is left out where the episode ended in a timeout, also if its next state is
             known; at a true terminal nothing follows that an action would be for (ReBRAC's data).
+        chunk: Number h of actions, at least 1, that a row has (Q-chunking, Li et al. 2025).
+        n_step: Number n of steps, at least h, to the next state; h by default.
+        gamma: Discount γ, in [0, 1], of the rewards in these steps and of what follows them.
+
+    Raises:
+        ConfigError: A number is out of its range.
     """
 
     returns: float | None = None
     next_actions: bool = False
+    chunk: int = 1
+    n_step: int | None = None
+    gamma: float = 0.99
 
     def __post_init__(self) -> None:
-        require_in("[0, 1]", returns=self.returns)
+        require_in("[0, 1]", returns=self.returns, gamma=self.gamma)
+        require_in("[1, inf)", chunk=self.chunk, n_step=self.n_step)
+        if self.steps < self.chunk:
+            raise ConfigError(
+                f"n_step is {self.n_step} and chunk {self.chunk}: give an n_step of at least the "
+                "chunk, whose every action is to count, or leave it out."
+            )
+
+    @property
+    def steps(self) -> int:
+        """Number n of steps to the next state."""
+        return self.chunk if self.n_step is None else self.n_step
 
     def bind(self, dataset: OfflineDataset, device: torch.device | str = "cpu") -> BoundTransitions:
         """Put the columns on a device.
@@ -67,13 +108,10 @@ class BoundTransitions(BoundView):
     """``Transitions`` over one dataset on one device."""
 
     def __init__(
-        self,
-        dataset: OfflineDataset,
-        device: torch.device | str,
-        view: Transitions | None = None,
+        self, dataset: OfflineDataset, device: torch.device | str, view: Transitions
     ) -> None:
         dataset.column("actions")
-        self.view = view = view or Transitions()
+        self.view = view
         self._rows = Rows(dataset, device)
         gamma = view.returns
         self._returns = None if gamma is None else self._rows.discounted_returns(gamma)
@@ -83,22 +121,50 @@ class BoundTransitions(BoundView):
                 "of every row: take a dataset that has them, or leave 'returns' out."
             )
         self.device = self._rows.device
-        self.spans = self._rows.with_next(actions=view.next_actions)
+        self.spans = self._rows.with_next(
+            steps=view.steps, actions=view.chunk if view.next_actions else 0
+        )
+        self._ahead = torch.arange(view.steps, device=self.device)
+        powers = view.gamma ** torch.arange(view.steps + 1, dtype=torch.float64)
+        self._powers = powers.float().to(self.device)
 
     def batch(
         self, index: Int[Tensor, " B"], uniforms: Float[Tensor, "B 0"] | None = None
     ) -> TransitionBatch:
         """Return the transitions that begin at rows ``index``, elements of ``self.rows``."""
-        rows = self._rows
-        terminals = rows.need("terminals", index)
+        rows, single = self._rows, self.view.steps == 1
+        final = index if single else self._within(index, self.view.steps)[:, -1]
+        terminals = rows.need("terminals", final)
+        follows = self.view.next_actions
         return TransitionBatch(
             observations=rows.need("observations", index),
-            actions=rows.need("actions", index),
-            rewards=rows.take("rewards", index),
-            next_observations=rows.next_observations(index, terminals),
+            actions=self.actions(index),
+            rewards=rows.take("rewards", index) if single else self._summed_rewards(index),
+            next_observations=rows.next_observations(final, terminals),
             terminals=terminals,
             returns=None if self._returns is None else self._returns.index_select(0, index),
-            next_actions=rows.need("actions", index + ~terminals)
-            if self.view.next_actions
-            else None,
+            next_actions=self.actions(final + ~terminals) if follows else None,
+            discounts=None if single else self._powers[-1].expand(len(index)),
         )
+
+    def actions(self, index: Int[Tensor, " B"]) -> Float[Tensor, "B _"]:
+        """Return the chunks (B, h · a) of any rows ``index``, an episode's last action repeated."""
+        if self.view.chunk == 1:
+            return self._rows.need("actions", index)
+        within = self._within(index, self.view.chunk)
+        return self._rows.need("actions", within.flatten()).view(len(index), -1)
+
+    def _summed_rewards(self, index: Tensor) -> Tensor | None:
+        """Return Σ γ^i r_{t+i} (B,) of rows ``index``, to the n-th or to a true terminal."""
+        within = self._within(index, self.view.steps)
+        rewards = self._rows.take("rewards", within.flatten())
+        if rewards is None:
+            return None
+        counted = within - index[:, None] == self._ahead  # the others are past the end
+        powers = torch.where(counted, self._powers[:-1], 0.0)
+        return (rewards.view_as(within) * powers).sum(dim=1)
+
+    def _within(self, index: Tensor, count: int) -> Tensor:
+        """Return ``count`` rows (B, count) from each of ``index`` on, no further than its end."""
+        last = self._rows.stops[self._rows.episode[index]] - 1
+        return torch.minimum(index[:, None] + self._ahead[:count], last[:, None])
