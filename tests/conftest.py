@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small nets with more threads fall off a cliff
@@ -84,12 +85,27 @@ def folder(tmp_path, monkeypatch):
         del os.environ[name]
 
 
-@pytest.fixture
-def command(d4rl_file, folder, monkeypatch):
-    """Build arguments of a small, quiet fit of any module on the small dataset.
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """An MLflow store with its tables, which take seconds to make."""
+    from lit_offrl.tracking.store import open_client
 
-    Its figures are drawn on an empty canvas, since text and ticks take longer than such a fit; the
-    figures' own tests, the notebooks and every fit in a process of its own draw them in full.
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    open_client(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def mlflow_tables(empty_store, folder):
+    """Let MLflow's default store have its tables already."""
+    shutil.copy(empty_store, folder)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Let fits save empty figures of their curves, since axes and text take as long as such a fit.
+
+    The figures' own tests, the notebooks and fits that take neither this nor ``command`` draw them.
     """
     from matplotlib.figure import Figure
 
@@ -100,6 +116,12 @@ def command(d4rl_file, folder, monkeypatch):
 
     save_figure = record.save_figure
     monkeypatch.setattr(record, "save_figure", save_empty)
+    monkeypatch.setattr(record, "training_curves", lambda history: Figure(figsize=(1, 1)))
+
+
+@pytest.fixture
+def command(d4rl_file, folder, undrawn):
+    """Build arguments of a small, quiet fit of any module on the small dataset."""
 
     def build(*options, module="BCModule", verb="fit", data="PyBulletDataModule"):
         words = [verb, "--model", module, "--data", data]

@@ -26,7 +26,7 @@ METHODS = {
 }
 # 40 batches an epoch; epochs, validations, checkpoints, points of curves and calls seldom meet.
 ODD = (
-    *("--trainer.max_steps", "95", "--trainer.log_every_n_steps", "12"),
+    *("--trainer.max_steps", "55", "--trainer.log_every_n_steps", "12"),
     *("--trainer.val_check_interval", "27", "--checkpoint.every_n_train_steps", "20"),
     *("--data.init_args.batch_size", "13", "--data.init_args.validation_batches", "1"),
 )
@@ -58,7 +58,7 @@ def test_calls_of_any_length_end_in_the_same_state(lit, same_state, lengths, met
         lengths.clear()
         place = ("--checkpoint.dirpath", f"of-{steps}", STEPS, steps)
         assert lit(*options, *place, module=method) == 0
-        assert lengths == [1] if steps == "1" else sum(lengths) == 95 and max(lengths) > 3
+        assert lengths == [1] if steps == "1" else sum(lengths) == 55 and max(lengths) > 3
     for steps in ("7", "100", "null"):
         same_state("of-1/last.ckpt", f"of-{steps}/last.ckpt")
         assert Path("of-1/curves.csv").read_text() == Path(f"of-{steps}/curves.csv").read_text()
@@ -84,7 +84,7 @@ def kill_at(monkeypatch, batch):
 
 @pytest.mark.parametrize("method", MARKED)
 def test_a_killed_fit_goes_on_with_calls_of_another_length(lit, same_state, monkeypatch, method):
-    options = (*ODD, *METHODS[method].split())
+    options = (*ODD, *METHODS[method].split(), "--trainer.max_steps", "75")
     assert lit(*options, STEPS, "1", "--checkpoint.dirpath", "whole", module=method) == 0
     draw = random.Random(method)
     lengths, last = ["1", "7", "100", "null"], "cut/last.ckpt"
@@ -136,7 +136,7 @@ def test_the_trainer_s_options_do_the_same_in_calls(lit, same_state, lengths, op
 def test_two_processes_take_the_same_calls(lit, same_state, monkeypatch, accumulated):
     """Bit for bit what they do batch by batch, and but for rounding what one process does."""
     monkeypatch.setattr("lit_offrl.cli.main._require_launcher", lambda *_: None)
-    options = ("--trainer.max_steps", "50", "--trainer.accumulate_grad_batches", accumulated)
+    options = ("--trainer.max_steps", "36", "--trainer.accumulate_grad_batches", accumulated)
     two = ("--trainer.strategy", "ddp_fork", "--trainer.devices", "2")
 
     def fit(name, steps, size, *more):
@@ -233,7 +233,7 @@ def test_a_signal_waits_for_the_call_s_end(lit, lengths, monkeypatch, same_state
 
 
 def test_calls_grow_until_they_take_their_time(lit, lengths, monkeypatch):
-    options = ("--trainer.max_steps", "600", "--data.init_args.batch_size", "1")
+    options = ("--trainer.max_steps", "250", "--data.init_args.batch_size", "1")
     options += ("--data.init_args.validation_fraction", "0")
     assert lit(*options) == 0
     assert lengths[:7] == [1, 2, 4, 8, 16, 32, 37] and max(lengths) <= 100  # to step 100

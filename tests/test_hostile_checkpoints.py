@@ -43,11 +43,13 @@ def trained(d4rl_file, tmp_path_factory):
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["fit", "--config", str(folder / "config.yaml"), *QUIET]) == 0
+    drawn = folder / "run" / "figures" / "training_curves.png"
+    assert drawn.stat().st_size > 10_000  # in full, unlike by the other fits
     return folder / "run" / "last.ckpt"
 
 
 @pytest.fixture
-def changed(trained, folder):
+def changed(trained, folder, undrawn):
     """Write the checkpoint with its config, or another part of it, changed."""
 
     def write(change=None, text=None, **ours):

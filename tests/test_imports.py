@@ -38,14 +38,12 @@ for verb in {[*COMMANDS]}:
     assert not libraries_after(helps)
 
 
-def test_what_evaluate_runs_imports_neither_callbacks_nor_mlflow():
+def test_mlflow_and_simulators_are_imported_only_where_a_run_uses_them():
+    """By evaluate, which needs no callbacks either, and then by fit."""
     code = """
 import lit_offrl.commands.evaluate, lit_offrl.evaluation.evaluate, lit_offrl.modules.checkpoints
 assert not any(name.startswith("lit_offrl.callbacks") for name in sys.modules)
+assert {"torch", "lightning"} <= {*sys.modules}
+import lit_offrl.cli.main
 """
-    found = libraries_after(code)
-    assert {"torch", "lightning"} <= found and not found & {*OF_SOME_RUNS}
-
-
-def test_fit_imports_mlflow_and_simulators_only_where_a_run_uses_them():
-    assert not libraries_after("import lit_offrl.cli.main") & {*OF_SOME_RUNS}
+    assert not libraries_after(code) & {*OF_SOME_RUNS}

@@ -67,7 +67,7 @@ def test_acts_as_it_did(name, unpacked):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_resumes_as_it_did(name, unpacked, tmp_path, monkeypatch):
+def test_resumes_as_it_did(name, unpacked, undrawn, tmp_path, monkeypatch):
     from lit_offrl.__main__ import main
 
     monkeypatch.chdir(unpacked)

@@ -1,6 +1,7 @@
 """``benchmarks peers`` at tiny sizes, beside checkouts made up here; ``gpu``'s parts on the CPU."""
 
 import json
+import multiprocessing
 from dataclasses import replace
 
 import pytest
@@ -83,7 +84,14 @@ def slow_bf16(monkeypatch):
     monkeypatch.setattr("benchmarks.peers.matrix_peak", peak)
 
 
-def test_a_step_of_a_peers_own_loop_is_timed_beside_ours(corl, slow_bf16):
+@pytest.fixture
+def forked_loops(monkeypatch):
+    """Loops in processes that have this one's imports; the slow tests' have their own server."""
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
+
+
+def test_a_step_of_a_peers_own_loop_is_timed_beside_ours(corl, slow_bf16, forked_loops):
     given = Checkouts(corl=corl)
     rows = list(run_peers(given, sizes=TINY, methods=["bc"], budget=0.01))
     first = rows[0]
@@ -151,7 +159,7 @@ def test_bfloat16_is_timed_where_its_products_are_faster(monkeypatch):
 
 
 def test_what_cannot_run_is_one_line_and_the_others_run(
-    corl, slow_bf16, tmp_path, capsys, monkeypatch
+    corl, slow_bf16, forked_loops, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(command, "run_peers", tiny)
     out = tmp_path / "numbers.json"
@@ -177,7 +185,7 @@ def tiny(given, **options):
     return run_peers(given, sizes=TINY, **options)
 
 
-def test_an_environment_without_d3rlpy_is_one_line(slow_bf16, tmp_path):
+def test_an_environment_without_d3rlpy_is_one_line(slow_bf16, forked_loops, tmp_path):
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho 'No module named d3rlpy' >&2\nexit 1\n")
     python.chmod(0o755)
@@ -221,7 +229,7 @@ def leaves(pace):
     raise SystemExit(3)
 
 
-def test_a_loop_that_ends_says_why():
+def test_a_loop_that_ends_says_why(forked_loops):
     for start, why in ((quits, "ConfigError: no more of it"), (leaves, "SystemExit: 3")):
         with process_loop(start) as loop, pytest.raises(LoopFailure, match=why):
             loop.time(1)

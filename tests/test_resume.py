@@ -4,8 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import torch
 from lit_offrl.__main__ import main
 from lit_offrl.common.files import file_sha256
 from lit_offrl.modules import BCModule
+from tests.helpers import forked
 
 # 18 training episodes of 29 or 30 usable rows: 8 batches of 64 an epoch.
 STEPS = ("--trainer.max_steps", "20", "--trainer.log_every_n_steps", "2")
@@ -107,16 +106,14 @@ def start_and_signal(arguments, number):
     """Start a fit, send a signal once it has saved a new checkpoint; return exit code, stderr."""
     last = Path("cut/last.ckpt")
     before = last.stat().st_mtime_ns if last.exists() else None
-    words = [sys.executable, "-m", "lit_offrl", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        deadline = time.monotonic() + 600
-        while not last.exists() or last.stat().st_mtime_ns == before:
-            assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
-            time.sleep(0.01)
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=400)
-    return process.returncode, errors
+    process = forked(main, arguments, stderr="errors")
+    deadline = time.monotonic() + 600
+    while not last.exists() or last.stat().st_mtime_ns == before:
+        assert process.is_alive() and time.monotonic() < deadline, Path("errors").read_text()
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    process.join(400)
+    return process.exitcode, Path("errors").read_text()
 
 
 def test_kill_9_and_sigterm_in_a_real_process(lit, command, same_state):

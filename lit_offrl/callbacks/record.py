@@ -29,6 +29,8 @@ from lit_offrl.tracking.store import redacted, runs_address
 
 CONFIG_KEY = "config"
 MLFLOW_KEY = "mlflow"
+AS_PARSED = {"skip_none": False, "skip_validation": True}
+"""How a config is written that a parser has checked already: whole, and in half the time."""
 
 
 class RunRecord(SaveConfigCallback):
@@ -40,7 +42,7 @@ class RunRecord(SaveConfigCallback):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
-        self.text = redacted(self.parser.dump(self.config, skip_none=False))
+        self.text = redacted(self.parser.dump(self.config, **AS_PARSED))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Lightning would save the config here, where the run's folder is not known yet."""
@@ -55,9 +57,10 @@ class RunRecord(SaveConfigCallback):
         resumed = trainer.ckpt_path is not None
         path = run_folder(trainer) / ("config-resumed.yaml" if resumed else "config.yaml")
         write_whole(path, self.text)
-        data = yaml.safe_load(self.text).get("data") or {}
+        runs = _mlflow_runs(trainer)
+        data = (yaml.safe_load(self.text).get("data") or {}) if runs else {}
         curves = find_callback(trainer, Curves)
-        for run in _mlflow_runs(trainer):
+        for run in runs:
             run.keep_in(path.parent)
             run.log_hyperparams({"data": data, **data_figures(trainer)})
             run.log_facts(run_facts(trainer, pl_module))

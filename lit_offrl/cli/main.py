@@ -29,6 +29,7 @@ from lit_offrl.callbacks.interruption import leave_signals_to_us
 from lit_offrl.callbacks.lookup import settings
 from lit_offrl.callbacks.mlflow_run import go_on_with, mlflow_loggers
 from lit_offrl.callbacks.progress import StepProgress
+from lit_offrl.callbacks.record import AS_PARSED
 from lit_offrl.cli.argv import Argv
 from lit_offrl.cli.checkpoint import ResumeFrom
 from lit_offrl.cli.errors import OneLineArgumentParser, find_lightnings, find_ours
@@ -47,6 +48,8 @@ from lit_offrl.evaluation.envs import name_env
 from lit_offrl.modules.checkpoints import mlflow_runs
 
 _LOGGER = f"{own.MLflowRun.__module__}.{own.MLflowRun.__name__}"
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # Lightning's Timer has a member of an enumeration as the default of an option that is text.
 yaml.SafeDumper.add_multi_representer(
@@ -224,6 +227,14 @@ class OfflineCLI(LightningCLI):
         """The checkpoint's options have been parsed already, below those given."""
 
     # ---- building ------------------------------------------------------------------------------
+
+    def _dump_config(self) -> None:
+        """As Lightning's, without checking again what was parsed just now, and read by libyaml."""
+        if not hasattr(self, "config_dump"):
+            text = self.parser.dump(
+                self.config, **AS_PARSED, skip_link_targets=False, format="yaml"
+            )
+            self.config_dump = yaml.load(text, _Loader)[self.verb]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer around a module that fits the checkpoint."""

@@ -27,7 +27,7 @@ from lit_offrl.tracking.store import absolute_uri, open_client, require_store
 
 
 @pytest.fixture
-def fit(command):
+def fit(command, mlflow_tables):
     """Run a fit with MLflow's default store; returns the exit code."""
 
     def run(*options):

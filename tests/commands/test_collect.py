@@ -2,7 +2,6 @@ import contextlib
 import os
 import pty
 import signal
-import subprocess
 import sys
 import termios
 
@@ -14,6 +13,7 @@ import pytest
 from lit_offrl.commands.collect import main
 from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.datasets.hdf5 import read_hdf5
+from tests.helpers import forked
 
 
 class Corridor(gymnasium.Env):
@@ -170,23 +170,21 @@ def test_a_failing_environment_leaves_its_rows(tmp_path, capsys):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_the_rows(tmp_path, number):
     path = tmp_path / "a.hdf5"
-    command = (
-        "import sys; from lit_offrl.commands.collect import main; sys.exit(main(sys.argv[1:]))"
-    )
     argv = ["--env", "Pendulum-v1", "--kind", "random", "--steps", "9999999", "--output", str(path)]
     screen, stderr = pty.openpty()  # on a terminal the bar moves twice a second
     termios.tcsetwinsize(screen, (24, 200))
-    process = subprocess.Popen([sys.executable, "-c", command, *argv], stderr=stderr)
+    process = forked(main, argv, stderr=stderr)
     os.close(stderr)
     said = b""
     while b"return" not in said:  # the bar shows the first finished episodes
         said += os.read(screen, 4096)
-    process.send_signal(number)
+    os.kill(process.pid, number)
     with contextlib.suppress(OSError):  # nobody has the terminal any more
         while part := os.read(screen, 4096):
             said += part
     os.close(screen)
-    assert process.wait(400) == 128 + number
+    process.join(400)
+    assert process.exitcode == 128 + number
     assert f"stopped by {number.name}; kept".encode() in said and b"Traceback" not in said
     columns, attributes = read(path)
     assert len(columns["rewards"]) == attributes["rows"] >= 200

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import h5py
 import numpy as np
@@ -131,13 +129,6 @@ def test_checkpoints_need_a_scalar_representation(ope, trained, capsys):
 def test_data_without_the_column_are_refused(ope, d4rl_file, capsys):
     assert ope("--data", str(d4rl_file), "--policies", "1") == 2
     assert "has no column 'policy'" in capsys.readouterr().err
-
-
-def test_the_help_needs_no_data():
-    done = subprocess.run(
-        [sys.executable, "-m", "lit_offrl", "ope", "--help"], capture_output=True, text=True
-    )
-    assert done.returncode == 0 and "--policies" in done.stdout
 
 
 def test_any_checkpoint_is_valued_beside_the_datas_own_policy(lit, d4rl_file, capsys):

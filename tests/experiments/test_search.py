@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lit_offrl.__main__ import main
 from lit_offrl.experiments import process
 from lit_offrl.experiments.search import online_episodes, read_curves
 from lit_offrl.experiments.sweep import read_sweep
-from lit_offrl.tracking.store import open_client
+from tests.helpers import forked
 
 # Its losses fall to (log10(rate) + 3)² + seed: the best learning rate is 1e-3.
 OBJECTIVE = """
@@ -55,19 +55,10 @@ RATE = {"model.rate": {"log_uniform": [1.0e-5, 1.0e-1]}}
 FOLDER = Path("sweeps/grid/m/plain")
 
 
-@pytest.fixture(scope="session")
-def store(tmp_path_factory):
-    """An MLflow store with its tables, which take seconds to make."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    open_client(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def search(sweep, folder, store, monkeypatch):
+def search(sweep, folder, mlflow_tables, monkeypatch):
     """Run a sweep's file of a search with the stand-in; returns the exit code."""
     pytest.importorskip("optuna")
-    shutil.copy(store, folder)
     (folder / "objective.py").write_text(OBJECTIVE)
     program = (sys.executable, "-S", str(folder / "objective.py"))
     monkeypatch.setattr(process, "PROGRAM", program)
@@ -166,22 +157,15 @@ def test_a_killed_search_goes_on_and_counts_no_trial_twice(search, folder):
     (folder / "slow").write_text("2")
     keys = {"axes": {"model.rate": {"choice": [0.001, 0.1, 0.01, 0.0001]}}, "sampler": "grid"}
     keys["metric"] = "val/loss/actor"
-    words = [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}\n"
-             "from lit_offrl.experiments import process\n"
-             f"process.PROGRAM = {process.PROGRAM!r}\n"
-             "from lit_offrl.commands import experiments\n"
-             "experiments.check_jobs = lambda *args, **kwargs: None\n"
-             "from lit_offrl.__main__ import main\n"
-             "main(['sweep', '--config', 'grid.yaml'])"]  # fmt: skip
     search("--dry_run", **keys)
-    driver = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    driver = forked(main, ["sweep", "--config", "grid.yaml"], stderr="errors")
     try:
         while not (folder / "waiting").exists():
-            assert driver.poll() is None
+            assert driver.is_alive(), Path("errors").read_text()
             time.sleep(0.02)
     finally:
         driver.kill()
-        driver.wait()
+        driver.join()
     assert "RUNNING" in outcomes() and "WAITING" in outcomes()
     begun = calls()
     (folder / "slow").unlink()
@@ -332,8 +316,6 @@ def test_a_distribution_needs_a_search(sweep, capsys):
 
 
 def test_the_file_under_sweeps(folder, capsys):
-    from lit_offrl.__main__ import main
-
     path = Path(__file__).parents[2] / "sweeps" / "bc_search.yaml"
     assert main(["sweep", "--config", str(path), "--dry_run"]) == 0
     out = capsys.readouterr().out

@@ -9,6 +9,7 @@ from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.modules import ACDModule, DiffusionBCModule, DQLModule, IDQLModule, IQLModule
 from lit_offrl.modules.expectile import best_of
 from lit_offrl.nets import AdvantageEncoding
+from tests.helpers import unchecked
 
 MODES = torch.tensor([-0.7, 0.0, 0.7])
 SHARES = torch.tensor([0.5, 0.3, 0.2])
@@ -22,6 +23,7 @@ def bandit(rows, generator):
     return (MODES[arm] + noise)[:, None], WORTH[arm]
 
 
+@unchecked()
 def train(module, loss, steps=1200):
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(module.actor.denoiser.parameters(), lr=module.learning_rate)

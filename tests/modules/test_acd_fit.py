@@ -10,6 +10,7 @@ import torch
 from lit_offrl.datasets.hdf5 import read_hdf5, write_hdf5
 from lit_offrl.datasets.labels import load_labels
 from lit_offrl.modules import load_module
+from tests.helpers import unchecked
 
 SMALL = ("--model.init_args.hidden", "[8]", "--model.init_args.width", "16")
 SMALL += ("--model.init_args.blocks", "1", "--model.init_args.num_samples", "2")
@@ -138,6 +139,7 @@ def worth_knowing(folder):
 
 
 @pytest.mark.parametrize(("method", "normalize"), [("IDQLModule", "false"), ("ACDModule", "true")])
+@unchecked()
 def test_the_more_candidates_the_nearer_to_the_best_action(lit, worth_knowing, method, normalize):
     """From the file to what acts: scales of states, units of actions, which critics, which axis."""
     options = "--trainer.max_steps 300 --data.init_args.batch_size 128 --checkpoint.dirpath run"

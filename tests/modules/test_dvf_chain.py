@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -14,6 +13,7 @@ from lit_offrl.datasets.sampler import RowOrder
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.diffusion import make_sampler
 from lit_offrl.modules import DVFModule
+from tests.helpers import unchecked
 
 STATES = 5
 GAMMA = 0.8
@@ -71,11 +71,9 @@ def chain(terminal: bool, episodes: int = 10_000, length: int = 40) -> OfflineDa
 
 
 @pytest.fixture(scope="module", autouse=True)
-def unchecked():
-    """Checking shapes, as other tests do, would take half of the time of so many steps."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+def unchecked_shapes():
+    with unchecked():
+        yield
 
 
 @pytest.fixture(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -14,6 +13,7 @@ from lit_offrl.datasets.sampler import RowOrder
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.modules import DVFModule
 from lit_offrl.nets import symlog
+from tests.helpers import unchecked
 
 GAMMA = 0.7
 FORWARD = (0.1, 0.9)  # how probably policies 0 and 1 move on in a ring of states
@@ -55,9 +55,14 @@ class Paid(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def trained():
+def unchecked_shapes():
+    with unchecked():
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(unchecked_shapes):
     """An occupancy of both policies, with the true reward, and the data."""
-    jaxtyping.config.update("jaxtyping_disable", True)  # half the time of so many steps
     torch.manual_seed(0)
     module = DVFModule(
         STATES,
@@ -91,7 +96,6 @@ def trained():
         module.occupancy.update_ema()
     module.reward = Paid()
     yield module.eval(), view
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize("asked", [0, 1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -15,6 +14,7 @@ from lit_offrl.datasets.sampler import RowOrder
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.diffusion import make_sampler
 from lit_offrl.modules import DVFModule
+from tests.helpers import unchecked
 
 GAMMA = 0.8
 
@@ -112,14 +112,6 @@ def sampled(walk: Walk, steps: int, prediction: str, draws: int = 1500) -> np.nd
     return one_hot.mean(1).numpy()
 
 
-@pytest.fixture
-def unchecked():
-    """Checking shapes, as other tests do, would take half of the time of so many steps."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 def errors(walk: Walk, shares: np.ndarray) -> tuple[float, float, float]:
     """Total variation and V's error, means over the states, and the absorbed share's bias."""
     occupancy, values = walk.exact()
@@ -131,7 +123,8 @@ def errors(walk: Walk, shares: np.ndarray) -> tuple[float, float, float]:
     )
 
 
-def test_the_absorbed_share_has_no_bias_after_a_short_training(unchecked: None):
+@unchecked()
+def test_the_absorbed_share_has_no_bias_after_a_short_training():
     made = line()
     apart, _, bias = errors(made, sampled(made, 200, "v"))
     assert abs(bias) <= 0.03
@@ -140,9 +133,8 @@ def test_the_absorbed_share_has_no_bias_after_a_short_training(unchecked: None):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("walk", "apart", "amiss"), [(line, 0.06, 0.11), (grid, 0.12, 0.22)])
-def test_close_states_are_resolved(
-    walk: Callable[[], Walk], apart: float, amiss: float, unchecked: None
-):
+@unchecked()
+def test_close_states_are_resolved(walk: Callable[[], Walk], apart: float, amiss: float):
     """Eight states on a line and 25 in a grid; neither near the end nor elsewhere is V far off."""
     made = walk()
     distance, error, bias = errors(made, sampled(made, 800, "v"))
@@ -150,7 +142,8 @@ def test_close_states_are_resolved(
 
 
 @pytest.mark.slow
-def test_close_states_are_blurred_by_x0_prediction_and_not_by_absorption(unchecked: None):
+@unchecked()
+def test_close_states_are_blurred_by_x0_prediction_and_not_by_absorption():
     """Its loss hardly counts at small noise, where neighbours are told apart; v's and ε's does."""
     made = line()
     blurred, error, bias = errors(made, sampled(made, 800, "x0"))

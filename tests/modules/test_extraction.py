@@ -17,6 +17,7 @@ from lit_offrl.modules.extraction import (
     weighted_loss,
 )
 from lit_offrl.nets import GaussianPolicy, symlog
+from tests.helpers import unchecked
 
 ROWS = 512
 GENERATOR = torch.Generator()
@@ -41,6 +42,7 @@ def new_actor(bound: float = 1.0, **options) -> GaussianPolicy:
     return GaussianPolicy(1, 1, hidden=(32,), low=[-bound], high=[bound], **options)
 
 
+@unchecked()
 def optimise(actor, loss, steps: int = 400, rate: float = 1e-2) -> None:
     """Minimise ``loss(observations, noise)`` on fresh states in [−1, 1]."""
     optimizer = torch.optim.Adam(actor.parameters(), lr=rate)

@@ -15,6 +15,7 @@ from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import SnippetBatch
 from lit_offrl.modules import LDCQStage3Module, load_module
 from lit_offrl.modules.ldcq.stage3 import growing
+from tests.helpers import unchecked
 
 SMALL = {"state_hidden": (8,), "latent_hidden": (8,), "joined": (8, 4), "num_latents": 4}
 
@@ -364,6 +365,7 @@ def test_environments_plan_anew_when_their_own_skill_has_ended(make, monkeypatch
 # ---- BCQ-H on a chain ----------------------------------------------------------------------
 
 
+@unchecked()
 def test_bcq_h_finds_the_way_along_a_chain(make, monkeypatch):
     """Positions 0, 1, 2 and a terminal to the right of them; γ = 0.9, H = 1.
 

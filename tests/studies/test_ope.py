@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -17,6 +16,7 @@ from lit_offrl.studies import ope
 from lit_offrl.studies.candidates import Candidate, make_candidates, parse_policies
 from lit_offrl.studies.fqe_settings import FQESettings
 from lit_offrl.studies.ope_truth import discounted_returns, true_returns
+from tests.helpers import unchecked
 
 STATES, GAMMA, BONUS = 4, 0.8, 0.5
 REWARDS = np.array([0.0, 2.0, 1.0, 5.0])
@@ -24,11 +24,9 @@ FORWARD = {0.0: 0.1, 1.0: 0.4, 2.0: 0.7, 3.0: 0.95}  # probability of going forw
 
 
 @pytest.fixture(scope="module", autouse=True)
-def unchecked():
-    """Checking shapes would take half of the time of so many steps."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+def unchecked_shapes():
+    with unchecked():
+        yield
 
 
 def transitions(forward: float) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -14,17 +13,16 @@ from lit_offrl.modules.ldcq.acting import SkillPolicy
 from lit_offrl.studies.candidates import acting
 from lit_offrl.studies.fqe_settings import FQESettings
 from lit_offrl.studies.policy_values import Value, first_states, fitted_values
+from tests.helpers import unchecked
 
 STATES, GAMMA, BONUS = 4, 0.8, 0.5
 REWARDS = np.array([1.0, 2.0, 0.0, 5.0])
 
 
 @pytest.fixture(scope="module", autouse=True)
-def unchecked():
-    """Checking shapes would take half of the time of so many steps."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+def unchecked_shapes():
+    with unchecked():
+        yield
 
 
 def logged(episodes=300, length=40) -> OfflineDataset:
