@@ -24,18 +24,25 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import peer_ours
 from benchmarks.machine import clock, matrix_peak
+from benchmarks.made_up import settings
 from benchmarks.peer_ours import Fit
 from benchmarks.peers import SIZES, Precision, Sizes, stage_fits, write_rows
+from lit_offrl import modules
 from lit_offrl.modules import graphs
 
 _WARM_UP = 20  # steps that are not timed; arithmetic is counted in the last of them
 _TESTS = 210.0  # seconds for the contract tests at most
+_STAGES = ("LDCQStage1Module", "LDCQStage2Module", "LDCQStage3Module")
+_NAMES = {"TD3BCModule": "TD3+BC", "DiffusionBCModule": "diffusion BC"}
 METHODS = {
-    **{"IQL": "IQLModule", "BC": "BCModule", "TD3+BC": "TD3BCModule", "CQL": "CQLModule"},
-    **{"AWR": "AWRModule", "ACG": "ACGModule", "ACD": "ACDModule", "IDQL": "IDQLModule"},
-    **{"DQL": "DQLModule", "diffusion BC": "DiffusionBCModule"},
+    _NAMES.get(kind, kind.removesuffix("Module")): kind
+    for kind in modules.__all__
+    if kind.endswith("Module") and kind not in ("OfflineModule", "ImageVAEModule", *_STAGES)
 }
-"""Methods on one-step transitions, with their defaults; LDCQ's stages and DVF come on top."""
+"""All methods that are trained on rows alone, by name; LDCQ's stages come on top.
+
+The encoder of pictures is the one that is not here: rows of numbers are none of it.
+"""
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ def run_fits(
     dtypes = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
     peaks = {each: matrix_peak(device, dtypes[each], budget=seconds / 4) for each in precisions}
     with tempfile.TemporaryDirectory() as folder:
-        for name, fit in _fits(sizes, Path(folder), seed).items():
+        for name, fit in make_fits(sizes, Path(folder), seed).items():
             if methods and name not in methods:
                 continue
             for precision in precisions:
@@ -142,10 +149,17 @@ def run_fits(
                     yield _run_fit(name, fit, device, precision, seconds, eager.peak, eager)
 
 
-def _fits(sizes: Sizes, folder: Path, seed: int) -> dict[str, Fit]:
+def make_fits(sizes: Sizes, folder: Path, seed: int) -> dict[str, Fit]:
+    """Write the rows, and return what is fitted to them, by the methods' names.
+
+    Methods have their defaults, and DVF those of its small config.
+    """
     rows = write_rows(sizes, folder, seed).with_suffix(".hdf5")
     stages = stage_fits(sizes, folder, seed)
     fits = {name: Fit(kind, {}, rows, sizes.batch) for name, kind in METHODS.items()}
+    small = settings("quick")
+    alone = small.module | {"policy_representation": "none"}  # the rows are of no known policies
+    fits["DVF"] = fits["DVF"]._replace(options=alone, gradient_clip=small.gradient_clip)
     return fits | {"LDCQ VAE": stages.vae, "LDCQ prior": stages.prior, "LDCQ Q": stages.q}
 
 
@@ -168,7 +182,7 @@ def run_checks(
     """
     with tempfile.TemporaryDirectory() as folder:
         cut = str(Path(folder) / "cut.ckpt")
-        for name, fit in _fits(sizes, Path(folder), seed).items():
+        for name, fit in make_fits(sizes, Path(folder), seed).items():
             if methods and name not in methods:
                 continue
             eager, _ = _weights(fit, device, steps, graphs=False)

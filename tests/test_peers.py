@@ -13,14 +13,18 @@ from benchmarks.gpu import (
     GraphsCheck,
     checks_table,
     fits_table,
+    make_fits,
     run_checks,
     run_contract,
     run_fits,
 )
 from benchmarks.peer_code import Anything, absent
+from benchmarks.peer_ours import trainer
 from benchmarks.peer_turns import LoopFailure, process_loop
 from benchmarks.peers import Aim, Checkouts, PeerRow, Sizes, missed_table, peers_table, run_peers
+from lit_offrl import modules
 from lit_offrl.common.errors import ConfigError
+from lit_offrl.datasets.views import Transitions
 from lit_offrl.modules import graphs
 from tests.test_graphs import Tape
 
@@ -247,6 +251,28 @@ def test_a_stand_in_takes_part_in_whatever_a_file_does_with_it():
     assert isinstance(Wrapper(), Anything) and isinstance(function, Anything)
     assert not isinstance(3, Anything.Array) and callable(Anything.spaces.Box(0, 1).sample)
     assert absent("json", "nothing_of_that_name") == ["nothing_of_that_name"]
+
+
+def test_no_method_is_left_out(tmp_path):
+    """A new one takes part by itself, and its defaults fit the rows that there are."""
+    methods = {name for name in modules.__all__ if name.endswith("Module")}
+    fits = make_fits(TINY, tmp_path, seed=0)
+    assert {fit.kind for fit in fits.values()} == methods - {"OfflineModule", "ImageVAEModule"}
+    assert {"BCQ", "DecisionTransformer", "Diffuser", "DecisionDiffuser", "DVF"} <= fits.keys()
+    for name, fit in fits.items():
+        data = fit.data()
+        data.view = getattr(fit.module(data), "view", Transitions)()
+        data.setup("fit")
+        assert len(data.train_view().rows) >= fit.batch_size, name
+
+
+@pytest.mark.slow
+def test_every_method_is_fitted(tmp_path):
+    for name, fit in make_fits(TINY, tmp_path, seed=0).items():
+        data = fit.data()
+        made = trainer(fit, "32-true", max_steps=1, enable_progress_bar=False)
+        made.fit(fit.module(data), data)
+        assert made.global_step == 1, name
 
 
 def test_fits_are_timed_on_any_device():
