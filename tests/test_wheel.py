@@ -1,4 +1,4 @@
-"""What a wheel holds: the configs, which are found by name without a clone."""
+"""What a wheel holds: configs and sweeps, which are found by name without a clone."""
 
 import os
 import shutil
@@ -11,8 +11,8 @@ CLONE = Path(__file__).parent.parent
 BUILD = "from setuptools.build_meta import build_wheel; build_wheel('wheel')"
 
 
-def test_the_configs_come_with_the_wheel(folder):
-    for name in ("lit_offrl", "configs"):
+def test_configs_and_sweeps_come_with_the_wheel(folder):
+    for name in ("lit_offrl", "configs", "sweeps"):
         leave_out = shutil.ignore_patterns("__pycache__", "*.hdf5")
         shutil.copytree(CLONE / name, folder / "clone" / name, symlinks=True, ignore=leave_out)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -21,7 +21,11 @@ def test_the_configs_come_with_the_wheel(folder):
     with zipfile.ZipFile(next(Path("clone", "wheel").glob("*.whl"))) as wheel:
         wheel.extractall("site")
     shutil.rmtree("clone")
-    names = {str(each.relative_to(CLONE)) for each in (CLONE / "configs").rglob("*.yaml")}
+    names = {
+        str(each.relative_to(CLONE))
+        for folder in ("configs", "sweeps")
+        for each in (CLONE / folder).rglob("*.yaml")
+    }
     there = {str(each.relative_to("site/lit_offrl")) for each in Path("site").rglob("*.yaml")}
     assert {*names, "experiments/claims.yaml"} == there
     shown = subprocess.run(

@@ -6,12 +6,13 @@ line that matters is in there; this file finds it.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, get_args, get_origin
 
@@ -23,8 +24,10 @@ from lit_offrl.cli.help import adapt_class_help, kinds_of
 from lit_offrl.commands.parsing import OneLineParser, nearest_option, unknown
 from lit_offrl.common.configs import METHODS, for_method, from_yaml, read_config
 from lit_offrl.common.errors import ConfigError, LitOffRLError, nearest
+from lit_offrl.common.named_classes import subclasses
 from lit_offrl.common.renames import renames_of, translated
 from lit_offrl.common.signatures import hints_of, parameters_of
+from lit_offrl.modules import OfflineModule
 
 _QUOTED = re.compile(r"'([^']+)'")
 _TYPE = re.compile(r"<class '(?:\w+\.)*(\w+)'>|typing\.")
@@ -55,7 +58,9 @@ class OneLineArgumentParser(OneLineParser, LightningArgumentParser):
     ) -> Namespace:
         """Read a config's text, with the values for the method at hand in their places."""
         if METHODS in content and isinstance(config := from_yaml(content), dict):
-            content = yaml.safe_dump(for_method(config, self.method, str(path)), sort_keys=False)
+            own = for_method(config, self.method, str(path))
+            require_methods(config.get(METHODS) or {}, str(path))
+            content = yaml.safe_dump(own, sort_keys=False)
         return super().parse_string(content, path, **kwargs)
 
     def add_class_arguments(
@@ -111,6 +116,32 @@ class OneLineArgumentParser(OneLineParser, LightningArgumentParser):
             raise ours from None
         parser = getattr(ex, "subcommand_parser", None) or self
         raise ConfigError(explain(message, parser.option_names())) from None
+
+
+def require_methods(names: Iterable[str], where: str) -> None:
+    """Refuse a misspelt class of a method, whose values would be for no method.
+
+    A class of the user's own that no ``--import`` has named is not known here: what is unlike all
+    that are, or has the whole name of one at its end, may be one.
+
+    Args:
+        names: Classes that a config has values for.
+        where: The file, for messages.
+
+    Raises:
+        ConfigError: A name is nearly that of a method.
+    """
+    known = {kind.__name__.lower(): kind.__name__ for kind in subclasses(OfflineModule)}
+    for name in map(str, names):
+        if name.endswith(tuple(known.values())):
+            continue
+        written = name.lower()
+        near = [f"{written}module", *difflib.get_close_matches(written, known, n=1, cutoff=0.9)]
+        if meant := next((known[each] for each in near if each in known), None):
+            raise ConfigError(
+                f"{where}: {METHODS}.{name}: is no method. Did you mean '{meant}'?"
+                " A class of your own is made known by --import."
+            )
 
 
 def find_ours(error: BaseException) -> LitOffRLError | None:

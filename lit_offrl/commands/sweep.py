@@ -11,7 +11,7 @@ from lit_offrl.commands.experiments import RunOptions, run_experiment
 from lit_offrl.commands.options import parse
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.experiments.run import Choices
-from lit_offrl.experiments.sweep import read_sweep
+from lit_offrl.experiments.sweep import find_sweep, read_sweep
 from lit_offrl.tracking.store import store_uri
 
 
@@ -22,7 +22,8 @@ class SweepOptions(RunOptions):
     Finished cells are skipped, interrupted ones go on.
 
     Args:
-        config: The sweep's file.
+        config: The sweep's file, or the name of one of the library's, such as pybullet_results;
+            its collected data are then in the folder sweeps.
         only: A part of the grid, KEY=PATTERN, such as method=dvf, dataset='hopper*' or gamma=0.9;
             may be repeated.
         retry_failed: Whether to try failed cells again.
@@ -51,7 +52,8 @@ def main(argv: Sequence[str]) -> int:
     """
     options = parse(SweepOptions, argv, "sweep", "The file and SLURM: docs/sweeps.md.")
     uri = store_uri(options.tracking_uri)
-    sweep = read_sweep(options.config, options.only, output=options.output, uri=uri)
+    path = find_sweep(options.config)
+    sweep = read_sweep(path, options.only, output=options.output, uri=uri)
     if sweep.searches and options.executor != "local" and options.workers is None:
         raise ConfigError("--workers: give how many jobs of the search run at a time.")
     choices = Choices(options.retry_failed, options.rerun_changed)

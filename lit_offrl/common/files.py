@@ -1,7 +1,8 @@
 """Files that are written whole or not at all, and what tells two of them apart.
 
-A file is written beside its place, as ``.NAME.MACHINE.PID.part``, and then moved. A process that is
-killed leaves that part, and the next write to the folder removes it.
+A file is written beside its place, as ``.NAME.MACHINE.PID.part``, or by another thread than the
+main one as ``.NAME.MACHINE.PID-THREAD.part``, and then moved. A process that is killed leaves that
+part, and the next write to the folder removes it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 import shutil
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +27,9 @@ from lit_offrl.common.errors import FileError
 SPARE_BYTES = 64 * 2**20
 """Bytes of a disk that are left free."""
 
-_PART = re.compile(r"\.(?P<name>.+?)(\.(?P<machine>[0-9a-f]{12}))?\.(?P<pid>\d+)\.part", re.DOTALL)
+_PART = re.compile(
+    r"\.(?P<name>.+?)(\.(?P<machine>[0-9a-f]{12}))?\.(?P<pid>\d+)(-\d+)?\.part", re.DOTALL
+)
 _ABANDONED = 24 * 3600.0  # seconds: nobody writes for a day without a byte
 _CLOCKS = 120.0  # seconds by which a file server's clock may differ from this machine's
 
@@ -53,8 +57,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def part_path(path: Path) -> Path:
-    """Return where this process writes a file or folder before it is moved to ``path``."""
-    return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.part")
+    """Return where this thread writes a file or folder before it is moved to ``path``."""
+    is_main = threading.current_thread() is threading.main_thread()
+    writer = f"{os.getpid()}" if is_main else f"{os.getpid()}-{threading.get_native_id()}"
+    return path.with_name(f".{path.name}.{_machine()}.{writer}.part")
 
 
 def sweep(folder: Path) -> None:

@@ -55,7 +55,7 @@ def class_named(name: object, base: type[T], where: str) -> type[T]:
     """
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{where}: {_shown(name)} is the name of no class.")
-    for kind in () if base is object else (base, *_subclasses(base)):
+    for kind in () if base is object else (base, *subclasses(base)):
         if name == f"{kind.__module__}.{kind.__qualname__}":
             return kind
     package, _, short = name.rpartition(".")
@@ -194,11 +194,11 @@ def _is_a(origin: Any, kind: type) -> bool:
 # ---- classes and packages ----------------------------------------------------------------------
 
 
-def _subclasses(kind: type[T]) -> Iterator[type[T]]:
+def subclasses(kind: type[T]) -> Iterator[type[T]]:
     """Yield all classes below one, those made last first."""
     for below in reversed(kind.__subclasses__()):
         yield below
-        yield from _subclasses(below)
+        yield from subclasses(below)
 
 
 def _requires_us(package: str) -> bool:

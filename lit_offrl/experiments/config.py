@@ -71,10 +71,11 @@ class FileReader:
     Args:
         path: The file.
         owner: Who gives to each fit what the file must not: "the sweep", "the pipeline".
+        data: What the paths of datasets are relative to; the file's folder by default.
     """
 
-    def __init__(self, path: Path, owner: str = "the command") -> None:
-        self.path, self._owner = path, owner
+    def __init__(self, path: Path, owner: str = "the command", data: Path | None = None) -> None:
+        self.path, self._owner, self._data = path, owner, data or path.parent
 
     def wrong(self, key: str, value: Any, wanted: str) -> ConfigError:
         """Return the error about a value that cannot be."""
@@ -179,7 +180,7 @@ class FileReader:
         name = self.text(key, given)
         if not name.endswith(SUFFIXES) or ":" in name:
             return name
-        path = (self.path.parent / name).resolve()
+        path = (self._data / name).resolve()
         if not path.is_file() and not may_be_missing:
             hint = nearest(path.name, [p.name for p in path.parent.glob("*") if p.is_file()])
             raise ConfigError(f"{self.path}: {key}: there is no file {path}.{hint}")

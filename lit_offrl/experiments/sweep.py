@@ -21,6 +21,9 @@ from lit_offrl.experiments.pipeline import CHECKPOINT, DATASET, Part, Pipeline, 
 from lit_offrl.experiments.search import read_axes, read_search
 from lit_offrl.experiments.trials import Study
 
+_PACKAGE = Path(__file__).parent.parent
+FOLDER = next(f for f in (_PACKAGE / "sweeps", _PACKAGE.parent / "sweeps") if f.is_dir())
+"""Where the library's sweeps are: a link in a clone, files in an installed package."""
 STAGES = "stages"
 """The folder of the stages that methods share."""
 _KEYS = ("name", "methods", "datasets", "seeds", "options", "needs", "evaluate", "slurm", "ray",
@@ -54,13 +57,30 @@ class Experiment:
     ray: RayOptions = field(default_factory=RayOptions)
 
 
+def find_sweep(given: Path) -> Path:
+    """Return a sweep's file: that of a path, else the library's of that name.
+
+    Raises:
+        ConfigError: There is neither.
+    """
+    if given.exists():
+        return given
+    names = sorted(each.stem for each in FOLDER.glob("*.yaml"))
+    name = given.name.removesuffix(".yaml")
+    if name in names and given.parent.name in ("", "sweeps"):
+        return FOLDER / f"{name}.yaml"
+    near = nearest(given.name, [each.name for each in given.parent.glob("*.yaml")])
+    hint = near or nearest(name, names) or f" The library's: {', '.join(names)}."
+    raise ConfigError(f"--config {given}: there is no such file, and no sweep of that name.{hint}")
+
+
 def read_sweep(
     path: Path, only: Sequence[str] = (), *, output: Path | None = None, uri: str | None = None
 ) -> Experiment:
     """Read a file; paths in it are relative to it.
 
     Args:
-        path: The file.
+        path: The file; what one of the library's collects is in the folder ``sweeps``.
         only: Filters of the cells, as for ``select``; the datasets of others may be missing.
         output: The sweep's folder; ``sweeps/NAME`` if it is None.
         uri: MLflow's store.
@@ -68,7 +88,8 @@ def read_sweep(
     Raises:
         ConfigError: One line names the file and the key, or the filter.
     """
-    reader = _Reader(path, "the sweep")
+    # what a sweep of the library collects is no part of an installed package
+    reader = _Reader(path, "the sweep", Path("sweeps") if path.parent == FOLDER else None)
     given = reader.known(read_yaml(path), "the file", _KEYS)
     name = reader.name(given.get("name", path.stem))
     drawn, options = read_axes(reader, given.get("options"))
@@ -98,19 +119,14 @@ def read_sweep(
     searches: dict[str, Study] = {}
     if search is None:
         cells = [make(pipeline, parts, seed) for seed in seeds for pipeline, parts in lines]
-        folders: dict[str, Cell] = {}
-        for cell in cells:
-            if (other := folders.setdefault(cell.name.lower(), cell)) is not cell:
-                raise ConfigError(
-                    f"{path}: {dict(other.labels)} and {dict(cell.labels)} would share the folder"
-                    f" {cell.name}: give other labels."
-                )
+        _require_own_folders(path, cells)
     else:
         cells = []
         for pipeline, parts in lines:
             study = Study(search, drawn, partial(_trial, partial(make, pipeline), parts, seeds))
             cells += study.examples()
             searches[cells[-1].name] = study
+        _require_own_folders(path, cells[:: len(cells) // len(lines)])  # one of each line
     chosen = select(cells, only)
     reader.require_datasets(datasets, {cell.labels["dataset"] for cell in chosen})
     names = {cell.name for cell in chosen}
@@ -143,6 +159,17 @@ def select(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
     for key, patterns in wanted.items():
         cells = [c for c in cells if any(fnmatchcase(c.labels[key], each) for each in patterns)]
     return list(cells)
+
+
+def _require_own_folders(path: Path, cells: Sequence[Cell]) -> None:
+    """Refuse a file two of whose cells have one folder, also where letters' cases are one."""
+    folders: dict[str, Cell] = {}
+    for cell in cells:
+        if (other := folders.setdefault(cell.name.lower(), cell)) is not cell:
+            raise ConfigError(
+                f"{path}: {dict(other.labels)} and {dict(cell.labels)} would share the folder"
+                f" {cell.name}: give other labels."
+            )
 
 
 def _cell(

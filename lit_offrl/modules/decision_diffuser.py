@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from lit_offrl.datasets.views import WindowBatch
 from lit_offrl.diffusion import classifier_free_guidance
-from lit_offrl.modules.ldcq.options import Goal
 from lit_offrl.modules.plan_policy import PlanPolicy
 from lit_offrl.modules.plans import PlanModule
+from lit_offrl.modules.skill_policy import Goal
 from lit_offrl.nets import MLP, TemporalUNet, frozen_copy
 from lit_offrl.nets.mlp import require_widths
 

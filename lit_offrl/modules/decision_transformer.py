@@ -100,10 +100,10 @@ class DecisionTransformerModule(ActorModule):
         """Contexts of K steps."""
         return Contexts(self.context)
 
-    def setup(self, stage: str) -> None:
-        """Take the largest return from the data of a first fit, too."""
-        super().setup(stage)
-        if stage == "fit" and self.datamodule is not None and self.best_return.isnan():
+    def on_fit_start(self) -> None:
+        """Take the largest return from the data at hand, which may be more than a checkpoint's."""
+        super().on_fit_start()
+        if self.datamodule is not None:
             view = self.datamodule.train_view()
             if isinstance(view, BoundContexts):  # losses() refuses another one
                 self.best_return.fill_(view.best_return())

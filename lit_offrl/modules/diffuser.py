@@ -13,9 +13,9 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import draw_normal, draw_times
 from lit_offrl.datasets.views import WindowBatch
 from lit_offrl.diffusion.samplers import Step
-from lit_offrl.modules.ldcq.options import Goal
 from lit_offrl.modules.plan_policy import Controller, PlanPolicy
 from lit_offrl.modules.plans import PlanModule
+from lit_offrl.modules.skill_policy import Goal
 from lit_offrl.nets import TemporalUNet, TemporalValue, frozen_copy
 
 

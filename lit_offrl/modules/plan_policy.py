@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_offrl.modules.ldcq.acting import GoalSkillPolicy, SkillPolicy
+from lit_offrl.modules.skill_policy import GoalSkillPolicy, SkillPolicy
 
 Controller = Literal["actions", "waypoints"]
 """How a plan is followed: by the actions in it, or from state to state."""

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_offrl.nets.mlp import MLP
-from lit_offrl.nets.policies import centre_and_scale
+from lit_offrl.nets.policies import BoundedActions
 
 Observations = Float[Tensor, "B o"]
 Actions = Float[Tensor, "B a"]
@@ -16,7 +16,7 @@ Latents = Float[Tensor, "B z"]
 _LOG_STD_RANGE = (-4.0, 15.0)  # of the authors' code, for numerical stability
 
 
-class ActionVAE(nn.Module):
+class ActionVAE(BoundedActions):
     """A VAE of actions given observations (Fujimoto et al. 2019, appendix D).
 
     Actions are scaled to [−1, 1] before they are encoded, and scaled back when they are decoded.
@@ -30,9 +30,6 @@ class ActionVAE(nn.Module):
         high: Upper bounds ``(a,)``; 1 if None.
     """
 
-    centre: Tensor
-    scale: Tensor
-
     def __init__(
         self,
         observation_dim: int,
@@ -42,12 +39,9 @@ class ActionVAE(nn.Module):
         low: Sequence[float] | None = None,
         high: Sequence[float] | None = None,
     ) -> None:
-        super().__init__()
-        centre, scale = centre_and_scale(action_dim, low, high)
+        super().__init__(action_dim, low, high)
         self.encoder = MLP(observation_dim + action_dim, hidden, 2 * latent_dim)
         self.decoder = MLP(observation_dim + latent_dim, hidden, action_dim)
-        self.register_buffer("centre", centre)
-        self.register_buffer("scale", scale)
 
     def scaled(self, actions: Actions) -> Actions:
         """Return actions of the environment in half widths of the bounds, around their centre."""
@@ -65,7 +59,7 @@ class ActionVAE(nn.Module):
         return self.centre + self.scale * torch.tanh(decoded)
 
 
-class Perturbation(nn.Module):
+class Perturbation(BoundedActions):
     """a + Φ · scale · tanh(MLP(s, a)), clipped to the bounds (Fujimoto et al. 2019, section 4).
 
     Args:
@@ -77,9 +71,6 @@ class Perturbation(nn.Module):
         high: Upper bounds ``(a,)``; 1 if None.
     """
 
-    centre: Tensor
-    scale: Tensor
-
     def __init__(
         self,
         observation_dim: int,
@@ -89,12 +80,9 @@ class Perturbation(nn.Module):
         low: Sequence[float] | None = None,
         high: Sequence[float] | None = None,
     ) -> None:
-        super().__init__()
-        centre, scale = centre_and_scale(action_dim, low, high)
+        super().__init__(action_dim, low, high)
         self.reach = reach
         self.net = MLP(observation_dim + action_dim, hidden, action_dim)
-        self.register_buffer("centre", centre)
-        self.register_buffer("scale", scale)
 
     def forward(self, observations: Observations, actions: Actions) -> Actions:
         """Return the moved actions ``(B, a)``."""

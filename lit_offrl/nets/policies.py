@@ -36,7 +36,31 @@ def centre_and_scale(
     return (upper + lower) / 2, (upper - lower) / 2
 
 
-class DeterministicPolicy(nn.Module):
+class BoundedActions(nn.Module):
+    """A network whose actions lie within bounds: their centre and half width (a,) are buffers.
+
+    Args:
+        action_dim: Size a of an action.
+        low: Lower bounds ``(a,)``; −1 if None.
+        high: Upper bounds ``(a,)``; 1 if None.
+
+    Raises:
+        ConfigError: The bounds are not ``action_dim`` finite numbers each, low below high.
+    """
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, action_dim: int, low: Sequence[float] | None, high: Sequence[float] | None
+    ) -> None:
+        super().__init__()
+        centre, scale = centre_and_scale(action_dim, low, high)
+        self.register_buffer("centre", centre)
+        self.register_buffer("scale", scale)
+
+
+class DeterministicPolicy(BoundedActions):
     """a = centre + scale · tanh(MLP(s)), always inside the action bounds.
 
     Args:
@@ -54,8 +78,6 @@ class DeterministicPolicy(nn.Module):
     network: type[nn.Module] = MLP
     outputs = 1
     """Numbers that the network gives for each dimension of an action."""
-    centre: Tensor
-    scale: Tensor
 
     def __init__(
         self,
@@ -67,11 +89,8 @@ class DeterministicPolicy(nn.Module):
         high: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__()
-        centre, scale = centre_and_scale(action_dim, low, high)
+        super().__init__(action_dim, low, high)
         self.net = self.network(observation_dim, hidden, self.outputs * action_dim, **kwargs)
-        self.register_buffer("centre", centre)
-        self.register_buffer("scale", scale)
 
     def forward(self, observations: Observations) -> Actions:
         """Return the mean action ``(…, a)``, in the environment's units."""

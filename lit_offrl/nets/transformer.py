@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.nets.mlp import Dropout, make_activation
-from lit_offrl.nets.policies import centre_and_scale
+from lit_offrl.nets.policies import BoundedActions
 
 Tokens = Float[Tensor, "B L W"]
 
@@ -71,7 +71,7 @@ class CausalBlock(nn.Module):
         return self.weights_dropout(weights) @ value
 
 
-class ActionTransformer(nn.Module):
+class ActionTransformer(BoundedActions):
     """Actions from returns-to-go, observations and earlier actions (Chen et al. 2021, Fig. 1).
 
     A step has three tokens, R̂_t, s_t and a_t, each by a linear layer of its own plus the learned
@@ -94,9 +94,6 @@ class ActionTransformer(nn.Module):
         ConfigError: The heads do not divide the width, or the dropout is outside [0, 1).
     """
 
-    centre: Tensor
-    scale: Tensor
-
     def __init__(
         self,
         observation_dim: int,
@@ -111,10 +108,9 @@ class ActionTransformer(nn.Module):
         low: Sequence[float] | None = None,
         high: Sequence[float] | None = None,
     ) -> None:
-        super().__init__()
         if width % heads:
             raise ConfigError(f"heads is {heads}: give a number that divides the width, {width}.")
-        centre, scale = centre_and_scale(action_dim, low, high)
+        super().__init__(action_dim, low, high)
         self.of_return = nn.Linear(1, width)
         self.of_observation = nn.Linear(observation_dim, width)
         self.of_action = nn.Linear(action_dim, width)
@@ -124,8 +120,6 @@ class ActionTransformer(nn.Module):
             CausalBlock(width, heads, dropout, activation) for _ in range(blocks)
         )
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, action_dim), nn.Tanh())
-        self.register_buffer("centre", centre)
-        self.register_buffer("scale", scale)
 
     def forward(
         self,

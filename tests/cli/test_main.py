@@ -248,3 +248,15 @@ def test_a_later_stage_goes_on_with_the_earlier_one_that_it_began_with(lit, caps
     assert main(["fit", "--ckpt_path", "two/last.ckpt", *first, *go_on]) == 2
     said = capsys.readouterr().err
     assert "trained on another stage1 than" in said and "leave stage1 out" in said
+
+
+def test_values_for_a_misspelt_method_are_refused(lit, capsys):
+    """They would else be for no method; those for a class of the user's own wait for it."""
+    misspelt, others = ("BCModul", "BcModule", "BC"), ("SACModule", "MyBCModule", "Elsewhere")
+    for name, code in (*dict.fromkeys(misspelt, 2).items(), *dict.fromkeys(others, 0).items()):
+        Path("tuned.yaml").write_text(f"methods: {{{name}: {{trainer.max_steps: 2}}}}\n")
+        assert lit("--config", "tuned.yaml", "--trainer.fast_dev_run", "1") == code
+        if code:
+            assert f"tuned.yaml: methods.{name}: is no method. Did you mean 'BCModule'?" in (
+                capsys.readouterr().err
+            )

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -120,3 +122,27 @@ def test_parts_that_may_still_be_written_stay(tmp_path):
     sweep(tmp_path)
     assert not named(path, alive.pid).exists()
     sweep(tmp_path / "nowhere")
+
+
+def test_two_threads_that_write_one_file_do_not_share_the_part(tmp_path):
+    path, both = tmp_path / "last.ckpt", threading.Barrier(2, timeout=60)
+
+    def write(text):
+        with replacing(path) as part:
+            part.write_text(text)
+            both.wait()
+            assert part.read_text() == text
+        return part
+
+    with ThreadPoolExecutor(2) as threads:
+        parts = [*threads.map(write, ["one", "other"])]
+    assert parts[0] != parts[1] and path.read_text() in ("one", "other")
+    assert names(tmp_path) == ["last.ckpt"]
+
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = parts[0].with_name(parts[0].name.replace(f".{os.getpid()}-", f".{dead.pid}-"))
+    for part in (left, parts[1]):
+        part.write_text("half")
+    sweep(tmp_path)
+    assert names(tmp_path) == sorted([parts[1].name, "last.ckpt"])

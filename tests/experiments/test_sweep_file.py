@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.experiments.config import leaves, yaml_text
-from lit_offrl.experiments.sweep import read_sweep, select
+from lit_offrl.experiments.sweep import find_sweep, read_sweep, select
 
 SWEEPS = Path(__file__).parent.parent.parent / "sweeps"
 COLLECTED = (
@@ -135,6 +135,14 @@ def test_only_takes_parts(tmp_path):
         ({"datasets": {"d": {"dataset": 3}}}, "datasets.d.dataset: 3 is given; give text"),
         ({"datasets": ["mine.hdf5"]}, "there is no file"),
         ({"datasets": {"a b": "x", "a/b": "x"}}, "would share the folder one/a_b/seed0"),
+        (
+            {
+                "datasets": {"a b": "x", "a/b": "x"},
+                "options": {"x": {"choice": [1, 2, 3]}},
+                "search": {"sampler": "grid", "metric": "val/loss"},
+            },
+            "would share the folder one/a_b/trial=example/seed0",
+        ),
         ({"seeds": [0, 0]}, "seeds: [0, 0] is given; give each once"),
         ({"seeds": 3}, "seeds: 3 is given; give a list"),
         ({"seeds": [True]}, "seeds: [True] is given"),
@@ -156,6 +164,25 @@ def test_a_bad_file_is_refused_in_one_line(tmp_path, changes, message):
         read_sweep(path)
     text = str(caught.value)
     assert text.startswith(f"{path}: ") and message in text and "\n" not in text
+
+
+def test_a_sweep_of_the_library_is_found_by_its_name(folder):
+    for name in ("acd_pybullet_results", "sweeps/acd_pybullet_results.yaml"):
+        path = find_sweep(Path(name))
+        assert path.resolve() == SWEEPS / "acd_pybullet_results.yaml"
+    Path("mine.yaml").touch()
+    assert find_sweep(Path("mine.yaml")) == Path("mine.yaml")
+    for wrong, near in (("acd_omga", "'acd_omega'"), ("mien.yaml", "'mine.yaml'")):
+        with pytest.raises(ConfigError, match=f"no sweep of that name. Did you mean {near}"):
+            find_sweep(Path(wrong))
+    # what it collects is in the user's folder, not in the package
+    data = folder / "sweeps" / "hopper-bullet-mixed.hdf5"
+    with pytest.raises(ConfigError, match=f"there is no file {data}"):
+        read_sweep(path, ["dataset=hopper-mixed"])
+    data.parent.mkdir()
+    data.touch()
+    cell, *_ = read_sweep(path, ["dataset=hopper-mixed"]).cells
+    assert cell.jobs[0].options["data.init_args.dataset"] == str(data)
 
 
 def test_files_that_cannot_be_read(tmp_path):

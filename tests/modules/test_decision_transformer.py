@@ -173,6 +173,10 @@ def test_asks_for_the_best_return_of_the_data_unless_told(fit):
     assert not np.array_equal(first(), first(target_return=0.0))
     module.target_return = 0.0
     np.testing.assert_array_equal(first(), first(target_return=0.0))
+    # weights that come from elsewhere, as those of a checkpoint do, ask for what these data have
+    module.best_return.fill_(-100.0)
+    fit(module, 1)
+    assert module.best_return.item() == pytest.approx(returns.max(), rel=1e-6)
 
 
 @pytest.mark.parametrize(

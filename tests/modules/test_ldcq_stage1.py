@@ -15,7 +15,7 @@ from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import Snippets
 from lit_offrl.modules import LDCQStage1Module, load_module
-from lit_offrl.modules.ldcq.acting import SkillPolicy
+from lit_offrl.modules.skill_policy import SkillPolicy
 
 SMALL = {"horizon": 4, "width": 16, "gru_layers": 1, "latent_dim": 2}
 

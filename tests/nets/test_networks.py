@@ -29,7 +29,10 @@ from lit_offrl.nets import (
     symexp,
     symlog,
 )
+from lit_offrl.nets.action_vae import ActionVAE, Perturbation
 from lit_offrl.nets.mlp import Mish
+from lit_offrl.nets.policies import BoundedActions
+from lit_offrl.nets.transformer import ActionTransformer
 
 
 def test_sinusoidal_known_values():
@@ -483,6 +486,24 @@ def test_frozen_copy_is_apart_and_has_no_gradients():
 
 
 BOUNDS = {"low": (-2.0, 0.0), "high": (2.0, 1.0)}
+
+
+def test_what_acts_within_bounds_has_them_from_one_place():
+    sizes = {"max_timesteps": 4, "width": 4, "blocks": 1, "heads": 1}
+    kinds = {
+        **{DeterministicPolicy: {}, GaussianPolicy: {}, TanhGaussianPolicy: {}, Perturbation: {}},
+        ActionVAE: {"latent_dim": 1},
+        ActionTransformer: {**sizes, "dropout": 0.0, "activation": "relu"},
+    }
+    for kind, options in kinds.items():
+        net = kind(observation_dim=3, action_dim=2, low=(-1.0, 0.0), high=(3.0, 4.0), **options)
+        assert isinstance(net, BoundedActions)
+        assert {name: each.tolist() for name, each in net.named_buffers(recurse=False)} == {
+            "centre": [1.0, 2.0],
+            "scale": [2.0, 2.0],
+        }
+        with pytest.raises(ConfigError, match=r"action_low is .* give 2 finite numbers each"):
+            kind(observation_dim=3, action_dim=2, low=(0.0, 4.0), high=(1.0, 4.0), **options)
 
 
 @pytest.mark.parametrize("kind", [DeterministicPolicy, GaussianPolicy])

@@ -9,7 +9,7 @@ import torch
 from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.modules import BCModule
-from lit_offrl.modules.ldcq.acting import SkillPolicy
+from lit_offrl.modules.skill_policy import SkillPolicy
 from lit_offrl.studies.candidates import acting
 from lit_offrl.studies.fqe_settings import FQESettings
 from lit_offrl.studies.policy_values import Value, first_states, fitted_values

@@ -7,22 +7,19 @@ the world model chooses (LDCP, ``PlanOptions``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal, TypeVar
 
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.ranges import require_fields
 from lit_offrl.diffusion import Sampler, Variance, make_sampler
+from lit_offrl.modules.skill_policy import Goal
 
 SamplerName = Literal["ddpm", "ddim", "dpm++"]
 Against = Literal["nothing", "state"]
 """What the unconditional model of classifier-free guidance sees: neither state nor goal, or the
 state without the goal, which only sharpens where the goal leads."""
-Goal = Sequence[float] | Literal["environment"]
-"""Where to go in evaluation: a position, or what the environment's ``info["goal"]`` says at each
-reset. D4RL's own observations do not show the goal, so a policy with a goal knows more than
-Q-learning does."""
 
 O = TypeVar("O", bound="SkillOptions")  # noqa: E741
 _MOST_PLANS = 10_000_000  # plans that one decision of one environment may try

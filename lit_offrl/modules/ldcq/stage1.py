@@ -17,10 +17,10 @@ from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import SnippetBatch, Snippets
 from lit_offrl.datasets.views.snippets import Partial
 from lit_offrl.modules.base import OfflineModule
-from lit_offrl.modules.ldcq.acting import SkillPolicy
 from lit_offrl.modules.ldcq.images import ImageVAEModule
 from lit_offrl.modules.ldcq.stages import load_stage, require_same_data
 from lit_offrl.modules.ldcq.tables import Tables
+from lit_offrl.modules.skill_policy import SkillPolicy
 from lit_offrl.nets import (
     AutoregressiveDecoder,
     CategoricalDecoder,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datasets.views import SnippetBatch, Snippets
-from lit_offrl.modules.ldcq.acting import POLICIES, GoalSkillPolicy, SkillPolicy
+from lit_offrl.modules.ldcq.acting import POLICIES
 from lit_offrl.modules.ldcq.options import (
     WAYS,
     Against,
@@ -28,6 +28,7 @@ from lit_offrl.modules.ldcq.prior import LatentPrior
 from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
 from lit_offrl.modules.ldcq.staged import StagedModule
 from lit_offrl.modules.ldcq.tables import spread_batches
+from lit_offrl.modules.skill_policy import GoalSkillPolicy, SkillPolicy
 
 _FITTED_ON = 8192  # snippets whose latents give the mean and the standard deviation
 

@@ -18,12 +18,13 @@ from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datasets.priorities import Linear, Priorities
 from lit_offrl.datasets.views import SnippetBatch, Snippets
 from lit_offrl.diffusion import Variance
-from lit_offrl.modules.ldcq.acting import SkillPolicy, execution
+from lit_offrl.modules.ldcq.acting import execution
 from lit_offrl.modules.ldcq.options import SamplerName, Sampling, SkillOptions
 from lit_offrl.modules.ldcq.stage1 import LDCQStage1Module
 from lit_offrl.modules.ldcq.stage2 import LDCQStage2Module
 from lit_offrl.modules.ldcq.staged import StagedModule
 from lit_offrl.modules.ldcq.tables import Tables
+from lit_offrl.modules.skill_policy import SkillPolicy
 from lit_offrl.nets import LatentCritic, frozen_copy, polyak_update_
 
 _LEAST_PRIORITY = 1e-6  # so that a snippet whose error is 0 may be drawn again
