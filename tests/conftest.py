@@ -263,3 +263,31 @@ def same_state():
         assert not differences(state_of(one), state_of(other))
 
     return check
+
+
+@pytest.fixture(scope="session")
+def ogbench_files(tmp_path_factory):
+    """Write a pair of files as OGBench's scripts do: pointmaze-medium, 4 + 1 episodes of 6 rows.
+
+    The point walks by the goal of task 1, (20, 20), in steps of 0.25 m: within 1 m of it are the
+    first three rows of episode 1 and the last three of episode 3.
+    """
+
+    def arrays(starts, steps=6):
+        x = np.concatenate([start + 0.25 * np.arange(steps) for start in starts])
+        states = np.stack([x, np.full_like(x, 20.0)], axis=1).astype(np.float32)
+        ends = np.arange(len(x)) % steps == steps - 1
+        random = np.random.default_rng(0)
+        actions = random.uniform(-1, 1, (len(x), 2)).astype(np.float32)
+        positions = {"qpos": states, "qvel": np.zeros_like(states)}
+        return {"observations": states, "actions": actions, "terminals": ends} | positions
+
+    def write(folder=None, base="pointmaze-medium-navigate-v0", **changes):
+        folder = tmp_path_factory.mktemp("ogbench") if folder is None else folder
+        train = arrays([0.0, 20.4, 5.0, 18.3]) | changes
+        kept = {name: values for name, values in train.items() if values is not None}
+        np.savez_compressed(folder / f"{base}.npz", **kept)
+        np.savez_compressed(folder / f"{base}-val.npz", **arrays([10.0]))
+        return folder
+
+    return write

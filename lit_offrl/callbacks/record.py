@@ -160,7 +160,7 @@ def data_figures(trainer: Trainer) -> dict[str, float]:
     if len(returns) == 0:
         return {}
     figures = {"data/episodes": len(returns), "data/return_mean": float(returns.mean())}
-    if has_references(data.spec):
+    if has_references(data.spec) and data.spec.score_of == "return":
         figures["data/score_mean"] = float(normalized_score(returns, data.spec).mean())
     return figures
 

@@ -22,7 +22,6 @@ from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.catalog import (
     DATA_DIR_VARIABLE,
     FileSource,
-    Reading,
     bundled,
     default_cache_dir,
     default_data_dir,
@@ -36,6 +35,8 @@ from lit_offrl.datasets.entries import CATALOG, CatalogEntry
 from lit_offrl.datasets.hdf5 import Format
 from lit_offrl.datasets.minari import MinariSource
 from lit_offrl.datasets.minari_opening import PREFIX
+from lit_offrl.datasets.ogbench import OGBENCH, OGBenchSource
+from lit_offrl.datasets.reading import Reading
 from lit_offrl.datasets.sidecar import read_sidecar
 from lit_offrl.datasets.sources import D4RL_PREFIX, Source, find_source
 
@@ -58,9 +59,11 @@ def _list(options: argparse.Namespace) -> int:
     files = [CATALOG[name].file.removesuffix(".hdf5") for name in CATALOG]
     taken = {*CATALOG, *files}
     own = sorted(path.stem for path in folder.glob("*.hdf5") if path.stem not in taken)
-    known = [*CATALOG, *bundled(), *own]
+    known = [*CATALOG, *OGBENCH, *bundled(), *own]
     wanted = [text.lower() for text in (options.text, options.filter) if text]
-    sources = [resolve(name, folder) for name in known if _fits(name, wanted)]
+    fitting = [name for name in known if _fits(name, wanted)]
+    numbered = any("task" in text for text in wanted)  # five for each of OGBench's
+    sources = [resolve(name, folder) for name in fitting if numbered or not _of_task(name)]
     if not sources:
         parts = [*known, *(part for name in known for part in name.split("-"))]
         raise ConfigError(f"no dataset has '{wanted[0]}' in its name.{nearest(wanted[0], parts)}")
@@ -74,17 +77,22 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _fits(name: str, wanted: list[str]) -> bool:
-    family = CATALOG[name].family if name in CATALOG else ""
+    entry = CATALOG.get(name) or OGBENCH.get(name)
+    family = "" if entry is None else entry.family
     return all(text in name.lower() or text == family for text in wanted)
 
 
-def _family(source: FileSource) -> str:
+def _of_task(name: str) -> bool:
+    return name in OGBENCH and "-task" in name
+
+
+def _family(source: FileSource | OGBenchSource) -> str:
     if source.entry is not None:
         return source.entry.family
     return "bundled" if source.bundled else "own files"
 
 
-def _table(family: str, sources: list[FileSource]) -> Table:
+def _table(family: str, sources: list[FileSource | OGBenchSource]) -> Table:
     table = Table("name", "environment", "rows", "mean return", "where", title=family)
     table.title_justify = "left"
     for source in sources:
@@ -103,7 +111,7 @@ def _table(family: str, sources: list[FileSource]) -> Table:
     return table
 
 
-def _env_id(source: FileSource) -> str:
+def _env_id(source: FileSource | OGBenchSource) -> str:
     """Return a file's environment for the list, which one bad file must not break."""
     try:
         return source.header().env_id or "unknown"
@@ -131,12 +139,13 @@ def _info(options: argparse.Namespace) -> int:
     if isinstance(source, MinariSource):
         rows |= _spec_rows(source) | source.facts() | {"on disk": str(source.path)}
     else:
-        entry, on_disk = source.entry, isinstance(source, FileSource) and source.on_disk
+        on_disk = isinstance(source, FileSource | OGBenchSource) and source.on_disk
+        entry = source.entry
         unknown = entry is not None and not on_disk and entry.action_dim is None
         rows = {"sizes": "not known before the file is on disk"} if unknown else _spec_rows(source)
         if entry is not None:
             rows |= _published(entry)
-    if isinstance(source, FileSource):
+    if isinstance(source, FileSource | OGBenchSource):
         rows["on disk"] = str(source.path) if source.on_disk else "no"
         if digest := read_sidecar(source.path).get("sha256"):
             rows["sha256 when downloaded"] = digest

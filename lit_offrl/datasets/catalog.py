@@ -9,42 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from lit_offrl.common.errors import DatasetError, nearest
-from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.entries import CATALOG, CatalogEntry
 from lit_offrl.datasets.environments import env_id_from_name
 from lit_offrl.datasets.hdf5 import Format, read_hdf5, read_header
 from lit_offrl.datasets.logs import is_log
+from lit_offrl.datasets.ogbench import OGBENCH, OGBenchSource, find_ogbench
 from lit_offrl.datasets.other_formats import refuse_other_formats
 from lit_offrl.datasets.pybullet import LAYOUT
+from lit_offrl.datasets.reading import DEFAULT_READING, Reading
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
-from lit_offrl.datasets.sidecar import read_sidecar
+from lit_offrl.datasets.sidecar import refuse_changed
 
 DATA_DIR_VARIABLE = "LIT_OFFRL_DATA"
 _BUNDLED_DIR = Path(__file__).with_name("bundled")
 _SUFFIXES = (".hdf5", ".h5")
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a dataset is read, wherever it comes from.
-
-    Attributes:
-        format: Layout of an HDF5 file, see ``read_hdf5``.
-        env_id: gymnasium id of the environment, where the file does not name it or is wrong.
-        sparse_windows: Whether an episode ends with its first rewarded row, see
-            ``d4rl.fix_conventions``.
-        accept_faults: Whether data that the catalogue refuses are read all the same.
-        cache: Where columns are kept between starts; None reads the file at each start.
-    """
-
-    format: Format = "auto"
-    env_id: str | None = None
-    sparse_windows: bool = False
-    accept_faults: bool = False
-    cache: ColumnCache | None = None
-
-
-DEFAULT_READING = Reading()
 
 
 @dataclass(frozen=True)
@@ -155,12 +133,8 @@ class FileSource:
         return self.entry.complete(replace(spec, env_id=self._layout()["env_id"]))
 
     def _same_as_downloaded(self, digest: str | None) -> None:
-        recorded = read_sidecar(self.path).get("sha256") if self.entry is not None else None
-        if recorded not in (None, digest):
-            raise DatasetError(
-                f"{self.path}: has changed since it was downloaded (sha256 {digest} now, "
-                f"{recorded} then): run `lit-offrl datasets download {self.name} --force`."
-            )
+        if self.entry is not None:
+            refuse_changed(self.path, digest, self.name)
 
 
 def bundled() -> dict[str, Path]:
@@ -183,14 +157,15 @@ def resolve(
     name_or_path: str | os.PathLike[str],
     data_dir: str | os.PathLike[str] | None = None,
     reading: Reading = DEFAULT_READING,
-) -> FileSource:
+) -> FileSource | OGBenchSource:
     """Find a dataset by name or path.
 
     A name is one of the catalogue or a bundled one, or that of a file ``NAME.hdf5`` in the data
     directory, ``default_data_dir()`` unless given. Names go before paths: write ``./NAME`` for a
-    file that is called like a dataset.
+    file that is called like a dataset. OGBench's are pairs of ``.npz``, see ``find_ogbench``.
 
     Raises:
+        ConfigError: An option does not go with OGBench's data.
         DatasetError: There is no such name or path; the nearest one is named.
     """
     text = os.fspath(name_or_path)
@@ -205,6 +180,8 @@ def resolve(
         return FileSource(text, there, entry, reading=reading)
     if text in packaged:
         return FileSource(text, packaged[text], bundled=True, reading=reading)
+    if (ogbench := find_ogbench(text, folder, reading)) is not None:
+        return ogbench
     path = Path(text).expanduser()
     if path.exists():
         refuse_other_formats(path)
@@ -216,7 +193,7 @@ def resolve(
         known = [place.name for place in path.parent.glob("*")]
         hint = nearest(path.name, known) or " Check the path."
         raise DatasetError(f"{text}: no such file.{hint}")
-    names = [*CATALOG, *packaged, *(file.stem for file in folder.glob("*.hdf5"))]
+    names = [*CATALOG, *OGBENCH, *packaged, *(file.stem for file in folder.glob("*.hdf5"))]
     hint = nearest(text, names) or " `lit-offrl datasets list` shows the names there are."
     raise DatasetError(f"'{text}' is neither the name of a dataset nor a file.{hint}")
 

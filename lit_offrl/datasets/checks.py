@@ -45,7 +45,8 @@ def _facts(dataset: OfflineDataset) -> Iterator[tuple[str, str]]:
     returns = dataset.complete_returns() if "rewards" in dataset.columns else np.empty(0)
     if len(returns):
         yield "episode returns", _spread(returns, "{:,.2f}")
-        if spec.ref_min_score is not None and spec.ref_max_score is not None:
+        scored = spec.score_of == "return"  # whether an episode of data succeeds, no column says
+        if scored and spec.ref_min_score is not None and spec.ref_max_score is not None:
             scale = 100 / (spec.ref_max_score - spec.ref_min_score)
             yield "normalised scores", _spread((returns - spec.ref_min_score) * scale, "{:,.1f}")
     for name, values in dataset.columns.items():
@@ -112,14 +113,15 @@ def _cut(dataset: OfflineDataset) -> bool:
 
 def _odd_ends(dataset: OfflineDataset) -> Iterator[str]:
     lengths, terminated = dataset.episode_lengths, dataset.episode_terminated
-    limit = dataset.spec.max_episode_steps
+    spec, limit = dataset.spec, dataset.spec.max_episode_steps
     if dataset.provenance.get("complete") == "False":
         yield "the file says that its collection was interrupted"
     if dataset.cut_off:
         yield f"the last episode is cut off after {lengths[-1]:,} rows: read as a timeout"
     if len(lengths) == 1:
         yield "there is a single episode, so none can be held out"
-    if single := int((lengths == 1).sum()):
+    of_states = spec.score_of == "success"  # OGBench: the ends are those of recordings and tasks
+    if not of_states and (single := int((lengths == 1).sum())):
         yield f"{single:,} episodes are a single row"
     whole = lengths[: len(lengths) - dataset.cut_off]
     alike = len(whole) > 1 and whole.min() == whole.max() and whole[0] not in (1, limit)
@@ -129,7 +131,8 @@ def _odd_ends(dataset: OfflineDataset) -> Iterator[str]:
             "likely timeouts, after which values go on: write those ends as 'timeouts'"
         )
     # D4RL's mazes end episodes by rules of their own: at goals, or after runs of 1,001 rows.
-    if limit is None or family(dataset.spec.env_id or dataset.spec.name) in ("maze2d", "antmaze"):
+    mazes = family(spec.env_id or spec.name) in ("maze2d", "antmaze")
+    if limit is None or mazes or of_states:
         return
     if count := int((terminated & (lengths == limit)).sum()):
         yield (

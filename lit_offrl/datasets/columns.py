@@ -23,9 +23,11 @@ KINDS: Mapping[str, str] = {
     "policy": "numbers",
     "reward_mask": "flags",
     "next_unknown": "flags",
+    "validation": "flags",
 }
 ALIASES: Mapping[str, str] = {"labelled": "reward_mask"}
 _SHOWN = 24  # names that a message lists at most
+_BLOCK = 1 << 16  # rows that are looked at together
 NUMERIC = "fiub"  # dtype kinds: floats, signed and unsigned integers, booleans
 
 
@@ -86,18 +88,27 @@ def clean_column(name: str, values: np.ndarray, rows: int | None, where: str) ->
     stored = values
     with np.errstate(over="ignore"):  # a float64 too large for float32 shows up as infinite below
         values = np.ascontiguousarray(values, dtype=np.float32)
-    finite = np.isfinite(values)
+    finite = _finite_rows(values)
     if not finite.all():
-        row = int(np.argmin(finite.reshape(len(values), -1).all(axis=1)))
+        row = int(np.argmin(finite))
         what = "NaN" if np.isnan(values[row]).any() else "an infinite value"
         if np.isfinite(stored[row]).all():
             what = f"{np.abs(stored[row]).max():.3g}, which is too large for float32,"
         raise DatasetError(
             f"{where}: column '{name}' has {what} in row {row:,} "
-            f"({int((~finite).sum()):,} bad values in all): "
+            f"({int((~np.isfinite(values)).sum()):,} bad values in all): "
             "drop the episodes with such rows, or collect or download the file again."
         )
     return values
+
+
+def _finite_rows(values: np.ndarray) -> np.ndarray:
+    """Return which rows (N,) are finite, without a flag for each value of a large column."""
+    finite = np.empty(len(values), dtype=np.bool_)
+    for start in range(0, len(values), _BLOCK):
+        part = values[start : start + _BLOCK]
+        finite[start : start + _BLOCK] = np.isfinite(part).reshape(len(part), -1).all(axis=1)
+    return finite
 
 
 def need_ends(names: Container[str], where: str) -> None:

@@ -22,6 +22,8 @@ from lit_offrl.datasets.answers import BrokenOff, Refused
 from lit_offrl.datasets.catalog import CatalogEntry, default_data_dir
 from lit_offrl.datasets.fetching import discard, fetch
 from lit_offrl.datasets.hdf5 import read_header
+from lit_offrl.datasets.ogbench import check_file
+from lit_offrl.datasets.ogbench_entries import OGBenchEntry
 from lit_offrl.datasets.sidecar import read_sidecar, sidecar_path, write_sidecar
 
 
@@ -41,40 +43,55 @@ def download(
         progress: show a bar on stderr.
 
     Returns:
-        The verified file.
+        The verified file; of OGBench's two that to train on.
 
     Raises:
         DownloadError: in one line: the cause, and the command that collects an equivalent. Nothing
             else is put in its place.
     """
     folder = default_data_dir(data_dir)
-    path = folder / f"{entry.name}.hdf5"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
-            if path.exists() and not force and _verified_before(path, entry):
-                return path
-            part = path.with_name(path.name + ".part")
-            if force:
-                discard(part)
-            fetched = fetch(entry.url, part, entry.name, entry.largest_bytes, progress)
-            try:
-                _verify(part, entry)
-            except Refused:
-                discard(part)  # whole but wrong: nothing to resume
-                raise
-            digest = file_sha256(part)
-            sidecar_path(path).unlink(missing_ok=True)
-            part.replace(path)
-            sidecar_path(part).unlink(missing_ok=True)
-            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            facts = {"url": entry.url, "sha256": digest, "downloaded": now}
-            write_sidecar(path, facts | fetched._asdict())
-            return path
+        paths = [
+            _bring(url, folder / file, entry, force, progress)
+            for url, file in _files(entry).items()
+        ]
+        return paths[0]
     except (BrokenOff, Refused) as error:
         raise DownloadError(_advice(entry, str(error))) from None
     except OSError as error:
         raise DownloadError(_advice(entry, f"{folder}: {error.strerror or error}")) from None
+
+
+def _files(entry: CatalogEntry) -> dict[str, str]:
+    """Return the addresses of an entry's files, and the names that they get."""
+    if isinstance(entry, OGBenchEntry):
+        host = entry.url.rpartition("/")[0]
+        return {f"{host}/{file}": file for file in entry.files}
+    return {entry.url: f"{entry.name}.hdf5"}
+
+
+def _bring(url: str, path: Path, entry: CatalogEntry, force: bool, progress: bool) -> Path:
+    """Bring one file of an entry to its place, and return that."""
+    with FileLock(f"{path}.lock"):
+        if path.exists() and not force and _verified_before(path, entry, url):
+            return path
+        part = path.with_name(path.name + ".part")
+        if force:
+            discard(part)
+        fetched = fetch(url, part, path.stem, entry.largest_bytes, progress)
+        try:
+            _verify(part, entry)
+        except Refused:
+            discard(part)  # whole but wrong: nothing to resume
+            raise
+        digest = file_sha256(part)
+        sidecar_path(path).unlink(missing_ok=True)
+        part.replace(path)
+        sidecar_path(part).unlink(missing_ok=True)
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        write_sidecar(path, {"url": url, "sha256": digest, "downloaded": now} | fetched._asdict())
+        return path
 
 
 def verification(path: Path) -> str:
@@ -92,11 +109,14 @@ def _advice(entry: CatalogEntry, cause: str) -> str:
     host = urllib.parse.urlsplit(entry.url).netloc
     said = f"{entry.name} could not be downloaded from {host}: {cause}."
     if entry.collect_command is None:
-        return f"{said} Fetch {entry.url} elsewhere and put it there as {entry.name}.hdf5"
+        files = _files(entry)
+        wanted = " and ".join(files)
+        there = "both there" if len(files) > 1 else f"it there as {entry.name}.hdf5"
+        return f"{said} Fetch {wanted} elsewhere and put {there}"
     return f"{said} An equivalent, under a name of its own, is made by `{entry.collect_command}`"
 
 
-def _verified_before(path: Path, entry: CatalogEntry) -> bool:
+def _verified_before(path: Path, entry: CatalogEntry, url: str) -> bool:
     """Say whether the file may be used: as recorded, or of unchanged bytes, or ours to record."""
     record, stat = read_sidecar(path), path.stat()
     if (record.get("size"), record.get("mtime_ns")) == (stat.st_size, stat.st_mtime_ns):
@@ -107,12 +127,15 @@ def _verified_before(path: Path, entry: CatalogEntry) -> bool:
             f"{path} is there but has changed since it was downloaded (say --force to replace it)"
         )
     _verify(path, entry)  # put there by hand, or copied without its time of change
-    write_sidecar(path, {"url": entry.url, **record, "sha256": digest})
+    write_sidecar(path, {"url": url, **record, "sha256": digest})
     return True
 
 
 def _verify(path: Path, entry: CatalogEntry) -> None:
     try:
+        if isinstance(entry, OGBenchEntry):
+            check_file(path, entry)
+            return
         read_header(
             path,
             require=("actions", "rewards", "terminals"),

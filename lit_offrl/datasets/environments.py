@@ -7,10 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from lit_offrl.datasets.ogbench_tasks import ENV_TASKS
+
 
 @dataclass(frozen=True)
 class EnvironmentFacts:
-    """Sizes, step limit and the two returns that score 0 and 100; actions are within ±1."""
+    """Sizes, step limit and what scores 0 and 100; actions are within ±1.
+
+    The two references are returns, or shares of successful episodes: see ``DatasetSpec.score_of``.
+    """
 
     env_id: str
     observation_dim: int
@@ -19,6 +24,7 @@ class EnvironmentFacts:
     ref_min_score: float
     ref_max_score: float
     ref_source: str
+    score_of: str = "return"
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -56,6 +62,7 @@ kitchen-complete-v0         60  9  280    0.0      4.0                  kitchen-
 kitchen-partial-v0          60  9  280    0.0      4.0                  kitchen-partial-v0
 kitchen-mixed-v0            60  9  280    0.0      4.0                  kitchen-mixed-v0
 """
+_SUCCESS = "OGBench: share of successful episodes in per cent"
 OWN = "lit_offrl/"
 """Where gymnasium finds this package's environments."""
 
@@ -68,6 +75,9 @@ def _facts() -> Iterator[EnvironmentFacts]:
         env_id = name if "Bullet" in name else OWN + name
         source = f"d4rl/infos.py, {task}"
         yield EnvironmentFacts(env_id, observations, actions, limit, low, high, source)
+    for name, (family, _) in ENV_TASKS.items():
+        sizes = (family.observation_dim, family.action_dim, family.max_episode_steps)
+        yield EnvironmentFacts(OWN + name, *sizes, 0.0, 1.0, _SUCCESS, "success")
 
 
 ENVIRONMENTS: Mapping[str, EnvironmentFacts] = {facts.env_id: facts for facts in _facts()}

@@ -10,7 +10,7 @@ import numpy as np
 
 from lit_offrl.common.errors import first_line
 
-_FAULTS = (
+FAULTS = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError),
     *(NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error),
 )
@@ -31,6 +31,6 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             for key in file.files:
                 arrays[key] = file[key]
-    except _FAULTS as error:
+    except FAULTS as error:
         raise UnreadableError(f"{key} cannot be read ({first_line(error)})") from error
     return arrays

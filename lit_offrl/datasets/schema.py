@@ -37,9 +37,10 @@ class DatasetSpec:
         action_high: upper bound of each action dimension (a,), if known.
         env_id: gymnasium id of the environment, if known.
         max_episode_steps: its step limit, if known.
-        ref_min_score: the episode return that scores 0, if known.
-        ref_max_score: the episode return that scores 100, if known.
+        ref_min_score: the episode return (see ``score_of``) that scores 0, if known.
+        ref_max_score: that which scores 100, if known.
         ref_source: where the two references come from.
+        score_of: what the references are of: an episode's ``return``, or its ``success``, 0 or 1.
         sha256: of the file, once it has been read whole.
         origin: the file, or what else the rows come from; messages begin with it.
         columns: the names of the columns.
@@ -58,6 +59,7 @@ class DatasetSpec:
     ref_min_score: float | None = None
     ref_max_score: float | None = None
     ref_source: str | None = None
+    score_of: str = "return"
     sha256: str | None = None
     origin: str = "memory"
     columns: tuple[str, ...] = ()
@@ -127,9 +129,10 @@ class OfflineDataset:
     Attributes:
         columns: ``observations`` (N, o) and, where the data have them, ``actions`` (N, a),
             ``rewards`` (N,), ``next_observations`` (N, o), ``goals`` (N, g), ``policy`` (N,), all
-            float32; ``reward_mask`` and ``next_unknown`` (True on an episode's last row whose next
-            observation is not the next state) (N,) bool; always ``terminals`` and ``timeouts``
-            (N,) bool.
+            float32; ``reward_mask``, ``validation`` (True in episodes that validate, where the
+            data come with a split of their own) and ``next_unknown`` (True on an episode's last row
+            whose next observation is not the next state) (N,) bool; always ``terminals`` and
+            ``timeouts`` (N,) bool.
         spec: dimensions, environment, references; its dimensions must be those of the columns.
         provenance: how the data came to be, as text.
         episodes: int64 (E, 2), each episode's rows [start, stop).

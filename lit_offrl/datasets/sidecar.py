@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lit_offrl.common.errors import DatasetError
 from lit_offrl.common.files import replacing
 
 
@@ -22,6 +23,16 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def refuse_changed(path: Path, digest: str | None, name: str) -> None:
+    """Raise DatasetError where a file is not the one that was downloaded as a dataset."""
+    recorded = read_sidecar(path).get("sha256")
+    if recorded not in (None, digest):
+        raise DatasetError(
+            f"{path}: has changed since it was downloaded (sha256 {digest} now, "
+            f"{recorded} then): run `lit-offrl datasets download {name} --force`."
+        )
 
 
 def write_sidecar(path: Path, values: Mapping[str, Any]) -> None:

@@ -6,16 +6,18 @@ import os
 from collections.abc import Sequence
 
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.datasets.catalog import DEFAULT_READING, FileSource, Reading, resolve
+from lit_offrl.datasets.catalog import FileSource, resolve
 from lit_offrl.datasets.d4rl_package import PackagedSource
 from lit_offrl.datasets.minari import MinariSource
 from lit_offrl.datasets.minari_opening import PREFIX, minari_folder
+from lit_offrl.datasets.ogbench import OGBenchSource
+from lit_offrl.datasets.reading import DEFAULT_READING, Reading
 
 D4RL_PREFIX = "d4rl:"
 
 
-Source = FileSource | MinariSource | PackagedSource
-"""Where a dataset comes from: a file, a Minari dataset, or the package d4rl."""
+Source = FileSource | OGBenchSource | MinariSource | PackagedSource
+"""Where a dataset comes from: a file or two, a Minari dataset, or the package d4rl."""
 
 
 def is_minari(text: str) -> bool:

@@ -39,6 +39,8 @@ def split_episodes(
 ) -> Split:
     """Choose the held-out episodes at random; those of ``hold_out_policies`` are in neither part.
 
+    Where the data come with a split of their own, the column ``validation``, that one holds.
+
     Args:
         dataset: Whole.
         validation_fraction: Fraction of the episodes, in [0, 1), that is held out.
@@ -57,6 +59,16 @@ def split_episodes(
             f"{dataset.spec.origin}: hold_out_policies names every policy of the data, which "
             "leaves none to train on: name fewer."
         )
+    if "validation" in dataset.columns:
+        validates = dataset.columns["validation"][dataset.episodes[kept, 0]]
+        train, held_out = kept[~validates], kept[validates]
+        is_whole = len(train) == len(dataset.episodes)
+        if len(train) == 0:
+            raise ConfigError(
+                f"{dataset.spec.origin}: column 'validation' is True in every episode, which "
+                "leaves none to train on: write it False where they are trained on."
+            )
+        return Split(train, held_out if len(held_out) else None, is_whole)
     count = math.ceil(validation_fraction * len(kept) - 1e-9)
     if count == 0:
         return Split(kept, None, len(kept) == len(dataset.episodes))

@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium
 
+from lit_offrl.datasets.ogbench_tasks import ENV_TASKS
 from lit_offrl.envs import adroit, antmaze, kitchen, locomotion, mountain_car, random_walk
 from lit_offrl.envs.mazes import MAZE2D
 
@@ -31,6 +32,8 @@ def _register_all() -> None:
         for ending, dense in (("", False), ("-dense", True)):
             env, limit = f"maze2d-{name}{ending}-v1", layout.max_episode_steps
             _register(env, "maze2d:Maze2dEnv", limit, kwargs={"maze": name, "dense": dense})
+    for name, (family, _) in ENV_TASKS.items():
+        _register(name, "ogbench:make", family.max_episode_steps, kwargs={"name": name})
     car = ("mountain_car:MountainCarEnv", mountain_car.STEP_LIMIT)
     _register("mountain-car-v0", *car, reward_threshold=90.0)  # as gymnasium's
     _register("random-walk-v0", "random_walk:RandomWalkEnv", random_walk.STEP_LIMIT)

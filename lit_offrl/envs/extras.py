@@ -1,4 +1,4 @@
-"""Packages of the optional extra ``mujoco``, imported where an environment is made, not before."""
+"""Packages of the extras ``mujoco`` and ``ogbench``, imported where an environment is made."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def require(module: str, task: str) -> ModuleType:
         if package == "gymnasium":  # its MuJoCo environments are there; the simulator is not
             package = "mujoco"
         raise EvaluationError(
-            f"The environment {task} needs the package {package}: run {install('mujoco')}."
+            f"The environment {task} needs the package {package}: run"
+            f" {install('ogbench' if package == 'ogbench' else 'mujoco')}."
         ) from error
     except Exception as error:  # MuJoCo loads the OpenGL that MUJOCO_GL names, with its errors
         raise EvaluationError(

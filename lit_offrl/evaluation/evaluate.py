@@ -108,7 +108,8 @@ def evaluate_module(
             raise
         outcome = stop.number
     rollouts = _gather(outcome, share[1])
-    scores = normalized_score(rollouts.returns, spec) if has_references(spec) else None
+    earned = rollouts.reached > 0 if spec.score_of == "success" else rollouts.returns
+    scores = normalized_score(earned, spec) if has_references(spec) else None
     stayed = None
     if scores is not None and spec.env_id.startswith(_MAZE2D):
         stayed = tuple(normalized_score(rollouts.stayed_returns, spec).tolist())
@@ -131,6 +132,7 @@ def evaluate_module(
         clipped_steps=int(rollouts.clipped.sum()),
         scores=None if scores is None else tuple(scores.tolist()),
         reached=tuple(rollouts.reached.tolist()) if says else None,
+        tasks=tuple(rollouts.tasks.tolist()) if (rollouts.tasks > 0).all() else None,
         scores_if_stayed=stayed,
         dataset=spec.name,
         dataset_sha256=spec.sha256,
@@ -236,6 +238,7 @@ def environment_of(
         facts = ENVIRONMENTS.get(env_id)  # a dataset's references hold for its environment only
         names = ("ref_min_score", "ref_max_score", "ref_source")
         references: dict[str, Any] = {name: getattr(facts, name, None) for name in names}
+        references["score_of"] = getattr(facts, "score_of", "return")
         spec = dataclasses.replace(spec, env_id=env_id, why_no_env=None, **references)
     if spec.env_id is None and spec.why_no_env is not None:
         raise EvaluationError(

@@ -7,7 +7,8 @@ An ``Episode`` has an environment of its own and says what becomes of its steps:
 rewards, collecting keeps rows. The policy always acts on the rows of all slots, idle ones included,
 so what it computes for one episode does not depend on how many others are under way.
 
-A policy that is a ``GoalPolicy`` is given the ``goal`` of each episode's first ``info``, and one
+Of an environment with several tasks, ``task_ids``, the episodes take them in turn. A policy that
+is a ``GoalPolicy`` is given the ``goal`` of each episode's first ``info``, and one
 that is a ``RewardPolicy`` the rewards of each step.
 """
 
@@ -53,9 +54,10 @@ class Episode:
     def __init__(self, number: int, env: gymnasium.Env, seed: int) -> None:
         self.number, self.env = number, env
         self.seed = episode_seed(seed, number)
-        observation, info = env.reset(seed=self.seed)
+        observation, info = env.reset(seed=self.seed, **_task_options(env, number))
         self.observation = np.array(observation, np.float32)
         self.goal = named_goal(info)
+        self.task = int(info.get("task", 0))
         self.length = 0
         self.done = False
 
@@ -83,6 +85,12 @@ class Episode:
 
 
 E = TypeVar("E", bound=Episode)
+
+
+def _task_options(env: gymnasium.Env, number: int) -> dict[str, Any]:
+    """Return the options that give episode ``number`` its task, where there are ``task_ids``."""
+    tasks = env.get_wrapper_attr("task_ids") if env.has_wrapper_attr("task_ids") else ()
+    return {"options": {"task_id": tasks[number % len(tasks)]}} if tasks else {}
 
 
 def episode_seed(seed: int, number: int) -> int:

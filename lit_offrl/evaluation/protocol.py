@@ -23,6 +23,7 @@ def protocol(record: EvaluationRecord) -> dict[str, str]:
         "environment": record.env_id,
         "differences": "; ".join(record.environment_differences) or "none",
         "step limit": "the environment's" if limit is None else f"{limit:,}",
+        "tasks": ", ".join(map(str, sorted(set(record.tasks or ())))) or "none",
         "episodes": f"{len(record.returns):,}",
         "evaluation seed": f"{record.seed}",
         "references": "none" if low is None or high is None else f"{low:g} and {high:g}",
@@ -122,6 +123,8 @@ def describe(dataset: str, record: EvaluationRecord) -> str:
     ]
     if facts["step limit"] != "the environment's":
         parts.append(f"at most {facts['step limit']} steps")
+    if facts["tasks"] != "none":
+        parts.append(f"tasks {facts['tasks']}")
     if facts["references"] != "none":
         source = f" ({record.ref_source})" if record.ref_source else ""
         parts.append(f"references {facts['references']}{source}")

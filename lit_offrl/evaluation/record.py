@@ -37,6 +37,7 @@ _PACKAGES = (
     "pybullet_envs_gymnasium",
     "mujoco",
     "gymnasium-robotics",
+    "ogbench",
     "stable-baselines3",
     "h5py",
 )
@@ -137,6 +138,7 @@ class EvaluationRecord(JSONRecord):
         terminated: Whether a terminal state ended the episode, not the step limit.
         reached: Numbers of steps until ``info["success"]`` was first true, 0 where it never was;
             None where the environment does not say.
+        tasks: Numbers of the tasks, where the environment names any, as OGBench's do.
         scores_if_stayed: In maze2d, the scores if the point had stayed where it first reached the
             goal, which LDCQ's authors report. They are no D4RL scores.
         clipped_steps: Number of steps of all episodes whose action was clipped to the action space.
@@ -163,6 +165,7 @@ class EvaluationRecord(JSONRecord):
     clipped_steps: int
     scores: tuple[float, ...] | None = None
     reached: tuple[int, ...] | None = None
+    tasks: tuple[int, ...] | None = None
     scores_if_stayed: tuple[float, ...] | None = None
     discounted_returns: tuple[float, ...] | None = None
     gamma: float | None = None
@@ -232,9 +235,18 @@ class EvaluationRecord(JSONRecord):
         figures["clipped_share"] = self.clipped_steps / sum(self.lengths)
         if self.reached is not None:
             figures["reached_share"] = float(np.mean(np.array(self.reached) > 0))
+        for task, mean in self.task_scores().items():
+            figures[f"score_task{task}"] = mean
         if self.scores_if_stayed is not None:
             figures["score_if_stayed_mean"] = float(np.mean(self.scores_if_stayed))
         return figures
+
+    def task_scores(self) -> dict[int, float]:
+        """Return the mean score of the episodes of each task, where there are several tasks."""
+        if self.tasks is None or self.scores is None or len(set(self.tasks)) == 1:
+            return {}
+        tasks, scores = np.array(self.tasks), np.array(self.scores)
+        return {int(task): float(scores[tasks == task].mean()) for task in np.unique(tasks)}
 
     def metrics(self) -> dict[str, float]:
         """Return the figures under the names that they have in MLflow: ``eval/score`` and so on.
@@ -269,6 +281,9 @@ class EvaluationRecord(JSONRecord):
         if self.reached is not None:
             count = sum(steps > 0 for steps in self.reached)
             remarks.append(f"{count} of {len(self.reached)} episodes reached the goal.")
+        if by_task := self.task_scores():
+            means = ", ".join(f"{task}: {mean:.1f}" for task, mean in by_task.items())
+            remarks.append(f"Mean score of each task: {means}.")
         if len(self.episodes) < ENOUGH:
             remarks.append(f"Fewer than {ENOUGH} episodes have no interval (–).")
         if self.scores is None:

@@ -43,6 +43,7 @@ class Rollouts:
             it never was, −1 where the environment does not say.
         stayed_returns: Returns (K,), float64, if every step after the one that reached the goal
             had the reward of that one.
+        tasks: Numbers of the tasks (K,), int64, as ``info["task"]`` says; 0 where it does not.
     """
 
     episodes: np.ndarray
@@ -54,6 +55,7 @@ class Rollouts:
     discounted_returns: np.ndarray
     reached: np.ndarray
     stayed_returns: np.ndarray
+    tasks: np.ndarray
 
 
 def merge(parts: Sequence[Rollouts]) -> Rollouts:
@@ -188,4 +190,5 @@ def rollout(
         discounted_returns=column("discounted", np.float64),
         reached=column("reached", np.int64),
         stayed_returns=column("stayed", np.float64),
+        tasks=column("task", np.int64),
     )

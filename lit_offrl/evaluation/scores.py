@@ -20,6 +20,8 @@ def has_references(spec: DatasetSpec) -> bool:
 def normalized_score(returns: np.ndarray | float, spec: DatasetSpec) -> np.ndarray:
     """Scale returns (K,) to scores 100 · (return − ref_min) / (ref_max − ref_min), (K,) float64.
 
+    Where scores are of success (``DatasetSpec.score_of``), 0 and 1 take the returns' place.
+
     Fu et al., D4RL (2020), section 5, times 100. Scores below 0 and above 100 are no mistake.
 
     Raises:

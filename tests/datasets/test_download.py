@@ -21,6 +21,7 @@ from lit_offrl.common.errors import DownloadError
 from lit_offrl.datasets import answers, fetching
 from lit_offrl.datasets.catalog import CATALOG, resolve
 from lit_offrl.datasets.download import download, verification
+from lit_offrl.datasets.ogbench_entries import OGBENCH
 
 NAME = "hopper-bullet-mixed-v0"
 
@@ -415,3 +416,21 @@ def test_a_disk_without_room_is_said_before_a_byte_is_written(tmp_path, server, 
 def test_a_file_that_this_machines_memory_cannot_hold_is_kept(tmp_path, server, entry, monkeypatch):
     monkeypatch.setattr("lit_offrl.datasets.hdf5_limits.available_memory", lambda: 1000)
     assert download(entry, tmp_path, progress=False).exists()
+
+
+def test_ogbenchs_data_are_two_files_that_serve_all_tasks(server, ogbench_files, tmp_path):
+    base = "pointmaze-medium-navigate-v0"
+    server.content = (ogbench_files() / f"{base}.npz").read_bytes()
+    address = f"http://127.0.0.1:{server.server_port}/{base}.npz"
+    entries = [replace(entry, url=address) for entry in OGBENCH.values() if entry.base == base]
+    assert len(entries) == 7
+    for entry in entries:
+        assert download(entry, tmp_path, progress=False) == tmp_path / f"{base}.npz"
+    assert len(server.requests) == 2  # for one name; the others have the same files
+    kept = [each.name for each in sorted(tmp_path.iterdir()) if each.suffix != ".lock"]
+    assert kept == [f"{base}{end}" for end in ("-val.npz", "-val.npz.json", ".npz", ".npz.json")]
+    assert len(resolve(base, tmp_path).read().episodes) == 8
+    server.content = server.content[:-40]
+    with pytest.raises(DownloadError, match=r"no such dataset .* Fetch http\S*v0\.npz and http"):
+        download(entries[0], tmp_path, force=True, progress=False)
+    assert len(resolve(base, tmp_path).read().episodes) == 8
