@@ -124,47 +124,51 @@ class BoundTransitions(BoundView):
         self.spans = self._rows.with_next(
             steps=view.steps, actions=view.chunk if view.next_actions else 0
         )
+        self._single = view.steps == 1
         self._ahead = torch.arange(view.steps, device=self.device)
         powers = view.gamma ** torch.arange(view.steps + 1, dtype=torch.float64)
         self._powers = powers.float().to(self.device)
+        self._last = self._rows.stops - 1
 
     def batch(
         self, index: Int[Tensor, " B"], uniforms: Float[Tensor, "B 0"] | None = None
     ) -> TransitionBatch:
         """Return the transitions that begin at rows ``index``, elements of ``self.rows``."""
-        rows, single = self._rows, self.view.steps == 1
-        final = index if single else self._within(index, self.view.steps)[:, -1]
+        rows = self._rows
+        within = None if self._single else self._within(index)
+        final = index if within is None else within[:, -1]
         terminals = rows.need("terminals", final)
         follows = self.view.next_actions
         return TransitionBatch(
             observations=rows.need("observations", index),
-            actions=self.actions(index),
-            rewards=rows.take("rewards", index) if single else self._summed_rewards(index),
+            actions=self.actions(index) if within is None else self._joined(within),
+            rewards=rows.take("rewards", index) if within is None else self._summed(within),
             next_observations=rows.next_observations(final, terminals),
             terminals=terminals,
             returns=None if self._returns is None else self._returns.index_select(0, index),
             next_actions=self.actions(final + ~terminals) if follows else None,
-            discounts=None if single else self._powers[-1].expand(len(index)),
+            discounts=None if within is None else self._powers[-1].expand(len(index)),
         )
 
     def actions(self, index: Int[Tensor, " B"]) -> Float[Tensor, "B _"]:
         """Return the chunks (B, h · a) of any rows ``index``, an episode's last action repeated."""
-        if self.view.chunk == 1:
+        if self._single:
             return self._rows.need("actions", index)
-        within = self._within(index, self.view.chunk)
-        return self._rows.need("actions", within.flatten()).view(len(index), -1)
+        return self._joined(self._within(index))
 
-    def _summed_rewards(self, index: Tensor) -> Tensor | None:
-        """Return Σ γ^i r_{t+i} (B,) of rows ``index``, to the n-th or to a true terminal."""
-        within = self._within(index, self.view.steps)
+    def _joined(self, within: Tensor) -> Tensor:
+        chunks = within[:, : self.view.chunk]
+        return self._rows.need("actions", chunks.flatten()).view(len(chunks), -1)
+
+    def _summed(self, within: Tensor) -> Tensor | None:
+        """Return Σ γ^i r_{t+i} (B,) of rows (B, n), to the n-th or to a true terminal."""
         rewards = self._rows.take("rewards", within.flatten())
         if rewards is None:
             return None
-        counted = within - index[:, None] == self._ahead  # the others are past the end
-        powers = torch.where(counted, self._powers[:-1], 0.0)
-        return (rewards.view_as(within) * powers).sum(dim=1)
+        counted = within - within[:, :1] == self._ahead  # the others are past the end
+        return (rewards.view_as(within) * self._powers[:-1]).masked_fill_(~counted, 0).sum(dim=1)
 
-    def _within(self, index: Tensor, count: int) -> Tensor:
-        """Return ``count`` rows (B, count) from each of ``index`` on, no further than its end."""
-        last = self._rows.stops[self._rows.episode[index]] - 1
-        return torch.minimum(index[:, None] + self._ahead[:count], last[:, None])
+    def _within(self, index: Tensor) -> Tensor:
+        """Return the n rows (B, n) from each of ``index`` on, no further than its episode's end."""
+        last = self._last.index_select(0, self._rows.episode.index_select(0, index))
+        return torch.minimum(index[:, None] + self._ahead, last[:, None])
