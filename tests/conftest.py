@@ -1,5 +1,6 @@
 """What all rooms' tests share: one thread, checked shapes, a small dataset, the command line."""
 
+import gc
 import json
 import os
 import shutil
@@ -24,6 +25,12 @@ torch.set_num_threads(1)
 def pytest_collection_modifyitems(items):
     """Tests of whole runs come first, so that no process is left with the longest of them."""
     items.sort(key=lambda item: item.path.parent.name != "tests")
+
+
+def pytest_collection_finish():
+    """What all files have imported is not looked through for garbage again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

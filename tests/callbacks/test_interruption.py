@@ -71,14 +71,6 @@ def signalled(monkeypatch, owner, name, number):
     monkeypatch.setattr(owner, name, told)
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory):
-    """The file of an MLflow store, whose tables take seconds to make."""
-    file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
-
-
 @pytest.fixture
 def logged(command, empty_store, folder):
     """Run a fit of four steps with MLflow and roll-outs; return the exit code."""

@@ -1,5 +1,7 @@
 """``lit-offrl claims`` writes a page of all claims, those without runs included."""
 
+import shutil
+
 from mlflow.tracking import MlflowClient
 
 from lit_offrl.__main__ import main
@@ -19,7 +21,8 @@ def test_a_page_from_records(folder, made_record, capsys):
     assert f"{line} 50.0 | 47.7 … 52.3 | 0.1% | holds |" in page
 
 
-def test_metrics_are_read_from_mlflow(folder, made_record, capsys):
+def test_metrics_are_read_from_mlflow(folder, empty_store, made_record, capsys):
+    shutil.copy(empty_store, "runs.db")
     client = MlflowClient("sqlite:///runs.db")
     experiment = client.create_experiment("car", artifact_location=str(folder / "artifacts"))
     for seed, value in enumerate((0.95, 0.97, 0.99)):

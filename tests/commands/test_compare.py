@@ -1,6 +1,7 @@
 """``lit-offrl compare`` on a made-up MLflow store, and what it refuses in one line."""
 
 import csv
+import shutil
 import subprocess
 import sys
 
@@ -22,8 +23,9 @@ RUNS = {
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory, made_record):
+def store(tmp_path_factory, empty_store, made_record):
     folder = tmp_path_factory.mktemp("store")
+    shutil.copy(empty_store, folder / "runs.db")
     uri = f"sqlite:///{folder}/runs.db"
     client = MlflowClient(uri)
     made = client.create_experiment("grid", artifact_location=str(folder / "artifacts"))

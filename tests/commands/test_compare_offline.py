@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -30,8 +31,9 @@ def ope_record(*policies, gamma=0.9, date="2026-01-01"):
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def store(tmp_path_factory, empty_store):
     folder = tmp_path_factory.mktemp("store")
+    shutil.copy(empty_store, folder / "runs.db")
     uri = f"sqlite:///{folder}/runs.db"
     client = MlflowClient(uri)
     made = client.create_experiment("robot", artifact_location=str(folder / "artifacts"))

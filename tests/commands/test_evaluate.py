@@ -1,6 +1,7 @@
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import mlflow
@@ -192,7 +193,8 @@ def test_a_place_for_the_record_is_tried_before_the_episodes(tmp_path, monkeypat
         main(["--ckpt_path", path, "--output", f"{path}/score.json"])
 
 
-def test_the_record_goes_to_the_run_of_the_training(tmp_path, capsys, monkeypatch):
+def test_the_record_goes_to_the_run_of_the_training(tmp_path, empty_store, capsys, monkeypatch):
+    shutil.copy(empty_store, tmp_path / "runs.db")
     uri = f"sqlite:///{tmp_path}/runs.db"
     client = MlflowClient(uri)
     experiment = client.create_experiment("tests", artifact_location=str(tmp_path / "artifacts"))

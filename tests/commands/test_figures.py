@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -89,9 +90,10 @@ def test_values_and_curves(tmp_path, save, car_file, made_record):  # noqa: F811
 
 
 def test_figure_and_numbers_go_to_the_run_of_the_training(
-    tmp_path, save, maze_file, monkeypatch  # noqa: F811
+    tmp_path, save, maze_file, empty_store, monkeypatch  # noqa: F811
 ):  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_store, tmp_path / "runs.db")
     uri = f"sqlite:///{tmp_path}/runs.db"
     client = MlflowClient(uri)
     experiment = client.create_experiment("tests", artifact_location=str(tmp_path / "artifacts"))

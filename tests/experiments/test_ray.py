@@ -136,7 +136,7 @@ def test_workers_that_share_no_folder_and_a_signal_at_the_driver(
     same_state("whole/last.ckpt", fits("driver")[name] / "last.ckpt")
 
 
-def test_versions_of_a_folder_pass_through_mlflow(folder):
+def test_versions_of_a_folder_pass_through_mlflow(folder, mlflow_tables):
     root = folder / "driver"
     root.mkdir()
     one = open_transfer(f"sqlite:///{folder}/mlflow.db", "made", root, folder / "a")

@@ -324,7 +324,9 @@ def test_the_file_under_sweeps(folder, capsys):
     assert "--model.init_args.hidden '[256, 256]'" in out and "lit-offrl evaluate" not in out
 
 
-def test_a_real_search_and_the_fit_of_its_best_trial(folder, d4rl_file, here, monkeypatch, capsys):
+def test_a_real_search_and_the_fit_of_its_best_trial(
+    folder, mlflow_tables, d4rl_file, here, monkeypatch, capsys
+):
     from mlflow.tracking import MlflowClient
 
     from lit_offrl.__main__ import main

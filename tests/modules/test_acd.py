@@ -24,7 +24,7 @@ def bandit(rows, generator):
 
 
 @unchecked()
-def train(module, loss, steps=1200):
+def train(module, loss, steps=900):
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(module.actor.denoiser.parameters(), lr=module.learning_rate)
     module.train()

@@ -127,7 +127,7 @@ def trained(request) -> tuple[DVFModule, bool]:
             schedule.step()
 
     train(800, [module.occupancy_loss], rows=320, rate=5e-3)
-    train(800, [module.reward_loss], rows=320, rate=5e-3)
+    train(300, [module.reward_loss], rows=320, rate=5e-3)
     train(200, [module.q_loss, module.actor_loss], rows=256, rate=8e-3)
     module.occupancy.sampler = make_sampler("dpm++", num_steps=20, clip=1.0)
     return module.eval(), terminal

@@ -83,7 +83,7 @@ def trained(unchecked_shapes):
     module.normalizer.fit(dataset.columns["observations"])
     view = module.view().bind(dataset)
     optimizer = torch.optim.Adam(module.occupancy.denoiser.parameters())
-    steps = 500
+    steps = 400
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps)
     order = RowOrder(view.spans, 256, seed=0)
     for step in range(steps):

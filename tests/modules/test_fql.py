@@ -12,6 +12,7 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.diffusion import make_flow_sampler
 from lit_offrl.modules import FQLModule, IFQLModule
+from tests.helpers import unchecked
 
 LOW, HIGH = np.array([-2.0, 0.0]), np.array([1.0, 3.0])
 CENTRE, SCALE = (HIGH + LOW) / 2, (HIGH - LOW) / 2
@@ -191,6 +192,7 @@ BANDIT = {"hidden": (32, 32), "learning_rate": 1e-2, "layer_norm": False, "sampl
 STATES, ENDS = torch.zeros(128, 1), torch.ones(128, dtype=torch.bool)
 
 
+@unchecked()
 def trained(module, steps, losses):
     """Train on a bandit's arms −0.6, and 0.6 in three cases of ten, which alone earn 1."""
     optimizer, random = module.configure_optimizers(), torch.Generator().manual_seed(0)

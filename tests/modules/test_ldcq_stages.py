@@ -1,6 +1,7 @@
 """Earlier stages: loaded, frozen, refused where they disagree, and kept by later checkpoints."""
 
 import hashlib
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -89,10 +90,11 @@ def test_what_is_no_such_stage_is_refused(trained, save):
         load_stage(str(path), LDCQStage1Module)
 
 
-def test_a_stage_is_found_by_its_mlflow_run(trained, tmp_path, monkeypatch):
+def test_a_stage_is_found_by_its_mlflow_run(trained, empty_store, tmp_path, monkeypatch):
     from mlflow.tracking import MlflowClient  # seconds to import
 
     _, path = trained
+    shutil.copy(empty_store, tmp_path / "runs.db")
     uri = f"sqlite:///{tmp_path}/runs.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     client = MlflowClient(uri)

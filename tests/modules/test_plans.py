@@ -11,6 +11,7 @@ from lit_offrl.datasets.views import WindowBatch
 from lit_offrl.modules import DecisionDiffuserModule, DiffuserModule
 from lit_offrl.modules.plan_policy import PlanPolicy
 from lit_offrl.nets import polyak_update_
+from tests.helpers import unchecked
 
 HORIZON, ROWS = 4, 48
 SMALL = {"horizon": HORIZON, "width": 16, "multipliers": (4,), "diffusion_steps": 6}
@@ -28,6 +29,7 @@ def two_ways(seed: int, rows: int = ROWS) -> WindowBatch:
     return WindowBatch(states, actions, torch.ones(rows, HORIZON, dtype=torch.bool), returns)
 
 
+@unchecked()
 def trained(module, steps: int):
     """Train on walks of two ways; the averages are then the networks themselves."""
     whole = two_ways(1000, 4096)
@@ -162,6 +164,7 @@ def test_plans_for_a_return_are_those_that_had_it(decisions):
     assert high.median() == pytest.approx(1.5, abs=0.3)
 
 
+@unchecked()
 def test_inverse_dynamics_recover_a_linear_systems_actions():
     """s' = A s + B a, with two of three states moved by the two actions."""
     torch.manual_seed(0)

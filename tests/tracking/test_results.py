@@ -1,5 +1,7 @@
 """What commands add to the MLflow run that a checkpoint came from."""
 
+import shutil
+
 import pytest
 from mlflow.entities import Param
 from mlflow.tracking import MlflowClient
@@ -8,7 +10,8 @@ from lit_offrl.evaluation.runs import runs_from_mlflow
 from lit_offrl.tracking.results import OwnRun, add_to_run, log_to_origin, results
 
 
-def test_finite_numbers_and_files_go_to_the_run(folder):
+def test_finite_numbers_and_files_go_to_the_run(folder, empty_store):
+    shutil.copy(empty_store, folder / "runs.db")
     uri = f"sqlite:///{folder}/runs.db"
     client = MlflowClient(uri)
     experiment = client.create_experiment("tests", artifact_location=str(folder / "artifacts"))
@@ -20,7 +23,10 @@ def test_finite_numbers_and_files_go_to_the_run(folder):
     assert [item.path for item in client.list_artifacts(run_id, "ope")] == ["ope/ope.json"]
 
 
-def test_a_run_of_its_own_says_what_was_trained_and_is_compared_by_its_tags(folder, made_record):
+def test_a_run_of_its_own_says_what_was_trained_and_is_compared_by_its_tags(
+    folder, empty_store, made_record
+):
+    shutil.copy(empty_store, folder / "runs.db")
     uri = f"sqlite:///{folder}/runs.db"
     client = MlflowClient(uri)
     experiment = client.create_experiment("tests", artifact_location=str(folder / "artifacts"))
