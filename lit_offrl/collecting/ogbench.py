@@ -30,9 +30,10 @@ import numpy as np
 
 from lit_offrl.collecting.base import Recipe, progress_bar
 from lit_offrl.collecting.ogbench_episodes import COLUMNS, OFFICIAL, make_parts, part, work
-from lit_offrl.common.errors import ConfigError, EvaluationError
+from lit_offrl.common.errors import ConfigError, EvaluationError, LitOffRLError
 from lit_offrl.common.files import file_sha256, require_writable, whole_file, write_whole
 from lit_offrl.common.quiet import say
+from lit_offrl.datasets.ogbench_entries import validation_name
 from lit_offrl.evaluation.record import package_versions
 from lit_offrl.experiments.process import folder_lock
 
@@ -125,9 +126,9 @@ class OGBenchCollection(Recipe):
         """Make the missing episodes, then the two files.
 
         Raises:
-            ConfigError: the package ogbench is not installed, or another process is at work on
-                the same files.
-            EvaluationError: an environment failed, or a process was killed.
+            ConfigError: another process is at work on the same files.
+            EvaluationError: the package ogbench is not installed, an environment failed, or a
+                process was killed.
         """
         require_writable(_validation(self.output))
         with folder_lock(self._folder) as lock:
@@ -202,7 +203,7 @@ class OGBenchCollection(Recipe):
 
 
 def _validation(output: Path) -> Path:
-    return output.with_name(f"{output.stem}-val.npz")
+    return output.with_name(f"{validation_name(output.stem)}.npz")
 
 
 def _parts(output: Path) -> Path:
@@ -236,7 +237,7 @@ def _reports(workers: dict[Connection, BaseProcess]) -> Iterator[int]:
     """Yield the numbers that workers report until each has ended.
 
     Raises:
-        ConfigError: a worker could not begin.
+        LitOffRLError: what a worker says.
         EvaluationError: one failed, or was killed.
     """
     open_ends = set(workers)
@@ -253,7 +254,7 @@ def _reports(workers: dict[Connection, BaseProcess]) -> Iterator[int]:
                         " little memory?), and give the same command again."
                     ) from None
                 continue
-            if isinstance(told, ConfigError):
+            if isinstance(told, LitOffRLError):
                 raise told
             if isinstance(told, str):
                 raise EvaluationError(f"a worker process failed: {told}.")

@@ -32,9 +32,10 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 
-from lit_offrl.common.errors import ConfigError, install, reason
+from lit_offrl.common.errors import LitOffRLError, reason
 from lit_offrl.common.files import whole_file
 from lit_offrl.common.seeds import mix
+from lit_offrl.envs.extras import require
 
 COLUMNS: dict[str, type[np.generic]] = {
     "observations": np.float32,
@@ -120,21 +121,13 @@ def maker(env_id: str, kind: str, rows: int, noise: float) -> Maker:
     """Return what makes the episodes of a dataset that ``OFFICIAL`` has.
 
     Raises:
-        ConfigError: the package ogbench, or one that it needs, is not installed.
+        EvaluationError: the package ogbench, or one that it needs, is not installed.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a missing screen
-            import ogbench.locomaze
-            import ogbench.manipspace  # noqa: F401  both register environments
-    except ImportError as error:
-        raise ConfigError(
-            f"--kind {kind}: needs the package ogbench, its environments and oracles"
-            f" ({reason(error)}): run {install('ogbench')}."
-        ) from error
-    family = PointMaze if env_id.startswith("pointmaze") else Manipulation
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # of a missing screen, and of bounds in float64
+        for package in ("locomaze", "manipspace"):  # both register environments
+            require(f"ogbench.{package}", env_id)
+        family = PointMaze if env_id.startswith("pointmaze") else Manipulation
         return family(env_id, kind, rows, noise)
 
 
@@ -336,7 +329,7 @@ def make_parts(
     """Make episodes, each into a file of its own in ``folder``; yield the number of each.
 
     Raises:
-        ConfigError: the package ogbench is not installed.
+        EvaluationError: the package ogbench is not installed.
         FileError: an episode cannot be written.
     """
     made = maker(env_id, kind, rows, noise)
@@ -360,4 +353,4 @@ def work(report: Connection, *recipe: Any) -> None:
     except BrokenPipeError:  # nobody waits any more
         sys.exit(1)
     except Exception as error:
-        report.send(error if isinstance(error, ConfigError) else reason(error, named=True))
+        report.send(error if isinstance(error, LitOffRLError) else reason(error, named=True))

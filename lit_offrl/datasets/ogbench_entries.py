@@ -45,8 +45,15 @@ class OGBenchEntry(CatalogEntry):
 
     @property
     def collect_command(self) -> str | None:
-        """The command that makes an equivalent; None where there is none."""
-        return None
+        """The command that makes an equivalent; None where that takes the authors' walkers."""
+        from lit_offrl.collecting.ogbench_episodes import OFFICIAL  # here: it imports gymnasium
+
+        name, _, kind = self.base.removesuffix(VERSION).rpartition("-")
+        env_id = f"{name}{VERSION}"
+        if kind not in OFFICIAL.get(env_id, {}):
+            return None
+        output = f"--output regenerated/{self.base}.npz"
+        return f"lit-offrl collect --env {env_id} --kind {kind} {output}"
 
     def spec(self) -> DatasetSpec:
         """Return what is known before the files are on disk."""

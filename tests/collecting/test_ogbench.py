@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from lit_offrl.collecting import ogbench_episodes
-from lit_offrl.collecting.ogbench import _reports
+from lit_offrl.collecting.ogbench import OGBenchCollection, _reports
 from lit_offrl.collecting.ogbench_episodes import OFFICIAL, PointMaze, _visible, maker, work
-from lit_offrl.commands.collect import main
+from lit_offrl.commands.collect import _collection, _parser, main
 from lit_offrl.common.errors import ConfigError, EvaluationError
+from lit_offrl.datasets.ogbench_entries import OGBENCH
 from lit_offrl.experiments.process import folder_lock
 
 MAZE = "pointmaze-medium-v0"
@@ -191,7 +192,7 @@ def test_workers_say_what_they_made_and_what_failed(tmp_path):
     assert told(3, 4) == [3, 4]
     with pytest.raises(EvaluationError, match="a worker process failed: RuntimeError: it fell"):
         told(3, "RuntimeError: it fell")
-    with pytest.raises(ConfigError, match="is not there"):
+    with pytest.raises(ConfigError, match="is not there"):  # with its own exit code
         told(ConfigError("is not there"))
     with pytest.raises(EvaluationError, match="ended with exit code -9"):
         told(3, code=-9)
@@ -219,7 +220,7 @@ def test_mistakes_are_told_in_a_line_that_lists_what_there_is(tmp_path, monkeypa
     with pytest.raises(ConfigError, match="--policies is of"):
         collect(path, "--policies", "3")
     monkeypatch.setitem(sys.modules, "ogbench.locomaze", None)
-    with pytest.raises(ConfigError, match=r"package ogbench.*run `pip install -e .\[ogbench\]`"):
+    with pytest.raises(EvaluationError, match=r"package ogbench: run `pip install -e .\[ogbench"):
         collect(path, "--workers", "1")
     assert not path.exists()
 
@@ -234,6 +235,18 @@ def test_the_official_sizes():
     assert sizes["cube-quadruple-v0", "noisy"] == sizes["puzzle-4x6-v0", "play"] == (5000, 1001)
     assert sizes["pointmaze-giant-v0", "navigate"] == (500, 2001)
     assert sizes["pointmaze-giant-v0", "stitch"] == (5000, 201)
+
+
+def test_the_catalogue_says_how_an_equivalent_is_made(tmp_path):
+    for name in ("scene-noisy-singletask-task3-v0", "pointmaze-giant-stitch-v0"):
+        command = OGBENCH[name].collect_command
+        words = command.replace("regenerated", str(tmp_path)).split()
+        assert isinstance(_collection(_parser().parse_args(words[2:])), OGBenchCollection)
+        assert command.endswith(f"regenerated/{OGBENCH[name].base}.npz")
+    for name in ("antmaze-medium-navigate-v0", "visual-cube-single-play-v0"):
+        assert name not in OGBENCH or OGBENCH[name].collect_command is None
+    made = {entry.base for entry in OGBENCH.values() if entry.collect_command}
+    assert len(made) == sum(map(len, OFFICIAL.values()))  # all that can be made is in the catalogue
 
 
 def test_a_scene_is_made_again_where_the_block_cannot_be_seen(scene, monkeypatch):
