@@ -117,7 +117,7 @@ METHODS = {
     "TD3BCModule": "--model.init_args.hidden [8] --model.init_args.decay cosine",
     "IQLModule": "--model.init_args.hidden [8] --model.init_args.dropout 0.1",
     "BCModule": "--model.init_args.head deterministic --trainer.gradient_clip_val 0.01",
-    "ReBRACModule": "--model.init_args.hidden [8]",
+    "ReBRACModule": "--model.init_args.hidden [8] --model.init_args.chunk 2",
     "DQLModule": f"{DENOISER} --trainer.gradient_clip_val 5",
     "AWRModule": "--model.init_args.hidden [8] --model.init_args.bootstrap false",
     "ACGModule": "--model.init_args.hidden [8] --model.init_args.representation one_hot",

@@ -27,8 +27,9 @@ class ReBRACModule(TD3BCModule):
     Departures from the authors' code: critics and actor learn from the same weights in a step,
     where the authors' actor sees critics that have just been moved; the actor moves in the last of
     ``actor_every`` steps instead of the first; weights begin as PyTorch's layers do, where the
-    authors' last layers begin near zero; distances are in half widths of the action bounds, which
-    are the authors' units where bounds are ±1.
+    authors' last layers begin near zero, and their LayerNorms add 1e-5 to variances, not 1e-6;
+    distances are in half widths of the action bounds, which are the authors' units where bounds
+    are ±1.
 
     Args:
         actor_bc: Weight β₁, at least 0, of the actor's distance to the data's actions: 0.001 to 0.1
