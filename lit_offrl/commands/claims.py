@@ -81,9 +81,10 @@ def _page(judged: Sequence[tuple[Claim, list[Finding]]], command: str, runs: int
     yield f"```bash\n{command}\n```"
     yield ""
     yield (
-        "A line is one dataset. The excess is how far the side that the claim favours is ahead, in "
-        "points of the score, or of the metric, with its 95 % interval over training seeds: "
-        "Student's, or Welch's between different trainings. The claim *holds* there if the "
+        "A line is one dataset, and one rival where a claim names several; the first table counts "
+        "lines. The excess is how far the side that the claim favours is ahead, in points of the "
+        "score, or of the metric, with its 95 % interval over training seeds: Student's, or "
+        "Welch's between different trainings. The claim *holds* there if the "
         "interval is above 0, it *does not hold* if it is below, and in between it is *not "
         "decidable* with these seeds. The budget is the share of the paper's optimiser steps, "
         "where both are known. Numbers in brackets are the seeds, in order."
