@@ -14,11 +14,15 @@ installed. Nothing here imports torch.
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import yaml
@@ -27,6 +31,7 @@ from lit_offrl.common.errors import ConfigError, nearest, reason
 from lit_offrl.common.renames import translated_config, translated_name
 
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+_SETTLED = 0.1  # seconds: a file that is younger may change within a tick of its system's clock
 METHODS = "methods"
 """The key of values for single methods, by the name of the method's class."""
 
@@ -151,11 +156,21 @@ def read_yaml(path: Path) -> Any:
         ConfigError: It cannot be read, or is no YAML.
     """
     try:
-        return from_yaml(path.read_text(encoding="utf-8"))
+        stat = path.stat()
+        if not S_ISREG(stat.st_mode) or time.time() - stat.st_mtime < _SETTLED:
+            return from_yaml(path.read_text(encoding="utf-8"))
+        # each job of a sweep asks for the same files, of which reading one takes milliseconds
+        return copy.deepcopy(_contents(path.absolute(), stat.st_size, stat.st_mtime_ns))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {reason(error)}.") from error
     except ValueError as error:  # bytes that are no text, too
         raise ConfigError(f"{path}: is no YAML: {reason(error)}") from error
+
+
+@functools.lru_cache(maxsize=256)
+def _contents(path: Path, size: int, modified: int) -> Any:
+    del size, modified  # they tell the file from what it was before
+    return from_yaml(path.read_text(encoding="utf-8"))
 
 
 def read_config(path: Path) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from lit_offrl.common.errors import ConfigError
@@ -56,12 +57,17 @@ def renames_of(kind: object) -> dict[str, str]:
         kind: The class, or its name as files have it: a dotted path, or the bare name of one of
             the library's. Nothing is imported for a name.
     """
-    known = _class_of(kind)
-    own: set[str] = set()
-    for each in known.__mro__ if known else ():
-        if inspect.isfunction(init := vars(each).get("__init__")):
-            own |= {*inspect.signature(init).parameters}
-    return {old: new for old, new in _entries(RENAMED, kind).items() if old not in own}
+    known, found = _class_of(kind), _entries(RENAMED, kind)
+    own = _own_options(known) if known and found else ()
+    return {old: new for old, new in found.items() if old not in own}
+
+
+@cache
+def _own_options(kind: type) -> frozenset[str]:
+    """Return the names of what a class's constructor and its bases' take."""
+    inits = (vars(each).get("__init__") for each in kind.__mro__)
+    names = (inspect.signature(init).parameters for init in inits if inspect.isfunction(init))
+    return frozenset().union(*names)
 
 
 def values_before(kind: object) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """Configs by path and by name, and how files are laid over each other."""
 
+import os
+
 import pytest
 import yaml
 
+from lit_offrl.common import configs
 from lit_offrl.common.configs import (
     FOLDER,
     RENAMED,
@@ -11,6 +14,7 @@ from lit_offrl.common.configs import (
     for_method,
     merge_configs,
     names,
+    read_config,
 )
 from lit_offrl.common.errors import ConfigError
 
@@ -149,3 +153,20 @@ def test_names_among_arguments_become_paths(folder):
     ]
     with pytest.raises(ConfigError, match=r"--config nothing: there is no file nothing"):
         expand_argv(["fit", "--config", "nothing"])
+
+
+def test_a_file_is_read_once_until_it_changes(folder, monkeypatch):
+    path, read = folder / "a.yaml", []
+    monkeypatch.setattr(
+        configs, "from_yaml", lambda text: read.append(text) or yaml.safe_load(text)
+    )
+    path.write_text("model: {init_args: {x: [1]}}")
+    os.utime(path, (1e9, 1e9))
+    for _ in range(2):
+        found = read_config(path)
+        assert found == {"model": {"init_args": {"x": [1]}}}
+        found["model"]["init_args"]["x"].append(2)  # what one reader does is not the next one's
+    assert len(read) == 1
+    for x in (2, 3):  # as long as before, and at once
+        path.write_text(f"model: {{init_args: {{x: [{x}]}}}}")
+        assert read_config(path)["model"] == {"init_args": {"x": [x]}}
