@@ -10,17 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.datasets.views import FutureStateBatch, FutureStates
 from lit_offrl.diffusion import Variance
-from lit_offrl.figures import value_against_return
-from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import load_parts, read_checkpoint
 from lit_offrl.modules.dvf_cache import ValueCache
+from lit_offrl.modules.dvf_estimates import EstimatesModule
 from lit_offrl.modules.dvf_value import DiffusedValue, labels
 from lit_offrl.modules.extraction import (
     awr_loss,
@@ -35,10 +32,9 @@ from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import DenseNetMLP, GaussianPolicy, frozen_copy, polyak_update_, symlog
 
 _CACHE_KEY = "dvf_cached_values"  # of a checkpoint
-_VALUE_BATCHES, _VALUE_SAMPLES = 2, 32  # for the comparison of values with returns in validation
 
 
-class DVFModule(OfflineModule):
+class DVFModule(EstimatesModule):
     """A value from where the policy goes next and the rewards there; a policy from that value.
 
     Four networks, each trained by its own loss in one optimiser step (Algorithm 1):
@@ -63,8 +59,9 @@ class DVFModule(OfflineModule):
       the data's trajectories (``advantage: returns``), since Q loses what one action changes in the
       noise of sampled values: docs/results/dvf.md has the numbers.
 
-    The networks are trained here; ``DiffusedValue`` turns them into values, and ``ValueCache``
-    keeps the values of all rows where they are sampled once.
+    The networks are trained here; ``DiffusedValue`` turns them into values, ``EstimatesModule``
+    gives these to whoever asks, and ``ValueCache`` keeps those of all rows where they are sampled
+    once.
 
     Args:
         train: What is trained: ``all`` networks together; the ``occupancy`` alone, to pre-train on
@@ -156,7 +153,6 @@ class DVFModule(OfflineModule):
     """
 
     eager_because = "the values of all rows may be sampled between two steps"
-    late_metrics = ("val/value_correlation",)
     reward_limits: Tensor
     """Lowest and highest symlog reward of the data (2,)."""
 
@@ -254,7 +250,6 @@ class DVFModule(OfflineModule):
         self.actor_ema_rate = actor_ema_rate
         self.values = "online" if train == "occupancy" else values  # ρ alone has none to cache
         self.cache = ValueCache()
-        self._compared: list[Tensor] = []  # values and returns of held-out states
 
         self.occupancy = OccupancyModel(
             self.observation_dim,
@@ -398,56 +393,6 @@ class DVFModule(OfflineModule):
             num_samples=self.num_samples,
             latest_policy=self.latest_policy,
         )
-
-    @torch.no_grad()
-    def value(self, observations: Tensor, *, seed: int = 0, **options: Any) -> Tensor:
-        """Return V(s) (B,) in the reward's units for raw observations (B, o).
-
-        Args:
-            observations: Raw observations (B, o), on the module's device.
-            seed: Seed of the noise; the same seed gives the same value.
-            **options: Options of ``DiffusedValue``: history, policy, steps_left, num_samples and
-                actions.
-        """
-        return self.diffused_value(
-            observations, ShardedGenerator(seed, device=self.device), **options
-        )
-
-    @torch.no_grad()
-    def sample_future(
-        self,
-        observations: Tensor,
-        offsets: Tensor,
-        *,
-        history: History | None = None,
-        policy: Tensor | None = None,
-        seed: int = 0,
-    ) -> tuple[Tensor, Tensor]:
-        """Draw states Δt steps after the given ones.
-
-        Args:
-            observations: Raw observations (B, o).
-            offsets: Δt in steps (B, n), one sample each.
-            history: What came before, raw; needed by the sequential representation.
-            policy: Scalar representation (B,).
-            seed: Seed of the noise.
-
-        Returns:
-            Raw states (B, n, o) and which of them are absorbed, bool (B, n).
-        """
-        if history is not None:
-            history = history.normalised(self.normalizer)
-        observations = self.normalizer.normalize(observations)
-        condition = self.occupancy.condition(observations, offsets.float(), history, policy)
-        noise = ShardedGenerator(seed, device=self.device)
-        states, absorbed = self.occupancy.sample(condition, noise)
-        return self.normalizer.denormalize(states), absorbed
-
-    @torch.no_grad()
-    def predicted_reward(self, observations: Tensor) -> Tensor:
-        """Return r(s, π(s)) (…) in the reward's units, for raw observations (…, o)."""
-        observations = self.normalizer.normalize(observations)
-        return self.diffused_value.reward_of(observations, self._acting()(observations))
 
     # ---- losses --------------------------------------------------------------------------------
 
@@ -639,7 +584,7 @@ class DVFModule(OfflineModule):
             )
         return self.acting
 
-    # ---- checkpoints, and values beside returns in validation ----------------------------------
+    # ---- checkpoints ---------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the cached values too, which a resumed run must not sample again."""
@@ -651,36 +596,3 @@ class DVFModule(OfflineModule):
         super().on_load_checkpoint(checkpoint)
         values = checkpoint.get(_CACHE_KEY)
         self.cache.next_values = None if values is None else values.to(self.device)
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget the values of the last validation."""
-        self._compared = []
-
-    def validation_step(self, batch: FutureStateBatch, batch_idx: int) -> None:
-        """Log the losses; for the first batches, keep values beside the returns of the data."""
-        super().validation_step(batch, batch_idx)
-        if self.train_part == "occupancy" or batch.returns is None or batch_idx >= _VALUE_BATCHES:
-            return
-        values = self.value(
-            batch.observations,
-            history=History.before(batch),
-            policy=batch.policy,
-            num_samples=_VALUE_SAMPLES,
-            seed=batch_idx,
-        )
-        self._compared.append(torch.stack([values, batch.returns]).float().cpu())
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the correlation of values and returns of this process's held-out states."""
-        if self._compared:
-            both = torch.cat(self._compared, dim=1)
-            if bool((both.std(dim=1) > 0).all()):
-                correlation = torch.corrcoef(both)[0, 1]
-                self.log("val/value_correlation", correlation, rank_zero_only=True)
-
-    def figures(self) -> dict[str, Figure]:
-        """Values against discounted returns, for the held-out states of the last validation."""
-        if not self._compared:
-            return {}
-        values, returns = torch.cat(self._compared, dim=1).numpy()
-        return {"value_against_return": value_against_return(values, returns, self.gamma)}
