@@ -17,6 +17,7 @@ class EveryNSteps(Callback):
 
     Attributes:
         interval: N, at least 1; None never acts.
+        origin: The step that the others are multiples of N away from.
         acts_at_last: Whether the last step of the run counts whatever N is; if not, that step is
             left to the end of the run.
         waits_for_validation: Whether to act only after the validation that belongs to the step.
@@ -24,6 +25,7 @@ class EveryNSteps(Callback):
 
     sees_calls = True
     interval: int | None = None
+    origin = 0
     acts_at_last = True
     waits_for_validation = True
     _latest = -1
@@ -47,7 +49,7 @@ class EveryNSteps(Callback):
         if step == trainer.max_steps:
             if not self.acts_at_last:
                 return
-        elif step % self.interval:
+        elif (step - self.origin) % self.interval:
             return
         self._latest = self._due = step
         if not (self.waits_for_validation and validation_follows(trainer)):

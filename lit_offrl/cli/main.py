@@ -74,6 +74,11 @@ class OfflineCLI(LightningCLI):
     config says about ``trainer.callbacks``; a mistake is one line.
     """
 
+    evaluation: type[own.EvaluationDuringFit] = own.EvaluationDuringFit
+    """What scores the policy in a fit."""
+    same_run = True
+    """Whether a fit from a checkpoint goes on with that one's run, not only with its state."""
+
     def __init__(self, argv: Sequence[str]) -> None:
         self.verb = argv[0]
         argv = expand_argv(argv)
@@ -141,7 +146,7 @@ class OfflineCLI(LightningCLI):
             target = f"{section}.init_args.seed"
             parser.link_arguments(("seed_everything", section), target, compute_fn=one_seed)
         if self.verb == "fit":
-            parser.add_lightning_class_args(own.EvaluationDuringFit, "evaluation")
+            parser.add_lightning_class_args(self.evaluation, "evaluation")
             parser.add_lightning_class_args(own.Checkpoints, "checkpoint")
         if self.verb == "predict":
             parser.add_lightning_class_args(own.PredictionWriter, "predictions")
@@ -268,7 +273,7 @@ class OfflineCLI(LightningCLI):
         checkpoints = self._get(self.config_init, "checkpoint")
         if not config.get("fast_dev_run"):
             checkpoints.hold = self.folders.hold
-            if self.resume is not None:
+            if self.resume is not None and self.same_run:
                 self.folders.hold(Path(self.resume.path).parent)
         if checkpoints.dirpath is not None:
             checkpoints.hold(Path(checkpoints.dirpath))
@@ -286,7 +291,8 @@ class OfflineCLI(LightningCLI):
                 say(f"differs from the checkpoint's run: {'; '.join(changes)}")
             if checkpoints.dirpath is None:
                 checkpoints.dirpath = str(Path(self.resume.path).resolve().parent)
-        go_on_with(loggers, [] if self.resume is None else mlflow_runs(self.resume.ours))
+        goes_on = self.resume is not None and self.same_run
+        go_on_with(loggers, mlflow_runs(self.resume.ours) if self.resume and goes_on else [])
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the verb; what Lightning refuses once it sees the loaders is for the user."""

@@ -96,16 +96,6 @@ class Collection(Recipe):
     def facts(self, columns: dict[str, np.ndarray], cut: bool) -> dict[str, Any]:
         """Say what only this recipe has to say of its rows; None is left out of the file."""
 
-    def summary(self, columns: dict[str, np.ndarray], cut: bool) -> dict[str, Any]:
-        """Say how the episodes went, without the last one if it was cut and is not the only one."""
-        returns = episode_returns(columns)
-        returns = returns[:-1] if cut and len(returns) > 1 else returns
-        return {
-            "episodes": len(returns),
-            "return_mean": returns.mean(),
-            **{f"return_{name}": np.quantile(returns, q) for name, q in QUANTILES.items()},
-        }
-
     def origin(self, command: str) -> dict[str, Any]:
         """Say how the rows came to be, as far as all recipes say it alike.
 
@@ -129,7 +119,7 @@ class Collection(Recipe):
             "last_episode_cut": cut,
             "environment_steps": self.count,
             "rows": len(columns["actions"]),
-            **self.summary(columns, cut),
+            **summary(columns, cut),
             **self.origin(command),
             **self.facts(columns, cut),
         }
@@ -145,6 +135,17 @@ class Collection(Recipe):
         write_hdf5(self.output, columns, attributes)
         mark = "" if complete else " (complete: False)"
         return f"{len(columns['actions']):,} rows in {self.output}{mark}"
+
+
+def summary(columns: dict[str, np.ndarray], cut: bool) -> dict[str, Any]:
+    """Say how the episodes went, without the last one if it was cut and is not the only one."""
+    returns = episode_returns(columns)
+    returns = returns[:-1] if cut and len(returns) > 1 else returns
+    return {
+        "episodes": len(returns),
+        "return_mean": returns.mean(),
+        **{f"return_{name}": np.quantile(returns, q) for name, q in QUANTILES.items()},
+    }
 
 
 def load_fitting(path: Path, sizes: tuple[int, int], option: str, advice: str) -> Any:

@@ -14,7 +14,14 @@ from typing import Annotated, Any
 import gymnasium
 import numpy as np
 
-from lit_offrl.collecting.base import Collection, load_fitting, progress_bar, require_bounded
+from lit_offrl.collecting.base import (
+    Collection,
+    load_fitting,
+    progress_bar,
+    require_bounded,
+    summary,
+)
+from lit_offrl.collecting.exploration import Exploration
 from lit_offrl.common.policy import Policy
 from lit_offrl.common.quiet import say
 from lit_offrl.common.seeds import mix
@@ -37,24 +44,18 @@ class _Episode(Episode):
 
     def __init__(self, number: int, env: gymnasium.Env, collection: PolicyCollection) -> None:
         super().__init__(number, env, collection.seed)
-        self._collection = collection
-        self._random = np.random.default_rng(mix(collection.seed, number, _NOISE))
-        self._held: Any = None  # what was drawn last, (a,)
+        self._draws = collection.policy is None
+        self._explore = Exploration(
+            collection.action_space,
+            noise=collection.noise,
+            hold=collection.hold,
+            seed=mix(collection.seed, number, _NOISE),
+        )
         self.rows: list[tuple[Any, ...]] = []
 
     def execute(self, action: np.ndarray) -> np.ndarray:
         """Return the action to take (a,); what is drawn lasts ``hold`` steps in the mean."""
-        chosen = self._collection
-        low, high = chosen.action_space.low, chosen.action_space.high
-        if self._held is None or self._random.random() < 1 / chosen.hold:
-            if chosen.policy is None:
-                self._held = self._random.uniform(low, high)
-            else:
-                normal = self._random.standard_normal(low.shape)
-                self._held = chosen.noise * ((high - low) / 2) * normal
-        if chosen.policy is None:
-            return self._held.astype(np.float32)
-        return np.clip(action + self._held, low, high).astype(np.float32)
+        return self._explore(None if self._draws else action)
 
     def keep(self, step: Step) -> None:
         """Keep the step as a row."""
@@ -172,7 +173,7 @@ class PolicyCollection(Collection):
             "noise": None if random else self.noise,
             "hold": self.hold,
             "last_episode_cut": cut,
-            **self.summary(columns, cut),
+            **summary(columns, cut),
         }
 
 

@@ -58,6 +58,17 @@ def read_state(folder: Path, options: Mapping[str, Any]) -> list[dict[str, Any]]
         return []
     if not rounds and not (folder / "round-0" / "last.ckpt").is_file():
         before[FIT] = options[FIT]  # the first rows are random actions': any fit may have them
+    require_same(folder, before, options)
+    write_state(folder, options, rounds)
+    return rounds
+
+
+def require_same(folder: Path, before: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Refuse options other than those that a folder was begun with.
+
+    Raises:
+        ConfigError: naming the first one, or which of fit's differ.
+    """
     for name, value in options.items():
         if name != FIT and before.get(name) != value:
             raise ConfigError(
@@ -74,8 +85,6 @@ def read_state(folder: Path, options: Mapping[str, Any]) -> list[dict[str, Any]]
             f"{folder} was begun with {gone} where there is {new} now: give the same options of fit"
             " in the same order, or another --output."
         )
-    write_state(folder, options, rounds)
-    return rounds
 
 
 def write_state(

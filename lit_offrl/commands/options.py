@@ -45,7 +45,7 @@ def parse(kind: type[T], argv: Sequence[str], verb: str, epilog: str | None = No
 
 
 def add_options(
-    parser: argparse.ArgumentParser,
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
     *kinds: type,
     skip: Iterable[str] = (),
     default: Any = None,

@@ -54,6 +54,19 @@ class RewardPolicy(Protocol):
         ...
 
 
+@runtime_checkable
+class StatefulPolicy(Protocol):
+    """A ``Policy`` whose memory a checkpoint can hold."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers, as tensors by name."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Remember what ``state_dict`` gave."""
+        ...
+
+
 def named_goal(info: Mapping[str, Any]) -> np.ndarray | None:
     """Return the goal (g,), float32, that an environment's first ``info`` names, if any."""
     return np.asarray(info["goal"], np.float32) if "goal" in info else None

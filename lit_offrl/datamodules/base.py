@@ -21,6 +21,7 @@ from lit_offrl.datasets.bounds import outside_bounds, settle_bounds
 from lit_offrl.datasets.catalog import Reading, default_cache_dir, resolve
 from lit_offrl.datasets.hdf5 import Format
 from lit_offrl.datasets.priorities import Priorities, PrioritizedOrder
+from lit_offrl.datasets.replay import Mixture
 from lit_offrl.datasets.rows import Spans
 from lit_offrl.datasets.sampler import Order, RowOrder, TrainLoader
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
@@ -109,6 +110,8 @@ class OfflineDataModule(LightningDataModule):
         )
         self.dataset: OfflineDataset | None = None
         """All episodes, held out or not."""
+        self.mixture: Mixture | None = None
+        """What adds rows of the run's own steps to each batch, where a command has given one."""
         self.row_order: Order | None = None
         self._order_state: dict[str, Any] = {}
         self._split: Split | None = None
@@ -190,6 +193,10 @@ class OfflineDataModule(LightningDataModule):
         order: Order = RowOrder(*place)
         if priorities is not None:
             order = PrioritizedOrder(*place, settings=priorities, accumulated=accumulated)
+        if self.mixture is not None:
+            assert self.view is not None  # setup has chosen one
+            mixed = view, self.view, self.spec, self.batch_size, self.seed
+            view, order = self.mixture.join(*mixed)
         order.load_state_dict(self._order_state)
         self.row_order, self._order_state = order, {}
         # Lightning steps at an epoch's end even where gradients are still to be accumulated: so an
@@ -252,6 +259,10 @@ class OfflineDataModule(LightningDataModule):
         if name == "rewards" and "reward_mask" in dataset.columns:
             rows = rows & dataset.columns["reward_mask"]
         return column if rows.all() else column[rows]
+
+    def environment_rewards(self) -> Callable[[np.ndarray], np.ndarray]:
+        """What makes the environment's rewards (n,) those of the data, which are trained on."""
+        return lambda rewards: rewards
 
     def train_view(self) -> BoundView:
         """The training episodes through the view, for what a module computes once for all rows."""

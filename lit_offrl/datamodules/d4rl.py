@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lit_offrl.common.quiet import say
 from lit_offrl.datamodules.base import OfflineDataModule
 from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.catalog import Reading, default_cache_dir
-from lit_offrl.datasets.rewards import Rewards, handle_rewards
+from lit_offrl.datasets.rewards import Rewards, environment_rewards, handle_rewards
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.sources import Source, find_source
 from lit_offrl.datasets.views import View
@@ -77,3 +79,9 @@ class D4RLDataModule(OfflineDataModule):
         # `differences` restores the environment's rewards; the others serve training alone.
         self.recorded = handled if self.rewards == "differences" else rows
         return handled
+
+    def environment_rewards(self) -> Callable[[np.ndarray], np.ndarray]:
+        """What makes the environment's rewards (n,) those of the option ``rewards``."""
+        self._require_rows()
+        assert self.recorded is not None  # there are rows
+        return environment_rewards(self.recorded, self.rewards)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import numpy as np
@@ -54,14 +55,48 @@ def handle_rewards(dataset: OfflineDataset, rewards: Rewards) -> OfflineDataset:
         return _differences(dataset)
     values = dataset.columns["rewards"].astype(np.float64)
     _refuse(dataset, (values != 0) & (values != 1), rewards, "only 0 and 1")
+    words = {"minus_one": "r - 1", "centred": "4 (r - 0.5)", "hundredfold": "100 r"}
+    return dataset.with_rewards(environment_rewards(dataset, rewards)(values), words[rewards])
+
+
+def environment_rewards(
+    recorded: OfflineDataset, rewards: Rewards
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what makes an environment's rewards (n,) those that ``handle_rewards`` trains on.
+
+    Args:
+        recorded: dataset as read, whose episode returns ``return_range`` goes by.
+        rewards: as in ``handle_rewards``. With ``differences`` the environment's are left as they
+            are, since the kitchen itself pays once.
+
+    Raises:
+        ConfigError: ``sparse_windows``, which ends episodes where no environment does.
+    """
+    if rewards == "sparse_windows":
+        raise ConfigError(
+            f"{recorded.spec.origin}: rewards 'sparse_windows' ends episodes where the environment "
+            "goes on: own steps in it cannot be added to such data."
+        )
     if rewards == "minus_one":
-        return dataset.with_rewards(values - 1, "r - 1")
+        return lambda values: values - 1
+    if rewards == "centred":
+        return lambda values: 4 * (values - 0.5)
     if rewards == "hundredfold":
-        return dataset.with_rewards(100 * values, "100 r")
-    return dataset.with_rewards(4 * (values - 0.5), "4 (r - 0.5)")
+        return lambda values: 100 * values
+    if rewards == "return_range":
+        factor = np.float32(1000 / _spread(recorded))
+        return lambda values: values * factor
+    return lambda values: values
 
 
 def _return_range(dataset: OfflineDataset) -> OfflineDataset:
+    count, spread = len(dataset.episodes), _spread(dataset)
+    scaled = environment_rewards(dataset, "return_range")(dataset.columns["rewards"])
+    handling = f"r * 1000 / {spread:.6g}, the range of the {count:,} episode returns"
+    return dataset.with_rewards(scaled, handling)
+
+
+def _spread(dataset: OfflineDataset) -> float:
     returns = dataset.episode_returns()
     spread = float(returns.max() - returns.min())
     if spread == 0:
@@ -69,9 +104,7 @@ def _return_range(dataset: OfflineDataset) -> OfflineDataset:
             f"{dataset.spec.origin}: column 'rewards' gives every episode the return "
             f"{returns[0]:g}, so rewards 'return_range' cannot scale it: use 'as_recorded'."
         )
-    scaled = dataset.columns["rewards"] * np.float32(1000 / spread)
-    handling = f"r * 1000 / {spread:.6g}, the range of the {len(returns):,} episode returns"
-    return dataset.with_rewards(scaled, handling)
+    return spread
 
 
 def _differences(dataset: OfflineDataset) -> OfflineDataset:

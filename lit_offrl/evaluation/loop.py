@@ -14,7 +14,7 @@ that is a ``RewardPolicy`` the rewards of each step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import gymnasium
@@ -159,7 +159,7 @@ def run_episodes(
             if begun.any():
                 begin_episodes(policy, begun, goals)
             actions = np.asarray(policy.act(observations), np.float32)
-            _check(actions, num_envs, running, who)
+            require_actions(actions, num_envs, running, who)
             step(list(running.values()), [actions[row] for row in running])
             if rewarded is not None:
                 rewards = np.zeros(num_envs, np.float32)
@@ -176,7 +176,14 @@ def run_episodes(
                 remaining.close()
 
 
-def _check(actions: np.ndarray, num_envs: int, running: dict[int, E], who: str) -> None:
+def require_actions(
+    actions: np.ndarray, num_envs: int, running: Mapping[int, Episode], who: str
+) -> None:
+    """Refuse what a policy gave for E environments, of which some rows are of episodes under way.
+
+    Raises:
+        EvaluationError: It is not of the shape (E, a), or an episode's action is not finite.
+    """
     shape = box(next(iter(running.values())).env.action_space).shape
     if actions.shape != (num_envs, *shape):
         raise EvaluationError(

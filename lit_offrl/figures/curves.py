@@ -69,14 +69,16 @@ def improvement_curve(rounds: Sequence[Mapping[str, Any]], title: str = "") -> F
 
     Args:
         rounds: with ``environment_steps``, ``return_mean``, ``return_standard_error`` (of the
-            evaluation) and ``collected_return_mean`` (of the rows that the round collected).
+            evaluation) and, where any was collected, ``collected_return_mean`` (of those rows).
         title: of the figure.
     """
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axis = figure.subplots()
     steps = np.array([one["environment_steps"] for one in rounds], float)
     names = ("return_mean", "return_standard_error", "collected_return_mean")
-    mean, error, collected = (np.array([one[name] for one in rounds], float) for name in names)
+    mean, error, collected = (
+        np.array([one.get(name, math.nan) for one in rounds], float) for name in names
+    )
     axis.fill_between(steps, mean - error, mean + error, alpha=0.25, linewidth=0)
     axis.plot(steps, mean, marker="o", markersize=3, label="policy, ± s.e.")
     axis.plot(steps, collected, marker="s", markersize=3, color="0.5", label="data, with noise")

@@ -99,16 +99,16 @@ class Calls:
         steps = 1 if self.alone else module.steps_per_call or self._chosen
         if steps == 1 or ready == 0:  # an epoch's first batch is logged, whatever its number
             return 1
-        intervals = [max(1, trainer.log_every_n_steps)]
-        intervals += [getattr(each, "interval", None) for each in trainer.callbacks if _sees(each)]
-        ends = [step + steps, *(step - step % each + each for each in intervals if each)]
+        every = [(max(1, trainer.log_every_n_steps), 0)]
+        every += [_interval(each) for each in trainer.callbacks if _sees(each)]
+        ends = [step + steps, *(step + n - (step - origin) % n for n, origin in every if n)]
         ends += [end for end in (trainer.max_steps, trainer.min_steps) if (end or 0) > step]
         accumulated = trainer.accumulate_grad_batches
         last = int(min(*ends, self._change))
         room = min(most, (last - step) * accumulated - ready % accumulated)
-        if isinstance(every := trainer.val_check_batch, int):
+        if isinstance(check := trainer.val_check_batch, int):
             each_epoch = trainer.check_val_every_n_epoch is not None
-            room = min(room, every - (ready if each_epoch else progress.total.ready) % every)
+            room = min(room, check - (ready if each_epoch else progress.total.ready) % check)
         return max(1, room - (ready + room) % accumulated)
 
     def _look_around(self) -> None:
@@ -234,6 +234,10 @@ class Calls:
 
 def _sees(callback: Any) -> bool:
     return getattr(callback, "sees_calls", False)
+
+
+def _interval(callback: Any) -> tuple[int | None, int]:
+    return getattr(callback, "interval", None), getattr(callback, "origin", 0)
 
 
 def _overrides(one: Any, base: type, *names: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -96,6 +96,18 @@ class ChunkPolicy(PlanPolicy):
             execute_steps,
             device,
         )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The chunks under way, and for how many steps each is executed still."""
+        if self._latents is None:
+            return {}
+        return {"chunks": self._latents, "left": torch.from_numpy(self._left.copy())}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on with the chunks of ``state_dict``."""
+        if state:
+            self._latents = state["chunks"].to(self._device)
+            self._left = state["left"].cpu().numpy().copy()
 
 
 class GoalPlanPolicy(PlanPolicy, GoalSkillPolicy):

@@ -8,7 +8,7 @@ import pytest
 from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.datasets import d4rl
 from lit_offrl.datasets.hdf5 import read_hdf5
-from lit_offrl.datasets.rewards import handle_rewards
+from lit_offrl.datasets.rewards import environment_rewards, handle_rewards
 from lit_offrl.datasets.schema import OfflineDataset
 
 
@@ -170,6 +170,20 @@ def test_rewards_are_handled_as_asked_and_said(option, env_id, recorded, expecte
     assert handled.columns["observations"] is data.columns["observations"]
     assert len(handled.spec.handling) == (said is not None)
     assert said is None or said in handled.spec.handling[0]
+
+
+@pytest.mark.parametrize("option", ["as_recorded", "minus_one", "centred", "hundredfold"])
+def test_an_environments_rewards_are_changed_as_the_datas_were(option):
+    data = dataset([0, 1, 0, 0, 1], [2, 3], ANTMAZE)
+    changed = environment_rewards(data, option)(data.columns["rewards"])
+    np.testing.assert_array_equal(changed, handle_rewards(data, option).columns["rewards"])
+
+
+def test_an_environments_rewards_have_the_datas_range_and_no_sparse_windows():
+    data = dataset([0, 2, 0, 0, 1], [2, 3], None)
+    assert environment_rewards(data, "return_range")(np.float32([3])).tolist() == [3000.0]
+    with pytest.raises(ConfigError, match="own steps in it cannot be added"):
+        environment_rewards(data, "sparse_windows")
 
 
 @pytest.mark.parametrize(
