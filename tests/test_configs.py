@@ -24,7 +24,8 @@ METHODS |= {"diffuser": "Diffuser", "decision_diffuser": "DecisionDiffuser"}
 METHODS |= {"decision_transformer": "DecisionTransformer"}
 STAGES = {f"ldcq_stage{number}": f"LDCQStage{number}" for number in (1, 2, 3)}
 DATA = ("adroit", "antmaze", "kitchen", "locomotion", "maze2d", "mountain_car", "pybullet")
-DATA += ("random_walk",)
+OGBENCH = ("cube_single", "cube_double", "scene", "puzzle_3x3", "puzzle_4x4", "pointmaze")
+DATA += ("random_walk", *(f"ogbench_{name}" for name in OGBENCH))
 # Of files that name their data; those of the first must have a column 'policy'.
 OF_POLICIES = ("dvf_ope_mountain_car.yaml", "dvf_mountain_car.yaml", "dvf_maze2d_policies.yaml")
 WHOLE = (*OF_POLICIES, "dvf_maze2d.yaml", "dvf_pybullet.yaml")
@@ -76,7 +77,7 @@ def test_every_config_is_tested():
     found = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
     own = {f"{name}.yaml" for name in (*METHODS, *STAGES, *(f"data/{name}" for name in DATA))}
     trainers = ("cpu", "fast_cpu", "gpu", "ddp", "slurm")
-    overlays = {"quick.yaml", *(f"trainer/{name}.yaml" for name in trainers)}
+    overlays = {"quick.yaml", "ogbench_quick.yaml", *(f"trainer/{name}.yaml" for name in trainers)}
     of_pipelines = {*PIPELINES, "ldcq_stages.yaml", "ldcq_quick.yaml", "acd_acting.yaml"}
     assert found == {*own, *WHOLE, *ONLINE, *overlays, *of_pipelines}
 
@@ -134,6 +135,11 @@ def test_tuned_values_are_what_fit_trains_with(data):
         ("antmaze", "fql", {"alpha": 10.0, "q_agg": "mean", "hidden": [512] * 4}),
         ("adroit", "fql", {"alpha": 30000.0, "q_agg": "min", "sampling_steps": 10}),
         ("antmaze", "ifql", {"expectile": 0.9, "num_samples": 32, "layer_norm": "after"}),
+        ("ogbench_cube_single", "fql", {"alpha": 300.0, "hidden": [512] * 4}),
+        ("ogbench_puzzle_4x4", "fql", {"alpha": 1000.0, "gamma": 0.99, "learning_rate": 3e-4}),
+        ("ogbench_pointmaze", "fql", {"alpha": 10.0, "q_agg": "min"}),
+        ("ogbench_cube_double", "rebrac", {"actor_bc": 0.1, "critic_bc": 0.0}),
+        ("ogbench_scene", "iql", {"beta": 10.0, "expectile": 0.9, "layer_norm": "after"}),
         ("pybullet", "bcq", {"phi": 0.05, "soft_minimum": 0.75, "learning_rate": 1e-3}),
     ],
 )

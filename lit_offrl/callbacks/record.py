@@ -151,16 +151,18 @@ def data_figures(trainer: Trainer) -> dict[str, float]:
     """Return what the data's own episodes earned, held out or not, for tables beside policies.
 
     Episodes that the file's end cuts off do not count. Empty where the data have no rewards, or
-    not all of them.
+    not all of them, or where scores are of success, which such recordings did not aim at.
     """
     data = getattr(settings(trainer).datamodule, "recorded", None)
     if data is None or "rewards" not in data.columns or "reward_mask" in data.columns:
+        return {}
+    if data.spec.score_of == "success":
         return {}
     returns = data.complete_returns()
     if len(returns) == 0:
         return {}
     figures = {"data/episodes": len(returns), "data/return_mean": float(returns.mean())}
-    if has_references(data.spec) and data.spec.score_of == "return":
+    if has_references(data.spec):
         figures["data/score_mean"] = float(normalized_score(returns, data.spec).mean())
     return figures
 

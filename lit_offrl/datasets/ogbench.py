@@ -214,10 +214,11 @@ def check_file(path: Path, entry: OGBenchEntry) -> None:
 
 
 def find_ogbench(text: str, folder: Path, reading: Reading) -> OGBenchSource | None:
-    """Find OGBench's data by a name of the catalogue or the path of an ``.npz``; None if neither.
+    """Find OGBench's data by a name of the catalogue, or an ``.npz`` by its path; None if neither.
 
     The name of a file may be that of a task: ``DIR/cube-single-play-singletask-task2-v0.npz`` is
-    ``DIR/cube-single-play-v0.npz`` labelled for the task.
+    ``DIR/cube-single-play-v0.npz`` labelled for the task. A file ``cube-single-mine-v0.npz`` in the
+    data directory goes by ``cube-single-mine-v0`` and ``cube-single-mine-singletask-task2-v0``.
 
     Raises:
         DatasetError: It is an ``.npz``, and nothing tells of which environment.
@@ -227,7 +228,11 @@ def find_ogbench(text: str, folder: Path, reading: Reading) -> OGBenchSource | N
     named = data_name(text if entry is not None else path.name.removesuffix(SUFFIX))
     env_id = reading.env_id
     if entry is None and path.suffix != SUFFIX:
-        return None
+        if named is None or len(path.parts) > 1:
+            return None
+        path = folder / (named.file + SUFFIX)
+        if not path.is_file():
+            return None
     if env_id is not None and env_id.removeprefix(OWN) not in ENV_TASKS:
         raise ConfigError(
             f"{text}: env_id '{env_id}' is none of OGBench's environments."

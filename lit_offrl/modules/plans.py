@@ -336,8 +336,8 @@ class PlanModule(OfflineModule):
         how = (choose, clipped, execute_steps, self.device)
         if not self.goal_dims:
             return PlanPolicy(*how, history=self.history)
-        size = len(self.goal_dims)
-        return GoalPlanPolicy(*how, history=self.history, goal_dim=size, goal=goal)
+        dims = self.goal_dims
+        return GoalPlanPolicy(*how, history=self.history, goal_dims=dims, goal=goal)
 
     def predict_step(self, batch: WindowBatch, batch_idx: int) -> dict[str, Tensor]:
         """Return actions (B, a) in the first states of windows, towards where those end."""

@@ -77,16 +77,17 @@ class GoalSkillPolicy(SkillPolicy):
     Args:
         *args: Those of ``SkillPolicy``; ``choose`` maps raw observations (N, o) and goals (N, g) to
             latents (N, z).
-        goal_dim: Size g of a goal.
+        goal_dims: Dimensions (g,) of an observation that make a position, of which a goal is one.
         goal: Goal of all episodes, or ``environment``.
 
     Raises:
         ConfigError: The goal is not of g numbers.
     """
 
-    def __init__(self, *args: Any, goal_dim: int, goal: Goal) -> None:
+    def __init__(self, *args: Any, goal_dims: Sequence[int], goal: Goal) -> None:
         super().__init__(*args)
-        self._goal_dim = goal_dim
+        self._goal_dims = list(goal_dims)
+        goal_dim = self._goal_dim = len(self._goal_dims)
         self._fixed: np.ndarray | None = None
         self._goals: np.ndarray | None = None
         if not isinstance(goal, str):
@@ -100,7 +101,7 @@ class GoalSkillPolicy(SkillPolicy):
             raise ConfigError(f"goal is '{goal}'; give {goal_dim} numbers, or environment.")
 
     def aim(self, goals: np.ndarray | None) -> None:
-        """Take the goals (E, g) of the current episodes; None where they are unknown."""
+        """Take the goals (E, g), or observations (E, o) there; None where they are unknown."""
         self._goals = goals
 
     def act(self, observations: np.ndarray) -> np.ndarray:
@@ -115,10 +116,12 @@ class GoalSkillPolicy(SkillPolicy):
                 "This policy needs a goal, and the environment names no goal: give one as the "
                 f"policy's option 'goal', {self._goal_dim} numbers."
             )
-        if goals.shape[-1] != self._goal_dim:
+        if goals.shape[-1] not in (self._goal_dim, observations.shape[-1]):
             raise EvaluationError(
                 f"The environment's goal has {goals.shape[-1]} numbers and the policy's positions "
                 f"{self._goal_dim}: train it with the goal_dims of this environment."
             )
+        if goals.shape[-1] != self._goal_dim:
+            goals = goals[..., self._goal_dims]  # a whole observation, as OGBench's are
         goals = np.broadcast_to(goals, (len(observations), self._goal_dim)).astype(np.float32)
         return self._execute(observations, goals)

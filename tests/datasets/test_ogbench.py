@@ -321,6 +321,19 @@ def test_a_path_may_have_the_name_of_a_task(written):
     assert source.header().env_id == "lit_offrl/pointmaze-medium-singletask-task3-v0"
 
 
+def test_a_users_own_file_in_the_data_directory_has_names_too(written, tmp_path):
+    for ending in ("", "-val"):
+        own = tmp_path / f"pointmaze-medium-mine-v0{ending}.npz"
+        shutil.copy(written / f"{BASE}-v0{ending}.npz", own)
+    for name, task in (("mine-v0", None), ("mine-singletask-task4-v0", 4)):
+        source = resolve(f"pointmaze-medium-{name}", tmp_path)
+        assert (source.task, source.entry, source.on_disk) == (task, None, True)
+        assert source.path == tmp_path / "pointmaze-medium-mine-v0.npz"
+        assert source.name == f"pointmaze-medium-{name}"
+    with pytest.raises(DatasetError, match="neither the name of a dataset nor a file"):
+        resolve("pointmaze-medium-yours-v0", tmp_path)
+
+
 def test_a_file_of_any_name_with_its_environment(written, tmp_path):
     for ending in ("", "-val"):
         shutil.copy(written / f"{BASE}-v0{ending}.npz", tmp_path / f"mine{ending}.npz")

@@ -225,6 +225,7 @@ def test_every_file_under_sweeps(path, capsys, folder):
     from lit_offrl.__main__ import main
     from lit_offrl.datasets.catalog import bundled
     from lit_offrl.datasets.entries import CATALOG
+    from lit_offrl.datasets.ogbench_entries import OGBENCH
 
     shutil.copytree(SWEEPS, folder / "sweeps")
     shutil.copytree(SWEEPS.parent / "configs", folder / "configs")
@@ -239,7 +240,7 @@ def test_every_file_under_sweeps(path, capsys, folder):
     assert set(kinds) == {"lit-offrl fit", "lit-offrl evaluate"}
     assert kinds.count("lit-offrl evaluate") == len(lines) - len(kinds) == len(cells)
     names = {job.options["data.init_args.dataset"] for cell in cells for job in cell.jobs[:-1]}
-    assert names <= {*CATALOG, *bundled(), *map(str, collected)}
+    assert names <= {*CATALOG, *OGBENCH, *bundled(), *map(str, collected)}
     axes = [{cell.labels[key] for cell in cells} for key in cells[0].labels]
     assert len(cells) == math.prod(map(len, axes))
 

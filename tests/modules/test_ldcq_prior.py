@@ -350,8 +350,12 @@ def test_the_policy_goes_where_it_is_told(goal_module):
     assert (act([[0.0], [5.0]], guidance=3.0, against="state") != there).any()
     with pytest.raises(EvaluationError, match="the environment names no goal: give one as the pol"):
         act(None)
-    with pytest.raises(EvaluationError, match="goal has 2 numbers and the policy's positions 1"):
-        act(np.zeros((2, 2)))
+    with pytest.raises(EvaluationError, match="goal has 3 numbers and the policy's positions 1"):
+        act(np.zeros((2, 3)))
+    (dim,) = goal_module.goal_dims  # of a goal that is a whole observation this one is the position
+    whole = np.full((2, 2), 9.0)
+    whole[:, dim] = 0.0, 5.0
+    np.testing.assert_array_equal(act(whole), there)
     with pytest.raises(ConfigError, match=r"goal is \[1.0, 2.0\]; give 1 finite numbers"):
         act(None, goal=[1.0, 2.0])
     with pytest.raises(ConfigError, match="against is 'none'"):

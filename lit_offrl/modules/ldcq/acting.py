@@ -35,8 +35,8 @@ def goal_policy(stage: LDCQStage2Module, how: GoalOptions) -> SkillPolicy:
     def choose(rows: Tensor, goals: Tensor) -> Tensor:
         return stage.sample(rows, 1, how, goals=goals, against=how.against).squeeze(1)
 
-    dims = len(stage.goal_dims)
-    return GoalSkillPolicy(choose, *execution(stage, how), goal_dim=dims, goal=how.goal)
+    dims = stage.goal_dims
+    return GoalSkillPolicy(choose, *execution(stage, how), goal_dims=dims, goal=how.goal)
 
 
 def plan_policy(stage: LDCQStage2Module, how: PlanOptions) -> SkillPolicy:
@@ -57,7 +57,7 @@ def plan_policy(stage: LDCQStage2Module, how: PlanOptions) -> SkillPolicy:
     def choose(rows: Tensor, goals: Tensor) -> Tensor:
         return planner.choose(first.normalize(rows), goals)[0]
 
-    return GoalSkillPolicy(choose, *execution(stage, how), goal_dim=len(dims), goal=how.goal)
+    return GoalSkillPolicy(choose, *execution(stage, how), goal_dims=dims, goal=how.goal)
 
 
 POLICIES: Mapping[type[SkillOptions], Callable[..., SkillPolicy]] = {
