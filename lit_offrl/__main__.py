@@ -34,7 +34,7 @@ COMMANDS = {
     "sweep": "train and evaluate a grid of methods, datasets and seeds",
     "pipeline": "train stages that take each other's checkpoints, and evaluate",
     "mlflow": "send to MLflow what it did not get while a run trained (sync)",
-    "online": "collect with the current policy, fit on all data so far, and again",
+    "online": "train on steps taken in the environment: in rounds, or from a checkpoint",
 }
 
 
