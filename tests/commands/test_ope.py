@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from lit_offrl.__main__ import main
+from lit_offrl.studies import candidates
 
 SMALL = {"width": 8, "blocks": 1, "heads": 2, "latents": 2, "hidden": [8], "history": 2}
 SMALL |= {"diffusion_steps": 4, "sampling_steps": 2, "num_samples": 2, "warmup_steps": 2}
@@ -45,7 +46,10 @@ def trained(d4rl_file, tmp_path_factory):
 
 
 @pytest.fixture
-def ope(trained, folder):
+def ope(trained, folder, monkeypatch):
+    """Run the command on one of the checkpoints; how well policies are cloned is of no interest."""
+    monkeypatch.setattr(candidates, "_STEPS", 20)
+
     def run(*options, kind="scalar"):
         path = str(trained / kind / "last.ckpt")
         return main(["ope", "--ckpt_path", path, *QUICK, "--output", "out", *options])
