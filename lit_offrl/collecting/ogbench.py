@@ -31,7 +31,7 @@ import numpy as np
 from lit_offrl.collecting.base import Recipe, progress_bar
 from lit_offrl.collecting.ogbench_episodes import COLUMNS, OFFICIAL, make_parts, part, work
 from lit_offrl.common.errors import ConfigError, EvaluationError, LitOffRLError
-from lit_offrl.common.files import file_sha256, require_writable, whole_file, write_whole
+from lit_offrl.common.files import file_sha256, part_path, require_writable, whole_file, write_whole
 from lit_offrl.common.quiet import say
 from lit_offrl.datasets.ogbench_entries import validation_name
 from lit_offrl.evaluation.record import package_versions
@@ -102,7 +102,7 @@ class OGBenchCollection(Recipe):
     def taken(cls, output: Path) -> bool:
         """Whether making ``output`` replaces files other than those of the same unfinished run."""
         there = output.exists() or _validation(output).exists()
-        return there and not _parts(output).exists()
+        return there and not _begun(_parts(output))
 
     def _recipe(self) -> dict[str, Any]:
         """Return what the episodes' bytes depend on."""
@@ -137,22 +137,31 @@ class OGBenchCollection(Recipe):
                     f"{self._folder}: another process works on it: wait for it, or choose another"
                     " --output."
                 )
-            write_whole(self._folder / "recipe.json", json.dumps(self._recipe(), indent=1) + "\n")
-            missing = [one for one in range(self._total) if not part(self._folder, one).exists()]
-            made = self._total - len(missing)
-            if made:
-                say(f"{self._folder} has {made:,} of {self._total:,} episodes: going on.")
-            with progress_bar(self._total * self._rows, "collecting") as bar:
-                bar.update(made * self._rows)
-                for _ in self._made(missing):
-                    bar.update(self._rows)
-            parts = [part(self._folder, number) for number in range(self._total)]
-            _join(parts[self._train :], _validation(self.output))
-            _join(parts[: self._train], self.output)
+            try:
+                self._run()
+            finally:
+                if not _begun(self._folder):  # nothing to go on with
+                    shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _run(self) -> None:
+        write_whole(self._folder / "recipe.json", json.dumps(self._recipe(), indent=1) + "\n")
+        missing = [one for one in range(self._total) if not part(self._folder, one).exists()]
+        made = self._total - len(missing)
+        if made:
+            say(f"{self._folder} has {made:,} of {self._total:,} episodes: going on.")
+        with progress_bar(self._total * self._rows, "collecting") as bar:
+            bar.update(made * self._rows)
+            for _ in self._made(missing):
+                bar.update(self._rows)
+        parts = [part(self._folder, number) for number in range(self._total)]
+        _join(parts[self._train :], _validation(self.output))
+        _join(parts[: self._train], self.output)
 
     def _require_own_parts(self) -> None:
         path, recipe = self._folder / "recipe.json", self._recipe()
-        there = json.loads(path.read_text()) if path.exists() else recipe
+        if not _begun(self._folder):
+            return
+        there = json.loads(path.read_text()) if path.exists() else {}
         other = [f"{name} {there.get(name)}" for name in recipe if there.get(name) != recipe[name]]
         if other:
             raise ConfigError(
@@ -196,7 +205,8 @@ class OGBenchCollection(Recipe):
             "command": command,
         }
         write_whole(self.output.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
-        shutil.rmtree(self._folder, ignore_errors=True)
+        gone = self._folder.rename(part_path(self._folder))  # at once, and swept if this is killed
+        shutil.rmtree(gone, ignore_errors=True)
         for name, path in files.items():
             say(f"sha256 {sums[name]}  {path}")
         return f"{rows:,} rows in {self.output} and {self._total * self._rows - rows:,} in its -val"
@@ -208,6 +218,11 @@ def _validation(output: Path) -> Path:
 
 def _parts(output: Path) -> Path:
     return output.with_suffix(".parts")
+
+
+def _begun(folder: Path) -> bool:
+    """Whether there is an episode among the parts."""
+    return any(folder.glob("*.npz"))
 
 
 @contextmanager

@@ -2,7 +2,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 
@@ -92,6 +91,18 @@ def test_one_worker_or_two_make_the_same_bytes(tmp_path):
     assert sorted(os.listdir(tmp_path / "one")) == ["data-val.npz", "data.json", "data.npz"]
 
 
+def test_the_files_are_the_episodes_in_their_order(tmp_path):
+    assert collect(tmp_path / "data.npz", "--workers", "1", "--seed", "4") == 0
+    make = maker(MAZE, "navigate", 9, 0.5)
+    episodes = [make.episode(4, number)[0] for number in range(4)]
+    for name, numbers in (("data", (0, 1, 2)), ("data-val", (3,))):
+        for column, values in read(tmp_path / f"{name}.npz").items():
+            wanted = np.concatenate([episodes[number][column] for number in numbers])
+            np.testing.assert_array_equal(values, wanted)
+    starts = [make._env.xy_to_ij(one["observations"][0]) for one in episodes]
+    assert len(set(starts)) > 1  # each has numbers of its own
+
+
 def test_a_seed_repeats_whatever_was_drawn_before_and_another_seed_differs(tmp_path, capfd):
     state = np.random.get_state()[1].copy()  # noqa: NPY002
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
@@ -138,23 +149,23 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
     path, parts = tmp_path / "broken" / "data.npz", tmp_path / "broken" / "data.parts"
     if not (child := os.fork()):
         ogbench_episodes._row = stopping(signal.SIGKILL, at=22)  # within the third of 4 episodes
-        collect(path, "--workers", "1")
-        os._exit(0)
+        try:
+            collect(path, "--workers", "1")
+        finally:
+            os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     kept = {part: part.stat().st_mtime_ns for part in parts.glob("0*.npz")}
     assert sorted(part.name for part in kept) == ["000000.npz", "000001.npz"]
     assert not path.exists()
     with pytest.raises(ConfigError, match=r"data.parts: has episodes of another run \(seed 0\)"):
         collect(path, "--seed", "1")
-    joined = []
-    monkeypatch.setattr(shutil, "rmtree", lambda folder, **_: joined.append(folder))
+    monkeypatch.setattr(OGBenchCollection, "save", lambda *_, **__: "all")
     assert collect(path, "--workers", "1") == 0
     assert {part: part.stat().st_mtime_ns for part in kept} == kept  # none was made again
-    assert joined == [parts]
-    assert made(tmp_path / "broken")[0] == made(tmp_path / "whole")[0]
-    assert collect(path, "--workers", "1") == 0  # as if it was killed when all but done
     monkeypatch.undo()
-    shutil.rmtree(parts)
+    assert path.exists() and parts.exists()  # as if it was killed when all but done
+    assert collect(path, "--workers", "1") == 0
+    assert sorted(os.listdir(path.parent)) == ["data-val.npz", "data.json", "data.npz"]
     with pytest.raises(ConfigError, match="exists: choose another --output or say --overwrite"):
         collect(path)
     assert made(tmp_path / "broken")[0] == made(tmp_path / "whole")[0]
@@ -222,7 +233,7 @@ def test_mistakes_are_told_in_a_line_that_lists_what_there_is(tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "ogbench.locomaze", None)
     with pytest.raises(EvaluationError, match=r"package ogbench: run `pip install -e .\[ogbench"):
         collect(path, "--workers", "1")
-    assert not path.exists()
+    assert os.listdir(tmp_path) == []
 
 
 def test_the_official_sizes():
