@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -17,6 +18,7 @@ from lit_offrl.datasets.ogbench_entries import OGBENCH
 from lit_offrl.experiments.process import folder_lock
 
 MAZE = "pointmaze-medium-v0"
+SIZES = ("--max_episode_steps", "9")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -31,7 +33,7 @@ def arguments(path, env=MAZE, kind="navigate", *more):
 
 def collect(path, *more, env=MAZE, kind="navigate"):
     sizes = () if "--steps" in more else ("--episodes", "3")
-    return main(arguments(path, env, kind, "--max_episode_steps", "9", *sizes, *more))
+    return main(arguments(path, env, kind, *SIZES, *sizes, *more))
 
 
 def read(path):
@@ -147,13 +149,20 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
     assert collect(tmp_path / "whole" / "data.npz", "--workers", "1") == 0
     path, parts = tmp_path / "broken" / "data.npz", tmp_path / "broken" / "data.parts"
-    if not (child := os.fork()):
-        ogbench_episodes._row = stopping(signal.SIGKILL, at=22)  # within the third of 4 episodes
-        try:
-            collect(path, "--workers", "1")
-        finally:
-            os._exit(0)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    code = f"""
+import os, signal, sys
+from lit_offrl.collecting import ogbench_episodes
+from lit_offrl.commands.collect import main
+row, steps = ogbench_episodes._row, iter(range(23))
+def stop(*step):
+    if next(steps) == 22:  # within the third of 4 episodes
+        os.kill(os.getpid(), signal.SIGKILL)
+    return row(*step)
+ogbench_episodes._row = stop
+main({arguments(path, MAZE, "navigate", *SIZES, "--episodes", "3", "--workers", "1")})
+"""
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    assert done.returncode == -signal.SIGKILL
     kept = {part: part.stat().st_mtime_ns for part in parts.glob("0*.npz")}
     assert sorted(part.name for part in kept) == ["000000.npz", "000001.npz"]
     assert not path.exists()
