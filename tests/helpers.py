@@ -3,8 +3,10 @@
 import contextlib
 import multiprocessing
 import sys
+import threading
 
 import jaxtyping
+from tqdm import tqdm
 
 
 @contextlib.contextmanager
@@ -31,6 +33,8 @@ def forked(function, *arguments, stderr):
 
     def run():
         sys.stderr = open(stderr, "w")
+        # the parent's is shared, and stays locked where a signal ends this process amid a line
+        tqdm.set_lock(threading.RLock())
         sys.exit(function(*arguments))
 
     process = multiprocessing.get_context("fork").Process(target=run)
