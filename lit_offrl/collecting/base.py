@@ -96,6 +96,10 @@ class Collection(Recipe):
     def facts(self, columns: dict[str, np.ndarray], cut: bool) -> dict[str, Any]:
         """Say what only this recipe has to say of its rows; None is left out of the file."""
 
+    def summary(self, columns: dict[str, np.ndarray], cut: bool) -> dict[str, Any]:
+        """Say how the episodes went, as far as this recipe can tell."""
+        return summary_of_episodes(columns, cut)
+
     def origin(self, command: str) -> dict[str, Any]:
         """Say how the rows came to be, as far as all recipes say it alike.
 
@@ -119,7 +123,7 @@ class Collection(Recipe):
             "last_episode_cut": cut,
             "environment_steps": self.count,
             "rows": len(columns["actions"]),
-            **summary(columns, cut),
+            **self.summary(columns, cut),
             **self.origin(command),
             **self.facts(columns, cut),
         }
@@ -137,7 +141,7 @@ class Collection(Recipe):
         return f"{len(columns['actions']):,} rows in {self.output}{mark}"
 
 
-def summary(columns: dict[str, np.ndarray], cut: bool) -> dict[str, Any]:
+def summary_of_episodes(columns: dict[str, np.ndarray], cut: bool) -> dict[str, Any]:
     """Say how the episodes went, without the last one if it was cut and is not the only one."""
     returns = episode_returns(columns)
     returns = returns[:-1] if cut and len(returns) > 1 else returns

@@ -19,7 +19,7 @@ from lit_offrl.collecting.base import (
     load_fitting,
     progress_bar,
     require_bounded,
-    summary,
+    summary_of_episodes,
 )
 from lit_offrl.collecting.exploration import Exploration
 from lit_offrl.common.policy import Policy
@@ -173,7 +173,7 @@ class PolicyCollection(Collection):
             "noise": None if random else self.noise,
             "hold": self.hold,
             "last_episode_cut": cut,
-            **summary(columns, cut),
+            **summary_of_episodes(columns, cut),
         }
 
 

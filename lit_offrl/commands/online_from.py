@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from lit_offrl.collecting.base import summary
+from lit_offrl.collecting.base import summary_of_episodes
 from lit_offrl.collecting.pace import Pace
 from lit_offrl.collecting.rounds import FIT, STATE, require_same
 from lit_offrl.commands.online_base import CURVE, OURS, Online, fitted, grouped, print_curve
@@ -247,7 +247,7 @@ class OnlineFrom(Online):
             "kind": "online",
             "algorithm": "a policy in training",
             "last_episode_cut": cut,
-            **summary(columns, cut),
+            **summary_of_episodes(columns, cut),
             "versions": json.dumps(package_versions()),
         }
         write_hdf5(self.output / "replay.hdf5", columns, attributes)

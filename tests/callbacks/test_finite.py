@@ -72,7 +72,7 @@ def test_accumulated_gradients_are_checked_too(lit, spoil, capsys):
     assert "the gradient of 'actor' is not finite at step 4" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("part", ["actor", "acting"])
+@pytest.mark.parametrize("part", ["actor", "average"])
 def test_weights_that_are_not_finite_replace_no_checkpoint(lit, monkeypatch, capsys, part):
     """A step can go too far with finite gradients; averages and targets count as weights."""
     assert lit("--trainer.max_steps", "2", "--checkpoint.dirpath", "run") == 0
@@ -81,9 +81,9 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(lit, monkeypatch, cap
     capsys.readouterr()
 
     def overflow(self):
-        if part == "acting":
-            self.acting = torch.nn.Linear(1, 1).requires_grad_(False)
-            self.acting.weight.fill_(math.inf)
+        if part == "average":
+            self.average = torch.nn.Linear(1, 1).requires_grad_(False)
+            self.average.weight.fill_(math.inf)
 
     monkeypatch.setattr(BCModule, "after_step", overflow)
     rate = ("--model.init_args.learning_rate", "1e39") if part == "actor" else ()

@@ -431,6 +431,11 @@ def test_ogbenchs_data_are_two_files_that_serve_all_tasks(server, ogbench_files,
     assert kept == [f"{base}{end}" for end in ("-val.npz", "-val.npz.json", ".npz", ".npz.json")]
     assert len(resolve(base, tmp_path).read().episodes) == 8
     server.content = server.content[:-40]
-    with pytest.raises(DownloadError, match=r"no such dataset .* Fetch http\S*v0\.npz and http"):
+    with pytest.raises(
+        DownloadError, match=r"no such dataset .* --env pointmaze-medium-v0 --kind navigate"
+    ):
         download(entries[0], tmp_path, force=True, progress=False)
     assert len(resolve(base, tmp_path).read().episodes) == 8
+    walker = replace(OGBENCH["antmaze-medium-navigate-v0"], url=address)  # is not made here
+    with pytest.raises(DownloadError, match=r"no such dataset .* Fetch http\S*v0\.npz and http"):
+        download(walker, tmp_path, force=True, progress=False)
