@@ -1,5 +1,6 @@
 """What all rooms' tests share: one thread, checked shapes, a small dataset, the command line."""
 
+import contextlib
 import gc
 import json
 import os
@@ -28,7 +29,13 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What all files have imported is not looked through for garbage again and again."""
+    """What all files have imported is not looked through for garbage again and again.
+
+    submitit is imported while no test captures anything: its import closes all handlers of logs,
+    and absl's, which OGBench brings, would close the stream that it began with: pytest's own.
+    """
+    with contextlib.suppress(ImportError):
+        import submitit  # noqa: F401
     gc.collect()
     gc.freeze()
 
