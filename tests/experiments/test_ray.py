@@ -105,7 +105,7 @@ def test_workers_that_share_no_folder_and_a_signal_at_the_driver(
     folder, d4rl_file, lit, same_state
 ):
     ray = pytest.importorskip("ray")
-    write_sweep(d4rl_file, seeds=1, **{"trainer.max_steps": 300})
+    write_sweep(d4rl_file, seeds=1, **{"trainer.max_steps": 1500})
     options = ["--executor", "ray", "--workers", "2", "--output", "driver"]
     options += ["--ray", f"{{worker_root: {folder}/worker}}"]
 
@@ -129,7 +129,7 @@ def test_workers_that_share_no_folder_and_a_signal_at_the_driver(
         log = (run.parent / "fit.log").read_text()
         assert "stopped by SIGTERM" in log and "--ckpt_path" in log
         same_state(run / "last.ckpt", folder / "worker" / "tiny" / name / "fit" / "last.ckpt")
-    whole = ["--trainer.max_steps", "300", "--model.init_args.learning_rate", "0.001"]
+    whole = ["--trainer.max_steps", "1500", "--model.init_args.learning_rate", "0.001"]
     whole += ["--checkpoint.every_n_train_steps", "5", "--checkpoint.dirpath", "whole"]
     assert lit(*whole, "--seed_everything", "0") == 0
     name = "bc/tiny/learning_rate=0.001/size=small/seed0"
