@@ -6,7 +6,11 @@ import sys
 import threading
 
 import jaxtyping
+import numpy as np
+import torch
 from tqdm import tqdm
+
+from lit_offrl.datasets.views import TransitionBatch
 
 
 @contextlib.contextmanager
@@ -40,3 +44,30 @@ def forked(function, *arguments, stderr):
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
     return process
+
+
+def made_up_transitions(low, high, rows=7, *, seed=3, next_actions=False):
+    """Draw a batch of observations (rows, 3) and actions within bounds, every third row terminal.
+
+    Tests work methods' losses out on it again, in NumPy.
+    """
+    random, size = np.random.default_rng(seed), (rows, len(low))
+    columns = {
+        "observations": random.normal(size=(rows, 3)),
+        "actions": random.uniform(low, high, size),
+        "rewards": random.normal(size=rows),
+        "next_observations": random.normal(size=(rows, 3)),
+    }
+    if next_actions:
+        columns["next_actions"] = random.uniform(low, high, size)
+    tensors = {name: torch.tensor(column).float() for name, column in columns.items()}
+    return TransitionBatch(**tensors, terminals=torch.arange(rows) % 3 == 0)
+
+
+def acts_by_tanh(net, states, low, high):
+    """What a network of ReLUs does whose output is squashed into the bounds, in NumPy."""
+    layers = [layer for layer in net.net if isinstance(layer, torch.nn.Linear)]
+    for i, layer in enumerate(layers):
+        states = states @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
+        states = np.maximum(states, 0) if i < len(layers) - 1 else states
+    return (high + low) / 2 + (high - low) / 2 * np.tanh(states)

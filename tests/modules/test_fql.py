@@ -12,7 +12,7 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.diffusion import make_flow_sampler
 from lit_offrl.modules import FQLModule, IFQLModule
-from tests.helpers import unchecked
+from tests.helpers import made_up_transitions, unchecked
 
 LOW, HIGH = np.array([-2.0, 0.0]), np.array([1.0, 3.0])
 CENTRE, SCALE = (HIGH + LOW) / 2, (HIGH - LOW) / 2
@@ -21,15 +21,7 @@ SIZES = {"hidden": (5, 4), "sampling_steps": STEPS, "gamma": GAMMA}
 
 
 def made_up_batch() -> TransitionBatch:
-    random = np.random.default_rng(3)
-    columns = {
-        "observations": random.normal(size=(ROWS, 3)),
-        "actions": random.uniform(LOW, HIGH, (ROWS, 2)),
-        "rewards": random.normal(size=ROWS),
-        "next_observations": random.normal(size=(ROWS, 3)),
-    }
-    tensors = {name: torch.tensor(column).float() for name, column in columns.items()}
-    return TransitionBatch(**tensors, terminals=torch.arange(ROWS) % 3 == 0)
+    return made_up_transitions(LOW, HIGH, ROWS)
 
 
 def made(kind, awake, **options):

@@ -9,6 +9,7 @@ import torch
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.modules import ReBRACModule, TD3BCModule
+from tests.helpers import acts_by_tanh, made_up_transitions
 
 LOW, HIGH = np.array([-2.0, 0.0]), np.array([1.0, 3.0])
 CENTRE, SCALE = (HIGH + LOW) / 2, (HIGH - LOW) / 2
@@ -16,27 +17,14 @@ ROWS, GAMMA, ACTOR_BC, CRITIC_BC = 7, 0.9, 0.3, 0.7
 
 
 def made_up_batch(seed: int = 3) -> TransitionBatch:
-    random = np.random.default_rng(seed)
-    columns = {
-        "observations": random.normal(size=(ROWS, 3)),
-        "actions": random.uniform(LOW, HIGH, (ROWS, 2)),
-        "rewards": random.normal(size=ROWS),
-        "next_observations": random.normal(size=(ROWS, 3)),
-        "next_actions": random.uniform(LOW, HIGH, (ROWS, 2)),
-    }
-    tensors = {name: torch.tensor(column).float() for name, column in columns.items()}
-    return TransitionBatch(**tensors, terminals=torch.arange(ROWS) % 3 == 0)
+    return made_up_transitions(LOW, HIGH, ROWS, seed=seed, next_actions=True)
 
 
 # ---- the method again, in NumPy, from weights, batch and noise -----------------------------------
 
 
 def act(net, states):
-    layers = [layer for layer in net.net if isinstance(layer, torch.nn.Linear)]
-    for i, layer in enumerate(layers):
-        states = states @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
-        states = np.maximum(states, 0) if i < len(layers) - 1 else states
-    return CENTRE + SCALE * np.tanh(states)
+    return acts_by_tanh(net, states, LOW, HIGH)
 
 
 def values(net, states, actions):

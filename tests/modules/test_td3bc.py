@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.views import TransitionBatch
 from lit_offrl.modules import TD3BCModule
-from tests.helpers import unchecked
+from tests.helpers import acts_by_tanh, made_up_transitions, unchecked
 
 LOW, HIGH = np.array([-2.0, 0.0]), np.array([1.0, 3.0])
 CENTRE, SCALE = (HIGH + LOW) / 2, (HIGH - LOW) / 2
@@ -18,26 +18,14 @@ ROWS, GAMMA, ALPHA = 7, 0.9, 2.5
 
 
 def made_up_batch() -> TransitionBatch:
-    random = np.random.default_rng(3)
-    columns = {
-        "observations": random.normal(size=(ROWS, 3)),
-        "actions": random.uniform(LOW, HIGH, (ROWS, 2)),
-        "rewards": random.normal(size=ROWS),
-        "next_observations": random.normal(size=(ROWS, 3)),
-    }
-    tensors = {name: torch.tensor(column).float() for name, column in columns.items()}
-    return TransitionBatch(**tensors, terminals=torch.arange(ROWS) % 3 == 0)
+    return made_up_transitions(LOW, HIGH, ROWS)
 
 
 # ---- the method again, in NumPy, from weights, batch and noise -----------------------------------
 
 
 def act(net, states):
-    layers = [layer for layer in net.net if isinstance(layer, torch.nn.Linear)]
-    for i, layer in enumerate(layers):
-        states = states @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
-        states = np.maximum(states, 0) if i < len(layers) - 1 else states
-    return CENTRE + SCALE * np.tanh(states)
+    return acts_by_tanh(net, states, LOW, HIGH)
 
 
 def values(net, states, actions):
