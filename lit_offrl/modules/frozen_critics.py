@@ -95,9 +95,14 @@ class FrozenCriticsModule(CriticGuidedModule):
                 f"critic: {path} was trained with activation {their_units}, this model has "
                 f"{our_units}: give both the same."
             )
-        named = {"gamma": self.critics.gamma, "expectile": self.critics.expectile}
-        for name, here in named.items():
-            if (there := hyper.get(name, here)) != here:
+        critics = self.critics
+        named = {
+            "gamma": (hyper.get("gamma", critics.gamma), critics.gamma),
+            "expectile": (hyper.get("expectile", critics.expectile), critics.expectile),
+            "n_step": (hyper.get("n_step") or hyper.get("chunk", 1), self.n_step or self.chunk),
+        }
+        for name, (there, here) in named.items():
+            if there != here:
                 say(
                     f"critic: {path} was trained with {name} {there}, and its labels are of that; "
                     f"the {here} of this model trains nothing."

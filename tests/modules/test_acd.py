@@ -247,3 +247,5 @@ def test_a_line_says_where_frozen_critics_were_trained_otherwise(save, capsys):
         f"lit-offrl: critic: {path} was trained with expectile 0.9, and its labels are of that; "
         "the 0.7 of this model trains nothing.\n"
     )
+    ACDModule(2, 1, **trained, n_step=3, **options).load_critics()
+    assert "was trained with n_step 1, and its labels are of that; the 3" in capsys.readouterr().out
