@@ -82,8 +82,7 @@ def draw_normal(
     """Standard normal numbers of ``shape`` on ``device``."""
     if isinstance(generator, ShardedGenerator):
         return generator.normal(shape, dtype).to(device)
-    source = device if generator is None else generator.device
-    return torch.randn(tuple(shape), generator=generator, device=source, dtype=dtype).to(device)
+    return _draw(torch.randn, shape, generator, device, dtype)
 
 
 def draw_uniform(
@@ -96,8 +95,18 @@ def draw_uniform(
     """Numbers in [0, 1) of ``shape`` on ``device``."""
     if isinstance(generator, ShardedGenerator):
         return generator.uniform(shape, dtype).to(device)
+    return _draw(torch.rand, shape, generator, device, dtype)
+
+
+def _draw(
+    function: Callable[..., Tensor],
+    shape: Sequence[int],
+    generator: torch.Generator | None,
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> Tensor:
     source = device if generator is None else generator.device
-    return torch.rand(tuple(shape), generator=generator, device=source, dtype=dtype).to(device)
+    return function(tuple(shape), generator=generator, device=source, dtype=dtype).to(device)
 
 
 def draw_times(
