@@ -35,6 +35,7 @@ import numpy as np
 from lit_offrl.common.errors import LitOffRLError, reason
 from lit_offrl.common.files import whole_file
 from lit_offrl.common.seeds import mix
+from lit_offrl.datasets.ogbench_tasks import FAMILIES, VERSION, Family
 from lit_offrl.envs.extras import require
 
 COLUMNS: dict[str, type[np.generic]] = {
@@ -68,38 +69,36 @@ class Official:
         stack: Between which numbers an episode's probability lies that a cube goes onto another.
     """
 
-    episodes: int = 1000
-    rows: int = 1001
-    noise: float = 0.1
+    episodes: int
+    rows: int
+    noise: float
     random: float = 0.0
     stack: tuple[float, float] = (0.5, 0.5)
 
 
-def _manipulation(
-    random: float, episodes: int = 1000, stack: tuple[float, float] = (0.5, 0.5)
-) -> dict[str, Official]:
+_STACK = {
+    "cube-single": (0.0, 0.0),
+    "cube-double": (0.0, 0.25),
+    "cube-triple": (0.05, 0.35),
+    "cube-quadruple": (0.1, 0.5),
+}
+
+
+def _official(family: Family) -> dict[str, Official]:
+    if family.name.startswith("pointmaze"):
+        return {kind: Official(*size, noise=0.5) for kind, size in family.data.items()}
+    random = {"play": 0.0, "noisy": 0.2 if family.name.startswith("puzzle") else 0.1}
+    stack = _STACK.get(family.name, (0.5, 0.5))
     return {
-        "play": Official(episodes, stack=stack),
-        "noisy": Official(episodes, random=random, stack=stack),
+        kind: Official(*size, noise=0.1, random=random[kind], stack=stack)
+        for kind, size in family.data.items()
     }
 
 
-_MAZE = {"navigate": Official(noise=0.5), "stitch": Official(5000, 201, 0.5)}
-
 OFFICIAL: dict[str, dict[str, Official]] = {
-    "cube-single-v0": _manipulation(0.1, stack=(0.0, 0.0)),
-    "cube-double-v0": _manipulation(0.1, stack=(0.0, 0.25)),
-    "cube-triple-v0": _manipulation(0.1, 3000, (0.05, 0.35)),
-    "cube-quadruple-v0": _manipulation(0.1, 5000, (0.1, 0.5)),
-    "scene-v0": _manipulation(0.1),
-    "puzzle-3x3-v0": _manipulation(0.2),
-    "puzzle-4x4-v0": _manipulation(0.2),
-    "puzzle-4x5-v0": _manipulation(0.2, 3000),
-    "puzzle-4x6-v0": _manipulation(0.2, 5000),
-    "pointmaze-medium-v0": _MAZE,
-    "pointmaze-large-v0": _MAZE,
-    "pointmaze-giant-v0": {**_MAZE, "navigate": Official(500, 2001, 0.5)},
-    "pointmaze-teleport-v0": _MAZE,
+    f"{family.name}{VERSION}": _official(family)
+    for family in sorted(FAMILIES.values(), key=lambda each: each.name.startswith("pointmaze"))
+    if not family.walks
 }
 """The datasets that can be made, by environment and kind."""
 

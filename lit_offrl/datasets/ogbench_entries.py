@@ -46,14 +46,11 @@ class OGBenchEntry(CatalogEntry):
     @property
     def collect_command(self) -> str | None:
         """The command that makes an equivalent; None where that takes the authors' walkers."""
-        from lit_offrl.collecting.ogbench_episodes import OFFICIAL  # here: it imports gymnasium
-
         name, _, kind = self.base.removesuffix(VERSION).rpartition("-")
-        env_id = f"{name}{VERSION}"
-        if kind not in OFFICIAL.get(env_id, {}):
+        if FAMILIES[name].walks:
             return None
         output = f"--output regenerated/{self.base}.npz"
-        return f"lit-offrl collect --env {env_id} --kind {kind} {output}"
+        return f"lit-offrl collect --env {name}{VERSION} --kind {kind} {output}"
 
     def spec(self) -> DatasetSpec:
         """Return what is known before the files are on disk."""
@@ -85,7 +82,7 @@ def ogbench_spec(name: str, env_id: str, origin: str) -> DatasetSpec:
 def _entries() -> dict[str, OGBenchEntry]:
     found = {}
     for family in FAMILIES.values():
-        for kind, rows in family.data.items():
+        for kind, size in family.data.items():
             base = f"{family.name}-{kind}{VERSION}"
             for ending in ("", f"-{SINGLE}", *(f"-{SINGLE}-task{task}" for task in TASKS)):
                 name = f"{family.name}-{kind}{ending}{VERSION}"
@@ -98,7 +95,7 @@ def _entries() -> dict[str, OGBenchEntry]:
                     name=name,
                     url=f"{_HOST}/{base}.npz",
                     family="ogbench",
-                    rows=rows,
+                    rows=size.episodes * size.rows,
                     base=base,
                     ref_min_score=facts.ref_min_score,
                     ref_max_score=facts.ref_max_score,

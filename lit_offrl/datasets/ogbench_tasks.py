@@ -46,6 +46,14 @@ puzzle-4x6           115  5 1000 4  play 5000x1001  noisy 5000x1001
 """
 
 
+class Size(NamedTuple):
+    """Size of a training file; for validation there is a tenth of that more."""
+
+    episodes: int
+    rows: int
+    """Of an episode; the last one has no successor."""
+
+
 @dataclass(frozen=True)
 class Family:
     """An environment with its tasks.
@@ -56,7 +64,7 @@ class Family:
         action_dim: a; actions are within ±1.
         max_episode_steps: The step limit.
         default_task: Number of the task that an id without one means.
-        data: Rows of the training file of each kind of data, as ``{"play": 1001000}``.
+        data: Size of the training file of each kind of data, as ``{"play": Size(1000, 1001)}``.
     """
 
     name: str
@@ -64,7 +72,12 @@ class Family:
     action_dim: int
     max_episode_steps: int
     default_task: int
-    data: Mapping[str, int]
+    data: Mapping[str, Size]
+
+    @property
+    def walks(self) -> bool:
+        """Whether its data take the authors' walkers to be made."""
+        return self.name.startswith(("ant", "humanoid"))
 
 
 class Task(NamedTuple):
@@ -79,12 +92,9 @@ def _families() -> dict[str, Family]:
     for line in _FACTS.strip().splitlines():
         name, *words = line.split()
         observations, actions, limit, task = map(int, words[:4])
-        pairs = words[4:]
-        rows = {}
-        for kind, size in zip(pairs[::2], pairs[1::2], strict=True):
-            episodes, length = map(int, size.split("x"))
-            rows[kind] = episodes * length
-        found[name] = Family(name, observations, actions, limit, task, rows)
+        pairs = zip(words[4::2], words[5::2], strict=True)
+        data = {kind: Size(*map(int, size.split("x"))) for kind, size in pairs}
+        found[name] = Family(name, observations, actions, limit, task, data)
     return found
 
 
