@@ -139,7 +139,8 @@ class OfflineDataModule(LightningDataModule):
         How the rows were changed on reading, and what is unusual about their values, is printed.
 
         Raises:
-            DatasetError: The rows cannot be read, or lack a column that the module needs.
+            DatasetError: The rows cannot be read, or lack a column or a reward that the module
+                needs.
             ConfigError: No episode would be left to train on.
         """
         if self.dataset is not None:
@@ -160,6 +161,8 @@ class OfflineDataModule(LightningDataModule):
         low, high = known.action_low, known.action_high
         spec = replace(rows.spec, notices=notices, action_low=low, action_high=high)
         dataset = self.view.prepare(rows.with_spec(spec))
+        if "rewards" in require and not getattr(module, "learns_rewards", True):
+            _require_rewards(dataset, type(module).__name__)
         self._rows_for_bounds = None
         self._split = split_episodes(
             dataset, self.validation_fraction, self.seed, self.hold_out_policies
@@ -340,3 +343,18 @@ class OfflineDataModule(LightningDataModule):
         free, _ = torch.cuda.mem_get_info(device)
         size = sum(column.nbytes for column in dataset.columns.values())
         return device if size <= _MEMORY_FRACTION * free else cpu
+
+
+def _require_rewards(dataset: OfflineDataset, method: str) -> None:
+    """Refuse rows without a reward, which would be trained on as if they had none to give.
+
+    Raises:
+        DatasetError: There is such a row; the line names the first.
+    """
+    known = dataset.columns.get("reward_mask")
+    if known is not None and not known.all():
+        raise DatasetError(
+            f"{dataset.spec.origin}: row {known.argmin():,} has no reward (column 'reward_mask'), "
+            f"and {method} needs that of every row: take such rows out, or train DVFModule, which "
+            "learns the rewards from a few."
+        )

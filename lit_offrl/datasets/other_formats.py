@@ -41,7 +41,8 @@ def refuse_other_formats(path: Path) -> None:
         raise DatasetError(
             f"{path}: by its name it is {kind}, from which no dataset is read. Readable are HDF5 "
             "files (.hdf5, as `lit_offrl.datasets.hdf5.write_hdf5` makes of arrays), Minari's "
-            f"datasets (minari:ID), and logs in CSV or Parquet through `{LOG_COMMAND}`."
+            "datasets (minari:ID), OGBench's archives under the names that OGBench gives them "
+            f"(cube-single-play-v0.npz), and logs in CSV or Parquet through `{LOG_COMMAND}`."
         )
     names = ""
     with contextlib.suppress(DatasetError):

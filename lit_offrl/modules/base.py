@@ -81,6 +81,8 @@ class OfflineModule(OneOptimizer):
     noise: ShardedGenerator
     normalizer: MinMaxNormalizer
     missing_columns_advice: str = "Choose a dataset that has it."
+    learns_rewards: bool = False
+    """Whether rows without a known reward, by a column ``reward_mask``, are of use all the same."""
     late_metrics: tuple[str, ...] = ()
     """Metrics that a validation may lack before training; callbacks may watch them all the same."""
     cpu_advice: str | None = None

@@ -107,19 +107,6 @@ class CQLModule(ActorModule):
         """Whether the actor clones the data's actions."""
         return step < self.warmup_steps
 
-    def setup(self, stage: str) -> None:
-        """Refuse rows whose reward is not known.
-
-        Raises:
-            ConfigError: the data have such rows.
-        """
-        super().setup(stage)
-        if self.spec is not None and "reward_mask" in self.spec.columns:
-            raise ConfigError(
-                f"{self.spec.origin}: CQL needs the reward of every row, but 'reward_mask' says "
-                "that some have none: take those rows out, or train DVFModule, which needs few."
-            )
-
     # ---- losses --------------------------------------------------------------------------------
 
     def losses(self, batch: TransitionBatch) -> dict[str, Tensor]:

@@ -299,6 +299,7 @@ class DVFModule(EstimatesModule):
     # ---- what it needs from the data -----------------------------------------------------------
 
     cpu_advice = "add --config configs/quick.yaml, which fits two cores"
+    learns_rewards = True
     missing_columns_advice = (
         "Choose a dataset that has it, or set model.init_args.train to occupancy to pre-train on "
         "states alone."

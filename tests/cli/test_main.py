@@ -1,8 +1,8 @@
 """The command line: help, one-line errors, whose options win, what a run leaves behind."""
 
+import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,15 +22,13 @@ def only_line(capsys):
 # ---- help ----------
 
 
-def test_help_lists_every_verb_at_once():
-    began = time.perf_counter()
+def test_help_lists_every_verb_without_an_import_that_takes_time():
     shown = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "lit_offrl", "--help"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert time.perf_counter() - began < 2
     for verb, line in {**TRAINER_VERBS, **COMMANDS}.items():
         assert verb in shown.stdout and line in shown.stdout
     assert not {"torch", "numpy", "lightning"} & {w.strip() for w in shown.stderr.split("|")}
@@ -128,13 +126,17 @@ def test_what_must_be_given(capsys):
     assert "--data must be given" in only_line(capsys)
 
 
-def test_an_unreachable_tracking_server_is_an_error_within_seconds(lit, capsys):
-    began = time.perf_counter()
+def test_an_unreachable_tracking_server_is_asked_once_and_is_an_error(lit, capsys, monkeypatch):
+    asked = []
+    real = socket.create_connection
+    monkeypatch.setattr(
+        socket, "create_connection", lambda *a, **k: asked.append(a) or real(*a, **k)
+    )
     uri = "http://127.0.0.1:9"
     logger = ("--trainer.logger", "MLflowRun", "--trainer.logger.init_args.tracking_uri", uri)
     assert lit(*logger) == 2
     assert f"The MLflow server {uri} cannot be reached" in only_line(capsys)
-    assert time.perf_counter() - began < 10
+    assert len(asked) == 1
 
 
 # ---- whose options win ----------

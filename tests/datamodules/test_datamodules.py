@@ -1,11 +1,15 @@
 """Which rows a datamodule hands out, to whom, in which order."""
 
+import shutil
+from types import SimpleNamespace
+
 import h5py
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from lit_offrl import modules
 from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.datamodules import OfflineDataModule, PyBulletDataModule
 from lit_offrl.datamodules.loaders import FixedLoader
@@ -50,6 +54,29 @@ def test_the_spec_is_known_before_anything_is_read(build):
     assert data.spec.action_low == (-2.0,) and data.spec.env_id == "Pendulum-v1"
     with pytest.raises(ConfigError, match="call setup"):
         data.train_column("observations")
+
+
+def test_a_row_without_a_reward_is_refused_where_each_counts(d4rl_file, tmp_path):
+    known = np.ones(h5py.File(d4rl_file)["rewards"].shape, np.bool_)
+    for unknown in ([], [7, 9]):
+        known[unknown] = False
+        path = tmp_path / f"{len(unknown)}.hdf5"
+        shutil.copy(d4rl_file, path)
+        with h5py.File(path, "a") as file:
+            file["reward_mask"] = known
+        for kind in vars(modules).values():
+            if not isinstance(kind, type) or kind is modules.OfflineModule:
+                continue
+            data = PyBulletDataModule(str(path), view=Transitions())
+            attributes = {"required_columns": ("actions", "rewards")}
+            module = type(kind.__name__, (), attributes | {"learns_rewards": kind.learns_rewards})()
+            data.trainer = SimpleNamespace(lightning_module=module, world_size=1)
+            if unknown and kind is not modules.DVFModule:
+                line = f"row 7 has no reward .*, and {kind.__name__} needs that of every row"
+                with pytest.raises(DatasetError, match=line):
+                    data.setup("fit")
+            else:
+                data.setup("fit")
 
 
 def test_whole_episodes_are_held_out_by_the_seed(build):
