@@ -28,6 +28,12 @@ class Argv:
         return next(given, None)
 
     @property
+    def tracking_uri(self) -> str | None:
+        """The MLflow store that the logger is given."""
+        name = "trainer.logger.tracking_uri"
+        return next((v for n, v, _ in reversed(self._options) if n == name), None)
+
+    @property
     def method(self) -> str | None:
         """The path of the method's class, as the last option or config to name one has it."""
         return next((path for path, _ in reversed([*self._classes("model")])), None)
@@ -81,3 +87,14 @@ def _options(argv: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
                         yield key, below, f"{key} {below}"
         else:
             yield name, value, f"--{name} {value}"
+
+
+def with_checkpoint(argv: Sequence[str], path: str) -> list[str]:
+    """Return arguments in which ``--ckpt_path`` has another value."""
+    words = list(argv)
+    for place, word in enumerate(words):
+        if word.startswith("--ckpt_path="):
+            words[place] = f"--ckpt_path={path}"
+        elif word == "--ckpt_path":
+            words[place + 1] = path
+    return words

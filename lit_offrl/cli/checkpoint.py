@@ -14,7 +14,7 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import file_sha256
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
 from lit_offrl.modules.checkpoints import config_of, read_checkpoint
-from lit_offrl.tracking.runs import checkpoint_path
+from lit_offrl.tracking.references import checkpoint_path
 
 _LAYER = ("seed_everything", "model", "data")
 _LINKED = ("observation_dim", "action_dim", "action_low", "action_high", "seed")

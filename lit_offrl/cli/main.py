@@ -30,7 +30,7 @@ from lit_offrl.callbacks.lookup import settings
 from lit_offrl.callbacks.mlflow_run import go_on_with, mlflow_loggers
 from lit_offrl.callbacks.progress import StepProgress
 from lit_offrl.callbacks.record import AS_PARSED
-from lit_offrl.cli.argv import Argv
+from lit_offrl.cli.argv import Argv, with_checkpoint
 from lit_offrl.cli.checkpoint import ResumeFrom
 from lit_offrl.cli.errors import OneLineArgumentParser, find_lightnings, find_ours
 from lit_offrl.cli.folders import Folders
@@ -46,6 +46,7 @@ from lit_offrl.common.user_code import import_named
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.evaluation.envs import name_env
 from lit_offrl.modules.checkpoints import mlflow_runs
+from lit_offrl.tracking.references import checkpoint_path, is_reference
 
 _LOGGER = f"{own.MLflowRun.__module__}.{own.MLflowRun.__name__}"
 
@@ -86,6 +87,10 @@ class OfflineCLI(LightningCLI):
         for module, given in self._given.modules():
             import_named(module, given)
         path = self._given.checkpoint
+        self._elsewhere = path is not None and is_reference(path)
+        if path is not None and self._elsewhere:
+            path = str(checkpoint_path(path, self._given.tracking_uri))
+            argv = with_checkpoint(argv, path)
         self.resume = None if path is None else ResumeFrom(path)
         if self.resume is not None:
             argv[1:1] = ["--config", self.resume.layer(self.verb)]
@@ -273,7 +278,7 @@ class OfflineCLI(LightningCLI):
         checkpoints = self._get(self.config_init, "checkpoint")
         if not config.get("fast_dev_run"):
             checkpoints.hold = self.folders.hold
-            if self.resume is not None and self.same_run:
+            if self.resume is not None and self.same_run and not self._elsewhere:
                 self.folders.hold(Path(self.resume.path).parent)
         if checkpoints.dirpath is not None:
             checkpoints.hold(Path(checkpoints.dirpath))
@@ -289,7 +294,7 @@ class OfflineCLI(LightningCLI):
         if self.resume is not None:
             if changes := self.resume.changes(self.config_dump):
                 say(f"differs from the checkpoint's run: {'; '.join(changes)}")
-            if checkpoints.dirpath is None:
+            if checkpoints.dirpath is None and not self._elsewhere:  # MLflow's files are its own
                 checkpoints.dirpath = str(Path(self.resume.path).resolve().parent)
         goes_on = self.resume is not None and self.same_run
         go_on_with(loggers, mlflow_runs(self.resume.ours) if self.resume and goes_on else [])

@@ -25,6 +25,7 @@ from lit_offrl.common.errors import ConfigError, LitOffRLError
 from lit_offrl.common.files import require_writable
 from lit_offrl.common.user_code import command_line
 from lit_offrl.evaluation.envs import name_env
+from lit_offrl.tracking.references import checkpoint_path
 
 RECIPES: dict[str, type[Recipe]] = {
     "--kind random, mixed, medium or expert": AgentCollection,
@@ -98,6 +99,8 @@ The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 
 def _collection(options: argparse.Namespace) -> Recipe:
     """Return the recipe that the options choose, made from those that are given."""
     given = vars(options)
+    if "policy" in given:
+        given["policy"] = checkpoint_path(given["policy"])
     kind, planner, overwrite = given.pop("kind"), given.pop("planner"), given.pop("overwrite")
     chosen = f"--planner {planner}" if kind is None else "--kind random, mixed, medium or expert"
     if planner == "waypoint":

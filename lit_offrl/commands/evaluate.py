@@ -20,6 +20,7 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import file_sha256, require_writable
 from lit_offrl.common.user_code import command_line
 from lit_offrl.evaluation.envs import name_env
+from lit_offrl.tracking.references import Checkpoint, label
 from lit_offrl.tracking.results import OwnRun, log_to_origin
 from lit_offrl.tracking.store import redacted
 
@@ -120,7 +121,7 @@ class EvaluateOptions:
     The same command gives the same returns each time.
 
     Args:
-        ckpt_path: Checkpoint of 'fit' to evaluate.
+        ckpt_path: Checkpoint of 'fit' to evaluate: a path, runs:/ID or models:/NAME@ALIAS.
         episodes: Number of episodes, at least 1.
         seed: Seed that each episode's own seed follows from.
         env: A gymnasium id, or MODULE:ID for one of your own. (default: that of the data)
@@ -142,7 +143,7 @@ class EvaluateOptions:
         run_tags: Tags of that run, a JSON mapping by name.
     """
 
-    ckpt_path: Path
+    ckpt_path: Checkpoint
     episodes: Annotated[int, positive] = 100
     seed: Annotated[int, seed_number] = 0
     env: str | None = None
@@ -216,7 +217,7 @@ def _default_output(
     """Name the record, so that only one of the same checkpoint and policy options is replaced."""
     checkpoint = options.ckpt_path.resolve()
     env_id = options.env or (module.spec and module.spec.env_id) or "env"
-    parts = (checkpoint.parent.name, checkpoint.stem, re.sub("[/:]", "-", env_id))
+    parts = (label(checkpoint), checkpoint.stem, re.sub("[/:]", "-", env_id))
     name = "-".join([*parts, f"seed{options.seed}"])
     own = {"checkpoint_sha256": file_sha256(checkpoint), "policy_options": policy_options}
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))

@@ -28,6 +28,7 @@ from lit_offrl.common.files import file_sha256, write_whole
 from lit_offrl.common.ranges import require_fields
 from lit_offrl.evaluation.envs import box, make_env, name_env, step_limit
 from lit_offrl.evaluation.record import package_versions
+from lit_offrl.tracking.references import Checkpoint
 
 if TYPE_CHECKING:
     from lit_offrl.datasets.replay import Replay
@@ -68,7 +69,7 @@ class OnlineFrom(Online):
     """
 
     noise: Annotated[float, "[0, inf)"] = 0.1
-    checkpoint: Path
+    checkpoint: Checkpoint
     steps: Annotated[int, positive] = 20_000
     offline_ratio: Annotated[float, "[0, 1]"] = 0.5
     updates_per_step: Annotated[float, "(0, inf)"] = 1.0

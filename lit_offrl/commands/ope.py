@@ -13,6 +13,7 @@ from lit_offrl.common.device import CPU, device
 from lit_offrl.common.ranges import require_fields
 from lit_offrl.common.user_code import command_line
 from lit_offrl.studies.fqe_settings import FQESettings
+from lit_offrl.tracking.references import Checkpoint
 from lit_offrl.tracking.store import redacted
 
 
@@ -25,7 +26,7 @@ class OPEOptions:
     with --policies: DVF's values of those, beside FQE on the same data.
 
     Args:
-        ckpt_path: Checkpoint of any method.
+        ckpt_path: Checkpoint of any method: a path, runs:/ID or models:/NAME@ALIAS.
         against: Further checkpoints, which FQE values on the same data.
         gamma: Discount in [0, 1] of FQE's values. (default: the first checkpoint's, or 0.99)
         data: Logged data. (default: those of its training)
@@ -47,8 +48,8 @@ class OPEOptions:
         mlflow: Whether to log to the MLflow run that the checkpoint came from.
     """
 
-    ckpt_path: Path
-    against: list[Path] = field(default_factory=list)
+    ckpt_path: Checkpoint
+    against: list[Checkpoint] = field(default_factory=list)
     gamma: Annotated[float | None, discount] = None
     data: str | None = None
     policies: str | None = None

@@ -37,6 +37,7 @@ from lit_offrl.studies.policy_values import (
     first_states,
     fitted_values,
 )
+from lit_offrl.tracking.references import label
 from lit_offrl.tracking.results import log_to_origin
 
 _GAMMA = 0.99
@@ -52,7 +53,7 @@ def value(options: OPEOptions, command: str) -> int:
     if options.policies is not None:
         named = parse_policies(options.policies)
     path = options.ckpt_path.resolve()
-    name = f"{path.parent.name}-{path.stem}-seed{options.seed}"
+    name = f"{label(path)}-{path.stem}-seed{options.seed}"
     folder = options.output or Path("ope") / name
     record: OPERecord | PolicyValuesRecord
     if isinstance(module, DVFModule) and named and not options.against:

@@ -13,7 +13,8 @@
 An annotation says how the option is read: ``list[...]`` takes several values, ``Literal`` one of
 those named, ``bool`` makes ``--name`` and ``--no-name``, and a function in ``Annotated`` reads the
 text; ``Annotated[list[...], "append"]`` takes one value each time that the option is given.
-Intervals in ``Annotated`` are checked by the dataclass, see ``common.ranges``.
+Intervals in ``Annotated`` are checked by the dataclass, see ``common.ranges``. The file of a
+``Checkpoint`` is found, see ``tracking.references``, in the store of ``tracking_uri`` if need be.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import docstring_parser
 
 from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.tracking.references import REFERENCE, checkpoint_path
 
 T = TypeVar("T")
 
@@ -95,9 +97,24 @@ def descriptions(kind: type) -> dict[str, str]:
 
 
 def make(kind: type[T], options: argparse.Namespace) -> T:
-    """Return the dataclass made from parsed options, which may be more than it has fields."""
+    """Return the dataclass made from parsed options, which may be more than it has fields.
+
+    Raises:
+        ConfigError: An option cannot be, or names a run or model that is not there.
+    """
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    return kind(**{name: getattr(options, name) for name in names if hasattr(options, name)})
+    given = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    hints = get_type_hints(kind, include_extras=True)
+    uri = getattr(options, "tracking_uri", None)
+    return kind(**{name: _found(hints[name], value, uri) for name, value in given.items()})
+
+
+def _found(hint: Any, value: Any, tracking_uri: str | None) -> Any:
+    """Return an option's value, with the files of checkpoints in place of what refers to them."""
+    if get_origin(hint) is list:
+        return [_found(get_args(hint)[0], each, tracking_uri) for each in value]
+    is_one = REFERENCE in getattr(hint, "__metadata__", ())
+    return checkpoint_path(value, tracking_uri) if is_one and value is not None else value
 
 
 def _keywords(hint: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 from lit_offrl.common.errors import EvaluationError, first_line
 from lit_offrl.common.renames import translated
 from lit_offrl.evaluation.record import EvaluationRecord
+from lit_offrl.tracking.references import is_reference
 from lit_offrl.tracking.runs import (
     FIGURES_TAG,
     TAG,
@@ -234,7 +235,9 @@ def runs_from_mlflow(
 
 def _same_in_a_cell(name: str, value: str) -> bool:
     last = PurePosixPath(name).name
-    return last not in (*_PER_RUN, *_IN_RECORD, *_OF_DATA) and not value.endswith(".ckpt")
+    return last not in (*_PER_RUN, *_IN_RECORD, *_OF_DATA) and not (
+        value.endswith(".ckpt") or is_reference(value)
+    )
 
 
 def swept_options(tags: Mapping[str, str]) -> dict[str, str]:

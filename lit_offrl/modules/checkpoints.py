@@ -16,6 +16,7 @@ from lit_offrl.common.named_classes import class_named
 from lit_offrl.common.renames import translated_config, translated_hyperparameters
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
 from lit_offrl.modules.checkpoint_form import CHECKPOINTS, CURVES, require_form
+from lit_offrl.tracking.references import checkpoint_path
 
 _RUN_ID = re.compile(r"[\w-]{1,64}")  # it also names a file
 _SECTIONS = ("model", "data", "trainer", "checkpoint", "evaluation")
@@ -31,7 +32,7 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
         ConfigError: the file is missing, is no checkpoint, is not one of this library, or has a
             part of another form than ``fit`` writes.
     """
-    path = Path(path)
+    path = checkpoint_path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such checkpoint; give the path of a .ckpt file.")
     try:
@@ -163,7 +164,8 @@ def load_module(path: str | Path, map_location: str | torch.device = "cpu") -> O
     """Rebuild a trained method from its checkpoint alone, ready to act.
 
     Args:
-        path: a ``.ckpt`` file written by ``lit-offrl fit``.
+        path: a ``.ckpt`` file written by ``lit-offrl fit``, or what refers to one: ``runs:/ID`` or
+            ``models:/NAME@ALIAS`` in MLflow's store.
         map_location: where its tensors go.
 
     Raises:

@@ -21,6 +21,7 @@ from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import load_module
 from lit_offrl.modules.policies import NetworkPolicy
 from lit_offrl.nets import GaussianPolicy
+from lit_offrl.tracking.references import checkpoint_path
 
 _CLONE, _CLONE_ROWS = 0xC10E, 0xC10F  # keep the streams of one seed apart
 _HIDDEN, _STEPS, _ROWS, _RATE = (64, 64), 500, 256, 3e-3  # of a clone: seconds, not a study
@@ -68,7 +69,7 @@ def parse_policies(text: str) -> list[tuple[float, Path | None]]:
     for word in text.split(","):
         value, named, path = word.partition("=")
         try:
-            one = (float(value), Path(path.strip()) if named else None)
+            one = (float(value), checkpoint_path(path.strip()) if named else None)
         except ValueError:
             one = (np.nan, None)
         if not np.isfinite(one[0]) or (named and not path.strip()):

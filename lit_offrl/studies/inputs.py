@@ -22,6 +22,7 @@ from lit_offrl.datasets.sources import find_source
 from lit_offrl.modules.base import CHECKPOINT_KEY
 from lit_offrl.modules.checkpoints import config_of, load_module, read_checkpoint
 from lit_offrl.modules.dvf import DVFModule
+from lit_offrl.tracking.references import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class CheckpointStudy:
     ``run`` raises a LitOffRLError if the checkpoint or the data do not fit the study.
 
     Args:
-        ckpt_path: Checkpoint that the study is of.
+        ckpt_path: Checkpoint that the study is of: a path, runs:/ID or models:/NAME@ALIAS.
         data: Name or file of the dataset to compare with; held-out data are the better ones.
             Without it, the study takes what the checkpoint was trained on.
         seed: Seed of all that the study draws.
@@ -78,7 +79,7 @@ class CheckpointStudy:
         ConfigError: A number is outside its interval.
     """
 
-    ckpt_path: Path
+    ckpt_path: Checkpoint
     data: str | None = None
     seed: Annotated[int, SEEDS] = 0
     device: Annotated[str, device] = CPU

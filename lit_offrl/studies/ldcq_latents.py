@@ -27,6 +27,7 @@ from lit_offrl.modules.ldcq.options import Sampling
 from lit_offrl.studies.inputs import CheckpointStudy, Study, load_data, protocol_of
 from lit_offrl.studies.maze2d import cells_of, maze_named
 from lit_offrl.studies.measures import energy_distance
+from lit_offrl.tracking.references import Checkpoint
 
 _SHOWN = 1500  # points of a panel that the figure keeps
 _SUPPORT = 0.95  # quantile of the data's nearest distances within which a latent is among them
@@ -45,7 +46,7 @@ class LDCQLatents(CheckpointStudy):
             the first ones of all episodes.
     """
 
-    more: list[Path] = field(default_factory=list)
+    more: list[Checkpoint] = field(default_factory=list)
     samples: Annotated[int, "[20, inf)"] = 1000
     at: list[float] | None = None
 

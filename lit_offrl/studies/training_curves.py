@@ -9,6 +9,7 @@ from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation.record import CURVES, EvaluationRecord, present_names
 from lit_offrl.modules.checkpoints import history_of, read_checkpoint
 from lit_offrl.studies.inputs import Study, protocol_of
+from lit_offrl.tracking.references import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class TrainingCurves:
         ckpt_path: Any checkpoint of 'fit'.
     """
 
-    ckpt_path: Path
+    ckpt_path: Checkpoint
 
     def run(self) -> Study:
         """Take the metrics that the checkpoint keeps.

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lit_offrl.common.errors import ConfigError, nearest, reason
+from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.tracking.store import (
     client_uri,
     open_client,
-    redacted,
     refusals,
-    set_patience,
     sqlite_file,
-    store_uri,
 )
 
-_RUN = re.compile(r"(?:runs:/)?([0-9a-f]{32})(?:/(.+))?")
 TAG = "lit_offrl."
 FIGURES_TAG = f"{TAG}figures"
 """Tag of a run that holds a figure of an experiment's other runs."""
@@ -127,37 +122,3 @@ def json_paths(repository: Any, folder: str | None = None) -> list[str]:
     """Return the paths of the JSON files in a folder of a run's files, or in the topmost one."""
     paths = [str(item.path) for item in repository.list_artifacts(folder)]
     return [path for path in paths if path.endswith(".json")]
-
-
-def checkpoint_path(source: str) -> Path:
-    """Return the file of a checkpoint.
-
-    Args:
-        source: Its path, or the MLflow run that made it: ``ID`` or ``runs:/ID`` for the run's last
-            checkpoint, ``runs:/ID/PATH`` for another one.
-
-    Raises:
-        ConfigError: The run or its checkpoint cannot be read.
-    """
-    run = _RUN.fullmatch(source)
-    if run is None or Path(source).is_file():
-        return Path(source)
-    run_id, path = run.groups()
-    from mlflow.artifacts import download_artifacts, list_artifacts  # seconds to import
-    from mlflow.exceptions import MlflowException
-
-    set_patience()
-    uri = store_uri()
-    where = {"run_id": run_id, "tracking_uri": client_uri(uri)}
-    try:
-        if path is None:
-            found = [item.path for item in list_artifacts(artifact_path="checkpoints", **where)]
-            found = sorted(each for each in found if each.endswith(".ckpt"))
-            if not found:
-                raise ConfigError(f"MLflow run {run_id} at {uri} has no checkpoint yet.")
-            path = ([each for each in found if Path(each).stem == "last"] or found)[-1]
-        return Path(download_artifacts(artifact_path=path, **where))
-    except (MlflowException, OSError) as error:
-        raise ConfigError(
-            f"MLflow run {run_id} at {uri} cannot be read: {redacted(reason(error))}"
-        ) from error

@@ -11,7 +11,7 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.modules import LDCQStage1Module
 from lit_offrl.modules.bc import BCModule
 from lit_offrl.modules.ldcq.stages import is_same_data, load_stage, require_same_data
-from lit_offrl.tracking.runs import checkpoint_path
+from lit_offrl.tracking.references import checkpoint_path
 
 SMALL = {"horizon": 4, "width": 8, "gru_layers": 1, "latent_dim": 2}
 

@@ -15,7 +15,7 @@ from lit_offrl.common.files import file_sha256
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
 from lit_offrl.modules.checkpoints import module_class, module_of, read_checkpoint
-from lit_offrl.tracking.runs import checkpoint_path
+from lit_offrl.tracking.references import checkpoint_path
 
 M = TypeVar("M", bound=OfflineModule)
 StageRecord = dict[str, Any]
