@@ -80,6 +80,34 @@ def d4rl_file(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def small_data(d4rl_file, tmp_path_factory):
+    """Give the small dataset in the layout that a data module reads."""
+    import h5py
+
+    from lit_offrl.datasets.lerobot_writing import write_lerobot
+
+    folder = tmp_path_factory.mktemp("layouts")
+
+    def lerobot():
+        with h5py.File(d4rl_file) as file:
+            named = {"observation.state": "observations", "action": "actions"}
+            named |= {"next.reward": "rewards", "next.terminated": "terminals"}
+            columns = {name: file[key][()] for name, key in named.items()}
+        note = {"env_id": "Pendulum-v1", "max_episode_steps": 200}
+        note |= {"action_low": [-2.0], "action_high": [2.0]}
+        return write_lerobot(folder / "lerobot", columns, [30] * 20, note=note)
+
+    makers, made = {"LeRobotDataModule": lerobot}, {}
+
+    def give(data):
+        if data in makers and data not in made:
+            made[data] = makers[data]()
+        return str(made.get(data, d4rl_file))
+
+    return give
+
+
 @pytest.fixture(autouse=True)
 def unsignalled():
     """A signal that a test has sent to this process is not one of the next test's."""
@@ -134,12 +162,12 @@ def undrawn(monkeypatch):
 
 
 @pytest.fixture
-def command(d4rl_file, folder, undrawn):
+def command(small_data, folder, undrawn):
     """Build arguments of a small, quiet fit of any module on the small dataset."""
 
     def build(*options, module="BCModule", verb="fit", data="PyBulletDataModule"):
         words = [verb, "--model", module, "--data", data]
-        words += ["--data.init_args.dataset", str(d4rl_file), "--trainer.accelerator", "cpu"]
+        words += ["--data.init_args.dataset", small_data(data), "--trainer.accelerator", "cpu"]
         words += ["--data.init_args.batch_size", "64", "--trainer.logger", "false"]
         words += ["--trainer.enable_model_summary", "false"]
         words += ["--trainer.enable_progress_bar", "false"]

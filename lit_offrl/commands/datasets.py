@@ -33,6 +33,7 @@ from lit_offrl.datasets.d4rl_package import PackagedSource
 from lit_offrl.datasets.download import download, verification
 from lit_offrl.datasets.entries import CATALOG, CatalogEntry
 from lit_offrl.datasets.hdf5 import Format
+from lit_offrl.datasets.lerobot import LeRobotOptions, LeRobotSource
 from lit_offrl.datasets.minari import MinariSource
 from lit_offrl.datasets.minari_opening import PREFIX
 from lit_offrl.datasets.ogbench import OGBENCH, OGBenchSource
@@ -123,11 +124,14 @@ def _find(options: argparse.Namespace) -> Source:
     """Find what ``info`` and ``check`` are about; of Minari's parts the usual ones by default."""
     chosen: str | None = options.minari_observations
     parts = None if chosen is None else [part.strip() for part in chosen.split(",")]
+    named: str | None = options.observations
+    keys = None if named is None else tuple(key.strip() for key in named.split(","))
     return find_source(
         options.dataset,
         options.data_dir,
         Reading(options.format, accept_faults=True),
         minari_observations=parts,
+        lerobot=LeRobotOptions(observations=keys),
         guess=True,
     )
 
@@ -136,7 +140,7 @@ def _info(options: argparse.Namespace) -> int:
     """Print what is known of one dataset without reading its rows."""
     source = _find(options)
     rows: dict[str, str] = {}
-    if isinstance(source, MinariSource):
+    if isinstance(source, MinariSource | LeRobotSource):
         rows |= _spec_rows(source) | source.facts() | {"on disk": str(source.path)}
     else:
         on_disk = isinstance(source, FileSource | OGBenchSource) and source.on_disk
@@ -187,7 +191,7 @@ def _check(options: argparse.Namespace) -> int:
     where = str(getattr(source, "path", source.name))
     layout = dataset.provenance.get("lit_offrl_layout") or dataset.provenance["source"]
     rows = {"file": where, "layout": layout}
-    if isinstance(source, MinariSource):
+    if isinstance(source, MinariSource | LeRobotSource):
         rows |= source.facts()
     rows |= {"environment": dataset.spec.env_id or "unknown", **report.facts}
     rows["sha256"] = str(dataset.spec.sha256)
@@ -295,6 +299,8 @@ def _parser() -> OneLineParser:
         verb.add_argument("--format", choices=get_args(Format), default="auto", help=words)
         parts = "Parts of Minari's nested observations to put behind each other."
         verb.add_argument("--minari_observations", metavar="A,B", help=parts)
+        keys = "Features of LeRobot's frames to put behind each other."
+        verb.add_argument("--observations", metavar="A,B", help=keys)
     where = f"Folder of downloads. (default: ${DATA_DIR_VARIABLE}, or ~/.lit_offrl/datasets)"
     for verb in (listing, info, check, fetch, cache):
         verb.add_argument("--data_dir", type=Path, metavar="DIR", help=where)

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ class ColumnCache:
             sweep(self.folder)
             for lock in self.folder.glob("*.lock"):
                 lock.unlink()
-            for part in ("index", "latents"):  # the second is modules', of any dataset
+            for part in ("index", "latents", "frames"):  # the latter two are of any dataset
                 shutil.rmtree(self.folder / part, ignore_errors=True)
         return len(entries)
 
@@ -151,6 +151,15 @@ class ColumnCache:
                 f"{self.folder}: the column cache cannot be written ({error.strerror or error}): "
                 "name another folder with cache_dir, or set cache to false."
             ) from None
+
+
+def folder_sha256(root: Path, files: Iterable[Path], cache: ColumnCache | None) -> str:
+    """Return one hash of files and of their places below a folder, by the cache's index if any."""
+    digest = hashlib.sha256()
+    for file in files:
+        found = cache.sha256(file) if cache else file_sha256(file)
+        digest.update(f"{file.relative_to(root)}\0{found}\n".encode())
+    return digest.hexdigest()
 
 
 def _identity(path: Path) -> list[int]:

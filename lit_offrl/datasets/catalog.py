@@ -23,6 +23,11 @@ from lit_offrl.datasets.sidecar import refuse_changed
 DATA_DIR_VARIABLE = "LIT_OFFRL_DATA"
 _BUNDLED_DIR = Path(__file__).with_name("bundled")
 _SUFFIXES = (".hdf5", ".h5")
+_READ_BY = {
+    "minari:": "D4RLDataModule",
+    "d4rl:": "D4RLDataModule",
+    "lerobot:": "LeRobotDataModule",
+}
 
 
 @dataclass(frozen=True)
@@ -171,8 +176,9 @@ def resolve(
     text = os.fspath(name_or_path)
     folder = default_data_dir(data_dir)
     packaged = bundled()
-    if text.startswith(("minari:", "d4rl:")):
-        raise DatasetError(f"{text}: is read only by D4RLDataModule: set data.class_path to it.")
+    for prefix, module in _READ_BY.items():
+        if text.startswith(prefix):
+            raise DatasetError(f"{text}: is read only by {module}: set data.class_path to it.")
     if text in CATALOG:
         entry = CATALOG[text]
         path, published = folder / f"{text}.hdf5", folder / entry.file

@@ -9,7 +9,6 @@ is the last row's ``next_observations``.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +18,8 @@ import numpy as np
 from gymnasium import spaces
 
 from lit_offrl.common.errors import DatasetError, reason
-from lit_offrl.common.files import file_sha256
 from lit_offrl.datasets import hdf5_limits, minari_spaces
-from lit_offrl.datasets.cache import ColumnCache
+from lit_offrl.datasets.cache import ColumnCache, folder_sha256
 from lit_offrl.datasets.minari_opening import (
     AGAIN,
     PREFIX,
@@ -230,11 +228,8 @@ class MinariSource:
 
     def _sha256(self) -> str:
         """Return one hash of all files."""
-        digest = hashlib.sha256()
-        for file in sorted(path for path in self.path.rglob("*") if path.is_file()):
-            found = self.cache.sha256(file) if self.cache else file_sha256(file)
-            digest.update(f"{file.relative_to(self.path)}\0{found}\n".encode())
-        return digest.hexdigest()
+        files = sorted(path for path in self.path.rglob("*") if path.is_file())
+        return folder_sha256(self.path, files, self.cache)
 
 
 def _joined(parts: Sequence[Part]) -> str:

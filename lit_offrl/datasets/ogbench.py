@@ -18,10 +18,8 @@ is solved stays a timeout, as it is no transition there. Park et al. (2025), arX
 from __future__ import annotations
 
 import importlib
-import math
-import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -30,13 +28,14 @@ from typing import Any
 import numpy as np
 
 from lit_offrl.common.errors import ConfigError, DatasetError, install, nearest
-from lit_offrl.common.files import file_sha256, free_bytes
+from lit_offrl.common.files import file_sha256
 from lit_offrl.datasets.environments import OWN
 from lit_offrl.datasets.npz_file import NpzFile
 from lit_offrl.datasets.ogbench_entries import OGBENCH, OGBenchEntry, ogbench_spec, validation_name
 from lit_offrl.datasets.ogbench_tasks import ENV_TASKS, data_name
 from lit_offrl.datasets.reading import DEFAULT_READING, Reading
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
+from lit_offrl.datasets.scratch import scratch
 from lit_offrl.datasets.sidecar import refuse_changed
 from lit_offrl.datasets.values import remarks
 
@@ -315,36 +314,3 @@ def _column(name: str, files: Sequence[NpzFile], folder: Path | None) -> np.ndar
     kept = dtype if name not in ("observations", "actions") else np.dtype(np.float32)
     blocks = chain.from_iterable(file.rows(name) for file in files)
     return scratch(blocks, (rows, *shape[1:]), kept, folder)
-
-
-def scratch(
-    blocks: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, folder: Path | None
-) -> np.ndarray:
-    """Write blocks of rows to a nameless file and return it mapped; it goes when the array goes.
-
-    Args:
-        blocks: Rows, in order.
-        shape: Shape of all of them.
-        dtype: What they are converted to.
-        folder: On whose disk the file is; None for that of temporary files.
-
-    Raises:
-        DatasetError: The disk cannot take it.
-    """
-    place = Path(tempfile.gettempdir()) if folder is None else folder
-    needed, free = dtype.itemsize * math.prod(shape), free_bytes(place)
-    said = f"{place}: a column takes {needed / 1e9:.2f} GB"
-    if needed > free:
-        raise DatasetError(
-            f"{said}, and the disk has {free / 1e9:.2f} GB left: name another folder with "
-            "cache_dir, or TMPDIR without a cache."
-        )
-    try:
-        with tempfile.TemporaryFile(dir=place) as file:
-            for block in blocks:
-                with np.errstate(over="ignore"):  # too large for float32: refused as infinite
-                    file.write(np.ascontiguousarray(block, dtype).data.cast("B"))
-            file.flush()
-            return np.asarray(np.memmap(file, dtype, "r", shape=shape))
-    except OSError as error:
-        raise DatasetError(f"{said}, which cannot be written ({error.strerror}).") from None

@@ -306,7 +306,7 @@ def test_files_that_do_not_go_together(ogbench_files, tmp_path):
 
 
 def test_a_full_disk_is_one_line(written, monkeypatch):
-    monkeypatch.setattr(ogbench, "free_bytes", lambda folder: 100)
+    monkeypatch.setattr("lit_offrl.datasets.scratch.free_bytes", lambda folder: 100)
     with pytest.raises(DatasetError, match=r"takes 0\.00 GB, and the disk has 0\.00 GB"):
         resolve(f"{BASE}-v0", written).read()
 
