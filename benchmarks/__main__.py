@@ -36,6 +36,7 @@ from benchmarks.maze import MazeScore, MazeSpeed, run_scores, run_speed
 from benchmarks.peer import HOW_TO
 from benchmarks.peers import Checkouts, missed_table, peers_table, run_peers
 from benchmarks.priority import PriorityResult, run_priority
+from benchmarks.serving import run_serving, serving_table
 from benchmarks.signals import LIMIT_SECONDS, SignalResult, run_signals
 from benchmarks.start import ProcessorResult, StartResult, run_processor, run_starts
 from benchmarks.step import StepResult, run_step, run_steps
@@ -48,7 +49,7 @@ from lit_offrl.common.errors import ConfigError
 NAMES = (
     *("loader", "priority", "calls", "step", "acd", "value", "vae", "latents"),
     *("start", "maze", "coverage", "trackers", "signals", "kills", "trace", "peers", "gpu"),
-    "futures",
+    *("futures", "serve"),
 )
 
 
@@ -359,7 +360,7 @@ def parser() -> argparse.ArgumentParser:
         "which",
         nargs="?",
         choices=NAMES,
-        help="one; all but the last eight by default",
+        help="one; all but the last nine by default",
     )
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     made.add_argument("--threads", type=int, default=1, help="of PyTorch on the CPU (1)")
@@ -489,6 +490,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         levers = list(run_levers(device=device, seed=options.seed))
         numbers["futures"] = [asdict(r) for r in levers]
         console.print(levers_table(levers))
+    if options.which == "serve":  # only by name
+        served = list(run_serving(seed=options.seed))
+        numbers["serve"] = [asdict(r) for r in served]
+        console.print(serving_table(served))
     if options.which == "coverage":  # minutes, and no speed: only by name
         shares = list(run_coverage(seed=options.seed))
         numbers["coverage"] = [asdict(r) for r in shares]

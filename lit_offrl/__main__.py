@@ -24,6 +24,7 @@ TRAINER_VERBS = {
 }
 COMMANDS = {
     "evaluate": "roll a checkpoint's policy out in its environment and score it",
+    "serve": "answer observations with a checkpoint's actions over HTTP",
     "compare": "scores of runs by method and dataset, with intervals and protocol",
     "claims": "which claims of the papers hold in evaluated runs, dataset by dataset",
     "ope": "value policies that were not trained on from logged data alone",

@@ -34,6 +34,7 @@ from benchmarks.map_style import MapStyleFutureStates, MapStyleSnippets, MapStyl
 from benchmarks.maze import run_scores, run_speed
 from benchmarks.peer import d3rlpy_algorithm, d3rlpy_speeds
 from benchmarks.priority import run_priority
+from benchmarks.serving import _Client, _wrong, run_serving
 from benchmarks.signals import SignalledFit
 from benchmarks.start import SHAPES, ProcessorResult, StartResult, processor_seconds, run_starts
 from benchmarks.step import PARTS, count_flops, run_step
@@ -43,9 +44,19 @@ from benchmarks.value import autoregressive_value, counted, run_value
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.sampler import RowOrder
 from lit_offrl.datasets.views import FutureStates, Snippets, Transitions
-from lit_offrl.modules import ImageVAEModule
+from lit_offrl.modules import BCModule, DecisionTransformerModule, ImageVAEModule
 
-ONLY_BY_NAME = {"coverage", "trackers", "signals", "kills", "trace", "peers", "gpu", "futures"}
+ONLY_BY_NAME = {
+    "coverage",
+    "trackers",
+    "signals",
+    "kills",
+    "trace",
+    "peers",
+    "gpu",
+    "futures",
+    "serve",
+}
 CPU = torch.device("cpu")
 TINY = {"width": 16, "blocks": 1, "latents": 2, "history": 2, "hidden": [8], "num_samples": 3}
 SAMPLING_STEPS = 4
@@ -647,3 +658,43 @@ def test_a_training_step_goes_through_few_files(folder):
     assert result.calls == sum(result.by_file.values()) > result.switches
     assert {"datasets/sampler.py", "modules/dvf.py", "nets/perceiver.py"} <= set(result.by_file)
     assert result.switches <= 105
+
+
+def test_load_of_a_server_counts_actions_that_are_not_the_clients_own():
+    torch.manual_seed(0)
+    bounds = [-1.0] * 2, [1.0] * 2
+    random = np.random.default_rng(0)
+    for module in (
+        BCModule(3, 2, *bounds, hidden=[8]),
+        DecisionTransformerModule(3, 2, *bounds, context=3, target_return=5.0),
+    ):
+        module.eval()
+        clients = []
+        for _ in range(2):
+            policy, client = module.policy(), _Client([], [], [], [])
+            for step in range(4):
+                client.observations.append(random.normal(size=3).astype(np.float32))
+                client.rewards.append(float(random.normal()))
+                if step > 0 and hasattr(policy, "earn"):
+                    policy.earn(np.array([client.rewards[-1]]))
+                client.actions.append(policy.act(client.observations[-1][None])[0].tolist())
+            clients.append(client)
+        assert _wrong(module, clients) == 0
+        one, other = (client.actions for client in clients)
+        one[1], other[1] = other[1], one[1]
+        assert _wrong(module, clients) == 2
+
+
+@pytest.mark.slow
+def test_a_served_policy_loses_and_mixes_up_nothing():
+    results = list(run_serving(seconds=1.0, clients=(8,)))
+    assert [(r.policy, r.together) for r in results] == [
+        ("BC", True),
+        ("BC", False),
+        ("Decision Transformer", False),
+        ("DQL", True),
+        ("DQL", False),
+    ]
+    for r in results:
+        assert r.requests >= 8 and r.lost == 0
+        assert r.wrong == (None if r.policy == "DQL" else 0)

@@ -1,0 +1,1 @@
+"""A trained policy behind HTTP: observations in, actions out."""
