@@ -50,11 +50,11 @@ def adapt_class_help(parser: LightningArgumentParser, kind: type) -> None:
     them. So is the usage, which would name each option once more.
     """
     parser.usage = argparse.SUPPRESS
-    linked = _OF_DATA if issubclass(kind, _METHOD) else _OF_SEED
+    linked = OF_DATA if issubclass(kind, _METHOD) else _OF_SEED
     groups = {kind: next(g for g in parser._action_groups if g._group_actions)}
     for action in list(groups[kind]._group_actions):
         name = action.dest.rpartition(".")[2]
-        owner = next((each for each in kind.__mro__ if name in _stated(each)), kind)
+        owner = owner_of(kind, name)
         if owner not in groups:
             line = (inspect.getdoc(owner) or "").partition("\n")[0].rstrip(".")
             groups[owner] = parser.add_argument_group(f"{owner.__name__}: {line}")
@@ -62,6 +62,11 @@ def adapt_class_help(parser: LightningArgumentParser, kind: type) -> None:
             groups[kind]._group_actions.remove(action)
             groups[owner]._group_actions.append(action)
         action.help = argparse.SUPPRESS if name in linked else _plain(action.help)
+
+
+def owner_of(kind: type, name: str) -> type:
+    """Return the class, of a class and its bases, whose constructor states an option."""
+    return next((each for each in kind.__mro__ if name in _stated(each)), kind)
 
 
 def _stated(kind: type) -> list[str]:
@@ -85,7 +90,8 @@ def kinds_of(base: type) -> list[type]:
 
 _METHOD = lit_offrl.modules.OfflineModule
 _OF_SEED = ("seed",)
-_OF_DATA = ("observation_dim", "action_dim", "action_low", "action_high", *_OF_SEED)
+OF_DATA = ("observation_dim", "action_dim", "action_low", "action_high", *_OF_SEED)
+"""Options of a method that nobody gives: they follow from the data, or from ``seed_everything``."""
 
 
 def _is_shared(kind: type) -> bool:

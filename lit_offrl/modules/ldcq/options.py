@@ -103,7 +103,8 @@ class PlanOptions(SkillOptions):
     """How a policy plans (LDCP); the prior is then used without a goal.
 
     Args:
-        goal: As in ``GoalOptions``.
+        goal: Position to go to, one number for each of ``goal_dims``; or ``environment`` for what
+            the environment's ``info["goal"]`` says at each reset.
         num_latents: Number n of latents tried in each state of a plan, at least 1.
         depth: Number d of skills in a plan, at least 1.
         search: Which states a plan is continued from: ``exhaustive``, all of them, or ``greedy``,

@@ -36,7 +36,7 @@ class LDCQStage1Module(OfflineModule):
     """Learns latents z of snippets of H steps, a decoder π(a | s, z), and where a latent leads.
 
     Minimises −Σ_t log π(a_t | s_t, z) + β KL(q(z | snippet) ‖ p(z | s_0)) over the real steps of
-    each snippet (LDCQ, Eq. 5, with the sign turned), and beside it the error of s_{t+H} predicted
+    each snippet (LDCQ, Eq. 4, with the sign turned), and beside it the error of s_{t+H} predicted
     from (s_t, z), with z detached, so that the world model changes no latent.
 
     Departures from the paper: held-out snippets are those of whole episodes, since snippets
