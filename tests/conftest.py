@@ -86,23 +86,25 @@ def small_data(d4rl_file, tmp_path_factory):
     import h5py
 
     from lit_offrl.datasets.lerobot_writing import write_lerobot
+    from lit_offrl.datasets.robomimic_writing import write_robomimic
 
-    folder = tmp_path_factory.mktemp("layouts")
+    folder, made = tmp_path_factory.mktemp("layouts"), {}
+    note = {"env_id": "Pendulum-v1", "max_episode_steps": 200}
+    note |= {"action_low": [-2.0], "action_high": [2.0]}
+    named = {"observations": "observation.state", "actions": "action"}
+    named |= {"rewards": "next.reward", "terminals": "next.terminated"}
 
-    def lerobot():
+    def make(data):
         with h5py.File(d4rl_file) as file:
-            named = {"observation.state": "observations", "action": "actions"}
-            named |= {"next.reward": "rewards", "next.terminated": "terminals"}
-            columns = {name: file[key][()] for name, key in named.items()}
-        note = {"env_id": "Pendulum-v1", "max_episode_steps": 200}
-        note |= {"action_low": [-2.0], "action_high": [2.0]}
-        return write_lerobot(folder / "lerobot", columns, [30] * 20, note=note)
-
-    makers, made = {"LeRobotDataModule": lerobot}, {}
+            columns = {name: file[name][()] for name in named}
+        if data == "RobomimicDataModule":
+            return write_robomimic(folder / "demos.hdf5", columns, [30] * 20, note=note)
+        features = {named[name]: values for name, values in columns.items()}
+        return write_lerobot(folder / "lerobot", features, [30] * 20, note=note)
 
     def give(data):
-        if data in makers and data not in made:
-            made[data] = makers[data]()
+        if data in ("LeRobotDataModule", "RobomimicDataModule") and data not in made:
+            made[data] = make(data)
         return str(made.get(data, d4rl_file))
 
     return give

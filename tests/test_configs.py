@@ -25,7 +25,7 @@ METHODS |= {"decision_transformer": "DecisionTransformer"}
 STAGES = {f"ldcq_stage{number}": f"LDCQStage{number}" for number in (1, 2, 3)}
 DATA = ("adroit", "antmaze", "kitchen", "locomotion", "maze2d", "mountain_car", "pybullet")
 OGBENCH = ("cube_single", "cube_double", "scene", "puzzle_3x3", "puzzle_4x4", "pointmaze")
-DATA += ("lerobot", "random_walk", *(f"ogbench_{name}" for name in OGBENCH))
+DATA += ("lerobot", "robomimic", "random_walk", *(f"ogbench_{name}" for name in OGBENCH))
 # Of files that name their data; those of the first must have a column 'policy'.
 OF_POLICIES = ("dvf_ope_mountain_car.yaml", "dvf_mountain_car.yaml", "dvf_maze2d_policies.yaml")
 WHOLE = (*OF_POLICIES, "dvf_maze2d.yaml", "dvf_pybullet.yaml")

@@ -76,7 +76,7 @@ MODULES = {
 }
 CASES = [(name, "PyBulletDataModule") for name in MODULES]
 CASES += [(name, "D4RLDataModule") for name in ("BCModule", "CQLModule")]
-CASES += [("BCModule", "LeRobotDataModule")]
+CASES += [("BCModule", data) for data in ("LeRobotDataModule", "RobomimicDataModule")]
 # Further entries of a module are for CI: the module itself is in the usual suite.
 MARKED = [
     pytest.param(case, id="-".join(case), marks=[pytest.mark.slow] * (":" in case[0]))

@@ -38,6 +38,7 @@ from lit_offrl.datasets.minari import MinariSource
 from lit_offrl.datasets.minari_opening import PREFIX
 from lit_offrl.datasets.ogbench import OGBENCH, OGBenchSource
 from lit_offrl.datasets.reading import Reading
+from lit_offrl.datasets.robomimic import RobomimicOptions, RobomimicSource
 from lit_offrl.datasets.sidecar import read_sidecar
 from lit_offrl.datasets.sources import D4RL_PREFIX, Source, find_source
 
@@ -132,6 +133,7 @@ def _find(options: argparse.Namespace) -> Source:
         Reading(options.format, accept_faults=True),
         minari_observations=parts,
         lerobot=LeRobotOptions(observations=keys),
+        robomimic=RobomimicOptions(observations=keys),
         guess=True,
     )
 
@@ -140,7 +142,7 @@ def _info(options: argparse.Namespace) -> int:
     """Print what is known of one dataset without reading its rows."""
     source = _find(options)
     rows: dict[str, str] = {}
-    if isinstance(source, MinariSource | LeRobotSource):
+    if isinstance(source, MinariSource | LeRobotSource | RobomimicSource):
         rows |= _spec_rows(source) | source.facts() | {"on disk": str(source.path)}
     else:
         on_disk = isinstance(source, FileSource | OGBenchSource) and source.on_disk
@@ -191,7 +193,7 @@ def _check(options: argparse.Namespace) -> int:
     where = str(getattr(source, "path", source.name))
     layout = dataset.provenance.get("lit_offrl_layout") or dataset.provenance["source"]
     rows = {"file": where, "layout": layout}
-    if isinstance(source, MinariSource | LeRobotSource):
+    if isinstance(source, MinariSource | LeRobotSource | RobomimicSource):
         rows |= source.facts()
     rows |= {"environment": dataset.spec.env_id or "unknown", **report.facts}
     rows["sha256"] = str(dataset.spec.sha256)
@@ -299,7 +301,7 @@ def _parser() -> OneLineParser:
         verb.add_argument("--format", choices=get_args(Format), default="auto", help=words)
         parts = "Parts of Minari's nested observations to put behind each other."
         verb.add_argument("--minari_observations", metavar="A,B", help=parts)
-        keys = "Features of LeRobot's frames to put behind each other."
+        keys = "Features of LeRobot's, or keys of robomimic's, to put behind each other."
         verb.add_argument("--observations", metavar="A,B", help=keys)
     where = f"Folder of downloads. (default: ${DATA_DIR_VARIABLE}, or ~/.lit_offrl/datasets)"
     for verb in (listing, info, check, fetch, cache):

@@ -5,6 +5,7 @@ from lit_offrl.datamodules.d4rl import D4RLDataModule
 from lit_offrl.datamodules.lerobot import LeRobotDataModule
 from lit_offrl.datamodules.ogbench import OGBenchDataModule
 from lit_offrl.datamodules.pybullet import PyBulletDataModule
+from lit_offrl.datamodules.robomimic import RobomimicDataModule
 
 __all__ = [
     "D4RLDataModule",
@@ -12,4 +13,5 @@ __all__ = [
     "OGBenchDataModule",
     "OfflineDataModule",
     "PyBulletDataModule",
+    "RobomimicDataModule",
 ]

@@ -27,6 +27,7 @@ _READ_BY = {
     "minari:": "D4RLDataModule",
     "d4rl:": "D4RLDataModule",
     "lerobot:": "LeRobotDataModule",
+    "robomimic:": "RobomimicDataModule",
 }
 
 

@@ -56,7 +56,7 @@ class Hdf5File:
         self._fits = False
 
     def __enter__(self) -> Hdf5File:
-        self._file = _open(self.path)
+        self._file = open_hdf5(self.path)
         try:
             self.attributes = _plain_attributes(self._file)
             for name in KINDS:
@@ -231,7 +231,8 @@ class Hdf5File:
                 yield key
 
 
-def _open(path: Path) -> h5py.File:
+def open_hdf5(path: Path) -> h5py.File:
+    """Open a file to read, or raise DatasetError where it is none or cannot be opened."""
     if path.is_dir():
         raise DatasetError(f"{path}: is a directory: name an HDF5 file in it.")
     if not path.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.datasets.catalog import FileSource, resolve
@@ -15,11 +16,16 @@ from lit_offrl.datasets.minari import MinariSource
 from lit_offrl.datasets.minari_opening import PREFIX, minari_folder
 from lit_offrl.datasets.ogbench import OGBenchSource
 from lit_offrl.datasets.reading import DEFAULT_READING, Reading
+from lit_offrl.datasets.robomimic import DEFAULT_ROBOMIMIC, RobomimicOptions, RobomimicSource
+from lit_offrl.datasets.robomimic import PREFIX as ROBOMIMIC_PREFIX
+from lit_offrl.datasets.robomimic import is_robomimic as is_robomimic_file
 
 D4RL_PREFIX = "d4rl:"
 
 
-Source = FileSource | OGBenchSource | MinariSource | LeRobotSource | PackagedSource
+Source = (
+    FileSource | OGBenchSource | MinariSource | LeRobotSource | RobomimicSource | PackagedSource
+)
 """Where a dataset comes from: files, a folder of Minari's or LeRobot's, or the package d4rl."""
 
 
@@ -33,6 +39,11 @@ def is_lerobot(text: str) -> bool:
     return text.startswith(LEROBOT_PREFIX) or lerobot_folder(text) is not None
 
 
+def is_robomimic(text: str) -> bool:
+    """Whether a name is ``robomimic:FILE`` or the path of a file in robomimic's layout."""
+    return text.startswith(ROBOMIMIC_PREFIX) or is_robomimic_file(Path(text).expanduser())
+
+
 def find_source(
     name_or_path: str | os.PathLike[str],
     data_dir: str | os.PathLike[str] | None = None,
@@ -40,17 +51,20 @@ def find_source(
     *,
     minari_observations: Sequence[str] | None = None,
     lerobot: LeRobotOptions = DEFAULT_OPTIONS,
+    robomimic: RobomimicOptions = DEFAULT_ROBOMIMIC,
     guess: bool = False,
 ) -> Source:
     """Find a dataset.
 
     Args:
         name_or_path: ``minari:ID``; the folder of a Minari dataset, with ``minari:`` or without;
-            ``lerobot:PATH`` or ``lerobot:ORG/NAME``; ``d4rl:NAME``; or what ``resolve`` takes.
+            ``lerobot:PATH`` or ``lerobot:ORG/NAME``; ``robomimic:FILE``; ``d4rl:NAME``; or what
+            ``resolve`` takes.
         data_dir: Folder of downloaded files, as in ``resolve``.
         reading: How the rows are read.
         minari_observations: Parts of Minari's nested observations that are concatenated.
         lerobot: How a LeRobot dataset's frames become rows.
+        robomimic: How demonstrations in robomimic's layout become rows.
         guess: Whether the usual parts are taken where none are given.
 
     Raises:
@@ -59,8 +73,10 @@ def find_source(
     """
     text = os.fspath(name_or_path)
     minari, package = is_minari(text), text.startswith(D4RL_PREFIX)
-    robot = not minari and is_lerobot(text)
-    if text in (PREFIX, LEROBOT_PREFIX, D4RL_PREFIX):
+    log = not minari and is_lerobot(text)
+    demos = not minari and not log and is_robomimic(text)
+    robot = log or demos
+    if text in (PREFIX, LEROBOT_PREFIX, ROBOMIMIC_PREFIX, D4RL_PREFIX):
         raise ConfigError(f"'{text}' names no dataset: write its id behind it.")
     if (minari or package) and reading.env_id is not None:
         raise ConfigError(f"{text}: env_id goes only with files: leave it out.")
@@ -76,7 +92,10 @@ def find_source(
         return MinariSource(dataset_id, minari_observations, guess, reading.cache)
     if minari_observations is not None:
         raise ConfigError(f"{text}: minari_observations goes only with minari:ID.")
-    if robot:
+    if demos:
+        place = text.removeprefix(ROBOMIMIC_PREFIX)
+        return RobomimicSource(place, robomimic, guess, reading.cache, reading.env_id)
+    if log:
         place = text.removeprefix(LEROBOT_PREFIX)
         return LeRobotSource(place, lerobot, guess, reading.cache, reading.env_id)
     if package:
