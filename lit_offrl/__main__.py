@@ -27,6 +27,7 @@ COMMANDS = {
     "serve": "answer observations with a checkpoint's actions over HTTP",
     "compare": "scores of runs by method and dataset, with intervals and protocol",
     "claims": "which claims of the papers hold in evaluated runs, dataset by dataset",
+    "export": "write a checkpoint's policy as a file that a robot runs without this library",
     "ope": "value policies that were not trained on from logged data alone",
     "figures": "draw a paper's figure, with its numbers, from a checkpoint",
     "configs": "list, show and copy the configs that come with the library",

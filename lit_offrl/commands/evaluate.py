@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,12 +20,12 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import file_sha256, require_writable
 from lit_offrl.common.user_code import command_line
 from lit_offrl.evaluation.envs import name_env
-from lit_offrl.tracking.references import Checkpoint, label
+from lit_offrl.tracking.references import REFERENCE, label
 from lit_offrl.tracking.results import OwnRun, log_to_origin
 from lit_offrl.tracking.store import redacted
 
 if TYPE_CHECKING:
-    from lit_offrl.modules.base import OfflineModule
+    from lit_offrl.evaluation.record import EvaluationRecord
 
 _POLICY = "--policy."
 
@@ -39,35 +39,21 @@ def main(argv: Sequence[str]) -> int:
     options, policy_options = read_arguments(argv)
     if options.run_tags and options.run_name is None:
         raise ConfigError("--run_tags are of a run of its own: give it a --run_name.")
-    from lit_offrl.evaluation.evaluate import evaluate_module  # torch and Lightning: seconds
-    from lit_offrl.modules.checkpoints import (
-        checkpoint_rule,
-        load_module,
-        mlflow_origin,
-        read_checkpoint,
-    )
-
-    module = load_module(options.ckpt_path, options.device)
-    output = options.output or _default_output(options, module, policy_options)
+    scored = _exported(options) if options.policy else _checkpoint(options, policy_options)
+    output = options.output or _default_output(options, scored)
     for path in (output, options.video):
         if path is not None:
             require_writable(path)
-    saved = read_checkpoint(options.ckpt_path)
-    record = evaluate_module(
-        module,
+    record = scored.evaluate(
         episodes=options.episodes,
         seed=options.seed,
         num_envs=options.num_envs,
         env_id=options.env,
         max_episode_steps=options.max_episode_steps,
-        policy_options=policy_options,
         gamma=options.gamma,
         record_video=options.video,
         video_size=options.video_size,
         progress=sys.stderr.isatty(),
-        checkpoint=options.ckpt_path,
-        checkpoint_rule=checkpoint_rule(options.ckpt_path, saved),
-        training_steps=saved.get("global_step"),
         command=redacted(command_line(["evaluate", *argv])),
     )
     Console().print(record.table())
@@ -79,13 +65,10 @@ def main(argv: Sequence[str]) -> int:
         return 0
     files = [path] if options.video is None else [path, options.video]
     run = None if options.run_name is None else OwnRun(options.run_name, options.run_tags)
-    origin = mlflow_origin(options.ckpt_path)
-    if origin is None and (options.mlflow or run is not None):
-        print(
-            f"lit-offrl evaluate: {options.ckpt_path} came from no MLflow run: nothing is logged."
-        )
+    if scored.origin is None and (options.mlflow or run is not None):
+        print(f"lit-offrl evaluate: {scored.file} came from no MLflow run: nothing is logged.")
     logged = log_to_origin(
-        origin,
+        scored.origin,
         "evaluate",
         record.metrics(),
         files,
@@ -94,6 +77,62 @@ def main(argv: Sequence[str]) -> int:
         run=run,
     )
     return int(options.mlflow is True and not logged)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scored:
+    """What is scored: its file, environment, policy options, MLflow run, and how."""
+
+    file: Path
+    env_id: str | None
+    policy_options: Mapping[str, Any]
+    origin: dict[str, str] | None
+    evaluate: Callable[..., EvaluationRecord]
+
+
+def _checkpoint(options: EvaluateOptions, policy_options: dict[str, Any]) -> _Scored:
+    from lit_offrl.evaluation.evaluate import evaluate_module  # torch and Lightning: seconds
+    from lit_offrl.modules.checkpoints import (
+        checkpoint_rule,
+        load_module,
+        mlflow_origin,
+        read_checkpoint,
+    )
+
+    path = options.ckpt_path
+    assert path is not None  # read_arguments saw to it
+    module, saved = load_module(path, options.device), read_checkpoint(path)
+    return _Scored(
+        file=path,
+        env_id=module.spec.env_id if module.spec else None,
+        policy_options=policy_options,
+        origin=mlflow_origin(path),
+        evaluate=lambda **how: evaluate_module(
+            module,
+            policy_options=policy_options,
+            checkpoint=path,
+            checkpoint_rule=checkpoint_rule(path, saved),
+            training_steps=saved.get("global_step"),
+            **how,
+        ),
+    )
+
+
+def _exported(options: EvaluateOptions) -> _Scored:
+    from lit_offrl.evaluation.evaluate import evaluate_exported
+    from lit_offrl.export import load_onnx
+
+    path = options.policy
+    assert path is not None
+    policy = load_onnx(path, options.seed)
+    facts = policy.facts
+    return _Scored(
+        file=path,
+        env_id=facts.spec["env_id"],
+        policy_options=facts.policy_options,
+        origin=None if facts.mlflow is None else dict(facts.mlflow),
+        evaluate=lambda **how: evaluate_exported(policy, file=path, **how),
+    )
 
 
 def read_arguments(argv: Sequence[str]) -> tuple[EvaluateOptions, dict[str, Any]]:
@@ -109,6 +148,18 @@ def read_arguments(argv: Sequence[str]) -> tuple[EvaluateOptions, dict[str, Any]
         "evaluate",
         epilog="--policy.OPTION VALUE sets an option of the module's policy.",
     )
+    if (options.ckpt_path is None) == (options.policy is None):
+        raise ConfigError(
+            "evaluate takes one of --ckpt_path, a checkpoint, and --policy, an exported policy."
+        )
+    if options.policy is not None and policy_options:
+        name = next(iter(policy_options))
+        raise ConfigError(
+            f"--policy.{name} is an option of a checkpoint's policy: an exported one has the"
+            " options that it was exported with; give them to 'lit-offrl export'."
+        )
+    if options.policy is not None and options.device != CPU:
+        raise ConfigError("--device is for checkpoints: an exported policy runs on the CPU.")
     if options.env is not None:
         name_env(options.env)
     return options, policy_options
@@ -122,6 +173,8 @@ class EvaluateOptions:
 
     Args:
         ckpt_path: Checkpoint of 'fit' to evaluate: a path, runs:/ID or models:/NAME@ALIAS.
+        policy: Policy that 'export' has written, an .onnx, to evaluate through onnxruntime in the
+            place of a checkpoint.
         episodes: Number of episodes, at least 1.
         seed: Seed that each episode's own seed follows from.
         env: A gymnasium id, or MODULE:ID for one of your own. (default: that of the data)
@@ -143,7 +196,8 @@ class EvaluateOptions:
         run_tags: Tags of that run, a JSON mapping by name.
     """
 
-    ckpt_path: Checkpoint
+    ckpt_path: Annotated[Path | None, REFERENCE] = None
+    policy: Path | None = None
     episodes: Annotated[int, positive] = 100
     seed: Annotated[int, seed_number] = 0
     env: str | None = None
@@ -211,15 +265,16 @@ _tags.__name__ = "JSON mapping"
 _size.__name__ = "even WIDTHxHEIGHT"  # argparse names the type in its message
 
 
-def _default_output(
-    options: EvaluateOptions, module: OfflineModule, policy_options: dict[str, Any]
-) -> Path:
+def _default_output(options: EvaluateOptions, scored: _Scored) -> Path:
     """Name the record, so that only one of the same checkpoint and policy options is replaced."""
-    checkpoint = options.ckpt_path.resolve()
-    env_id = options.env or (module.spec and module.spec.env_id) or "env"
+    checkpoint = scored.file.resolve()
+    env_id = options.env or scored.env_id or "env"
     parts = (label(checkpoint), checkpoint.stem, re.sub("[/:]", "-", env_id))
     name = "-".join([*parts, f"seed{options.seed}"])
-    own = {"checkpoint_sha256": file_sha256(checkpoint), "policy_options": policy_options}
+    own = {
+        "checkpoint_sha256": file_sha256(checkpoint),
+        "policy_options": dict(scored.policy_options),
+    }
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     paths = (Path("evaluations") / f"{each}.json" for each in names)
     return next(path for path in paths if not path.exists() or _facts(path, own) == own)

@@ -125,15 +125,31 @@ class CheckedAct:
 
 
 def checked(make: Callable[..., Policy]) -> Callable[..., Policy]:
-    """Return a method's ``policy`` that checks its options, and ``CheckedAct`` what it acts on."""
+    """Return a method's ``policy`` that checks its options, and ``CheckedAct`` what it acts on.
+
+    What it makes knows the module and the options that it was made by, as ``made_by``.
+    """
 
     @functools.wraps(make)
     def policy(module: Any, *args: Any, **options: Any) -> Policy:
-        given = inspect.signature(make).bind(module, *args, **options).arguments
+        signature = inspect.signature(make)
+        given = signature.bind(module, *args, **options).arguments
         require_arguments(make, given)
-        found = make(module, *args, **options)
+        found: Any = make(module, *args, **options)
+        found.made_by = module, _flat(signature, given)
         if not isinstance(found.act, CheckedAct):  # as it is where a subclass calls its parent's
-            found.act = CheckedAct(found.act, module.observation_dim)  # type: ignore[method-assign]
+            found.act = CheckedAct(found.act, module.observation_dim)
         return found
 
     return policy
+
+
+def _flat(signature: inspect.Signature, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a method but for its object, those of ``**options`` among them."""
+    found: dict[str, Any] = {}
+    for parameter in [*signature.parameters.values()][1:]:
+        if parameter.kind == parameter.VAR_KEYWORD:
+            found |= given.get(parameter.name, {})
+        elif parameter.name in given:
+            found[parameter.name] = given[parameter.name]
+    return found

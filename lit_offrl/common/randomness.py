@@ -7,8 +7,10 @@ has to be stored in a checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -72,6 +74,90 @@ Generator = ShardedGenerator | torch.Generator | None
 a copy, and so a wait for the device, at every draw."""
 
 
+class GivenNoise:
+    """Numbers for decisions that are given beforehand, in the place of the global generator's.
+
+    A decision for E states takes the same count n of standard normal numbers for each of them, in
+    the same order, whatever it draws them for: so it is a function of these numbers, which can be
+    exported, or repeated. While ``used``, what draws from the global generator takes the next
+    columns; an exponential number is −log Φ(−z) of one.
+
+    Args:
+        numbers: Standard normal (E, n).
+        sizes: Counts of numbers a state that each draw takes, as ``CountedNoise`` has found them,
+            for tracing, where E is a symbol that nothing can be counted by.
+
+    Raises:
+        ValueError: While drawing: n is too small.
+    """
+
+    def __init__(self, numbers: Tensor, sizes: Sequence[int] | None = None) -> None:
+        self.numbers, self._known = numbers, sizes
+        self.sizes: list[int] = []
+        """Counts of numbers a state that each draw has taken."""
+        self.differentiates = False
+        """Whether decisions have taken gradients, see ``row_gradient``."""
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """The next numbers for E states, of ``shape``, (E · k, …) or (E, …), state-major."""
+        first = sum(self.sizes)
+        if self._known is None:
+            size = shape[0] // len(self.numbers) * math.prod(shape[1:])
+        else:
+            size = self._known[len(self.sizes)]
+        self.sizes.append(size)
+        return self._columns(first, size).reshape(tuple(shape))
+
+    def _columns(self, first: int, size: int) -> Tensor:
+        if first + size > self.numbers.shape[1]:
+            raise ValueError(f"{self.numbers.shape[1]} numbers a state are too few: more are drawn")
+        return self.numbers[:, first : first + size]
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[GivenNoise]:
+        """Draw from these numbers instead of the global generator."""
+        token = _GIVEN.set(self)
+        try:
+            yield self
+        finally:
+            _GIVEN.reset(token)
+
+    @contextlib.contextmanager
+    def of_rows(self, rows: Tensor) -> Iterator[None]:
+        """Draw for some of the states alone, those of ``rows`` (N,), int64."""
+        whole, self.numbers = self.numbers, self.numbers[rows]
+        try:
+            yield
+        finally:
+            self.numbers = whole
+
+
+class CountedNoise(GivenNoise):
+    """Numbers that are made as they are drawn, which finds out how many decisions take.
+
+    Args:
+        rows: Number E of states.
+        device: Where the numbers are.
+    """
+
+    def __init__(self, rows: int, device: torch.device | str = "cpu") -> None:
+        super().__init__(torch.empty(rows, 0, device=device))
+        self._source = torch.Generator().manual_seed(0)
+
+    def _columns(self, first: int, size: int) -> Tensor:
+        shape = (len(self.numbers), size)
+        return torch.randn(shape, generator=self._source).to(self.numbers.device)
+
+
+_LEAST_WAIT = 2.0**-25  # what float32 tells apart from 0, which would choose what has probability 0
+_GIVEN: ContextVar[GivenNoise | None] = ContextVar("given_noise", default=None)
+
+
+def given_noise() -> GivenNoise | None:
+    """Return the numbers that decisions draw from; None where the global generator makes them."""
+    return _GIVEN.get()
+
+
 def draw_normal(
     shape: Sequence[int],
     generator: Generator,
@@ -82,7 +168,24 @@ def draw_normal(
     """Standard normal numbers of ``shape`` on ``device``."""
     if isinstance(generator, ShardedGenerator):
         return generator.normal(shape, dtype).to(device)
+    if generator is None and (given := _GIVEN.get()) is not None:
+        return given.normal(shape).to(device, dtype)
     return _draw(torch.randn, shape, generator, device, dtype)
+
+
+def draw_one(probabilities: Tensor) -> Tensor:
+    """Draw an index (B,), int64, of each row of ``probabilities`` (B, N) by the global generator.
+
+    The index of the least of N exponential waiting times with these rates, which is what
+    ``torch.multinomial`` does, to the bit.
+    """
+    if (given := _GIVEN.get()) is None:
+        waits = torch.empty_like(probabilities).exponential_()
+    else:
+        # by erf, which runtimes of exported graphs have, unlike its complement
+        erf = torch.erf(given.normal(probabilities.shape).to(probabilities) * math.sqrt(0.5))
+        waits = -torch.log(0.5 - 0.5 * erf).clamp(max=-_LEAST_WAIT)
+    return (probabilities / waits).argmax(dim=1)
 
 
 def draw_uniform(

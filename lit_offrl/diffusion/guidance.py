@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lit_offrl.common.randomness import given_noise
 from lit_offrl.diffusion.denoiser import (
     ConditionalDenoise,
     Denoise,
@@ -20,6 +21,20 @@ from lit_offrl.diffusion.targets import Prediction, training_target
 
 LogDensity = Callable[[Tensor, Tensor], Tensor]
 """x_t (B, …) and t (B,) to (B,): log p(y | x_t) up to a constant, or for example Q(s, x_t)."""
+
+
+def row_gradient(value: Callable[[Tensor], Tensor], x: Rows) -> Rows:
+    """∇ value(x) (B, …) of each row of x (B, …), whose value (B,) depends on that row alone.
+
+    No gradient flows on through it. Sampling usually runs under ``no_grad`` or inference mode; what
+    ``value`` is given is a tensor of neither.
+    """
+    if (given := given_noise()) is not None:
+        given.differentiates = True
+    with torch.inference_mode(False), torch.enable_grad():
+        at = x.detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(value(at).sum(), at)
+    return gradient
 
 
 def classifier_free_guidance(
@@ -50,10 +65,10 @@ def classifier_free_guidance(
 
     def guided(x_t: Rows, t: Times) -> Rows:
         # One time for all rows stays one expanded number, which denoisers may check for.
-        times = t[:1].expand(2 * len(t)) if t.stride() == (0,) else torch.cat([t, t])
+        times = t[:1].expand(2 * t.shape[0]) if t.stride() == (0,) else torch.cat([t, t])
         output = denoise(torch.cat([x_t, x_t]), times, both)
         # Leave the precision of autocast before the difference is magnified.
-        c, u = output.to(x_t.dtype).chunk(2)
+        c, u = output.to(x_t.dtype).unflatten(0, (2, -1))
         return u + scale * (c - u)
 
     return guided
@@ -84,10 +99,7 @@ def classifier_guidance(
     """
 
     def guided(x_t: Rows, t: Times) -> Rows:
-        # Sampling usually runs under no_grad or inference_mode; the clone is a tensor of neither.
-        with torch.inference_mode(False), torch.enable_grad():
-            x = x_t.detach().clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(log_density(x, t.clone()).sum(), x)
+        gradient = row_gradient(lambda x: log_density(x, t.clone()), x_t)
         alpha, sigma = schedule.alpha(t, x_t.ndim), schedule.sigma(t, x_t.ndim)
         # How (x_0, ε) move at a fixed x_t = α x_0 + σ ε; targets are linear in the pair.
         noise = -scale * sigma * gradient

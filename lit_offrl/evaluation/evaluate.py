@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
@@ -17,8 +17,10 @@ import torch.distributed as dist
 from lit_offrl.common import signals
 from lit_offrl.common.errors import ConfigError, EvaluationError, LitOffRLError, nearest
 from lit_offrl.common.files import file_sha256
+from lit_offrl.common.policy import Policy
 from lit_offrl.common.seeds import mix
 from lit_offrl.datasets.environments import ENVIRONMENTS
+from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.envs.differences import DIFFERENCES
 from lit_offrl.evaluation.envs import make_env, require_step_limit, step_limit
 from lit_offrl.evaluation.record import EvaluationRecord, config_sha256
@@ -26,7 +28,7 @@ from lit_offrl.evaluation.rollouts import Rollouts, merge, rollout
 from lit_offrl.evaluation.scores import has_references, normalized_score
 
 if TYPE_CHECKING:
-    from lit_offrl.datasets.schema import DatasetSpec
+    from lit_offrl.export.running import OnnxPolicy
     from lit_offrl.modules.base import OfflineModule
 
 _MAZE2D = "lit_offrl/maze2d-"  # episodes go on at the goal, where every step has the same reward
@@ -80,17 +82,111 @@ def evaluate_module(
     options = dict(policy_options or {})
     if module.spec is None:
         raise EvaluationError("This module was never trained on a dataset, so it cannot act.")
-    spec, max_episode_steps = environment_of(module.spec, env_id, max_episode_steps)
+    hyperparameters = {k: v for k, v in module.hparams.items() if not k.startswith("_")}
+
+    def make() -> Policy:
+        require_policy_options(type(module), options)
+        return module.policy(**options)
+
+    return _evaluate(
+        make,
+        module.spec,
+        acting(module, seed),
+        about={
+            "method": type(module).__name__,
+            "config_sha256": config_sha256(hyperparameters),
+            "training_seed": module.seed,
+            "training_steps": training_steps,
+            "checkpoint_rule": checkpoint_rule,
+            "policy_options": options,
+        },
+        episodes=episodes,
+        seed=seed,
+        num_envs=num_envs,
+        env_id=env_id,
+        max_episode_steps=max_episode_steps,
+        gamma=gamma,
+        progress=progress,
+        file=checkpoint,
+        command=command,
+        **kwargs,
+    )
+
+
+def evaluate_exported(
+    policy: OnnxPolicy,
+    *,
+    episodes: int,
+    seed: int,
+    num_envs: int = 8,
+    env_id: str | None = None,
+    max_episode_steps: int | None = None,
+    file: str | Path | None = None,
+    **kwargs: Any,
+) -> EvaluationRecord:
+    """Roll out an exported policy and record the results, as ``evaluate_module`` does.
+
+    Args:
+        policy: The policy, which draws its noise by a seed of its own.
+        episodes: Number of episodes, at least 1.
+        seed: Seed that gives each episode its own, with the episode's number.
+        num_envs: Number of environments stepped together, at least 1.
+        env_id: Gymnasium id of the environment; None for that of its training's dataset.
+        max_episode_steps: As in ``evaluate_module``.
+        file: The policy's file, for the record.
+        **kwargs: gamma, progress and command as in ``evaluate_module``, and further options of
+            ``rollout``.
+
+    Raises:
+        Interrupted: A signal has ended the roll-outs.
+        EvaluationError: No environment is known, it does not fit, nothing limits its episodes, or
+            the policy went wrong.
+    """
+    facts = policy.facts
+    names = ("method", "config_sha256", "training_seed", "training_steps", "checkpoint_rule")
+    return _evaluate(
+        lambda: policy,
+        DatasetSpec.from_dict(facts.spec),
+        contextlib.nullcontext(),
+        about={name: getattr(facts, name) for name in (*names, "policy_options")},
+        episodes=episodes,
+        seed=seed,
+        num_envs=num_envs,
+        env_id=env_id,
+        max_episode_steps=max_episode_steps,
+        file=file,
+        **kwargs,
+    )
+
+
+def _evaluate(
+    make: Callable[[], Policy],
+    of: DatasetSpec,
+    within: contextlib.AbstractContextManager[None],
+    about: Mapping[str, Any],
+    *,
+    episodes: int,
+    seed: int,
+    num_envs: int,
+    env_id: str | None,
+    max_episode_steps: int | None,
+    gamma: float | None = None,
+    progress: bool = False,
+    file: str | Path | None = None,
+    command: str | None = None,
+    **kwargs: Any,
+) -> EvaluationRecord:
+    """Roll out the policy that is made, and acts, within a context; ``about`` it says the rest."""
+    spec, max_episode_steps = environment_of(of, env_id, max_episode_steps)
     assert spec.env_id is not None  # environment_of saw to it
     share = (0, 1)
     if dist.is_available() and dist.is_initialized():
         share = (dist.get_rank(), dist.get_world_size())
     outcome: Rollouts | LitOffRLError | int
     try:
-        require_policy_options(type(module), options)
-        with acting(module, seed):
+        with within:
             outcome = rollout(
-                module.policy(**options),
+                make(),
                 spec.env_id,
                 episodes=episodes,
                 seed=seed,
@@ -114,9 +210,8 @@ def evaluate_module(
     if scores is not None and spec.env_id.startswith(_MAZE2D):
         stayed = tuple(normalized_score(rollouts.stayed_returns, spec).tolist())
     says = bool((rollouts.reached >= 0).all())  # whether the goal was reached
-    hyperparameters = {k: v for k, v in module.hparams.items() if not k.startswith("_")}
     return EvaluationRecord(
-        method=type(module).__name__,
+        **about,
         env_id=spec.env_id,
         max_episode_steps=max_episode_steps,
         environment_differences=DIFFERENCES.get(spec.env_id, ()),
@@ -140,13 +235,8 @@ def evaluate_module(
         ref_min_score=spec.ref_min_score,
         ref_max_score=spec.ref_max_score,
         ref_source=spec.ref_source,
-        checkpoint=str(checkpoint) if checkpoint else None,
-        checkpoint_sha256=file_sha256(checkpoint) if checkpoint else None,
-        checkpoint_rule=checkpoint_rule,
-        config_sha256=config_sha256(hyperparameters),
-        training_seed=module.seed,
-        training_steps=training_steps,
-        policy_options=options,
+        checkpoint=str(file) if file else None,
+        checkpoint_sha256=file_sha256(file) if file else None,
         command=command,
     )
 

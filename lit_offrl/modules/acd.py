@@ -141,9 +141,9 @@ class ACDModule(DiffusionActorModule, FrozenCriticsModule):
     ) -> Tensor:
         """Draw actions (S, number, a) for raw observations (S, o) under Eq. 4."""
         states = self.normalize_observations(observations)
-        advantages = torch.full((len(states),), float(advantage), device=states.device)
+        advantages = torch.full((states.shape[0],), float(advantage), device=states.device)
         given = torch.cat([states, self.average_encoding(advantages)], dim=-1)
-        absent = torch.cat([states, self.encoding.absent(len(states), states)], dim=-1)
+        absent = torch.cat([states, self.encoding.absent(states.shape[0], states)], dim=-1)
         if self.guidance == "classifier":
             rows = states.repeat_interleave(number, dim=0)
             return self.actor.sample(

@@ -64,7 +64,7 @@ class ACGModule(CriticGuidedModule):
         """
 
         def act(rows: Tensor) -> Tensor:
-            advantages = torch.full((len(rows),), float(advantage), device=rows.device)
+            advantages = torch.full((rows.shape[0],), float(advantage), device=rows.device)
             return self.actor(self._condition(self.normalize_observations(rows), advantages))
 
         return self.acting(act)

@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_type_hints
 
 import torch
@@ -124,6 +125,8 @@ class OfflineModule(OneOptimizer):
         self.spec: DatasetSpec | None = None
         self.resumed_from: str | None = None
         """The checkpoint whose weights come once the data are there, where a command names one."""
+        self.loaded_from: Path | None = None
+        """The file that ``load_module`` made it from."""
         self.stopping: Stopping | None = None
         """Set by the callback that hears signals, in a fit that has it."""
         self.normalizer = MinMaxNormalizer(observation_dim)

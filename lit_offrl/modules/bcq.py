@@ -144,10 +144,10 @@ class BCQModule(TwinCriticModule):
 
         def act(rows: Tensor) -> Tensor:
             observations = self.normalize_observations(rows)
-            shape = (len(rows), number, self.latent_dim)
+            shape = (rows.shape[0], number, self.latent_dim)
             noise = draw_normal(shape, None, device=rows.device)
             candidates = self.propose(observations, noise, self.actor)
             best = self.q.many(observations, candidates)[0].argmax(dim=1)
-            return candidates[torch.arange(len(rows), device=rows.device), best]
+            return candidates[torch.arange(rows.shape[0], device=rows.device), best]
 
         return self.acting(act)

@@ -16,6 +16,7 @@ from lit_offrl.common.named_classes import class_named
 from lit_offrl.common.renames import translated_config, translated_hyperparameters
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
 from lit_offrl.modules.checkpoint_form import CHECKPOINTS, CURVES, require_form
+from lit_offrl.modules.weights_file import SUFFIX, read_weights
 from lit_offrl.tracking.references import checkpoint_path
 
 _RUN_ID = re.compile(r"[\w-]{1,64}")  # it also names a file
@@ -24,6 +25,8 @@ _SECTIONS = ("model", "data", "trainer", "checkpoint", "evaluation")
 
 def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
     """Read a checkpoint of this library, never unpickling anything but tensors and plain types.
+
+    A ``.safetensors`` file of ``export`` has the weights and options of one.
 
     Its hyperparameters have the names of this version, and what held before there was an option
     for it, see ``renames``.
@@ -35,8 +38,14 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device = "cpu") 
     path = checkpoint_path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such checkpoint; give the path of a .ckpt file.")
+    checkpoint: Any
     try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        if path.suffix == SUFFIX:
+            checkpoint = read_weights(path, map_location)
+        else:
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except LitOffRLError:
+        raise
     except Exception as error:  # torch raises many kinds, each for a broken or foreign file
         said = first_line(error)[:120]
         raise ConfigError(f"{path}: not a readable checkpoint ({said}).") from error
@@ -171,7 +180,9 @@ def load_module(path: str | Path, map_location: str | torch.device = "cpu") -> O
     Raises:
         ConfigError: the file is missing, is no checkpoint of this library, or does not fit it.
     """
+    path = checkpoint_path(path)
     module = module_of(read_checkpoint(path, map_location), path)
+    module.loaded_from = path
     return module.to(map_location).eval()
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import draw_normal, draw_times
 from lit_offrl.datasets.views import WindowBatch
+from lit_offrl.diffusion.guidance import row_gradient
 from lit_offrl.diffusion.samplers import Step
 from lit_offrl.modules.plan_policy import Controller, PlanPolicy
 from lit_offrl.modules.plans import PlanModule
@@ -194,11 +195,9 @@ class DiffuserModule(PlanModule):
         def move(x: Tensor, step: Step, fix: Callable[[Tensor], Tensor]) -> Tensor:
             if step.t <= self.guide_stop:
                 return x
-            t = torch.full((1,), step.t, device=x.device).expand(len(x))
+            t = torch.full((1,), step.t, device=x.device).expand(x.shape[0])
             for _ in range(self.guide_steps):
-                with torch.inference_mode(False), torch.enable_grad():
-                    at = x.detach().clone().requires_grad_()
-                    (gradient,) = torch.autograd.grad(value(at, t, times).sum(), at)
+                gradient = row_gradient(lambda at: value(at, t, times), x)
                 x = fix(x + scale * unscaled[step.t] * gradient)
             return x
 

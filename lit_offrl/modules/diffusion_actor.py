@@ -186,14 +186,14 @@ class DiffusionActor(nn.Module):
             .sample(
                 denoise,
                 self.schedule,
-                (len(condition) * number, self.action_dim),
+                (condition.shape[0] * number, self.action_dim),
                 prediction="epsilon",
                 generator=noise,
                 device=condition.device,
             )
             .clamp(-1.0, 1.0)
         )  # which changes what no step has clipped, and nothing else
-        return (self.centre + self.scale * drawn).view(len(condition), number, self.action_dim)
+        return (self.centre + self.scale * drawn).view(condition.shape[0], number, self.action_dim)
 
     def update_ema(self) -> None:
         """Let the averaged denoiser follow the trained one."""

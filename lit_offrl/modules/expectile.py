@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lit_offrl.common.randomness import draw_one
 from lit_offrl.nets import MLP, EnsembleCritic, frozen_copy, polyak_update_
 from lit_offrl.nets.mlp import LayerNorms
 
@@ -127,5 +128,5 @@ def best_of(
     if pick == "max":
         chosen = values.argmax(dim=1)
     else:
-        chosen = torch.softmax(values / temperature, dim=1).multinomial(1).squeeze(1)
-    return candidates[torch.arange(len(chosen), device=chosen.device), chosen]
+        chosen = draw_one(torch.softmax(values / temperature, dim=1))
+    return candidates[torch.arange(chosen.shape[0], device=chosen.device), chosen]

@@ -83,7 +83,7 @@ class FlowActor(nn.Module):
             noise: Where the numbers come from; the global generator if None.
             initial_noise: Standard normal (S · number, a), state-major, in place of a draw.
         """
-        rows, encoded = len(observations), repeat_encoded(self.net.encode(observations), number)
+        rows, encoded = observations.shape[0], repeat_encoded(self.net.encode(observations), number)
         drawn = self.sampler.sample(
             partial(self.net.velocity, encoded=encoded),
             (rows * number, self.action_dim),

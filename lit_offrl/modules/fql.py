@@ -96,7 +96,7 @@ class FQLModule(FlowActorModule, TwinCriticModule):
         """Act by the one-step policy: one pass of one network, with noise drawn for each state."""
 
         def act(rows: Tensor) -> Tensor:
-            noise = draw_normal((len(rows), self.action_dim), None, device=rows.device)
+            noise = draw_normal((rows.shape[0], self.action_dim), None, device=rows.device)
             return self.flow.clipped(self.one_step(self.normalize_observations(rows), noise))
 
         return self.acting(act)

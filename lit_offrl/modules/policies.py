@@ -1,15 +1,102 @@
-"""Policies made from networks: normalise, run, hand back numpy."""
+"""Policies made from networks: one function of observations and a state, which the policy holds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from lit_offrl.modules.base import OfflineModule
 
-class NetworkPolicy:
+State = dict[str, Tensor]
+"""What E environments' policy remembers: tensors (E, …) by name. Where an environment's rows are 0
+it begins an episode; where there are no tensors, all do."""
+
+
+class StepPolicy(ABC):
+    """A policy that is one function: observations and a state in, actions and the next state out.
+
+    A subclass gives ``step``, which has no effects; the policy holds the state between steps.
+
+    Args:
+        device: Where the function computes.
+    """
+
+    made_by: tuple[OfflineModule, Mapping[str, Any]] | None = None
+    """The method and the options that it was made by, where a method's ``policy`` made it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._state: State = {}
+
+    @abstractmethod
+    def step(self, observations: Tensor, state: State, **beside: Tensor) -> tuple[Tensor, State]:
+        """Return actions (E, a) and the next state for raw observations (E, o) and a state.
+
+        Args:
+            observations: Raw observations on the policy's device.
+            state: What the step before returned; without tensors at the begin.
+            **beside: What ``beside_sizes`` names.
+        """
+
+    def beside_sizes(self) -> dict[str, int]:
+        """Sizes g of what ``step`` takes beside observations, (E, g), by name."""
+        return {}
+
+    def _beside(self, number: int) -> dict[str, Tensor]:
+        """Return what ``step`` takes beside the observations of ``number`` environments."""
+        return {}
+
+    def reset(self, mask: np.ndarray | None = None) -> None:
+        """Begin new episodes where ``mask`` (E,) is True, everywhere when it is None."""
+        held = next(iter(self._state.values()), None)
+        if mask is None or held is None or len(held) != len(mask):
+            self._state = {}
+            return
+        begun = torch.from_numpy(np.asarray(mask, bool)).to(self._device)
+        self._state = {
+            name: part.masked_fill(begun.view(-1, *(1,) * (part.ndim - 1)), 0)
+            for name, part in self._state.items()
+        }
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Map raw observations (E, o) to actions (E, a), float32."""
+        rows = torch.as_tensor(observations, dtype=torch.float32).to(self._device)
+        if any(len(part) != len(rows) for part in self._state.values()):
+            self._state = {}
+        with torch.no_grad():
+            actions, self._state = self.step(rows, self._state, **self._beside(len(rows)))
+            return actions.float().cpu().numpy()
+
+    def export(
+        self,
+        output: str | Path,
+        format: Literal["onnx", "safetensors"] = "onnx",
+    ) -> Path:
+        """Write the policy to a folder, for a robot, a registry or a hub.
+
+        Args:
+            output: The folder; see ``lit_offrl.export.export_policy`` for its files.
+            format: Of the file.
+
+        Returns:
+            The policy's file.
+
+        Raises:
+            LitOffRLError: As in ``export_policy``.
+        """
+        from lit_offrl.export import export_policy  # which imports all modules
+
+        return export_policy(self, output, format)
+
+
+class NetworkPolicy(StepPolicy):
     """A memoryless policy around a function from raw observations to actions.
 
     Args:
@@ -18,14 +105,9 @@ class NetworkPolicy:
     """
 
     def __init__(self, act: Callable[[Tensor], Tensor], device: torch.device) -> None:
+        super().__init__(device)
         self._act = act
-        self._device = device
 
-    def reset(self, mask: np.ndarray | None = None) -> None:
-        """Nothing lasts between steps."""
-
-    def act(self, observations: np.ndarray) -> np.ndarray:
-        """Map raw observations (E, o) to actions (E, a), float32."""
-        rows = torch.as_tensor(observations, dtype=torch.float32).to(self._device)
-        with torch.no_grad():
-            return self._act(rows).float().cpu().numpy()
+    def step(self, observations: Tensor, state: State, **beside: Tensor) -> tuple[Tensor, State]:
+        """Return actions (E, a); nothing lasts between steps."""
+        return self._act(observations), state

@@ -22,7 +22,7 @@ def attend(
     """
     query, key, value = (
         x.unflatten(-1, (heads, -1)).transpose(1, 2)
-        for x in (query.expand(len(key), -1, -1), key, value)
+        for x in (query.expand(key.shape[0], -1, -1), key, value)
     )
     if bias is not None:
         bias = bias.unsqueeze(1).to(query.dtype)

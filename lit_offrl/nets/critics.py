@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lit_offrl.common.tracing import traced
 from lit_offrl.nets.mlp import LayerNorms, in_float32, make_activation, require_widths
 
 _ALL = slice(None)
@@ -111,7 +112,7 @@ class _Ensemble(nn.Module):
         features, and the LayerNorm of one member is fused: up to 2.9 times as fast.
         """
         x = x.expand(self.size, -1, -1)
-        if x.device.type != "cpu" or x.shape[1] * self._width < _CACHED:
+        if traced() or x.device.type != "cpu" or x.shape[1] * self._width < _CACHED:
             return self.run(x, _ALL)
         return torch.cat([self.run(own, slice(i, i + 1)) for i, own in enumerate(x.split(1))])
 

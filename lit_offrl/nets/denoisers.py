@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lit_offrl.common.ranges import require_in
+from lit_offrl.common.tracing import traced
 from lit_offrl.nets.embeddings import sinusoidal
 from lit_offrl.nets.mlp import MLP, Dropout, make_activation
 
@@ -129,7 +130,9 @@ class ActionDenoiser(nn.Module):
         t = t[:1] if t.stride() == (0,) else t  # one time for all rows, as samplers have it
         x_t = x_t.to(self.from_event.weight.dtype)
         first = self.from_event(x_t) + encoded + times.index_select(0, t - 1)
-        if torch.is_grad_enabled() or first.device.type != "cpu" or len(first) <= self._together:
+        if traced() or torch.is_grad_enabled() or first.device.type != "cpu":
+            return self.body(first)
+        if len(first) <= self._together:
             return self.body(first)
         return torch.cat([self.body(rows) for rows in first.split(self._together)])
 

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.tracing import traced
 from lit_offrl.nets.critics import EnsembleLayerNorm, EnsembleLinear
 from lit_offrl.nets.mlp import in_float32, make_activation
 
@@ -138,7 +139,7 @@ class LatentCritic(nn.Module):
         Autocast does not apply there: LayerNorms and activations take longer in bfloat16, and more
         than its products save.
         """
-        if latents.device.type != "cpu" or self.size == 1:
+        if traced() or latents.device.type != "cpu" or self.size == 1:
             return self.minimum(observations, latents).max(dim=1)
         with torch.autocast("cpu", enabled=False):
             return self._best(observations, latents)
@@ -189,7 +190,7 @@ class LatentCritic(nn.Module):
         self, encoded: Tensor, latents: Tensor, members: Sequence[int] | None = None
     ) -> Tensor:
         """Return values ``(some, S, n)`` of some members, by default all, as ``encoded`` is."""
-        if latents.device.type != "cpu":
+        if traced() or latents.device.type != "cpu":
             return self._together(encoded, latents.to(encoded.dtype))
         # One after another: a CPU's cache holds one member's features, and its LayerNorm is fused.
         some = len(latents)

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.randomness import ShardedGenerator
 from lit_offrl.common.ranges import require_in
+from lit_offrl.common.tracing import traced
 
 _MANY = 1 << 14
 """Size of a tensor from which on several simple passes are faster than PyTorch's `Mish`."""
@@ -56,7 +57,7 @@ class Mish(nn.Module):
 
     def forward(self, x: Float[Tensor, "*B dim"]) -> Float[Tensor, "*B dim"]:
         """Apply the activation to each number."""
-        if x.device.type != "cpu" or x.dtype not in _TYPES or x.numel() < _MANY:
+        if traced() or x.device.type != "cpu" or x.dtype not in _TYPES or x.numel() < _MANY:
             return F.mish(x)
         return _MishOnCPU.apply(x if torch.is_grad_enabled() else x.detach())
 

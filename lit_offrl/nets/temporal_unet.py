@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.tracing import traced
 from lit_offrl.nets.embeddings import sinusoidal
 from lit_offrl.nets.mlp import Mish
 
@@ -35,8 +36,9 @@ class _Layer:
     def forward(self, x: Float[Tensor, "B before L"]) -> Float[Tensor, "B after _"]:
         """Map ``(B, before, L)`` to ``(B, after, L')``."""
         convolve = super().forward  # type: ignore[misc]
-        short = x.shape[2] <= _SHORT and len(x) >= _MANY
-        if not short or x.device.type != "cpu" or self.weight.requires_grad:
+        if traced() or x.device.type != "cpu" or self.weight.requires_grad:
+            return convolve(x)
+        if x.shape[2] > _SHORT or len(x) < _MANY:
             return convolve(x)
         made_of = (id(self.weight), self.weight._version, x.shape[2])
         if self._matrix is None or self._matrix[0] != made_of:

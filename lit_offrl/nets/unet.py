@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.tracing import traced
 from lit_offrl.nets.embeddings import NumberEmbedding, sinusoidal
 from lit_offrl.nets.mlp import MLP, make_activation
 
@@ -30,7 +31,7 @@ class UBlock(nn.Module):
         self, x: Float[Tensor, "*rows in"], c: Float[Tensor, "*#rows out"]
     ) -> Float[Tensor, "*rows out"]:
         """Map rows ``(…, in_dim)`` to ``(…, out_dim)``."""
-        if len(c) > 1 or torch.is_grad_enabled():
+        if traced() or len(c) > 1 or torch.is_grad_enabled():
             inner, around = self.first(x).chunk(2, dim=-1)
             return around + self.second(self.activation(self.norm(inner + c)))
         # One share for all rows is part of the bias, and products are added where they are made.
@@ -132,12 +133,12 @@ class UResNetDenoiser(nn.Module):
         same = t.stride() == (0,)
         t = t[:1] if same else t
         late = self.times(t) if times is None else times.index_select(0, t - 1)
-        rows, states = len(x_t), len(encoded)
+        rows, states = x_t.shape[0], encoded.shape[0]
         if not same and states < rows:  # each row has its own time, and so its own sum
             encoded = encoded.repeat_interleave(rows // states, dim=0)
         shares = encoded + late
         x = x_t.to(shares.dtype)
-        if x.device.type != "cpu" or torch.is_grad_enabled():
+        if traced() or x.device.type != "cpu" or torch.is_grad_enabled():
             return self._run(x, shares)
         each = rows // len(shares)
         some = max(1, _ROWS // each)
@@ -151,9 +152,9 @@ class UResNetDenoiser(nn.Module):
         return self.denoise(x_t, t, self.encode(condition))
 
     def _run(self, x: Tensor, shares: Tensor) -> Tensor:
-        apart = 1 < len(shares) < len(x)
+        apart = traced() or 1 < len(shares) < len(x)
         if apart:
-            x, shares = x.unflatten(0, (len(shares), -1)), shares[:, None]
+            x, shares = x.unflatten(0, (shares.shape[0], -1)), shares[:, None]
         kept: list[Tensor] = []
         down = (len(self.outs) - 1) // 2  # blocks of each way; an odd number leaves one between
         for number, (block, share) in enumerate(

@@ -8,11 +8,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Any
 
-import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError, DatasetError
+from lit_offrl.common.randomness import draw_normal
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import SnippetBatch, Snippets
 from lit_offrl.datasets.views.snippets import Partial
@@ -263,7 +263,9 @@ class LDCQStage1Module(OfflineModule):
 
         def choose(rows: Tensor) -> Tensor:
             mean, std = self.prior(self.normalize(rows))
-            return mean + std * torch.randn_like(mean) if sample_latents else mean
+            if not sample_latents:
+                return mean
+            return mean + std * draw_normal(mean.shape, None, device=mean.device)
 
         decode = partial(self.decode, sample=sample_actions)
         steps = self.horizon if execute_steps is None else execute_steps
@@ -279,5 +281,5 @@ class LDCQStage1Module(OfflineModule):
                 categories the likeliest).
         """
         shape = (len(observations), self.decoder.action_dim)
-        noise = torch.randn(shape, device=observations.device) if sample else None
+        noise = draw_normal(shape, None, device=observations.device) if sample else None
         return self.decoder.act(self.normalize(observations), latents, noise)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.common.randomness import ShardedGenerator
+from lit_offrl.common.randomness import ShardedGenerator, draw_normal
 from lit_offrl.datasets.priorities import Linear, Priorities
 from lit_offrl.datasets.views import SnippetBatch, Snippets
 from lit_offrl.diffusion import Variance
@@ -199,7 +199,7 @@ class LDCQStage3Module(StagedModule):
             return self.stage2.sample(observations, number, how, noise=noise)
         mean, std = self.first.prior(self.first.normalize(observations))
         shape = (len(mean), number, mean.shape[1])
-        drawn = torch.randn(shape, device=mean.device) if noise is None else noise.normal(shape)
+        drawn = draw_normal(shape, noise, device=mean.device)
         return mean[:, None] + std[:, None] * drawn
 
     def after_step(self) -> None:

@@ -1,0 +1,64 @@
+"""A decision's graph as an ONNX file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lit_offrl.common.extras import needed
+from lit_offrl.common.files import whole_file
+from lit_offrl.export.facts import KEY, PolicyFacts
+from lit_offrl.export.graph import Graph
+
+OPSET = 20  # the first with Gelu
+
+
+def write_onnx(graph: Graph, facts: PolicyFacts, path: Path) -> None:
+    """Write an ONNX file, whole or not at all, with the facts among its metadata.
+
+    Raises:
+        ConfigError: onnxscript is not installed.
+        FileError: The file cannot be written.
+    """
+    op = needed("onnxscript", "export", "the format onnx").opset20
+
+    def mish(x: Any) -> Any:
+        """As operators for which onnxruntime has kernels."""
+        return op.Mul(x, op.Tanh(op.Softplus(x)))
+
+    with _quiet():
+        made = torch.onnx.export(
+            graph.program,
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=[*graph.inputs],
+            output_names=[*graph.outputs],
+            custom_translation_table={torch.ops.aten.mish.default: mish},
+        )
+        assert made is not None
+        made.model.metadata_props[KEY] = facts.to_json()
+        made.model.producer_name, made.model.producer_version = KEY, facts.version
+        with whole_file(path) as temporary:
+            made.save(temporary)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter says of its own affairs."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
