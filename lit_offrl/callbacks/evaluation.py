@@ -13,7 +13,7 @@ from lit_offrl.callbacks.curves import record_metrics
 from lit_offrl.callbacks.every import EveryNSteps
 from lit_offrl.callbacks.interruption import GracefulStop, end_training
 from lit_offrl.callbacks.lookup import find_callback, settings
-from lit_offrl.callbacks.record import data_figures
+from lit_offrl.callbacks.record import data_figures, describe_runs
 from lit_offrl.callbacks.yardsticks import clone_behaviour, yardsticks
 from lit_offrl.common.errors import ConfigError, EvaluationError, LitOffRLError
 from lit_offrl.common.policy import GoalPolicy
@@ -29,8 +29,9 @@ class EvaluationDuringFit(EveryNSteps):
     """Rolls the policy out every N steps and at the end of a fit; processes share the episodes.
 
     Training is as if nothing had happened: it draws nothing from global generators, and
-    ``evaluate_module`` leaves those as they were. Logs ``eval/return`` and, where the
-    environment has reference returns, ``eval/score``; writes ``evaluation.json`` (of
+    ``evaluate_module`` leaves those as they were. Logs ``eval/return_mean``, where the
+    environment has reference returns ``eval/score``, and where it tells of successes their share,
+    ``eval/success_rate``; writes ``evaluation.json`` (of
     a step: ``evaluation-step-STEP.json``) to the run's folder.
 
     At the end a table shows the policy's mean beside that of the data's own episodes, without which
@@ -141,6 +142,8 @@ class EvaluationDuringFit(EveryNSteps):
         """Evaluate what was trained, once it is saved, and print the tables."""
         end_training(trainer)
         record = self._evaluate(trainer, pl_module, "evaluation.json")
+        if record is not None:
+            describe_runs(trainer, pl_module, record)
         cloning = self._evaluate_cloning(trainer, pl_module)
         if not trainer.is_global_zero or self.episodes == 0 or settings(trainer).fast_dev_run:
             return

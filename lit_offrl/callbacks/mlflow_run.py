@@ -23,7 +23,7 @@ from lit_offrl.common import signals
 from lit_offrl.common.errors import FileError
 from lit_offrl.common.files import shown
 from lit_offrl.common.quiet import say
-from lit_offrl.tracking.outbox import Artifact, Outbox, Point, load_outbox, unsent_file
+from lit_offrl.tracking.outbox import Artifact, Input, Outbox, Point, load_outbox, unsent_file
 from lit_offrl.tracking.runs import is_active
 from lit_offrl.tracking.sending import STOPPED_SECONDS, Sender
 from lit_offrl.tracking.store import (
@@ -38,6 +38,7 @@ from lit_offrl.tracking.store import (
     store_lock,
     store_uri,
 )
+from lit_offrl.tracking.system import SystemMetrics
 
 _LAST_SECONDS = 10.0  # for a store that does not answer once training has ended
 _REFUSED = re.compile(r"[^\w/. -]", re.ASCII)  # by MLflow, in a metric's name
@@ -62,6 +63,8 @@ class MLflowRun(MLFlowLogger):
             ``$MLFLOW_EXPERIMENT_ID``, or ``lit-offrl``.
         run_name: Name of the run. The default is MODULE-DATASET-seedSEED.
         tags: Tags of the run, values by name.
+        log_system_metrics: Whether to log the load of processors, memory, disk, network and GPUs,
+            every ten seconds.
 
     Raises:
         ConfigError: The server does not answer, the store's file cannot be written or is locked, or
@@ -74,6 +77,7 @@ class MLflowRun(MLFlowLogger):
         experiment_name: str | None = None,
         run_name: str | None = None,
         tags: dict[str, str] | None = None,
+        log_system_metrics: bool = False,
     ) -> None:
         uri = store_uri(tracking_uri)
         set_patience()
@@ -94,6 +98,9 @@ class MLflowRun(MLFlowLogger):
             self._experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID") or None
             if run_name is None:
                 self._given_run = os.environ.get("MLFLOW_RUN_ID") or None
+        self._samples = log_system_metrics
+        self._system: SystemMetrics | None = None
+        self._latest = 0
         self._sender: Sender | None = None
         self._folder: Path | None = None
         self.resumed = False
@@ -147,11 +154,22 @@ class MLflowRun(MLFlowLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics of a step; NaN is left out."""
         stamp = int(time.time() * 1000)
+        self._latest = step or 0
         self.outbox.points += [
             Point(_REFUSED.sub("", name), float(value), step or 0, stamp)
             for name, value in metrics.items()
             if not math.isnan(value)  # MLflow's servers differ about NaN; a gap says as much
         ]
+
+    @rank_zero_only
+    def log_input(self, data: Input) -> None:
+        """Log a dataset that the run takes; a run that has it does not get it again."""
+        self.outbox.inputs.append(data)
+
+    @rank_zero_only
+    def log_description(self, text: str) -> None:
+        """Log the run's description, Markdown; what a reader has written there stays."""
+        self.outbox.note = text
 
     @rank_zero_only
     def log_files(self, path: Path, folder: str | None = None) -> None:
@@ -162,6 +180,9 @@ class MLflowRun(MLFlowLogger):
     def keep_in(self, folder: Path) -> None:
         """Keep in a folder what cannot be sent by the end, and send what is kept there."""
         self._folder = folder
+        if self._samples and self._system is None:
+            points = self.outbox.points
+            self._system = SystemMetrics(points.extend, lambda: self._latest)
         if self.resumed:
             self.outbox.add(load_outbox(folder, str(self.run_id)))
 
@@ -183,6 +204,9 @@ class MLflowRun(MLFlowLogger):
             limit = STOPPED_SECONDS
             ended = "KILLED" if ended == "FAILED" else ended
         with signals.held():  # which shortens the wait
+            if self._system is not None:
+                self._system.end()
+                self._system = None
             sender = self._sending()
             try:
                 sender.end(ended, limit)

@@ -21,10 +21,13 @@ from lit_offrl.common import signals
 from lit_offrl.common.errors import FileError
 from lit_offrl.common.files import shown, write_whole
 from lit_offrl.common.quiet import say
+from lit_offrl.evaluation.protocol import evaluated
+from lit_offrl.evaluation.record import EvaluationRecord
 from lit_offrl.evaluation.scores import has_references, normalized_score
 from lit_offrl.figures import save_figure, training_curves
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
-from lit_offrl.tracking.outbox import curve_points
+from lit_offrl.tracking.outbox import Input, curve_points
+from lit_offrl.tracking.provenance import code_tags, dataset_input, description
 from lit_offrl.tracking.store import redacted, runs_address
 
 CONFIG_KEY = "config"
@@ -41,6 +44,7 @@ class RunRecord(SaveConfigCallback):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.command = redacted(kwargs.pop("command", ""))
         super().__init__(*args, **{**kwargs, "save_to_log_dir": False})
         self.text = redacted(self.parser.dump(self.config, **AS_PARSED))
 
@@ -64,6 +68,11 @@ class RunRecord(SaveConfigCallback):
             run.keep_in(path.parent)
             run.log_hyperparams({"data": data, **data_figures(trainer)})
             run.log_facts(run_facts(trainer, pl_module))
+            run.outbox.tags.update(code_tags(self.command))
+            if not resumed:
+                run.log_description(description(run_facts(trainer, pl_module)))
+            if (data_of_run := training_data(trainer)) is not None:
+                run.log_input(data_of_run)
             if resumed and curves is not None:  # what was held back when a process was killed
                 run.outbox.points += curve_points(curves.history, int(time.time() * 1000))
             run.log_files(path)
@@ -165,6 +174,23 @@ def data_figures(trainer: Trainer) -> dict[str, float]:
     if has_references(data.spec):
         figures["data/score_mean"] = float(normalized_score(returns, data.spec).mean())
     return figures
+
+
+def training_data(trainer: Trainer) -> Input | None:
+    """Return the data of a training as MLflow has them; None where none are known."""
+    data = getattr(settings(trainer).datamodule, "recorded", None)
+    if data is None:
+        return None
+    figures = {name.removeprefix("data/"): value for name, value in data_figures(trainer).items()}
+    figures.pop("episodes", None)  # complete ones alone
+    return dataset_input(data.spec, data.columns, len(data.episodes), **figures)
+
+
+def describe_runs(trainer: Trainer, module: LightningModule, record: EvaluationRecord) -> None:
+    """Have MLflow's run say in its description how the policy was evaluated."""
+    if trainer.is_global_zero:
+        for run in _mlflow_runs(trainer):
+            run.log_description(description(run_facts(trainer, module), evaluated(record)))
 
 
 def run_facts(trainer: Trainer, module: LightningModule) -> dict[str, Any]:

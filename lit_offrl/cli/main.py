@@ -42,7 +42,7 @@ from lit_offrl.common.configs import expand_argv, method_of
 from lit_offrl.common.errors import ConfigError, LitOffRLError, reason
 from lit_offrl.common.quiet import quiet, say
 from lit_offrl.common.ranges import SEEDS, require_in
-from lit_offrl.common.user_code import import_named
+from lit_offrl.common.user_code import command_line, import_named
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.evaluation.envs import name_env
 from lit_offrl.modules.checkpoints import mlflow_runs
@@ -82,6 +82,7 @@ class OfflineCLI(LightningCLI):
 
     def __init__(self, argv: Sequence[str]) -> None:
         self.verb = argv[0]
+        command = command_line(argv)
         argv = expand_argv(argv)
         self._given = Argv(argv)
         for module, given in self._given.modules():
@@ -108,6 +109,7 @@ class OfflineCLI(LightningCLI):
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 save_config_callback=own.RunRecord if fits else None,
+                save_config_kwargs={"command": command},
                 trainer_defaults={
                     **TRAINER_DEFAULTS,
                     "logger": {"class_path": _LOGGER} if fits else False,

@@ -20,6 +20,8 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import file_sha256, require_writable
 from lit_offrl.common.user_code import command_line
 from lit_offrl.evaluation.envs import name_env
+from lit_offrl.evaluation.protocol import evaluated
+from lit_offrl.tracking.provenance import code_tags, description
 from lit_offrl.tracking.references import REFERENCE, label
 from lit_offrl.tracking.results import OwnRun, log_to_origin
 from lit_offrl.tracking.store import redacted
@@ -64,7 +66,10 @@ def main(argv: Sequence[str]) -> int:
     if options.mlflow is False:
         return 0
     files = [path] if options.video is None else [path, options.video]
-    run = None if options.run_name is None else OwnRun(options.run_name, options.run_tags)
+    run = None
+    if options.run_name is not None:
+        tags = {**code_tags(record.command or ""), **options.run_tags}
+        run = OwnRun(options.run_name, tags)
     if scored.origin is None and (options.mlflow or run is not None):
         print(f"lit-offrl evaluate: {scored.file} came from no MLflow run: nothing is logged.")
     logged = log_to_origin(
@@ -75,6 +80,7 @@ def main(argv: Sequence[str]) -> int:
         step=record.training_steps or 0,
         tracking_uri=options.tracking_uri,
         run=run,
+        note=description(_run_facts(record), evaluated(record)),
     )
     return int(options.mlflow is True and not logged)
 
@@ -278,6 +284,17 @@ def _default_output(options: EvaluateOptions, scored: _Scored) -> Path:
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     paths = (Path("evaluations") / f"{each}.json" for each in names)
     return next(path for path in paths if not path.exists() or _facts(path, own) == own)
+
+
+def _run_facts(record: EvaluationRecord) -> dict[str, Any]:
+    facts = {
+        "method": record.method,
+        "dataset": record.dataset,
+        "dataset_sha256": record.dataset_sha256,
+        "max_steps": record.training_steps,
+        "seed": record.training_seed,
+    }
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _facts(path: Path, names: Iterable[str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from lit_offrl.common.errors import ConfigError, EvaluationError, nearest
 from lit_offrl.evaluation.comparison import Estimate, method_labels
+from lit_offrl.evaluation.record import present_name, present_names
 from lit_offrl.evaluation.runs import (
     Found,
     SeededRun,
@@ -114,7 +115,8 @@ def _value(metrics: Mapping[str, float], metric: str) -> float | None:
     if metric == LOSSES and metric not in metrics:
         parts = [value for name, value in metrics.items() if name.startswith(f"{LOSSES}/")]
         return sum(parts) if parts else None
-    return metrics.get(metric)
+    present = present_names(metrics)
+    return metrics.get(metric, present.get(present_name(metric)))
 
 
 def _of_mlflow(run: Any, value: float, metric: str, name: str, uri: str) -> OfflineRun:

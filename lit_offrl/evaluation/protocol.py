@@ -135,6 +135,23 @@ def describe(dataset: str, record: EvaluationRecord) -> str:
     return f"{dataset} (sha256 {facts['sha256']}): {'; '.join(parts)}"
 
 
+def evaluated(record: EvaluationRecord) -> list[str]:
+    """Return sentences on a policy's evaluation: its score, and by which protocol."""
+    numbers = record.summary()
+    scored = "score" if record.scores is not None else "return"
+    what = "Normalised score" if scored == "score" else "Return"
+    said = (
+        f"{what} {numbers[f'{scored}_mean']:.1f} ± {numbers[f'{scored}_standard_error']:.1f} "
+        f"(s.e.), IQM {numbers[f'{scored}_iqm']:.1f}"
+    )
+    if "reached_share" in numbers:
+        said += f"; successes: {100 * numbers['reached_share']:.0f} %"
+    if record.policy_options:
+        options = ", ".join(f"{name} {value}" for name, value in record.policy_options.items())
+        said += f"; options of the policy: {options}"
+    return [f"{said}.", f"Protocol: {describe(record.dataset or record.env_id, record)}."]
+
+
 def versions(records: Sequence[EvaluationRecord]) -> str:
     """Return the packages' versions that most of the records have, as a sentence."""
     counts = Counter(tuple(sorted(record.versions.items())) for record in records)

@@ -43,15 +43,25 @@ _PACKAGES = (
 )
 
 
-CURVES = ("eval/return", "eval/score")
+CURVES = ("eval/score", "eval/return_mean", "eval/success_rate")
 """Metrics of evaluations that a fit keeps by step."""
 
-_FORMER_NAMES = {"eval/return_mean": "eval/return", "eval/normalized_score": "eval/score"}
+_FORMER_NAMES = {
+    "eval/return": "eval/return_mean",
+    "eval/normalized_score": "eval/score",
+    "eval/reached_share": "eval/success_rate",
+}
+_SHORT = {"score_mean": "score", "length_mean": "length", "reached_share": "success_rate"}
+
+
+def present_name(metric: str) -> str:
+    """Return today's name of a metric."""
+    return _FORMER_NAMES.get(metric, metric)
 
 
 def present_names(history: Mapping[str, Any]) -> dict[str, Any]:
     """Return curves under today's names, of a checkpoint that an earlier version may have made."""
-    return {_FORMER_NAMES.get(name, name): line for name, line in history.items()}
+    return {present_name(name): line for name, line in history.items()}
 
 
 def package_versions() -> dict[str, str]:
@@ -253,9 +263,7 @@ class EvaluationRecord(JSONRecord):
 
         During a fit and afterwards, one quantity has one name.
         """
-        return {
-            f"eval/{name.removesuffix('_mean')}": figure for name, figure in self.summary().items()
-        }
+        return {f"eval/{_SHORT.get(name, name)}": figure for name, figure in self.summary().items()}
 
     def table(self) -> Table:
         """Return a table for the terminal: one row for scores, returns and lengths."""

@@ -17,6 +17,7 @@ from pydantic import Field
 from lit_offrl.common.configs import from_yaml
 from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.common.ranges import SEEDS
+from lit_offrl.evaluation.record import present_name
 from lit_offrl.experiments.config import FileReader, Section, yaml_text
 from lit_offrl.experiments.job import Cell
 
@@ -140,7 +141,7 @@ def read_search(reader: FileReader, given: Any, axes: Mapping[str, Axis]) -> Sea
         )
     metric, trials = search.metric, search.trials
     if metric not in _RECORDS and not metric.startswith(_CURVES):
-        known = (*_RECORDS, "val/loss", "val/loss/actor", "eval/score", "eval/return")
+        known = (*_RECORDS, "val/loss", "val/loss/actor", "eval/score", "eval/return_mean")
         raise reader.unknown("search.metric", "unknown metric", metric, known)
     reader.known(search.ope, "search.ope", _OPE_KEYS)
     if metric == "ope" and search.pruner != "none":
@@ -179,7 +180,7 @@ def read_curves(run: Path) -> dict[str, dict[int, float]]:
             with contextlib.suppress(
                 ValueError, IndexError
             ):  # the heading, and a line that is being written
-                step, name, value = int(row[0]), row[1], float(row[2])
+                step, name, value = int(row[0]), present_name(row[1]), float(row[2])
                 curves.setdefault(name, {})[step] = value
                 if name.startswith("val/loss/"):
                     total = curves.setdefault("val/loss", {})
@@ -204,7 +205,7 @@ def value_of(cell: Cell, metric: str) -> float:
         there = ["return"]
     else:
         curves = read_curves(cell.target.run)
-        if points := curves.get(metric):
+        if points := curves.get(present_name(metric)):
             return points[max(points)]
         there = sorted(curves)
     hint = nearest(metric, there) or f" It has {', '.join(there) or 'none'}."

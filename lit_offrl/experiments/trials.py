@@ -21,6 +21,7 @@ from rich.console import Console
 from lit_offrl.common.errors import ConfigError, install, reason
 from lit_offrl.common.files import write_whole
 from lit_offrl.common.user_code import command_line
+from lit_offrl.evaluation.record import present_name
 from lit_offrl.experiments import run
 from lit_offrl.experiments.board import Board
 from lit_offrl.experiments.config import difference, yaml_text
@@ -247,7 +248,8 @@ class Study:
         from optuna.trial import Trial
 
         study, pruned = self.open(number), None
-        frozen, points = study.trials[number], read_curves(run).get(self.search.curve, {})
+        frozen = study.trials[number]
+        points = read_curves(run).get(present_name(self.search.curve), {})
         trial = Trial(study, frozen._trial_id)
         for step in sorted(points.keys() - frozen.intermediate_values):
             trial.report(points[step], step)

@@ -18,6 +18,10 @@ from lit_offrl.common.files import write_whole
 _FILE = re.compile(r"mlflow-unsent-([\w-]+)\.json")
 
 
+CONTEXT = "mlflow.data.context"
+"""Tag of a dataset: what a run has taken it for."""
+
+
 class Point(NamedTuple):
     """A metric's value at an optimiser's step."""
 
@@ -34,6 +38,18 @@ class Artifact(NamedTuple):
     folder: str
 
 
+class Input(NamedTuple):
+    """A dataset that a run has taken, as MLflow has it."""
+
+    name: str
+    digest: str  # at most 36 letters
+    source_type: str
+    source: str  # as the next two JSON
+    schema: str
+    profile: str
+    context: str  # what for, such as training
+
+
 @dataclass
 class Outbox:
     """What waits, each kind in the order in which it came.
@@ -45,6 +61,8 @@ class Outbox:
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     artifacts: list[Artifact] = field(default_factory=list)
+    inputs: list[Input] = field(default_factory=list)
+    note: str | None = None  # the run's description, unless its reader has written another one
     status: str | None = None  # once the run has ended: FINISHED, FAILED or KILLED
     ended: int | None = None  # when it did, in milliseconds since 1970
 
@@ -53,13 +71,16 @@ class Outbox:
 
     def is_only_the_end(self) -> bool:
         """Whether all that waits is how the run ended."""
-        return not (self.points or self.params or self.tags or self.artifacts)
+        kinds = (self.points, self.params, self.tags, self.artifacts, self.inputs, self.note)
+        return not any(kinds)
 
     def __str__(self) -> str:
         counts = {
             "metric values": len(self.points),
             "parameters and tags": len(self.params) + len(self.tags),
             "files": len(self.artifacts),
+            "datasets": len(self.inputs),
+            "description": int(self.note is not None),
         }
         said = [f"{number} {name}" for name, number in counts.items() if number]
         said += ["how the run ended"] * bool(self.status)
@@ -69,13 +90,15 @@ class Outbox:
         """Take in what another one holds, but for how the run ended."""
         self.points += other.points
         self.artifacts += other.artifacts
+        self.inputs += other.inputs
+        self.note = self.note if self.note is not None else other.note
         for mine, others in ((self.params, other.params), (self.tags, other.tags)):
             for name, value in others.items():
                 mine.setdefault(name, value)
 
     def copy(self) -> Outbox:
         """Return what it holds now, whoever changes it meanwhile."""
-        kinds = ("points", "params", "tags", "artifacts")
+        kinds = ("points", "params", "tags", "artifacts", "inputs")
         return replace(self, **{kind: getattr(self, kind).copy() for kind in kinds})
 
     def save(self, folder: Path, run_id: str) -> Path:

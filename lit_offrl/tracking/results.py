@@ -10,10 +10,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lit_offrl.common.errors import ConfigError, first_line
-from lit_offrl.tracking.outbox import Artifact, Outbox, Point
+from lit_offrl.tracking.outbox import CONTEXT, Artifact, Input, Outbox, Point
 from lit_offrl.tracking.runs import FIGURES_TAG, TAG
 from lit_offrl.tracking.sending import Delivery
 from lit_offrl.tracking.store import open_client, redacted, sqlite_file, store_uri
@@ -70,6 +70,7 @@ def log_to_origin(
     step: int = 0,
     tracking_uri: str | None = None,
     run: OwnRun | None = None,
+    note: str | None = None,
 ) -> bool:
     """Add metrics and files to the training's run, if any; say so where that cannot be done.
 
@@ -84,6 +85,7 @@ def log_to_origin(
         step: Step of the training that the metrics are of.
         tracking_uri: The user's store; None for the default.
         run: A new run to log to, which takes over what the training's says of options and data.
+        note: The run's description, Markdown; what its reader has written there stays.
 
     Returns:
         Whether nothing is left to be logged.
@@ -96,6 +98,7 @@ def log_to_origin(
     def log() -> str:
         _require_file(uri)
         outbox = results(metrics, files, verb, step)
+        outbox.note = note
         run_id = trained if run is None else _run_beside(trained, uri, run, outbox)
         add_to_run(run_id, uri, outbox)
         return run_id
@@ -111,11 +114,22 @@ def _run_beside(trained: str, tracking_uri: str, run: OwnRun, outbox: Outbox) ->
     tags = {**facts, **run.tags, TRAINED_BY: trained}
     made = client.create_run(origin.info.experiment_id, run_name=run.name, tags=tags)
     outbox.params = dict(origin.data.params)
+    outbox.inputs = inputs_of(origin)
     # Earlier versions kept what is known of the data as metrics.
     data = {k: v for k, v in origin.data.metrics.items() if k.startswith("data/")}
     outbox.points += results(data, [], "").points
     outbox.status, outbox.ended = "FINISHED", int(time.time() * 1000)
     return str(made.info.run_id)
+
+
+def inputs_of(run: Any) -> list[Input]:
+    """Return the datasets that a run has taken."""
+    found = []
+    for one in run.inputs.dataset_inputs if run.inputs is not None else ():
+        data, context = one.dataset, {tag.key: tag.value for tag in one.tags}
+        facts = (data.name, data.digest, data.source_type, data.source, data.schema, data.profile)
+        found.append(Input(*facts, context.get(CONTEXT, "training")))
+    return found
 
 
 def log_to_experiment(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,8 @@ from typing import Any
 from lit_offrl.common import signals
 from lit_offrl.common.errors import reason, root
 from lit_offrl.common.quiet import say
-from lit_offrl.tracking.outbox import Outbox, Point
-from lit_offrl.tracking.runs import artifact_repository
+from lit_offrl.tracking.outbox import CONTEXT, Input, Outbox, Point
+from lit_offrl.tracking.runs import TAG, artifact_repository
 from lit_offrl.tracking.store import redacted
 
 _MOST_POINTS = 1000  # MLflow's limits for a call
@@ -23,6 +25,8 @@ _MOST_PARAMS = 100
 _END = "how it ended"
 _NAMES = {"params": "parameters", "tags": "tags"}
 _LARGEST = 1.7976931348623157e308  # what MLflow's databases keep of infinity
+_NOTE = "mlflow.note.content"
+_NOTE_MARK = f"{TAG}note"
 _EVERY_SECONDS = 5.0
 _SHARE = 20  # of the time the thread works one part in so many
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries of a store that fails
@@ -81,6 +85,12 @@ class Delivery:
             self._params |= set(self._run.data.params)
         self._send_facts(outbox.params, Param, "params", began)
         self._send_facts(outbox.tags, RunTag, "tags", began)
+        while outbox.inputs:
+            self._send_input(outbox.inputs[0], began)
+            del outbox.inputs[0]
+        if (note := outbox.note) is not None:
+            self._send_note(note, began)
+            outbox.note = None if outbox.note == note else outbox.note
         while outbox.points:
             points = outbox.points[:_MOST_POINTS]
             self._send_points(points, began)
@@ -112,6 +122,44 @@ class Delivery:
             for name, value in part.items():  # but what has another value by now
                 if facts.get(name) == value:
                     del facts[name]
+
+    def _send_input(self, data: Input, began: Callable[[int], None]) -> None:
+        """Send a dataset; one that the run has by name and digest stays as it is."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        had = self._run.inputs.dataset_inputs if self._ask else ()
+        if any((one.dataset.name, one.dataset.digest) == data[:2] for one in had):
+            return
+        began(0)
+        *facts, context = data
+        made = DatasetInput(Dataset(*facts), [InputTag(CONTEXT, context)])
+        with self._unless_unknown("datasets"):
+            self.client.log_inputs(self.run_id, [made])
+            self.sent["datasets"] += 1
+
+    @contextmanager
+    def _unless_unknown(self, what: str) -> Iterator[None]:
+        """Say in a line that a server of an earlier version has no place for something."""
+        try:
+            yield
+        except Exception as error:
+            if getattr(error, "error_code", None) != "ENDPOINT_NOT_FOUND":
+                raise
+            say(f"MLflow at {self._uri} is of a version without {what}: they are not logged there.")
+
+    def _send_note(self, note: str, began: Callable[[int], None]) -> None:
+        """Send the description, but over none that is not of this library's making."""
+        from mlflow.entities import RunTag
+
+        began(0)
+        tags = self.client.get_run(self.run_id).data.tags
+        if (before := tags.get(_NOTE)) == note:
+            return
+        if before is None or _mark(before) == tags.get(_NOTE_MARK):
+            began(0)
+            made = [RunTag(_NOTE_MARK, _mark(note)), RunTag(_NOTE, note)]
+            self.client.log_batch(self.run_id, tags=made)
+            self.sent["descriptions"] += 1
 
     def _send_points(self, points: list[Point], began: Callable[[int], None]) -> None:
         from mlflow.entities import Metric
@@ -154,6 +202,11 @@ class Delivery:
     def _repository(self) -> Any:
         run = self._run or self.client.get_run(self.run_id)
         return artifact_repository(self._uri, run.info.artifact_uri)
+
+
+def _mark(note: str) -> str:
+    """Return what tells a description that this library has written from its readers' own."""
+    return hashlib.sha256(note.encode()).hexdigest()[:8]
 
 
 class Sender:

@@ -20,7 +20,7 @@ def test_evaluates_on_the_way_and_at_the_end_without_touching_training(lit, caps
     seen, unseen = (torch.load(f"{d}/last.ckpt", weights_only=True) for d in ("seen", "unseen"))
     for name, value in unseen["state_dict"].items():
         assert torch.equal(seen["state_dict"][name], value)
-    history = seen["callbacks"]["Curves"]["history"]["eval/return"]
+    history = seen["callbacks"]["Curves"]["history"]["eval/return_mean"]
     assert [step for step, _ in history] == [2, 4]  # that of step 6 comes after the checkpoint
 
     record = EvaluationRecord.load("seen/evaluation.json")

@@ -1,11 +1,14 @@
 """What MLflow holds after a fit, and after one that was interrupted and resumed."""
 
 import contextlib
+import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import h5py
@@ -14,6 +17,7 @@ import yaml
 from filelock import FileLock
 from mlflow.tracking import MlflowClient
 
+from lit_offrl import __version__
 from lit_offrl.__main__ import main
 from lit_offrl.callbacks import mlflow_run
 from lit_offrl.callbacks.mlflow_run import MLflowRun
@@ -23,7 +27,9 @@ from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import file_sha256
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.tracking import store
+from lit_offrl.tracking.provenance import code_tags
 from lit_offrl.tracking.store import absolute_uri, open_client, require_store
+from lit_offrl.tracking.system import SystemMetrics
 
 
 @pytest.fixture
@@ -74,12 +80,36 @@ def test_a_run_and_its_resumption_are_one_run_that_holds_everything(fit, folder,
     rewards = OfflineDataset.from_columns(read_columns(d4rl_file)).episode_returns()
     assert float(run.data.params["data/return_mean"]) == pytest.approx(rewards.mean())
     assert "data/score_mean" not in run.data.params  # Pendulum has no references
-    assert "val/loss/actor" in run.data.metrics and "eval/return" in run.data.metrics
+    assert "val/loss/actor" in run.data.metrics and "eval/return_mean" in run.data.metrics
     assert not [name for name in run.data.metrics if name.startswith("data/")]
     facts = {"method": "BCModule", "dataset": "pendulum", "seed": "0", "precision": "32-true"}
     assert facts.items() <= run.data.params.items() and facts.items() <= run.data.tags.items()
     assert run.data.params["max_steps"] == "6" and run.data.tags["max_steps"] == "10"
     assert run.data.params["dataset_sha256"] == file_sha256(d4rl_file)
+
+    # the table's column of datasets, once for both fits, and its filter
+    (taken,) = run.inputs.dataset_inputs
+    assert (taken.dataset.name, taken.dataset.digest) == ("pendulum", file_sha256(d4rl_file)[:12])
+    assert {tag.key: tag.value for tag in taken.tags} == {"mlflow.data.context": "training"}
+    profile, source = json.loads(taken.dataset.profile), json.loads(taken.dataset.source)
+    assert (profile["rows"], profile["episodes"], source["uri"]) == (600, 20, str(d4rl_file))
+    assert profile["return_mean"] == pytest.approx(rewards.mean())
+    features = json.loads(json.loads(taken.dataset.schema)["mlflow_tensorspec"]["features"])
+    shapes = {one["name"]: one["tensor-spec"] for one in features}
+    assert shapes["observations"] == {"dtype": "float32", "shape": [-1, 3]}
+    assert shapes["terminals"] == {"dtype": "bool", "shape": [-1]}
+    where = f"dataset.name = 'pendulum' AND dataset.digest = '{taken.dataset.digest}'"
+    assert len(client.search_runs([experiment.experiment_id], where)) == 1
+    assert not client.search_runs([experiment.experiment_id], "dataset.name = 'hopper'")
+
+    # what it was made by, and how it was scored, in words
+    tags = run.data.tags
+    assert tags["lit_offrl.version"] == __version__
+    assert tags["lit_offrl.command"].startswith("lit-offrl fit ")
+    assert "--trainer.max_steps 10 --ckpt_path" in tags["lit_offrl.command"]
+    note = tags["mlflow.note.content"]
+    assert note.startswith("**BCModule** on `pendulum`") and "10 steps" in note
+    assert "Return -" in note and "1 episodes a run, evaluation seed 0; checkpoint: last" in note
 
     assert artifacts(client, run.info.run_id) == {
         "config.yaml",
@@ -109,6 +139,27 @@ def test_a_run_that_was_asked_to_stop_is_killed_and_not_failed(fit, folder, monk
     path = "checkpoints/BCModule-pendulum-seed0/last.ckpt"
     assert fit(*options, "--ckpt_path", path) == 0
     assert status() == "FINISHED"
+
+
+def test_the_commit_is_a_tag_where_the_folder_is_of_a_repository(folder):
+    assert "mlflow.source.git.commit" not in code_tags("lit-offrl fit")
+    for words in (["init"], ["commit", "--allow-empty", "-m", "first"]):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *who, *words], check=True, capture_output=True)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    assert code_tags("lit-offrl fit")["mlflow.source.git.commit"] == commit.strip()
+
+
+def test_the_machines_load_goes_the_way_of_all_metrics(fit, monkeypatch):
+    monkeypatch.setattr(SystemMetrics.__init__, "__defaults__", (0.01,))
+    monkeypatch.setattr(StepProgress, "on_train_start", lambda *_: time.sleep(0.2))
+    own = ["--trainer.logger", "lit_offrl.callbacks.MLflowRun"]
+    option = "--trainer.logger.init_args.log_system_metrics"
+    assert fit(*own, option, "true", "--evaluation.episodes", "0") == 0
+    run, steps = the_run()
+    assert run.data.metrics["system/system_memory_usage_megabytes"] > 1
+    assert "system/cpu_utilization_percentage" in run.data.metrics and steps == [2, 4, 6]
+    assert "system metrics" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_a_store_that_cannot_be_used_is_said_at_once(folder, monkeypatch):

@@ -82,7 +82,7 @@ def test_values_and_curves(tmp_path, save, car_file, made_record):  # noqa: F811
     assert numbers(tmp_path, "training-curves")["numbers"]["history"] == curves
     # What ended the fit is beside the checkpoint; another checkpoint's evaluation does not count.
     record = made_record(30.0, 0, training_steps=20)
-    for sha256, added in (("0" * 64, {}), (file_sha256(path), {"eval/return": [[20, 300.0]]})):
+    for sha256, added in (("0" * 64, {}), (file_sha256(path), {"eval/return_mean": [[20, 300.0]]})):
         replace(record, scores=None, checkpoint_sha256=sha256).save(tmp_path / "evaluation.json")
         assert figures("training-curves", "--ckpt_path", path, "--output", tmp_path) == 0
         found = numbers(tmp_path, "training-curves")["numbers"]["history"]

@@ -147,7 +147,7 @@ def test_mlflow_gets_the_curve(run):
     (found,) = client.search_runs([client.get_experiment_by_name("lit-offrl").experiment_id])
     (point,) = client.get_metric_history(found.info.run_id, "online/return_mean")
     assert point.step == 90 and point.value == state("car")["rounds"][0]["return_mean"]
-    assert found.data.metrics["eval/return"] == point.value
+    assert found.data.metrics["eval/return_mean"] == point.value
     assert found.data.tags["lit_offrl.online"] == "car"
     logged = {item.path for item in client.list_artifacts(found.info.run_id, "online")}
     assert logged == {"online/online.json", "online/curve.png"}

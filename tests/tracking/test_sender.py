@@ -5,10 +5,20 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 
 from lit_offrl.common.errors import FileError
 from lit_offrl.tracking import sending
-from lit_offrl.tracking.outbox import Artifact, Outbox, Point, load_outbox, unsent_file, unsent_runs
+from lit_offrl.tracking.outbox import (
+    Artifact,
+    Input,
+    Outbox,
+    Point,
+    load_outbox,
+    unsent_file,
+    unsent_runs,
+)
 from lit_offrl.tracking.sending import Delivery, Sender
 
 
@@ -19,7 +29,7 @@ class Store:
         self.metrics, self.params, self.tags, self.files = [], {}, {}, []
         self.status, self.broken, self.calls = "RUNNING", "", 0
         self.go_on = threading.Event()
-        self.lose_answers = False
+        self.lose_answers, self.inputs, self.refuses_inputs = False, [], False
         self.uri = f"sqlite:///{tmp_path}/mlflow.db"
 
     def _call(self):
@@ -33,7 +43,10 @@ class Store:
         self._call()
         latest = {metric.key: metric.value for metric in self.metrics}
         data = SimpleNamespace(metrics=latest, params=dict(self.params), tags=self.tags)
-        return SimpleNamespace(data=data, info=SimpleNamespace(artifact_uri="/nowhere"))
+        inputs = SimpleNamespace(dataset_inputs=self.inputs)
+        return SimpleNamespace(
+            data=data, inputs=inputs, info=SimpleNamespace(artifact_uri="/nowhere")
+        )
 
     def get_metric_history(self, run_id, name):
         self._call()
@@ -48,6 +61,12 @@ class Store:
         if self.lose_answers:
             self.lose_answers = False
             raise OSError("connection reset")
+
+    def log_inputs(self, run_id, datasets):
+        self._call()
+        if self.refuses_inputs:
+            raise MlflowException("404", error_code=ENDPOINT_NOT_FOUND)
+        self.inputs += datasets
 
     def log_artifact(self, path, folder):
         self._call()
@@ -172,11 +191,32 @@ def test_a_resumed_run_gets_what_it_lacks_and_nothing_twice(store):
     assert store.params == {"seed": "0", "new": "2"} and store.tags == {"max_steps": "40"}
 
 
+def test_a_dataset_and_a_description_arrive_once_and_a_readers_own_stays(store, capsys):
+    data = Input("pendulum", "ab12", "local", "{}", "{}", "{}", "training")
+    for resumed, note in ((False, "begun"), (True, "scored"), (True, "scored")):
+        sender = start(store, resumed)
+        sender.outbox.inputs.append(data)
+        sender.outbox.note = note
+        assert not sender.end("FINISHED", 60)
+        assert store.tags["mlflow.note.content"] == note
+        assert [one.dataset.name for one in store.inputs] == ["pendulum"]
+    store.tags["mlflow.note.content"] = "the best so far"
+    store.inputs.clear()
+    store.refuses_inputs = True  # as a server of an earlier version
+    sender = start(store, resumed=True)
+    sender.outbox.inputs.append(data)
+    sender.outbox.note = "scored again"
+    assert not sender.end("FINISHED", 60)
+    assert store.tags["mlflow.note.content"] == "the best so far"
+    assert "without datasets: they are not logged there" in capsys.readouterr().out
+
+
 def test_what_is_left_is_kept_in_a_file_and_sent_from_it(store, tmp_path):
     (tmp_path / "run").mkdir()
     inside, outside = tmp_path / "run" / "config.yaml", tmp_path / "secret"
     inside.touch(), outside.touch()
     box = Outbox(points(1, 4), {"seed": "0"}, {"method": "BC"}, status="FINISHED", ended=5)
+    box.inputs, box.note = [Input("d", "ab", "local", "{}", "{}", "{}", "training")], "note"
     box.artifacts = [Artifact(str(inside), ""), Artifact(str(outside), "")]
     box.save(tmp_path / "run", "ab-1")
     (tmp_path / "run").rename(tmp_path / "moved")
@@ -187,7 +227,9 @@ def test_what_is_left_is_kept_in_a_file_and_sent_from_it(store, tmp_path):
     assert found.artifacts == [Artifact(str(tmp_path / "moved" / "config.yaml"), "")]
     delivery = Delivery(store, store.uri, "ab-1", found, ask=True)
     delivery.send(lambda size: None, end=True)
-    assert delivery.summary() == "1 parameters, 1 tags, 3 metric values, 1 files, how it ended"
+    assert delivery.summary() == (
+        "1 parameters, 1 tags, 1 datasets, 1 descriptions, 3 metric values, 1 files, how it ended"
+    )
     assert not found and store.status == "FINISHED"
     assert not load_outbox(tmp_path, "none")
     unsent_file(tmp_path, "torn").write_text('{"points": [[')
