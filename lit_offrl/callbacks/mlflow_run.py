@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,15 @@ from lit_offrl.common import signals
 from lit_offrl.common.errors import FileError
 from lit_offrl.common.files import shown
 from lit_offrl.common.quiet import say
-from lit_offrl.tracking.outbox import Artifact, Input, Outbox, Point, load_outbox, unsent_file
+from lit_offrl.tracking.outbox import (
+    Artifact,
+    Input,
+    Outbox,
+    Point,
+    load_outbox,
+    metric_name,
+    unsent_file,
+)
 from lit_offrl.tracking.runs import is_active
 from lit_offrl.tracking.sending import STOPPED_SECONDS, Sender
 from lit_offrl.tracking.store import (
@@ -41,7 +48,6 @@ from lit_offrl.tracking.store import (
 from lit_offrl.tracking.system import SystemMetrics
 
 _LAST_SECONDS = 10.0  # for a store that does not answer once training has ended
-_REFUSED = re.compile(r"[^\w/. -]", re.ASCII)  # by MLflow, in a metric's name
 _LONGEST_PARAM = 250  # letters, of any MLflow's
 _STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}
 
@@ -156,7 +162,7 @@ class MLflowRun(MLFlowLogger):
         stamp = int(time.time() * 1000)
         self._latest = step or 0
         self.outbox.points += [
-            Point(_REFUSED.sub("", name), float(value), step or 0, stamp)
+            Point(metric_name(name), float(value), step or 0, stamp)
             for name, value in metrics.items()
             if not math.isnan(value)  # MLflow's servers differ about NaN; a gap says as much
         ]

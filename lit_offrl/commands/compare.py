@@ -60,7 +60,12 @@ class CompareOptions(RunSelection):
 
 def main(argv: Sequence[str]) -> int:
     """Print the table, write files if there is an output folder, and return 0."""
-    epilog = f"Without --experiment, --filter and --records: MLflow's {default_experiment()}."
+    if argv and not argv[0].startswith("-"):
+        argv = ["--parent", *argv]
+    epilog = (
+        "'lit-offrl compare ID' stands for --parent ID. Without --experiment, --filter, --parent"
+        f" and --records: MLflow's {default_experiment()}."
+    )
     options = parse(CompareOptions, argv, "compare", epilog)
     if options.metric not in get_args(Metric):
         return compare_offline(options)

@@ -25,6 +25,7 @@ from lit_offrl.experiments.executors.slurm import SlurmExecutor
 from lit_offrl.experiments.executors.transfer import open_transfer
 from lit_offrl.experiments.inputs import data_spec
 from lit_offrl.experiments.job import Cell, Job, State, lineage, needed
+from lit_offrl.experiments.parent import begin_parent, end_parent
 from lit_offrl.experiments.pipeline import DATASET
 from lit_offrl.experiments.run import Choices, Executor, Listener, Schedule, follow
 from lit_offrl.experiments.sweep import Experiment
@@ -78,13 +79,16 @@ class RunOptions:
     dry_run: bool = False
 
 
-def run_experiment(experiment: Experiment, choices: Choices, options: RunOptions) -> int:
+def run_experiment(
+    experiment: Experiment, choices: Choices, options: RunOptions, argv: Sequence[str] = ()
+) -> int:
     """Check, then run, what is to be done; return 0, 1 or 128 + a signal's number.
 
     Args:
         experiment: Its cells, or its searches with cells in which each end of their axes occurs.
         choices: What to do with failed and changed cells.
         options: Where and how it runs.
+        argv: The command's arguments, which MLflow's parent run names.
 
     Raises:
         LitOffRLError: An option, the data, the store or the ledger cannot be used; nothing was
@@ -123,6 +127,9 @@ def run_experiment(experiment: Experiment, choices: Choices, options: RunOptions
         searches.begin()
     else:
         schedule.add(waiting)
+    kind = command.removeprefix("lit-offrl ")
+    if waiting and searches is None and experiment.uri is not None:
+        begin_parent(experiment, kind, command_line([kind, *argv]))
     listener, code = searches or board, 0
     if schedule.jobs:
         begin = partial(_executor, experiment, choices, listener, options)
@@ -131,6 +138,7 @@ def run_experiment(experiment: Experiment, choices: Choices, options: RunOptions
         console.print(board.table())
     if searches is None:
         done = _report(experiment, choices, board, console, command)
+        end_parent(experiment, [cell.state() for cell in cells], stopped=code > 0)
     else:
         done = searches.finish(console, command)
     return code or int(not done)

@@ -14,7 +14,7 @@ from lit_offrl.common.configs import find_configs, from_yaml
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.experiments.config import FileReader
 from lit_offrl.experiments.inputs import require_data
-from lit_offrl.experiments.job import Cell, State, Tracking
+from lit_offrl.experiments.job import Cell, Parent, State, Tracking
 from lit_offrl.experiments.pipeline import DATASET, Pipeline, read_pipeline
 from lit_offrl.experiments.run import Choices
 from lit_offrl.experiments.sweep import Experiment
@@ -64,15 +64,16 @@ def main(argv: Sequence[str]) -> int:
     seed = pipeline.seed if options.seed is None else options.seed
     output = (options.output or Path("pipelines") / pipeline.name).resolve()
     uri = store_uri(options.tracking_uri) if options.mlflow else None
-    tracking = Tracking(uri, pipeline.name, tags={"lit_offrl.pipeline": pipeline.name})
+    parent, tags = Parent(), {"lit_offrl.pipeline": pipeline.name}
+    tracking = Tracking(uri, pipeline.name, tags=tags, parent=parent)
     jobs = pipeline.jobs(output / f"seed{seed}", tracking, seed)
     cells = [Cell(job.name, {"step": job.name, "seed": str(seed)}, (job,)) for job in jobs]
     for job in jobs:
         if job.is_fit and not options.dry_run and job.state() != State.DONE:
             require_data(job.config())
-    experiment = Experiment(pipeline.name, output, uri, tuple(cells))
+    experiment = Experiment(pipeline.name, output, uri, tuple(cells), parent=parent)
     choices = Choices(retry_failed=True, rerun_changed=True)
-    code = run_experiment(experiment, choices, options)
+    code = run_experiment(experiment, choices, options, argv)
     if not options.dry_run:
         print(f"pipeline: {output / f'seed{seed}'}")
     return code

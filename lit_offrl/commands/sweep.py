@@ -57,4 +57,4 @@ def main(argv: Sequence[str]) -> int:
     if sweep.searches and options.executor != "local" and options.workers is None:
         raise ConfigError("--workers: give how many jobs of the search run at a time.")
     choices = Choices(options.retry_failed, options.rerun_changed)
-    return run_experiment(sweep, choices, options)
+    return run_experiment(sweep, choices, options, argv)

@@ -15,6 +15,7 @@ from lit_offrl.common.renames import translated
 from lit_offrl.evaluation.record import EvaluationRecord
 from lit_offrl.tracking.references import is_reference
 from lit_offrl.tracking.runs import (
+    CHILDREN_TAG,
     FIGURES_TAG,
     TAG,
     artifact_repository,
@@ -174,7 +175,7 @@ def read_runs(
     filter_string: str,
     read: Callable[[Any, str], Iterable[R]],
 ) -> Found[R]:
-    """Read finished runs of experiments that pass MLflow's filter, but for runs of figures.
+    """Read finished runs of experiments that pass a filter, but for runs of figures and parents.
 
     Args:
         tracking_uri: The store, which must exist.
@@ -189,7 +190,7 @@ def read_runs(
 
     def found(run: Any) -> Found[R]:
         name = f"MLflow run {run.info.run_id} ({run.info.run_name})"
-        if FIGURES_TAG in run.data.tags:
+        if FIGURES_TAG in run.data.tags or CHILDREN_TAG in run.data.tags:
             return Found(())
         if run.info.status != "FINISHED":
             return Found((), (f"{name}: {run.info.status.lower()}, not finished",))

@@ -32,7 +32,7 @@ from lit_offrl.experiments import process
 from lit_offrl.experiments.config import difference, yaml_text
 from lit_offrl.experiments.inputs import data_sha256, named_checkpoints, own_environment, sha256
 from lit_offrl.experiments.walltime import WallTime
-from lit_offrl.tracking.runs import forget_runs
+from lit_offrl.tracking.runs import PARENT_TAG, forget_runs
 from lit_offrl.tracking.store import is_own, redacted
 
 CELL_TAG = "lit_offrl.cell"
@@ -60,6 +60,21 @@ class State(enum.StrEnum):
     DONE = "done"
 
 
+@dataclass
+class Parent:
+    """The MLflow run that the runs of jobs are children of, once it is known.
+
+    Attributes:
+        run_id: Its id; None where there is none.
+    """
+
+    run_id: str | None = None
+
+    def tags(self) -> dict[str, str]:
+        """Return the tags of a child."""
+        return {} if self.run_id is None else {PARENT_TAG: self.run_id}
+
+
 @dataclass(frozen=True)
 class Tracking:
     """Where a job's results are logged.
@@ -69,12 +84,14 @@ class Tracking:
         experiment: The MLflow experiment.
         run_name: The job's own run; None logs an evaluation to the run of its checkpoint.
         tags: The tags of that run, beside the job's id.
+        parent: The run that it is a child of.
     """
 
     uri: str | None
     experiment: str
     run_name: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    parent: Parent = field(default_factory=Parent)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -362,7 +379,8 @@ class Job:
             id: The id by which MLflow's run is found.
             anew: Whether it begins anew although there is something to resume.
         """
-        tags, uri = {**self.tracking.tags, CELL_TAG: id}, self.tracking.uri
+        tags = {**self.tracking.parent.tags(), **self.tracking.tags, CELL_TAG: id}
+        uri = self.tracking.uri
         if not self.is_fit:
             return self._evaluate_argv(tags)
         argv = ["fit"]

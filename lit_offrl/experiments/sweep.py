@@ -16,7 +16,7 @@ from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.common.ranges import SEEDS, lies_in
 from lit_offrl.experiments.config import SUFFIXES, FileReader, yaml_text
 from lit_offrl.experiments.executors.ray import RayOptions
-from lit_offrl.experiments.job import METHOD_TAG, Cell, Job, Tracking, lineage
+from lit_offrl.experiments.job import METHOD_TAG, Cell, Job, Parent, Tracking, lineage
 from lit_offrl.experiments.pipeline import CHECKPOINT, DATASET, Part, Pipeline, read_pipeline
 from lit_offrl.experiments.search import read_axes, read_search
 from lit_offrl.experiments.trials import Study
@@ -45,6 +45,7 @@ class Experiment:
         evaluate: Options of evaluate for all cells; None for no evaluations.
         slurm: Parameters for submitit.
         ray: Resources of jobs, and retries.
+        parent: The MLflow run that all runs are children of.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Experiment:
     evaluate: Mapping[str, Any] | None = None
     slurm: Mapping[str, Any] = field(default_factory=dict)
     ray: RayOptions = field(default_factory=RayOptions)
+    parent: Parent = field(default_factory=Parent)
 
 
 def find_sweep(given: Path) -> Path:
@@ -191,7 +193,8 @@ def _cell(
     needs, uri = parts["method"].needs, experiment.uri
     shared = {"lit_offrl.sweep": experiment.name, _TAGS["dataset"]: labels["dataset"]}
     tags = {_TAGS.get(axis, f"lit_offrl.option.{axis}"): label for axis, label in labels.items()}
-    tracking = Tracking(uri, experiment.name, name.replace("/", "-"), {**shared, **tags})
+    parent, run_name = experiment.parent, name.replace("/", "-")
+    tracking = Tracking(uri, experiment.name, run_name, {**shared, **tags}, parent)
     own: dict[str, Any] = {"name": name, "folder": experiment.output / name, "of_cell": True}
     own |= {"seed": seed, "needs": needs}
     evaluate: Mapping[str, Any] = {}
@@ -202,7 +205,7 @@ def _cell(
         key = f"options of methods.{labels['method']}: "
         pipeline = pipeline.override(options, reader, key, configs, needs)
         root = experiment.output / STAGES / _folder_name(labels["dataset"]) / f"seed{seed}"
-        of_stages = Tracking(uri, experiment.name, tags=shared)
+        of_stages = Tracking(uri, experiment.name, tags=shared, parent=parent)
         *_, last = pipeline.jobs(root, of_stages, seed, hashed=True)
         fit, evaluate = last.training, last.options
     target = fit

@@ -30,11 +30,12 @@ from lit_offrl.experiments.pipeline import CHECKPOINT
 from lit_offrl.experiments.process import STOPPED, folder_lock
 from lit_offrl.experiments.run import Choices, Schedule
 from lit_offrl.experiments.search import Axis, Search, online_episodes, read_curves, value_of
+from lit_offrl.tracking.runs import PARENT_TAG
 from lit_offrl.tracking.store import experiment_id, open_client, redacted, refusals, store_lock
 
 JOURNAL = "search.journal"
 """In a study's folder: Optuna's ledger, unless that is a database."""
-_PARENT_TAG, _TRIAL_TAG = "mlflow.parentRunId", "lit_offrl.trial"
+_TRIAL_TAG = "lit_offrl.trial"
 _RUNGS = 27  # hyperband's first decision comes after this fraction of the training
 _DIVERGED = 3  # the exit code of a training that met a number that is not finite
 _SHOWN = 10  # trials in the table at the end
@@ -219,7 +220,7 @@ class Study:
             study._storage.set_trial_state_values(frozen._trial_id, TrialState.RUNNING)
         trial = Trial(study, frozen._trial_id)
         options = {name: axis.suggest(trial, name) for name, axis in self.axes.items()}
-        tags = {_PARENT_TAG: str(self.parent()), _TRIAL_TAG: str(number)}
+        tags = {PARENT_TAG: str(self.parent()), _TRIAL_TAG: str(number)}
         cells: list[Cell] = []
         for cell in self.cells(f"{number:04}", options):
             target, fit = cell.target, cell.target.training
@@ -386,7 +387,7 @@ class Searches:
         from optuna.trial import TrialState
 
         study.open(number).tell(number, value, TrialState[outcome], skip_if_finished=True)
-        runs = f"tags.`{_PARENT_TAG}` = '{study.parent()}' and tags.`{_TRIAL_TAG}` = '{number}'"
+        runs = f"tags.`{PARENT_TAG}` = '{study.parent()}' and tags.`{_TRIAL_TAG}` = '{number}'"
         for found in self._client.search_runs([self._experiment], filter_string=runs):
             self._client.set_tag(found.info.run_id, "lit_offrl.outcome", outcome.lower())
             if value is not None:

@@ -9,6 +9,7 @@ from functools import partial
 from lit_offrl.common.errors import EvaluationError
 from lit_offrl.evaluation import offline
 from lit_offrl.evaluation.runs import Found, R, Run, joined, runs_from_files, runs_from_mlflow
+from lit_offrl.tracking.runs import PARENT_TAG, find_run
 from lit_offrl.tracking.store import (
     default_experiment,
     require_store,
@@ -27,12 +28,15 @@ class RunSelection:
         filter: Filter in MLflow's syntax that the runs fit, such as "tags.x = 'y'".
         tracking_uri: Address of the MLflow store; without it, that of $MLFLOW_TRACKING_URI, else
             sqlite:///mlflow.db.
+        parent: An MLflow run, ID or runs:/ID, whose children they are: that of a sweep, a search or
+            a pipeline.
         records: Files of evaluation records, folders of them, or glob patterns.
     """
 
     experiment: list[str] = field(default_factory=list)
     filter: str = ""
     tracking_uri: str | None = None
+    parent: str | None = None
     records: list[str] = field(default_factory=list)
 
     def find(self) -> Found[Run]:
@@ -55,7 +59,7 @@ class RunSelection:
     ) -> Found[R]:
         parts = [from_files(self.records)] if self.records else []
         if (store := self._store()) is not None:
-            parts.append(from_store(*store, self.filter))
+            parts.append(from_store(*store, self._filter(store[0])))
         found = joined(parts)
         if not found.runs:
             why = f": {'; '.join(found.left_out[:3])}" if found.left_out else "."
@@ -64,12 +68,18 @@ class RunSelection:
 
     def _store(self) -> tuple[str, list[str]] | None:
         """Return the MLflow store and the names of experiments; None for files alone."""
-        if self.records and not self.experiment and not self.filter:
+        named = self.experiment or self.filter or self.parent
+        if self.records and not named:
             return None
         uri = store_uri(self.tracking_uri)
         set_patience()
         require_store(uri, "give another --tracking_uri, or files with --records.", made=True)
-        names = self.experiment
-        if not names and not self.filter:
-            names = [default_experiment()]
-        return uri, names
+        return uri, self.experiment if named else [default_experiment()]
+
+    def _filter(self, tracking_uri: str) -> str:
+        """Return MLflow's filter, with the parent as a part of it."""
+        if self.parent is None:
+            return self.filter
+        found = find_run(tracking_uri, self.parent.removeprefix("runs:/"))
+        part = f"tags.`{PARENT_TAG}` = '{found.info.run_id}'"
+        return f"{self.filter} AND {part}" if self.filter else part

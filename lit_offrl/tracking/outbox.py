@@ -22,6 +22,14 @@ CONTEXT = "mlflow.data.context"
 """Tag of a dataset: what a run has taken it for."""
 
 
+_REFUSED = re.compile(r"[^\w/. -]", re.ASCII)  # by MLflow, in a metric's name
+
+
+def metric_name(name: str) -> str:
+    """Return a metric's name without the letters that MLflow refuses."""
+    return _REFUSED.sub("", name)
+
+
 class Point(NamedTuple):
     """A metric's value at an optimiser's step."""
 

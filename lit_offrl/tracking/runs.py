@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,9 @@ from lit_offrl.tracking.store import (
 TAG = "lit_offrl."
 FIGURES_TAG = f"{TAG}figures"
 """Tag of a run that holds a figure of an experiment's other runs."""
+CHILDREN_TAG = f"{TAG}children"
+"""Tag of a run that others are children of, with what they are of: ``sweep NAME``."""
+PARENT_TAG = "mlflow.parentRunId"
 
 
 def search_runs(tracking_uri: str, experiments: Sequence[str], filter_string: str) -> list[Any]:
@@ -36,6 +40,15 @@ def search_runs(tracking_uri: str, experiments: Sequence[str], filter_string: st
                 raise ConfigError(f"MLflow has no experiment '{name}'.{hint}")
         ids = [known[name] for name in experiments or known]
         return _all_pages(client.search_runs, ids, filter_string)
+
+
+def children(
+    client: Any, filter_string: str, experiments: Sequence[str] | None = None
+) -> list[Any]:
+    """Return the runs of experiments, all of them by default, that pass MLflow's filter."""
+    if experiments is None:
+        experiments = [each.experiment_id for each in _all_pages(client.search_experiments)]
+    return _all_pages(client.search_runs, list(experiments), filter_string)
 
 
 def _all_pages(search: Any, *arguments: Any) -> list[Any]:
@@ -63,6 +76,18 @@ def forget_runs(tracking_uri: str, experiment: str, tag: str, value: str) -> Non
             where = f"tags.`{tag}` = '{value}'"
             for run in _all_pages(client.search_runs, [found.experiment_id], where):
                 client.delete_run(run.info.run_id)
+
+
+def find_run(tracking_uri: str, run_id: str) -> Any:
+    """Return a run by its id.
+
+    Raises:
+        ConfigError: There is none, or MLflow refuses.
+    """
+    client = open_client(tracking_uri)
+    if not re.fullmatch(r"\w+", run_id) or not is_active(client, tracking_uri, run_id):
+        raise ConfigError(f"MLflow at {tracking_uri} has no run '{run_id}'.")
+    return client.get_run(run_id)
 
 
 def is_active(client: Any, tracking_uri: str, run_id: str) -> bool:

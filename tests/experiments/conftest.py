@@ -6,12 +6,13 @@ import yaml
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Look at jobs often, and leave their options unchecked: the stand-in has none."""
+    """Look at jobs often; leave options unchecked and MLflow alone: the stand-in has neither."""
     from lit_offrl.commands import experiments
     from lit_offrl.experiments import run
 
     monkeypatch.setattr(run, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(experiments, "check_jobs", lambda cells, hint, make: None)
+    monkeypatch.setattr(experiments, "begin_parent", lambda experiment, kind, command: None)
 
 
 @pytest.fixture

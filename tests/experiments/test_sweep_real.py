@@ -69,7 +69,12 @@ def test_a_cell_killed_twice_ends_as_an_unbroken_run(lit, folder, d4rl_file, sam
     assert lit(*words, "--checkpoint.dirpath", "whole") == 0
     same_state("whole/last.ckpt", fit.checkpoint)
 
-    (run,) = client.search_runs([experiment])
+    (parent,) = client.search_runs([experiment], "tags.`lit_offrl.children` = 'sweep tiny'")
+    where = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    (run,) = client.search_runs([experiment], where)
+    assert len(client.search_runs([experiment])) == 2
+    assert parent.info.status == "FINISHED" and "return_iqm/tiny/bc" in parent.data.metrics
+    assert [d.dataset.name for d in parent.inputs.dataset_inputs] == ["pendulum"]
     assert run.info.status == "FINISHED" and run.info.run_name == "bc-tiny-model=small-seed0"
     tags = {k: v for k, v in run.data.tags.items() if k.startswith("lit_offrl.")}
     assert tags.pop("lit_offrl.cell") == id
