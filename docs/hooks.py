@@ -1,9 +1,22 @@
-"""What mkdocs does not do itself: a folder in the navigation stands for all of its pages."""
+"""What mkdocs does not do itself: folders in the navigation, and formulas without a script.
+
+A folder in the navigation stands for all of its pages. Formulas become MathML, which browsers show
+by themselves, so that a page needs nothing from elsewhere.
+"""
 
 from __future__ import annotations
 
+import html
+import re
 from pathlib import Path
 from typing import Any
+
+from latex2mathml.converter import convert
+
+# As pymdownx.arithmatex writes them.
+_FORMULA = re.compile(
+    r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
+)
 
 
 def _expanded(entry: Any, docs: Path) -> list[Any]:
@@ -26,3 +39,13 @@ def on_config(config: Any) -> Any:
     """Put every page of a folder into the navigation, ``index.md`` first, others by name."""
     config["nav"] = _all(config["nav"], Path(config["docs_dir"]))
     return config
+
+
+def _mathml(found: re.Match[str]) -> str:
+    display = "block" if found["tag"] == "div" else "inline"
+    return convert(html.unescape(found["latex"]), display=display)
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Return a page's HTML with its formulas as MathML."""
+    return _FORMULA.sub(_mathml, content)
