@@ -22,6 +22,8 @@ METHODS |= {"diffusion_bc": "DiffusionBC", "idql": "IDQL", "dql": "DQL", "acd": 
 METHODS |= {"td3bc": "TD3BC", "bcq": "BCQ", "rebrac": "ReBRAC", "fql": "FQL", "ifql": "IFQL"}
 METHODS |= {"diffuser": "Diffuser", "decision_diffuser": "DecisionDiffuser"}
 METHODS |= {"decision_transformer": "DecisionTransformer"}
+# A method with options of its own.
+RECIPES = {"acd_recap": "ACD"}
 STAGES = {f"ldcq_stage{number}": f"LDCQStage{number}" for number in (1, 2, 3)}
 DATA = ("adroit", "antmaze", "kitchen", "locomotion", "maze2d", "mountain_car", "pybullet")
 OGBENCH = ("cube_single", "cube_double", "scene", "puzzle_3x3", "puzzle_4x4", "pointmaze")
@@ -75,21 +77,25 @@ def fit(folder, d4rl_file, several_file):
 
 def test_every_config_is_tested():
     found = {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")}
-    own = {f"{name}.yaml" for name in (*METHODS, *STAGES, *(f"data/{name}" for name in DATA))}
+    own = {
+        f"{name}.yaml" for name in (*METHODS, *RECIPES, *STAGES, *(f"data/{name}" for name in DATA))
+    }
     trainers = ("cpu", "fast_cpu", "gpu", "ddp", "slurm")
     overlays = {"quick.yaml", "ogbench_quick.yaml", *(f"trainer/{name}.yaml" for name in trainers)}
     of_pipelines = {*PIPELINES, "ldcq_stages.yaml", "ldcq_quick.yaml", "acd_acting.yaml"}
     assert found == {*own, *WHOLE, *ONLINE, *overlays, *of_pipelines}
 
 
-@pytest.mark.parametrize("name", [*(name for name in METHODS if name != "dvf"), "ldcq_stage1"])
+@pytest.mark.parametrize(
+    "name", [*(name for name in METHODS if name != "dvf"), *RECIPES, "ldcq_stage1"]
+)
 @pytest.mark.slow
 def test_a_method_at_its_real_size(fit, name):
     """DVF is among the experiments below."""
     # waypoints need positions and velocities, which Pendulum's observations are not
     actions = ("--model.init_args.controller", "actions", "--model.init_args.execute_steps", "1")
     checkpoint = fit(f"{name}.yaml", "data/maze2d.yaml", *actions * (name == "diffuser"))
-    kind = {**METHODS, **STAGES}[name]
+    kind = {**METHODS, **RECIPES, **STAGES}[name]
     assert checkpoint["lit_offrl"]["class_path"].endswith(f".{kind}Module")
     assert checkpoint["global_step"] == 2
 
@@ -140,6 +146,7 @@ def test_tuned_values_are_what_fit_trains_with(data):
         ("ogbench_pointmaze", "fql", {"alpha": 10.0, "q_agg": "min"}),
         ("ogbench_cube_double", "rebrac", {"actor_bc": 0.1, "critic_bc": 0.0}),
         ("ogbench_scene", "iql", {"beta": 10.0, "expectile": 0.9, "layer_norm": "after"}),
+        ("ogbench_cube_single", "acd_recap", {"values": "returns", "positive_share": 0.3}),
         ("pybullet", "bcq", {"phi": 0.05, "soft_minimum": 0.75, "learning_rate": 1e-3}),
     ],
 )

@@ -44,6 +44,10 @@ MODULES = {
     " --model.init_args.n_step 4 --model.init_args.execute_steps 2",
     "ReBRACModule:chunks": "--model.init_args.hidden [8] --model.init_args.chunk 3",
     "ACDModule:chunks": f"{DENOISER} --model.init_args.chunk 2",
+    "ACDModule:returns": f"{DENOISER} --model.init_args.chunk 2 --model.init_args.values returns"
+    " --model.init_args.return_bins 9 --model.init_args.lookahead n_step"
+    " --model.init_args.n_step 3 --model.init_args.failure_reward -20"
+    " --model.init_args.condition positive --model.init_args.positive_share 0.4",
     "AWRModule": "--model.init_args.hidden [8] --model.init_args.bootstrap false",
     "ACGModule": "--model.init_args.hidden [8] --model.init_args.representation one_hot",
     "DiffusionBCModule": "--model.init_args.width 16 --model.init_args.blocks 1",

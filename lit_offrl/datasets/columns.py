@@ -24,6 +24,7 @@ KINDS: Mapping[str, str] = {
     "reward_mask": "flags",
     "next_unknown": "flags",
     "validation": "flags",
+    "interventions": "flags",
 }
 ALIASES: Mapping[str, str] = {"labelled": "reward_mask"}
 _SHOWN = 24  # names that a message lists at most

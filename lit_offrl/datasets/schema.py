@@ -130,9 +130,10 @@ class OfflineDataset:
         columns: ``observations`` (N, o) and, where the data have them, ``actions`` (N, a),
             ``rewards`` (N,), ``next_observations`` (N, o), ``goals`` (N, g), ``policy`` (N,), all
             float32; ``reward_mask``, ``validation`` (True in episodes that validate, where the
-            data come with a split of their own) and ``next_unknown`` (True on an episode's last row
-            whose next observation is not the next state) (N,) bool; always ``terminals`` and
-            ``timeouts`` (N,) bool.
+            data come with a split of their own), ``interventions`` (True where a human's action
+            corrected the policy) and ``next_unknown`` (True on an episode's last row whose next
+            observation is not the next state) (N,) bool; always ``terminals`` and ``timeouts``
+            (N,) bool.
         spec: dimensions, environment, references; its dimensions must be those of the columns.
         provenance: how the data came to be, as text.
         episodes: int64 (E, 2), each episode's rows [start, stop).

@@ -10,17 +10,18 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.policy import Policy
 from lit_offrl.diffusion import Sampler
+from lit_offrl.modules.conditions import ConditionModule
 from lit_offrl.modules.diffusion_actor import DiffusionActorModule
 from lit_offrl.modules.expectile import best_of
-from lit_offrl.modules.frozen_critics import FrozenCriticsModule
 from lit_offrl.nets import AdvantageEncoding, frozen_copy, polyak_update_
 
 ActMode = Literal["acd", "acd_f"]
 
 
-class ACDModule(DiffusionActorModule, FrozenCriticsModule):
+class ACDModule(DiffusionActorModule, ConditionModule):
     """A diffusion policy conditioned on IQL's advantages, acting at A = 0 (sections 4.2 to 4.4).
 
     The advantage is hidden with probability ``drop_probability``, the state never, so that one
@@ -47,8 +48,11 @@ class ACDModule(DiffusionActorModule, FrozenCriticsModule):
         guidance: ``classifier_free``, or ``classifier``: an unconditional model, which is trained
             without advantages, pushed along ∇_a Q by ``omega`` (end of section 4.3).
         weight_decay: AdamW's decay of the weights of denoiser and encoding, at least 0; 0 is Adam.
-        **kwargs: Options of ``DiffusionActorModule`` and ``FrozenCriticsModule``; the average of a
+        **kwargs: Options of ``DiffusionActorModule`` and ``ConditionModule``; the average of a
             learned representation moves at ``actor_ema_rate``, too.
+
+    Raises:
+        ConfigError: Values of returns are to choose or to push actions, which takes a Q.
     """
 
     eager_because = None
@@ -72,6 +76,8 @@ class ACDModule(DiffusionActorModule, FrozenCriticsModule):
         super().__init__(*args, weight_decay=weight_decay, **kwargs)
         self.act_mode, self.omega, self.num_samples = act_mode, omega, num_samples
         self.guidance = guidance
+        self._require_q("act_mode 'acd_f'", act_mode == "acd_f")
+        self._require_q("guidance 'classifier'", guidance == "classifier")
         # The classifier's guidance takes an unconditional model alone, so it learns no other.
         self.drop_probability = 1.0 if guidance == "classifier" else drop_probability
         self.encoding = AdvantageEncoding(
@@ -79,6 +85,13 @@ class ACDModule(DiffusionActorModule, FrozenCriticsModule):
         )
         self.average_encoding = frozen_copy(self.encoding)
         self.actor = self.diffusion_actor(self.observation_dim + self.encoding.dim)
+
+    def _require_q(self, what: str, wanted: bool) -> None:
+        if wanted and self.values == "returns":
+            raise ConfigError(
+                f"{what} needs a Q, which values 'returns' have not: leave it out, or set values "
+                "to 'expectile'."
+            )
 
     # ---- training ------------------------------------------------------------------------------
 
@@ -106,7 +119,7 @@ class ACDModule(DiffusionActorModule, FrozenCriticsModule):
         act_mode: ActMode | None = None,
         omega: Annotated[float | None, "(-inf, inf)"] = None,
         num_samples: Annotated[int | None, "[1, inf)"] = None,
-        advantage: Annotated[float, "(-inf, inf)"] = 0.0,
+        advantage: Annotated[float | None, "(-inf, inf)"] = None,
         **drawing: Any,
     ) -> Policy:
         """Act by samples at one advantage; what is not given is as trained.
@@ -115,11 +128,16 @@ class ACDModule(DiffusionActorModule, FrozenCriticsModule):
             act_mode: ``acd`` or ``acd_f``.
             omega: ω.
             num_samples: N of acd_f.
-            advantage: A, 0 being that of an optimal action.
+            advantage: A, by default 0, that of an optimal action; with condition ``positive``, by
+                default 1, that of a positive one, and −1 that of another.
             **drawing: Options of ``Drawing``; those that are None or left out are as trained.
+
+        Raises:
+            ConfigError: ``acd_f`` of values that have no Q.
         """
         sampler = self.acting_sampler(**drawing)
         mode = act_mode or self.act_mode
+        self._require_q("act_mode 'acd_f'", mode == "acd_f")
         number = 1 if mode == "acd" else num_samples or self.num_samples
         strength = self.omega if omega is None else omega
 
@@ -136,10 +154,12 @@ class ACDModule(DiffusionActorModule, FrozenCriticsModule):
         observations: Tensor,
         number: int,
         omega: float,
-        advantage: float = 0.0,
+        advantage: float | None = None,
         sampler: Sampler | None = None,
     ) -> Tensor:
         """Draw actions (S, number, a) for raw observations (S, o) under Eq. 4."""
+        if advantage is None:
+            advantage = 1.0 if self.condition == "positive" else 0.0
         states = self.normalize_observations(observations)
         advantages = torch.full((states.shape[0],), float(advantage), device=states.device)
         given = torch.cat([states, self.average_encoding(advantages)], dim=-1)

@@ -43,7 +43,7 @@ class AWRModule(IQLModule):
             del groups["critic"]
         return groups
 
-    def losses(self, batch: TransitionBatch) -> dict[str, Tensor]:  # type: ignore[override]
+    def losses(self, batch: TransitionBatch) -> dict[str, Tensor]:
         """IQL's at expectile 0.5; without bootstrapping ``value`` and ``actor`` by returns."""
         if self.bootstrap:
             return super().losses(batch)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from lit_offrl.datasets.views import AdvantageBatch, TransitionBatch
+from lit_offrl.datasets.views import AdvantageBatch, OutcomeBatch, TransitionBatch
 from lit_offrl.figures import advantage_histogram
 from lit_offrl.modules.actor import ActorModule
 from lit_offrl.modules.expectile import ExpectileCritics
@@ -16,6 +16,8 @@ from lit_offrl.nets.mlp import Activation, LayerNorms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_BATCHES = TransitionBatch | AdvantageBatch | OutcomeBatch
 
 
 class CriticGuidedModule(ActorModule):
@@ -47,6 +49,7 @@ class CriticGuidedModule(ActorModule):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.hidden, self.activation, self.gamma = hidden, activation, gamma
+        self.layer_norm = layer_norm
         self.critics = ExpectileCritics(
             self.observation_dim,
             self.action_dim,
@@ -59,12 +62,24 @@ class CriticGuidedModule(ActorModule):
         )
         self._advantages: list[Tensor] = []
 
-    def losses(self, batch: TransitionBatch | AdvantageBatch) -> dict[str, Tensor]:
+    def losses(self, batch: Any) -> dict[str, Tensor]:
         """``value`` and ``critic`` (IQL) and ``actor``."""
-        self.require_batch(batch, TransitionBatch | AdvantageBatch, "Transitions", rewards=True)
+        self.require_batch(batch, _BATCHES, "Transitions", rewards=True)
         observations = self.normalize_observations(batch.observations)
-        assert batch.rewards is not None
-        losses, advantages = self.critics.losses(
+        losses, advantages = self.critic_losses(batch, observations)
+        self.log_scalar("advantage/mean", advantages.mean())
+        self.log_scalar("advantage/positive", (advantages > 0).float().mean())
+        told = self.told(batch, advantages)
+        return losses | {"actor": self.actor_loss(observations, batch.actions, told)}
+
+    def critic_losses(self, batch: Any, observations: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Losses of a batch's critics, and its advantages (B,) without gradient.
+
+        Args:
+            batch: with rewards.
+            observations: its normalised observations (B, o).
+        """
+        return self.critics.losses(
             observations,
             batch.actions,
             batch.rewards,
@@ -72,9 +87,10 @@ class CriticGuidedModule(ActorModule):
             batch.terminals,
             getattr(batch, "discounts", None),
         )
-        self.log_scalar("advantage/mean", advantages.mean())
-        self.log_scalar("advantage/positive", (advantages > 0).float().mean())
-        return losses | {"actor": self.actor_loss(observations, batch.actions, advantages)}
+
+    def told(self, batch: Any, advantages: Tensor) -> Tensor:
+        """What the actor's loss takes for the advantages (B,) of a batch: they themselves."""
+        return advantages
 
     def actor_loss(self, observations: Tensor, actions: Tensor, advantages: Tensor) -> Tensor:
         """The actor's loss for observed states (B, o), actions (B, a), advantages (B,)."""

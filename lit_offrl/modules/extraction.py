@@ -36,6 +36,16 @@ def mean_over_processes(values: Tensor) -> Tensor:
     return mean
 
 
+def rows_of_processes(values: Tensor) -> Tensor:
+    """Values (B,) of the batches of all processes (n · B,), equally many each, without gradient."""
+    values = values.detach()
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    parts = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, values.contiguous())
+    return torch.cat(parts)
+
+
 def by_turns(q_values: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
     """Mean Q to climb and mean |Q| to scale it by, of the values (2, B) of two critics.
 

@@ -17,7 +17,6 @@ from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.views import (
     AdvantageBatch,
     AdvantageLabelled,
-    TransitionBatch,
     Transitions,
     View,
 )
@@ -82,6 +81,11 @@ class FrozenCriticsModule(CriticGuidedModule):
                 f"critic: {path} was trained with bootstrap false, so its Q never was; give one "
                 "trained with bootstrap true, or a checkpoint of IQLModule."
             )
+        if hyper.get("values") == "returns":
+            raise ConfigError(
+                f"critic: {path} has values of returns and no Q; give one with values expectile, "
+                "or a checkpoint of IQLModule."
+            )
         theirs, ours = hyper.get("normalize", False), self.normalize
         same = (True, "min_max")  # two names of one scaling
         if theirs != ours and not (theirs in same and ours in same):
@@ -141,7 +145,7 @@ class FrozenCriticsModule(CriticGuidedModule):
         groups = super().parameter_groups()
         return groups if self.frozen_from is None else {"actor": groups["actor"]}
 
-    def losses(self, batch: TransitionBatch | AdvantageBatch) -> dict[str, Tensor]:
+    def losses(self, batch: Any) -> dict[str, Tensor]:
         """The actor's loss and, unless labels are precomputed, the critics'."""
         if self.frozen_from is None:
             return super().losses(batch)
@@ -151,7 +155,8 @@ class FrozenCriticsModule(CriticGuidedModule):
                 "view to the model, or set it to AdvantageLabelled."
             )
         observations = self.normalize_observations(batch.observations)
-        return {"actor": self.actor_loss(observations, batch.actions, batch.advantages)}
+        told = self.told(batch, batch.advantages)
+        return {"actor": self.actor_loss(observations, batch.actions, told)}
 
     def after_step(self) -> None:
         """Move the target critics, unless they are frozen."""

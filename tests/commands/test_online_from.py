@@ -244,6 +244,43 @@ def test_it_begins_with_the_checkpoint_and_goes_on_by_its_steps(
     assert "own has 12 own steps already, and steps is 10" in capsys.readouterr().err
 
 
+def test_recap_goes_on_in_rounds_of_whole_episodes(fitted, online, monkeypatch, same_state, capsys):
+    """Two rounds of two episodes: what they earn is told to the policy, and a kill undoes none."""
+    recap = f"{STOCHASTIC} --model.init_args.values returns --model.init_args.condition positive"
+    recap += " --model.init_args.positive_share 0.4 --model.init_args.failure_reward -50"
+    recap += " --model.init_args.chunk 3"
+    assert fitted("ACDModule", recap) == 0
+    rounds = "--steps_at_once 24 --updates_per_step 0.25 --evaluate_every 24"
+    assert online("whole", rounds, steps=48) == 0
+    assert [one["environment_steps"] for one in scores("whole")] == [0, 24, 48]
+    assert torch.load("whole/last.ckpt", weights_only=True)["global_step"] == 22
+    before, after = (load_module(f"{run}/last.ckpt") for run in ("fit", "whole"))
+    assert torch.equal(after.critics.ends, before.critics.ends)  # of the same bins
+    moved = zip(before.critics.v.parameters(), after.critics.v.parameters(), strict=True)
+    assert not any(torch.equal(one, other) for one, other in moved)
+
+    step = OfflineModule.training_step
+
+    def dying(self, batch, number):
+        # own episodes ran out of time after 12 steps, of about 0 each
+        own = batch.returns[8:]
+        assert len(own) == 8 and own.min() > -52 and own.max() < -50 * 0.99**12
+        if self.trainer.global_step == 18:
+            raise Killed
+        return step(self, batch, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OfflineModule, "training_step", dying)
+        with pytest.raises(Killed):
+            online("cut/whole", rounds, steps=48)
+    assert online("cut/whole", rounds, steps=48) == 0
+    same_state(Path("whole/last.ckpt"), Path("cut/whole/last.ckpt"))
+    capsys.readouterr()
+    assert online("other", "--initial_steps 4", steps=20) == 2
+    line = capsys.readouterr().err
+    assert "5 own steps are too few for the view" in line and "raise initial_steps" in line
+
+
 def test_own_steps_find_the_action_that_the_data_miss(fitted, online):
     options = "--model.init_args.hidden [32] --model.init_args.learning_rate 0.01"
     options += " --model.init_args.gamma 0.5"

@@ -16,6 +16,7 @@ from lit_offrl.modules.base import OfflineModule
 DATA = {"observation_dim": 4, "action_dim": 2, "action_low": (-1.0,) * 2, "action_high": (1.0,) * 2}
 SMALL = {"width": 8, "blocks": 1, "hidden": (8,), "num_samples": 2, "horizon": 3}
 UNBOUND = {"guidance", "guide_scale", "lagrange", "omega", "target_entropy", "target_return"}
+UNBOUND |= {"failure_reward", "threshold"}
 """Options that may be any finite number."""
 METHODS = [
     kind
