@@ -35,6 +35,7 @@ COMMANDS = {
     "collect": "make a dataset from an environment",
     "sweep": "train and evaluate a grid of methods, datasets and seeds",
     "pipeline": "train stages that take each other's checkpoints, and evaluate",
+    "hub": "push a policy to Hugging Face's hub with a model card, or pull one",
     "mlflow": "send to MLflow what it did not get while a run trained (sync)",
     "online": "train on steps taken in the environment: in rounds, or from a checkpoint",
 }

@@ -7,9 +7,11 @@ Whatever takes a checkpoint's path takes these as well:
     models:/NAME@ALIAS        the version of a registered model that has an alias
     models:/NAME/VERSION      a version by its number
     models:/m-ID              a logged model
+    hub:ORG/NAME              what ``lit-offrl hub push`` has put there, see ``hub.fetching``
+    hub:ORG/NAME@REVISION     the same as of a commit, branch or tag
 
-They are looked for in the user's own store alone. A file that is elsewhere is copied once it is
-needed, to the folder of caches.
+Runs and models are looked for in the user's own store alone. A file that is elsewhere is copied
+once it is needed, to the folder of caches.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from lit_offrl.tracking.store import open_client, redacted, require_store, store
 _RUN = re.compile(r"(?:runs:/)?([0-9a-f]{32})(?:/(.+))?")
 _LOGGED = re.compile(r"m-[0-9a-f]{32}")
 _VERSION = re.compile(r"([^/@]+)(?:@([^/@]+)|/(\d+))")
-_SCHEMES = ("runs:/", "models:/")
+_HUB = "hub:"
+_SCHEMES = ("runs:/", "models:/", _HUB)
 _WAY_OUT = "give another --tracking_uri or $MLFLOW_TRACKING_URI."
 
 
@@ -60,6 +63,10 @@ def checkpoint_path(source: str | Path, tracking_uri: str | None = None) -> Path
     text = str(source)
     if not is_reference(text) or Path(text).is_file():
         return Path(source)
+    if text.startswith(_HUB):
+        from lit_offrl.hub.fetching import fetch_weights
+
+        return fetch_weights(text.removeprefix(_HUB))
     uri = store_uri(tracking_uri)
     require_store(uri, f"{text}: {_WAY_OUT}", made=True)
     client, model = open_client(uri), text.removeprefix("models:/")
