@@ -10,6 +10,8 @@ import numpy as np
 
 from lit_offrl.common.errors import EvaluationError, LitOffRLError
 from lit_offrl.common.policy import GoalPolicy, Policy, RewardPolicy
+from lit_offrl.export.facts import STATE
+from lit_offrl.export.running import OnnxPolicy
 from lit_offrl.modules.policies import NetworkPolicy
 
 
@@ -76,7 +78,7 @@ class Clients:
         self._make, self._most, self._idle, self._clock = make, most, idle_seconds, clock
         self._shared = make()
         self._memories: dict[str, _Memory] = {}  # the one that was used last stands last
-        self.remembers = not isinstance(self._shared, NetworkPolicy)
+        self.remembers = not _is_memoryless(self._shared)
         """Whether what the policy does depends on earlier steps."""
         self.takes_goals = isinstance(self._shared, GoalPolicy)
         """Whether the policy may be given goals."""
@@ -171,6 +173,14 @@ class Clients:
                 f"the policy gave actions of shape {actions.shape} for {len(observations)} rows."
             )
         return actions
+
+
+def _is_memoryless(policy: Policy) -> bool:
+    """Whether a policy's actions follow from the observations alone, as far as is known."""
+    if isinstance(policy, OnnxPolicy):
+        told = {STATE, "goals", "rewards"} & {*policy.facts.inputs}
+        return not told
+    return isinstance(policy, NetworkPolicy)
 
 
 def _not_finite() -> EvaluationError:

@@ -17,12 +17,15 @@ import pytest
 import torch
 
 from lit_offrl.__main__ import main
+from lit_offrl.commands import options, serve
+from lit_offrl.commands.evaluate import split_policy_options
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import file_sha256
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.modules import BCModule
 from lit_offrl.modules.checkpoints import load_module
 from lit_offrl.serving import server
+from lit_offrl.serving.clients import Clients, Step
 
 DOCS = Path(__file__).parents[2] / "docs" / "serving.md"
 
@@ -83,7 +86,7 @@ def test_a_checkpoint_acts_over_http_until_a_signal_comes(checkpoint, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("options", "line"),
+    ("given", "line"),
     [
         (["--ckpt_path", "none.ckpt"], "none.ckpt: no such checkpoint"),
         (["--ckpt_path", "last.ckpt", "--policy.omega", "3"], "has no option 'omega'"),
@@ -91,13 +94,16 @@ def test_a_checkpoint_acts_over_http_until_a_signal_comes(checkpoint, monkeypatc
         (["--ckpt_path", "last.ckpt", "--port", "70000"], "port is 70000: give a number in"),
         (["--ckpt_path", "last.ckpt", "--max_clients", "0"], "invalid positive integer value: '0'"),
         (["--ckpt_path", "last.ckpt", "--idle_seconds", "0"], "idle_seconds is 0.0"),
-        ([], "required: --ckpt_path"),
+        ([], "serve takes one of --ckpt_path, a checkpoint, and --policy"),
+        (["--ckpt_path", "last.ckpt", "--policy", "p.onnx"], "serve takes one of --ckpt_path"),
+        (["--policy", "p.onnx"], "p.onnx: no such exported policy"),
+        (["--policy", "p.onnx", "--policy.omega", "3"], "--policy.omega is an option of a check"),
     ],
 )
-def test_what_cannot_be_served_is_one_line(checkpoint, options, line, capsys):
-    if "--port" not in options:
-        options = [*options, "--port", "0"]
-    assert main(["serve", *options]) == 2
+def test_what_cannot_be_served_is_one_line(checkpoint, given, line, capsys):
+    if "--port" not in given:
+        given = [*given, "--port", "0"]
+    assert main(["serve", *given]) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert line in said
 
@@ -108,6 +114,18 @@ def test_without_its_packages_the_command_names_the_extra(checkpoint, monkeypatc
 
     with pytest.raises(ConfigError, match=r"serve needs starlette: `pip install -e .\[serve\]`"):
         main(["--ckpt_path", str(checkpoint)])
+
+
+def test_an_exported_policy_is_served_as_its_checkpoint_is(checkpoint, folder):
+    load_module(checkpoint).policy().export(folder / "exported")
+    rest, _ = split_policy_options(["--policy", "exported/policy.onnx"])
+    make, facts = serve._exported(options.parse(serve.ServeOptions, rest, "serve"), {})
+    clients = Clients(make)
+    assert not clients.remembers and facts["checkpoint_sha256"] == file_sha256(checkpoint)
+    rows = np.random.default_rng(0).normal(size=(3, 15)).astype(np.float32)
+    found = clients.act([Step(observations=rows[:1]), Step(observations=rows[1:])])
+    expected = load_module(checkpoint).policy().act(rows)
+    assert np.concatenate(found) == pytest.approx(expected, abs=1e-5)
 
 
 def console_blocks():
