@@ -28,25 +28,30 @@ from lit_offrl.datasets.catalog import (
     resolve,
 )
 from lit_offrl.datasets.checks import examine
-from lit_offrl.datasets.convert import LogOptions, convert_log
+from lit_offrl.datasets.convert import LogOptions, convert_dataset, convert_log
 from lit_offrl.datasets.d4rl_package import PackagedSource
 from lit_offrl.datasets.download import download, verification
 from lit_offrl.datasets.entries import CATALOG, CatalogEntry
 from lit_offrl.datasets.hdf5 import Format
 from lit_offrl.datasets.lerobot import LeRobotOptions, LeRobotSource
+from lit_offrl.datasets.logs import is_log
 from lit_offrl.datasets.minari import MinariSource
 from lit_offrl.datasets.minari_opening import PREFIX
 from lit_offrl.datasets.ogbench import OGBENCH, OGBenchSource
 from lit_offrl.datasets.reading import Reading
 from lit_offrl.datasets.robomimic import RobomimicOptions, RobomimicSource
 from lit_offrl.datasets.sidecar import read_sidecar
-from lit_offrl.datasets.sources import D4RL_PREFIX, Source, find_source
+from lit_offrl.datasets.sources import D4RL_PREFIX, Source, find_source, is_minari
 
 _BOUNDS = ("--action_low", "--action-low", "--action_high", "--action-high")
+_OF_DATASETS = ("observations", "env")  # the options of a log that others have, too
 _COLUMNS = """
-A,B,… are names of the log's columns with commas between them; ranges, obs_0..obs_11, and patterns,
-'obs_*', stand for several. The rows of an episode stand together, in their order; its last row is
-a timeout unless --terminal says that the task ended there.
+SOURCE may be whatever info takes: TARGET is then FILE.hdf5 in D4RL's layout, OGBench's NAME.npz,
+lerobot:FOLDER, robomimic:FILE.hdf5 or minari:ID. What was written is read again before it is moved
+to its place, and refused if it trained other rows. Of a log, A,B,… are names of its columns with
+commas between them; ranges, obs_0..obs_11, and patterns, 'obs_*', stand for several. The rows of an
+episode stand together, in their order; its last row is a timeout unless --terminal says that the
+task ended there.
 """
 
 
@@ -208,15 +213,37 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    """Make an HDF5 file of a log in CSV or Parquet, and say what is in it."""
+    """Make an HDF5 file of a log, or another format of a dataset, and say what is in it."""
     columns = make(LogOptions, options)
-    summary, warnings = convert_log(options.log, options.output, columns, force=options.force)
+    if is_log(Path(options.source)):
+        output = Path(options.target)
+        summary, warnings = convert_log(Path(options.source), output, columns, force=options.force)
+    else:
+        _refuse_log_options(columns, options)
+        keys = columns.observations
+        parts = None if keys is None else tuple(key.strip() for key in keys.split(","))
+        source = find_source(
+            options.source,
+            options.data_dir,
+            Reading(env_id=columns.env, accept_faults=True),
+            minari_observations=parts if is_minari(options.source) else None,
+            lerobot=LeRobotOptions(observations=parts),
+            robomimic=RobomimicOptions(observations=parts),
+        )
+        summary, warnings = convert_dataset(source, options.target)
     for key, text in summary.items():
         print(f"{key}: {text}")
     for warning in warnings:
         print(f"warning: {warning}")
-    print(f"{options.output}: written; `lit-offrl datasets check {options.output}` looks at it")
+    print(f"{options.target}: written; `lit-offrl datasets check {options.target}` looks at it")
     return 0
+
+
+def _refuse_log_options(columns: LogOptions, options: argparse.Namespace) -> None:
+    given = [k for k, v in vars(columns).items() if v is not None and k not in _OF_DATASETS]
+    given += ["force"] if options.force else []
+    if given:
+        raise ConfigError(f"{options.source}: --{given[0]} goes only with a log in CSV or Parquet.")
 
 
 def _download(options: argparse.Namespace) -> int:
@@ -278,11 +305,12 @@ def _parser() -> OneLineParser:
     info.set_defaults(run=_info)
     check = verbs.add_parser("check", help="read every value; say what is in it and what is odd")
     check.set_defaults(run=_check)
-    words = "make an HDF5 file of a log in CSV or Parquet"
+    words = "make an HDF5 file of a log in CSV or Parquet, or another format of a dataset"
     convert = verbs.add_parser("convert", help=words, epilog=_COLUMNS)
-    words = "Log, a .csv, .tsv or .parquet file."
-    convert.add_argument("log", type=Path, metavar="LOG", help=words)
-    convert.add_argument("output", type=Path, metavar="FILE.hdf5", help="File that is written.")
+    words = "Log, a .csv, .tsv or .parquet file; or a dataset, as info takes it."
+    convert.add_argument("source", metavar="SOURCE", help=words)
+    words = "What is written: FILE.hdf5, NAME.npz, lerobot:FOLDER, robomimic:FILE.hdf5, minari:ID."
+    convert.add_argument("target", metavar="TARGET", help=words)
     add_options(convert, LogOptions, hyphens=True)
     convert.set_defaults(run=_convert)
     fetch = verbs.add_parser("download", help="bring a dataset of the catalogue to disk")
@@ -304,7 +332,7 @@ def _parser() -> OneLineParser:
         keys = "Features of LeRobot's, or keys of robomimic's, to put behind each other."
         verb.add_argument("--observations", metavar="A,B", help=keys)
     where = f"Folder of downloads. (default: ${DATA_DIR_VARIABLE}, or ~/.lit_offrl/datasets)"
-    for verb in (listing, info, check, fetch, cache):
+    for verb in (listing, info, check, convert, fetch, cache):
         verb.add_argument("--data_dir", type=Path, metavar="DIR", help=where)
     return parser
 

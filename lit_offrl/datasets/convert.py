@@ -1,9 +1,14 @@
-"""``convert_log``: a log in CSV or Parquet becomes an HDF5 file that everything here reads."""
+"""Logs in CSV or Parquet become HDF5 files that everything here reads; datasets other formats.
+
+``convert_dataset`` reads a dataset whole, writes it beside its place, reads that again, and moves
+it there only if the very same rows are trained on, in the types they were stored in.
+"""
 
 from __future__ import annotations
 
 import datetime
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +16,25 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from lit_offrl.common.errors import ConfigError, DatasetError
-from lit_offrl.common.files import file_sha256, require_writable
+from lit_offrl.common.errors import ConfigError, DatasetError, LitOffRLError, reason
+from lit_offrl.common.files import file_sha256, make_folder, part_path, refusals, require_writable
 from lit_offrl.common.ranges import require_fields
-from lit_offrl.datasets.environments import ENVIRONMENTS
+from lit_offrl.datasets.catalog import FileSource
+from lit_offrl.datasets.environments import ENVIRONMENTS, OWN
 from lit_offrl.datasets.hdf5 import write_hdf5
+from lit_offrl.datasets.lerobot import LeRobotSource
 from lit_offrl.datasets.log_columns import choose_columns
 from lit_offrl.datasets.log_values import episode_ends, flags, numbers, require_rising
 from lit_offrl.datasets.logs import Log, open_log
+from lit_offrl.datasets.minari import MinariSource
+from lit_offrl.datasets.minari_opening import minari_root
+from lit_offrl.datasets.ogbench import OGBenchSource
+from lit_offrl.datasets.ogbench_entries import validation_name
+from lit_offrl.datasets.reading import Reading
+from lit_offrl.datasets.recording_formats import TARGETS
+from lit_offrl.datasets.recordings import Recording, read_recording
+from lit_offrl.datasets.robomimic import RobomimicSource
+from lit_offrl.datasets.sources import Source
 from lit_offrl.datasets.values import remarks
 
 SUFFIXES = (".hdf5", ".h5")
@@ -40,7 +56,8 @@ class LogOptions:
     """What the columns of a log are, as the user writes it; see ``choose_columns``.
 
     Args:
-        observations: Columns that make the observation, in this order.
+        observations: Columns that make the observation, in this order; a log needs them. Of a
+            dataset the features or keys that do.
         actions: Columns that make the action, in this order.
         reward: Column of rewards.
         episode: Column whose value tells episodes apart. Without it, ``terminal`` and ``timeout``
@@ -56,7 +73,7 @@ class LogOptions:
         max_episode_steps: Step limit of an episode, at least 1.
     """
 
-    observations: str
+    observations: str | None = None
     actions: str | None = None
     reward: str | None = None
     episode: str | None = None
@@ -92,6 +109,8 @@ def convert_log(
         raise ConfigError(f"{output}: the file to write is HDF5: name it {output.stem}.hdf5.")
     if output.exists() and not force:
         raise ConfigError(f"{output}: is there already: name another file, or say --force.")
+    if options.observations is None:
+        raise ConfigError(f"{log}: say with --observations which columns make the observation.")
     if options.episode is None and options.terminal is None and options.timeout is None:
         raise ConfigError(
             f"{log}: nothing says where its episodes end: give --episode, the column that tells "
@@ -117,6 +136,96 @@ def convert_log(
     }
     write_hdf5(output, columns, attributes)
     return _summary(columns, roles), remarks(columns)
+
+
+def convert_dataset(source: Source, target: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Write a dataset in another format, whole or not at all.
+
+    Args:
+        source: Where it comes from.
+        target: ``FILE.hdf5`` in D4RL's layout, ``NAME.npz`` of OGBench's, ``lerobot:FOLDER``,
+            ``robomimic:FILE.hdf5`` or ``minari:ID``.
+
+    Returns:
+        What was written, for people, and what the format has no place for or else is to be known.
+
+    Raises:
+        ConfigError: The target is no such text, or is there already.
+        DatasetError: The source cannot be read, or what is written would train other rows.
+        FileError: The target cannot be written.
+    """
+    kind, final, name = find_target(target)
+    outputs = [final, final.with_name(validation_name(final.stem) + final.suffix)]
+    for path in outputs[: 1 + (kind == "ogbench")]:
+        if path.exists():
+            raise ConfigError(f"{path}: is there already: name another place.")
+    recording = read_recording(source)
+    make_folder(final.parent)
+    staging = part_path(final)
+    with refusals(final):
+        staging.mkdir()
+    try:
+        try:
+            said = TARGETS[kind].write(recording, staging, name)
+        except (ValueError, TypeError) as error:  # Minari's, of ids
+            if isinstance(error, LitOffRLError):
+                raise
+            raise ConfigError(f"{target}: cannot be written ({reason(error, 120)}).") from None
+        written = _reader(kind, staging / name, recording)
+        recording.refuse_difference(read_recording(written), target)
+        with refusals(final):
+            for path in reversed(outputs):
+                place = staging / (name if path == final else path.name)
+                if place.exists():
+                    place.rename(path)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    ends = recording.columns["terminals"]
+    summary = {
+        "rows": f"{len(ends):,}",
+        "episodes": f"{len(recording.lengths):,}: {int(ends.sum()):,} end in a terminal",
+        "columns": ", ".join(f"{k} ({v.dtype})" for k, v in recording.columns.items()),
+    }
+    return summary, (*recording.left_out, *said)
+
+
+def find_target(text: str) -> tuple[str, Path, str]:
+    """Return the format that a target is of, its path, and its name below the path's root.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    kinds = [k for k, target in TARGETS.items() if target.prefix and text.startswith(target.prefix)]
+    place = text.removeprefix(TARGETS[kinds[0]].prefix) if kinds else text
+    suffix = Path(place).suffix.lower()
+    if not kinds:
+        kinds = [k for k, each in TARGETS.items() if not each.prefix and suffix in each.suffixes]
+    suffixes = TARGETS[kinds[0]].suffixes if kinds else ()
+    if not kinds or not place or (suffixes and suffix not in suffixes):
+        raise ConfigError(
+            f"'{text}' names no format to write: give FILE.hdf5, NAME.npz, lerobot:FOLDER, "
+            "robomimic:FILE.hdf5 or minari:ID."
+        )
+    path = Path(place).expanduser()
+    if kinds[0] != "minari":
+        return kinds[0], path.absolute(), path.name
+    if path.is_absolute() or ".." in path.parts:
+        raise ConfigError(f"{text}: is no id of Minari's: write one as minari:robot/door-v0.")
+    return "minari", minari_root() / path, place
+
+
+def _reader(kind: str, path: Path, recording: Recording) -> Source:
+    """Return the source that reads what was written."""
+    if kind == "lerobot":
+        return LeRobotSource(str(path))
+    if kind == "robomimic":
+        return RobomimicSource(str(path))
+    if kind == "minari":
+        return MinariSource(str(path))
+    if kind == "ogbench":
+        env_id = OWN + str(recording.note["env_id"]).removeprefix(OWN)
+        return OGBenchSource(path.stem, path, env_id)
+    return FileSource(path.stem, path, reading=Reading(env_id=recording.note.get("env_id")))
 
 
 def _roles(log: Log, options: LogOptions) -> dict[str, list[str]]:

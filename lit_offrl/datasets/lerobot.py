@@ -103,6 +103,10 @@ class LeRobotSource:
     Attributes:
         name: The name it goes by in tables.
         path: The folder.
+        folder: Its metadata.
+        reward: Feature of rewards, if any.
+        terminal: Feature that ends tasks, if any.
+        success: Feature of success, if any.
 
     Raises:
         ConfigError: An option names a feature that is not there, or does not go with the others.
@@ -130,9 +134,9 @@ class LeRobotSource:
         self._where = f"{self.name} ({self.path})"
         self._env_id = env_id
         self._parts = self._choose(guess)
-        self._reward = self._feature_of("reward", REWARDS)
-        self._terminal = self._feature_of("terminal", (TERMINAL,))
-        self._success, self._succeeded = self._labels()
+        self.reward = self._feature_of("reward", REWARDS)
+        self.terminal = self._feature_of("terminal", (TERMINAL,))
+        self.success, self._succeeded = self._labels()
         self._tasks = self.folder.tasks() if "task_index" in self.folder.features else {}
         if options.tasks != "ignore" and not self._tasks:
             raise ConfigError(f"{self._where}: has no tasks: leave the option tasks out.")
@@ -164,7 +168,7 @@ class LeRobotSource:
         """Return what the metadata say."""
         folder, features = self.folder, self.folder.features
         columns = ["observations", *(["actions"] if ACTION in features else [])]
-        columns += ["rewards"] if self._has_labels or self._reward else []
+        columns += ["rewards"] if self._has_labels or self.reward else []
         columns += ["next_observations"] if self._next_state else []
         columns += [column for name, column in EXTRA.items() if name in features]
         columns += ["goals"] if self.options.tasks == "goals" else []
@@ -220,7 +224,7 @@ class LeRobotSource:
 
     @property
     def _has_labels(self) -> bool:
-        return self._success is not None or self._succeeded is not None
+        return self.success is not None or self._succeeded is not None
 
     @property
     def _next_state(self) -> Feature | None:
@@ -307,7 +311,7 @@ class LeRobotSource:
 
     def _key(self) -> dict[str, Any]:
         """Return all that columns depend on beside the files."""
-        names = {key: None if (each := getattr(self, f"_{key}")) is None else each.name
+        names = {key: None if (each := getattr(self, key)) is None else each.name
                  for key in ("reward", "terminal", "success")}  # fmt: skip
         return {
             **names,
@@ -322,7 +326,7 @@ class LeRobotSource:
     def _labels_are_rewards(self) -> bool:
         """An option goes before a feature that has rewards without being named."""
         explicit = self.options.success is not None and self.options.reward is None
-        return self._has_labels and (explicit or self._reward is None)
+        return self._has_labels and (explicit or self.reward is None)
 
     def _handling(self) -> Iterator[str]:
         if [part.name for part in self._parts] != [STATE] or self._frames or self._tasked:
@@ -330,12 +334,12 @@ class LeRobotSource:
             parts += [f"task (one-hot, {len(self._tasks)})"] * self._tasked
             yield f"observations: {' + '.join(parts)}"
         if self._labels_are_rewards:
-            which = "numbered episodes" if self._success is None else f"'{self._success.name}'"
+            which = "numbered episodes" if self.success is None else f"'{self.success.name}'"
             yield f"rewards: 1 on the last row of episodes that succeeded, by {which}, else 0"
-        elif self._reward is not None and self._reward.name != REWARDS[0]:
-            yield f"rewards: '{self._reward.name}'"
-        if self._terminal is not None:
-            yield f"terminals: '{self._terminal.name}'; other episodes' ends are timeouts"
+        elif self.reward is not None and self.reward.name != REWARDS[0]:
+            yield f"rewards: '{self.reward.name}'"
+        if self.terminal is not None:
+            yield f"terminals: '{self.terminal.name}'; other episodes' ends are timeouts"
         elif self._has_labels:
             yield "episodes that succeeded end in a terminal, all others in a timeout"
         else:
@@ -385,7 +389,7 @@ class _Reader:
         """Return the columns, and what is odd about their values."""
         source, features = self._source, self._source.folder.features
         extra = {name: column for name, column in EXTRA.items() if name in features}
-        single = [source._reward, source._terminal, source._success, source._next_state]
+        single = [source.reward, source.terminal, source.success, source._next_state]
         single += [features.get(name) for name in ("timestamp", "task_index", ACTION, DONE)]
         needed = [features["episode_index"], features["frame_index"], *source._parts]
         needed += [each for each in single if each is not None]
@@ -406,11 +410,11 @@ class _Reader:
         succeeded = self._successes()
         if source._labels_are_rewards:
             columns["rewards"] = succeeded.astype(np.float32)
-        elif source._reward is not None:
-            columns["rewards"] = self._vectors([source._reward], "rewards").reshape(-1)
+        elif source.reward is not None:
+            columns["rewards"] = self._vectors([source.reward], "rewards").reshape(-1)
         if (done := features.get(DONE)) is not None and done.size == 1:
             self._flags(done)
-        terminals = succeeded if source._terminal is None else self._flags(source._terminal)
+        terminals = succeeded if source.terminal is None else self._flags(source.terminal)
         columns["terminals"], columns["timeouts"] = terminals, self._last & ~terminals
         if source._validates is not None:
             low, high = source._validates
@@ -533,8 +537,8 @@ class _Reader:
         chosen = np.zeros(len(lengths), dtype=np.bool_)
         if source._succeeded is not None:
             chosen[source._succeeded] = True
-        elif source._success is not None:
-            flags = self._flags(source._success, anywhere=True)
+        elif source.success is not None:
+            flags = self._flags(source.success, anywhere=True)
             chosen = np.logical_or.reduceat(flags, self._episodes.starts)
         found = np.zeros(self._rows, dtype=np.bool_)
         found[np.cumsum(lengths)[chosen] - 1] = True

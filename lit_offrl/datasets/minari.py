@@ -20,6 +20,7 @@ from gymnasium import spaces
 from lit_offrl.common.errors import DatasetError, reason
 from lit_offrl.datasets import hdf5_limits, minari_spaces
 from lit_offrl.datasets.cache import ColumnCache, folder_sha256
+from lit_offrl.datasets.columns import KINDS
 from lit_offrl.datasets.minari_opening import (
     AGAIN,
     PREFIX,
@@ -29,10 +30,13 @@ from lit_offrl.datasets.minari_opening import (
     parquet_rows,
 )
 from lit_offrl.datasets.minari_spaces import Part
+from lit_offrl.datasets.noted import noted
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.datasets.values import remarks
 
 _GOAL = "desired_goal"
+NOTE = "lit_offrl"
+"""Key in the metadata of what this library's converter noted, which Minari has no place for."""
 
 
 class MinariSource:
@@ -77,6 +81,9 @@ class MinariSource:
         self.observations = None if observations is None else tuple(observations)
         self._parts = minari_spaces.choose(space, self.observations, self._where)
         self._goals = minari_spaces.goal_parts(space, _GOAL, self._parts)
+        note = storage.metadata.get(NOTE)
+        self.note: dict[str, Any] = note if isinstance(note, dict) else {}
+        self._noted = [name for name in self._noted_list("columns") if name in KINDS]
 
     def facts(self) -> dict[str, str]:
         """Return what the metadata say beside the spec, for people: parts, episodes, format."""
@@ -105,6 +112,9 @@ class MinariSource:
         bounded = bool(np.isfinite((low, high)).any())  # what is infinite is settled later
         columns = ["observations", "actions", "rewards", "terminals", "timeouts"]
         columns += ["next_observations"] + ["goals"] * bool(self._goals)
+        columns += [name for name in self._noted if name not in columns]
+        columns += ["next_unknown"] if self._noted_list("next_unknown") else []
+        columns = [name for name in columns if name not in self._noted_list("absent")]
         spec = DatasetSpec(
             name=self.name,
             observation_dim=sum(part.size or 0 for part in self._parts),
@@ -120,6 +130,12 @@ class MinariSource:
             columns=tuple(columns),
             why_no_env=why_no_env,
         )
+        if self.note:
+            sizes = {"observations": spec.observation_dim, "actions": spec.action_dim}
+            facts = noted(self.note, None, sizes, where)
+            known = {k: v for k, v in facts.items() if v is not None}
+            spec = DatasetSpec.from_dict({**spec.to_dict(), **known})
+            spec = replace(spec, why_no_env=None if "env_id" in known else spec.why_no_env)
         if self.observations is None:
             return spec
         handling = [f"observations: {_joined(self._parts)}"]
@@ -151,8 +167,7 @@ class MinariSource:
 
         def make() -> OfflineDataset:
             self._require_readable(spec)
-            episodes = list(self._episodes())
-            columns = {name: np.concatenate([e[name] for e in episodes]) for name in episodes[0]}
+            columns = self.columns()
             whole = replace(spec, sha256=digest, notices=remarks(columns))
             return OfflineDataset(columns, whole, {"source": "minari", "id": self.dataset_id})
 
@@ -161,6 +176,24 @@ class MinariSource:
         options = {"minari": self.dataset_id, "observations": self.observations}
         rows = self.cache.fetch(digest, options, make)
         return rows.with_spec(replace(spec, sha256=digest, notices=rows.spec.notices))
+
+    def columns(self, *infos: str) -> dict[str, np.ndarray]:
+        """Return the columns of all episodes in the types stored, and ``infos/NAME`` of some names.
+
+        Raises:
+            DatasetError: As ``read``.
+        """
+        episodes = list(self._episodes(infos))
+        columns = {name: np.concatenate([e[name] for e in episodes]) for name in episodes[0]}
+        if numbers := self._noted_list("next_unknown"):
+            stops = np.cumsum([len(episode["actions"]) for episode in episodes])
+            chosen = [n for n in numbers if type(n) is int and 0 <= n < len(stops)]
+            columns["next_unknown"] = np.isin(np.arange(stops[-1]), stops[chosen] - 1)
+        return {k: v for k, v in columns.items() if k not in self._noted_list("absent")}
+
+    def _noted_list(self, key: str) -> list[Any]:
+        found = self.note.get(key)
+        return found if isinstance(found, list) else []
 
     def _require_readable(self, spec: DatasetSpec) -> None:
         """Refuse links, and what memory cannot hold, by the metadata's and the files' headers."""
@@ -178,7 +211,7 @@ class MinariSource:
             hdf5_limits.require_memory({file.name: size}, self._where)
             hdf5_limits.refuse_unwritten({file.name: size}, file.stat().st_size, self._where)
 
-    def _episodes(self) -> Iterator[dict[str, np.ndarray]]:
+    def _episodes(self, infos: Sequence[str] = ()) -> Iterator[dict[str, np.ndarray]]:
         total = int(self._dataset.storage.total_episodes)
         if total < 1:
             raise DatasetError(f"{self._where}: has no episodes: collect or download it again.")
@@ -194,9 +227,11 @@ class MinariSource:
                     f"{self._where}: 'episode_{number}' of {total:,} is missing or cannot be read "
                     f"({reason(error, 120, named=True)}): it is not what its metadata say; {AGAIN}."
                 ) from None
-            yield self._columns(episode, f"{self._where}: 'episode_{number}'")
+            yield self._columns(episode, infos, f"{self._where}: 'episode_{number}'")
 
-    def _columns(self, episode: dict[str, Any], where: str) -> dict[str, np.ndarray]:
+    def _columns(
+        self, episode: dict[str, Any], infos: Sequence[str], where: str
+    ) -> dict[str, np.ndarray]:
         """Return one episode's rows, its lengths checked; values are checked when all are there."""
         stored = episode["observations"]
         states = minari_spaces.vector(self._parts, stored, where)
@@ -216,6 +251,12 @@ class MinariSource:
             raise DatasetError(f"{where} cannot be used ({said}): {AGAIN}.") from None
         if self._goals:
             columns["goals"] = minari_spaces.vector(self._goals, stored, where)[:-1]
+        beside = {name: name for name in self._noted} | {f"infos/{name}": name for name in infos}
+        for column, name in beside.items():
+            found = episode.get("infos")
+            if not isinstance(found, dict) or name not in found:
+                raise DatasetError(f"{where} has no infos '{name}', which its note names: {AGAIN}.")
+            columns[column] = np.asarray(found[name])[:steps]
         for name, values in columns.items():
             if values.ndim == 0 or len(values) != steps or steps == 0:
                 rows = len(values) if values.ndim else 0

@@ -33,6 +33,21 @@ def minari_folder(path: str | os.PathLike[str]) -> Path | None:
     return None
 
 
+def minari_root() -> Path:
+    """Return the folder that ids are below.
+
+    Raises:
+        ConfigError: the package is not installed.
+    """
+    try:
+        minari = importlib.import_module("minari")
+    except ImportError:
+        raise ConfigError(
+            f"{PREFIX}ID: needs the package minari: run {install('minari')}."
+        ) from None
+    return Path(minari.storage.get_dataset_path())
+
+
 def open_minari(dataset_id: str, folder: Path | None) -> Any:
     """Return the package's dataset of a folder, or of an id under the package's root.
 

@@ -98,7 +98,7 @@ class OGBenchSource:
         """Return the spec, the training file's sizes compared with the environment's."""
         if self.path.is_file():
             with NpzFile(self.path, self._needed) as file:
-                self._check(file)
+                self.check(file)
         elif self.entry is None:
             self.require_on_disk()
         return ogbench_spec(self.name, self.env_id, str(self.path))
@@ -141,7 +141,7 @@ class OGBenchSource:
             NpzFile(self.validation, self._needed) as validation,
         ):
             for file in (train, validation):
-                self._check(file)
+                self.check(file)
             names = [name for name in self._needed if name in train.arrays]
             for name in names:
                 validation.need(name)
@@ -172,8 +172,12 @@ class OGBenchSource:
         dataset = OfflineDataset(columns, spec, {"source": "ogbench"})
         return dataset.with_spec(replace(spec, notices=remarks(dataset.columns)))
 
-    def _check(self, file: NpzFile) -> None:
-        """Compare arrays' lengths, types and sizes with each other and the environment's."""
+    def check(self, file: NpzFile) -> None:
+        """Compare arrays' lengths, types and sizes with each other and the environment's.
+
+        Raises:
+            DatasetError: One does not fit.
+        """
         family = ENV_TASKS[self.env_id.removeprefix(OWN)].family
         rows = file.need("observations").shape[0]
         for name in (*_ROWS, *(_PRIVILEGED[:1] if self.task is not None else ())):
@@ -209,7 +213,7 @@ def check_file(path: Path, entry: OGBenchEntry) -> None:
     assert entry.env_id is not None
     source = OGBenchSource(entry.name, path, entry.env_id, entry)
     with NpzFile(path, (*_ROWS, *_PRIVILEGED)) as file:
-        source._check(file)
+        source.check(file)
 
 
 def find_ogbench(text: str, folder: Path, reading: Reading) -> OGBenchSource | None:

@@ -41,6 +41,8 @@ from lit_offrl.datasets.values import remarks
 PREFIX = "robomimic:"
 NOTE = "lit_offrl"
 """Attribute of ``data`` with what this library's converter noted."""
+SPLIT = "split"
+"""Key of that note: the filter key that validates where no option says otherwise."""
 _DEMO = re.compile(r"demo_(\d{1,9})")
 _AGAIN = "collect or download the file again"
 _MOST = 10**6  # demonstrations
@@ -95,6 +97,9 @@ class RobomimicSource:
     Attributes:
         name: The name it goes by in tables.
         path: The file.
+        keys: Keys of the observations, in order.
+        infos: Names of the group ``infos`` in a demonstration, where the converter wrote one.
+        note: What the converter noted.
 
     Raises:
         ConfigError: An option names a key that is not there.
@@ -130,13 +135,17 @@ class RobomimicSource:
         name = self._env_args.get("env_name")
         return facts | ({"made in": str(name)} if name else {})
 
+    def left_out(self) -> list[str]:
+        """Return observations that are not among those chosen, for people."""
+        return [self._text(key) for key in self._shapes if key not in self.keys]
+
     def header(self) -> DatasetSpec:
         """Return what the file's headers say."""
-        size = sum(math.prod(self._shapes[key]) for key in self._keys)
+        size = sum(math.prod(self._shapes[key]) for key in self.keys)
         sizes = {"observations": size, "actions": self._action_dim}
         columns = ["observations", "actions", *(["rewards"] if "rewards" in self._has else [])]
         columns += ["validation"] if self.options.validation_mask is not None else []
-        handling = [f"observations: {' + '.join(map(self._text, self._keys))}"]
+        handling = [f"observations: {' + '.join(map(self._text, self.keys))}"]
         if self.options.mask is not None:
             handling.append(f"demonstrations of the filter key '{self.options.mask}'")
         if self.options.validation_mask is not None:
@@ -147,7 +156,7 @@ class RobomimicSource:
         handling.append(f"dones {ends}; other ends of demonstrations are timeouts")
         return DatasetSpec.from_dict(
             {
-                **noted(self._note, self._env_id, sizes, str(self.path)),
+                **noted(self.note, self._env_id, sizes, str(self.path)),
                 "name": self.name,
                 "observation_dim": size,
                 "action_dim": self._action_dim,
@@ -185,7 +194,7 @@ class RobomimicSource:
         if self.cache is None:
             dataset = make()
         else:
-            options = {**vars(self.options), "observations": self._keys}
+            options = {**vars(self.options), "observations": self.keys}
             dataset = self.cache.fetch(digest, {"robomimic": options}, make)
         for name in require:
             dataset.column(name)
@@ -208,6 +217,10 @@ class RobomimicSource:
             raise self._wrong("data", f"has {len(data):,} demonstrations, too many to list")
         every = sorted(data, key=lambda name: int(name[5:]))
         self._masks = self._read_masks(file, every)
+        self.note = self._json(data, NOTE)
+        split, given = self.note.get(SPLIT), self.options
+        if split in self._masks and given.mask is None and given.validation_mask is None:
+            self.options = replace(given, validation_mask=split)
         self._demos = every
         chosen = (self.options.mask, self.options.validation_mask)
         if chosen != (None, None):
@@ -225,11 +238,12 @@ class RobomimicSource:
             self._demos = [name for name in every if name in taken]
         self._validates = {*self._masked("validation_mask", [])}
         self._env_args = self._json(data, "env_args")
-        self._note = self._json(data, NOTE)
         first = data[self._demos[0]]
         self._has = {key for key in ("rewards", "dones") if key in first}
         self._shapes = self._observed(first, f"data/{self._demos[0]}")
-        self._keys = self._choose(guess)
+        self.keys = self._choose(guess)
+        infos = first.get("infos")
+        self.infos = tuple(infos) if isinstance(infos, h5py.Group) else ()
         self._has |= {"next_obs"} if isinstance(first.get("next_obs"), h5py.Group) else set()
         actions = self._array(data, f"{self._demos[0]}/actions")
         self._action_dim = math.prod(actions.shape[1:])
@@ -314,7 +328,8 @@ class RobomimicSource:
         if rows < 1 or math.prod(actions.shape[1:]) != self._action_dim:
             raise self._wrong(f"{where}/actions", f"has shape {actions.shape}")
         groups = ("obs", "next_obs") if "next_obs" in self._has else ("obs",)
-        wanted = {f"{group}/{key}": self._shapes[key] for group in groups for key in self._keys}
+        wanted = {f"{group}/{key}": self._shapes[key] for group in groups for key in self.keys}
+        wanted |= {f"infos/{key}": self._shape_of(data, key) for key in self.infos}
         wanted |= {key: () for key in ("rewards", "dones") if key in self._has}
         for key, shape in wanted.items():
             array = self._array(data, f"{name}/{key}")
@@ -323,6 +338,9 @@ class RobomimicSource:
                     f"{where}/{key}", f"has shape {array.shape}, where {(rows, *shape)} is needed"
                 )
         return int(rows)
+
+    def _shape_of(self, data: h5py.Group, key: str) -> tuple[int, ...]:
+        return tuple(self._array(data, f"{self._demos[0]}/infos/{key}").shape[1:])
 
     def _array(self, data: h5py.Group, key: str) -> h5py.Dataset:
         node = data.get(key)
@@ -353,8 +371,7 @@ class RobomimicSource:
         return f"{key} ({shape}{', picture' * (key in self._pictures)})"
 
     def _notices(self) -> Iterator[str]:
-        others = [self._text(key) for key in self._shapes if key not in self._keys]
-        if others:
+        if others := self.left_out():
             yield f"not among the observations: {listed(others)}"
         if self._masks and self.options.mask is None and self.options.validation_mask is None:
             yield (
@@ -371,18 +388,15 @@ class RobomimicSource:
         with open_hdf5(self.path) as file:
 
             def column(name: str, *keys: str) -> np.ndarray:
-                kind = np.result_type(*(self._kind(file, key) for key in keys))
-                blocks = self._blocks(file, keys)
-                size = sum(math.prod(self._shape(file, key)) for key in keys)
-                made = scratch(blocks, (self._rows, size), kind, folder)
+                made = self._stored(file, keys, folder)
                 if name:
                     said.extend(remarks({name: made if name != "rewards" else made[:, 0]}))
-                if kind == np.float32:
+                if made.dtype == np.float32:
                     return made
                 pieces = (made[i : i + (1 << 16)] for i in range(0, self._rows, 1 << 16))
                 return scratch(pieces, made.shape, np.dtype(np.float32), folder)
 
-            columns = {"observations": column("observations", *(f"obs/{k}" for k in self._keys))}
+            columns = {"observations": column("observations", *(f"obs/{k}" for k in self.keys))}
             columns["actions"] = column("actions", "actions")
             if "rewards" in self._has:
                 columns["rewards"] = column("rewards", "rewards").reshape(-1)
@@ -395,12 +409,26 @@ class RobomimicSource:
                 done = flags.astype(np.bool_)
             columns["terminals"], columns["timeouts"] = done, last & ~done
             if "next_obs" in self._has:
-                following = column("", *(f"next_obs/{key}" for key in self._keys))
+                following = column("", *(f"next_obs/{key}" for key in self.keys))
                 columns |= next_states(columns["observations"], following, last)
         if self.options.validation_mask is not None:
             chosen = [name in self._validates for name in self._demos]
             columns["validation"] = np.repeat(chosen, self._lengths)
         return columns, said
+
+    def stored(self, *keys: str) -> np.ndarray:
+        """Return arrays of all demonstrations (N, d) behind each other, in the type stored.
+
+        Args:
+            keys: Their places in a demonstration, such as ``obs/object``.
+        """
+        with open_hdf5(self.path) as file:
+            return self._stored(file, keys, None)
+
+    def _stored(self, file: h5py.File, keys: Sequence[str], folder: Path | None) -> np.ndarray:
+        kind = np.result_type(*(self._kind(file, key) for key in keys))
+        size = sum(math.prod(self._shape(file, key)) for key in keys)
+        return scratch(self._blocks(file, keys), (self._rows, size), kind, folder)
 
     def _blocks(self, file: h5py.File, keys: Sequence[str]) -> Iterator[np.ndarray]:
         row = 0

@@ -25,6 +25,7 @@ def write_robomimic(
     columns: Mapping[str, np.ndarray],
     lengths: Sequence[int] | np.ndarray,
     *,
+    infos: Mapping[str, np.ndarray] | None = None,
     masks: Mapping[str, Sequence[int]] | None = None,
     note: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -36,6 +37,7 @@ def write_robomimic(
             (N,), ``terminals`` (N,), ``next_observations`` (N, o) and ``next_unknown`` (N,). Next
             states that are not given are those of the next row; an unknown one repeats the state.
         lengths: Rows of each episode (E,), which sum to N.
+        infos: Arrays (N, …) that no method reads, for the group ``infos`` of each demonstration.
         masks: Numbers of episodes by the filter key.
         note: What is known of the data beside the rows; plain types. ``env_id`` names the
             environment in ``env_args``.
@@ -69,6 +71,8 @@ def write_robomimic(
                 if name in columns:
                     values = columns[name][part]
                     demo[key] = values.astype(np.int64) if values.dtype == np.bool_ else values
+            for name, values in (infos or {}).items():
+                demo[f"infos/{name}"] = values[part]
         data.attrs["total"] = int(stops[-1])
         env = str((note or {}).get("env_id", "unknown"))
         data.attrs["env_args"] = json.dumps({"env_name": env, "type": _GYM, "env_kwargs": {}})
