@@ -43,7 +43,8 @@ def on_config(config: Any) -> Any:
 
 def _mathml(found: re.Match[str]) -> str:
     display = "block" if found["tag"] == "div" else "inline"
-    return convert(html.unescape(found["latex"]), display=display)
+    latex = html.unescape(found["latex"]).replace(r"\arg", r"\mathrm{arg}\,")  # it knows no \arg
+    return convert(latex, display=display)
 
 
 def on_page_content(content: str, **_: Any) -> str:
