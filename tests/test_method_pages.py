@@ -10,6 +10,7 @@ import pytest
 
 import lit_offrl.modules
 from lit_offrl.__main__ import COMMANDS, TRAINER_VERBS
+from lit_offrl.cli.help import kinds_of
 from lit_offrl.common.configs import names as config_names
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -50,6 +51,13 @@ def commands_of(text):
 
 
 # ---- the tables -------------------------------------------------------------------------------
+
+
+def test_every_method_has_its_tables_on_one_page():
+    marks = re.findall(r"<!-- options of (\w+) -->", "".join(text_of.values()))
+    methods = [kind.__name__ for kind in kinds_of(lit_offrl.modules.OfflineModule)]
+    ours = [name for name in methods if name in lit_offrl.modules.__all__]
+    assert sorted(marks) == sorted({*ours})
 
 
 @by_page
@@ -162,6 +170,20 @@ def test_links_of_a_page_lead_somewhere(name):
             assert anchor in anchors_of(page), target
 
 
+@by_page
+def test_scores_of_a_page_stand_in_the_results(name):
+    section = re.search(r"\n## Measured\n(.*?)\n## ", text_of[name], re.DOTALL)
+    if section is None:
+        assert name == "index"
+        return
+    pages = [*(DOCS / "results").glob("*.md"), DOCS / "online.md"]
+    results = "".join(page.read_text(encoding="utf-8") for page in pages)
+    scores = re.findall(r"−?\d+\.\d+", section[1])
+    assert scores or "Not measured" in section[1]
+    missing = [score for score in scores if not re.search(rf"(?<![\d.−]){score}(?!\d)", results)]
+    assert not missing, f"in no results page: {missing}"
+
+
 def test_index_leads_to_every_page():
     linked = re.findall(r"\]\((\w+)\.md\)", text_of["index"])
     assert {*linked, "index"} == set(text_of)
@@ -174,3 +196,9 @@ def test_page_has_a_small_picture_with_words_for_who_does_not_see_it(name):
     for said, path in pictures:
         assert len(said.split()) > 5
         assert (DOCS / "methods" / path).stat().st_size < 100_000
+
+
+def test_every_picture_is_drawn_by_the_script_and_shown():
+    drawn = set(script("method_pictures").PICTURES)
+    shown = set(re.findall(r"images/methods/(\w+)\.svg", "".join(text_of.values())))
+    assert drawn == shown == {path.stem for path in (DOCS / "images" / "methods").glob("*.svg")}
