@@ -198,7 +198,10 @@ def test_a_command_that_does_not_parse_is_found(tmp_path, monkeypatch):
         parse_as_trainer_verb(["fit", "--config", "iql", "--model.init_args.betaa", "3"])
 
 
-@pytest.mark.parametrize("block", [each for each in BLOCKS if each.language == "python"], ids=str)
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.page)
 def test_python_of_a_page_compiles_and_is_run_or_marked(block):
     ast.parse(block.text)
     assert block.why_not_run or block.page in FIRST_HOUR, f"{block.page}: say why it is not run"
