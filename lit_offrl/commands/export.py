@@ -19,13 +19,14 @@ class ExportOptions:
     Args:
         ckpt_path: Checkpoint of 'fit': a path, runs:/ID or models:/NAME@ALIAS.
         output: Folder for the file.
-        format: Format of the file: onnx, the whole decision as a graph for onnxruntime; or
-            safetensors, weights and options for this library.
+        format: Format of the file: onnx, the whole decision as a graph for onnxruntime;
+            torch_export, the same for PyTorch; or safetensors, weights and options for this
+            library.
     """
 
     ckpt_path: Checkpoint
     output: Path
-    format: Literal["onnx", "safetensors"] = "onnx"
+    format: Literal["onnx", "torch_export", "safetensors"] = "onnx"
 
 
 def main(argv: Sequence[str]) -> int:

@@ -97,6 +97,8 @@ class GivenNoise:
         """Counts of numbers a state that each draw has taken."""
         self.differentiates = False
         """Whether decisions have taken gradients, see ``row_gradient``."""
+        self.choices: list[tuple[Tensor, Tensor]] = []
+        """Where choices that last for several decisions were due, (E,), and those, (E, …)."""
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """The next numbers for E states, of ``shape``, (E · k, …) or (E, …), state-major."""
@@ -121,15 +123,6 @@ class GivenNoise:
             yield self
         finally:
             _GIVEN.reset(token)
-
-    @contextlib.contextmanager
-    def of_rows(self, rows: Tensor) -> Iterator[None]:
-        """Draw for some of the states alone, those of ``rows`` (N,), int64."""
-        whole, self.numbers = self.numbers, self.numbers[rows]
-        try:
-            yield
-        finally:
-            self.numbers = whole
 
 
 class CountedNoise(GivenNoise):

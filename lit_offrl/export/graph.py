@@ -34,12 +34,15 @@ class Graph:
             ``state``.
         outputs: Sizes by name: ``actions``, ``next_state``.
         state: Shapes of the parts of the state, in order.
+        choices: Number of choices that last for several decisions. Where each is due (E,), and what
+            it is (E, …), the program gives after the outputs.
     """
 
     program: ExportedProgram
     inputs: Mapping[str, int]
     outputs: Mapping[str, int]
     state: Mapping[str, tuple[int, ...]]
+    choices: int = 0
 
 
 class Decision(nn.Module):
@@ -51,6 +54,7 @@ class Decision(nn.Module):
         beside: Names of what the policy is told beside observations.
         noise: Counts of numbers that the draws of a step take, in order.
         state: Example of the state, which gives names, shapes and types of its parts.
+        with_choices: Whether choices that last are given, too.
     """
 
     def __init__(
@@ -60,8 +64,10 @@ class Decision(nn.Module):
         beside: Sequence[str],
         noise: Sequence[int],
         state: State,
+        with_choices: bool = False,
     ) -> None:
         super().__init__()
+        self._with_choices = with_choices
         self.nets = nn.ModuleDict(dict(module.named_children()))
         self._policy, self._beside, self._noise = policy, beside, noise
         self._parts = [(name, part.shape[1:], part.dtype) for name, part in state.items()]
@@ -73,9 +79,11 @@ class Decision(nn.Module):
         beside = {name: next(rows) for name in self._beside}
         noise = next(rows) if sum(self._noise) else observations[:, :0]
         state = self._unpacked(next(rows)) if self._parts else {}
-        with GivenNoise(noise, self._noise).used():
+        with GivenNoise(noise, self._noise).used() as given:
             actions, following = self._policy.step(observations, state, **beside)
-        return (actions.float(), self._packed(following)) if self._parts else (actions.float(),)
+        choices = given.choices if self._with_choices else []
+        kept = (self._packed(following),) if self._parts else ()
+        return (actions.float(), *kept, *(part for choice in choices for part in choice))
 
     def _unpacked(self, packed: Tensor) -> State:
         columns = packed.split([math.prod(shape) for _, shape, _ in self._parts], dim=1)
@@ -89,25 +97,29 @@ class Decision(nn.Module):
         return torch.cat([part.reshape(part.shape[0], -1) for part in parts], dim=1)
 
 
-def graph_of(policy: StepPolicy, module: OfflineModule) -> Graph:
+def graph_of(policy: StepPolicy, module: OfflineModule, with_choices: bool = False) -> Graph:
     """Trace a policy's decision, the whole of it, from raw observations to actions.
 
     Args:
         policy: A policy of ``module``.
         module: In eval mode, on the CPU, in float32.
+        with_choices: Whether the program also gives the choices that last for several decisions.
 
     Raises:
         ConfigError: The decision does something that no graph can do.
     """
     beside, width = policy.beside_sizes(), module.observation_dim
-    counted = CountedNoise(_COUNTED)
-    with torch.no_grad(), counted.used():
-        told = {name: torch.zeros(_COUNTED, size) for name, size in beside.items()}
-        actions, state = policy.step(torch.zeros(_COUNTED, width), {}, **told)
+    told = {name: torch.zeros(_COUNTED, size) for name, size in beside.items()}
+    state: State = {}
+    for _ in range(2):  # the first step has no state yet, so no choice that may last
+        counted = CountedNoise(_COUNTED)
+        with torch.no_grad(), counted.used():
+            actions, state = policy.step(torch.zeros(_COUNTED, width), state, **told)
     inputs = {"observations": width, **beside, NOISE: sum(counted.sizes)}
     inputs[STATE] = sum(math.prod(part.shape[1:]) for part in state.values())
     outputs = {"actions": actions.shape[1], NEXT_STATE: inputs[STATE]}
-    decision: Any = Decision(policy, module, list(beside), counted.sizes, state)
+    told_of = (list(beside), counted.sizes, state, with_choices)
+    decision = Decision(policy, module, *told_of)
     inputs, outputs = ({k: v for k, v in sizes.items() if v} for sizes in (inputs, outputs))
     examples = tuple(torch.zeros(_TRACED, size) for size in inputs.values())
     try:
@@ -120,7 +132,8 @@ def graph_of(policy: StepPolicy, module: OfflineModule) -> Graph:
             " ones for any number of rows."
         ) from error
     shapes = {name: tuple(part.shape[1:]) for name, part in state.items()}
-    return Graph(program, inputs, outputs, shapes)
+    choices = len(counted.choices) if with_choices else 0
+    return Graph(program, inputs, outputs, shapes, choices)
 
 
 def _exported(

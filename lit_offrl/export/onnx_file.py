@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from lit_offrl.common.extras import needed
-from lit_offrl.common.files import whole_file
+from lit_offrl.common.files import write_whole
+from lit_offrl.export.conditions import under_conditions
 from lit_offrl.export.facts import KEY, PolicyFacts
 from lit_offrl.export.graph import Graph
 
@@ -33,6 +34,8 @@ def write_onnx(graph: Graph, facts: PolicyFacts, path: Path) -> None:
         """As operators for which onnxruntime has kernels."""
         return op.Mul(x, op.Tanh(op.Softplus(x)))
 
+    choices = [(f"due_{number}", f"chosen_{number}") for number in range(graph.choices)]
+    names = [*graph.outputs, *(name for pair in choices for name in pair)]
     with _quiet():
         made = torch.onnx.export(
             graph.program,
@@ -40,14 +43,15 @@ def write_onnx(graph: Graph, facts: PolicyFacts, path: Path) -> None:
             verbose=False,
             opset_version=OPSET,
             input_names=[*graph.inputs],
-            output_names=[*graph.outputs],
+            output_names=names,
             custom_translation_table={torch.ops.aten.mish.default: mish},
         )
         assert made is not None
         made.model.metadata_props[KEY] = facts.to_json()
         made.model.producer_name, made.model.producer_version = KEY, facts.version
-        with whole_file(path) as temporary:
-            made.save(temporary)
+        model = made.model_proto
+    under_conditions(model, choices)
+    write_whole(path, model.SerializeToString())
 
 
 @contextlib.contextmanager

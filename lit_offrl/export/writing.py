@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import platform
+import time
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+import torch
+
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.common.files import make_folder
+from lit_offrl.common.files import make_folder, whole_file, write_whole
 from lit_offrl.export.facts import PolicyFacts, facts_of
 from lit_offrl.export.graph import graph_of
 from lit_offrl.export.onnx_file import write_onnx
+from lit_offrl.export.readme import readme
+from lit_offrl.export.running import OnnxGoalPolicy, load_onnx
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import read_checkpoint
 from lit_offrl.modules.policies import StepPolicy
 from lit_offrl.modules.weights_file import SUFFIX, write_weights
 
-Format = Literal["onnx", "safetensors"]
+Format = Literal["onnx", "torch_export", "safetensors"]
 """Formats of an exported policy's file."""
+_DECISIONS, _SECONDS = 200, 1.0  # that are timed for the page beside it, at most
 
 
 def export_policy(policy: Any, output: str | Path, format: Format = "onnx") -> Path:
@@ -26,7 +34,10 @@ def export_policy(policy: Any, output: str | Path, format: Format = "onnx") -> P
         policy: What a method's ``policy`` has made; the options that it was made with are part of
             what is written. It is written in float32, for the CPU.
         output: The folder, which is made.
-        format: ``onnx``: ``policy.onnx``, the whole decision as a graph; ``safetensors``:
+        format: ``onnx``: ``policy.onnx``, the whole decision as a graph for onnxruntime;
+            ``torch_export``: ``policy.pt2``, the same for ``torch.export.load``, with its facts
+            beside it in ``policy.json``, where choices that last are made in every step and used
+            where they are due; ``safetensors``:
             ``policy.safetensors``, weights and options, by which ``load_module`` of this library
             makes the method again.
 
@@ -48,9 +59,10 @@ def export_policy(policy: Any, output: str | Path, format: Format = "onnx") -> P
     make_folder(folder)
     if format == "safetensors":
         path = folder / f"policy{SUFFIX}"
-        write_weights(path, weights_of(module), facts=PolicyFacts(**known).to_json())
+        facts = PolicyFacts(**known)
+        write_weights(path, weights_of(module), facts=facts.to_json())
+        write_whole(folder / "README.md", readme(facts, path.name))
         return path
-    path = folder / "policy.onnx"
     copied = _copied(module)
     again = copied.policy(**options)
     if not isinstance(again, StepPolicy):
@@ -58,10 +70,43 @@ def export_policy(policy: Any, output: str | Path, format: Format = "onnx") -> P
             f"The policy of {type(module).__name__} is a {type(again).__name__}: only a StepPolicy"
             " can be exported, whose step is a function of tensors."
         )
-    graph = graph_of(again, copied)
+    graph = graph_of(again, copied, with_choices=format == "onnx")
     sizes: dict[str, Any] = {"inputs": graph.inputs, "outputs": graph.outputs}
-    write_onnx(graph, PolicyFacts(**known, **sizes, state=graph.state), path)
+    facts = PolicyFacts(**known, **sizes, state=graph.state)
+    if format == "onnx":
+        path = folder / "policy.onnx"
+        write_onnx(graph, facts, path)
+        write_whole(folder / "README.md", readme(facts, path.name, _rate(path)))
+        return path
+    path = folder / "policy.pt2"
+    with whole_file(path) as temporary, open(temporary, "wb") as stream:
+        torch.export.save(graph.program, stream)
+    write_whole(folder / "policy.json", facts.to_json() + "\n")
+    write_whole(folder / "README.md", readme(facts, path.name))
     return path
+
+
+def _rate(path: Path) -> str | None:
+    """Say how fast an exported policy decides for one environment here; None without a runtime."""
+    try:
+        policy = load_onnx(path)
+    except ConfigError:
+        return None
+    observation = np.zeros((1, policy.facts.inputs["observations"]), np.float32)
+    times: list[float] = []
+    told = {name: size for name, size in policy.facts.inputs.items() if name in ("goals",)}
+    if isinstance(policy, OnnxGoalPolicy):
+        policy.aim(np.zeros((1, told["goals"]), np.float32))
+    policy.act(observation)
+    while len(times) < _DECISIONS and sum(times) < _SECONDS:
+        begun = time.perf_counter()
+        policy.act(observation)
+        times.append(time.perf_counter() - begun)
+    return (
+        f"On the machine that wrote it, one thread of {platform.machine()} made"
+        f" {len(times) / sum(times):,.0f} decisions a second for one environment, its noise drawn;"
+        f" the slowest of {len(times)} took {1e3 * max(times):.2f} ms."
+    )
 
 
 def weights_of(module: OfflineModule) -> dict[str, Any]:

@@ -169,7 +169,7 @@ class DecisionDiffuserModule(PlanModule):
         """
         values, known = self.begun(seen, counts, goals)
         net = self.average
-        encoded = net.encode(values.new_full((1, 1), target_return)).expand(len(seen), -1)
+        encoded = net.encode(values.new_full((1, 1), target_return)).expand(seen.shape[0], -1)
         step = partial(net.denoise, times=net.times())
         null = torch.zeros_like(encoded[:1])
         denoise = classifier_free_guidance(

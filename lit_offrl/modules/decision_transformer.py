@@ -16,6 +16,7 @@ from lit_offrl.datasets.views import ContextBatch, Contexts
 from lit_offrl.datasets.views.contexts import BoundContexts
 from lit_offrl.modules.actor import ActorModule
 from lit_offrl.modules.extraction import mean_over_processes
+from lit_offrl.modules.policies import State, StepPolicy
 from lit_offrl.nets import ActionTransformer
 
 
@@ -158,7 +159,7 @@ class DecisionTransformerModule(ActorModule):
         return ReturnPolicy(self.predict, asked, *sizes, self.device)
 
 
-class ReturnPolicy:
+class ReturnPolicy(StepPolicy):
     """Acts by the last K steps of each episode and the return that is still to come.
 
     It is a ``RewardPolicy``: the return that is asked for falls by each reward.
@@ -183,45 +184,63 @@ class ReturnPolicy:
         action_dim: int,
         device: torch.device,
     ) -> None:
+        super().__init__(device)
         self._predict, self._target, self._context = predict, target, context
-        self._dims, self._device = (observation_dim, action_dim), device
-        self._begin(0)
+        self._dims = (observation_dim, action_dim)
+        self._earned: Tensor | None = None
 
-    def _begin(self, number: int) -> None:
-        """Forget all, and begin an episode in each of ``number`` environments."""
-        shape = (number, self._context)
-        sizes = ((*shape, self._dims[0]), (*shape, self._dims[1]), shape)
-        self._steps = [torch.zeros(size, device=self._device) for size in sizes]
-        self._steps.append(torch.zeros(shape, dtype=torch.long, device=self._device))
-        self._time = torch.zeros(number, dtype=torch.long, device=self._device)
-        self._left = torch.full((number,), float(self._target), device=self._device)
+    def beside_sizes(self) -> dict[str, int]:
+        """Rewards (E, 1) of the step before, which count unless an episode begins."""
+        return {"rewards": 1}
 
-    def reset(self, mask: np.ndarray | None = None) -> None:
-        """Ask for the whole return where an episode begins, and forget the one before it."""
-        if mask is None or len(mask) != len(self._time):
-            self._begin(0 if mask is None else len(mask))
-            return
-        begun = torch.from_numpy(np.asarray(mask, bool)).to(self._device)
-        self._time[begun] = 0
-        self._left[begun] = self._target
+    def _begun(self, observations: Tensor) -> State:
+        """Return the state of episodes that begin."""
+        rows, context = observations.shape[0], self._context
+        zeros, count = observations.new_zeros, torch.int64
+        return {
+            "observations": zeros(rows, context, self._dims[0]),
+            "actions": zeros(rows, context, self._dims[1]),
+            "returns": zeros(rows, context),
+            "timesteps": zeros(rows, context, dtype=count),
+            "time": zeros(rows, dtype=count),
+            "left": zeros(rows),
+        }
 
-    @torch.no_grad()
-    def act(self, observations: np.ndarray) -> np.ndarray:
-        """Map raw observations (E, o) to actions (E, a), float32."""
-        rows = torch.as_tensor(observations, dtype=torch.float32).to(self._device)
-        if len(rows) != len(self._time):
-            self._begin(len(rows))
-        full = self._time >= self._context
-        for kept in self._steps:
-            kept[full] = kept[full].roll(-1, dims=1)
-        observed, actions, returns, timesteps = self._steps
-        now = torch.arange(len(rows), device=self._device), self._time.clamp(max=self._context - 1)
-        observed[now], returns[now], timesteps[now] = rows, self._left, self._time
-        # what an earlier episode left behind this step is hidden, as is what will be its action
-        actions[now] = self._predict(*self._steps)[now].float()
-        self._time += 1
-        return actions[now].cpu().numpy()
+    def step(self, observations: Tensor, state: State, **beside: Tensor) -> tuple[Tensor, State]:
+        """Return actions (E, a), and the last K steps with them.
+
+        Its state is those steps, the ``time`` (E,) that episodes have had, in steps, and the return
+        ``left`` (E,) to ask for.
+        """
+        state = state or self._begun(observations)
+        time, context = state["time"], self._context
+        left = torch.where(time == 0, self._target, state["left"] - beside["rewards"][:, 0])
+        full, at = time >= context, time.clamp(max=context - 1)
+        now = torch.arange(context, device=time.device) == at[:, None]
+
+        def kept(name: str, value: Tensor) -> Tensor:
+            before = state[name]
+            dims = (1,) * (before.ndim - 2)
+            before = torch.where(full.view(-1, 1, *dims), before.roll(-1, dims=1), before)
+            return torch.where(now.view(*now.shape, *dims), value[:, None], before)
+
+        observed, returns = kept("observations", observations), kept("returns", left)
+        timesteps = kept("timesteps", time)
+        # what will be this step's action is hidden from it, as is what is behind it
+        hidden = kept("actions", torch.zeros_like(state["actions"][:, 0]))
+        predicted = self._predict(observed, hidden, returns, timesteps)
+        actions = predicted[torch.arange(at.shape[0], device=at.device), at].float()
+        following = {"observations": observed, "actions": kept("actions", actions)}
+        following |= {"returns": returns, "timesteps": timesteps}
+        return actions, following | {"time": time + 1, "left": left}
+
+    def _beside(self, observations: np.ndarray) -> dict[str, Tensor]:
+        """Return what the step before has earned."""
+        earned, self._earned = self._earned, None
+        if earned is None or len(earned) != len(observations):
+            earned = torch.zeros(len(observations), device=self._device)
+        return {"rewards": earned[:, None]}
 
     def earn(self, rewards: np.ndarray) -> None:
         """Ask for less by the rewards (E,) of the step just taken."""
-        self._left -= torch.as_tensor(rewards, dtype=torch.float32).to(self._device)
+        self._earned = torch.as_tensor(rewards, dtype=torch.float32).to(self._device)

@@ -177,12 +177,15 @@ class DiffuserModule(PlanModule):
         denoise = partial(self.average.denoise, times=self.average.times())
         guided = self.guided and guide_scale != 0 and self.guide_steps > 0
         drawn = self.draw(denoise, values, known, self.guide(guide_scale) if guided else None)
-        plans = drawn.unflatten(0, (len(seen), number))
+        plans = drawn.unflatten(0, (seen.shape[0], number))
         if not self.guided or number == 1:
             return plans
-        first = torch.ones((), dtype=torch.int64, device=seen.device).expand(len(drawn))
-        order = self.average_value(drawn, first).view(len(seen), number).argsort(1, descending=True)
-        return plans.take_along_dim(order[..., None, None], dim=1)
+        first = torch.ones((), dtype=torch.int64, device=seen.device).expand(drawn.shape[0])
+        order = (
+            self.average_value(drawn, first).view(seen.shape[0], number).argsort(1, descending=True)
+        )
+        rows = torch.arange(order.shape[0], device=order.device)
+        return plans[rows[:, None], order]
 
     def guide(self, scale: float) -> Callable[[Tensor, Step, Callable[[Tensor], Tensor]], Tensor]:
         """Return what moves noisy plans (B, H, e) along the value's gradient before a step."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from lit_offrl.modules.policies import State
 from lit_offrl.modules.skill_policy import GoalSkillPolicy, SkillPolicy
 
 Controller = Literal["actions", "waypoints"]
@@ -16,7 +16,6 @@ Controller = Literal["actions", "waypoints"]
 Follow = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Maps raw observations (E, o), this and the next step of the plans (E, e), and which of these are
 at their end (E,), to actions (E, a)."""
-_EVER = np.iinfo(np.int64).max
 
 
 class PlanPolicy(SkillPolicy):
@@ -41,36 +40,40 @@ class PlanPolicy(SkillPolicy):
         history: int = 1,
         **kwargs: Any,
     ) -> None:
-        super().__init__(plan, self._step, execute_steps or _EVER, device, **kwargs)
+        super().__init__(plan, _plans_are_followed, execute_steps, device, **kwargs)
         self._follow, self._history = follow, history
-        self._seen = np.zeros((0, history, 0), np.float32)
-        self._counts = np.zeros(0, np.int64)
 
-    def reset(self, mask: np.ndarray | None = None) -> None:
-        """Forget plans and histories of the environments that begin an episode."""
-        super().reset(mask)
-        if mask is None or len(mask) != len(self._counts):
-            self._counts = np.zeros(0, np.int64)
-        else:
-            self._counts[np.asarray(mask, bool)] = 0
-
-    def _execute(self, observations: np.ndarray, *goals: np.ndarray) -> np.ndarray:  # type: ignore[override]
+    def step(self, observations: Tensor, state: State, **beside: Tensor) -> tuple[Tensor, State]:
         """Keep the observations (E, o) beside the earlier ones, the oldest first, and act."""
-        number = len(observations)
-        if len(self._counts) != number:
-            self._counts = np.zeros(number, np.int64)
-            self._seen = np.zeros((number, self._history, observations.shape[1]), np.float32)
-        full = self._counts == self._history
-        self._seen[full] = np.roll(self._seen[full], -1, axis=1)
-        self._counts += ~full
-        self._seen[np.arange(number), self._counts - 1] = observations
-        return super()._execute(observations, self._seen, self._counts, *goals)
+        kept = self._remembered(observations, state)
+        told = self._told(observations, **beside)
+        plans, age = self._executed(state, observations, *kept.values(), *told)
+        done, last = age - 1, plans.shape[1] - 1
+        rows = torch.arange(plans.shape[0], device=plans.device)
+        now, following = plans[rows, done.clamp(max=last)], plans[rows, age.clamp(max=last)]
+        actions = self._follow(observations, now, following, done >= last)
+        following_state = {"latents": plans, "age": age}
+        return actions, following_state | (kept if self._history > 1 else {})
 
-    def _step(self, observations: Tensor, plans: Tensor) -> Tensor:
-        done = torch.from_numpy(self._steps - 1 - self._left).to(plans.device)
-        last, rows = plans.shape[1] - 1, torch.arange(len(plans), device=plans.device)
-        now, following = plans[rows, done.clamp(max=last)], plans[rows, (done + 1).clamp(max=last)]
-        return self._follow(observations, now, following, done >= last)
+    def _remembered(self, observations: Tensor, state: State) -> State:
+        """Return the observations ``seen`` last (E, C, o) and their ``counts`` (E,), int64."""
+        rows, most = observations.shape[0], self._history
+        if most == 1:
+            ones = observations.new_ones(rows, dtype=torch.int64)
+            return {"seen": observations[:, None], "counts": ones}
+        if "seen" in state:
+            seen, counts = state["seen"], state["counts"]
+        else:
+            seen = observations.new_zeros(rows, most, observations.shape[1])
+            counts = observations.new_zeros(rows, dtype=torch.int64)
+        seen = torch.where((counts == most)[:, None, None], seen.roll(-1, dims=1), seen)
+        counts = (counts + 1).clamp(max=most)
+        now = torch.arange(most, device=counts.device) == counts[:, None] - 1
+        return {"seen": torch.where(now[..., None], observations[:, None], seen), "counts": counts}
+
+
+def _plans_are_followed(observations: Tensor, plans: Tensor) -> Tensor:
+    raise NotImplementedError("plans are followed step by step")
 
 
 class ChunkPolicy(PlanPolicy):
@@ -96,18 +99,21 @@ class ChunkPolicy(PlanPolicy):
             execute_steps,
             device,
         )
+        self._execute_steps = execute_steps
 
     def state_dict(self) -> dict[str, Tensor]:
         """The chunks under way, and for how many steps each is executed still."""
-        if self._latents is None:
+        if not self._state:
             return {}
-        return {"chunks": self._latents, "left": torch.from_numpy(self._left.copy())}
+        age = self._state["age"]
+        left = (self._execute_steps - age).masked_fill(age == 0, 0)
+        return {"chunks": self._state["latents"], "left": left.cpu()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on with the chunks of ``state_dict``."""
         if state:
-            self._latents = state["chunks"].to(self._device)
-            self._left = state["left"].cpu().numpy().copy()
+            age = (self._execute_steps - state["left"]).to(self._device)
+            self._state = {"latents": state["chunks"].to(self._device), "age": age}
 
 
 class GoalPlanPolicy(PlanPolicy, GoalSkillPolicy):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_offrl.common.errors import ConfigError
+from lit_offrl.common.randomness import given_noise
 from lit_offrl.datasets.normalizers import Normalizer, make_normalizer
 from lit_offrl.datasets.views import WindowBatch, Windows
 from lit_offrl.datasets.views.snippets import Partial
@@ -187,7 +188,7 @@ class PlanModule(OfflineModule):
         bool (B, H, e); the goal's dimensions of the last observation are among it.
         """
         steps = torch.arange(self.horizon, device=counts.device)
-        known = self.weights.new_zeros(len(counts), *self.weights.shape, dtype=torch.bool)
+        known = self.weights.new_zeros(counts.shape[0], *self.weights.shape, dtype=torch.bool)
         known[..., self.event_dim - self.observation_dim :] = (steps < counts[:, None])[..., None]
         for dim in self.goal_dims:
             known[:, -1, dim - self.observation_dim].fill_(True)
@@ -327,7 +328,9 @@ class PlanModule(OfflineModule):
         some = max(1, _ROWS // number)
 
         def choose(now: Tensor, seen: Tensor, counts: Tensor, *goals: Tensor) -> Tensor:
-            parts = zip(*(part.split(some) for part in (seen, counts.long(), *goals)), strict=True)
+            if given_noise() is not None:  # whose numbers are for all states at once
+                return self.ahead(plan(seen, counts, *goals), counts, steps)
+            parts = zip(*(part.split(some) for part in (seen, counts, *goals)), strict=True)
             return torch.cat([self.ahead(plan(*part), part[1], steps) for part in parts])
 
         def clipped(*parts: Tensor) -> Tensor:

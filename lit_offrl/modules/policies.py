@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from lit_offrl.common.randomness import given_noise
 
 if TYPE_CHECKING:
     from lit_offrl.modules.base import OfflineModule
@@ -49,8 +51,8 @@ class StepPolicy(ABC):
         """Sizes g of what ``step`` takes beside observations, (E, g), by name."""
         return {}
 
-    def _beside(self, number: int) -> dict[str, Tensor]:
-        """Return what ``step`` takes beside the observations of ``number`` environments."""
+    def _beside(self, observations: np.ndarray) -> dict[str, Tensor]:
+        """Return what ``step`` takes beside observations (E, o)."""
         return {}
 
     def reset(self, mask: np.ndarray | None = None) -> None:
@@ -71,13 +73,13 @@ class StepPolicy(ABC):
         if any(len(part) != len(rows) for part in self._state.values()):
             self._state = {}
         with torch.no_grad():
-            actions, self._state = self.step(rows, self._state, **self._beside(len(rows)))
+            actions, self._state = self.step(rows, self._state, **self._beside(observations))
             return actions.float().cpu().numpy()
 
     def export(
         self,
         output: str | Path,
-        format: Literal["onnx", "safetensors"] = "onnx",
+        format: Literal["onnx", "torch_export", "safetensors"] = "onnx",
     ) -> Path:
         """Write the policy to a folder, for a robot, a registry or a hub.
 
@@ -111,3 +113,27 @@ class NetworkPolicy(StepPolicy):
     def step(self, observations: Tensor, state: State, **beside: Tensor) -> tuple[Tensor, State]:
         """Return actions (E, a); nothing lasts between steps."""
         return self._act(observations), state
+
+
+def renewed(
+    due: Tensor, choose: Callable[..., Tensor], conditions: Sequence[Tensor], held: Tensor
+) -> Tensor:
+    """Return choices (E, …) that are made anew where they are due, and held elsewhere.
+
+    Only for rows that are due a choice is made; in a graph, which has no such thing, for all rows,
+    and where the numbers of a decision are given, of which each draw then has its own.
+
+    Args:
+        due: Where to choose (E,), bool.
+        choose: Maps conditions of N rows to choices (N, …).
+        conditions: Tensors (E, …).
+        held: Choices so far (E, …).
+    """
+    if (given := given_noise()) is not None:
+        chosen = choose(*conditions)
+        given.choices.append((due, chosen))
+        return torch.where(due.view(-1, *(1,) * (held.ndim - 1)), chosen, held)
+    index = due.nonzero()[:, 0]
+    if not len(index):
+        return held
+    return held.index_copy(0, index, choose(*(part[index] for part in conditions)))

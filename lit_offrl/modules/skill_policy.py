@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_offrl.common.errors import ConfigError, EvaluationError
+from lit_offrl.modules.policies import State, StepPolicy, renewed
 
 Goal = Sequence[float] | Literal["environment"]
 """Where to go in evaluation: a position, or what the environment's ``info["goal"]`` says at each
@@ -17,16 +18,20 @@ reset. D4RL's own observations do not show the goal, so a policy with a goal kno
 Q-learning does."""
 
 
-class SkillPolicy:
+class SkillPolicy(StepPolicy):
     """Executes one latent per environment for ``execute_steps`` steps, then chooses the next.
 
     Environments begin and end their episodes at different times: all that need a latent at a step
     get theirs by one call of ``choose``, and the others go on with what they have.
 
+    Its state is the ``latents`` (E, z) and their ``age`` (E,), int64: the number of steps for which
+    each has been executed, 0 where there is none yet.
+
     Args:
         choose: Maps raw observations (N, o) on ``device`` to latents (N, z).
         decode: Maps raw observations (E, o) and latents (E, z) to actions (E, a).
-        execute_steps: Number of steps for which a latent is executed, at least 1.
+        execute_steps: Number of steps for which a latent is executed, at least 1; None never
+            chooses again.
         device: Where both compute.
     """
 
@@ -34,41 +39,30 @@ class SkillPolicy:
         self,
         choose: Callable[..., Tensor],
         decode: Callable[[Tensor, Tensor], Tensor],
-        execute_steps: int,
+        execute_steps: int | None,
         device: torch.device,
     ) -> None:
+        super().__init__(device)
         self._choose, self._decode, self._steps = choose, decode, execute_steps
-        self._device = device
-        self._latents: Tensor | None = None
-        self._left = np.zeros(0, np.int64)  # steps for which each environment's latent still holds
 
-    def reset(self, mask: np.ndarray | None = None) -> None:
-        """Forget the skills of the environments that begin an episode."""
-        if mask is None or len(self._left) != len(mask):
-            self._latents = None
-        else:
-            self._left[np.asarray(mask, bool)] = 0
+    def step(self, observations: Tensor, state: State, **beside: Tensor) -> tuple[Tensor, State]:
+        """Return actions (E, a) and the next state; ``choose`` sees what is beside, too."""
+        latents, age = self._executed(state, observations, *self._told(observations, **beside))
+        return self._decode(observations, latents), {"latents": latents, "age": age}
 
-    def act(self, observations: np.ndarray) -> np.ndarray:
-        """Map raw observations (E, o) to actions (E, a), float32."""
-        return self._execute(observations)
+    def _told(self, observations: Tensor, **beside: Tensor) -> tuple[Tensor, ...]:
+        """Return what ``choose`` takes after the observations."""
+        return ()
 
-    @torch.no_grad()
-    def _execute(self, *conditions: np.ndarray) -> np.ndarray:
-        """Act in observations (E, o); ``choose`` sees them and whatever else comes with them."""
-        rows = [torch.as_tensor(c, dtype=torch.float32).to(self._device) for c in conditions]
-        number = len(rows[0])
-        if self._latents is None or len(self._latents) != number:
-            self._latents = self._choose(*rows)
-            self._left = np.full(number, self._steps)
-        elif not self._left.all():
-            due = np.flatnonzero(self._left == 0)
-            index = torch.from_numpy(due).to(self._device)
-            chosen = self._choose(*(part[index] for part in rows))
-            self._latents = self._latents.index_copy(0, index, chosen)
-            self._left[due] = self._steps
-        self._left -= 1
-        return self._decode(rows[0], self._latents).float().cpu().numpy()
+    def _executed(self, state: State, *conditions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the latents of this step and their age after it."""
+        if "latents" not in state:
+            latents = self._choose(*conditions)
+            return latents, latents.new_ones(latents.shape[0], dtype=torch.int64)
+        age = state["age"]
+        due = age == 0 if self._steps is None else (age == 0) | (age == self._steps)
+        latents = renewed(due, self._choose, conditions, state["latents"])
+        return latents, age.masked_fill(due, 0) + 1
 
 
 class GoalSkillPolicy(SkillPolicy):
@@ -104,13 +98,26 @@ class GoalSkillPolicy(SkillPolicy):
         """Take the goals (E, g), or observations (E, o) there; None where they are unknown."""
         self._goals = goals
 
-    def act(self, observations: np.ndarray) -> np.ndarray:
-        """Map raw observations (E, o) to actions (E, a), float32.
+    def beside_sizes(self) -> dict[str, int]:
+        """Goals (E, g), unless they are the same for all episodes."""
+        return {"goals": self._goal_dim} if self._fixed is None else {}
+
+    def _told(self, observations: Tensor, **beside: Tensor) -> tuple[Tensor, ...]:
+        """Return the goals (E, g)."""
+        if self._fixed is None:
+            return (beside["goals"],)
+        fixed = torch.from_numpy(self._fixed).to(observations.device)
+        return (fixed.expand(observations.shape[0], -1),)
+
+    def _beside(self, observations: np.ndarray) -> dict[str, Tensor]:
+        """Return the goals.
 
         Raises:
             EvaluationError: No goal is known, or it is of another size.
         """
-        goals = self._goals if self._fixed is None else self._fixed
+        if self._fixed is not None:
+            return {}
+        goals = self._goals
         if goals is None:
             raise EvaluationError(
                 "This policy needs a goal, and the environment names no goal: give one as the "
@@ -124,4 +131,4 @@ class GoalSkillPolicy(SkillPolicy):
         if goals.shape[-1] != self._goal_dim:
             goals = goals[..., self._goal_dims]  # a whole observation, as OGBench's are
         goals = np.broadcast_to(goals, (len(observations), self._goal_dim)).astype(np.float32)
-        return self._execute(observations, goals)
+        return {"goals": torch.from_numpy(goals).to(self._device)}

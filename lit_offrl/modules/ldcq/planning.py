@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lit_offrl.common.randomness import given_noise
 from lit_offrl.modules.ldcq.options import PlanOptions
 from lit_offrl.modules.ldcq.prior import CHAINS
 
@@ -50,7 +51,7 @@ class Planner:
                 gaps = torch.minimum(gaps, nearest[..., None])
             nearest = gaps.flatten(2)
         gap, best = nearest.amin(dim=-1).min(dim=1)
-        return latents[torch.arange(len(latents), device=best.device), best], gap
+        return latents[torch.arange(latents.shape[0], device=best.device), best], gap
 
     def _try(self, ends: Tensor, goals: Tensor, keep_all: bool) -> tuple[Tensor, Tensor]:
         """Try n latents in each of the states (E, n, k, o), as many at once as the prior samples.
@@ -58,15 +59,18 @@ class Planner:
         Returns states (E, n, k · m, o) and distances (E, n, k, m): m is n if all are kept, else 1.
         """
         flat = ends.flatten(0, 2)
-        aims = goals.repeat_interleave(len(flat) // len(goals), dim=0)
+        aims = goals.repeat_interleave(ends.shape[1] * ends.shape[2], dim=0)
         size = max(1, CHAINS // self._number)
-        kept = []
-        for states, aim in zip(flat.split(size), aims.split(size), strict=True):
+        kept, parts = [], [(flat, aims)]
+        if given_noise() is None:  # whose numbers are for all states at once
+            parts = list(zip(flat.split(size), aims.split(size), strict=True))
+        for states, aim in parts:
             after = self._after(states, self._draw(states, self._number))
             gaps = self._gaps(after, aim[:, None])
             if not keep_all:
                 at = gaps.argmin(dim=1, keepdim=True)
-                after, gaps = after.take_along_dim(at[..., None], dim=1), gaps.gather(1, at)
+                rows = torch.arange(at.shape[0], device=at.device)
+                after, gaps = after[rows[:, None], at], gaps.gather(1, at)
             kept.append((after, gaps))
         after, gaps = (torch.cat(p).unflatten(0, ends.shape[:3]) for p in zip(*kept, strict=True))
         return after.flatten(2, 3), gaps

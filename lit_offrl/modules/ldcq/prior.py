@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_offrl.common.randomness import Generator, ShardedGenerator, draw_normal
+from lit_offrl.common.randomness import Generator, ShardedGenerator, draw_normal, given_noise
 from lit_offrl.diffusion import Denoise, Schedule, classifier_free_guidance, diffusion_loss
 from lit_offrl.modules.ldcq.options import Against, Sampling
 from lit_offrl.nets import UResNetDenoiser, frozen_copy, polyak_update_
@@ -96,12 +96,15 @@ class LatentPrior(nn.Module):
             with_state: Which rows (B,), bool, keep their state; all if None.
             with_goal: Which rows (B,), bool, keep their goal; all if None.
         """
-        ones = states.new_ones(len(states), 1)
+        ones = states.new_ones(states.shape[0], 1)
         parts = [(states, ones if with_state is None else with_state[:, None].to(states))]
         if self.goal_dim:
             flag = ones if with_goal is None else with_goal[:, None].to(states)
             if goals is None:
-                goals, flag = states.new_zeros(len(states), self.goal_dim), torch.zeros_like(ones)
+                goals, flag = (
+                    states.new_zeros(states.shape[0], self.goal_dim),
+                    torch.zeros_like(ones),
+                )
             parts.append((goals, flag))
         return torch.cat([x for part, flag in parts for x in (part * flag, flag)], dim=-1)
 
@@ -159,7 +162,8 @@ class LatentPrior(nn.Module):
             noise: Generator of the random numbers; the global one if None.
         """
         some = max(1, CHAINS // number)
-        if len(states) > some and not isinstance(noise, ShardedGenerator):  # whose draws are whole
+        whole = isinstance(noise, ShardedGenerator) or given_noise() is not None  # in their draws
+        if not whole and len(states) > some:
             parts = [None] * -(-len(states) // some) if goals is None else goals.split(some)
             return torch.cat(
                 [
@@ -176,13 +180,13 @@ class LatentPrior(nn.Module):
         if how.guidance == 1:
             bound: Denoise = partial(denoise, encoded=encoded)
         else:
-            with_state = torch.full((len(states),), against == "state", device=states.device)
+            with_state = torch.full((states.shape[0],), against == "state", device=states.device)
             null = net.encode(self.condition(states, with_state=with_state))
             bound = classifier_free_guidance(denoise, encoded, null, how.guidance)
-        shape, device = (len(states) * number, self.latent_dim), states.device
+        shape, device = (states.shape[0] * number, self.latent_dim), states.device
         start = draw_normal(shape, noise, device=device)
         if how.sampler != "ddpm":
-            last = torch.full((1,), self.schedule.num_steps, device=device).expand(len(start))
+            last = torch.full((1,), self.schedule.num_steps, device=device).expand(start.shape[0])
             start = self.schedule.q_sample(bound(start, last).to(start.dtype), last, start)
         drawn = sampler.sample(
             bound,
@@ -193,7 +197,7 @@ class LatentPrior(nn.Module):
             device=device,
             initial_noise=start,
         )
-        return self.mean + self.std * drawn.view(len(states), number, self.latent_dim)
+        return self.mean + self.std * drawn.view(states.shape[0], number, self.latent_dim)
 
     def _times(self, of: Iterable[int]) -> Tensor:
         """Return the averaged denoiser's part of times 1 … T.

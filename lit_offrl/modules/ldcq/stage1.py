@@ -280,6 +280,6 @@ class LDCQStage1Module(OfflineModule):
             sample: Whether to draw actions by the global generator, instead of taking the means (of
                 categories the likeliest).
         """
-        shape = (len(observations), self.decoder.action_dim)
+        shape = (observations.shape[0], self.decoder.action_dim)
         noise = draw_normal(shape, None, device=observations.device) if sample else None
         return self.decoder.act(self.normalize(observations), latents, noise)

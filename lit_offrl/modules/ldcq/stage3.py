@@ -198,7 +198,7 @@ class LDCQStage3Module(StagedModule):
         if self.stage2 is not None:
             return self.stage2.sample(observations, number, how, noise=noise)
         mean, std = self.first.prior(self.first.normalize(observations))
-        shape = (len(mean), number, mean.shape[1])
+        shape = (mean.shape[0], number, mean.shape[1])
         drawn = draw_normal(shape, noise, device=mean.device)
         return mean[:, None] + std[:, None] * drawn
 
@@ -249,7 +249,7 @@ class LDCQStage3Module(StagedModule):
         """Return the best (E, z) of n latents in raw observations (E, o), by the least Q."""
         proposed = self.propose(observations, number, how)
         _, best = self.q.best(self.first.normalize(observations), proposed)
-        return proposed[torch.arange(len(best), device=best.device), best]
+        return proposed[torch.arange(best.shape[0], device=best.device), best]
 
 
 def growing(start: float, step: float, every: int) -> Linear:
