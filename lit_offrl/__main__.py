@@ -36,6 +36,7 @@ COMMANDS = {
     "sweep": "train and evaluate a grid of methods, datasets and seeds",
     "pipeline": "train stages that take each other's checkpoints, and evaluate",
     "hub": "push a policy to Hugging Face's hub with a model card, or pull one",
+    "models": "MLflow's registered models: list, register, alias",
     "mlflow": "send to MLflow what it did not get while a run trained (sync)",
     "online": "train on steps taken in the environment: in rounds, or from a checkpoint",
 }

@@ -69,6 +69,8 @@ class MLflowRun(MLFlowLogger):
             ``$MLFLOW_EXPERIMENT_ID``, or ``lit-offrl``.
         run_name: Name of the run. The default is MODULE-DATASET-seedSEED.
         tags: Tags of the run, values by name.
+        log_model: Whether the run gets the policy that its last evaluation was of as a model, which
+            MLflow compares, registers and serves; it takes seconds once training has ended.
         log_system_metrics: Whether to log the load of processors, memory, disk, network and GPUs,
             every ten seconds.
 
@@ -83,6 +85,7 @@ class MLflowRun(MLFlowLogger):
         experiment_name: str | None = None,
         run_name: str | None = None,
         tags: dict[str, str] | None = None,
+        log_model: bool = False,
         log_system_metrics: bool = False,
     ) -> None:
         uri = store_uri(tracking_uri)
@@ -104,6 +107,7 @@ class MLflowRun(MLFlowLogger):
             self._experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID") or None
             if run_name is None:
                 self._given_run = os.environ.get("MLFLOW_RUN_ID") or None
+        self.log_model = log_model
         self._samples = log_system_metrics
         self._system: SystemMetrics | None = None
         self._latest = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from lit_offrl.evaluation.record import EvaluationRecord
 from lit_offrl.evaluation.scores import has_references, normalized_score
 from lit_offrl.figures import save_figure, training_curves
 from lit_offrl.modules.base import CHECKPOINT_KEY, OfflineModule
+from lit_offrl.modules.checkpoints import load_module
 from lit_offrl.tracking.outbox import Input, curve_points
 from lit_offrl.tracking.provenance import code_tags, dataset_input, description
 from lit_offrl.tracking.store import redacted, runs_address
@@ -187,10 +189,17 @@ def training_data(trainer: Trainer) -> Input | None:
 
 
 def describe_runs(trainer: Trainer, module: LightningModule, record: EvaluationRecord) -> None:
-    """Have MLflow's run say in its description how the policy was evaluated."""
+    """Have MLflow's run say how the policy was evaluated, and keep it as a model where asked."""
     if trainer.is_global_zero:
         for run in _mlflow_runs(trainer):
             run.log_description(description(run_facts(trainer, module), evaluated(record)))
+            if run.log_model and record.checkpoint is not None:
+                from lit_offrl.tracking.models import logged_model  # what it needs is an extra's
+
+                folder = run_folder(trainer) / "model"
+                shutil.rmtree(folder, ignore_errors=True)
+                file, metrics = Path(record.checkpoint), record.metrics()
+                run.outbox.models.append(logged_model(load_module(file), file, folder, metrics))
 
 
 def run_facts(trainer: Trainer, module: LightningModule) -> dict[str, Any]:

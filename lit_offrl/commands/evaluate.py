@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
@@ -28,6 +29,8 @@ from lit_offrl.tracking.store import redacted
 
 if TYPE_CHECKING:
     from lit_offrl.evaluation.record import EvaluationRecord
+    from lit_offrl.modules.base import OfflineModule
+    from lit_offrl.tracking.outbox import LoggedModel
 
 _POLICY = "--policy."
 
@@ -72,28 +75,31 @@ def main(argv: Sequence[str]) -> int:
         run = OwnRun(options.run_name, tags)
     if scored.origin is None and (options.mlflow or run is not None):
         print(f"lit-offrl evaluate: {scored.file} came from no MLflow run: nothing is logged.")
-    logged = log_to_origin(
-        scored.origin,
-        "evaluate",
-        record.metrics(),
-        files,
-        step=record.training_steps or 0,
-        tracking_uri=options.tracking_uri,
-        run=run,
-        note=description(_run_facts(record), evaluated(record)),
-    )
+    with TemporaryDirectory() as scratch:
+        logged = log_to_origin(
+            scored.origin,
+            "evaluate",
+            record.metrics(),
+            files,
+            step=record.training_steps or 0,
+            tracking_uri=options.tracking_uri,
+            run=run,
+            note=description(_run_facts(record), evaluated(record)),
+            model=_model(options, scored, record, Path(scratch) / "model"),
+        )
     return int(options.mlflow is True and not logged)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Scored:
-    """What is scored: its file, environment, policy options, MLflow run, and how."""
+    """What is scored: its file and module, environment, policy options, MLflow run, and how."""
 
     file: Path
     env_id: str | None
     policy_options: Mapping[str, Any]
     origin: dict[str, str] | None
     evaluate: Callable[..., EvaluationRecord]
+    module: OfflineModule | None = None
 
 
 def _checkpoint(options: EvaluateOptions, policy_options: dict[str, Any]) -> _Scored:
@@ -113,6 +119,7 @@ def _checkpoint(options: EvaluateOptions, policy_options: dict[str, Any]) -> _Sc
         env_id=module.spec.env_id if module.spec else None,
         policy_options=policy_options,
         origin=mlflow_origin(path),
+        module=module,
         evaluate=lambda **how: evaluate_module(
             module,
             policy_options=policy_options,
@@ -195,6 +202,8 @@ class EvaluateOptions:
         device: Device, such as cpu, cuda or cuda:1.
         mlflow: Whether to log to the MLflow run that the checkpoint came from. By default it is
             tried; with --mlflow it is an error if that fails.
+        log_model: Whether that run gets the evaluated policy as a model, which MLflow compares,
+            registers and serves; it takes some seconds.
         tracking_uri: Address of the MLflow store; without it, that of $MLFLOW_TRACKING_URI, else
             sqlite:///mlflow.db.
         run_name: Name of a new run beside the checkpoint's to log to, for a second way to act by
@@ -215,6 +224,7 @@ class EvaluateOptions:
     output: Path | None = None
     device: Annotated[str, device] = CPU
     mlflow: bool | None = None
+    log_model: bool = False
     tracking_uri: str | None = None
     run_name: str | None = None
     run_tags: Annotated[dict[str, str], _tags] = field(default_factory=dict)
@@ -284,6 +294,18 @@ def _default_output(options: EvaluateOptions, scored: _Scored) -> Path:
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     paths = (Path("evaluations") / f"{each}.json" for each in names)
     return next(path for path in paths if not path.exists() or _facts(path, own) == own)
+
+
+def _model(
+    options: EvaluateOptions, scored: _Scored, record: EvaluationRecord, folder: Path
+) -> LoggedModel | None:
+    """Return the model that MLflow's run gets; None where it is to get none."""
+    if not options.log_model or scored.origin is None or scored.module is None:
+        return None
+    from lit_offrl.tracking.models import logged_model
+
+    metrics, acting = record.metrics(), record.policy_options
+    return logged_model(scored.module, scored.file, folder, metrics, acting)
 
 
 def _run_facts(record: EvaluationRecord) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from lit_offrl.evaluation.statistics import (
     interval_within_range,
     standard_error,
 )
+from lit_offrl.tracking.runs import METRICS_OF_POLICIES
 
 _PACKAGES = (
     "lit-offrl",
@@ -43,7 +44,7 @@ _PACKAGES = (
 )
 
 
-CURVES = ("eval/score", "eval/return_mean", "eval/success_rate")
+CURVES = METRICS_OF_POLICIES
 """Metrics of evaluations that a fit keeps by step."""
 
 _FORMER_NAMES = {

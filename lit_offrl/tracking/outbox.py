@@ -58,6 +58,22 @@ class Input(NamedTuple):
     context: str  # what for, such as training
 
 
+class LoggedModel(NamedTuple):
+    """A model that comes from a run: its files, and what it has scored."""
+
+    key: str  # by which it is found again
+    name: str
+    kind: str
+    folder: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    step: int
+    metrics: dict[str, float]
+    dataset: str  # that the metrics are of
+    digest: str
+    stamp: int
+
+
 @dataclass
 class Outbox:
     """What waits, each kind in the order in which it came.
@@ -70,6 +86,7 @@ class Outbox:
     tags: dict[str, str] = field(default_factory=dict)
     artifacts: list[Artifact] = field(default_factory=list)
     inputs: list[Input] = field(default_factory=list)
+    models: list[LoggedModel] = field(default_factory=list)
     note: str | None = None  # the run's description, unless its reader has written another one
     status: str | None = None  # once the run has ended: FINISHED, FAILED or KILLED
     ended: int | None = None  # when it did, in milliseconds since 1970
@@ -79,8 +96,8 @@ class Outbox:
 
     def is_only_the_end(self) -> bool:
         """Whether all that waits is how the run ended."""
-        kinds = (self.points, self.params, self.tags, self.artifacts, self.inputs, self.note)
-        return not any(kinds)
+        facts = (self.points, self.params, self.tags, self.inputs, self.note)
+        return not any((*facts, self.artifacts, self.models))
 
     def __str__(self) -> str:
         counts = {
@@ -88,6 +105,7 @@ class Outbox:
             "parameters and tags": len(self.params) + len(self.tags),
             "files": len(self.artifacts),
             "datasets": len(self.inputs),
+            "models": len(self.models),
             "description": int(self.note is not None),
         }
         said = [f"{number} {name}" for name, number in counts.items() if number]
@@ -99,6 +117,7 @@ class Outbox:
         self.points += other.points
         self.artifacts += other.artifacts
         self.inputs += other.inputs
+        self.models += other.models
         self.note = self.note if self.note is not None else other.note
         for mine, others in ((self.params, other.params), (self.tags, other.tags)):
             for name, value in others.items():
@@ -106,7 +125,7 @@ class Outbox:
 
     def copy(self) -> Outbox:
         """Return what it holds now, whoever changes it meanwhile."""
-        kinds = ("points", "params", "tags", "artifacts", "inputs")
+        kinds = ("points", "params", "tags", "artifacts", "inputs", "models")
         return replace(self, **{kind: getattr(self, kind).copy() for kind in kinds})
 
     def save(self, folder: Path, run_id: str) -> Path:
@@ -116,8 +135,13 @@ class Outbox:
             FileError: it cannot be written.
         """
         here = folder.resolve()
-        artifacts = [(os.path.relpath(os.path.realpath(p), here), to) for p, to in self.artifacts]
-        facts = {"run_id": run_id, **asdict(self), "artifacts": artifacts}
+
+        def within(path: str) -> str:
+            return os.path.relpath(os.path.realpath(path), here)
+
+        artifacts = [(within(path), to) for path, to in self.artifacts]
+        models = [each._replace(folder=within(each.folder)) for each in self.models]
+        facts = {"run_id": run_id, **asdict(self), "artifacts": artifacts, "models": models}
         path = unsent_file(folder, run_id)
         write_whole(path, json.dumps(facts) + "\n")
         return path
@@ -158,6 +182,11 @@ def load_outbox(folder: Path, run_id: str) -> Outbox:
         Artifact(str(folder / name), place)
         for name, place in found.artifacts
         if (folder / name).resolve().is_relative_to(here)
+    ]
+    found.models = [
+        each._replace(folder=str(folder / each.folder))
+        for each in found.models
+        if (folder / each.folder).resolve().is_relative_to(here)
     ]
     return found
 

@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from lit_offrl.common.errors import ConfigError, nearest, reason
-from lit_offrl.tracking.runs import artifact_repository
+from lit_offrl.tracking.runs import all_pages, artifact_repository
 from lit_offrl.tracking.store import open_client, redacted, require_store, store_uri
 
 _RUN = re.compile(r"(?:runs:/)?([0-9a-f]{32})(?:/(.+))?")
@@ -132,7 +132,7 @@ def model_version(client: Any, uri: str, name: str) -> Any:
         )
     model, alias, number = match.groups()
     found = registered_model(client, uri, model)
-    versions = {str(each.version) for each in client.search_model_versions(f"name = '{model}'")}
+    versions = {str(each.version): each for each in versions_of(client, model)}
     if alias is not None:
         number = found.aliases.get(alias)
         if number is None:
@@ -144,7 +144,12 @@ def model_version(client: Any, uri: str, name: str) -> Any:
         raise ConfigError(
             f"MLflow's model '{model}' at {uri} has no version {number}. It has {known}."
         )
-    return client.get_model_version(model, str(number))
+    return versions[str(number)]
+
+
+def versions_of(client: Any, model: str) -> list[Any]:
+    """Return the versions of a registered model, the newest first."""
+    return list(all_pages(client.search_model_versions, f"name = '{model}'"))
 
 
 def registered_model(client: Any, uri: str, name: str) -> Any:
@@ -153,7 +158,7 @@ def registered_model(client: Any, uri: str, name: str) -> Any:
     Raises:
         ConfigError: There is none of that name.
     """
-    found = {each.name: each for each in client.search_registered_models()}
+    found = {each.name: each for each in all_pages(client.search_registered_models)}
     if name not in found:
         known = f" There are {', '.join(sorted(found))}." if found else ""
         hint = nearest(name, found) or known or " None is registered: lit-offrl models register."

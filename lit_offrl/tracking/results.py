@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_offrl.common.errors import ConfigError, first_line
-from lit_offrl.tracking.outbox import CONTEXT, Artifact, Input, Outbox, Point
+from lit_offrl.tracking.outbox import CONTEXT, Artifact, Input, LoggedModel, Outbox, Point
 from lit_offrl.tracking.runs import FIGURES_TAG, TAG
 from lit_offrl.tracking.sending import Delivery
 from lit_offrl.tracking.store import open_client, redacted, sqlite_file, store_uri
@@ -71,6 +71,7 @@ def log_to_origin(
     tracking_uri: str | None = None,
     run: OwnRun | None = None,
     note: str | None = None,
+    model: LoggedModel | None = None,
 ) -> bool:
     """Add metrics and files to the training's run, if any; say so where that cannot be done.
 
@@ -86,6 +87,7 @@ def log_to_origin(
         tracking_uri: The user's store; None for the default.
         run: A new run to log to, which takes over what the training's says of options and data.
         note: The run's description, Markdown; what its reader has written there stays.
+        model: What has been evaluated, as the run's logged model.
 
     Returns:
         Whether nothing is left to be logged.
@@ -99,6 +101,7 @@ def log_to_origin(
         _require_file(uri)
         outbox = results(metrics, files, verb, step)
         outbox.note = note
+        outbox.models += [] if model is None else [model]
         run_id = trained if run is None else _run_beside(trained, uri, run, outbox)
         add_to_run(run_id, uri, outbox)
         return run_id

@@ -21,7 +21,11 @@ FIGURES_TAG = f"{TAG}figures"
 """Tag of a run that holds a figure of an experiment's other runs."""
 CHILDREN_TAG = f"{TAG}children"
 """Tag of a run that others are children of, with what they are of: ``sweep NAME``."""
+METRICS_OF_POLICIES = ("eval/score", "eval/return_mean", "eval/success_rate")
+"""Metrics by which policies are told apart."""
 PARENT_TAG = "mlflow.parentRunId"
+MODEL_TAG = f"{TAG}model"
+"""Tag of a logged model by which it is known when it is sent again."""
 
 
 def search_runs(tracking_uri: str, experiments: Sequence[str], filter_string: str) -> list[Any]:
@@ -32,14 +36,14 @@ def search_runs(tracking_uri: str, experiments: Sequence[str], filter_string: st
     """
     with refusals(tracking_uri, ""):
         client = open_client(tracking_uri)
-        found = _all_pages(client.search_experiments)
+        found = all_pages(client.search_experiments)
         known = {experiment.name: experiment.experiment_id for experiment in found}
         for name in experiments:
             if name not in known:
                 hint = nearest(name, known) or f" There are {', '.join(sorted(known))}."
                 raise ConfigError(f"MLflow has no experiment '{name}'.{hint}")
         ids = [known[name] for name in experiments or known]
-        return _all_pages(client.search_runs, ids, filter_string)
+        return all_pages(client.search_runs, ids, filter_string)
 
 
 def children(
@@ -47,11 +51,12 @@ def children(
 ) -> list[Any]:
     """Return the runs of experiments, all of them by default, that pass MLflow's filter."""
     if experiments is None:
-        experiments = [each.experiment_id for each in _all_pages(client.search_experiments)]
-    return _all_pages(client.search_runs, list(experiments), filter_string)
+        experiments = [each.experiment_id for each in all_pages(client.search_experiments)]
+    return all_pages(client.search_runs, list(experiments), filter_string)
 
 
-def _all_pages(search: Any, *arguments: Any) -> list[Any]:
+def all_pages(search: Any, *arguments: Any) -> list[Any]:
+    """Return all that a search of MLflow's client finds."""
     from mlflow.utils import get_results_from_paginated_fn  # seconds to import
 
     def page(size: int, token: str | None) -> Any:
@@ -74,7 +79,7 @@ def forget_runs(tracking_uri: str, experiment: str, tag: str, value: str) -> Non
         found = client.get_experiment_by_name(experiment)
         if found is not None:
             where = f"tags.`{tag}` = '{value}'"
-            for run in _all_pages(client.search_runs, [found.experiment_id], where):
+            for run in all_pages(client.search_runs, [found.experiment_id], where):
                 client.delete_run(run.info.run_id)
 
 

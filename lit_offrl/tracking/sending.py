@@ -16,8 +16,8 @@ from typing import Any
 from lit_offrl.common import signals
 from lit_offrl.common.errors import reason, root
 from lit_offrl.common.quiet import say
-from lit_offrl.tracking.outbox import CONTEXT, Input, Outbox, Point
-from lit_offrl.tracking.runs import TAG, artifact_repository
+from lit_offrl.tracking.outbox import CONTEXT, Input, LoggedModel, Outbox, Point
+from lit_offrl.tracking.runs import MODEL_TAG, TAG, artifact_repository
 from lit_offrl.tracking.store import redacted
 
 _MOST_POINTS = 1000  # MLflow's limits for a call
@@ -99,6 +99,9 @@ class Delivery:
             first = outbox.artifacts[0]
             self._send_files(Path(first.path), first.folder or None, began)
             del outbox.artifacts[0]
+        while outbox.models:
+            self._send_model(outbox.models[0], began)
+            del outbox.models[0]
         if end and outbox.status is not None:
             began(0)
             self.client.set_terminated(self.run_id, outbox.status, outbox.ended)
@@ -197,6 +200,62 @@ class Delivery:
         files = self._repository
         (files.log_artifacts if path.is_dir() else files.log_artifact)(str(path), folder)
         self.sent["files"] += 1
+
+    def _send_model(self, model: LoggedModel, began: Callable[[int], None]) -> None:
+        """Send a model and its metrics; one that the run has gets what it lacks."""
+        from mlflow.entities import LoggedModelOutput
+
+        if not Path(model.folder).is_dir():  # removed since by its owner
+            return
+        with self._unless_unknown("logged models"):
+            began(0)
+            run = self.client.get_run(self.run_id)
+            found = self._find_model(model, run.info.experiment_id, began)
+            if str(found.status) != "READY":
+                files = [each for each in Path(model.folder).rglob("*") if each.is_file()]
+                began(sum(map(os.path.getsize, files)))
+                place = artifact_repository(self._uri, found.artifact_location)
+                place.log_artifacts(model.folder)
+                began(0)
+                self.client.finalize_logged_model(found.model_id, "READY")
+            had = () if run.outputs is None else run.outputs.model_outputs
+            if found.model_id not in [each.model_id for each in had]:
+                began(0)
+                made = LoggedModelOutput(found.model_id, model.step)
+                self.client.log_outputs(self.run_id, [made])
+            self._send_model_metrics(model, found.model_id, began)
+            self.sent["models"] += 1
+
+    def _find_model(self, model: LoggedModel, experiment: str, began: Callable[[int], None]) -> Any:
+        """Return the model by its key, made if there is none yet."""
+        where = f"source_run_id = '{self.run_id}' AND tags.`{MODEL_TAG}` = '{model.key}'"
+        began(0)
+        found = self.client.search_logged_models([experiment], where)
+        if found:
+            return found[0]
+        began(0)
+        return self.client.create_logged_model(
+            experiment,
+            name=model.name,
+            source_run_id=self.run_id,
+            tags={**model.tags, MODEL_TAG: model.key},
+            params=model.params,
+            model_type=model.kind,
+        )
+
+    def _send_model_metrics(
+        self, model: LoggedModel, id: str, began: Callable[[int], None]
+    ) -> None:
+        """Send metrics that are linked to a model and to the dataset that it has learned from."""
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(name, value, model.stamp, model.step, id, model.dataset, model.digest)
+            for name, value in model.metrics.items()
+        ]
+        if metrics:
+            began(0)
+            self.client.log_batch(self.run_id, metrics=metrics)
 
     @cached_property
     def _repository(self) -> Any:
