@@ -14,6 +14,15 @@ from tests.helpers import unchecked
 HIDDEN = {"hidden": (8,)}
 PLAN = {"width": 16, "multipliers": (4,), "horizon": 8, "diffusion_steps": 2}
 SKILL = {"horizon": 3, "width": 8, "gru_layers": 1, "latent_dim": 2}
+PRIOR = {"width": 8, "widths": (8, 4, 8), "diffusion_steps": 5}
+DRAWN = {"sampling_steps": 2}
+Q = {
+    "state_hidden": (8,),
+    "latent_hidden": (8,),
+    "joined": (8, 4),
+    "num_latents": 5,
+    "sampling_steps": 2,
+}
 CASES = {
     "ReBRACModule": ({**HIDDEN, "chunk": 3, "execute_steps": 2}, {}),
     "LDCQStage1Module": (SKILL, {"sample_actions": True}),
@@ -31,6 +40,11 @@ OTHERS = {
         {**PLAN, "guided": False, "goal_dims": (0, 1), "execute_steps": 3, "num_samples": 1},
         {},
     ),
+    "LDCQStage2Module": (PRIOR, DRAWN),
+    "LDCQStage2Module:goal": ({**PRIOR, "goals": "hindsight"}, {**DRAWN, "guidance": 2.0}),
+    "LDCQStage2Module:plan": (PRIOR, {**DRAWN, "plan": True, "num_latents": 3}),
+    "LDCQStage3Module": (Q, DRAWN),
+    "LDCQStage3Module:gaussian": ({**Q, "prior": "gaussian"}, {}),
 }
 
 
@@ -54,10 +68,25 @@ def trained(kind, **options):
     return module.eval()
 
 
-def made(case):
+def saved(module, path):
+    checkpoint = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+    module.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, path)
+    return str(path)
+
+
+def made(case, folder):
     """The module of a case, and the options of its policy."""
+    name = case.partition(":")[0]
     options, acting = {**CASES, **OTHERS}[case]
-    return trained(getattr(modules, case.partition(":")[0]), **options), acting
+    if name in ("LDCQStage2Module", "LDCQStage3Module"):
+        stage1 = saved(trained(modules.LDCQStage1Module, **SKILL), folder / "1.ckpt")
+        stages = {"stage1": stage1}
+        if name == "LDCQStage3Module" and options.get("prior") != "gaussian":
+            stage2 = trained(modules.LDCQStage2Module, **PRIOR, stage1=stage1)
+            stages = {"stage2": saved(stage2, folder / "2.ckpt")}
+        options = {**options, **stages}
+    return trained(getattr(modules, name), **options), acting
 
 
 def agrees(module, acting, path):
@@ -92,7 +121,7 @@ def agrees(module, acting, path):
     "case", [*CASES, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
 )
 def test_an_exported_policy_remembers_what_its_own_does(case, tmp_path):
-    module, acting = made(case)
+    module, acting = made(case, tmp_path)
     path = module.policy(**acting).export(tmp_path / "robot")
     agrees(module, acting, path)
     exported = load_onnx(path)
@@ -112,7 +141,7 @@ def test_an_exported_policy_remembers_what_its_own_does(case, tmp_path):
 
 @pytest.mark.slow
 def test_an_exported_policy_with_chunks_earns_what_its_own_does(tmp_path):
-    module, _ = made("ReBRACModule")
+    module, _ = made("ReBRACModule", tmp_path)
     path = module.policy().export(tmp_path / "robot")
     how = {"episodes": 5, "seed": 1, "num_envs": 2, "max_episode_steps": 20}
     found = evaluate_exported(load_onnx(path), **how).returns
@@ -120,7 +149,7 @@ def test_an_exported_policy_with_chunks_earns_what_its_own_does(tmp_path):
 
 
 def test_the_same_graph_runs_in_pytorch(tmp_path):
-    module, _ = made("ReBRACModule")
+    module, _ = made("ReBRACModule", tmp_path)
     path = module.policy().export(tmp_path, "torch_export")
     program = torch.export.load(path).module()
     facts = PolicyFacts.from_json((tmp_path / "policy.json").read_text(), path)
