@@ -17,6 +17,7 @@ from lit_offrl.tracking.references import is_reference
 from lit_offrl.tracking.runs import (
     CHILDREN_TAG,
     FIGURES_TAG,
+    FILES_TAG,
     TAG,
     artifact_repository,
     artifact_texts,
@@ -217,6 +218,8 @@ def runs_from_mlflow(
         fits = [name for name in json_paths(repository) if name.startswith("evaluation")]
         names = json_paths(repository, "evaluate") or _without_steps(fits)
         texts = artifact_texts(repository, names)
+        if FILES_TAG in tags:
+            raise EvaluationError("keeps the files of a sweep's machines, and has trained nothing")
         if not texts and f"{TAG}stage" not in tags:  # a stage's evaluations have runs of their own
             raise EvaluationError(
                 "no evaluation record: run `lit-offrl evaluate --ckpt_path …` on its checkpoint"

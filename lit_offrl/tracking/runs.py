@@ -19,6 +19,8 @@ from lit_offrl.tracking.store import (
 TAG = "lit_offrl."
 FIGURES_TAG = f"{TAG}figures"
 """Tag of a run that holds a figure of an experiment's other runs."""
+FILES_TAG = f"{TAG}files"
+"""Tag of a run that keeps the files that machines without a shared folder exchange."""
 CHILDREN_TAG = f"{TAG}children"
 """Tag of a run that others are children of, with what they are of: ``sweep NAME``."""
 METRICS_OF_POLICIES = ("eval/score", "eval/return_mean", "eval/success_rate")

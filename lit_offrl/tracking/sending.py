@@ -27,6 +27,8 @@ _NAMES = {"params": "parameters", "tags": "tags"}
 _LARGEST = 1.7976931348623157e308  # what MLflow's databases keep of infinity
 _NOTE = "mlflow.note.content"
 _NOTE_MARK = f"{TAG}note"
+_LONGEST_NOTE = 5000  # letters of a tag that every server takes; the latest take 8,000
+_CUT = "\n\n… The rest is cut: MLflow's descriptions have a limit."
 _EVERY_SECONDS = 5.0
 _SHARE = 20  # of the time the thread works one part in so many
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries of a store that fails
@@ -154,6 +156,7 @@ class Delivery:
         """Send the description, but over none that is not of this library's making."""
         from mlflow.entities import RunTag
 
+        note = _cut(note)  # MLflow's own cut would be taken for a reader's change of it
         began(0)
         tags = self.client.get_run(self.run_id).data.tags
         if (before := tags.get(_NOTE)) == note:
@@ -261,6 +264,14 @@ class Delivery:
     def _repository(self) -> Any:
         run = self._run or self.client.get_run(self.run_id)
         return artifact_repository(self._uri, run.info.artifact_uri)
+
+
+def _cut(note: str) -> str:
+    """Return a description that MLflow takes, whose end, from a line on, may be missing."""
+    if len(note) <= _LONGEST_NOTE:
+        return note
+    kept = note[: _LONGEST_NOTE - len(_CUT)]
+    return (kept.rpartition("\n")[0] or kept).rstrip() + _CUT
 
 
 def _mark(note: str) -> str:

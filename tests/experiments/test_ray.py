@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from lit_offrl.__main__ import main
+from lit_offrl.evaluation.runs import runs_from_mlflow
 from lit_offrl.experiments.executors import local
 from lit_offrl.experiments.executors.transfer import open_transfer
 from lit_offrl.experiments.job import Job, State, Tracking
@@ -167,6 +168,9 @@ def test_versions_of_a_folder_pass_through_mlflow(folder, mlflow_tables):
     one.fetch(fit)
     assert here.checkpoint.read_text() == fit.checkpoint.read_text() == "9"
     assert not (here.folder / "failed.json").exists() and here.state() == State.NEW
+    # Who compares the sweep's runs is told that this is none.
+    [line] = runs_from_mlflow(one.tracking_uri).left_out
+    assert "(made-files): keeps the files of a sweep's machines" in line
 
 
 @pytest.mark.parametrize(

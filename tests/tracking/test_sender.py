@@ -211,6 +211,23 @@ def test_a_dataset_and_a_description_arrive_once_and_a_readers_own_stays(store, 
     assert "without datasets: they are not logged there" in capsys.readouterr().out
 
 
+def test_a_long_description_is_cut_at_a_line_and_replaced_by_the_next(store):
+    rows = [f"| method {row} | hopper | {row / 7} |" for row in range(400)]
+    for resumed, last in ((False, "| first |"), (True, "| second |")):
+        sender = start(store, resumed)
+        sender.outbox.note = "\n".join([last, *rows])
+        assert not sender.end("FINISHED", 60)
+        *table, empty, cut = store.tags["mlflow.note.content"].split("\n")
+        assert table == [last, *rows][: len(table)] and len(table) > 100
+        assert empty == "" and cut.startswith("… The rest is cut")
+        assert 4900 < len(store.tags["mlflow.note.content"]) <= 5000
+    sender = start(store, resumed=True)
+    sender.outbox.note = "x" * 5000 + "y"  # a single line
+    assert not sender.end("FINISHED", 60)
+    note = store.tags["mlflow.note.content"]
+    assert len(note) == 5000 and set(note[:4900]) == {"x"}
+
+
 def test_what_is_left_is_kept_in_a_file_and_sent_from_it(store, tmp_path):
     (tmp_path / "run").mkdir()
     inside, outside = tmp_path / "run" / "config.yaml", tmp_path / "secret"

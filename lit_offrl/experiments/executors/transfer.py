@@ -11,7 +11,7 @@ from typing import Any
 
 from lit_offrl.common.files import make_folder, write_whole
 from lit_offrl.experiments.job import Job, lineage
-from lit_offrl.tracking.runs import artifact_repository
+from lit_offrl.tracking.runs import FILES_TAG, artifact_repository
 from lit_offrl.tracking.store import experiment_id, open_client, refusals
 
 _STAMP = ".transfer"  # of a job's folder: the number of its version; of the experiment's: the run
@@ -110,7 +110,8 @@ def open_transfer(uri: str, experiment: str, output: Path, worker_root: Path) ->
         with refusals(uri, _WAY_OUT):
             client = open_client(uri)
             id = experiment_id(client, uri, experiment)
-            run_id = client.create_run(id, run_name=f"{experiment}-files").info.run_id
+            name, tags = f"{experiment}-files", {FILES_TAG: experiment}
+            run_id = client.create_run(id, run_name=name, tags=tags).info.run_id
             client.set_terminated(run_id)
         write_whole(stamp, f"{run_id}\n")
     return Transfer(uri, stamp.read_text().strip(), output, worker_root / experiment)
