@@ -30,7 +30,7 @@ class ACDModule(DiffusionActorModule, ConditionModule):
 
     As in IDQL's code, on which the authors build, each of DDPM's steps clips the noisy action and
     has noise of variance β; clipping the estimate of the action in its place takes IDQL from 108 to
-    30 points on hopper's replay with N = 64 (docs/results.md).
+    30 points on hopper's replay with N = 64 (docs/results/acd.md).
 
     Departures from the paper: its Eq. 2 prints 1/α where 1/√α is right; advantages are those of
     the target critics' minimum, as IQL has them.
