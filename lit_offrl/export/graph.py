@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._decomp import get_decompositions
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -141,10 +142,49 @@ def _exported(
 ) -> ExportedProgram:
     """Trace; first to single operators, those of gradients too, where ``torch.export`` fails."""
     if by_operators:
-        operators = make_fx(decision, tracing_mode="symbolic", _allow_non_fake_inputs=True)
+        operators = make_fx(
+            decision,
+            _simpler_gradients(),
+            tracing_mode="symbolic",
+            _allow_non_fake_inputs=True,
+        )
         decision = _Called(operators(*examples))
     rows = ({0: Dim("E", min=1)},) * len(examples)
     return torch.export.export(decision, examples, dynamic_shapes={"parts": rows}, strict=False)
+
+
+def _simpler_gradients() -> dict[Any, Callable[..., Any]]:
+    """Return what operators that ONNX lacks are made of: gradients of Mish and of convolutions."""
+    aten = torch.ops.aten
+    return {
+        **get_decompositions([aten.mish_backward]),
+        aten.convolution_backward.default: _convolution_backward,
+    }
+
+
+def _convolution_backward(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: Sequence[int] | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    wanted: Sequence[bool],
+) -> Any:
+    """Gradient of a convolution by its input, a transposed convolution; others are left as is."""
+    if transposed or list(wanted) != [True, False, False]:
+        return NotImplemented
+    # what the strides have left over at the input's end
+    rest = [
+        (x.shape[2 + at] + 2 * padding[at] - dilation[at] * (weight.shape[2 + at] - 1) - 1) % step
+        for at, step in enumerate(stride)
+    ]
+    options = (stride, padding, dilation, True, rest, groups)
+    return torch.ops.aten.convolution.default(gradient, weight, None, *options), None, None
 
 
 class _Called(nn.Module):

@@ -120,10 +120,10 @@ def weights_of(module: OfflineModule) -> dict[str, Any]:
 
 
 def _copied(module: OfflineModule) -> OfflineModule:
-    """Return a module like another on the CPU, in float32 and in eval mode, without a Trainer."""
+    """Return a module like another that only acts, on the CPU, in float32, without a Trainer."""
     kind: Any = type(module)
     options = {name: value for name, value in module.hparams.items() if not name.startswith("_")}
     made: OfflineModule = kind(**options)
     made.load_state_dict({name: part.cpu() for name, part in module.state_dict().items()})
     made.spec = module.spec
-    return made.eval()
+    return made.eval().requires_grad_(False)

@@ -33,12 +33,14 @@ OTHERS = {
     "BCQModule": {**HIDDEN, "vae_hidden": (8,), "num_samples": 3},
     "CQLModule": HIDDEN,
     "DiffusionBCModule": {"width": 16, "blocks": 1, "sampler": "dpm++", "sampling_steps": 3},
+    "DVFModule": {"width": 16, "blocks": 1, "latents": 2, "hidden": (8,), "history": 2},
     "IDQLModule": {**DENOISER, "num_samples": 3},
     "IFQLModule": {**HIDDEN, "num_samples": 3, "sampler": "heun", "sampling_steps": 2},
     "IQLModule": {**HIDDEN, "normalize": True},
     "ReBRACModule": HIDDEN,
     "TD3BCModule": HIDDEN,
 }
+STRONG = {"ACDModule:strong": {**DENOISER, "omega": 3.0}}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,7 +53,7 @@ def any_number_of_rows():
 def made(case):
     """A small module for Pendulum, of other weights than zeros, as if it had been trained."""
     torch.manual_seed(0)
-    name, options = case.partition(":")[0], {**CASES, **OTHERS}[case]
+    name, options = case.partition(":")[0], {**CASES, **OTHERS, **STRONG}[case]
     module = getattr(modules, name)(3, 1, (-2.0,), (2.0,), **options)
     module.normalizer.fit(torch.randn(100, 3))
     facts = {"env_id": "Pendulum-v1", "action_low": (-2.0,), "action_high": (2.0,)}
@@ -100,6 +102,23 @@ def test_an_exported_decision_is_the_policys_own(case, tmp_path):
     facts = load_onnx(path).facts
     assert facts.method == case.partition(":")[0] and facts.spec["sha256"] == "ab" * 32
     assert facts.inputs["observations"] == 3 and facts.outputs == {"actions": 1}
+
+
+@pytest.mark.slow
+def test_strong_guidance_loses_no_more_digits_in_the_file_than_in_its_own_policy(tmp_path):
+    """ω multiplies rounding errors: both are as far from float64 as from each other."""
+    case = "ACDModule:strong"
+    module = made(case)
+    exported = load_onnx(module.policy().export(tmp_path))
+    observations, noise = torch.randn(ROWS, 3), torch.randn(ROWS, exported.facts.inputs["noise"])
+    with GivenNoise(noise).used():
+        own = module.policy().act(observations.numpy())
+    found = exported.decide(observations=observations.numpy(), noise=noise.numpy())["actions"]
+    with torch.no_grad(), GivenNoise(noise.double()).used():
+        exact, _ = made(case).double().policy().step(observations.double(), {})
+    assert exact.dtype == torch.float64
+    lost, own_lost = (np.abs(actions - exact.numpy()).max() for actions in (found, own))
+    assert 0 < lost <= 2 * own_lost < 1e-3
 
 
 def test_a_choice_by_given_numbers_has_the_softmaxs_probabilities():

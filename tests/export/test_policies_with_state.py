@@ -40,6 +40,10 @@ OTHERS = {
         {**PLAN, "guided": False, "goal_dims": (0, 1), "execute_steps": 3, "num_samples": 1},
         {},
     ),
+    "DiffuserModule:guided": (
+        {**PLAN, "num_samples": 3, "guide_scale": 1.0, "guide_stop": 0, "execute_steps": 3},
+        {},
+    ),
     "LDCQStage2Module": (PRIOR, DRAWN),
     "LDCQStage2Module:goal": ({**PRIOR, "goals": "hindsight"}, {**DRAWN, "guidance": 2.0}),
     "LDCQStage2Module:plan": (PRIOR, {**DRAWN, "plan": True, "num_latents": 3}),
