@@ -118,8 +118,8 @@ def _save(file: Path, sizes: dict[str, int], outputs: dict[str, int], folder: Pa
     given = {name: size for name, size in sizes.items() if name != "noise"}
     example: Any = {name: np.zeros((1, size), np.float32) for name, size in given.items()}
     params: Any = ParamSchema([ParamSpec("seed", "long", -1)]) if "noise" in sizes else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about annotations of its code
+    # MLflow warns of its code's annotations, by a filter of its own: recorded, they are not shown.
+    with warnings.catch_warnings(record=True):
         mlflow.pyfunc.save_model(
             folder,
             python_model=str(_CODE),

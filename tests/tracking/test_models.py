@@ -82,14 +82,16 @@ def test_a_model_arrives_once_with_metrics_by_which_the_best_is_found(
     assert checkpoint_path(f"models:/{found[0].model_id}", uri).read_bytes() == LAST.read_bytes()
 
 
-def test_a_policy_acts_on_raw_observations_and_is_registered(fitted, capsys, monkeypatch):
+def test_a_policy_acts_on_raw_observations_and_is_registered(fitted, capsys, monkeypatch, recwarn):
     import mlflow
 
     client, uri, run = fitted
     assert main(["models", "list"]) == 0
     assert "No model is registered" in capsys.readouterr().out
     few = ["--episodes", "1", "--max_episode_steps", "5", "--mlflow", "--log_model"]
+    recwarn.clear()
     assert main(["evaluate", "--ckpt_path", str(LAST), *few]) == 0
+    assert not [each for each in recwarn if "type hints" in str(each.message)]
     register = ["models", "register", run.info.run_id, "--name", "swing"]
     assert main([*register, "--alias", "champion"]) == 0
     assert main([*register, "--alias", "second"]) == 0  # of the same model no second version
