@@ -290,8 +290,9 @@ def coverage_table(results: Sequence[CoverageResult]) -> Table:
 
 def tracker_table(results: Sequence[TrackerResult]) -> Table:
     """One line a store: the fit's speed beside that without a logger."""
-    heads = ("MLflow store", "steps/s", "no logger", "ratio", "of CPU", "logging", "end", "to sync")
-    table = Table(*heads, title="A fit while its MLflow store fails")
+    speeds = ("steps/s", "no logger", "ratio", "of CPU", "of all")
+    heads = ("MLflow store", *speeds, "logging", "end", "to sync")
+    table = Table(*heads, title="A fit while its MLflow store is far away or fails")
     for r in results:
         table.add_row(
             r.store,
@@ -299,12 +300,14 @@ def tracker_table(results: Sequence[TrackerResult]) -> Table:
             f"{r.without:.1f}",
             f"{r.ratio:.1%}{'' if r.ratio >= LEAST else ' *'}",
             f"{r.cpu_ratio:.1%}",
+            f"{r.process_ratio:.1%}",
             f"{r.logging_share:.2%}",
             seconds(r.end_seconds),
             "yes" if r.unsent else "",
         )
     table.caption = f"*: below {LEAST:.0%}; logging: its share of the training thread's time\n"
     table.caption += "of CPU: the ratio of steps a second of that thread's processor time\n"
+    table.caption += "of all: of all threads, that which sends included\n"
     table.caption += "end: from the last step until the run is closed; to sync: something is left"
     return table
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ LEAST = 0.95
 
 _START_SECONDS = 120.0  # of MLflow's server
 _LOG_EVERY = 10  # steps
+_AWAY = "0.2"  # seconds that each request to a server far away waits
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class TrackerResult:
         ratio: of those.
         cpu_ratio: the same ratio by the training thread's processor time, which
             other work on the machine moves less.
+        process_ratio: the same ratio by the processor time of all threads, that which sends
+            included.
         logging_share: of the training thread's time, what logging takes.
         end_seconds: from the last step to the end of the run.
         unsent: whether something is left for ``lit-offrl mlflow sync``.
@@ -51,6 +54,7 @@ class TrackerResult:
     without: float
     ratio: float
     cpu_ratio: float
+    process_ratio: float
     logging_share: float
     end_seconds: float
     unsent: bool
@@ -67,17 +71,20 @@ class _Timed(Callback):
         self.half: Callable[[], None] | None = half
         self.begun = self.taken = 0.0
         self.begun_cpu = self.cpu = 0.0
+        self.begun_all = self.all = 0.0
         self.steps = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the first thing happen."""
         self.first()
         self.begun, self.begun_cpu = time.perf_counter(), time.thread_time()
+        self.begun_all = time.process_time()
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """Look at the clock."""
         self.taken = time.perf_counter() - self.begun
         self.cpu = time.thread_time() - self.begun_cpu
+        self.all = time.process_time() - self.begun_all
         self.steps = trainer.global_step
         if self.half is not None and self.taken > self.seconds / 2:
             self.half()
@@ -86,11 +93,11 @@ class _Timed(Callback):
 
 
 class _Server:
-    """MLflow's own, in a process that can be held and killed."""
+    """MLflow's own, in a process that can be held and killed, and its address far ``away``."""
 
-    def __init__(self, process: subprocess.Popen[bytes], uri: str) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], uri: str, away: str) -> None:
         self.process = process
-        self.uri = uri
+        self.uri, self.away = uri, away
 
     def signal(self, number: int) -> Callable[[], None]:
         """What sends a signal to it and all its workers."""
@@ -101,6 +108,7 @@ def run_trackers(
     *,
     seconds: float = 20.0,
     seed: int = 0,
+    only: Sequence[str] = (),
     plans: Callable[..., Plan] = plan,
     serve: Callable[[Path], Any] | None = None,
 ) -> Iterator[TrackerResult]:
@@ -109,6 +117,7 @@ def run_trackers(
     Args:
         seconds: of training, each.
         seed: of weights and order.
+        only: names of stores, as often as each is to be measured; all of them, once, by default.
         plans: what makes a method's plan.
         serve: what runs a server in a folder; MLflow's own by default.
     """
@@ -125,14 +134,18 @@ def run_trackers(
         cases: dict[str, tuple[str, Callable[[], None], Callable[[], None]]] = {
             "SQLite file": (f"sqlite:///{folder / 'own.db'}", nothing, nothing),
             "server": (server.uri, nothing, nothing),
+            "server 200 ms away": (server.away, nothing, nothing),
             "server, stalled for the first half": (server.uri, stop, go),
             "server, stalled until the end": (server.uri, stop, nothing),
             "server, dead from the first step": (server.uri, kill, nothing),
         }
         before = _fit(method, seed, None, _Timed(seconds, nothing, nothing))
-        for store, (uri, first, half) in cases.items():
-            run = MLflowRun(uri, run_name="benchmark")
+        for store in only or cases:
+            uri, first, half = cases[store]
+            away = uri == server.away  # with all that can be logged beside
+            run = MLflowRun(uri, run_name="benchmark", log_system_metrics=away)
             run.keep_in(folder)
+            run.log_description("A benchmark.")
             fit = _fit(method, seed, run, _Timed(seconds, first, half))
             left = list(folder.glob("mlflow-unsent-*"))
             if "until the end" in store:
@@ -141,6 +154,7 @@ def run_trackers(
                 file.unlink()
             after = _fit(method, seed, None, _Timed(seconds, nothing, nothing))
             without, without_cpu = (before.speed + after.speed) / 2, (before.cpu + after.cpu) / 2
+            without_all = (before.all + after.all) / 2
             before = after
             yield TrackerResult(
                 store=store,
@@ -148,6 +162,7 @@ def run_trackers(
                 without=without,
                 ratio=fit.speed / without,
                 cpu_ratio=fit.cpu / without_cpu,
+                process_ratio=fit.all / without_all,
                 logging_share=fit.logging,
                 end_seconds=fit.end,
                 unsent=bool(left),
@@ -155,10 +170,11 @@ def run_trackers(
 
 
 class _Fit(NamedTuple):
-    """Steps a second, also of processor time; logging's share of the time; seconds of the end."""
+    """Steps a second, by the clock, the thread's and all processor time; logging; the end."""
 
     speed: float
     cpu: float
+    all: float
     logging: float
     end: float
 
@@ -188,16 +204,21 @@ def _fit(method: Plan, seed: int, run: MLflowRun | None, timed: _Timed) -> _Fit:
     )
     trainer.fit(method.make(data, seed), data)
     ended = time.perf_counter() - timed.begun - timed.taken
-    return _Fit(timed.steps / timed.taken, timed.steps / timed.cpu, logging / timed.taken, ended)
+    return _Fit(
+        speed=timed.steps / timed.taken,
+        cpu=timed.steps / timed.cpu,
+        all=timed.steps / timed.all,
+        logging=logging / timed.taken,
+        end=ended,
+    )
 
 
 @contextmanager
 def _serving(folder: Path) -> Iterator[_Server]:
     """Run MLflow's server in a process group of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    uri = f"http://127.0.0.1:{port}"
+    port, far = _free_port(), _free_port()
+    uri, away = (f"http://127.0.0.1:{number}" for number in (port, far))
+    proxy = [sys.executable, str(Path(__file__).with_name("delayed.py")), str(far), uri, _AWAY]
     store = f"sqlite:///{folder / 'server.db'}"
     argv = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store]
     argv += ["--artifacts-destination", str(folder / "files"), "--port", str(port)]
@@ -208,15 +229,24 @@ def _serving(folder: Path) -> Iterator[_Server]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    delayed = subprocess.Popen(proxy)
     try:
         _wait_for(uri, process)
-        yield _Server(process, uri)
+        yield _Server(process, uri, away)
     finally:
+        delayed.kill()
+        delayed.wait()
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
         process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _wait_for(uri: str, process: subprocess.Popen[bytes]) -> None:
