@@ -17,6 +17,7 @@ from rich.table import Table
 from benchmarks.acd import FitResult, PassResult, run_fit, run_passes
 from benchmarks.calls import CallsResult, run_calls
 from benchmarks.coverage import HOLDS, SHAPES, CoverageResult, run_coverage
+from benchmarks.exported import exported_table, run_exported
 from benchmarks.futures import levers_table, run_levers
 from benchmarks.gpu import checks_table, fits_table, run_checks, run_contract, run_fits
 from benchmarks.kills import KillsResult, run_kills
@@ -49,7 +50,7 @@ from lit_offrl.common.errors import ConfigError
 NAMES = (
     *("loader", "priority", "calls", "step", "acd", "value", "vae", "latents"),
     *("start", "maze", "coverage", "trackers", "signals", "kills", "trace", "peers", "gpu"),
-    *("futures", "serve"),
+    *("futures", "serve", "export"),
 )
 
 
@@ -363,7 +364,7 @@ def parser() -> argparse.ArgumentParser:
         "which",
         nargs="?",
         choices=NAMES,
-        help="one; all but the last nine by default",
+        help="one; all but the last ten by default",
     )
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     made.add_argument("--threads", type=int, default=1, help="of PyTorch on the CPU (1)")
@@ -379,6 +380,12 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="of LDCQStage3Module: compares its best Q by few-step samplers with DDPM's",
+    )
+    made.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FOLDER",
+        help="of export: keeps the files there, for benchmarks/check_exported.py elsewhere",
     )
     made.add_argument("--times", type=int, default=30, metavar="N", help="of signals: each (30)")
     peers = made.add_argument_group("peers", "what is not given is left out")
@@ -497,6 +504,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         served = list(run_serving(seed=options.seed))
         numbers["serve"] = [asdict(r) for r in served]
         console.print(serving_table(served))
+    if options.which == "export":  # minutes: only by name
+        if options.keep is not None:
+            options.keep.mkdir(parents=True, exist_ok=True)
+        exported = list(run_exported(seed=options.seed, keep=options.keep))
+        numbers["export"] = [asdict(r) for r in exported]
+        console.print(exported_table(exported))
     if options.which == "coverage":  # minutes, and no speed: only by name
         shares = list(run_coverage(seed=options.seed))
         numbers["coverage"] = [asdict(r) for r in shares]

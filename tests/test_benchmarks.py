@@ -17,6 +17,8 @@ from benchmarks import __main__ as command
 from benchmarks import kills, mapped
 from benchmarks.acd import plan, run_fit, run_passes
 from benchmarks.calls import run_calls
+from benchmarks.check_exported import difference
+from benchmarks.exported import run_exported
 from benchmarks.futures import Lever, levers_table, run_levers
 from benchmarks.latents import (
     EXACT,
@@ -56,6 +58,7 @@ ONLY_BY_NAME = {
     "gpu",
     "futures",
     "serve",
+    "export",
 }
 CPU = torch.device("cpu")
 TINY = {"width": 16, "blocks": 1, "latents": 2, "history": 2, "hidden": [8], "num_samples": 3}
@@ -698,3 +701,13 @@ def test_a_served_policy_loses_and_mixes_up_nothing():
     for r in results:
         assert r.requests >= 8 and r.lost == 0
         assert r.wrong == (None if r.policy == "DQL" else 0)
+
+
+@pytest.mark.slow
+def test_exported_policies_are_kept_for_a_check_elsewhere(tmp_path):
+    (result,) = run_exported(policies=["BC"], steps=3, budget=0.0, keep=tmp_path)
+    assert result.turns == 3 and result.ratio > 0 and result.apart < 1e-6
+    assert difference(tmp_path / "BC.onnx") == result.apart
+    shown = dict(np.load(tmp_path / "BC.npz"))
+    np.savez(tmp_path / "BC.npz", **{**shown, "actions": shown["actions"] + 0.5})
+    assert difference(tmp_path / "BC.onnx") == pytest.approx(0.5, abs=1e-5)

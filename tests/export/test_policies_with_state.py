@@ -4,11 +4,14 @@ import pytest
 import torch
 
 from lit_offrl import modules
+from lit_offrl.commands.serve import ServeOptions
+from lit_offrl.commands.serve import _exported as served_policy
 from lit_offrl.common.randomness import GivenNoise
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.evaluation.evaluate import evaluate_exported, evaluate_module
 from lit_offrl.export import load_onnx
 from lit_offrl.export.facts import PolicyFacts
+from lit_offrl.serving.clients import Clients, Step
 from tests.helpers import unchecked
 
 HIDDEN = {"hidden": (8,)}
@@ -150,6 +153,23 @@ def test_an_exported_policy_with_chunks_earns_what_its_own_does(tmp_path):
     how = {"episodes": 5, "seed": 1, "num_envs": 2, "max_episode_steps": 20}
     found = evaluate_exported(load_onnx(path), **how).returns
     np.testing.assert_allclose(found, evaluate_module(module, **how).returns, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_served_export_keeps_each_clients_chunk(tmp_path):
+    """What ``serve --policy`` acts by, for clients that begin at different times."""
+    module, _ = made("ReBRACModule", tmp_path)
+    make, _ = served_policy(ServeOptions(policy=module.policy().export(tmp_path)), {})
+    clients, random = Clients(make), np.random.default_rng(0)
+    own = [module.policy(), module.policy()]
+    assert clients.remembers
+    for step in range(7):
+        for late, policy in enumerate(own[: step + 1]):
+            observations = random.normal(size=(2, 3)).astype(np.float32)
+            asked = Step(observations=observations, client=f"client-{late}", reset=step == late)
+            (found,) = clients.act([asked])
+            np.testing.assert_allclose(found, policy.act(observations), atol=1e-5, rtol=0)
+    assert len(clients) == 2
 
 
 def test_the_same_graph_runs_in_pytorch(tmp_path):
