@@ -161,8 +161,9 @@ def _exported(
         )
     if options.device != CPU:
         raise ConfigError("--device is for checkpoints: an exported policy runs on the CPU.")
-    facts = load_onnx(path, options.seed).facts
-    return lambda: load_onnx(path, options.seed), {
+    loaded = load_onnx(path, options.seed)
+    facts = loaded.facts
+    return loaded.another, {
         "method": facts.method,
         "checkpoint": facts.checkpoint,
         "checkpoint_sha256": facts.checkpoint_sha256,

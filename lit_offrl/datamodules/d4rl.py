@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lit_offrl.common.quiet import say
 from lit_offrl.datamodules.base import OfflineDataModule
-from lit_offrl.datasets.cache import ColumnCache
-from lit_offrl.datasets.catalog import Reading, default_cache_dir
+from lit_offrl.datasets.catalog import Reading, open_cache
 from lit_offrl.datasets.rewards import Rewards, environment_rewards, handle_rewards
 from lit_offrl.datasets.schema import OfflineDataset
 from lit_offrl.datasets.sources import Source, find_source
@@ -57,9 +55,7 @@ class D4RLDataModule(OfflineDataModule):
         self.rewards = rewards
         self.minari_observations = minari_observations
         self.accept_faults = accept_faults
-        data_dir = kwargs.get("data_dir")
-        folder = Path(cache_dir).expanduser() if cache_dir else default_cache_dir(data_dir)
-        self.cache = ColumnCache(folder) if cache else None
+        folder, self.cache = open_cache(cache, cache_dir, kwargs.get("data_dir"))
         super().__init__(dataset, view, **kwargs)
         self.cache_dir = folder
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from lit_offrl.common.errors import DatasetError
 from lit_offrl.datamodules.base import OfflineDataModule
-from lit_offrl.datasets.cache import ColumnCache
-from lit_offrl.datasets.catalog import Reading, default_cache_dir
+from lit_offrl.datasets.catalog import Reading, open_cache
 from lit_offrl.datasets.lerobot import LeRobotOptions, LeRobotSource
 from lit_offrl.datasets.lerobot_folder import PREFIX
 from lit_offrl.datasets.sources import Source, find_source
@@ -77,9 +75,7 @@ class LeRobotDataModule(OfflineDataModule):
             tasks=tasks,
             frames=frames,
         )
-        folder = default_cache_dir(kwargs.get("data_dir"))
-        folder = Path(cache_dir).expanduser() if cache_dir else folder
-        self.cache = ColumnCache(folder) if cache else None
+        folder, self.cache = open_cache(cache, cache_dir, kwargs.get("data_dir"))
         super().__init__(dataset, view, env_id=env_id, **kwargs)
         self.cache_dir = folder
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from lit_offrl.common.errors import DatasetError
 from lit_offrl.datamodules.base import OfflineDataModule
-from lit_offrl.datasets.cache import ColumnCache
-from lit_offrl.datasets.catalog import default_cache_dir, resolve
+from lit_offrl.datasets.catalog import open_cache, resolve
 from lit_offrl.datasets.ogbench import OGBenchSource
 from lit_offrl.datasets.reading import Reading
 from lit_offrl.datasets.sources import Source
@@ -49,9 +47,7 @@ class OGBenchDataModule(OfflineDataModule):
         cache_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
-        data_dir = kwargs.get("data_dir")
-        folder = Path(cache_dir).expanduser() if cache_dir else default_cache_dir(data_dir)
-        self.cache = ColumnCache(folder) if cache else None
+        folder, self.cache = open_cache(cache, cache_dir, kwargs.get("data_dir"))
         super().__init__(
             dataset, view, env_id=env_id, validation_fraction=0.0, format="auto", **kwargs
         )

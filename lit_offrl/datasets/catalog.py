@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_offrl.common.errors import DatasetError, nearest
+from lit_offrl.datasets.cache import ColumnCache
 from lit_offrl.datasets.entries import CATALOG, CatalogEntry
 from lit_offrl.datasets.environments import env_id_from_name
 from lit_offrl.datasets.hdf5 import Format, read_hdf5, read_header
@@ -157,6 +158,20 @@ def default_data_dir(chosen: str | os.PathLike[str] | None = None) -> Path:
 def default_cache_dir(data_dir: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder ``cache`` in the data directory."""
     return default_data_dir(data_dir) / "cache"
+
+
+def open_cache(
+    keep: bool, folder: str | None, data_dir: str | os.PathLike[str] | None = None
+) -> tuple[Path, ColumnCache | None]:
+    """Return the folder of what is computed once, and what keeps columns there, if any is to.
+
+    Args:
+        keep: Whether columns are kept.
+        folder: The folder; None for ``default_cache_dir``.
+        data_dir: The data directory, see ``default_data_dir``.
+    """
+    place = Path(folder).expanduser() if folder else default_cache_dir(data_dir)
+    return place, ColumnCache(place) if keep else None
 
 
 def resolve(

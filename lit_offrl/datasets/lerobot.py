@@ -199,12 +199,7 @@ class LeRobotSource:
                 row.
         """
         spec = self.header()
-        for name in require:
-            if name not in spec.columns:
-                raise DatasetError(
-                    f"{self._where}: has no column '{name}' (it has {', '.join(spec.columns)}): "
-                    f"{_ADVICE.get(name, 'choose a dataset that has it.')}"
-                )
+        spec.require(require, _ADVICE)
         episodes = self.folder.read_episodes()
         digest = self._sha256(episodes)
 

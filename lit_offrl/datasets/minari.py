@@ -157,12 +157,7 @@ class MinariSource:
                 row.
         """
         spec = self.header()
-        for name in require:
-            if name not in spec.columns:
-                raise DatasetError(
-                    f"{self._where}: has no column '{name}' (it has {', '.join(spec.columns)}): "
-                    "choose a dataset that has it."
-                )
+        spec.require(require)
         digest = self._sha256()
 
         def make() -> OfflineDataset:

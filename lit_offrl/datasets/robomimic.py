@@ -175,12 +175,7 @@ class RobomimicSource:
                 and the row.
         """
         spec = self.header()
-        for name in require:
-            if name not in spec.columns and name != "next_observations":
-                raise DatasetError(
-                    f"{self.path}: has no column '{name}' (it has {', '.join(spec.columns)}): "
-                    "choose demonstrations that have it."
-                )
+        spec.require(name for name in require if name != "next_observations")
         digest = file_sha256(self.path) if self.cache is None else self.cache.sha256(self.path)
         assert digest is not None  # computed
 

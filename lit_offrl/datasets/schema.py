@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -71,6 +71,23 @@ class DatasetSpec:
     def rows_handling(self) -> tuple[str, ...]:
         """What of ``handling`` concerns more than the rewards."""
         return tuple(each for each in self.handling if not each.startswith(_REWARDS))
+
+    def require(self, names: Iterable[str], advice: Mapping[str, str] | None = None) -> None:
+        """Refuse data without one of these columns.
+
+        Args:
+            names: Names of columns.
+            advice: What to do where one of these is missing, by its name.
+
+        Raises:
+            DatasetError: One is missing.
+        """
+        for name in names:
+            if name not in self.columns:
+                raise DatasetError(
+                    f"{self.origin}: has no column '{name}' (it has {', '.join(self.columns)}): "
+                    f"{(advice or {}).get(name, 'choose a dataset that has it.')}"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types that JSON and ``torch.load(weights_only=True)`` take."""

@@ -22,19 +22,26 @@ class OnnxPolicy:
     Args:
         session: onnxruntime's session of the file.
         facts: What the file says of itself.
-        seed: Seed of the noise, with which the same observations have the same actions.
+        seed: Seed of the noise, with which the same observations have the same actions; or the
+            generator that draws it.
 
     Attributes:
         facts: What the file says of itself.
     """
 
-    def __init__(self, session: Any, facts: PolicyFacts, seed: int = 0) -> None:
+    def __init__(
+        self, session: Any, facts: PolicyFacts, seed: int | np.random.Generator = 0
+    ) -> None:
         self.facts = facts
         self._session, self._random = session, np.random.default_rng(seed)
         self._state: np.ndarray | None = None
         width = facts.inputs["observations"]
         self.act: Callable[[np.ndarray], np.ndarray] = CheckedAct(self._act, width)
         """Maps raw observations (E, o) to actions (E, a), float32."""
+
+    def another(self) -> OnnxPolicy:
+        """Return a policy with a memory of its own, and the same session and stream of noise."""
+        return type(self)(self._session, self.facts, self._random)
 
     def reset(self, mask: np.ndarray | None = None) -> None:
         """Begin new episodes where ``mask`` (E,) is True, everywhere when it is None."""

@@ -189,7 +189,7 @@ def test_a_difference_is_named_with_its_row():
 
 
 @pytest.mark.parametrize(
-    "text", ["data", "x.csv", "lerobot:", "robomimic:folder", "minari:/tmp/x", "minari:../x-v0", ""]
+    "text", ["data", "x.csv", "lerobot:", "robomimic:folder", "minari:/x", "minari:../x-v0", ""]
 )
 def test_targets_that_are_none(text, minari_root):
     with pytest.raises(ConfigError, match=r"names no format to write|is no id of Minari's"):

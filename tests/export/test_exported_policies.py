@@ -161,6 +161,10 @@ def test_a_policy_that_draws_repeats_itself_by_its_seed(tmp_path):
     first, again, other = (load_onnx(path, seed).act(observations) for seed in (1, 1, 2))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     assert len(np.unique(first)) == 3  # noise of its own for each environment
+    shared, alone = load_onnx(path, 1), load_onnx(path, 1)
+    drawn = [shared.draw(2), shared.another().draw(2)]  # one session and one stream for both
+    assert np.array_equal(drawn, [alone.draw(2), alone.draw(2)])
+    assert shared.another()._session is shared._session
 
 
 def test_weights_and_options_alone_make_the_module_again(tmp_path):
