@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lit_offrl import __version__
 from lit_offrl.__main__ import main
 from lit_offrl.experiments.job import State
 from lit_offrl.experiments.process import Children
@@ -78,6 +79,9 @@ def test_a_cell_killed_twice_ends_as_an_unbroken_run(lit, folder, d4rl_file, sam
     assert run.info.status == "FINISHED" and run.info.run_name == "bc-tiny-model=small-seed0"
     tags = {k: v for k, v in run.data.tags.items() if k.startswith("lit_offrl.")}
     assert tags.pop("lit_offrl.cell") == id
+    assert tags.pop("lit_offrl.command").startswith("lit-offrl fit ")
+    assert tags.pop("lit_offrl.version") == __version__
+    assert "BCModule" in run.data.tags["mlflow.note.content"] and tags.pop("lit_offrl.note")
     assert tags == {
         "lit_offrl.sweep": "tiny",
         "lit_offrl.method": "bc",

@@ -159,7 +159,9 @@ def test_mlflow_serves_a_registered_policy(fitted, folder):
     port = "5987"
     words = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/swing@champion"]
     words += ["--env-manager", "local", "--host", "127.0.0.1", "--port", port]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": ""}
+    # As where the environment is activated: MLflow starts uvicorn by its bare name.
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": "", "PATH": path}
 
     def ask(body):
         text = body if isinstance(body, str) else json.dumps(body)
@@ -203,5 +205,6 @@ def test_mlflow_serves_a_registered_policy(fitted, folder):
                 assert 400 <= code < 500 and answer["message"], body
             assert ask({"inputs": observations})[0] == 200  # it lives
         finally:
-            os.killpg(server.pid, 15)
+            if server.poll() is None:
+                os.killpg(server.pid, 15)
             server.wait(60)
