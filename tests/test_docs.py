@@ -30,6 +30,7 @@ FENCE = re.compile(
     r"(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
+MEANING = "What it means for your choice:"
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]+)")
 # What a page's shell calls: our commands are written down, all others do nothing.
 STUBS = """
@@ -220,6 +221,29 @@ def test_pages_say_first_what_they_are_for():
         assert title.startswith("# "), page
         assert len(first.split()) > 7 and re.match(r"[A-Z`]|lit-offrl ", first), f"{page}: {first}"
         assert "." in first or first.endswith(":"), f"{page}: {first}"
+
+
+def tables_without_meaning(text):
+    """Yield the first line of each table of numbers that no sentence on its meaning follows.
+
+    The sentence has to stand before the next table or heading.
+    """
+    parts = re.split(
+        r"^( *\|.*\n(?: *\|.*\n)+|#.*\n)", re.sub(r"```.*?```", "", text, flags=re.S), flags=re.M
+    )
+    for table, after in zip(parts[1::2], parts[2::2], strict=True):
+        if re.match(r" *\|.*\n[ |:-]*: ", table) or re.search(r"\| *[−\d]+\.\d", table):
+            if MEANING not in after:
+                yield table.splitlines()[0].strip()
+
+
+def test_tables_of_results_say_what_they_mean_for_a_choice():
+    pages = [CLONE / "docs" / f"{name}.md" for name in ("results", "what_holds", "recap", "online")]
+    for page in [*pages, *(CLONE / "docs" / "results").glob("*.md")]:
+        assert not (bare := [*tables_without_meaning(page.read_text() + "\n")]), f"{page}: {bare}"
+    told = "| a | b |\n| --- | --- |\n| x | 1.5 |\n"
+    assert [*tables_without_meaning(told)] == ["| a | b |"]
+    assert not [*tables_without_meaning(f"{told}\n{MEANING} take x.\n")]
 
 
 def test_readme_is_short_and_its_links_lead_somewhere():

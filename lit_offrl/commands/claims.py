@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
     from lit_offrl.evaluation.offline import OfflineRun
     from lit_offrl.experiments.claims import Claim, Claims, Finding
 
-_VERDICTS = ("holds", "does not hold", "not decidable")
+_MEANING = "What it means for your choice:"
+_SAYS = {
+    "holds": "the claim can guide a choice",
+    "does not hold": "expect the opposite of the claim",
+    "not decidable": "these seeds are no reason for or against the claim",
+}
+_VERDICTS = tuple(_SAYS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,18 +83,19 @@ def _measured(claims: Claims, options: ClaimsOptions) -> Mapping[str, Sequence[O
 def _page(judged: Sequence[tuple[Claim, list[Finding]]], command: str, runs: int) -> Iterator[str]:
     yield "# What holds"
     yield ""
-    yield f"Claims of the papers in {runs} evaluated runs. This page is written by"
+    yield f"This page says which claims of the papers hold in {runs} evaluated runs. Its command is"
     yield ""
     yield f"```bash\n{command}\n```"
     yield ""
     yield (
-        "A line is one dataset, and one rival where a claim names several; the first table counts "
-        "lines. The excess is how far the side that the claim favours is ahead, in points of the "
-        "score, or of the metric, with its 95 % interval over training seeds: Student's, or "
-        "Welch's between different trainings. The claim *holds* there if the "
-        "interval is above 0, it *does not hold* if it is below, and in between it is *not "
-        "decidable* with these seeds. The budget is the share of the paper's optimiser steps, "
-        "where both are known. Numbers in brackets are the seeds, in order."
+        "Each claim is judged on each dataset, and against each rival that it names. A row of a "
+        "claim's table is one such judgement, and the first table counts them. The excess says by "
+        "how much the side that the claim favours is ahead, in points of the score or of the "
+        "metric. Its 95 % interval is over training seeds; it is Student's, or Welch's where "
+        "different trainings are compared. The claim *holds* if the whole interval is above 0, "
+        "and *does not hold* if the whole interval is below 0. Otherwise it is *not decidable* "
+        "with these seeds. The budget is the number of optimiser steps as a share of the paper's, "
+        "where both are known. Numbers in brackets are the scores of the seeds, in order."
     )
     yield ""
     yield f"| Paper | Claim | {' | '.join(each.capitalize() for each in _VERDICTS)} |"
@@ -96,6 +104,12 @@ def _page(judged: Sequence[tuple[Claim, list[Finding]]], command: str, runs: int
         counts = [sum(one.verdict == each for one in findings) for each in _VERDICTS]
         cells = " | ".join(map(str, counts)) if findings else "not measured | | "
         yield f"| {claim.paper}, {claim.where} | {claim.says} | {cells} |"
+    yield ""
+    yield (
+        f"{_MEANING} a claim that holds here is a reason to prefer what it favours on data like "
+        "these. A claim that is not decidable is a reason neither for nor against a method; only "
+        "more seeds can tell."
+    )
     for paper, group in groupby(judged, key=lambda pair: pair[0].paper):
         yield f"\n## {paper}"
         for claim, findings in group:
@@ -106,7 +120,7 @@ def _section(claim: Claim, findings: Sequence[Finding]) -> Iterator[str]:
     yield f"\n**{claim.says}** ({claim.where})"
     yield ""
     if claim.published:
-        yield f"The paper: {claim.published}."
+        yield f"Reported in the paper: {claim.published}."
         yield ""
     if not findings:
         yield "Not measured in these runs."
@@ -122,3 +136,22 @@ def _section(claim: Claim, findings: Sequence[Finding]) -> Iterator[str]:
             f"| {one.dataset} | {one.numbers} | {excess:.{digits}f} | {interval} | {budget} | "
             f"{one.verdict} |"
         )
+    yield ""
+    yield f"{_MEANING} {_meaning(findings)}"
+
+
+def _meaning(findings: Sequence[Finding]) -> str:
+    """Say in a sentence where a claim can be relied on, and with which budget."""
+    rows = Counter(one.dataset for one in findings)
+    parts = []
+    for verdict, says in _SAYS.items():
+        found = Counter(one.dataset for one in findings if one.verdict == verdict)
+        named = [
+            name if count == rows[name] else f"{name} ({count} of {rows[name]} rows)"
+            for name, count in found.items()
+        ]
+        if named:
+            parts.append(f"{says} on {', '.join(named)}")
+    least = min((one.budget for one in findings if math.isfinite(one.budget)), default=1.0)
+    budget = f". The smallest budget is {least:.1%} of the paper's steps" if least < 1 else ""
+    return f"{'; '.join(parts)}{budget}."

@@ -1,10 +1,13 @@
 """``lit-offrl claims`` writes a page of all claims, those without runs included."""
 
+import math
 import shutil
 
 from mlflow.tracking import MlflowClient
 
 from lit_offrl.__main__ import main
+from lit_offrl.commands.claims import _meaning
+from lit_offrl.experiments.claims import Finding
 
 
 def test_a_page_from_records(folder, made_record, capsys):
@@ -19,6 +22,24 @@ def test_a_page_from_records(folder, made_record, capsys):
     assert "| ACD, Table 1 | ACG is above AWR. | not measured | |  |" in page
     line = "| hopper | ACGModule: 61.0 (60.0, 61.0, 62.0); BCModule: 11.0 (10.0, 11.0, 12.0) |"
     assert f"{line} 50.0 | 47.7 … 52.3 | 0.1% | holds |" in page
+    told = (
+        "the claim can guide a choice on hopper. The smallest budget is 0.1% of the paper's steps."
+    )
+    assert f"What it means for your choice: {told}" in page
+
+
+def test_a_meaning_names_the_datasets_of_each_verdict():
+    def finding(dataset, verdict, budget=math.nan):
+        return Finding(dataset, "", (0.0, 0.0, 0.0), budget, verdict)
+
+    ant = [finding("ant", "does not hold", 0.5), finding("ant", "holds"), finding("ant", "holds")]
+    assert _meaning([*ant, finding("car", "holds", 2.0)]) == (
+        "the claim can guide a choice on ant (2 of 3 rows), car; expect the opposite of the claim "
+        "on ant (1 of 3 rows). The smallest budget is 50.0% of the paper's steps."
+    )
+    assert _meaning([finding("car", "not decidable", 1.0)]) == (
+        "these seeds are no reason for or against the claim on car."
+    )
 
 
 def test_metrics_are_read_from_mlflow(folder, empty_store, made_record, capsys):
