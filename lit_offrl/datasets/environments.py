@@ -6,8 +6,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Any
 
+from lit_offrl.common.errors import DatasetError
 from lit_offrl.datasets.ogbench_tasks import ENV_TASKS
+
+REFERENCES = ("ref_min_score", "ref_max_score", "ref_source", "score_of")
+"""Fields of a ``DatasetSpec`` that say how its episodes are scored."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,11 @@ class EnvironmentFacts:
     def sizes(self) -> dict[str, int]:
         """Dimensions of a row, by column."""
         return {"observations": self.observation_dim, "actions": self.action_dim}
+
+    @property
+    def references(self) -> dict[str, Any]:
+        """What scores 0 and 100, by the fields of ``DatasetSpec``."""
+        return {key: getattr(self, key) for key in REFERENCES}
 
 
 # Sizes, step limit and references of environments, and the task of D4RL's that these are of.
@@ -81,6 +91,34 @@ def _facts() -> Iterator[EnvironmentFacts]:
 
 
 ENVIRONMENTS: Mapping[str, EnvironmentFacts] = {facts.env_id: facts for facts in _facts()}
+
+
+def score_of(
+    stated: object,
+    references: tuple[object, object],
+    facts: EnvironmentFacts | None,
+    where: str,
+) -> str:
+    """Return what a dataset's references are of: an episode's ``return`` or its ``success``.
+
+    Args:
+        stated: What the dataset says of it; None if it says nothing.
+        references: What scores 0 and 100 by the dataset, and is None if it does not say.
+        facts: What is known of the environment, whose word holds for the very same references.
+        where: The dataset, for messages.
+
+    Raises:
+        DatasetError: The dataset says something else.
+    """
+    if stated is None:
+        same = facts is not None and references == (facts.ref_min_score, facts.ref_max_score)
+        return facts.score_of if facts is not None and same else "return"
+    if stated not in ("return", "success"):
+        raise DatasetError(
+            f"{where}: 'score_of' is {str(stated)!r:.60}: write return or success, or leave it out."
+        )
+    return str(stated)
+
 
 _BULLET_TASKS = {
     env_id.partition("Bullet")[0].lower(): env_id for env_id in ENVIRONMENTS if "Bullet" in env_id

@@ -20,7 +20,14 @@ from lit_offrl.datasets import d4rl, pybullet
 from lit_offrl.datasets.autoreset import mark_autoresets
 from lit_offrl.datasets.columns import clean_columns
 from lit_offrl.datasets.ends import doubt, read_ends, stating
-from lit_offrl.datasets.environments import ENVIRONMENTS, OWN, EnvironmentFacts, env_id_from_name
+from lit_offrl.datasets.environments import (
+    ENVIRONMENTS,
+    OWN,
+    REFERENCES,
+    EnvironmentFacts,
+    env_id_from_name,
+    score_of,
+)
 from lit_offrl.datasets.hdf5_file import Hdf5File
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
 from lit_offrl.datasets.values import remarks
@@ -141,7 +148,8 @@ def write_hdf5(
         path: the file; missing folders are made, an existing file is replaced.
         columns: as in ``OfflineDataset``.
         attributes: provenance, and what readers look for: ``env_id``, ``max_episode_steps``,
-            ``action_low``, ``action_high``, ``ref_min_score``, ``ref_max_score``, ``ref_source``.
+            ``action_low``, ``action_high``, ``ref_min_score``, ``ref_max_score``, ``ref_source``,
+            ``score_of``.
             None is left out; what HDF5 has no type for is written as text.
 
     Returns:
@@ -278,18 +286,18 @@ def _facts(file: Hdf5File, facts: EnvironmentFacts | None, action_dim: int) -> d
     scores = least, most = _number(file, "ref_min_score"), _number(file, "ref_max_score")
     if least is not None and most is not None:
         _require_below(file, "ref_min_score", [least], "ref_max_score", [most])
-    source: str | None = None
+    references: dict[str, Any] = {}
     if scores != (None, None):  # never one reference from each source
-        source = str(given.get("ref_source", "the file's attributes"))
+        references = dict(zip(REFERENCES, scores, strict=False))
+        references["ref_source"] = str(given.get("ref_source", "the file's attributes"))
+        references["score_of"] = score_of(given.get("score_of"), scores, facts, str(file.path))
     elif facts is not None:
-        scores, source = (facts.ref_min_score, facts.ref_max_score), facts.ref_source
+        references = facts.references
     return {
         "action_low": low,
         "action_high": high,
         "max_episode_steps": None if steps is None else int(steps),
-        "ref_min_score": scores[0],
-        "ref_max_score": scores[1],
-        "ref_source": source,
+        **references,
     }
 
 

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_offrl.common.errors import DatasetError
-from lit_offrl.datasets.environments import ENVIRONMENTS
+from lit_offrl.datasets.environments import ENVIRONMENTS, REFERENCES, score_of
 from lit_offrl.datasets.schema import DatasetSpec
 
 _BOUNDS = ("action_low", "action_high")
-_REFERENCES = ("ref_min_score", "ref_max_score", "ref_source")
-KEYS = ("env_id", "max_episode_steps", *_BOUNDS, *_REFERENCES)
+KEYS = ("env_id", "max_episode_steps", *_BOUNDS, *REFERENCES)
 """Fields of a spec that are noted; JSON takes their values."""
 
 
@@ -37,7 +36,7 @@ def noted(
     """
     given: dict[str, Any] = {key: note.get(key) for key in KEYS}
     if env_id is not None and env_id != given["env_id"]:
-        given |= dict.fromkeys(("max_episode_steps", *_REFERENCES)) | {"env_id": env_id}
+        given |= dict.fromkeys(("max_episode_steps", *REFERENCES)) | {"env_id": env_id}
     named = given["env_id"]
     facts = ENVIRONMENTS.get(named) if isinstance(named, str) else None
     if facts is not None:
@@ -49,10 +48,12 @@ def noted(
                 )
         given["max_episode_steps"] = given["max_episode_steps"] or facts.max_episode_steps
         if given["ref_min_score"] is None and given["ref_max_score"] is None:
-            given |= {key: getattr(facts, key) for key in _REFERENCES}
+            given |= facts.references
         for key, bound in zip(_BOUNDS, (-1.0, 1.0), strict=True):
             if given[key] is None and sizes.get("actions"):
                 given[key] = [bound] * sizes["actions"]
+    scores = given["ref_min_score"], given["ref_max_score"]
+    given["score_of"] = score_of(given["score_of"], scores, facts, where)
     for key in _BOUNDS:
         if isinstance(given[key], list) and len(given[key]) != sizes.get("actions"):
             given[key] = None  # of other actions than are read

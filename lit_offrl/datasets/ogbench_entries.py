@@ -70,10 +70,7 @@ def ogbench_spec(name: str, env_id: str, origin: str) -> DatasetSpec:
         action_high=(1.0,) * facts.action_dim,
         env_id=env_id,
         max_episode_steps=facts.max_episode_steps,
-        ref_min_score=facts.ref_min_score,
-        ref_max_score=facts.ref_max_score,
-        ref_source=facts.ref_source,
-        score_of=facts.score_of,
+        **facts.references,
         origin=origin,
         columns=("observations", "actions", *rewards, "validation", "terminals", "timeouts"),
     )

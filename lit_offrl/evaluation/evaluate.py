@@ -19,7 +19,7 @@ from lit_offrl.common.errors import ConfigError, EvaluationError, LitOffRLError,
 from lit_offrl.common.files import file_sha256
 from lit_offrl.common.policy import Policy
 from lit_offrl.common.seeds import mix
-from lit_offrl.datasets.environments import ENVIRONMENTS
+from lit_offrl.datasets.environments import ENVIRONMENTS, REFERENCES
 from lit_offrl.datasets.schema import DatasetSpec
 from lit_offrl.envs.differences import DIFFERENCES
 from lit_offrl.evaluation.envs import make_env, require_step_limit, step_limit
@@ -326,9 +326,8 @@ def environment_of(
     """
     if env_id is not None and env_id != spec.env_id:
         facts = ENVIRONMENTS.get(env_id)  # a dataset's references hold for its environment only
-        names = ("ref_min_score", "ref_max_score", "ref_source")
-        references: dict[str, Any] = {name: getattr(facts, name, None) for name in names}
-        references["score_of"] = getattr(facts, "score_of", "return")
+        unknown = {**dict.fromkeys(REFERENCES), "score_of": "return"}
+        references: dict[str, Any] = unknown if facts is None else facts.references
         spec = dataclasses.replace(spec, env_id=env_id, why_no_env=None, **references)
     if spec.env_id is None and spec.why_no_env is not None:
         raise EvaluationError(

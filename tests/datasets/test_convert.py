@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lit_offrl.__main__ import main
 from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.datasets.convert import convert_dataset, find_target
+from lit_offrl.datasets.environments import ENVIRONMENTS, REFERENCES, score_of
 from lit_offrl.datasets.recording_formats import to_d4rl
 from lit_offrl.datasets.recordings import Recording, read_recording
 from lit_offrl.datasets.sources import find_source
@@ -104,6 +105,37 @@ def test_ogbenchs_files_come_back_to_the_bit(ogbench_files, tmp_path, minari_roo
                 assert old[key].dtype == new[key].dtype
                 np.testing.assert_array_equal(old[key], new[key])
     assert find_source(str(tmp_path / "a.hdf5")).read().columns["validation"].sum() == 6
+
+
+def test_scores_of_success_stay_scores_of_success(
+    ogbench_files, tmp_path, minari_root, monkeypatch
+):
+    folder = ogbench_files()
+    monkeypatch.setenv("LIT_OFFRL_DATA", str(folder))
+    place = "pointmaze-medium-navigate-singletask-task1-v0"
+    wanted = find_source(place).header()
+    assert (wanted.score_of, wanted.ref_min_score, wanted.ref_max_score) == ("success", 0.0, 1.0)
+    for form in FORMATS:
+        target = form.format(tmp_path if "{}/" in form else "x")
+        convert_dataset(find_source(place), target)
+        place = target
+        found = find_source(place).header()
+        for name in ("env_id", *REFERENCES):
+            assert getattr(found, name) == getattr(wanted, name), (target, name)
+
+
+def test_references_without_a_word_are_read_as_the_environments_own(tmp_path):
+    facts = ENVIRONMENTS["lit_offrl/cube-single-singletask-task2-v0"]
+    assert score_of(None, (0.0, 1.0), facts, "x") == "success"
+    assert score_of(None, (0.0, 2.0), facts, "x") == "return"
+    assert score_of(None, (0.0, 1.0), None, "x") == "return"
+    assert score_of("return", (0.0, 1.0), facts, "x") == "return"
+    recording = made([3, 4], np.random.default_rng(0))
+    to_d4rl(recording, tmp_path, "first.hdf5")
+    with h5py.File(tmp_path / "first.hdf5", "a") as file:
+        file.attrs.update(ref_min_score=0.0, ref_max_score=1.0, score_of="wins")
+    with pytest.raises(DatasetError, match="'score_of' is 'wins': write return or success"):
+        find_source(str(tmp_path / "first.hdf5")).header()
 
 
 def test_goals_policies_and_unlabelled_rewards_stay_where_there_is_a_place(tmp_path, minari_root):
