@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
 import threading
 import time
@@ -39,7 +40,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a place beside ``path`` to write to, and move what is written there to ``path``.
 
     Missing folders are made, an existing file is replaced. If the block fails, what was there is
-    there still, and nothing beside it.
+    there still, and nothing beside it. Whoever may read other new files may read this one, also
+    where what writes it makes a file for its owner alone, as safetensors does.
 
     Raises:
         OSError: of the file system, for callers that have advice of their own.
@@ -48,7 +50,11 @@ def replacing(path: Path) -> Iterator[Path]:
     sweep(path.parent)
     temporary = part_path(path)
     try:
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)  # what the umask leaves
         yield temporary
+        if stat.S_IMODE(temporary.stat().st_mode) != mode:
+            temporary.chmod(mode)
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())  # before the rename, lest a crash leave an empty file
         temporary.replace(path)

@@ -35,6 +35,16 @@ def test_what_fails_leaves_what_was_there(tmp_path):
     assert path.read_text() == "old" and names(tmp_path) == ["note.txt"]
 
 
+def test_whoever_may_read_other_new_files_may_read_this_one(tmp_path):
+    path, usual = tmp_path / "policy.safetensors", tmp_path / "usual"
+    usual.touch()
+    with replacing(path) as temporary:  # as safetensors does: a file of its owner's, moved there
+        made = tmp_path / "made"
+        os.close(os.open(made, os.O_CREAT | os.O_WRONLY, 0o600))
+        made.replace(temporary)
+    assert path.stat().st_mode == usual.stat().st_mode
+
+
 @pytest.mark.parametrize("write", [
     require_writable,
     lambda path: write_whole(path, "text"),
