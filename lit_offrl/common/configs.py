@@ -61,8 +61,9 @@ def names() -> list[str]:
 def find_configs(given: str, folder: Path | None = None) -> tuple[Path, ...]:
     """Return the files that a path or a name stands for: one, or several for a former config.
 
-    A file or folder that is there wins. Else the library's config of that name is meant, with or
-    without ``configs/`` before it and ``.yaml`` behind it.
+    A file that is there wins. Else the library's config of that name is meant, with or without
+    ``configs/`` before it and ``.yaml`` behind it, even if there is a folder that is called so, as
+    runs' folders may be.
 
     Args:
         given: A path or a name.
@@ -72,7 +73,7 @@ def find_configs(given: str, folder: Path | None = None) -> tuple[Path, ...]:
         ConfigError: There is no such file, and no such config.
     """
     path = Path(given) if folder is None else folder / given
-    if path.exists():
+    if path.exists() and not path.is_dir():
         return (path,)
     name = _name(given)
     if name in RENAMED:
@@ -80,6 +81,8 @@ def find_configs(given: str, folder: Path | None = None) -> tuple[Path, ...]:
         return tuple(FOLDER / f"{each}.yaml" for each in RENAMED[name])
     if (found := FOLDER / f"{name}.yaml").is_file() and name in names():
         return (found,)
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: give a file, or the name of a library's config.")
     there = (each.name for each in path.parent.glob("*") if each.suffix in _SUFFIXES)
     hint = nearest(path.name, there) or nearest(name, names())
     raise ConfigError(

@@ -60,17 +60,19 @@ class Experiment:
 
 
 def find_sweep(given: Path) -> Path:
-    """Return a sweep's file: that of a path, else the library's of that name.
+    """Return a sweep's file: that of a path, else the library's of that name, else a folder.
 
     Raises:
         ConfigError: There is neither.
     """
-    if given.exists():
+    if given.exists() and not given.is_dir():
         return given
     names = sorted(each.stem for each in FOLDER.glob("*.yaml"))
     name = given.name.removesuffix(".yaml")
     if name in names and given.parent.name in ("", "sweeps"):
         return FOLDER / f"{name}.yaml"
+    if given.exists():
+        return given
     near = nearest(given.name, [each.name for each in given.parent.glob("*.yaml")])
     hint = near or nearest(name, names) or f" The library's: {', '.join(names)}."
     raise ConfigError(f"--config {given}: there is no such file, and no sweep of that name.{hint}")

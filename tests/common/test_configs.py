@@ -107,11 +107,15 @@ def test_the_librarys_configs_have_names(folder):
         assert find_configs(given) == (FOLDER / "data" / "antmaze.yaml",)
 
 
-@pytest.mark.parametrize("make", ["mkdir", "touch"])
-def test_a_file_or_folder_that_is_there_wins(folder, make):
-    getattr(folder / "quick", make)()
+def test_a_file_wins_over_a_name_and_a_name_over_a_folder(folder):
+    (folder / "bc").mkdir()  # as runs' folders are called
+    assert find_configs("bc") == (FOLDER / "bc.yaml",)
+    (folder / "quick").touch()
     assert [path.resolve() for path in find_configs("quick")] == [folder / "quick"]
     assert find_configs("quick", folder / "other") == (FOLDER / "quick.yaml",)
+    (folder / "runs").mkdir()
+    with pytest.raises(ConfigError, match=r"^runs is a folder: give a file, or the name of"):
+        find_configs("runs")
 
 
 @pytest.mark.parametrize(
