@@ -39,8 +39,10 @@ class ConditionModule(FrozenCriticsModule):
         condition: What the actor is told: the ``advantage``, or in its place whether it is
             ``positive``, as 1 or −1.
         threshold: ε, any finite number.
-        positive_share: Share in (0, 1) of rows that are positive, in place of ``threshold``; rows
-            that tie with the quantile are not, so that there may be fewer.
+        positive_share: Share in (0, 1) of rows that are positive, in place of ``threshold``. Rows
+            that tie with the quantile are not, so that there may be fewer, unless no row lies
+            above it: then they are, so that the best rows of a batch are positive also where
+            advantages have few values. The source does not say what ties are.
         **kwargs: Options of ``FrozenCriticsModule``.
 
     Raises:
@@ -144,11 +146,11 @@ class ConditionModule(FrozenCriticsModule):
         """What the actor is told (B,): the advantages, or 1 for positive ones and −1 for others."""
         if self.condition == "advantage":
             return advantages
-        limit: float | Tensor = self.threshold
+        positive = advantages > self.threshold
         if self.positive_share is not None:
             joined = rows_of_processes(advantages) if self.training else advantages
             limit = torch.quantile(joined, 1.0 - self.positive_share)
-        positive = advantages > limit
+            positive = (advantages > limit) | (advantages == joined.max())
         corrected = getattr(batch, "corrected", None)  # which batches of other views lack
         if corrected is not None:
             positive = positive | corrected

@@ -39,6 +39,16 @@ def test_a_share_of_the_rows_is_positive_and_it_is_the_best(share):
     assert advantages[found == 1.0].min() > advantages[found == -1.0].max()
 
 
+def test_the_best_rows_are_positive_also_where_many_tie():
+    """Of three successes in five, all alike, the quantile of 0.4 is that of a success."""
+    for advantages, expected in (
+        ([0.5, -1.0, 0.5, -1.0, 0.5], [1.0, -1.0, 1.0, -1.0, 1.0]),
+        ([0.5, -1.0, 0.5, 0.5, 2.0], [-1.0, -1.0, -1.0, -1.0, 1.0]),  # fewer than 0.4
+        ([0.5, 0.5, 0.5, 0.5, 0.5], [1.0] * 5),
+    ):
+        assert told(advantages, condition="positive", positive_share=0.4).tolist() == expected
+
+
 def test_a_humans_corrections_are_positive_whatever_they_are_worth():
     batch = SimpleNamespace(corrected=torch.tensor([True, False, False, True]))
     found = told(torch.tensor([-3.0, -1.0, 2.0, 5.0]), batch, condition="positive")
