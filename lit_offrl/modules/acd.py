@@ -120,6 +120,8 @@ class ACDModule(DiffusionActorModule, ConditionModule):
         omega: Annotated[float | None, "(-inf, inf)"] = None,
         num_samples: Annotated[int | None, "[1, inf)"] = None,
         advantage: Annotated[float | None, "(-inf, inf)"] = None,
+        *,
+        execute_steps: Annotated[int | None, "[1, inf)"] = None,
         **drawing: Any,
     ) -> Policy:
         """Act by samples at one advantage; what is not given is as trained.
@@ -130,6 +132,8 @@ class ACDModule(DiffusionActorModule, ConditionModule):
             num_samples: N of acd_f.
             advantage: A, by default 0, that of an optimal action; with condition ``positive``, by
                 default 1, that of a positive one, and −1 that of another.
+            execute_steps: Number of steps, at most h, for which a chunk is executed; the module's
+                own by default.
             **drawing: Options of ``Drawing``; those that are None or left out are as trained.
 
         Raises:
@@ -147,7 +151,7 @@ class ACDModule(DiffusionActorModule, ConditionModule):
                 return candidates.squeeze(1)
             return best_of(self.critics.target, self.normalize_observations(rows), candidates)
 
-        return self.acting(act)
+        return self.acting(act, execute_steps)
 
     def sample_actions(
         self,

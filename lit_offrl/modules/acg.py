@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -56,18 +56,22 @@ class ACGModule(CriticGuidedModule):
         condition = self._condition(observations, advantages)
         return -self.actor.log_prob(condition, actions).mean()
 
-    def policy(self, advantage: float = 0.0) -> Policy:
+    def policy(
+        self, advantage: float = 0.0, *, execute_steps: Annotated[int | None, "[1, inf)"] = None
+    ) -> Policy:
         """Act by the mean at one advantage.
 
         Args:
             advantage: A, 0 being that of an optimal action.
+            execute_steps: Number of steps, at most h, for which a chunk is executed; the module's
+                own by default.
         """
 
         def act(rows: Tensor) -> Tensor:
             advantages = torch.full((rows.shape[0],), float(advantage), device=rows.device)
             return self.actor(self._condition(self.normalize_observations(rows), advantages))
 
-        return self.acting(act)
+        return self.acting(act, execute_steps)
 
     def _condition(self, observations: Tensor, advantages: Tensor) -> Tensor:
         return torch.cat([observations, self.encoding(advantages)], dim=-1)

@@ -66,12 +66,8 @@ class ActorModule(OfflineModule):
                 f"{type(self).__name__} needs a dataset with {needed}; this one has no actions."
             )
         Transitions(chunk=chunk, n_step=n_step)  # refuses what cannot be
-        self.chunk, self.n_step, self.execute_steps = chunk, n_step, execute_steps or chunk
-        if self.execute_steps > chunk:
-            raise ConfigError(
-                f"execute_steps is {execute_steps}, and a chunk has {chunk} actions: give one of "
-                f"1 to {chunk}, or a larger chunk."
-            )
+        self.chunk, self.n_step = chunk, n_step
+        self.execute_steps = self._executed(execute_steps or chunk)
         self.action_dim *= chunk
         self.action_low, self.action_high = (
             None if bounds is None else [*bounds] * chunk
@@ -129,12 +125,36 @@ class ActorModule(OfflineModule):
                     f"{getattr(self, name)}: give both the same, or leave the view to the model."
                 )
 
-    def acting(self, act: Callable[[Tensor], Tensor]) -> Policy:
-        """Make a policy of a function from raw observations (E, o) to chunks (E, h · a)."""
+    def acting(self, act: Callable[[Tensor], Tensor], execute_steps: int | None = None) -> Policy:
+        """Make a policy of a function from raw observations (E, o) to chunks (E, h · a).
+
+        Args:
+            act: The function.
+            execute_steps: Number of steps for which a chunk is executed; the module's own if None.
+
+        Raises:
+            ConfigError: A chunk has fewer.
+        """
+        steps = self._executed(execute_steps or self.execute_steps)
         if self.chunk == 1:
             return NetworkPolicy(act, self.device)
-        return ChunkPolicy(act, self.chunk, self.execute_steps, self.device)
+        return ChunkPolicy(act, self.chunk, steps, self.device)
 
-    def policy(self) -> Policy:
-        """Act by the actor's output for a state: the mean, where it is a distribution."""
-        return self.acting(lambda rows: self.actor(self.normalize_observations(rows)))
+    def policy(self, *, execute_steps: Annotated[int | None, "[1, inf)"] = None) -> Policy:
+        """Act by the actor's output for a state: the mean, where it is a distribution.
+
+        Args:
+            execute_steps: Number of steps, at most h, for which a chunk is executed; the module's
+                own by default.
+        """
+        return self.acting(
+            lambda rows: self.actor(self.normalize_observations(rows)), execute_steps
+        )
+
+    def _executed(self, steps: int) -> int:
+        if not 1 <= steps <= self.chunk:
+            raise ConfigError(
+                f"execute_steps is {steps}, and a chunk has {self.chunk} actions: give one of "
+                f"1 to {self.chunk}, or a larger chunk."
+            )
+        return steps

@@ -134,11 +134,18 @@ class BCQModule(TwinCriticModule):
         super().after_step()
         polyak_update_(self.target_actor, self.actor, self.tau)
 
-    def policy(self, num_samples: Annotated[int | None, "[1, inf)"] = None) -> Policy:
+    def policy(
+        self,
+        num_samples: Annotated[int | None, "[1, inf)"] = None,
+        *,
+        execute_steps: Annotated[int | None, "[1, inf)"] = None,
+    ) -> Policy:
         """Act by the best of several moved actions of the VAE.
 
         Args:
             num_samples: Number of candidates; the module's own by default.
+            execute_steps: Number of steps, at most h, for which a chunk is executed; the module's
+                own by default.
         """
         number = num_samples or self.num_samples
 
@@ -150,4 +157,4 @@ class BCQModule(TwinCriticModule):
             best = self.q.many(observations, candidates)[0].argmax(dim=1)
             return candidates[torch.arange(rows.shape[0], device=rows.device), best]
 
-        return self.acting(act)
+        return self.acting(act, execute_steps)

@@ -138,7 +138,9 @@ class DecisionTransformerModule(ActorModule):
             timesteps,
         )
 
-    def policy(self, target_return: Annotated[float | None, "(-inf, inf)"] = None) -> ReturnPolicy:
+    def policy(  # type: ignore[override]  # it has no chunks
+        self, target_return: Annotated[float | None, "(-inf, inf)"] = None
+    ) -> ReturnPolicy:
         """Act so as to get a return.
 
         Args:

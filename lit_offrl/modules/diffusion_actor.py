@@ -284,10 +284,14 @@ class DiffusionActorModule(ActorModule):
         sampler.steps(self.actor.schedule)
         return sampler
 
-    def policy(self, **drawing: Any) -> Policy:
+    def policy(
+        self, *, execute_steps: Annotated[int | None, "[1, inf)"] = None, **drawing: Any
+    ) -> Policy:
         """Act by one sample.
 
         Args:
+            execute_steps: Number of steps, at most h, for which a chunk is executed; the module's
+                own by default.
             **drawing: Options of ``Drawing``; those that are None or left out are as trained.
         """
         sampler = self.acting_sampler(**drawing)
@@ -295,7 +299,7 @@ class DiffusionActorModule(ActorModule):
         def act(rows: Tensor) -> Tensor:
             return self.actor.sample(self.normalize_observations(rows), sampler=sampler).squeeze(1)
 
-        return self.acting(act)
+        return self.acting(act, execute_steps)
 
     @classmethod
     def policy_options(cls) -> dict[str, Any]:
@@ -309,6 +313,7 @@ class DiffusionActorModule(ActorModule):
         number: int,
         pick: Pick = "max",
         denoiser: ActionDenoiser | None = None,
+        execute_steps: int | None = None,
         **drawing: Any,
     ) -> Policy:
         """Act by one of several samples, see ``best_of``; a single one needs no critic.
@@ -318,6 +323,7 @@ class DiffusionActorModule(ActorModule):
             number: Number of samples.
             pick: How it chooses.
             denoiser: Which weights draw them; the averaged ones by default.
+            execute_steps: Number of steps for which a chunk is executed.
             **drawing: Options of ``Drawing``.
         """
         sampler = self.acting_sampler(**drawing)
@@ -331,4 +337,4 @@ class DiffusionActorModule(ActorModule):
                 return candidates.squeeze(1)
             return best_of(critic, observations, candidates, pick)
 
-        return self.acting(act)
+        return self.acting(act, execute_steps)

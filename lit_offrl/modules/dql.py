@@ -140,6 +140,8 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
         self,
         num_samples: Annotated[int | None, "[1, inf)"] = None,
         acts: Weights | None = None,
+        *,
+        execute_steps: Annotated[int | None, "[1, inf)"] = None,
         **drawing: Any,
     ) -> Policy:
         """Act by a sample drawn among candidates with probability ∝ exp(Q).
@@ -147,9 +149,13 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
         Args:
             num_samples: Number of candidates; the module's own by default. 1 needs no critic.
             acts: Whose samples: ``trained`` or ``average``; the module's own by default.
+            execute_steps: Number of steps, at most h, for which a chunk is executed; the module's
+                own by default.
             **drawing: Options of ``Drawing``; those that are None or left out are as trained.
         """
         number = num_samples or self.num_samples
         trained = (acts or self.acts) == "trained"
         denoiser = self.actor.denoiser if trained else self.actor.average
-        return self.best_of_samples(self.target, number, "softmax", denoiser, **drawing)
+        return self.best_of_samples(
+            self.target, number, "softmax", denoiser, execute_steps, **drawing
+        )

@@ -92,11 +92,16 @@ class FQLModule(FlowActorModule, TwinCriticModule):
         values = self.target(observations, self.flow.clipped(self.one_step(observations, noise)))
         return values.mean(dim=0) if self.q_agg == "mean" else values.amin(dim=0)
 
-    def policy(self) -> Policy:
-        """Act by the one-step policy: one pass of one network, with noise drawn for each state."""
+    def policy(self, *, execute_steps: Annotated[int | None, "[1, inf)"] = None) -> Policy:
+        """Act by the one-step policy: one pass of one network, with noise drawn for each state.
+
+        Args:
+            execute_steps: Number of steps, at most h, for which a chunk is executed; the module's
+                own by default.
+        """
 
         def act(rows: Tensor) -> Tensor:
             noise = draw_normal((rows.shape[0], self.action_dim), None, device=rows.device)
             return self.flow.clipped(self.one_step(self.normalize_observations(rows), noise))
 
-        return self.acting(act)
+        return self.acting(act, execute_steps)

@@ -44,12 +44,21 @@ class IDQLModule(DiffusionActorModule, CriticGuidedModule):
         return self.actor.loss(observations, actions, self.noise).mean()
 
     def policy(
-        self, num_samples: Annotated[int | None, "[1, inf)"] = None, **drawing: Any
+        self,
+        num_samples: Annotated[int | None, "[1, inf)"] = None,
+        *,
+        execute_steps: Annotated[int | None, "[1, inf)"] = None,
+        **drawing: Any,
     ) -> Policy:
         """Act by the best of N samples.
 
         Args:
             num_samples: N; the module's own by default.
+            execute_steps: Number of steps, at most h, for which a chunk is executed; the module's
+                own by default.
             **drawing: Options of ``Drawing``; those that are None or left out are as trained.
         """
-        return self.best_of_samples(self.critics.target, num_samples or self.num_samples, **drawing)
+        number = num_samples or self.num_samples
+        return self.best_of_samples(
+            self.critics.target, number, execute_steps=execute_steps, **drawing
+        )

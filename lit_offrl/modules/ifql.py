@@ -46,11 +46,18 @@ class IFQLModule(FlowActorModule, CriticGuidedModule):
         """Flow matching's loss; advantages play no part."""
         return self.actor.loss(observations, actions, self.noise).mean()
 
-    def policy(self, num_samples: Annotated[int | None, "[1, inf)"] = None) -> Policy:
+    def policy(
+        self,
+        num_samples: Annotated[int | None, "[1, inf)"] = None,
+        *,
+        execute_steps: Annotated[int | None, "[1, inf)"] = None,
+    ) -> Policy:
         """Act by the best of N samples of the flow.
 
         Args:
             num_samples: N; the module's own by default. A single sample needs no critic.
+            execute_steps: Number of steps, at most h, for which a chunk is executed; the module's
+                own by default.
         """
         number = num_samples or self.num_samples
 
@@ -61,4 +68,4 @@ class IFQLModule(FlowActorModule, CriticGuidedModule):
                 return candidates.squeeze(1)
             return best_of(self.critics.q, observations, candidates)
 
-        return self.acting(act)
+        return self.acting(act, execute_steps)

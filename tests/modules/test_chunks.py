@@ -107,7 +107,9 @@ def test_a_dance_is_learned_by_chunks_alone(chunk, execute_steps, expected):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    policy, still = module.policy(), np.zeros((2, 2), np.float32)
+    # what a policy is given wins over what the module has
+    module.execute_steps, own = chunk, {"execute_steps": execute_steps}
+    policy, still = module.policy(**own), np.zeros((2, 2), np.float32)
     policy.reset()
     danced = [policy.act(still) for _ in range(2)]
     policy.reset(np.array([False, True]))
@@ -133,6 +135,9 @@ def test_every_method_trains_and_acts_by_chunks(kind, fit):
     for _ in range(3):
         acted = policy.act(observations)
         assert acted.shape == (5, 1) and (np.abs(acted) <= 1).all()
+    assert "execute_steps" in kind.policy_options()
+    with pytest.raises(ConfigError, match="execute_steps is 4, and a chunk has 3 actions"):
+        module.policy(execute_steps=4)
 
 
 WITH_CRITICS = [kind for kind in METHODS if kind not in (BCModule, DiffusionBCModule)]
