@@ -12,9 +12,11 @@ that was before, to the bit, so the simulators of closed environments serve agai
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -54,6 +56,9 @@ def _make(name: str, render_mode: str | None, options: dict[str, Any]) -> gymnas
     spec: Any = gymnasium.spec(name)
     how = {**spec.kwargs, "render_mode": render_mode, **options}
     env: Any = load_env_creator(spec.entry_point)(**how)
+    model = Path(getattr(env.unwrapped, "fullpath", ""))
+    if model.parent == Path(tempfile.gettempdir()):  # a maze's, which it compiles and leaves there
+        model.unlink(missing_ok=True)
     return OGBenchEnv(env, tasks, _idle[name] if common else None)
 
 

@@ -34,8 +34,9 @@ def episode(env, seed, task=None, steps=12):
 
 
 @NEEDED
-def test_an_episode_depends_on_its_seed_alone():
+def test_an_episode_depends_on_its_seed_alone(tmp_path, monkeypatch):
     """Teleports, starts and the steps before the goal is shown are drawn at random."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     np.random.seed(1)  # noqa: NPY002
     name = "lit_offrl/pointmaze-teleport-v0"
     first = make_env(name)
@@ -44,7 +45,7 @@ def test_an_episode_depends_on_its_seed_alone():
     expected = np.random.random()  # noqa: NPY002
     np.random.seed(2)  # noqa: NPY002
     other = make_env(name)
-    assert other.unwrapped is not first.unwrapped
+    assert other.unwrapped is not first.unwrapped and not list(tmp_path.glob("*.xml"))
     again, same = episode(other, 3, task=2)
     assert np.random.random() == expected  # noqa: NPY002  nobody else's numbers were taken
     np.testing.assert_array_equal(again, seen)
