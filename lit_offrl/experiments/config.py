@@ -16,6 +16,8 @@ from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.common.ranges import SEEDS, lies_in
 
 EVALUATE_KEYS = ("episodes", "seed", "num_envs", "env", "max_episode_steps", "gamma", "device")
+EVALUATE_FLAGS = ("log_model",)
+"""Options of evaluate that are given, or not, without a value."""
 NAME = re.compile(r"[\w][\w.-]*")
 SUFFIXES = (".hdf5", ".h5")
 # Options that whoever runs a fit gives to it.
@@ -127,7 +129,12 @@ class FileReader:
 
     def evaluate(self, key: str, given: Any, more: Sequence[str] = ()) -> dict[str, Any]:
         """Return options of evaluate; refuse what is neither one nor among ``more``."""
-        return self._plain(key, self.known(given, key, (*EVALUATE_KEYS, *more), prefix="policy."))
+        known = (*EVALUATE_KEYS, *EVALUATE_FLAGS, *more)
+        options = self._plain(key, self.known(given, key, known, prefix="policy."))
+        for name in EVALUATE_FLAGS:
+            if type(options.get(name, False)) is not bool:
+                raise self.wrong(f"{key}.{name}", options[name], "true or false")
+        return options
 
     def _plain(self, key: str, given: dict[str, Any]) -> dict[str, Any]:
         for name, value in given.items():

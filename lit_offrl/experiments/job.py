@@ -29,7 +29,7 @@ from lit_offrl.common.configs import merge_configs
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.common.files import write_whole
 from lit_offrl.experiments import process
-from lit_offrl.experiments.config import difference, yaml_text
+from lit_offrl.experiments.config import EVALUATE_FLAGS, difference, yaml_text
 from lit_offrl.experiments.inputs import data_sha256, named_checkpoints, own_environment, sha256
 from lit_offrl.experiments.walltime import WallTime
 from lit_offrl.tracking.runs import PARENT_TAG, forget_runs
@@ -406,7 +406,10 @@ class Job:
     def _evaluate_argv(self, tags: dict[str, str]) -> list[str]:
         argv = ["evaluate", "--ckpt_path", str(self.checkpoint), "--output", str(self._draft)]
         for name, value in self.evaluate_options().items():
-            argv += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+            if name in EVALUATE_FLAGS:
+                argv += [f"--{name}"] if value else []
+            else:
+                argv += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
         if self.tracking.uri is None:
             return [*argv, "--no-mlflow"]
         if self.tracking.run_name is not None:

@@ -82,7 +82,7 @@ def test_one_cell_by_hand(tmp_path):
         tmp_path,
         datasets={"my robot": {"dataset": "mine.hdf5", "options": {"x.y": 2, "z": None}}},
         options={"x.y": [3, 4]},
-        evaluate={"episodes": 3, "policy.deterministic": True},
+        evaluate={"episodes": 3, "policy.deterministic": True, "log_model": True},
         slurm={"timeout_min": 5},
     )
     data.write_text("")
@@ -94,6 +94,8 @@ def test_one_cell_by_hand(tmp_path):
     configs = tmp_path / "configs"
     fit, evaluation = cell.jobs
     assert evaluation.options == sweep.evaluate and evaluation.training == fit
+    words = evaluation.argv("")
+    assert words[words.index("--policy.deterministic") + 1 :][:2] == ["true", "--log_model"]
     assert fit.configs == (configs / "a.yaml", configs / "b.yaml")
     # An axis wins over the dataset's options, and those over the method's.
     assert fit.options == {"x.y": 4, "z": None, "data.init_args.dataset": str(data)}
@@ -154,6 +156,7 @@ def test_only_takes_parts(tmp_path):
         ({"options": {"size": {"small": 3}}}, "options.size.small: 3 is given"),
         ({"options": {"model.hidden": [8, 8]}}, "options.model.hidden: [8, 8] is given; give each"),
         ({"evaluate": {"episode": 3}}, "unknown key 'episode'. Did you mean 'episodes'?"),
+        ({"evaluate": {"log_model": 1}}, "evaluate.log_model: 1 is given; give true or false"),
         ({"name": "a/b"}, "name: 'a/b' is given"),
         ({"slurm": [1]}, "slurm: [1] is given"),
     ],
@@ -247,6 +250,6 @@ def test_every_file_under_sweeps(path, capsys, folder):
 
 def test_every_key_of_evaluate_is_an_option_of_the_command():
     from lit_offrl.commands.evaluate import EvaluateOptions
-    from lit_offrl.experiments.config import EVALUATE_KEYS
+    from lit_offrl.experiments.config import EVALUATE_FLAGS, EVALUATE_KEYS
 
-    assert {*EVALUATE_KEYS} <= {*EvaluateOptions.__annotations__}
+    assert {*EVALUATE_KEYS, *EVALUATE_FLAGS} <= {*EvaluateOptions.__annotations__}

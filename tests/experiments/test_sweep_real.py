@@ -19,7 +19,7 @@ from lit_offrl.tracking.store import absolute_uri
 
 
 @pytest.mark.slow
-def test_a_cell_killed_twice_ends_as_an_unbroken_run(lit, folder, d4rl_file, same_state):
+def test_a_cell_killed_twice_ends_as_an_unbroken_run(lit, folder, d4rl_file, here, same_state):
     from mlflow.tracking import MlflowClient
 
     options = {
@@ -36,7 +36,7 @@ def test_a_cell_killed_twice_ends_as_an_unbroken_run(lit, folder, d4rl_file, sam
     content = {"methods": {"bc": {"config": "bc.yaml"}}, "datasets": {"tiny": str(d4rl_file)}}
     content |= {"seeds": [0], "options": {k: v for k, v in options.items() if k[0] != "m"}}
     content["options"]["model"] = {"small": {"model.init_args.hidden": [8]}}
-    content["evaluate"] = {"episodes": 2, "max_episode_steps": 5}
+    content["evaluate"] = {"episodes": 2, "max_episode_steps": 5, "log_model": True}
     Path("tiny.yaml").write_text(yaml.safe_dump(content))
     uri = absolute_uri("sqlite:///mlflow.db")
     (cell,) = read_sweep(Path("tiny.yaml"), uri=uri).cells
@@ -90,3 +90,14 @@ def test_a_cell_killed_twice_ends_as_an_unbroken_run(lit, folder, d4rl_file, sam
     }
     (record,) = client.list_artifacts(run.info.run_id, "evaluate")
     assert record.path == "evaluate/evaluation.json"
+
+    # the model of the checkpoint is in the child's run, and there once, whenever evaluate is killed
+    evaluation = cell.target
+    evaluation.mark.unlink()
+    assert cell.state() == State.CUT
+    assert Runner(Choices(), here).run(evaluation) == "" and cell.state() == State.DONE
+    (model,) = client.search_logged_models([experiment])
+    assert model.source_run_id == run.info.run_id and model.model_type == "policy"
+    (returned,) = (one for one in model.metrics if one.key == "eval/return_mean")
+    assert returned.value == run.data.metrics["eval/return_mean"]
+    assert returned.dataset_name == "pendulum"
