@@ -80,10 +80,14 @@ MODULES = {
 }
 CASES = [(name, "PyBulletDataModule") for name in MODULES]
 CASES += [(name, "D4RLDataModule") for name in ("BCModule", "CQLModule")]
-CASES += [("BCModule", data) for data in ("LeRobotDataModule", "RobomimicDataModule")]
-# Further entries of a module are for CI: the module itself is in the usual suite.
+ROBOTS = ("LeRobotDataModule", "RobomimicDataModule")
+# rows alone, with next actions, and windows of an episode
+BY_ROBOTS = ("BCModule", "ReBRACModule", "DecisionTransformerModule")
+CASES += [(name, data) for data in ROBOTS for name in BY_ROBOTS]
+# Further entries of a module, and of robots' data, are for CI: each is in the usual suite once.
+SLOW = [(n, data) for n, data in CASES if ":" in n or (data in ROBOTS and n != "BCModule")]
 MARKED = [
-    pytest.param(case, id="-".join(case), marks=[pytest.mark.slow] * (":" in case[0]))
+    pytest.param(case, id="-".join(case), marks=[pytest.mark.slow] * (case in SLOW))
     for case in CASES
 ]
 
