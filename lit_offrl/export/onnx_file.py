@@ -31,8 +31,13 @@ def write_onnx(graph: Graph, facts: PolicyFacts, path: Path) -> None:
     op = needed("onnxscript", "export", "the format onnx").opset20
 
     def mish(x: Any) -> Any:
-        """As operators for which onnxruntime has kernels."""
-        return op.Mul(x, op.Tanh(op.Softplus(x)))
+        """x tanh(log(1 + eˣ)) = x n / (n + 2) with n = eˣ (eˣ + 2), and x itself above 20.
+
+        Softplus, for which onnxruntime has no vectorised kernel, takes seven times as long.
+        """
+        power = op.Exp(op.Min(x, 20.0))
+        n = op.Mul(power, op.Add(power, 2.0))
+        return op.Mul(x, op.Div(n, op.Add(n, 2.0)))
 
     choices = [(f"due_{number}", f"chosen_{number}") for number in range(graph.choices)]
     names = [*graph.outputs, *(name for pair in choices for name in pair)]

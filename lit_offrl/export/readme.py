@@ -75,7 +75,9 @@ def _cpp(facts: PolicyFacts, file: str) -> list[str]:
     quoted = ", ".join(f'"{name}"' for name in names)
     outputs = ", ".join(f'"{name}"' for name in facts.outputs)
     return [
+        "// in a main(): g++ -std=c++17 main.cpp -I INCLUDE -L LIB -lonnxruntime",
         "#include <onnxruntime_cxx_api.h>",
+        "#include <vector>",
         "Ort::Env env; Ort::SessionOptions options;",
         f'Ort::Session session(env, "{file}", options);',
         f"const char* in[] = {{{quoted}}}; const char* out[] = {{{outputs}}};",
