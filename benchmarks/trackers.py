@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -24,11 +25,14 @@ from lit_offrl.cli.main import TRAINER_DEFAULTS
 from lit_offrl.common.quiet import quiet
 
 LEAST = 0.95
-"""Of the speed without a logger, that a fit has to keep."""
+"""Of the speed without a logger, that a fit has to keep by the clock, whatever a store does."""
+MOST = 0.01
+"""Of a fit's time, that logging may take, of its thread and of the logger's own together."""
 
 _START_SECONDS = 120.0  # of MLflow's server
 _LOG_EVERY = 10  # steps
 _AWAY = "0.2"  # seconds that each request to a server far away waits
+_THREADS = ("mlflow", "system metrics")  # the logger's own
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,9 @@ class TrackerResult:
         ratio: of those.
         cpu_ratio: the same ratio by the training thread's processor time, which
             other work on the machine moves less.
-        process_ratio: the same ratio by the processor time of all threads, that which sends
-            included.
-        logging_share: of the training thread's time, what logging takes.
+        logging_share: of the training thread's processor time, what logging takes.
+        threads_share: processor time of the logger's own threads, which send and sample, for each
+            second of the fit. They work every few seconds by the clock, whatever else runs.
         end_seconds: from the last step to the end of the run.
         unsent: whether something is left for ``lit-offrl mlflow sync``.
     """
@@ -54,10 +58,15 @@ class TrackerResult:
     without: float
     ratio: float
     cpu_ratio: float
-    process_ratio: float
     logging_share: float
+    threads_share: float
     end_seconds: float
     unsent: bool
+
+    @property
+    def share(self) -> float:
+        """What logging takes of a fit's time, were all its threads to share one core."""
+        return self.logging_share + self.threads_share
 
 
 class _Timed(Callback):
@@ -71,20 +80,20 @@ class _Timed(Callback):
         self.half: Callable[[], None] | None = half
         self.begun = self.taken = 0.0
         self.begun_cpu = self.cpu = 0.0
-        self.begun_all = self.all = 0.0
+        self.begun_threads = self.threads = 0.0
         self.steps = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the first thing happen."""
         self.first()
         self.begun, self.begun_cpu = time.perf_counter(), time.thread_time()
-        self.begun_all = time.process_time()
+        self.begun_threads = threads_seconds()
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """Look at the clock."""
         self.taken = time.perf_counter() - self.begun
         self.cpu = time.thread_time() - self.begun_cpu
-        self.all = time.process_time() - self.begun_all
+        self.threads = threads_seconds() - self.begun_threads
         self.steps = trainer.global_step
         if self.half is not None and self.taken > self.seconds / 2:
             self.half()
@@ -154,7 +163,6 @@ def run_trackers(
                 file.unlink()
             after = _fit(method, seed, None, _Timed(seconds, nothing, nothing))
             without, without_cpu = (before.speed + after.speed) / 2, (before.cpu + after.cpu) / 2
-            without_all = (before.all + after.all) / 2
             before = after
             yield TrackerResult(
                 store=store,
@@ -162,21 +170,31 @@ def run_trackers(
                 without=without,
                 ratio=fit.speed / without,
                 cpu_ratio=fit.cpu / without_cpu,
-                process_ratio=fit.all / without_all,
                 logging_share=fit.logging,
+                threads_share=fit.threads,
                 end_seconds=fit.end,
                 unsent=bool(left),
             )
 
 
 class _Fit(NamedTuple):
-    """Steps a second, by the clock, the thread's and all processor time; logging; the end."""
+    """Steps a second, by the clock and the thread's processor time; shares; the end."""
 
     speed: float
     cpu: float
-    all: float
     logging: float
+    threads: float
     end: float
+
+
+def threads_seconds() -> float:
+    """Return the processor time of the logger's threads that there are, in seconds."""
+    clocks = [
+        time.pthread_getcpuclockid(each.ident)
+        for each in threading.enumerate()
+        if each.name in _THREADS and each.ident is not None
+    ]
+    return sum(map(time.clock_gettime, clocks))
 
 
 def _fit(method: Plan, seed: int, run: MLflowRun | None, timed: _Timed) -> _Fit:
@@ -186,9 +204,9 @@ def _fit(method: Plan, seed: int, run: MLflowRun | None, timed: _Timed) -> _Fit:
 
         def log_metrics(*args: Any, **kwargs: Any) -> None:
             nonlocal logging
-            begun = time.perf_counter()
+            begun = time.thread_time()
             log(*args, **kwargs)
-            logging += time.perf_counter() - begun
+            logging += time.thread_time() - begun
 
         run.log_metrics = log_metrics  # type: ignore[method-assign]
     data = method.data()
@@ -207,8 +225,8 @@ def _fit(method: Plan, seed: int, run: MLflowRun | None, timed: _Timed) -> _Fit:
     return _Fit(
         speed=timed.steps / timed.taken,
         cpu=timed.steps / timed.cpu,
-        all=timed.steps / timed.all,
-        logging=logging / timed.taken,
+        logging=logging / timed.cpu,
+        threads=timed.threads / timed.taken,
         end=ended,
     )
 
