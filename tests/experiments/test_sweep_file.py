@@ -95,7 +95,8 @@ def test_one_cell_by_hand(tmp_path):
     fit, evaluation = cell.jobs
     assert evaluation.options == sweep.evaluate and evaluation.training == fit
     words = evaluation.argv("")
-    assert words[words.index("--policy.deterministic") + 1 :][:2] == ["true", "--log_model"]
+    place = words.index("--log_model")  # a flag, without a value
+    assert words[place : place + 3] == ["--log_model", "--policy.deterministic", "true"]
     assert fit.configs == (configs / "a.yaml", configs / "b.yaml")
     # An axis wins over the dataset's options, and those over the method's.
     assert fit.options == {"x.y": 4, "z": None, "data.init_args.dataset": str(data)}
