@@ -14,6 +14,7 @@ from types import ModuleType
 from lit_offrl import __version__
 from lit_offrl.common import signals
 from lit_offrl.common.errors import ConfigError, LitOffRLError, nearest
+from lit_offrl.common.troubleshooting import pointer
 from lit_offrl.common.user_code import take_imports
 
 TRAINER_VERBS = {
@@ -53,8 +54,8 @@ def usage() -> str:
         "every verb takes --import MODULE: a file of your own, with the method that a checkpoint\n"
         "is of; no file is imported because a checkpoint names it\n\n"
         "for example:\n"
-        "  lit-offrl fit --config configs/dvf_pybullet.yaml --config configs/quick.yaml\n"
-        "  lit-offrl fit --config configs/dvf_pybullet.yaml --print_config"
+        "  lit-offrl fit --config dvf_pybullet --config quick\n"
+        "  lit-offrl fit --config dvf_pybullet --print_config"
     )
 
 
@@ -133,7 +134,8 @@ def _run(argv: Sequence[str]) -> int:
 def _line(error: LitOffRLError) -> str:
     from lit_offrl.tracking.store import redacted  # too heavy for --help
 
-    return redacted(" ".join(str(error).split()))
+    line = redacted(" ".join(str(error).split()))
+    return line + pointer(line)
 
 
 if __name__ == "__main__":
