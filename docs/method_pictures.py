@@ -1,8 +1,9 @@
 """Draws the pictures of docs/methods/*.md: how data, networks and actions hang together.
 
-One style for all, in black, white and grey, as SVG with a white ground: a box is data (grey), a
-trained network (thick and round), a number that is computed (dashed) or what acts (black). A full
-arrow says what goes in, a dashed one what trains.
+One style for all, as SVG with a white ground, in the colours of the library's figures. Shapes tell
+the boxes apart without colour, too: a box is data (angular, filled), a trained network (thick and
+round), a number that is computed (dashed) or what acts (black). A full arrow says what goes in, a
+dashed one what trains.
 
     python docs/method_pictures.py            # all
     python docs/method_pictures.py iql acd    # some
@@ -18,15 +19,20 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from lit_offrl.figures import COLOURS
+
+_BLUE, _ORANGE = COLOURS[:2]
+_PALE = tuple(0.35 * part + 0.65 for part in to_rgb(COLOURS[4]))  # a tint of the light blue
 OUTPUT = Path(__file__).parent / "images" / "methods"
 _WIDE, _HIGH = 1.75, 0.95  # inches from one column, and one row, to the next
 _BOX, _LINE = 1.3, 0.17  # inches: a box's width, and its height for each line
 _KINDS: dict[str, dict[str, Any]] = {
-    "data": {"boxstyle": "square,pad=0.08", "facecolor": "#dddddd", "linewidth": 0.8},
-    "net": {"boxstyle": "round,pad=0.08", "facecolor": "white", "linewidth": 2.0},
-    "number": {"boxstyle": "round,pad=0.08", "facecolor": "white", "linestyle": (0, (4, 2))},
+    "data": {"boxstyle": "square,pad=0.08", "facecolor": _PALE, "linewidth": 0.8},
+    "net": {"boxstyle": "round,pad=0.08", "edgecolor": _BLUE, "linewidth": 2.2},
+    "number": {"boxstyle": "round,pad=0.08", "edgecolor": _ORANGE, "linestyle": (0, (4, 2))},
     "acts": {"boxstyle": "round,pad=0.08", "facecolor": "black"},
 }
 
@@ -318,7 +324,7 @@ def draw(text: str) -> plt.Figure:
         written = [part.replace("\0", " | ") for part in said.replace(" | ", "\0").split("|")]
         x, y = 0.25 + _BOX / 2 + _WIDE * float(column), 0.42 + _HIGH * float(row)
         tall = _LINE * len(written) + 0.1
-        style = {"edgecolor": "black", "linewidth": 1.0, **_KINDS[kind]}
+        style = {"facecolor": "white", "edgecolor": "black", "linewidth": 1.2, **_KINDS[kind]}
         patch = FancyBboxPatch((x - _BOX / 2, y - tall / 2), _BOX, tall, zorder=2, **style)
         patches[name] = axes.add_patch(patch), (x, y)
         colour = "white" if kind == "acts" else "black"

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from lit_offrl.figures.style import colours, legend_above
+from lit_offrl.figures.style import in_style, legend_above, looks
 
 _COLUMNS = 3
 
 
+@in_style
 def from_numbers(numbers: Mapping[str, Any]) -> Figure:
     """Draw the numbers of ``studies.scores.ScoreAgainst``: a panel a dataset, a line a method.
 
@@ -31,18 +32,20 @@ def from_numbers(numbers: Mapping[str, Any]) -> Figure:
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, dataset in zip(axes, datasets, strict=False):
         unit = "return"
-        for method, colour in colours(methods).items():
+        for method, look in looks(methods).items():
             line = [p for p in points if p["dataset"] == dataset and p["method"] == method]
             if not line:
                 continue
             unit = line[0]["unit"]
             x = np.array([places[p["option"]] for p in line])
             y, low, high = (np.array([p[k] for p in line], float) for k in ("value", "low", "high"))
-            axis.plot(x, y, color=colour, lw=2, marker="o", ms=4, label=method, zorder=3)
-            axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+            style = {"color": look.colour, "ls": look.line, "marker": look.marker}
+            axis.plot(x, y, lw=2, ms=5, label=method, zorder=3, **style)
+            axis.fill_between(x, low, high, color=look.colour, alpha=0.15, lw=0)
             for place, point in zip(x, line, strict=True):
                 spots = np.full(len(point["runs"]), place)
-                axis.scatter(spots, point["runs"], s=10, facecolors="white", edgecolors=colour)
+                dots = {"marker": look.marker, "facecolors": "white", "edgecolors": look.colour}
+                axis.scatter(spots, point["runs"], s=12, zorder=4, **dots)
         # Of the runs: an interval of two or three seeds may be many times as wide.
         shown = [y for p in points if p["dataset"] == dataset for y in (p["value"], *p["runs"])]
         margin = 0.06 * ((max(shown) - min(shown)) or 1.0)
@@ -53,8 +56,7 @@ def from_numbers(numbers: Mapping[str, Any]) -> Figure:
             axis.set_xscale("log")
         axis.set_xticks([places[text] for text in texts], texts)
         axis.minorticks_off()
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid()
     for axis in axes[len(datasets) :]:
         axis.set_axis_off()
     if len(methods) > 1:  # each in the panel of any dataset

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from lit_offrl.figures.style import colours, legend_above
+from lit_offrl.figures.style import DASHED, Look, in_style, legend_above, looks
 
 _IN_A_ROW = 6  # datasets that share an axis
 _GROUP = 0.8  # of the distance between groups is taken by bars
@@ -28,6 +28,7 @@ class Bar(NamedTuple):
     runs: np.ndarray
 
 
+@in_style
 def score_bars(
     bars: Mapping[tuple[str, str], Bar],
     datasets: Sequence[str],
@@ -57,9 +58,9 @@ def score_bars(
     wide = size * (0.5 + 0.42 * len(methods)) * columns
     figure = Figure(figsize=(max(5.6, 1.4 + wide), 0.5 + 3.3 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=share).ravel()
-    colour = colours(methods)
+    look = looks(methods)
     for axis, group in zip(axes, groups, strict=False):
-        _draw(axis, group, methods, bars, data, colour)
+        _draw(axis, group, methods, bars, data, look)
         axis.set_xlim(-0.6, size - 0.4)  # bars of one width, also in a row that is not full
     for axis in axes[len(groups) :]:
         axis.set_axis_off()
@@ -69,13 +70,13 @@ def score_bars(
     for axis, group in zip(axes, [datasets] * len(groups) if share else groups, strict=False):
         own = [bar for key, bar in bars.items() if key[0] in group] if not share else shown
         _limit(axis, own, [data[name] for name in group if name in data])
-    handles: list[Patch | Line2D] = [Patch(color=colour[name], label=name) for name in methods]
+    handles: list[Patch | Line2D] = [Patch(label=name, **look[name].fill) for name in methods]
     dot = {"marker": "o", "ls": "", "ms": 4, "mfc": "white", "mec": "0.25"}
     handles.append(Line2D([], [], label="a run", **dot))  # type: ignore[arg-type]
     if any(math.isfinite(bar.low) for bar in bars.values()):
         handles.append(Line2D([], [], color="0.15", lw=1.5, label="95 % interval of the mean"))
     if any(name in data for name in datasets):
-        handles.append(Line2D([], [], color="black", ls=(0, (4, 2)), lw=1.4, label="data"))
+        handles.append(Line2D([], [], color="black", ls=DASHED, lw=1.4, label="data"))
     legend_above(figure, handles)
     return figure
 
@@ -104,7 +105,7 @@ def _draw(
     methods: Sequence[str],
     bars: Mapping[tuple[str, str], Bar],
     data: Mapping[str, float],
-    colour: Mapping[str, str],
+    look: Mapping[str, Look],
 ) -> None:
     width = min(_GROUP / len(methods), _WIDEST)
     for place, dataset in enumerate(datasets):
@@ -112,24 +113,24 @@ def _draw(
             x = place + (order - (len(methods) - 1) / 2) * width
             bar = bars.get((dataset, method))
             if bar is None:
-                axis.plot([x], [0], marker="x", color=colour[method], ms=6, clip_on=False, zorder=4)
+                axis.plot(
+                    x, 0, marker="x", color=look[method].colour, ms=6, clip_on=False, zorder=4
+                )
                 continue
-            axis.bar(x, bar.value, 0.9 * width, color=colour[method], alpha=0.85, zorder=2)
+            axis.bar(x, bar.value, 0.9 * width, zorder=2, **look[method].fill)
             if math.isfinite(bar.low):
                 axis.vlines(x, bar.low, bar.high, color="0.15", lw=1.5, zorder=3)
             spots = x + width * 0.22 * np.linspace(-1, 1, len(bar.runs)) * (len(bar.runs) > 1)
             axis.scatter(spots, bar.runs, s=13, color="white", edgecolors="0.25", lw=0.8, zorder=4)
         if dataset in data:
             reach = width * len(methods) / 2 + 0.03
-            axis.hlines(
-                data[dataset], place - reach, place + reach, color="black", ls=(0, (4, 2)), lw=1.4,
-                zorder=3.5,
-            )  # fmt: skip
+            ends = place - reach, place + reach
+            axis.hlines(data[dataset], *ends, color="black", ls=DASHED, lw=1.4, zorder=3.5)
     axis.axhline(0, color="0.3", lw=0.8)
-    axis.set_xticks(range(len(datasets)), [_folded(name) for name in datasets], fontsize=9)
+    axis.set_xticks(range(len(datasets)), [_folded(name) for name in datasets])
     axis.tick_params(axis="x", length=0)
-    axis.grid(axis="y", alpha=0.25, zorder=0)
-    axis.spines[["top", "right", "bottom"]].set_visible(False)
+    axis.grid(axis="y", zorder=0)
+    axis.spines["bottom"].set_visible(False)
 
 
 def _limit(axis: Axes, bars: Sequence[Bar], data: Sequence[float]) -> None:

@@ -10,17 +10,18 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from lit_offrl.figures.mazes import draw_walls
-from lit_offrl.figures.style import colours
+from lit_offrl.figures.style import in_style, looks
 
 _TITLES = {"data": "data", "diffusion": "diffusion prior", "gaussian": "VAE's Gaussian prior"}
 
 
+@in_style
 def latents(numbers: Mapping[str, Any]) -> Figure:
     """Draw latents in the data's principal plane (LDCQ, Figs. 2 and 3): a row for each horizon."""
     rows = numbers["rows"]
     figure = Figure(figsize=(9.6, 0.5 + 3.2 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), len(_TITLES), squeeze=False)
-    colour = colours(list(_TITLES))
+    look = looks(list(_TITLES))
     for line, row in zip(axes, rows, strict=True):
         every = np.concatenate([np.asarray(row[name]["points"]) for name in _TITLES])
         low, high = np.quantile(every, [0.002, 0.998], axis=0)
@@ -29,24 +30,27 @@ def latents(numbers: Mapping[str, Any]) -> Figure:
             shade = np.asarray(row["data"]["points"])
             if name != "data":
                 axis.scatter(*shade.T, s=4, color="0.8", linewidths=0)
-            axis.scatter(*np.asarray(row[name]["points"]).T, s=5, color=colour[name], linewidths=0)
+            points = np.asarray(row[name]["points"]).T
+            axis.scatter(
+                *points, s=5, color=look[name].colour, marker=look[name].marker, linewidths=0
+            )
             axis.set_xlim(low[0] - margin[0], high[0] + margin[0])
             axis.set_ylim(low[1] - margin[1], high[1] + margin[1])
             axis.set_xticks([])
             axis.set_yticks([])
-            axis.set_title(title, fontsize=10)
+            axis.set_title(title)
             if name == "data":
-                axis.set_xlabel(f"half to half {row['floor']:.3f}", fontsize=8)
+                axis.set_xlabel(f"half to half {row['floor']:.3f}")
             else:
                 axis.set_xlabel(
                     f"distance to the data {row[name]['distance']:.3f}, "
-                    f"outside of them {row[name]['outside']:.0%}",
-                    fontsize=8,
+                    f"outside of them {row[name]['outside']:.0%}"
                 )
-        line[0].set_ylabel(f"H = {row['horizon']}\n{row['variance']:.0%} of variance", fontsize=10)
+        line[0].set_ylabel(f"H = {row['horizon']}\n{row['variance']:.0%} of variance")
     return figure
 
 
+@in_style
 def ends(numbers: Mapping[str, Any]) -> Figure:
     """Draw where snippets of the data and, in the world model, the priors' latents end (Fig. 5).
 
@@ -55,7 +59,7 @@ def ends(numbers: Mapping[str, Any]) -> Figure:
     rows = numbers["rows"]
     figure = Figure(figsize=(9.6, 0.5 + 3.3 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), len(_TITLES), squeeze=False)
-    colour = colours(list(_TITLES))
+    look = looks(list(_TITLES))
     for line, row in zip(axes, rows, strict=True):
         places = {name: _plane(row[name]["ends"]) for name in _TITLES}
         every = np.concatenate(list(places.values()))
@@ -69,14 +73,14 @@ def ends(numbers: Mapping[str, Any]) -> Figure:
                 axis.set_xlim(low[1] - margin[1], high[1] + margin[1])
                 axis.set_ylim(high[0] + margin[0], low[0] - margin[0])
                 axis.set_aspect("equal")
-            axis.scatter(y, x, s=5, color=colour[name], linewidths=0)
+            axis.scatter(y, x, s=5, color=look[name].colour, marker=look[name].marker, linewidths=0)
             start = _plane([row["start"]])[0]
             axis.plot(start[1], start[0], marker="*", color="black", ms=9)
-            axis.set_title(title, fontsize=10)
+            axis.set_title(title)
             distance = row["ends_floor"] if name == "data" else row[name]["ends_distance"]
             what = "half to half" if name == "data" else "distance to the data"
-            axis.set_xlabel(f"{what} {distance:.3f}", fontsize=8)
-        line[0].set_ylabel(f"H = {row['horizon']}", fontsize=10)
+            axis.set_xlabel(f"{what} {distance:.3f}")
+        line[0].set_ylabel(f"H = {row['horizon']}")
     return figure
 
 

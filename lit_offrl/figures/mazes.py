@@ -11,7 +11,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-POLICY_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+from lit_offrl.figures.style import COLOURS, DASHED, in_style, looks
+
+_CHUNKS = 20  # in which the points of several policies are drawn by turns
 _WALL, _FLOOR = "#3d4652", "#f4f1ea"
 _SOURCES = {"held_out": "data, held out", "data": "data", "samples": "samples of ρ"}
 
@@ -34,6 +36,7 @@ def draw_walls(axis: Axes, free: np.ndarray, corner: float) -> None:
     axis.spines[:].set_visible(False)
 
 
+@in_style
 def maze2d_policies(numbers: Mapping[str, Any]) -> Figure:
     """Draw the numbers of ``studies.maze2d.Maze2dPolicies`` (Fig. 3).
 
@@ -54,25 +57,24 @@ def maze2d_policies(numbers: Mapping[str, Any]) -> Figure:
             dots = axis.scatter(y, x, c=offset, s=5, norm=colours, cmap="viridis", linewidths=0)
             _mark(axis, numbers, row["number"])
             if line == 0:
-                axis.set_title(f"policy {row['policy']:g}", fontsize=11)
+                axis.set_title(f"policy {row['policy']:g}")
             else:
                 axis.set_xlabel(
                     f"distance to the data {row['distance']:.3f}\n"
-                    f"(data to data {row['floor']:.3f}, nearest policy {row['ceiling']:.2f})",
-                    fontsize=8,
+                    f"(data to data {row['floor']:.3f}, nearest policy {row['ceiling']:.2f})"
                 )
-        axes[line][0].set_ylabel(_SOURCES[source], fontsize=11)
+        axes[line][0].set_ylabel(_SOURCES[source])
     bar = figure.colorbar(dots, ax=axes, shrink=0.6, pad=0.02)
-    bar.set_label("Δt, steps after the start", fontsize=9)
+    bar.set_label("Δt, steps after the start")
     accuracy = numbers["accuracy"]
     figure.suptitle(
-        f"{numbers['maze']}, γ = {numbers['gamma']:g}: a classifier tells the policy of "
-        f"{accuracy['samples']:.0%} of the samples, of {accuracy['held_out']:.0%} of held-out data",
-        fontsize=11,
+        f"{numbers['maze']}, γ = {numbers['gamma']:g}: a classifier finds the right policy for "
+        f"{accuracy['samples']:.0%} of the samples and {accuracy['held_out']:.0%} of held-out data"
     )
     return figure
 
 
+@in_style
 def maze2d_gamma(numbers: Mapping[str, Any]) -> Figure:
     """Draw the numbers of ``studies.maze2d.Maze2dGamma`` (Fig. 4).
 
@@ -91,40 +93,40 @@ def maze2d_gamma(numbers: Mapping[str, Any]) -> Figure:
             _panels(axis, row[source]["panels"])
             _mark(axis, numbers)
             if line == 0:
-                axis.set_title(f"γ = {row['gamma']:g}", fontsize=11)
+                axis.set_title(f"γ = {row['gamma']:g}")
             if column == 0:
-                axis.set_ylabel(_SOURCES[source], fontsize=11)
+                axis.set_ylabel(_SOURCES[source])
     axis = figure.add_subplot(grid[2, :])
     horizon = [row["data"]["mean_offset"] for row in rows]
-    for number, policy in enumerate(numbers["policies"]):
-        colour = POLICY_COLOURS[number % len(POLICY_COLOURS)]
+    names = [f"policy {policy:g}" for policy in numbers["policies"]]
+    for number, (name, look) in enumerate(looks(names).items()):
         ways = {s: [row[s]["way_by_policy"][number] for row in rows] for s in ("data", "samples")}
-        axis.plot(horizon, ways["data"], color=colour, linewidth=1.2, linestyle="--")
-        axis.plot(horizon, ways["samples"], "o-", color=colour, markersize=4, linewidth=1.2)
+        style = {"color": look.colour, "marker": look.marker, "ms": 4, "lw": 1.2}
+        axis.plot(horizon, ways["data"], mfc="white", ls=DASHED, **style)
+        axis.plot(horizon, ways["samples"], **style)
         axis.annotate(
-            f"policy {policy:g}", (horizon[-1], ways["data"][-1]), (5, 0), va="center",
-            textcoords="offset points", color=colour, fontsize=9,
+            name, (horizon[-1], ways["data"][-1]), (5, 0), va="center",
+            textcoords="offset points", color=look.colour, fontsize=9,
         )  # fmt: skip
-    axis.plot([], [], "--", color="0.4", label="data")
-    axis.plot([], [], "o-", color="0.4", markersize=4, label="samples")
-    axis.legend(fontsize=9, frameon=False, loc="upper left")
+    axis.plot([], [], "o", ls=DASHED, color="0.4", mfc="white", ms=4, label="data")
+    axis.plot([], [], "o-", color="0.4", ms=4, label="samples")
+    axis.legend(loc="upper left", handlelength=3)
     axis.set_xscale("log")
     axis.set_xticks(horizon, [f"{steps:.0f}" for steps in horizon])
     axis.minorticks_off()
     axis.margins(x=0.08)
     axis.set(xlabel="mean Δt, steps (as γ grows)", ylabel="mean way from the\nstart, cells")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(alpha=0.3)
+    axis.grid()
     return figure
 
 
 def _panels(axis: Axes, panels: Sequence[Mapping[str, Any]]) -> None:
-    """Scatter all policies' points, mixed, so that none lies on top of the others."""
-    x, y = (np.concatenate([panel[name] for panel in panels]) for name in ("x", "y"))
-    which = np.repeat(np.arange(len(panels)), [len(panel["x"]) for panel in panels])
-    order = np.random.default_rng(0).permutation(len(x))
-    colours = np.array(POLICY_COLOURS)[which % len(POLICY_COLOURS)]
-    axis.scatter(y[order], x[order], c=colours[order], s=3, alpha=0.7, linewidths=0)
+    """Scatter all policies' points by turns, so that none lies on top of the others."""
+    kinds = looks([str(number) for number in range(len(panels))]).values()
+    for chunk in range(_CHUNKS):
+        for panel, look in zip(panels, kinds, strict=True):
+            x, y = (np.asarray(panel[name])[chunk::_CHUNKS] for name in ("x", "y"))
+            axis.scatter(y, x, c=look.colour, marker=look.marker, s=6, alpha=0.8, linewidths=0)
 
 
 def _mark(axis: Axes, numbers: Mapping[str, Any], policy: int | None = None) -> None:
@@ -133,5 +135,5 @@ def _mark(axis: Axes, numbers: Mapping[str, Any], policy: int | None = None) -> 
     axis.plot(y, x, "o", markerfacecolor="none", markeredgecolor="black", markersize=10)
     for number, (x, y) in enumerate(numbers.get("goals", ())):
         if policy is None or number == policy:
-            colour = POLICY_COLOURS[number % len(POLICY_COLOURS)] if policy is None else "#d62728"
+            colour = COLOURS[number % len(COLOURS) if policy is None else 5]
             axis.plot(y, x, "*", color=colour, markeredgecolor="black", markersize=12, mew=0.7)

@@ -10,7 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lit_offrl.figures.style import COLOURS, DASHED, in_style
 
+
+@in_style
 def mountain_car(numbers: Mapping[str, Any]) -> Figure:
     """Draw the numbers of ``studies.mountain_car``.
 
@@ -33,7 +36,7 @@ def mountain_car(numbers: Mapping[str, Any]) -> Figure:
         "reward": "reward predicted at samples of ρ",
     }
     for axis, (first, one, second, other) in zip(axes, pairs, strict=False):
-        axis.plot([0, 1], [0, 1], color="0.7", linestyle="--", linewidth=1)
+        axis.plot([0, 1], [0, 1], color="0.7", ls=DASHED, lw=1)
         axis.scatter(_scaled(one), _scaled(other), c=colours, s=60, edgecolors="black", lw=0.5)
         _title(axis, together[f"{first}_{second}"])
         axis.set_xlabel(f"{axis_names[first]}, normalised")
@@ -41,8 +44,7 @@ def mountain_car(numbers: Mapping[str, Any]) -> Figure:
     if wide:
         _development(axes[2], numbers, colours)
     for axis in axes:
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid()
     shades = matplotlib.cm.ScalarMappable(cmap="viridis")
     shades.set_clim(float(min(numbers["policies"])), float(max(numbers["policies"])) / 0.95)
     shades.set_array([])
@@ -60,7 +62,7 @@ def _development(axis: Axes, numbers: Mapping[str, Any], colours: np.ndarray) ->
     values = np.array([row["value"] for row in numbers["by_step"]], float)
     for earned, line, colour in zip(returns, values.T, colours, strict=True):
         axis.plot(steps, (line - low) / span, "o-", color=colour, markersize=3, linewidth=1.2)
-        axis.axhline((earned - low) / span, color=colour, linestyle="--", linewidth=0.8, alpha=0.8)
+        axis.axhline((earned - low) / span, color=colour, ls=DASHED, lw=0.8, alpha=0.8)
     ranks = [row["correlations"]["return_value"]["spearman"] for row in numbers["by_step"]]
     known = [
         (step, rank)
@@ -69,10 +71,10 @@ def _development(axis: Axes, numbers: Mapping[str, Any], colours: np.ndarray) ->
     ]
     if known:
         beside = axis.twinx()
-        beside.plot(*zip(*known, strict=True), color="#d62728", linewidth=1.6)
+        beside.plot(*zip(*known, strict=True), "s", ls=(0, (1, 1)), color=COLOURS[5], lw=1.6, ms=4)
         beside.set_ylim(-1.05, 1.05)
-        beside.set_ylabel("Spearman of value and return", color="#d62728")
-        beside.spines[["top"]].set_visible(False)
+        beside.set_ylabel("Spearman of value and return (squares)", color=COLOURS[5])
+        beside.spines["right"].set_visible(True)
     axis.set(xlabel="gradient steps", ylabel="value (dots) and return (dashed), normalised")
 
 
@@ -84,4 +86,4 @@ def _scaled(values: Any) -> np.ndarray:
 
 def _title(axis: Axes, found: Mapping[str, float | None]) -> None:
     measures = [f"{k.capitalize()} {v:.2f}" for k, v in found.items() if v is not None and v == v]
-    axis.set_title(", ".join(measures) or "constant", fontsize=10)
+    axis.set_title(", ".join(measures) or "constant")

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from lit_offrl.figures.style import colours, legend_above
+from lit_offrl.figures.style import in_style, legend_above, looks
 
 
 class Profile(NamedTuple):
@@ -20,6 +20,7 @@ class Profile(NamedTuple):
     high: np.ndarray
 
 
+@in_style
 def performance_profiles(
     thresholds: np.ndarray,
     profiles: Mapping[str, Profile],
@@ -41,18 +42,19 @@ def performance_profiles(
     """
     figure = Figure(figsize=(6.2, 3.9), layout="constrained")
     axis = figure.subplots()
-    colour_of = colours(methods or list(profiles))
+    look_of = looks(methods or list(profiles))
     for name, (share, low, high) in profiles.items():
-        colour = colour_of[name]
-        axis.fill_between(thresholds, low, high, step="post", color=colour, alpha=0.18, lw=0)
-        axis.step(thresholds, share, where="post", color=colour, lw=2, label=name)
+        look = look_of[name]
+        axis.fill_between(thresholds, low, high, step="post", color=look.colour, alpha=0.18, lw=0)
+        axis.step(
+            thresholds, share, where="post", color=look.colour, ls=look.line, lw=2, label=name
+        )
     if data:
         axis.vlines(list(data.values()), 0, 0.06, color="black", lw=1.8, label="data's mean")
     axis.axhline(0.5, color="0.6", lw=0.8, ls=":", zorder=0)
     axis.set(xlim=(thresholds[0], thresholds[-1]), ylim=(-0.01, 1.02))
     axis.set(xlabel=f"{label} τ", ylabel="share of runs above τ", yticks=np.linspace(0, 1, 5))
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid()
     legend_above(figure, axis.get_legend_handles_labels()[0])
     return figure

@@ -1,17 +1,21 @@
 """How figures look, and how they become files.
 
-Colours stay the same from figure to figure, and apart for colour-blind readers.
+A series has a colour, a line, a marker and a hatch of its own, so that figures can be read by the
+colour-blind and in black and white. Sizes of text are alike in all of them.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
+import matplotlib
 import numpy as np
 from cycler import cycler
+from matplotlib.colors import to_rgb
 
 from lit_offrl.common.files import whole_file
 
@@ -30,16 +34,32 @@ STYLE: Mapping[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 10,
+    "figure.titlesize": 10,
     "axes.labelsize": 9,
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
     "grid.alpha": 0.25,
     "legend.fontsize": 8,
     "legend.frameon": False,
+    "hatch.linewidth": 0.7,
     "figure.constrained_layout.use": True,
     "figure.dpi": 80,
 }
-"""For ``plt.rcParams.update``, so that one's own drawings look like those made here."""
+"""Pass it to ``plt.rcParams.update`` to make your own drawings look like those made here."""
+
+DASHED = (0, (4, 2))
+"""The line of what is compared with: the data, the truth."""
+
+_Line = str | tuple[int, tuple[float, ...]]
+_LINES: Sequence[_Line] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (2, 2)))
+_MARKERS = "os^Dv<>PX*hp"
+_HATCHES = (
+    *("", "////", "....", r"\\\\", "xxxx", "----", "||||", "++++"),
+    *("//..", "--..", "||..", "xx--"),
+)
+_LIGHT = 0.55  # luminance from which black on a colour is clearer than white
+
+_P = ParamSpec("_P")
 
 _LABEL = 30  # letters of a label in one line
 _LETTERS = 15  # of a legend in an inch
@@ -47,9 +67,39 @@ _PATCH = 6  # width of the patch before a label, in letters
 _LINE = 0.2  # inches of a line
 
 
-def colours(names: Sequence[str]) -> dict[str, str]:
-    """Give each name a colour, by its place in the list; the thirteenth begins again."""
-    return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(names)}
+class Look(NamedTuple):
+    """What tells a series from the others, each by itself."""
+
+    colour: str
+    line: _Line
+    marker: str
+    hatch: str
+
+    @property
+    def fill(self) -> dict[str, Any]:
+        """Options of a patch with this colour and hatch."""
+        light = np.dot(to_rgb(self.colour), (0.299, 0.587, 0.114)) > _LIGHT
+        ink = "0.3" if light else "white"
+        return {"facecolor": self.colour, "edgecolor": ink, "hatch": self.hatch, "linewidth": 0}
+
+
+def looks(names: Sequence[str]) -> dict[str, Look]:
+    """Give each name a look, by its place in the list; the thirteenth begins again."""
+    return {
+        name: Look(*(kind[place % len(kind)] for kind in (COLOURS, _LINES, _MARKERS, _HATCHES)))
+        for place, name in enumerate(names)
+    }
+
+
+def in_style(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
+    """Draw with ``STYLE``, whatever settings of matplotlib the caller has."""
+
+    @wraps(draw)
+    def styled(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
+        with matplotlib.rc_context(dict(STYLE)):
+            return draw(*args, **kwargs)
+
+    return styled
 
 
 def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
@@ -71,7 +121,7 @@ def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
         frameon=False,
         loc="outside upper center",
         ncols=columns,
-        fontsize=9,
+        handlelength=3,
     )
 
 

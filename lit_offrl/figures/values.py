@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from lit_offrl.figures.style import COLOURS, DASHED, in_style, looks
+
 _MOST_BINS = 200
-_STYLES = (("o", "#0072b2"), ("s", "#d55e00"), ("^", "#009e73"))
 
 
+@in_style
 def value_against_return(values: np.ndarray, returns: np.ndarray, gamma: float) -> Figure:
     """Scatter estimated values over discounted returns, with the diagonal and their correlation.
 
@@ -25,12 +27,12 @@ def value_against_return(values: np.ndarray, returns: np.ndarray, gamma: float) 
     axis = figure.subplots()
     axis.scatter(returns, values, s=10, alpha=0.5, linewidths=0)
     both = np.concatenate([values, returns])
-    axis.axline((both.min(), both.min()), slope=1.0, color="0.5", linewidth=1, linestyle="--")
+    axis.axline((both.min(), both.min()), slope=1.0, color="0.4", lw=1, ls=DASHED)
     spread = values.std() * returns.std()
     correlation = np.corrcoef(values, returns)[0, 1] if spread > 0 else float("nan")
-    axis.set_title(f"{len(values)} states, correlation {correlation:.2f}", fontsize=10)
+    axis.set_title(f"{len(values)} states, correlation {correlation:.2f}")
     axis.set(xlabel=f"discounted return in the data (γ = {gamma:g})", ylabel="DVF value")
-    axis.grid(alpha=0.3)
+    axis.grid()
     return figure
 
 
@@ -41,6 +43,7 @@ def from_numbers(numbers: Mapping[str, Any]) -> Figure:
     )
 
 
+@in_style
 def estimates_against_truth(
     labels: Sequence[str],
     truth: np.ndarray,
@@ -63,23 +66,25 @@ def estimates_against_truth(
     figure = Figure(figsize=(4.4 * panels, 4.2), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False, sharex=True, sharey=True)[0]
     names = [label for label, one in zip(labels, known, strict=True) if one]
-    for axis, (name, values), (marker, colour) in zip(
-        axes, estimates.items(), _STYLES, strict=False
+    for axis, (name, values), look in zip(
+        axes, estimates.items(), looks([*estimates]).values(), strict=False
     ):
-        axis.errorbar(truth[known], values[known], xerr=spread, fmt=marker, color=colour)
+        style = {"fmt": look.marker, "color": look.colour}
+        axis.errorbar(truth[known], values[known], xerr=spread, **style)
         for label, x, y in zip(names, truth[known], values[known], strict=True):
             axis.annotate(label, (x, y), (4, 4), textcoords="offset points", fontsize=8)
-        axis.set_title(name, fontsize=10)
+        axis.set_title(name)
         axis.set_xlabel(f"true discounted return (γ = {gamma:g})")
-        axis.grid(alpha=0.3)
+        axis.grid()
     axes[0].set_ylabel("estimated value")
     if known.any():
         start = float(truth[known].min())
         for axis in axes:
-            axis.axline((start, start), slope=1.0, color="0.5", linewidth=1, linestyle="--")
+            axis.axline((start, start), slope=1.0, color="0.4", lw=1, ls=DASHED)
     return figure
 
 
+@in_style
 def advantage_histogram(advantages: np.ndarray, bin_width: float = 0.25) -> Figure:
     """Draw the histogram of advantages with a mark at 0 (ACD, Figure 1).
 
@@ -95,10 +100,10 @@ def advantage_histogram(advantages: np.ndarray, bin_width: float = 0.25) -> Figu
     edges = width * np.arange(np.floor(low / width), np.floor(high / width) + 2)
     figure = Figure(figsize=(5.4, 3.4), layout="constrained")
     axis = figure.subplots()
-    axis.hist(values, bins=edges, color="#4c78a8", log=True)
-    axis.axvline(0.0, color="0.2", linewidth=1, linestyle="--")
+    axis.hist(values, bins=edges, color=COLOURS[0], log=True)
+    axis.axvline(0.0, color="black", lw=1, ls=DASHED)
     share = 100 * float((values > 0).mean())
-    axis.set_title(f"{len(values):,} held-out steps, {share:.1f} % above 0", fontsize=10)
+    axis.set_title(f"{len(values):,} held-out steps, {share:.1f} % above 0")
     axis.set(xlabel=f"advantage Q(s, a) − V(s) (bins of {width:g})", ylabel="steps")
-    axis.grid(alpha=0.3)
+    axis.grid()
     return figure

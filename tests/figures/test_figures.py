@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
@@ -20,7 +21,7 @@ from lit_offrl.figures import (
     value_against_return,
 )
 from lit_offrl.figures.against import from_numbers as scores_against
-from lit_offrl.figures.style import colours
+from lit_offrl.figures.style import looks
 
 
 def render(figure) -> None:
@@ -157,7 +158,30 @@ def test_a_method_without_a_profile_takes_no_colour_from_the_others():
     profile = Profile(*[np.array([1.0, 0.0])] * 3)
     names = ["BC", "CQL", "DVF"]
     figure = performance_profiles(np.arange(2.0), {"DVF": profile}, label="score", methods=names)
-    assert figure.axes[0].get_lines()[0].get_color() == colours(names)["DVF"]
+    assert figure.axes[0].get_lines()[0].get_color() == looks(names)["DVF"].colour
+
+
+def test_series_can_be_told_apart_without_colour():
+    every = looks([str(number) for number in range(12)]).values()
+    for part in ("colour", "marker", "hatch"):
+        assert len({getattr(look, part) for look in every}) == 12
+    names = ["BC", "CQL"]
+    bars = {("hopper", name): Bar(1.0, NAN, NAN, np.ones(1)) for name in names}
+    drawn = score_bars(bars, ["hopper"], names, {}, label="score").axes[0].patches
+    assert [bar.get_hatch() or "" for bar in drawn] == [
+        each.hatch for each in looks(names).values()
+    ]
+    profile = Profile(*[np.array([1.0, 0.0])] * 3)
+    lines = performance_profiles(np.arange(2.0), dict.fromkeys(names, profile), label="score")
+    first, second, *_ = lines.axes[0].get_lines()
+    assert first.get_linestyle() == "-" and second.get_linestyle() == "--"
+
+
+def test_a_figure_looks_alike_whatever_the_settings_of_its_reader():
+    with matplotlib.rc_context({"axes.titlesize": 30, "axes.spines.top": True}):
+        (axis,) = value_against_return(np.arange(3.0), np.arange(3.0), gamma=0.9).axes
+        assert matplotlib.rcParams["axes.titlesize"] == 30
+    assert axis.title.get_fontsize() == 10 and not axis.spines["top"].get_visible()
 
 
 @pytest.mark.parametrize("kind", ["bars", "profiles", "against"])
