@@ -92,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run, hear signals, and turn what goes wrong into one line and an exit code.
 
     Args:
-        argv: the verb and its options; those of the process by default, whose end then follows.
+        argv: The verb and its options. By default they are those of the process, whose exit code
+            then follows.
 
     Returns:
         0; 2 for a mistake of the user's; 3 for training that met a number that is not finite; 128

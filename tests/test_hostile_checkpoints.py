@@ -414,7 +414,7 @@ def test_a_state_that_cannot_be_taken_up_is_one_line(name, trained, folder, caps
     checkpoint = torch.load(trained, weights_only=True)
     torch.save({**checkpoint, name: 7}, "hostile.ckpt")
     assert run("fit", "hostile.ckpt", "--trainer.logger", "false") == 2
-    assert "hostile.ckpt: cannot be gone on with: 'int' object" in one_line(capsys)
+    assert "hostile.ckpt: cannot be resumed: 'int' object" in one_line(capsys)
 
 
 def test_moments_of_other_shapes_than_the_weights_are_one_line(trained, folder, capsys):
@@ -425,7 +425,7 @@ def test_moments_of_other_shapes_than_the_weights_are_one_line(trained, folder, 
         torch.save(checkpoint, "hostile.ckpt")
         assert run("fit", "hostile.ckpt", "--trainer.logger", "false") == 2, number
         said = one_line(capsys)
-        assert "hostile.ckpt: cannot be gone on with: its optimiser has" in said
+        assert "hostile.ckpt: cannot be resumed: its optimiser has" in said
         assert f"{name} of shape (1,) for weight 0 of '" in said
 
 

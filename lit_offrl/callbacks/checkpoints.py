@@ -25,7 +25,7 @@ from lit_offrl.modules.checkpoint_form import CHECKPOINTS
 
 
 class WholeFileIO(TorchCheckpointIO):
-    """Writes a checkpoint beside the former one and then puts it in its place.
+    """Writes a checkpoint to a temporary file and then replaces the former one by it.
 
     Lightning writes it to the folder for temporary files and moves it, which where that is another
     file system is a copy over the former one.
@@ -87,8 +87,8 @@ class Checkpoints(EveryNSteps, ModelCheckpoint):
         dirpath: Folder of the run. The default is a new ``checkpoints/MODULE-DATASET-seedSEED``, or
             for a resumed run the folder of its checkpoint.
         every_n_train_steps: Number N of optimiser steps between two checkpoints, at least 1.
-        keep: Which files are kept: ``last`` alone, ``all`` adds a ``step-STEP.ckpt`` each time, and
-            ``best`` adds ``best.ckpt``, that of the best validation so far.
+        keep: Which files are kept: ``last`` alone; ``all`` adds a ``step-STEP.ckpt`` each time; and
+            ``best`` adds ``best.ckpt``, the checkpoint of the best validation so far.
         monitor: Metric that ``best`` is chosen by: one of validations, such as ``val/loss/actor``,
             or ``val/loss``, the sum of the method's losses on held-out episodes.
         mode: Whether the lowest (``min``) or the highest (``max``) value of the metric is the best.

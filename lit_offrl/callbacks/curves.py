@@ -54,7 +54,7 @@ class Curves(EveryNSteps):
             logger.log_metrics(numbers, step)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log as often as the Trainer is told to, and write down what has been logged so far."""
+        """Log as often as the Trainer's options say, and write what has been logged so far."""
         super().on_train_start(trainer, pl_module)
         self.interval = max(1, settings(trainer).log_every_n_steps)
         path = _file(trainer)

@@ -1,4 +1,4 @@
-"""Why a fit ended: its last line on the screen, and a small file for whoever started it."""
+"""Why a fit ended: its last line on the screen, and a small file for the parent process."""
 
 from __future__ import annotations
 

@@ -102,8 +102,8 @@ class EvaluationDuringFit(EveryNSteps):
             say(f"no evaluation: {spec.why_no_env}.")
             return
         if spec is None or spec.env_id is None:
-            say("no evaluation: nothing says which environment the dataset is from; --data."
-                 "init_args.env_id does.")  # fmt: skip
+            say("no evaluation: the dataset does not name its environment; give it by --data."
+                 "init_args.env_id.")  # fmt: skip
             return
         try:
             policy = pl_module.policy()
@@ -120,8 +120,8 @@ class EvaluationDuringFit(EveryNSteps):
                      " give --evaluation.max_episode_steps.")  # fmt: skip
                 return
             if isinstance(policy, GoalPolicy) and "goal" not in env.reset(seed=self.seed)[1]:
-                say(f"no evaluation: the policy goes where it is told, and {spec.env_id} names no "
-                     "goal; evaluate can be given one as --policy.goal.")  # fmt: skip
+                say(f"no evaluation: the policy needs a goal, and {spec.env_id} gives none; "
+                     "lit-offrl evaluate takes one by --policy.goal.")  # fmt: skip
                 return
         self._possible = True
 

@@ -176,8 +176,8 @@ class GracefulStop(Callback):
         """Stop if a signal has come to any process; all must call this.
 
         Args:
-            trainer: of the fit.
-            kept: what is, where no checkpoint is saved.
+            trainer: Trainer of the fit.
+            kept: What is kept if no checkpoint is saved.
 
         Raises:
             Interrupted: in all processes.
@@ -223,7 +223,7 @@ class _LeftToUs(_SignalConnector):
     """
 
     def register_signal_handlers(self) -> None:
-        """Register no handler but the one for requeueing, where it is asked for."""
+        """Register no handler except the one for requeueing, if that is requested."""
         self.received_sigterm = False
         asked = settings(self.trainer)._accelerator_connector._cluster_environment_flag
         if isinstance(asked, SLURMEnvironment) and asked.auto_requeue and asked.requeue_signal:

@@ -201,7 +201,7 @@ class MLflowRun(MLFlowLogger):
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
-        """Send what is left and close the run; one that was asked to stop has not failed.
+        """Send the rest and close the run. A run that was asked to stop has not failed.
 
         A store that does not answer gets some seconds. Then what it has yet to get is kept in the
         run's folder, and a line says so. A second call does nothing, unless more was logged.

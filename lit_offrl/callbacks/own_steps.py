@@ -125,7 +125,7 @@ class OwnSteps(EveryNSteps):
 
     Raises:
         ConfigError: The module cannot be trained so: it learns nothing from rewards, does not train
-            on transitions, or its policy is told goals or rewards, or remembers earlier steps.
+            on transitions, or its policy takes goals or rewards, or has memory of earlier steps.
         EvaluationError: The environment is unknown, does not fit, or nothing limits its episodes.
     """
 

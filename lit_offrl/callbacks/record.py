@@ -1,4 +1,4 @@
-"""What a run leaves behind beside its weights: config, figures, and all of it in MLflow."""
+"""Files that a run writes besides its weights: config, figures, and all of it in MLflow."""
 
 from __future__ import annotations
 
@@ -159,7 +159,8 @@ def scoring(module: LightningModule, env_id: str | None, checkpoint: str) -> lis
 
 
 def data_figures(trainer: Trainer) -> dict[str, float]:
-    """Return what the data's own episodes earned, held out or not, for tables beside policies.
+    """Return the returns of the data's own episodes, held out or not, for tables that compare
+    policies with them.
 
     Episodes that the file's end cuts off do not count. Empty where the data have no rewards, or
     not all of them, or where scores are of success, which such recordings did not aim at.
@@ -189,7 +190,7 @@ def training_data(trainer: Trainer) -> Input | None:
 
 
 def describe_runs(trainer: Trainer, module: LightningModule, record: EvaluationRecord) -> None:
-    """Have MLflow's run say how the policy was evaluated, and keep it as a model where asked."""
+    """Describe in MLflow's run how the policy was evaluated; keep it as a model if requested."""
     if trainer.is_global_zero:
         for run in _mlflow_runs(trainer):
             run.log_description(description(run_facts(trainer, module), evaluated(record)))

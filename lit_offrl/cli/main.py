@@ -308,7 +308,7 @@ class OfflineCLI(LightningCLI):
         except Exception as error:
             if self.resume is not None and _is_of_restoring(error):
                 raise ConfigError(
-                    f"{self.resume.path}: cannot be gone on with: {reason(error)}"
+                    f"{self.resume.path}: cannot be resumed: {reason(error)}"
                 ) from error
             if not isinstance(error, MisconfigurationException | RuntimeError | ValueError):
                 raise

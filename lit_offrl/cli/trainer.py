@@ -110,7 +110,7 @@ def require_trainer_options(trainer: Mapping[str, Any]) -> None:
             )
     if str(trainer.get("strategy")).startswith(_UNTRIED_STRATEGIES):
         raise ConfigError(
-            f"trainer.strategy {trainer['strategy']} cuts networks up, whose averages and "
+            f"trainer.strategy {trainer['strategy']} splits the networks, whose averages and "
             "checkpoints are whole here: use ddp."
         )
     if str(trainer.get("precision")).startswith("transformer-engine"):

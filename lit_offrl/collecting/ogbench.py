@@ -45,7 +45,8 @@ class OGBenchCollection(Recipe):
     """Episodes of OGBench's oracles in its own files: ``--output NAME.npz`` and NAME-val.npz.
 
     Args:
-        kind: play or noisy of cube, scene and puzzle; navigate or stitch of pointmaze.
+        kind: ``play`` or ``noisy`` for cube, scene and puzzle; ``navigate`` or ``stitch`` for
+            pointmaze.
         steps: Number of rows of the training file at most, which holds whole episodes only.
         episodes: Number of training episodes of OGBench's kinds instead of the official one; for
             validation there is a tenth of that more, and one at least.
@@ -75,7 +76,7 @@ class OGBenchCollection(Recipe):
             )
         if self.kind not in OFFICIAL[self.env]:
             kinds = " or ".join(OFFICIAL[self.env])
-            raise ConfigError(f"--kind {self.kind}: '{self.env}' has it not: choose {kinds}.")
+            raise ConfigError(f"--kind {self.kind}: '{self.env}' does not have it: choose {kinds}.")
         if self.output.suffix != ".npz":
             raise ConfigError(
                 f"--output {self.output}: OGBench's files are .npz: call it so, as"

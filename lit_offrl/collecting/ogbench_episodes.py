@@ -58,7 +58,7 @@ _EPISODE, _ORACLE, _ENV = 11, 12, 13  # streams of an episode
 
 @dataclass(frozen=True)
 class Official:
-    """What the generation scripts are told for one dataset.
+    """Options of the generation scripts for one dataset.
 
     Args:
         episodes: Training episodes; for validation there is a tenth of that more.
@@ -150,7 +150,7 @@ class Manipulation:
 
     Args:
         env_id: Environment, a key of ``OFFICIAL``.
-        kind: play or noisy.
+        kind: ``play`` or ``noisy``.
         rows: Rows of an episode.
         noise: Level of the noise, see ``Official``.
     """
@@ -234,7 +234,7 @@ class PointMaze:
 
     Args:
         env_id: Environment, a key of ``OFFICIAL``.
-        kind: navigate or stitch.
+        kind: ``navigate`` or ``stitch``.
         rows: Rows of an episode.
         noise: Level of the noise, see ``Official``.
     """

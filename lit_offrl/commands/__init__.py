@@ -1,4 +1,4 @@
 """Verbs that train nothing, one a file, whose ``main`` takes arguments and returns the exit code.
 
-What the user can put right is raised as a ``LitOffRLError`` of one line.
+A fault that the user can correct is raised as a ``LitOffRLError`` of one line.
 """

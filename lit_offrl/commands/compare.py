@@ -70,7 +70,9 @@ def main(argv: Sequence[str]) -> int:
     if options.metric not in get_args(Metric):
         return compare_offline(options)
     if options.better is not None:
-        raise ConfigError("--better goes with offline metrics: of scores and returns, higher is.")
+        raise ConfigError(
+            "--better is only for offline metrics: higher scores and returns are always better."
+        )
     found = options.find()
     comparison = compare(
         found.runs,

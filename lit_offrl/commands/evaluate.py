@@ -194,7 +194,8 @@ class EvaluateOptions:
         num_envs: Number of environments that are stepped together, at least 1.
         max_episode_steps: Step limit of episodes. (default: the environment's own, else that of the
             data)
-        gamma: Discount in [0, 1] of returns that are recorded beside the undiscounted ones.
+        gamma: Discount factor in [0, 1] of returns that are recorded in addition to the
+            undiscounted ones.
         video: Video to make of the first episode, an .mp4.
         video_size: Size of the video in pixels, such as 640x480.
         output: Path of the record. (default: evaluations/RUN-CHECKPOINT-ENV-seedSEED.json, with -2
@@ -206,8 +207,8 @@ class EvaluateOptions:
             registers and serves; it takes some seconds.
         tracking_uri: Address of the MLflow store; without it, that of $MLFLOW_TRACKING_URI, else
             sqlite:///mlflow.db.
-        run_name: Name of a new run beside the checkpoint's to log to, for a second way to act by
-            it.
+        run_name: Name of a new run to log to instead of the checkpoint's own, for a second way to
+            act with the same weights.
         run_tags: Tags of that run, a JSON mapping by name.
     """
 

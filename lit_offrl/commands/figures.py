@@ -28,7 +28,7 @@ class Entry(NamedTuple):
     Attributes:
         study: ``MODULE:CLASS`` of a dataclass of options with ``run() -> Study``.
         drawing: ``MODULE:FUNCTION`` from the study's numbers to a matplotlib Figure.
-        line: what it shows.
+        line: What the figure shows.
     """
 
     study: str

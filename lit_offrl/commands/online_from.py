@@ -64,7 +64,7 @@ class OnlineFrom(Online):
         updates_per_step: Number of optimiser steps for each own step, above 0.
         steps_at_once: Number of own steps in a row, at least 1; their optimiser steps follow.
         initial_steps: Number of own steps, at least 0, before the first optimiser step.
-        initial_actions: Whose actions these have, those of the policy or random ones.
+        initial_actions: Source of the actions of the initial steps: the policy, or random actions.
         evaluate_every: Number of own steps between two scores. (default: only before and after)
     """
 

@@ -23,7 +23,7 @@ class OPEOptions:
 
     Of any checkpoint: fitted Q evaluation (FQE) of its policy, in the first states of held-out
     episodes, beside what the data's own policy earned. Of a DVFModule that held policies out, or
-    with --policies: DVF's values of those, beside FQE on the same data.
+    with --policies: DVF's values of those policies are compared with FQE on the same data.
 
     Args:
         ckpt_path: Checkpoint of any method: a path, runs:/ID or models:/NAME@ALIAS.
@@ -33,12 +33,12 @@ class OPEOptions:
         policies: Candidates of a DVFModule: values of φ, that is of the column 'policy' (2,5,8),
             whose logged actions are cloned, or checkpoints that act there (2=walker.ckpt,5).
             (default: the policies that it held out)
-        baseline: Baseline beside DVF.
+        baseline: Baseline to compare DVF with.
         fqe_steps: Number of FQE's optimiser steps, at least 1.
         starts: Number of initial states, at least 1.
         samples: Number of samples of ρ for each initial state, at least 1.
-        truth: Where the true returns of checkpoints come from: nowhere (data), or roll-outs. Logged
-            policies have those of their episodes.
+        truth: Source of the true returns of checkpoints: none (data), or roll-outs. The true
+            returns of logged policies are those of their episodes.
         episodes: Number of episodes of each roll-out, at least 1.
         seed: Seed of clones, networks and noise.
         device: Device, such as cpu, cuda or cuda:1.

@@ -25,8 +25,8 @@ from lit_offrl.tracking.store import store_uri
 class PipelineOptions(RunOptions):
     """Train stages one after the other, each a fit in a process of its own, and evaluate.
 
-    What is done for the same inputs is skipped, what was interrupted goes on, what has changed is
-    run again.
+    Stages that are finished for the same inputs are skipped, interrupted ones are resumed, and
+    changed ones are run again.
 
     Args:
         config: The pipeline's file; further ones are laid over it.

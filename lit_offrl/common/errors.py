@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class LitOffRLError(Exception):
-    """Something the user can put right; the message says what is wrong and what to do."""
+    """A fault that the user can correct. The message says what is wrong and what to do."""
 
     exit_code = 2
 

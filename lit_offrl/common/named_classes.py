@@ -45,9 +45,9 @@ def class_named(name: object, base: type[T], where: str) -> type[T]:
     """Return the class that a file names.
 
     Args:
-        name: what stands in the file, to be a dotted path.
-        base: what the class must derive from.
-        where: file and key, for messages.
+        name: Value in the file, which has to be a dotted path.
+        base: Class that the named class must derive from.
+        where: File and key, for messages.
 
     Raises:
         ConfigError: it is no name, the class may not be imported or is not there, or it is of
@@ -85,10 +85,10 @@ def checked_part(part: object, base: type[Any], parts: type[Any], where: str) ->
     """Check ``{class_path, init_args}`` of a file before anything is made of it.
 
     Args:
-        part: what stands in the file.
-        base: what its class must derive from.
-        parts: what classes that its arguments name must derive from.
-        where: file and key, for messages.
+        part: Value in the file.
+        base: Class that the part's class must derive from.
+        parts: Base classes of the classes that its arguments may name.
+        where: File and key, for messages.
 
     Returns:
         The same, with a mapping for each class that is named only by a text.

@@ -32,7 +32,7 @@ class Policy(Protocol):
 
 @runtime_checkable
 class GoalPolicy(Protocol):
-    """A ``Policy`` that is given its goal at the start of an episode, beside the observations."""
+    """A ``Policy`` that is also given the goal of each episode, at its start."""
 
     def aim(self, goals: np.ndarray | None) -> None:
         """Take the goals (E, g) of the episodes under way, after each reset.
@@ -44,7 +44,7 @@ class GoalPolicy(Protocol):
 
 @runtime_checkable
 class RewardPolicy(Protocol):
-    """A ``Policy`` that is told what each of its steps has earned."""
+    """A ``Policy`` that is given the reward of each of its steps."""
 
     def earn(self, rewards: np.ndarray) -> None:
         """Take the rewards (E,), float32, of the step that followed ``act``.
@@ -86,8 +86,8 @@ class CheckedAct:
     """A policy's ``act`` that refuses observations which it could only answer with nonsense.
 
     Args:
-        act: maps observations (E, o), float32, to actions (E, a).
-        width: o.
+        act: Maps observations (E, o), float32, to actions (E, a).
+        width: Size of an observation, o.
     """
 
     def __init__(self, act: Callable[[np.ndarray], np.ndarray], width: int) -> None:

@@ -220,9 +220,9 @@ def truncated_geometric(uniforms: Tensor, gamma: float, limit: Tensor | float) -
     """Offsets Δt in {1, 2, …} with P(Δt = k) ∝ γ^(k−1), conditional on Δt ≤ ``limit``.
 
     Args:
-        uniforms: numbers in [0, 1), any shape; float64 keeps the tail of a γ near 1.
-        gamma: discount γ in [0, 1).
-        limit: largest offset: a number, ``math.inf``, or a tensor that broadcasts.
+        uniforms: Numbers in [0, 1) of any shape. float64 keeps the tail of a γ near 1.
+        gamma: Discount factor γ in [0, 1).
+        limit: Largest offset: a number, ``math.inf``, or a tensor that broadcasts.
 
     Returns:
         int64 offsets of the shape of ``uniforms``: the distribution function

@@ -16,11 +16,11 @@ def require_in(interval: str, **numbers: float | None) -> None:
     """Refuse numbers outside an interval, NaN among them; None is a number that is not given.
 
     Args:
-        interval: such as ``[0, 1)``; with ``inf)`` as its end numbers must be finite.
-        **numbers: by the option's name.
+        interval: Interval such as ``[0, 1)``. If it ends with ``inf)``, numbers must be finite.
+        **numbers: Numbers by the option's name.
 
     Raises:
-        ConfigError: of the first one outside, naming the option.
+        ConfigError: A number is outside; the message names the option.
     """
     for name, number in numbers.items():
         if number is not None and not lies_in(interval, number):

@@ -38,7 +38,7 @@ _PATIENCE_SECONDS = 3.0  # within which most steps end
 
 
 class Interrupted(SystemExit):
-    """A signal, by its number, asked the process to stop; the exit code is 128 more.
+    """A signal, given by its number, asked the process to stop. The exit code is 128 + that number.
 
     Not an ``Exception``, so that nobody on the way takes it for an error of theirs. With ``agreed``
     all processes of a training raise it at this same place, so that they can save together.

@@ -19,9 +19,9 @@ class OGBenchDataModule(OfflineDataModule):
     ``cube-single-play-singletask-task2-v0`` has the rewards of task 2, which the package ogbench
     gives to the file's states; without a number it is the environment's default task. Without
     ``singletask`` there are no rewards: methods with goals take them from later states
-    (``hindsight``), and are evaluated on the environment's five tasks. ``NAME-val.npz``, which lies
-    beside ``NAME.npz``, validates, and nothing else is held out. The first start reads and checks
-    both files in blocks and keeps their columns as memory-mapped arrays.
+    (``hindsight``), and are evaluated on the environment's five tasks. ``NAME-val.npz`` in the same
+    folder as ``NAME.npz`` is used for validation, and nothing else is held out. The first start
+    reads and checks both files in blocks and keeps their columns as memory-mapped arrays.
 
     Args:
         dataset: A name that ``lit-offrl datasets list ogbench`` shows, or the path of an ``.npz``,

@@ -27,8 +27,8 @@ class BrokenOff(Exception):
     """The connection failed or ended early; what has come stays for the next attempt.
 
     Attributes:
-        again: whether another attempt may fare better.
-        after: seconds that the server asks to wait before it.
+        again: Whether another attempt may succeed.
+        after: Seconds that the server asks to wait before another attempt.
     """
 
     def __init__(self, said: str, *, again: bool = True, after: float | None = None) -> None:

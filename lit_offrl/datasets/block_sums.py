@@ -50,7 +50,8 @@ class BlockSums:
         """Return the first index up to which the weights exceed a share of their sum.
 
         Args:
-            shares: in [0, 1], float64: uniform numbers make draws proportional to the weights.
+            shares: Numbers in [0, 1], float64. Uniform numbers make draws proportional to the
+                weights.
 
         Returns:
             (B,) int64 indices, never of weight 0 unless all are, and (B,) shares of the sum that

@@ -40,10 +40,10 @@ def settle_bounds(
     changes gets a narrow range around it.
 
     Args:
-        spec: of the data; without actions it is returned as it is.
-        actions: gives the data's actions (N, a), where their range is needed.
-        low: the lower bound given by the user.
-        high: the upper one.
+        spec: Spec of the data. Without actions it is returned unchanged.
+        actions: Returns the data's actions (N, a); it is called if their range is needed.
+        low: Lower bound given by the user.
+        high: Upper bound given by the user.
 
     Raises:
         ConfigError: a bound given is not finite, has another number of dimensions, or is not below

@@ -78,9 +78,9 @@ class ColumnCache:
         """Return an entry's dataset, which ``make`` reads where it is missing or damaged.
 
         Args:
-            sha256: of the file.
-            options: of the reader, as far as columns or spec depend on them; plain types.
-            make: reads the dataset; its errors are passed on, and no entry is written.
+            sha256: Hash of the file.
+            options: Options of the reader that change columns or spec, as plain types.
+            make: Reads the dataset. Its errors are passed on, and no entry is written then.
 
         Raises:
             DatasetError: if the folder cannot be written.

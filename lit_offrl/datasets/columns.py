@@ -38,11 +38,11 @@ def check_layout(
     """Check what can be checked of a column without its values, and return its final shape.
 
     Args:
-        name: the column.
-        shape: its shape as found; (N, 1) is read as (N,) where numbers or flags belong.
-        dtype: its dtype as found.
+        name: Name of the column.
+        shape: Shape that was found. (N, 1) is read as (N,) for numbers and flags.
+        dtype: Dtype that was found.
         rows: N, the length of ``observations``, or None to leave the length unchecked.
-        where: the file, for messages.
+        where: The file, for messages.
 
     Raises:
         DatasetError: if the dtype is not numeric, the shape is wrong or the length is not N.

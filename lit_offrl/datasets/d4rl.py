@@ -1,4 +1,4 @@
-"""D4RL's conventions put right, where rows read as they stand would make wrong episodes.
+"""Corrects D4RL's conventions if rows read as recorded would make wrong episodes.
 
 AntMaze: rewards and terminals are 1 in every row whose next position is at the goal, and the run
 goes on to its timeout. One terminal ends an episode here, so the rows after the first at the goal
@@ -43,12 +43,12 @@ def fix_conventions(
     """Return the columns by the conventions above, and what was done, a sentence each.
 
     Args:
-        columns: as stored.
-        task: the dataset's name in D4RL, or the id of one of this package's environments, which
-            tell the family; None where these conventions do not hold.
-        step_limit: of the environment, if it has one.
-        where: the file, for messages.
-        sparse_windows: whether runs end with their first rewarded row.
+        columns: Columns as stored.
+        task: Name of the dataset in D4RL, or id of one of this package's environments, which
+            determines the family. None if these conventions do not apply.
+        step_limit: Step limit of the environment, if it has one.
+        where: The file, for messages.
+        sparse_windows: Whether runs end with their first rewarded row.
 
     Raises:
         DatasetError: if a column is wrong, or missing for sparse windows.

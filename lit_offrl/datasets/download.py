@@ -37,10 +37,10 @@ def download(
     """Bring a dataset's file to disk, unless it is there as it was verified before.
 
     Args:
-        entry: of the catalogue.
-        data_dir: where to; ``default_data_dir()`` unless given.
-        force: download again, whatever is there.
-        progress: show a bar on stderr.
+        entry: Entry of the catalogue.
+        data_dir: Target folder; ``default_data_dir()`` by default.
+        force: Download again even if the file exists.
+        progress: Show a progress bar on stderr.
 
     Returns:
         The verified file; of OGBench's two that to train on.

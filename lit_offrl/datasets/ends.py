@@ -64,7 +64,7 @@ def kind_of(key: str) -> str | None:
     """Return what a column claims by its name, ``"unknown"`` if it only sounds like an end.
 
     Args:
-        key: the column's name, such as ``infos/TimeLimit.truncated``; only its last part counts.
+        key: Name of the column, such as ``infos/TimeLimit.truncated``. Only its last part counts.
 
     Returns:
         One of the kinds above; None for a name that has nothing to do with episodes' ends.

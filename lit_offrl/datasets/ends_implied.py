@@ -20,8 +20,9 @@ def implied_ends(kind: str, values: np.ndarray, terminals: np.ndarray) -> np.nda
 
     Args:
         kind: ``counts``, ``numbers`` or ``lengths``.
-        values: of the column (N,).
-        terminals: the known ones (N,): a counter that goes on past one counts something else.
+        values: Values of the column (N,).
+        terminals: Known terminals (N,). A counter that continues past one of them counts something
+            else.
     """
     if not np.isfinite(values).all():
         return None

@@ -22,27 +22,29 @@ class CatalogEntry:
     """A published dataset: where it is, what it holds, what is known of its returns.
 
     Attributes:
-        name: its name here and where it was published.
-        url: of the HDF5 file.
-        family: which data have the same shape and conventions, e.g. ``maze2d``.
-        env_id: gymnasium id of its environment, a key of ``ENVIRONMENTS``; None where there is
-            none, in which case ``why_no_env`` says why.
-        why_no_env: why its policies cannot be evaluated here.
-        observation_dim: o, where it is known before the file is on disk.
-        action_dim: a, size of an action.
-        max_episode_steps: the step limit, if there is one.
-        ref_min_score: the episode return that scores 0, if the authors give one.
-        ref_max_score: the episode return that scores 100; None if there is none.
-        ref_source: where the two come from.
-        rows: as published, where known; extra rows at the episodes' ends included.
-        kind: of d4rl-pybullet's data: ``random``, ``medium`` or ``mixed``.
-        mean_return: published for d4rl-pybullet's data, as are the next three.
-        std_return: spread over episodes.
-        min_return: of the worst episode.
-        max_return: of the best episode.
-        format: the file's layout.
-        refusal: why the data are refused unless their faults are accepted, if they are.
-        warning: what to know of the data before they are used, if anything.
+        name: Name of the dataset, here and where it was published.
+        url: Address of the HDF5 file.
+        family: Family of data with the same shape and conventions, e.g. ``maze2d``.
+        env_id: Id of its environment in gymnasium, a key of ``ENVIRONMENTS``. If it is None,
+            ``why_no_env`` gives the reason.
+        why_no_env: Why its policies cannot be evaluated here.
+        observation_dim: Size of an observation, o, if it is known before the file is on disk.
+        action_dim: Size of an action, a.
+        max_episode_steps: Step limit, if there is one.
+        ref_min_score: Episode return that scores 0, if the authors give one.
+        ref_max_score: Episode return that scores 100, if the authors give one.
+        ref_source: Source of both references.
+        rows: Published number of rows, if known, including extra rows at the ends of episodes.
+        kind: Kind of d4rl-pybullet's data: ``random``, ``medium`` or ``mixed``.
+        mean_return: Mean return as published for d4rl-pybullet's data; so are the next three
+            numbers.
+        std_return: Standard deviation of returns over episodes.
+        min_return: Return of the worst episode.
+        max_return: Return of the best episode.
+        format: Layout of the file.
+        refusal: Why the data are refused unless the user accepts their faults; None if they are
+            not.
+        warning: Warning to print before the data are used, if there is one.
     """
 
     name: str

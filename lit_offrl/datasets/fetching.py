@@ -51,11 +51,11 @@ def fetch(url: str, part: Path, name: str, limit: int, progress: bool) -> Fetche
     """Bring the rest of a file, or all of it, to ``part``.
 
     Args:
-        url: http or https.
-        part: where the bytes go; beside it a sidecar tells which version they are of.
-        name: for the bar.
-        limit: bytes that the file has at most.
-        progress: show a bar on stderr.
+        url: Address, http or https.
+        part: File for the bytes. A sidecar beside it says which version they belong to.
+        name: Name shown in the progress bar.
+        limit: Largest possible size of the file in bytes.
+        progress: Show a progress bar on stderr.
 
     Raises:
         BrokenOff: it did not come whole in several attempts.

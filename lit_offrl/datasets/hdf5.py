@@ -1,4 +1,4 @@
-"""Datasets from and to HDF5: D4RL's layout, and d4rl-pybullet's put right."""
+"""Datasets from and to HDF5: D4RL's layout, and d4rl-pybullet's, which is corrected."""
 
 from __future__ import annotations
 
@@ -50,18 +50,19 @@ def read_hdf5(
     """Read a file whole, check every value, and return it as episodes.
 
     Args:
-        path: the file.
-        require: columns that must be there beside ``observations`` and the episodes' ends; others
-            are read where present.
+        path: The file.
+        require: Columns that are required in addition to ``observations`` and the ends of episodes.
+            Other columns are read if the file has them.
         format: ``d4rl``; ``pybullet`` (rewards shifted by one, no timeouts); or ``auto``: what the
             file's attribute ``lit_offrl_layout`` says, else ``pybullet`` if the file has no
             ``timeouts``, its ``terminals`` are (N, 1) and the action on every terminal row is
             zero, else ``d4rl``. A guess stands in the spec's ``handling``.
-        env_id: the environment's gymnasium id, where the file does not say, or says it wrong.
-        name: the name the dataset goes by; the file's own unless given.
-        task: whose conventions hold in layout ``d4rl`` (see ``d4rl.fix_conventions``), where not
-            those that the environment's id tells.
-        sparse_windows: whether episodes end with their first reward (see ``d4rl.fix_conventions``).
+        env_id: Id of the environment in gymnasium, if the file does not name it or names a wrong
+            one.
+        name: Name of the dataset; the file's own by default.
+        task: Task whose conventions apply in layout ``d4rl`` (see ``d4rl.fix_conventions``), if
+            they are not those of the environment's id.
+        sparse_windows: Whether episodes end with their first reward (see ``d4rl.fix_conventions``).
 
     Raises:
         DatasetError: one line with the file, the column and the row of the first thing wrong.
@@ -145,12 +146,11 @@ def write_hdf5(
     """Write columns in D4RL's layout, compressed; the file appears whole or not at all.
 
     Args:
-        path: the file; missing folders are made, an existing file is replaced.
-        columns: as in ``OfflineDataset``.
-        attributes: provenance, and what readers look for: ``env_id``, ``max_episode_steps``,
+        path: The file. Missing folders are made, and an existing file is replaced.
+        columns: Columns, as in ``OfflineDataset``.
+        attributes: Provenance, and what readers look for: ``env_id``, ``max_episode_steps``,
             ``action_low``, ``action_high``, ``ref_min_score``, ``ref_max_score``, ``ref_source``,
-            ``score_of``.
-            None is left out; what HDF5 has no type for is written as text.
+            ``score_of``. None is left out; what HDF5 has no type for is written as text.
 
     Returns:
         The path.

@@ -38,10 +38,10 @@ class Hdf5File:
     """A context manager over one file.
 
     Attributes:
-        path: the file.
-        attributes: the file's own attributes, as str, numbers or tuples of numbers.
-        columns: the known columns that the file has.
-        ends: other arrays that may say where episodes end, see ``ends``, by their paths.
+        path: The file.
+        attributes: Attributes of the file, as str, numbers or tuples of numbers.
+        columns: Known columns that the file has.
+        ends: Other arrays that may say where episodes end, see ``ends``, by their paths.
 
     Raises:
         DatasetError: on entering, if the file is missing, no file, not HDF5, truncated or damaged;

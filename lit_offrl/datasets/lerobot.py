@@ -98,7 +98,7 @@ class LeRobotSource:
         guess: Whether all features ``observation…`` are taken where there is no
             ``observation.state`` and none are given.
         cache: Where columns are kept between starts; None reads the files at each start.
-        env_id: gymnasium id of the environment.
+        env_id: Id of the environment in gymnasium.
 
     Attributes:
         name: The name it goes by in tables.

@@ -18,13 +18,13 @@ def choose_columns(text: str, names: Sequence[str], option: str, where: str) -> 
     """Return the columns that a text stands for, in its order.
 
     Args:
-        text: names with commas between them. Each may also be a range of numbered columns,
+        text: Names with commas between them. Each may also be a range of numbered columns,
             ``obs_0..obs_11`` or ``obs_0..11``, both ends included, or a pattern with ``*`` and
             ``?``, whose columns come in the log's order. A name that the log has stands for itself,
             whatever is in it.
-        names: of the log's columns.
-        option: that the text was given with, for messages.
-        where: the log, for messages.
+        names: Names of the log's columns.
+        option: Option that the text was given with, for messages.
+        where: The log, for messages.
 
     Raises:
         ConfigError: a column is not there, or is named twice.

@@ -36,9 +36,9 @@ class Log:
     """A log on disk.
 
     Attributes:
-        path: of the file.
-        columns: the names of its columns, in its order.
-        separator: what stands between the columns of text; None in Parquet.
+        path: Path of the file.
+        columns: Names of its columns, in the order of the file.
+        separator: Separator of columns in text; None for Parquet.
 
     Raises:
         DatasetError: on ``open_log``, if it is missing, no log, or damaged.

@@ -43,12 +43,13 @@ class MinariSource:
     """A Minari dataset on disk.
 
     Args:
-        dataset_id: such as ``D4RL/pointmaze/umaze-v2``, or the path of a dataset's folder.
-        observations: of a nested observation, the parts that are put behind each other, see
+        dataset_id: Id such as ``D4RL/pointmaze/umaze-v2``, or the path of a dataset's folder.
+        observations: Of a nested observation, the parts that are put behind each other, see
             ``minari_spaces``; None where observations are plain vectors. A ``desired_goal`` that is
             not among them becomes the column ``goals``.
-        guess: take ``usual_choice`` of the parts where ``observations`` is None.
-        cache: where columns are kept between starts; None reads the files at each start.
+        guess: Take ``usual_choice`` of the parts if ``observations`` is None.
+        cache: Folder in which columns are kept between starts. With None, files are read at each
+            start.
 
     Attributes:
         name: the name it goes by in tables: never that of D4RL.

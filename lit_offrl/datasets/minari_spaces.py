@@ -33,8 +33,8 @@ class Part:
     """A part of an observation that is no dictionary or tuple itself.
 
     Attributes:
-        keys: the path to it; empty where the observation is one vector.
-        space: its space.
+        keys: Path to the part; empty if the observation is one vector.
+        space: Space of the part.
     """
 
     keys: tuple[str | int, ...]
@@ -132,10 +132,10 @@ def choose(space: spaces.Space, names: Sequence[str] | None, where: str) -> list
     """Return the parts that make an observation, in the order of their names.
 
     Args:
-        space: of the observations.
-        names: of parts, or of dictionaries for all parts in them; None where the observation is
+        space: Space of the observations.
+        names: Names of parts, or of dictionaries for all parts in them; None if the observation is
             one vector.
-        where: the dataset, for messages.
+        where: The dataset, for messages.
 
     Raises:
         ConfigError: there is something to choose and ``names`` does not, or there is not and it

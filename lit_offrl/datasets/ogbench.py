@@ -52,7 +52,7 @@ class OGBenchSource:
     Attributes:
         name: Name of the dataset.
         path: The training file; ``validation`` is beside it.
-        env_id: gymnasium id of the environment, a key of ``ENVIRONMENTS``.
+        env_id: Id of the environment in gymnasium, a key of ``ENVIRONMENTS``.
         entry: Its entry in the catalogue, if it has one.
         reading: How it is read; of its options only the cache concerns these data.
     """

@@ -60,8 +60,8 @@ class Family:
 
     Attributes:
         name: As ``cube-single``.
-        observation_dim: o.
-        action_dim: a; actions are within ±1.
+        observation_dim: Size of an observation, o.
+        action_dim: Size of an action, a. Actions are within ±1.
         max_episode_steps: The step limit.
         default_task: Number of the task that an id without one means.
         data: Size of the training file of each kind of data, as ``{"play": Size(1000, 1001)}``.

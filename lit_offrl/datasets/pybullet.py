@@ -1,4 +1,4 @@
-"""d4rl-pybullet's layout put right: rewards shifted by one, time limits disguised as terminals.
+"""Corrects d4rl-pybullet's layout: rewards shifted by one, and time limits written as terminals.
 
 A row of the file is (obs_t, action_t, the reward that arrived AT obs_t, whether obs_t is terminal),
 and each episode ends in an extra row (final observation, zero action, terminal 1):
@@ -60,10 +60,10 @@ def to_transitions(
     """Turn the file's rows into one row a transition, with ``next_observations`` and ``timeouts``.
 
     Args:
-        columns: as stored: ``observations`` (N, o), ``terminals`` (N, 1), and where the file has
-            them ``actions`` (N, a) and ``rewards`` (N, 1).
-        step_limit: an episode of exactly so many transitions ended in a timeout.
-        where: the file, for messages, whose rows are the file's own.
+        columns: Columns as stored: ``observations`` (N, o), ``terminals`` (N, 1), and ``actions``
+            (N, a) and ``rewards`` (N, 1) if the file has them.
+        step_limit: Step limit: an episode of exactly this many transitions ended in a timeout.
+        where: The file, for messages; their rows are those of the file.
 
     Raises:
         DatasetError: if a column is wrong, or no transition is left.

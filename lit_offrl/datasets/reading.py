@@ -14,7 +14,8 @@ class Reading:
 
     Attributes:
         format: Layout of an HDF5 file, see ``read_hdf5``.
-        env_id: gymnasium id of the environment, where the file does not name it or is wrong.
+        env_id: Id of the environment in gymnasium, if the file does not name it or names a wrong
+            one.
         sparse_windows: Whether an episode ends with its first rewarded row, see
             ``d4rl.fix_conventions``.
         accept_faults: Whether data that the catalogue refuses are read all the same.

@@ -35,8 +35,8 @@ _BESIDE = ": a checkpoint of own steps goes on only beside the file of its rows.
 class Replay:
     """All steps that a run takes itself, as the columns of a dataset that grows row by row.
 
-    ``rewards`` are the environment's. The episode under way is, for whoever looks at the rows, cut
-    off by a timeout at the last one, so that its value goes on in the next observation.
+    ``rewards`` are the environment's. To readers of the rows, the running episode is cut off by a
+    timeout at the last one, so that its value goes on in the next observation.
 
     Args:
         capacity: Number of rows that there will be.

@@ -28,7 +28,7 @@ def handle_rewards(dataset: OfflineDataset, rewards: Rewards) -> OfflineDataset:
     """Return a dataset whose rewards are what a method trains on; scores are not touched.
 
     Args:
-        dataset: as read.
+        dataset: Dataset as read.
         rewards: ``as_recorded``;
             ``minus_one``: r − 1, for rewards of 0 and 1 (IQL on AntMaze);
             ``centred``: 4 · (r − 0.5) (CQL, Diffusion-QL on AntMaze);
@@ -65,9 +65,9 @@ def environment_rewards(
     """Return what makes an environment's rewards (n,) those that ``handle_rewards`` trains on.
 
     Args:
-        recorded: dataset as read, whose episode returns ``return_range`` goes by.
-        rewards: as in ``handle_rewards``. With ``differences`` the environment's are left as they
-            are, since the kitchen itself pays once.
+        recorded: Dataset as read, from whose episode returns ``return_range`` is computed.
+        rewards: Option, as in ``handle_rewards``. With ``differences`` the environment's rewards
+            are unchanged, since the kitchen itself rewards each element once.
 
     Raises:
         ConfigError: ``sparse_windows``, which ends episodes where no environment does.

@@ -92,7 +92,7 @@ class RobomimicSource:
         options: How demonstrations become rows.
         guess: Whether all keys of numbers are taken where there are several and none are given.
         cache: Where columns are kept between starts; None reads the file at each start.
-        env_id: gymnasium id of the environment.
+        env_id: Id of the environment in gymnasium.
 
     Attributes:
         name: The name it goes by in tables.

@@ -30,23 +30,25 @@ class DatasetSpec:
     """What is known of a dataset without its rows; plain types only.
 
     Attributes:
-        name: the name it goes by in tables.
-        observation_dim: o.
-        action_dim: a, or 0 where the data have no actions.
-        action_low: lower bound of each action dimension (a,), if known.
-        action_high: upper bound of each action dimension (a,), if known.
-        env_id: gymnasium id of the environment, if known.
-        max_episode_steps: its step limit, if known.
-        ref_min_score: the episode return (see ``score_of``) that scores 0, if known.
-        ref_max_score: that which scores 100, if known.
-        ref_source: where the two references come from.
-        score_of: what the references are of: an episode's ``return``, or its ``success``, 0 or 1.
-        sha256: of the file, once it has been read whole.
-        origin: the file, or what else the rows come from; messages begin with it.
-        columns: the names of the columns.
-        why_no_env: why its policies cannot be evaluated, where no environment can be had.
-        handling: what was done to the file's rows on reading, a sentence each; stands with scores.
-        notices: what the user is to know of the values, a line each; ``fit`` and ``check`` say it.
+        name: Name of the dataset in tables.
+        observation_dim: Size of an observation, o.
+        action_dim: Size of an action, a, or 0 if the data have no actions.
+        action_low: Lower bound of each action dimension (a,), if known.
+        action_high: Upper bound of each action dimension (a,), if known.
+        env_id: Id of the environment in gymnasium, if known.
+        max_episode_steps: Step limit of the environment, if known.
+        ref_min_score: Episode return (see ``score_of``) that scores 0, if known.
+        ref_max_score: Episode return that scores 100, if known.
+        ref_source: Source of both references.
+        score_of: Quantity of the references: an episode's ``return``, or its ``success``, 0 or 1.
+        sha256: Hash of the file, once it has been read completely.
+        origin: The file or other source of the rows; messages begin with it.
+        columns: Names of the columns.
+        why_no_env: Why its policies cannot be evaluated, if no environment is available.
+        handling: What was done to the file's rows on reading, one sentence each; evaluation records
+            contain it.
+        notices: What users should know of the values, one line each; ``fit`` and ``check`` print
+            it.
     """
 
     name: str
@@ -151,10 +153,10 @@ class OfflineDataset:
             corrected the policy) and ``next_unknown`` (True on an episode's last row whose next
             observation is not the next state) (N,) bool; always ``terminals`` and ``timeouts``
             (N,) bool.
-        spec: dimensions, environment, references; its dimensions must be those of the columns.
-        provenance: how the data came to be, as text.
-        episodes: int64 (E, 2), each episode's rows [start, stop).
-        cut_off: whether the rows ended within an episode.
+        spec: Dimensions, environment and references. The dimensions must be those of the columns.
+        provenance: How the data were made, as text.
+        episodes: Rows [start, stop) of each episode, int64 (E, 2).
+        cut_off: Whether the rows end within an episode.
 
     Raises:
         DatasetError: naming file, column and row of the first thing wrong.
@@ -197,12 +199,12 @@ class OfflineDataset:
         """Build a dataset whose spec takes its dimensions from the columns.
 
         Args:
-            columns: as in the class; those that say otherwise where episodes end, such as
+            columns: Columns as in the class. Other columns that say where episodes end, such as
                 ``truncations`` or ``dones``, are read as in files, see ``ends``.
-            name: the name it goes by.
-            origin: what messages begin with.
-            provenance: how the data came to be.
-            **facts: other fields of ``DatasetSpec``, such as ``env_id``.
+            name: Name of the dataset.
+            origin: Beginning of messages.
+            provenance: How the data were made.
+            **facts: Other fields of ``DatasetSpec``, such as ``env_id``.
         """
         columns, said = _with_read_ends(columns, origin)
         cleaned = clean_columns(columns, origin)

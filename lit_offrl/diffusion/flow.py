@@ -42,9 +42,9 @@ def flow_loss(
     return.
 
     Args:
-        velocity: maps x_t (B, …) and t (B,) to dx/dt (B, …).
+        velocity: Maps x_t (B, …) and t (B,) to dx/dt (B, …).
         data: (B, …), of any event shape.
-        generator: source of t and of the noise; t is drawn first.
+        generator: Source of t and of the noise. t is drawn first.
     """
     rows, device = data.shape[0], data.device
     t = draw_uniform((rows,), generator, device=device, dtype=data.dtype)
@@ -98,13 +98,13 @@ class FlowSampler(ABC):
         ``dtype``.
 
         Args:
-            velocity: maps x_t (B, …) and t (B,), one number that is expanded, to dx/dt (B, …).
+            velocity: Maps x_t (B, …) and t (B,), one number that is expanded, to dx/dt (B, …).
             shape: (B, …), any event shape.
-            generator: source of the noise.
-            device: where to sample.
-            dtype: of the state.
-            initial_noise: standard normal numbers of ``shape`` in place of the draw; the
-                temperature applies to them too.
+            generator: Source of the noise.
+            device: Device of the samples.
+            dtype: Dtype of the state.
+            initial_noise: Standard normal numbers of ``shape`` instead of the draw. The temperature
+                applies to them, too.
 
         Raises:
             ValueError: ``initial_noise`` has another shape.

@@ -50,10 +50,10 @@ def classifier_free_guidance(
     forward of 2 B rows, the conditional ones first; the encodings are joined once, here.
 
     Args:
-        denoise: the denoiser, which takes an encoded condition.
-        conditional: encoded condition of B rows.
-        unconditional: encoded null condition of the same structure, of B rows or of one.
-        scale: the w of ``u + w (c − u)``.
+        denoise: The denoiser, which takes an encoded condition.
+        conditional: Encoded condition of B rows.
+        unconditional: Encoded null condition of the same structure, of B rows or of one.
+        scale: Factor w of ``u + w (c − u)``.
     """
     if scale in (0, 1):
         encoded = conditional
@@ -89,13 +89,13 @@ def classifier_guidance(
     denoiser's forward; no gradient flows on through g to x_t.
 
     Args:
-        denoise: the denoiser, already under its condition.
-        log_density: differentiable in x_t; rows must not depend on each other. Exact guidance
-            needs it at each noise level t; ∇_a Q(s, a) at the noisy action ignores t. Tensors that
-            it holds must not come from inference mode.
-        scale: of the gradient.
-        schedule: the schedule that the denoiser was trained with.
-        prediction: what the denoiser predicts.
+        denoise: The denoiser with its condition applied.
+        log_density: Differentiable in x_t; rows must not depend on each other. Exact guidance needs
+            it at each noise level t; ∇_a Q(s, a) at the noisy action ignores t. Tensors that it
+            holds must not come from inference mode.
+        scale: Factor of the gradient.
+        schedule: The schedule that the denoiser was trained with.
+        prediction: What the denoiser predicts.
     """
 
     def guided(x_t: Rows, t: Times) -> Rows:

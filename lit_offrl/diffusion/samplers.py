@@ -50,14 +50,15 @@ class Sampler(ABC):
     """Draws samples with a denoiser by stepping from t = T to t = 0.
 
     Args:
-        num_steps: denoising steps, out of the T that were trained: `time_grid`. None means all.
-        clip: bound of what is clipped to [−clip, clip]; None does not clip.
-        clipping: what is clipped in each step. ``estimate``: the estimate of x_0, as Diffusion-QL's
+        num_steps: Number of denoising steps, out of the T that were trained: `time_grid`. None
+            means all.
+        clip: Bound of what is clipped to [−clip, clip]; None disables clipping.
+        clipping: What is clipped in each step. ``estimate``: the estimate of x_0, as Diffusion-QL's
             code and Ho et al.'s do; the noise estimate is then the one that goes with the clipped
             x_0. ``sample``: the noisy x_s that the step ends in, its noise included, as IDQL's and
             ACD's code does; the initial noise is not clipped. ``none``: nothing. (Hugging Face's
             ``clip_sample`` is ``estimate``.)
-        temperature: multiplies all injected noise, the initial x_T included; at 0 samples are
+        temperature: Factor of all injected noise, including the initial x_T. At 0 samples are
             deterministic and equal.
         extra_steps: Diffusion-X (Pearce et al. 2023): further noise-free denoising
             steps at t = 1 after the last, which move samples to higher likelihood. Each is
@@ -122,17 +123,17 @@ class Sampler(ABC):
         or differentiates through the whole chain. Under autocast the state stays in ``dtype``.
 
         Args:
-            denoise: the denoiser under its condition, or what `guidance` returns.
-            schedule: the schedule that the denoiser was trained with.
+            denoise: The denoiser with its condition applied, or what `guidance` returns.
+            schedule: The schedule that the denoiser was trained with.
             shape: (B, …), any event shape.
-            prediction: what the denoiser predicts.
-            generator: source of all noise.
-            device: where to sample; None is the schedule's device.
-            dtype: of the state.
-            initial_noise: standard normal numbers of ``shape`` in place of the initial draw; the
-                temperature applies to them too.
-            before: maps x_t and its step to what is denoised in its place, such as x_t with some
-                of its numbers set to what is known, or moved along a gradient.
+            prediction: What the denoiser predicts.
+            generator: Source of all noise.
+            device: Device of the samples; None is the schedule's device.
+            dtype: Dtype of the state.
+            initial_noise: Standard normal numbers of ``shape`` instead of the initial draw. The
+                temperature applies to them, too.
+            before: Maps x_t and its step to the x_t that is denoised instead, such as x_t with some
+                numbers set to known values, or moved along a gradient.
 
         Raises:
             ConfigError: the sampler has more steps than were trained.
@@ -210,11 +211,11 @@ class DDPM(Sampler):
     On a subsampled grid q is that of the coarse chain, from ratios of ᾱ: β = 1 − ᾱ_t/ᾱ_s.
 
     Args:
-        variance: of a step, ``beta`` (β, exact for data that are standard normal) or ``posterior``
-            (β σ_s²/σ_t², exact for data that are one point). They differ little with many steps.
-            With few out of many, samples are too wide by ``beta``, too narrow by ``posterior``;
-            with all of few (vp, T = 5) too narrow by both, more by ``posterior``. The last step
-            adds no noise.
+        variance: Variance of a step: ``beta`` (β, exact for data that are standard normal) or
+            ``posterior`` (β σ_s²/σ_t², exact for data that are one point). They differ little with
+            many steps. With few out of many, samples are too wide by ``beta``, too narrow by
+            ``posterior``; with all of few (vp, T = 5) too narrow by both, more by ``posterior``.
+            The last step adds no noise.
 
     Raises:
         ConfigError: as `Sampler`, or an unknown variance.
@@ -249,8 +250,8 @@ class DDIM(Sampler):
     """DDIM (Song et al. 2021, eqs. 12 and 16): x_s = α_s x̂_0 + √(σ_s² − n²) ε̂ + n z.
 
     Args:
-        eta: n is ``eta`` times the posterior standard deviation: 0 is a deterministic map from
-            noise to data (first order in the step), 1 is `DDPM` with posterior variance.
+        eta: The noise n is ``eta`` times the posterior standard deviation: 0 is a deterministic map
+            from noise to data (first order in the step), 1 is `DDPM` with posterior variance.
 
     Raises:
         ConfigError: as `Sampler`, or eta outside [0, 1].
@@ -306,9 +307,9 @@ def make_sampler(name: str, *, variance: Variance | None = None, **options: Any)
     """Build a sampler from its name (``ddpm``, ``ddim``, ``dpm++``) and its options.
 
     Args:
-        name: which.
-        variance: that of `DDPM`; no other sampler's noise has one to choose, and takes none of it.
-        **options: what the sampler's class takes.
+        name: Name of the sampler.
+        variance: Variance of `DDPM`. Other samplers have no such option.
+        **options: Options of the sampler's class.
 
     Raises:
         ConfigError: unknown name or option, or an option out of range.

@@ -119,15 +119,15 @@ def diffusion_loss(
     least, whatever autocast makes the denoiser return.
 
     Args:
-        denoise: maps x_t (B, …) and t (B,) int64 to a prediction (B, …).
-        schedule: the noise schedule, on the device of ``x0``.
-        x0: data (B, …), of any event shape.
-        generator: source of t and ε; t is drawn first.
-        prediction: what the denoiser predicts.
-        weighting: see `loss_weight`.
-        gamma: γ of Min-SNR-γ.
-        entries: weights of the squared errors of an event's numbers, of a shape that broadcasts to
-            (B, …), before their mean; all 1 if None.
+        denoise: Maps x_t (B, …) and t (B,) int64 to a prediction (B, …).
+        schedule: The noise schedule, on the device of ``x0``.
+        x0: Data (B, …) of any event shape.
+        generator: Source of t and ε. t is drawn first.
+        prediction: What the denoiser predicts.
+        weighting: See `loss_weight`.
+        gamma: Parameter γ of Min-SNR-γ.
+        entries: Weights of the squared errors of an event's numbers before their mean, of a shape
+            that broadcasts to (B, …); all 1 if None.
     """
     rows, device = x0.shape[0], x0.device
     t = draw_times(rows, schedule.num_steps, generator, device=device)

@@ -48,9 +48,9 @@ class AntMazeEnv(gymnasium.Env):
     ``reset(options={"position": (x, y), "goal": (x, y)})`` starts elsewhere, or fixes the goal.
 
     Args:
-        maze: a key of ``GOALS``.
+        maze: Name of the maze, a key of ``GOALS``.
         goal: (x, y) of all episodes instead of a draw for each.
-        ends_at_goal: terminate there, as D4RL's evaluation does; False to collect data.
+        ends_at_goal: Terminate at the goal, as D4RL's evaluation does; False to collect data.
         render_mode: ``"rgb_array"`` for pictures from above, made without GL.
 
     Raises:

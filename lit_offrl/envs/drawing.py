@@ -13,7 +13,7 @@ class Canvas:
     Args:
         size: (width, height) in pixels.
         corner: (x, y) of the lower left corner of the visible area, in metres.
-        extent: its (width, height) in metres; it is scaled to fit and centred.
+        extent: Width and height of the drawing in metres. It is scaled to fit and centred.
     """
 
     def __init__(

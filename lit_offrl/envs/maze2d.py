@@ -34,8 +34,8 @@ class Maze2dEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     within 0.5 of it now.
 
     Args:
-        maze: the name of a maze of D4RL, or a maze.
-        dense: pay exp(−distance).
+        maze: Name of a maze of D4RL, or a maze.
+        dense: Give the reward exp(−distance).
         render_mode: None or ``"rgb_array"``, which needs no OpenGL.
 
     Raises:

@@ -27,10 +27,10 @@ class Maze:
     """A maze with the goal cell of its score and its step limit.
 
     Attributes:
-        name: what errors call it.
-        drawing: its lines, all of one length, with walls all around.
-        goal: the cell (i, j) that scores are measured at.
-        max_episode_steps: the step limit.
+        name: Name in error messages.
+        drawing: Lines of the drawing, all of one length, with walls all around.
+        goal: Cell (i, j) of the goal that scores are measured at.
+        max_episode_steps: Step limit.
     """
 
     name: str

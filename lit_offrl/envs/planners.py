@@ -58,9 +58,9 @@ class WaypointPlanner:
     the rows of idle environments with zeros.
 
     Args:
-        maze: where.
-        goal: the goal cell; the maze's own when None.
-        seed: of the waypoints' jitter.
+        maze: The maze.
+        goal: Goal cell; the maze's own if None.
+        seed: Seed of the waypoints' jitter.
         replan: False plans for each of the E rows once, and drives from every later start straight
             at the goal, walls or not: what the script behind D4RL's reference scores did.
     """

@@ -66,8 +66,8 @@ class PointMass:
     """One point in one maze.
 
     Attributes:
-        qpos: position (2,), float64, a view of the simulator's memory.
-        qvel: velocity (2,), float64, in metres per second.
+        qpos: Position (2,), float64, a view of the simulator's memory.
+        qvel: Velocity (2,), float64, in metres per second, a view of the simulator's memory.
 
     Raises:
         EvaluationError: MuJoCo is not installed.

@@ -204,11 +204,12 @@ def make_env(
     the same state in a used one.
 
     Args:
-        env_id: a gymnasium id.
-        max_episode_steps: the step limit; the registered one when None.
+        env_id: Id of the environment in gymnasium.
+        max_episode_steps: Step limit; the registered one if None.
         render_mode: ``"rgb_array"`` for videos.
         render_size: (width, height) of its pictures in pixels, instead of the environment's own.
-        discrete: also one of discrete actions, which it then takes as `WholeActions`.
+        discrete: Also accept an environment of discrete actions, which then takes them as
+            `WholeActions`.
 
     Raises:
         EvaluationError: unknown id, missing package, an error of the environment's own, or spaces

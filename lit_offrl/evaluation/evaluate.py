@@ -65,7 +65,8 @@ def evaluate_module(
         max_episode_steps: Step limit instead of the environment's own; None takes that of the data
             where the environment has none.
         policy_options: Options of ``module.policy``.
-        gamma: Discount in [0, 1] of discounted returns, which are recorded beside the others.
+        gamma: Discount factor in [0, 1] of discounted returns, which are recorded in addition to
+            the others.
         progress: Whether to show a bar.
         checkpoint: File that the module came from.
         checkpoint_rule: Rule by which that file was chosen, such as ``last``.

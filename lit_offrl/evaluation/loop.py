@@ -40,7 +40,7 @@ class Step(NamedTuple):
 
 
 class Episode:
-    """An episode under way in an environment of its own; subclasses keep its steps.
+    """A running episode in an environment of its own; subclasses keep its steps.
 
     Args:
         number: Number of the episode, which with ``seed`` gives the environment's own seed.
@@ -114,7 +114,7 @@ def run_episodes(
     stopping: Callable[[], int] = lambda: 0,
     who: str = "The policy",
 ) -> None:
-    """Run episodes until none is under way and none begins; all are closed in the end.
+    """Run episodes until none is running and none begins. All are closed in the end.
 
     Args:
         policy: Acts on the raw observations of all slots; it is reset where an episode begins.

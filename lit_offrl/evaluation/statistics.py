@@ -39,8 +39,8 @@ def interquartile_mean(*strata: np.ndarray, axis: int = -1) -> Any:
     A quarter of the values, rounded down, is left out at each end: of fewer than four none is.
 
     Args:
-        strata: values (..., K_m), at least one in all.
-        axis: along which they lie.
+        strata: Values (..., K_m) of each stratum, at least one in all.
+        axis: Axis along which the values lie.
     """
     values = np.sort(np.concatenate(strata, axis=axis), axis=axis)
     count = values.shape[axis]
@@ -72,11 +72,11 @@ def stratified_interval(
     how often it covers the truth.
 
     Args:
-        strata: values (..., K_m) of each stratum; leading dimensions are problems of their own.
+        strata: Values (..., K_m) of each stratum. Leading dimensions are separate problems.
         statistic: :func:`mean`, :func:`interquartile_mean` or the like.
-        level: share of cases that the interval is to cover.
-        resamples: how many.
-        seed: of the resamples.
+        level: Share of cases that the interval should cover.
+        resamples: Number of resamples.
+        seed: Seed of the resamples.
 
     Returns:
         Its ends (...), NaN where a stratum has fewer than two values.
@@ -148,7 +148,7 @@ def performance_profile(
     section 4.2), so that it stays within 0 and 1; of fewer than about ten values it is too narrow.
 
     Args:
-        strata: values (K_m,) of each stratum.
+        strata: Values (K_m,) of each stratum.
         thresholds: (T,).
 
     Returns:
@@ -183,8 +183,8 @@ def coverage(statistic: str, seeds: int, datasets: int) -> tuple[int, int, dict[
 
     Args:
         statistic: ``mean`` or ``IQM``.
-        seeds: fewest runs of a dataset, at least 2.
-        datasets: at least 1.
+        seeds: Fewest runs of a dataset, at least 2.
+        datasets: Number of datasets, at least 1.
     """
     grid = simulated()
     runs = max(count for _, count, _, _ in grid if count <= seeds)

@@ -1,4 +1,4 @@
-"""A wrapper that takes what environments give in all its forms, and refuses what makes no sense.
+"""A wrapper that accepts the results of environments in all valid forms, and refuses invalid ones.
 
 Environments of users' own return rewards as arrays of one number, flags as numpy's, observations as
 lists; others still have the interface of the old gym. What can be meant in one way only is taken
@@ -31,8 +31,8 @@ class StrictEnv(gymnasium.Wrapper):
     Observations keep their type of number and have the shape of their space.
 
     Args:
-        env: an environment of vectors.
-        env_id: what messages call it.
+        env: An environment of vectors.
+        env_id: Name of the environment in messages.
 
     Raises:
         EvaluationError: by ``reset`` and ``step``, of what cannot be used, and of any error of the

@@ -20,8 +20,8 @@ class VideoWriter:
     """Takes pictures of an environment with ``render_mode="rgb_array"``; plays in real time.
 
     Args:
-        path: the ``.mp4``; folders are made.
-        env: the environment, already reset; its first picture is taken at once.
+        path: Path of the ``.mp4`` file. Missing folders are made.
+        env: The environment after its reset. Its first picture is taken at once.
 
     Raises:
         EvaluationError: the environment cannot draw here; the line says what to install.

@@ -222,7 +222,9 @@ def _evaluations(
         key = f"evaluations.{label}"
         _require_name(reader, key, label)
         if label in stages:
-            raise ConfigError(f"{reader.path}: {key}: a stage is called so: call it otherwise.")
+            raise ConfigError(
+                f"{reader.path}: {key}: a stage has this name, too: choose another name."
+            )
         options = {**given["evaluate"], **section}
         stage = options.pop("stage", stages[-1])
         if stage not in stages:

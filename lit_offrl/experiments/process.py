@@ -29,7 +29,8 @@ _TAIL_BYTES = 4096
 
 
 def program() -> tuple[str, ...]:
-    """Return what begins each command, with the modules that this process was told to import."""
+    """Return the beginning of each command, with the modules that ``--import`` named for this
+    process."""
     return (*PROGRAM, *import_words())
 
 

@@ -34,7 +34,7 @@ LOOK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Choices:
-    """What to do with jobs that are not simply gone on with.
+    """What to do with jobs that cannot simply be resumed.
 
     Attributes:
         retry_failed: Try failed ones again.

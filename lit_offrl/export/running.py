@@ -20,7 +20,7 @@ class OnnxPolicy:
     """A policy in an ONNX file of ``export``, see ``load_onnx``; it holds the state between steps.
 
     Args:
-        session: onnxruntime's session of the file.
+        session: Session of the file in onnxruntime.
         facts: What the file says of itself.
         seed: Seed of the noise, with which the same observations have the same actions; or the
             generator that draws it.
@@ -88,7 +88,7 @@ class OnnxPolicy:
 
 
 class OnnxGoalPolicy(OnnxPolicy):
-    """One that is told goals, ``GoalPolicy``."""
+    """An exported policy that takes goals, ``GoalPolicy``."""
 
     _goals: np.ndarray | None = None
 
@@ -107,7 +107,7 @@ class OnnxGoalPolicy(OnnxPolicy):
 
 
 class OnnxRewardPolicy(OnnxPolicy):
-    """One that is told what its steps have earned, ``RewardPolicy``."""
+    """An exported policy that takes the rewards of its steps, ``RewardPolicy``."""
 
     _earned: np.ndarray | None = None
 

@@ -43,12 +43,12 @@ def score_bars(
     Intervals that would dwarf the bars are cut, with an arrow.
 
     Args:
-        bars: by (dataset, method); the place of a missing one stays empty, with a cross.
-        datasets: in order.
-        methods: in order.
-        data: the mean over each dataset's own episodes, where known.
-        label: of the vertical axis.
-        share: whether all datasets have one unit; otherwise each has an axis of its own.
+        bars: Bars by (dataset, method). The place of a missing one stays empty, with a cross.
+        datasets: Datasets in the order of the figure.
+        methods: Methods in the order of the figure.
+        data: Mean over the episodes of each dataset, if known.
+        label: Label of the vertical axis.
+        share: Whether all datasets have one unit. Otherwise each has an axis of its own.
     """
     lines = math.ceil(len(datasets) / _IN_A_ROW)
     size = math.ceil(len(datasets) / lines) if share else 1

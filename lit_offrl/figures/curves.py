@@ -36,7 +36,7 @@ def training_curves(history: Mapping[str, Sequence[tuple[int, float]]]) -> Figur
         panels.setdefault(rest if shared else name, {})[split if shared else name] = points
     rows = max(1, math.ceil(len(panels) / _COLUMNS))
     height = 2.8 * rows
-    figure = Figure(figsize=(4.2 * _COLUMNS, height), layout="none")
+    figure = Figure(figsize=(4.2 * _COLUMNS, height), constrained_layout=False)
     # A layout that measures all labels first takes longer than the drawing itself.
     figure.subplots_adjust(
         left=0.06, right=0.98, bottom=0.5 / height, top=1 - 0.35 / height, wspace=0.22, hspace=0.5
@@ -75,9 +75,9 @@ def improvement_curve(rounds: Sequence[Mapping[str, Any]], title: str = "") -> F
     """Draw each round's return against the environment steps that it was learned from.
 
     Args:
-        rounds: with ``environment_steps``, ``return_mean``, ``return_standard_error`` (of the
-            evaluation) and, where any was collected, ``collected_return_mean`` (of those rows).
-        title: of the figure.
+        rounds: Rounds with ``environment_steps``, ``return_mean``, ``return_standard_error`` (of
+            the evaluation) and, if any rows were collected, their ``collected_return_mean``.
+        title: Title of the figure.
     """
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axis = figure.subplots()

@@ -22,9 +22,9 @@ def draw_walls(axis: Axes, free: np.ndarray, corner: float) -> None:
     """Draw a maze as its pictures show it, x down and y to the right.
 
     Args:
-        axis: where; positions (x, y) are then drawn at (y, x).
-        free: whether a cell is free (X, Y).
-        corner: x and y of the first cell's outer corner; cells have sides of 1.
+        axis: Axis to draw on. Positions (x, y) are then drawn at (y, x).
+        free: Whether a cell is free (X, Y).
+        corner: Coordinate x and y of the first cell's outer corner. Cells have sides of 1.
     """
     lines, columns = free.shape
     axis.add_patch(Rectangle((corner, corner), columns, lines, color=_WALL, linewidth=0))
@@ -101,7 +101,7 @@ def maze2d_gamma(numbers: Mapping[str, Any]) -> Figure:
     names = [f"policy {policy:g}" for policy in numbers["policies"]]
     for number, (name, look) in enumerate(looks(names).items()):
         ways = {s: [row[s]["way_by_policy"][number] for row in rows] for s in ("data", "samples")}
-        style = {"color": look.colour, "marker": look.marker, "ms": 4, "lw": 1.2}
+        style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "ms": 4, "lw": 1.2}
         axis.plot(horizon, ways["data"], mfc="white", ls=DASHED, **style)
         axis.plot(horizon, ways["samples"], **style)
         axis.annotate(

@@ -34,11 +34,11 @@ def performance_profiles(
     A curve that lies above another's everywhere is better everywhere.
 
     Args:
-        thresholds: τ (T,), ascending.
-        profiles: by method.
-        label: of the horizontal axis.
-        data: the mean over each dataset's own episodes, ticked on the axis.
-        methods: of the table, where some have no profile: each keeps the colour of its bars.
+        thresholds: Thresholds τ (T,), ascending.
+        profiles: Profiles by method.
+        label: Label of the horizontal axis.
+        data: Mean over the episodes of each dataset, marked on the axis.
+        methods: Methods of the table, if some have no profile: each keeps the colour of its bars.
     """
     figure = Figure(figsize=(6.2, 3.9), layout="constrained")
     axis = figure.subplots()

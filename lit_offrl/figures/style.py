@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
@@ -85,10 +86,8 @@ class Look(NamedTuple):
 
 def looks(names: Sequence[str]) -> dict[str, Look]:
     """Give each name a look, by its place in the list; the thirteenth begins again."""
-    return {
-        name: Look(*(kind[place % len(kind)] for kind in (COLOURS, _LINES, _MARKERS, _HATCHES)))
-        for place, name in enumerate(names)
-    }
+    every = zip(cycle(COLOURS), cycle(_LINES), cycle(_MARKERS), cycle(_HATCHES), strict=True)
+    return {name: Look(*parts) for name, parts in zip(names, every, strict=False)}
 
 
 def in_style(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
@@ -96,7 +95,8 @@ def in_style(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
 
     @wraps(draw)
     def styled(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
-        with matplotlib.rc_context(dict(STYLE)):
+        settings: dict[Any, Any] = dict(STYLE)
+        with matplotlib.rc_context(settings):
             return draw(*args, **kwargs)
 
     return styled

@@ -18,9 +18,9 @@ def value_against_return(values: np.ndarray, returns: np.ndarray, gamma: float) 
     """Scatter estimated values over discounted returns, with the diagonal and their correlation.
 
     Args:
-        values: estimates (N,).
-        returns: discounted returns of the same states (N,), in the same units.
-        gamma: the discount of both, for the label.
+        values: Estimates (N,).
+        returns: Discounted returns of the same states (N,), in the same units.
+        gamma: Discount factor of both, for the label.
     """
     values, returns = np.asarray(values, dtype=float), np.asarray(returns, dtype=float)
     figure = Figure(figsize=(4.6, 4.4), layout="constrained")
@@ -54,11 +54,11 @@ def estimates_against_truth(
     """Scatter each estimator's values over the true ones, a panel an estimator, of one range.
 
     Args:
-        labels: names of the policies (K,).
-        truth: mean discounted returns (K,); policies with NaN are left out.
-        errors: their standard errors (K,), NaN where unknown.
-        estimates: values (K,) by the estimator's name.
-        gamma: the discount of all, for the label.
+        labels: Names of the policies (K,).
+        truth: Mean discounted returns (K,). Policies with NaN are left out.
+        errors: Standard errors of the returns (K,), NaN if unknown.
+        estimates: Values (K,) by the estimator's name.
+        gamma: Discount factor of all, for the label.
     """
     known = np.isfinite(truth)
     spread = np.nan_to_num(errors)[known]
@@ -92,7 +92,8 @@ def advantage_histogram(advantages: np.ndarray, bin_width: float = 0.25) -> Figu
 
     Args:
         advantages: (N,), in the rewards' units.
-        bin_width: of a bin; where the advantages reach over more than 200 of them, a multiple.
+        bin_width: Width of a bin. If the advantages span more than 200 bins, a multiple of it is
+            used.
     """
     values = np.asarray(advantages, dtype=float)
     low, high = values.min(), values.max()

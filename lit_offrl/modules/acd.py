@@ -128,7 +128,7 @@ class ACDModule(DiffusionActorModule, ConditionModule):
 
         Args:
             act_mode: ``acd`` or ``acd_f``.
-            omega: ω.
+            omega: Guidance weight ω.
             num_samples: N of acd_f.
             advantage: A, by default 0, that of an optimal action; with condition ``positive``, by
                 default 1, that of a positive one, and −1 that of another.

@@ -133,7 +133,7 @@ class OfflineModule(OneOptimizer):
         self.noise = ShardedGenerator(seed)
         self._noise_of: tuple[torch.device, int, int] | None = None
         self.latest_losses: dict[str, Tensor] = {}
-        """The losses of the step under way, for whoever has to name one that is not finite."""
+        """Losses of the current step, from which an error can name one that is not finite."""
         self.latest_metrics: dict[str, Tensor] = {}
         """Losses and logged scalars of the step under way, as they are logged."""
         self.latest_batch: Any = None

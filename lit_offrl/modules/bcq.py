@@ -32,12 +32,13 @@ class BCQModule(TwinCriticModule):
     Args:
         phi: Largest change Φ, at least 0, of an imitated action, in half widths of the action
             range; 0 leaves the VAE's actions as they are.
-        soft_minimum: Weight λ in [0, 1] of the smaller target critic beside the larger one.
+        soft_minimum: Weight λ in [0, 1] of the smaller of the two target critics; the larger one
+            has weight 1 − λ.
         backup_samples: Number n of actions in a next state, at least 1.
         num_samples: Number of candidates when acting, at least 1, the best of which by Q_1 is
             taken; the paper has 10, the authors' code 100.
-        kl_weight: Weight, at least 0, of the VAE's KL beside its squared error, both means over
-            dimensions as in the authors' code; the paper sums the error over them.
+        kl_weight: Weight, at least 0, of the VAE's KL relative to its squared error. Both are means
+            over dimensions as in the authors' code; the paper sums the error over them.
         latent_dim: Size of the VAE's latent, at least 1; 2a by default.
         vae_hidden: Widths of the hidden layers of the VAE's encoder and decoder.
         hidden: Widths of the hidden layers of the critics and of ξ.

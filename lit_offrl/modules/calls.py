@@ -52,7 +52,7 @@ class Calls:
 
     Attributes:
         alone: Whether all calls have one batch, which is known once the first one has begun.
-        count: Number of batches in the call under way.
+        count: Number of batches in the current call.
     """
 
     def __init__(self, module: OfflineModule) -> None:

@@ -26,9 +26,9 @@ def require_form(checkpoint: Mapping[str, Any], path: object, key: str) -> None:
     """Refuse a checkpoint of which a part has another form than ``fit`` writes.
 
     Args:
-        checkpoint: what the file holds.
-        path: of the file, for messages.
-        key: of the library's own part, which is a mapping.
+        checkpoint: Content of the file.
+        path: Path of the file, for messages.
+        key: Key of the library's own part, which is a mapping.
 
     Raises:
         ConfigError: naming the part, and what stands there.

@@ -127,7 +127,7 @@ def mlflow_runs(ours: Mapping[str, Any]) -> list[dict[str, str]]:
     What can be no run, such as an id that would lead to another folder, is left out.
 
     Args:
-        ours: the library's part of the checkpoint.
+        ours: The library's part of the checkpoint.
     """
     first = ours.get("mlflow")
     if not isinstance(first, Mapping):
@@ -173,9 +173,9 @@ def load_module(path: str | Path, map_location: str | torch.device = "cpu") -> O
     """Rebuild a trained method from its checkpoint alone, ready to act.
 
     Args:
-        path: a ``.ckpt`` file written by ``lit-offrl fit``, or what refers to one: ``runs:/ID`` or
-            ``models:/NAME@ALIAS`` in MLflow's store.
-        map_location: where its tensors go.
+        path: A ``.ckpt`` file written by ``lit-offrl fit``, or a reference to one in MLflow's
+            store: ``runs:/ID`` or ``models:/NAME@ALIAS``.
+        map_location: Device of its tensors.
 
     Raises:
         ConfigError: the file is missing, is no checkpoint of this library, or does not fit it.

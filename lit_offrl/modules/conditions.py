@@ -1,4 +1,4 @@
-"""What a policy is told of an action: its advantage by a critic, or whether that is positive.
+"""Conditions of a policy on an action's advantage, or on whether the advantage is positive.
 
 Source of the latter, and of values of returns: "π*0.6: a VLA that learns from experience" (Physical
 Intelligence 2025, arXiv:2511.14759), RECAP; docs/recap.md maps its terms to options.
@@ -21,7 +21,8 @@ from lit_offrl.modules.return_values import ReturnValues
 
 
 class ConditionModule(FrozenCriticsModule):
-    """An actor that is told A(s, a), or 1(A(s, a) > ε), by IQL's critics or by values of returns.
+    """An actor that is conditioned on A(s, a), or on 1(A(s, a) > ε), by IQL's critics or by values
+    of returns.
 
     The threshold ε is a number, or the batch's quantile above which a share of its rows lies; in
     training the batch is that of all processes. Rows of the column ``interventions``, a human's
@@ -36,9 +37,9 @@ class ConditionModule(FrozenCriticsModule):
             counts as failed, a true end; by default a timeout is none.
         return_bins: Number of bins of returns, at least 2.
         return_range: The smallest and the largest return of the bins; those of the data by default.
-        condition: What the actor is told: the ``advantage``, or in its place whether it is
-            ``positive``, as 1 or −1.
-        threshold: ε, any finite number.
+        condition: Condition of the actor: the ``advantage``, or whether it is ``positive``, as 1 or
+            −1.
+        threshold: Threshold ε, any finite number.
         positive_share: Share in (0, 1) of rows that are positive, in place of ``threshold``. Rows
             that tie with the quantile are not, so that there may be fewer, unless no row lies
             above it: then they are, so that the best rows of a batch are positive also where
@@ -143,7 +144,7 @@ class ConditionModule(FrozenCriticsModule):
         return batch.rewards + torch.where(batch.terminals, 0.0, discount * following) - value
 
     def told(self, batch: Any, advantages: Tensor) -> Tensor:
-        """What the actor is told (B,): the advantages, or 1 for positive ones and −1 for others."""
+        """The actor's condition (B,): the advantages, or 1 for positive ones and −1 for others."""
         if self.condition == "advantage":
             return advantages
         positive = advantages > self.threshold

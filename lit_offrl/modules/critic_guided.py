@@ -1,4 +1,4 @@
-"""What IQL, AWR, ACG, IDQL and ACD share: IQL's critics beside a policy that learns from them."""
+"""What IQL, AWR, ACG, IDQL and ACD share: IQL's critics and a policy that learns from them."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ class CriticGuidedModule(ActorModule):
         """Losses of a batch's critics, and its advantages (B,) without gradient.
 
         Args:
-            batch: with rewards.
-            observations: its normalised observations (B, o).
+            batch: Batch with rewards.
+            observations: Its normalised observations (B, o).
         """
         return self.critics.losses(
             observations,

@@ -1,4 +1,4 @@
-"""Decision Transformer: imitation of the actions that led to a return that is asked for."""
+"""Decision Transformer: imitation of the actions that led to a requested return."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DecisionTransformerModule(ActorModule):
 
     A causal transformer regresses the action of each step on the return-to-go R̂_t, the state and
     what came before. It acts by asking for a return, which falls by the rewards that it receives:
-    the data's have to be those that the environment pays.
+    those of the data have to be the rewards of the environment.
 
     Departures from the authors' code: a standard deviation has 1e-3 added for 1e-6; steps that an
     episode lacks come last in a context, where the causal mask hides them, for first; errors are in
@@ -34,8 +34,8 @@ class DecisionTransformerModule(ActorModule):
     Args:
         context: Number K of steps that the policy sees, at least 1.
         return_scale: Number, above 0, that returns-to-go are divided by.
-        target_return: Return that is asked for at an episode's begin, in the environment's units;
-            by default the largest of an episode of the training data.
+        target_return: Return that is requested at the beginning of an episode, in the environment's
+            units; by default the largest return of an episode of the training data.
         max_timesteps: Number of embeddings of time, at least 1; steps from there on have the last.
         width: Width of a token, at least 1.
         blocks: Number of transformer blocks, at least 1.
@@ -144,8 +144,7 @@ class DecisionTransformerModule(ActorModule):
         """Act so as to get a return.
 
         Args:
-            target_return: Return that is asked for, in the environment's units; the module's own
-                by default.
+            target_return: Requested return in the environment's units; the module's own by default.
 
         Raises:
             ConfigError: The module has none, as it was not trained on data.
@@ -164,13 +163,13 @@ class DecisionTransformerModule(ActorModule):
 class ReturnPolicy(StepPolicy):
     """Acts by the last K steps of each episode and the return that is still to come.
 
-    It is a ``RewardPolicy``: the return that is asked for falls by each reward.
+    It is a ``RewardPolicy``: the requested return falls by each reward.
 
     Args:
         predict: Maps observations (E, K, o), actions (E, K, a), returns-to-go (E, K) and timesteps
             (E, K) to the actions (E, K, a) of all steps; no step sees later ones, or its own
             action.
-        target: Return that is asked for at an episode's begin.
+        target: Return that is requested at the beginning of an episode.
         context: Number K of steps.
         observation_dim: Size o of an observation.
         action_dim: Size a of an action.

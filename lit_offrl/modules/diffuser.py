@@ -47,9 +47,9 @@ class DiffuserModule(PlanModule):
         guide_stop: Number of the last diffusion times, at least 0, at which nothing is moved.
         execute_steps: Number of environment steps for which a plan is followed; None never plans
             again, and stays at the plan's last state.
-        controller: Whether the plan's ``actions`` are taken, or what leads from state to state
-            (``waypoints``): the difference of the positions plus that of the velocities, as the
-            authors' code has it in maze2d, where observations are both.
+        controller: How actions are chosen: the plan's ``actions``, or the ones that lead to its
+            next state (``waypoints``). The latter are the difference of the positions plus that of
+            the velocities, as in the authors' code for maze2d, whose observations are both.
         **kwargs: Options of ``PlanModule``.
 
     Raises:

@@ -154,16 +154,16 @@ class DiffusionActor(nn.Module):
         """Draw actions, (S, number, a); each state's condition and the times are encoded once.
 
         Args:
-            condition: c, (S, c).
-            number: actions a state.
-            absent: the null condition (S, c) of classifier-free guidance.
-            guidance: w of ``u + w (c − u)``; 1 needs no null condition.
-            log_density: for classifier guidance: differentiable in actions (S · number, a),
-                state-major; (S · number,) values such as Q(s, a).
-            density_scale: of its gradient.
-            noise: where the numbers come from; the global generator if None.
-            denoiser: which weights; the averaged ones by default.
-            sampler: in place of the actor's own.
+            condition: Condition c (S, c).
+            number: Number of actions for each state.
+            absent: Null condition (S, c) of classifier-free guidance.
+            guidance: Factor w of ``u + w (c − u)``; 1 needs no null condition.
+            log_density: Function for classifier guidance: maps actions (S · number, a),
+                state-major, to values (S · number,) such as Q(s, a), and is differentiable.
+            density_scale: Factor of its gradient.
+            noise: Source of the noise; the global generator if None.
+            denoiser: Weights to use; the averaged ones by default.
+            sampler: Sampler to use instead of the actor's own.
         """
         net = self.average if denoiser is None else denoiser
         step = partial(net.denoise, times=net.encode_times())
@@ -267,7 +267,8 @@ class DiffusionActorModule(ActorModule):
             self.actor.update_ema()
 
     def average_moves(self) -> bool:
-        """Whether the averaged denoiser moves after the step under way; it does after each."""
+        """Whether the averaged denoiser is updated after the current step; it is after every
+        step."""
         return True
 
     def acting_sampler(self, **drawing: Any) -> Sampler:

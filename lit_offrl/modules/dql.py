@@ -41,8 +41,7 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
             probability ∝ exp(Q).
         climbed: Which critic the actor climbs, while the other one's size scales: one that is drawn
             for the whole ``batch``, as the authors do, or the two by turns over its ``rows``.
-        acts: Whose samples act: those of the ``trained`` denoiser, as in the authors' code, or of
-            its ``average``.
+        acts: Denoiser that acts: the ``trained`` one, as in the authors' code, or its ``average``.
         hidden: Widths of the critics' hidden layers.
         activation: The critics' activation.
         critic_decay: Whether the critics' learning rate decays as the actor's, with ``decay``.
@@ -119,7 +118,7 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
         return self.target.many(observations, drawn).amax(dim=2).amin(dim=0)
 
     def _turn(self, rows: int) -> Tensor:
-        """Which critic each row climbs, (B,): a coin for all, or by turns."""
+        """Critic that each row maximises, (B,): drawn at random for all, or by turns."""
         if self.climbed == "rows":
             return torch.arange(rows, device=self.device) % 2
         return (2 * self.noise.common((1,))).long().to(self.device).expand(rows)
@@ -129,7 +128,7 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
         return step >= self.actor_ema_start and step % self.actor_ema_every == 0
 
     def average_moves(self) -> bool:
-        """Whether the averaged denoiser moves after the step under way."""
+        """Whether the averaged denoiser is updated after the current step."""
         return self.graph_key(self.global_step)
 
     def learning_rate_of(self, network: str, step: int) -> float:

@@ -60,7 +60,7 @@ class DVFModule(EstimatesModule):
       noise of sampled values: docs/results/dvf.md has the numbers.
 
     The networks are trained here; ``DiffusedValue`` turns them into values, ``EstimatesModule``
-    gives these to whoever asks, and ``ValueCache`` keeps those of all rows where they are sampled
+    returns these on request, and ``ValueCache`` keeps those of all rows where they are sampled
     once.
 
     Args:
@@ -72,8 +72,8 @@ class DVFModule(EstimatesModule):
         terminals: ``absorbing`` continues an episode past a true terminal in a state without
             reward; ``truncate`` treats a terminal as a time limit and so forgets that no reward
             follows it.
-        max_offset: Largest Δt in training and in sampling, in steps of at least 1; by default there
-            is none. Rewards up to it then stand for all later ones.
+        max_offset: Largest Δt in training and in sampling, in steps, at least 1; by default there
+            is none. With it, values count rewards up to this Δt in place of all later ones.
         near_share: Fraction of training pairs, in [0, 1), whose offset is log-uniform on
             [1, 1/(1−γ)] instead of geometric. Use it if the model will be queried with a smaller γ
             or Δt. Samples and values draw their Δt geometrically in any case.
@@ -107,8 +107,9 @@ class DVFModule(EstimatesModule):
             full chain.
         num_samples: Number n of states that are drawn for one value, at least 1.
         draws: How the n states draw their first noise: ``independent``, or ``antithetic`` in pairs
-            z and −z, neighbours by Δt. Each has the same distribution, so values are as right; the
-            variance of a value fell to 0.6 of it on hopper (docs/results/dvf.md).
+            z and −z whose Δt are neighbours. Each sample has the same distribution either way, so
+            values are unbiased; the variance of a value fell to 0.6 on hopper
+            (docs/results/dvf.md).
         hidden: Widths of the hidden layers of the reward model, of Q and of the actor.
         extraction: How the actor learns: ``q_net`` maximises the regressed Q (Eq. 10); ``awr``
             maximises the likelihood of actions weighted by exp(advantage); ``reward_grad`` is
@@ -122,13 +123,13 @@ class DVFModule(EstimatesModule):
             ``awr``, which are cut off at 100.
         advantage: Advantage A of ``awr``: ``q`` is Q(s, a) − Q(s, π(s)) of the regressed Q;
             ``q_baseline`` is Q(s, a) − b(s) with a state baseline b that is regressed on Q at the
-            data's actions, so that no action off the data is asked for and A does not move with
-            the actor; ``returns`` is G(s, a) − b(s), for which values must be cached. G is the
-            λ-return of the trajectory that took a, bootstrapped with the cached V, and b is
-            regressed on G. It keeps what no function of one state and action can: that the
+            data's actions, so that Q is never evaluated at actions outside of the data, and A does
+            not depend on the actor; ``returns`` is G(s, a) − b(s), for which values must be cached.
+            G is the λ-return of the trajectory that took a, bootstrapped with the cached V, and b
+            is regressed on G. It keeps what no function of one state and action can: that the
             trajectory went well, and so who took a.
-        return_trace: λ in [0, 1] of these returns: 0 is r + γ V(s'), the paper's target of Q; 1 is
-            the data's own return, with V only where an episode is cut off.
+        return_trace: Parameter λ in [0, 1] of these returns: 0 is r + γ V(s'), the paper's target
+            of Q; 1 is the data's own return, with V only where an episode is cut off.
         actor_ema_rate: Rate in (0, 1] at which the averaged actor, which acts and whose value is
             estimated, follows the trained one: returns of the latest weights swing within a hundred
             steps. 1 acts by the latest weights.
@@ -139,10 +140,10 @@ class DVFModule(EstimatesModule):
             and the actor learn from targets of n samples at the cost of a table look-up; with train
             ``occupancy`` there are no values, and ρ trains to the end.
         refresh_steps: Number of steps, at least 1, after which the cached values are sampled again
-            for the actor of that time. By default they stay those of the behaviour policy. Only
-            the rewards r(s', π(s')) are then the new actor's: ρ, which learned where the data's
-            policies go, rests. Where the actor goes elsewhere needs new data and a new φ, as the
-            online mode has them.
+            for the actor of that time. By default they stay those of the behaviour policy. Only the
+            rewards r(s', π(s')) then depend on the new actor: ρ, which was trained on where the
+            data's policies go, stays as it is. Where a different actor goes can only be learned
+            from new data with a new φ, as in the online mode.
         **kwargs: Options of ``OfflineModule``. Let ``decay`` be ``cosine`` where values matter:
             without it small constant errors of r remain, each of which counts γ/(1−γ) times in V.
             With values ``cached`` the rate of ρ and r is 0 by the end of the warm-up, where their

@@ -23,7 +23,7 @@ class ValueCache:
     Attributes:
         next_values: V(s_{t+1}) by the row's number in the dataset (N,), 0 for rows that are not
             trained on; None before they are sampled.
-        returns: λ-returns by the row's number (N,); None where they are not needed.
+        returns: λ-returns by the row's number (N,); None if they are not needed.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class ValueCache:
         Args:
             value: Predicts the rewards that the data lack.
             module: The method in training, which gives the data.
-            trace: λ in [0, 1].
+            trace: Parameter λ in [0, 1].
         """
         assert self.next_values is not None  # sampled before
         view = module.datamodule.train_view()

@@ -1,4 +1,4 @@
-"""What a DVF estimates, for whoever asks: values and future states.
+"""Estimates of a DVF: values and future states.
 
 Nothing here takes part in a training step.
 """
@@ -23,10 +23,11 @@ _VALUE_BATCHES, _VALUE_SAMPLES = 2, 32  # for the comparison of values with retu
 
 
 class EstimatesModule(OfflineModule):
-    """Answers by the networks of a DVF as they are now, in validation beside the data's returns.
+    """Estimates by the current networks of a DVF, which validation compares with the data's
+    returns.
 
     Attributes:
-        occupancy: ρ.
+        occupancy: Model of the occupancy, ρ.
         train_part: What is trained: ``occupancy`` has no values.
         gamma: Discount γ in [0, 1).
     """
@@ -99,7 +100,7 @@ class EstimatesModule(OfflineModule):
         self._compared = ()
 
     def validation_step(self, batch: FutureStateBatch, batch_idx: int) -> None:
-        """Log the losses; for the first batches, keep values beside the returns of the data."""
+        """Log the losses; for the first batches, keep values with the returns of the data."""
         super().validation_step(batch, batch_idx)
         if self.train_part == "occupancy" or batch.returns is None or batch_idx >= _VALUE_BATCHES:
             return

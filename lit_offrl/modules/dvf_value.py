@@ -31,14 +31,15 @@ class DiffusedValue:
 
     Attributes:
         normalizer: Scales observations for all networks.
-        occupancy: ρ.
-        reward: r, which predicts symlog rewards from normalised observations and actions.
+        occupancy: Model of the occupancy, ρ.
+        reward: Reward model r, which predicts symlog rewards from normalised observations and
+            actions.
         reward_limits: Lowest and highest symlog reward of the data (2,), beyond which no predicted
             reward goes.
-        actor: π, from normalised observations (…, o) to actions (…, a).
+        actor: Policy π, from normalised observations (…, o) to actions (…, a).
         gamma: Discount γ in [0, 1).
         max_offset: Largest Δt that is sampled, in steps; None sets no limit.
-        num_samples: n, states drawn for one value.
+        num_samples: Number n of states drawn for one value.
         latest_policy: The φ that ``next_values`` takes for all rows; None takes each row's own.
     """
 

@@ -36,7 +36,7 @@ class ExpectileCritics(nn.Module):
         expectile: Expectile of the target critics that V is regressed on.
         tau: Rate at which the target critics follow the critics.
         hidden: Widths of the hidden layers.
-        layer_norm: Whether a LayerNorm stands before each activation, or ``after`` it.
+        layer_norm: Whether a LayerNorm is applied before each activation, or ``after`` it.
         activation: Which.
     """
 
@@ -115,11 +115,11 @@ def best_of(
     """Choose one action a state by the pessimistic value of candidates.
 
     Args:
-        critic: whose minimum over members counts.
+        critic: Critic whose minimum over members is used.
         observations: (E, o).
         candidates: (E, N, a).
         pick: ``max`` takes the best one, ``softmax`` draws with probability ∝ exp(Q / temperature).
-        temperature: of the softmax.
+        temperature: Temperature of the softmax.
 
     Returns:
         Actions (E, a).

@@ -53,8 +53,8 @@ def by_turns(q_values: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
     reward is preferred.
 
     Args:
-        q_values: of both critics.
-        turn: which critic's value is climbed, int64 (B,) of 0 and 1.
+        q_values: Values of both critics.
+        turn: Number of the critic that is maximised in each row, int64 (B,) of 0 and 1.
     """
     turn = turn[None]
     scale = mean_over_processes(q_values.gather(0, 1 - turn).abs()).clamp_min(1e-6)
@@ -76,14 +76,15 @@ def q_loss(
     The KL is E[log π − Q] up to a constant, and E[log π] of this Gaussian is minus its entropy.
 
     Args:
-        actor: π.
-        observations: normalised (B, o).
-        actions: the data's (B, a).
-        q: maps (s, a) to Q / ``unit``.
-        noise: standard normal (B, a), for one action sampled a row.
-        bc_coefficient: weight of the squared distance to the data's actions.
-        unit: of the critic's output, since only a Q in the reward's units weighs against log π.
-        cloned: rows (B,) whose distance counts, the others' in the mean as zero; None for all.
+        actor: Policy π.
+        observations: Normalised observations (B, o).
+        actions: Actions of the data (B, a).
+        q: Maps (s, a) to Q / ``unit``.
+        noise: Standard normal numbers (B, a), for one sampled action a row.
+        bc_coefficient: Weight of the squared distance to the data's actions.
+        unit: Unit of the critic's output. It is needed because only a Q in the reward's units can
+            be weighed against log π.
+        cloned: Rows (B,) whose distance counts; in the mean the others count as zero. None for all.
     """
     mean = actor(observations)
     squared = (mean - actions).square().sum(-1)

@@ -95,7 +95,7 @@ class FlowActor(nn.Module):
 
 
 class FlowActorModule(ActorModule):
-    """A method with a flow of the data's actions, and critics beside it.
+    """A method with a flow of the data's actions, and with critics.
 
     A subclass builds the flow by ``self.flow_actor()``. Weights begin as in the authors' code.
     LayerNorms divide by √(variance + 1e-5), where the authors' have 1e-6: losses of around 2 differ

@@ -177,7 +177,8 @@ class LabelledBy(AdvantageLabelled):
         object.__setattr__(self, "_module", module)
 
     def prepare(self, dataset: OfflineDataset) -> OfflineDataset:
-        """Find the labels beside the dataset's file, or make them, and add them as a column."""
+        """Read the labels stored with the dataset's file, or compute them, and add them as a
+        column."""
         assert self.critic is not None
         path = labels_path(dataset.spec, self.critic)
         if not path.is_file():

@@ -73,7 +73,7 @@ class OccupancyModel(nn.Module):
     Args:
         observation_dim: Size o of an observation.
         history_action_dim: Size a of an action where the history has actions, else 0.
-        policy_representation: φ(π): ``sequential``, ``scalar`` or ``none`` (section 3.1).
+        policy_representation: Kind of φ(π): ``sequential``, ``scalar`` or ``none`` (section 3.1).
         history: Number k of preceding states in the sequential representation.
         schedule: Name of the noise schedule; see ``DVFModule`` for what follows.
         diffusion_steps: Number T of diffusion steps.

@@ -38,13 +38,15 @@ class OneOptimizer(KeepsOptions):
         learning_rate: Adam's learning rate, at least 0.
         decay: The learning rate stays ``constant``, or falls by a ``cosine`` to 0 at
             ``trainer.max_steps``.
-        steps_per_call: Largest number of optimiser steps, at least 1, in a call of the training
-            loop, whose own cost they share; by default as many as take half a second, at most 100.
-            Calls end where anything is due, and weights, curves and checkpoints do not depend on
-            it; only a signal waits for a call's end.
-        cuda_graphs: Whether the steps of a call are replays of a CUDA graph, with which a GPU need
-            not wait for Python: by default where it can be, and a line says where it cannot; true
-            refuses to train without; false never does. Results differ by rounding at most.
+        steps_per_call: Largest number of optimiser steps, at least 1, in one call of the training
+            loop. More steps share the cost of a call; by default a call has as many as take half a
+            second, at most 100. A call ends before anything that is due, so weights, curves and
+            checkpoints do not depend on this number; only a signal has to wait for the end of a
+            call.
+        cuda_graphs: Whether the steps of a call are replays of a CUDA graph, so that the GPU does
+            not wait for Python. By default graphs are used where they are possible, and a message
+            says why if they are not. With true, training is refused without them; with false, they
+            are never used. Results differ by rounding at most.
 
     Raises:
         ConfigError: A number is out of its range.
@@ -90,7 +92,7 @@ class OneOptimizer(KeepsOptions):
         """
 
     def idle_parameters(self) -> list[nn.Parameter]:
-        """Trained parameters that the losses of the step under way do not touch."""
+        """Trained parameters that the losses of the current step do not depend on."""
         return []
 
     def trained_until(self, network: str) -> int | float:
@@ -129,7 +131,7 @@ class OneOptimizer(KeepsOptions):
         """Make one AdamW with a parameter group a network; without decay of weights it is Adam.
 
         Raises:
-            ConfigError: CUDA graphs are asked for where there can be none.
+            ConfigError: CUDA graphs are required but not possible.
         """
         groups: list[dict[str, Any]] = [
             {"params": parameters, "name": name, "weight_decay": self.weight_decay_of(name)}
@@ -174,7 +176,7 @@ class OneOptimizer(KeepsOptions):
                 clip(moved, gradient_clip_val)
 
     def set_rates(self, optimizer: torch.optim.Optimizer) -> None:
-        """Give each network the rate of the step under way, which wins over a resumed one."""
+        """Set each network's learning rate of the current step, which overrides a resumed one."""
         step = self.trainer.global_step
         for group in optimizer.param_groups:
             rate = self.learning_rate_of(group["name"], step)

@@ -44,7 +44,7 @@ class PlanPolicy(SkillPolicy):
         self._follow, self._history = follow, history
 
     def step(self, observations: Tensor, state: State, **beside: Tensor) -> tuple[Tensor, State]:
-        """Keep the observations (E, o) beside the earlier ones, the oldest first, and act."""
+        """Append the observations (E, o) to the earlier ones, the oldest first, and act."""
         kept = self._remembered(observations, state)
         told = self._told(observations, **beside)
         plans, age = self._executed(state, observations, *kept.values(), *told)
@@ -102,7 +102,7 @@ class ChunkPolicy(PlanPolicy):
         self._execute_steps = execute_steps
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The chunks under way, and for how many steps each is executed still."""
+        """The current chunks, and the number of steps for which each is still executed."""
         if not self._state:
             return {}
         age = self._state["age"]

@@ -41,9 +41,10 @@ class PlanModule(OfflineModule):
             was reached, as in maze2d.
         normalize: How observations and actions are scaled: ``mean_std`` to mean 0 and standard
             deviation 1, ``min_max`` from the range of the data to [−1, 1].
-        gamma: Discount in [0, 1] of a window's return, which goes on to its episode's end.
-        termination_penalty: Taken from the last reward of an episode that ended in a true terminal,
-            as the authors' code has it, at least 0.
+        gamma: Discount factor in [0, 1] of a window's return, which includes all rewards up to the
+            end of the episode.
+        termination_penalty: Penalty, at least 0, that is subtracted from the last reward of an
+            episode that ended in a true terminal, as in the authors' code.
         goal_dims: Dimensions of the last observation that are fixed to a goal; none by default.
         width: Channels of the U-net's first level, a multiple of 8.
         multipliers: Channels of the levels as multiples of ``width``.
@@ -53,7 +54,7 @@ class PlanModule(OfflineModule):
         sampling_steps: Number of the sampler's steps, 1 to T; all T by default.
         clip: Bound, above 0, of each estimate of a plan in the sampler; None does not clip.
         temperature: Factor, at least 0, of the sampler's noise.
-        loss_discount: Factor in (0, 1] by which the loss's weight changes from step to step; the
+        loss_discount: Factor in (0, 1] between the weights of successive steps in the loss; the
             weights have a mean of 1.
         ema_rate: Rate in (0, 1] at which the averaged networks, which plan, follow.
         ema_every: Number of optimiser steps, at least 1, from one move of the averages to the next.

@@ -48,7 +48,7 @@ class StepPolicy(ABC):
         """
 
     def beside_sizes(self) -> dict[str, int]:
-        """Sizes g of what ``step`` takes beside observations, (E, g), by name."""
+        """Sizes g of the further arguments (E, g) of ``step``, by name."""
         return {}
 
     def _beside(self, observations: np.ndarray) -> dict[str, Tensor]:
@@ -102,8 +102,8 @@ class NetworkPolicy(StepPolicy):
     """A memoryless policy around a function from raw observations to actions.
 
     Args:
-        act: maps observations (E, o) on ``device`` to actions (E, a).
-        device: where the function computes.
+        act: Maps observations (E, o) on ``device`` to actions (E, a).
+        device: Device of the function.
     """
 
     def __init__(self, act: Callable[[Tensor], Tensor], device: torch.device) -> None:

@@ -31,7 +31,7 @@ class ReturnValues(nn.Module):
         ends: Values of the first and the last bin; returns outside are counted to these. By default
             what ``fit`` finds, and before it those of the source's normalised returns, −1 and 0.
         hidden: Widths of the hidden layers.
-        layer_norm: Whether a LayerNorm stands before each activation, or ``after`` it.
+        layer_norm: Whether a LayerNorm is applied before each activation, or ``after`` it.
         activation: Which.
 
     Raises:
@@ -67,9 +67,9 @@ class ReturnValues(nn.Module):
         """Take the ends from the data's returns (n,), unless they are given or known already.
 
         Args:
-            returns: of the training rows.
-            failure: what a failure adds to the last reward; own episodes may end so, even if none
-                of the data's does, and then the smallest return is no larger.
+            returns: Returns of the training rows.
+            failure: Number that a failure adds to the last reward. Own episodes may end in a
+                failure even if no episode of the data does; the smallest return is then no larger.
 
         Raises:
             ConfigError: All returns are the same.

@@ -27,7 +27,7 @@ def lambda_returns(
         terminals: Whether s_{t+1} is terminal (N,), after which no reward follows.
         followed: Whether the next row continues the same episode (N,).
         gamma: Discount γ in [0, 1).
-        trace: λ in [0, 1].
+        trace: Parameter λ in [0, 1].
 
     Returns:
         (N,), float32, on the device of ``rewards``.

@@ -24,7 +24,7 @@ class TD3BCModule(TwinCriticModule):
     the authors' actor sees critics that have just been moved.
 
     Args:
-        alpha: Weight α, at least 0, of Q beside the cloning of the data's actions.
+        alpha: Weight α, at least 0, of Q relative to the cloning of the data's actions.
         target_noise: Standard deviation, at least 0, of the noise on the target's actions, in half
             widths of the action range.
         noise_clip: Largest size of that noise, at least 0, in half widths of the action range.
@@ -56,7 +56,7 @@ class TD3BCModule(TwinCriticModule):
 
     @property
     def actor_moves(self) -> bool:
-        """Whether the step under way moves actor and targets; validations measure the actor too."""
+        """Whether the current step updates actor and targets; validations measure the actor."""
         training = self.training and self._trainer is not None
         return not training or self.graph_key(self.trainer.global_step)
 

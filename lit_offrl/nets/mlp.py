@@ -165,7 +165,7 @@ class MLP(nn.Sequential):
         hidden: Widths of the hidden layers; without any there is one linear layer.
         out_dim: Size of an output.
         activation: A name of `ACTIVATIONS`.
-        layer_norm: Whether a LayerNorm stands between each hidden layer and its activation, or
+        layer_norm: Whether a LayerNorm is applied between each hidden layer and its activation, or
             ``after`` it.
         dropout: Probability in [0, 1) of dropping a hidden unit.
         precise: Whether the last layer is one of `in_float32`; not where it gives features.

@@ -38,7 +38,7 @@ class Candidate:
     """A policy to evaluate.
 
     Attributes:
-        policy: φ(π), its value of the column ``policy``.
+        policy: Value of the column ``policy``, φ(π).
         checkpoint: Checkpoint of the module that acts; None where the logged actions are cloned.
         draw: Draws the candidate's actions.
     """

@@ -54,7 +54,7 @@ class OPERecord(JSONRecord):
             the candidates with a known truth, and ``seconds``; None where undefined.
         gamma: Discount of values and truth.
         trained_on_sha256: Hash of the file that DVF was trained on.
-        policy_representation: φ's kind.
+        policy_representation: Kind of φ.
         initial_states: Number M of initial states.
         num_samples: Number n of states drawn by ρ for each initial state.
         sampler: Sampler of ρ.

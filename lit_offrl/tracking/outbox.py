@@ -124,7 +124,7 @@ class Outbox:
                 mine.setdefault(name, value)
 
     def copy(self) -> Outbox:
-        """Return what it holds now, whoever changes it meanwhile."""
+        """Return its current content, even if another thread changes it meanwhile."""
         kinds = ("points", "params", "tags", "artifacts", "inputs", "models")
         return replace(self, **{kind: getattr(self, kind).copy() for kind in kinds})
 

@@ -34,7 +34,7 @@ def test_evaluates_on_the_way_and_at_the_end_without_touching_training(lit, caps
     ("options", "said"),
     [
         ({"module": "DVFModule"}, "no evaluation: This DVFModule was pre-trained on states alone"),
-        ({}, "no evaluation: nothing says which environment the dataset is from"),
+        ({}, "no evaluation: the dataset does not name its environment"),
     ],
 )
 def test_says_why_nothing_is_rolled_out(lit, d4rl_file, capsys, options, said, monkeypatch):
@@ -60,7 +60,7 @@ def test_a_policy_without_a_goal_is_not_rolled_out(lit, capsys):
     words = ["--model.init_args.stage1", "stage1/last.ckpt", "--model.init_args.width", "8"]
     words += ["--model.init_args.goals", "hindsight", "--evaluation.episodes", "1"]
     assert lit(*words, module="LDCQStage2Module") == 0  # what is trained is trained
-    said = "no evaluation: the policy goes where it is told, and Pendulum-v1 names no goal"
+    said = "no evaluation: the policy needs a goal, and Pendulum-v1 gives none"
     assert said in capsys.readouterr().out
 
 

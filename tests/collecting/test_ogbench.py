@@ -227,7 +227,9 @@ def test_mistakes_are_told_in_a_line_that_lists_what_there_is(tmp_path, monkeypa
     path = tmp_path / "data.npz"
     with pytest.raises(ConfigError, match=r"'Pendulum-v1': choose pointmaze-medium-v0, pointmaze-"):
         collect(path, env="Pendulum-v1")
-    with pytest.raises(ConfigError, match="'cube-single-v0' has it not: choose play or noisy"):
+    with pytest.raises(
+        ConfigError, match="'cube-single-v0' does not have it: choose play or noisy"
+    ):
         collect(path, env="cube-single-v0")
     with pytest.raises(ConfigError, match=r"known: .* play, noisy, navigate, stitch"):
         collect(path, kind="plays")

@@ -110,7 +110,7 @@ def test_mistakes_are_one_line(compare, capsys):
     said = compare("--metric", "val/loss/actr")
     assert "no run has it. Did you mean 'val/loss/actor'? They have ope/fqe, val/loss, val" in said
     assert "give --better lower or --better higher" in compare("--metric", "val/entropy")
-    assert "--better goes with offline metrics" in compare("--better", "lower")
+    assert "--better is only for offline metrics" in compare("--better", "lower")
     assert "invalid metric (score, return, or a name of MLflow's" in compare("--metric", "scores")
 
 

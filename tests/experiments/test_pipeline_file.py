@@ -169,7 +169,7 @@ def stages(**second):
         ({"stages": stages(options={"--x": 1})}, "'--x' is no option of fit"),
         ({"evaluations": {"a": {"stage": "sec"}}}, "no stage 'sec'. Did you mean 'second'?"),
         ({"evaluations": {"a": {"episode": 1}}}, "unknown key 'episode'. Did you mean 'episodes'?"),
-        ({"evaluations": {"first": {"stage": "second"}}}, "a stage is called so"),
+        ({"evaluations": {"first": {"stage": "second"}}}, "a stage has this name"),
         ({"evaluate": {"stage": "first"}}, "unknown key 'stage'"),
         ({"dataset": "none.hdf5"}, "dataset: there is no file"),
         ({"seed": -1}, "seed: -1 is given"),

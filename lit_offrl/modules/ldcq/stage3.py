@@ -51,7 +51,7 @@ class LDCQStage3Module(StagedModule):
         prior: Prior that proposes latents: ``diffusion``, or ``gaussian`` for BCQ-H.
         gamma: Discount γ of each step, also within a snippet, in [0, 1].
         latents: When candidates are drawn: ``cached`` draws those of each state once and stores
-            them beside the data, ``online`` runs n chains per row in each step.
+            them in a table, ``online`` runs n chains per row in each step.
         num_latents: Number n of candidates of a state, at least 1.
         sampler: Algorithm that draws candidates.
         sampling_steps: Number of the sampler's steps, 1 to T; T if None.

@@ -34,7 +34,7 @@ class StagedModule(OfflineModule):
         posterior: Which latent a snippet has: a ``sample`` of its posterior, drawn anew in each
             step, or the posterior's ``mean``.
         posteriors: When snippets are encoded: ``cached`` encodes each one once and stores its
-            posterior beside the data, ``online`` encodes a batch in each step.
+            posterior in a table, ``online`` encodes a batch in each step.
         snippet_every: Number of rows, 1 to H, between the rows of an episode at which snippets
             begin; with more there are fewer snippets to encode and to store (see ``Snippets``).
         **kwargs: Options of every method, see ``OfflineModule``.
