@@ -150,7 +150,7 @@ def write_hdf5(
         columns: Columns, as in ``OfflineDataset``.
         attributes: Provenance, and what readers look for: ``env_id``, ``max_episode_steps``,
             ``action_low``, ``action_high``, ``ref_min_score``, ``ref_max_score``, ``ref_source``,
-            ``score_of``. None is left out; what HDF5 has no type for is written as text.
+            ``score_of``. A value of None is left out; what HDF5 has no type for is written as text.
 
     Returns:
         The path.
