@@ -19,7 +19,7 @@ from tests.helpers import unchecked
 
 ROWS = 1000
 HIDDEN = {"hidden": (8,)}
-DENOISER = {**HIDDEN, "width": 16, "blocks": 1}
+DENOISER = {**HIDDEN, "width": 16, "blocks": 1, "diffusion_steps": 3}  # each is unrolled
 CASES = {
     "DQLModule": {**DENOISER, "num_samples": 3},
     "FQLModule": HIDDEN,
@@ -40,7 +40,7 @@ OTHERS = {
     "ReBRACModule": HIDDEN,
     "TD3BCModule": HIDDEN,
 }
-STRONG = {"ACDModule:strong": {**DENOISER, "omega": 3.0}}
+STRONG = {"ACDModule:strong": {**DENOISER, "diffusion_steps": 5, "omega": 3.0}}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -15,6 +15,7 @@ from lit_offrl.serving.clients import Clients, Step
 from tests.helpers import unchecked
 
 HIDDEN = {"hidden": (8,)}
+DENOISER = {**HIDDEN, "width": 8, "blocks": 1, "diffusion_steps": 3}
 PLAN = {"width": 16, "multipliers": (4,), "horizon": 8, "diffusion_steps": 2}
 SKILL = {"horizon": 3, "width": 8, "gru_layers": 1, "latent_dim": 2}
 PRIOR = {"width": 8, "widths": (8, 4, 8), "diffusion_steps": 5}
@@ -31,8 +32,8 @@ CASES = {
     "LDCQStage1Module": (SKILL, {"sample_actions": True}),
 }
 OTHERS = {
-    "ACDModule": ({**HIDDEN, "width": 8, "blocks": 1, "chunk": 2, "omega": 1.0}, {}),
-    "DQLModule": ({**HIDDEN, "width": 8, "blocks": 1, "chunk": 2, "num_samples": 3}, {}),
+    "ACDModule": ({**DENOISER, "chunk": 2, "omega": 1.0}, {}),
+    "DQLModule": ({**DENOISER, "chunk": 2, "num_samples": 3}, {}),
     "IQLModule": ({**HIDDEN, "chunk": 3}, {}),
     "DecisionTransformerModule": ({"width": 8, "blocks": 1, "context": 4}, {"target_return": 5.0}),
     "DecisionDiffuserModule": (
