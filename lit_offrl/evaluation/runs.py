@@ -268,6 +268,8 @@ def make_run(
     # A sweep over an option of the policy names it in its tags too: once is enough.
     options = {k: v for k, v in options.items() if acting.get(k) != v}
     options |= {f"policy.{k}": v for k, v in acting.items()}
+    if Path(record.checkpoint or "").suffix == ".onnx":
+        options["exported"] = "onnx"  # a row of its own beside the checkpoint's
     return Run(
         method=tags.get(f"{TAG}method", record.method),
         dataset=tags.get(f"{TAG}dataset", record.dataset or record.env_id),

@@ -142,6 +142,13 @@ def test_a_seed_twice_is_refused_or_the_newest_taken(runs, run):
     assert table.methods == ("BC", "BC (policy.samples=4)", "BC (width=8)", "DVF")
 
 
+def test_an_exported_policy_has_a_row_beside_its_checkpoint(runs, run):
+    exported = run("BC", "hopper", 1, 97.0, source="file", checkpoint="robot/policy.onnx")
+    table = compare([*runs, exported])
+    assert table.methods == ("BC", "BC (exported=onnx)", "DVF")
+    assert table.cells["hopper", "BC (exported=onnx)"].strata[0].tolist() == [97.0]
+
+
 def test_a_row_is_named_by_the_options_that_tell_it_apart_and_the_others_stand_below(run):
     filtered = {"act_mode": "acd_f", "guidance": 3.0, "steps": 5}
     rows = [{}, {**filtered, "samples": 16}, {**filtered, "samples": 64}]
