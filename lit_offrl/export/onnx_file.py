@@ -55,8 +55,19 @@ def write_onnx(graph: Graph, facts: PolicyFacts, path: Path) -> None:
         made.model.metadata_props[KEY] = facts.to_json()
         made.model.producer_name, made.model.producer_version = KEY, facts.version
         model = made.model_proto
+    _name_rows(model)
     under_conditions(model, choices)
     write_whole(path, model.SerializeToString())
+
+
+def _name_rows(model: Any) -> None:
+    """Call the number of rows E, as the README does, where the tracer calls it such as s95."""
+    found = model.graph
+    (symbol,) = {value.type.tensor_type.shape.dim[0].dim_param for value in found.input}
+    for value in (*found.input, *found.output, *found.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_param"):
+                dim.dim_param = dim.dim_param.replace(symbol, "E")
 
 
 @contextlib.contextmanager

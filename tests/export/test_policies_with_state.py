@@ -136,6 +136,8 @@ def test_an_exported_policy_remembers_what_its_own_does(case, tmp_path):
     facts, graph = exported.facts, onnx.load(path).graph
     assert facts.inputs["state"] == facts.outputs["next_state"] > 0
     assert [port.name for port in graph.output] == ["actions", "next_state"]
+    for port in (*graph.input, *graph.output):
+        assert port.type.tensor_type.shape.dim[0].dim_param == "E"
     # what only a new choice needs is computed where one is due
     lasting = case != "DecisionTransformerModule"
     conditions = [node for node in graph.node if node.op_type == "If"]
