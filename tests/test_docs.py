@@ -46,6 +46,7 @@ STUBS = """
 lit-offrl() { printf '%s\\0' lit-offrl "$@"; printf '\\n'; }
 python() { printf '%s\\0' python "$@"; printf '\\n'; }
 command_not_found_handle() { :; }
+kill() { wait; }
 PATH=
 """
 

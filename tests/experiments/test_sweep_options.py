@@ -24,7 +24,7 @@ BC = ["bc", "data/adroit"]
         ),
         (
             {"pipeline": "two.yaml", "options": {"two.policy.plan": True}},
-            "late/tiny/seed0: The policy of BCModule has no option 'plan' (it has none).",
+            "late/tiny/seed0: The policy of BCModule has no option 'plan' (it has execute_steps).",
         ),
     ],
 )

@@ -25,12 +25,12 @@ def test_a_cell_killed_twice_ends_as_an_unbroken_run(lit, folder, d4rl_file, her
     options = {
         "model.init_args.hidden": [8],
         "data.init_args.batch_size": 64,
-        "trainer.max_steps": 200,
+        "trainer.max_steps": 1000,  # some seconds: the kill comes before their end
         "trainer.accelerator": "cpu",
         "trainer.enable_progress_bar": False,
         "trainer.enable_model_summary": False,
         "evaluation.episodes": 0,
-        "checkpoint.every_n_train_steps": 20,
+        "checkpoint.every_n_train_steps": 100,
     }
     Path("bc.yaml").write_text("model: BCModule\ndata: PyBulletDataModule\n")
     content = {"methods": {"bc": {"config": "bc.yaml"}}, "datasets": {"tiny": str(d4rl_file)}}
@@ -94,10 +94,10 @@ def test_a_cell_killed_twice_ends_as_an_unbroken_run(lit, folder, d4rl_file, her
     # the model of the checkpoint is in the child's run, and there once, whenever evaluate is killed
     evaluation = cell.target
     evaluation.mark.unlink()
-    assert cell.state() == State.CUT
+    assert cell.state() == State.TRAINED
     assert Runner(Choices(), here).run(evaluation) == "" and cell.state() == State.DONE
     (model,) = client.search_logged_models([experiment])
     assert model.source_run_id == run.info.run_id and model.model_type == "policy"
-    (returned,) = (one for one in model.metrics if one.key == "eval/return_mean")
-    assert returned.value == run.data.metrics["eval/return_mean"]
-    assert returned.dataset_name == "pendulum"
+    scored = [one for one in model.metrics if one.key == "eval/return_mean"]
+    assert {one.value for one in scored} == {run.data.metrics["eval/return_mean"]}
+    assert {one.dataset_name for one in scored} == {"pendulum"}
