@@ -45,7 +45,8 @@ OTHERS = {
         {},
     ),
     "DiffuserModule:guided": (
-        {**PLAN, "num_samples": 3, "guide_scale": 1.0, "guide_stop": 0, "execute_steps": 3},
+        {**PLAN, "num_samples": 3, "guide_scale": 1.0, "guide_stop": 0}
+        | {"guide_steps": 1, "execute_steps": 3},
         {},
     ),
     "LDCQStage2Module": (PRIOR, DRAWN),
