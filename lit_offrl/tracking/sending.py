@@ -30,7 +30,7 @@ _NOTE_MARK = f"{TAG}note"
 _LONGEST_NOTE = 5000  # letters of a tag that every server takes; the latest take 8,000
 _CUT = "\n\n… The rest is cut: MLflow's descriptions have a limit."
 _EVERY_SECONDS = 5.0
-_SHARE = 20  # of the time the thread works one part in so many
+_SHARE = 100  # of processor time, of which the thread takes one part in so many
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between two tries of a store that fails
 _LEAST_SPEED = 1e6  # bytes a second of a file, before the store counts as stalled
 STOPPED_SECONDS = 3.0
@@ -93,10 +93,12 @@ class Delivery:
         if (note := outbox.note) is not None:
             self._send_note(note, began)
             outbox.note = None if outbox.note == note else outbox.note
-        while outbox.points:
-            points = outbox.points[:_MOST_POINTS]
+        waiting = len(outbox.points)  # those that come during a call are left to the next sending
+        while waiting > 0:
+            points = outbox.points[: min(waiting, _MOST_POINTS)]
             self._send_points(points, began)
             del outbox.points[: len(points)]
+            waiting -= len(points)
         while outbox.artifacts:
             first = outbox.artifacts[0]
             self._send_files(Path(first.path), first.folder or None, began)
@@ -296,7 +298,7 @@ class Sender:
         self._ending = False
         self._over = False
         self._failures = 0
-        self._taken = 0.0  # seconds of the last sending
+        self._taken = 0.0  # seconds of processor time of the last sending
         self._limit = 0.0
         self._deadline = 0.0  # of the call at hand, once the run has ended
 
@@ -350,7 +352,7 @@ class Sender:
                 pause = min(_FIRST_PAUSE * 2.0 ** (self._failures - 1), _LONGEST_PAUSE)
 
     def _try(self, ending: bool) -> None:
-        begun = time.monotonic()
+        begun = time.thread_time()
         try:
             self._delivery.send(self._begin_call, end=ending)
         except Exception as error:  # whatever a store's driver throws: training is worth more
@@ -362,7 +364,7 @@ class Sender:
                     f" ({redacted(reason(root(error)))}); training goes on, and it is sent later."
                 )
             return
-        self._taken = time.monotonic() - begun
+        self._taken = time.thread_time() - begun
         if self._failures:
             self._failures = 0
             say(f"MLflow at {self._where} is back, and has got all that was logged meanwhile.")

@@ -252,3 +252,18 @@ def test_what_is_left_is_kept_in_a_file_and_sent_from_it(store, tmp_path):
     unsent_file(tmp_path, "torn").write_text('{"points": [[')
     with pytest.raises(FileError, match=r"mlflow-unsent-torn\.json: .* remove the file"):
         load_outbox(tmp_path, "torn")
+
+
+def test_values_that_come_during_a_call_wait_for_the_next_sending(store):
+    outbox = Outbox(points(1, 2501))
+    logged = iter(points(3000, 3100))
+
+    def training_goes_on(size):  # a far store, whose every call lasts longer than a few steps
+        outbox.points.append(next(logged))
+
+    delivery = Delivery(store, store.uri, "run", outbox, ask=False)
+    delivery.send(training_goes_on, end=False)
+    assert store.calls == 3 and store.curve("loss") == steps(1, 2501)
+    delivery.send(training_goes_on, end=False)
+    assert store.calls == 4 and store.curve("loss")[2500:] == steps(3000, 3003)
+    assert outbox.points == points(3003, 3004)
