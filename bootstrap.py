@@ -80,7 +80,8 @@ def set_up() -> None:
         say("pybullet has no wheel for this Python: it is compiled, which takes minutes and a C++")
         say("compiler; Python 3.11 is quicker")
     say("installing the tested set of packages (constraints.txt); this takes a few minutes")
-    run(PYTHON, "-m", "pip", "install", "--quiet", "-c", "constraints.txt", "-e", ".[dev]")
+    options = ["--quiet", "--no-compile"]  # Python compiles what is imported, a small part, itself
+    run(PYTHON, "-m", "pip", "install", *options, "-c", "constraints.txt", "-e", ".[dev]")
     STAMP.write_text(state())
     say(f"installed in {time.monotonic() - begin:.0f} s")
 

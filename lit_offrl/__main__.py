@@ -32,6 +32,7 @@ COMMANDS = {
     "ope": "value policies that were not trained on from logged data alone",
     "figures": "draw a paper's figure, with its numbers, from a checkpoint",
     "configs": "list, show and copy the configs that come with the library",
+    "docs": "list and print the pages of the documentation",
     "datasets": "list, describe, check and download datasets",
     "collect": "make a dataset from an environment",
     "sweep": "train and evaluate a grid of methods, datasets and seeds",

@@ -25,11 +25,15 @@ CLONE = Path(__file__).parent.parent
 PAGES = [CLONE / "README.md", *sorted((CLONE / "docs").rglob("*.md"))]
 FIRST_HOUR = ("README.md", "docs/get_started.md", "docs/your_robot.md", "docs/extending.md")
 LINES_OF_README = 120
-# The program of the first hour's shell: as installed, but for the two minutes of the demo.
+# The program of the first hour's shell: as installed, but for long trainings and scores.
 PROGRAM = """#!/bin/sh
-case "$*" in *"--config quick")
-  set -- "$@" --trainer.max_steps 70 --trainer.val_check_interval 35 \\
-  --model.init_args.warmup_steps 20 --evaluation.bc_steps 40 --checkpoint.every_n_train_steps 35
+case "$*" in
+*"--config quick")
+  set -- "$@" --trainer.max_steps 70 --trainer.val_check_interval 35 --evaluation.episodes 5 \\
+  --model.init_args.warmup_steps 20 --evaluation.bc_steps 40 --checkpoint.every_n_train_steps 35;;
+"fit --config bc --config data/pybullet --trainer.max_steps 2000 "*)
+  set -- "$@" --trainer.max_steps 70 --trainer.val_check_interval 70 --evaluation.episodes 5;;
+"evaluate "*" --episodes 20 "*) set -- "$@" --episodes 5;;
 esac
 exec "{}" -m lit_offrl "$@"
 """

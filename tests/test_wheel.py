@@ -1,4 +1,4 @@
-"""What a wheel holds: configs and sweeps, which are found by name without a clone."""
+"""What a wheel holds: configs, sweeps and pages, which are found by name without a clone."""
 
 import os
 import shutil
@@ -11,9 +11,9 @@ CLONE = Path(__file__).parent.parent
 BUILD = "from setuptools.build_meta import build_wheel; build_wheel('wheel')"
 
 
-def test_configs_and_sweeps_come_with_the_wheel(folder):
-    for name in ("lit_offrl", "configs", "sweeps"):
-        leave_out = shutil.ignore_patterns("__pycache__", "*.hdf5")
+def test_configs_sweeps_and_pages_come_with_the_wheel(folder):
+    for name in ("lit_offrl", "configs", "sweeps", "docs"):
+        leave_out = shutil.ignore_patterns("__pycache__", "*.hdf5", "images")
         shutil.copytree(CLONE / name, folder / "clone" / name, symlinks=True, ignore=leave_out)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(CLONE / name, folder / "clone")
@@ -28,11 +28,24 @@ def test_configs_and_sweeps_come_with_the_wheel(folder):
     }
     there = {str(each.relative_to("site/lit_offrl")) for each in Path("site").rglob("*.yaml")}
     assert {*names, "experiments/claims.yaml"} == there
-    shown = subprocess.run(
-        [sys.executable, "-m", "lit_offrl", "configs", "show", "data/antmaze"],
+    pages = {str(page.relative_to(CLONE)) for page in (CLONE / "docs").rglob("*.md")}
+    kept = [each for each in Path("site/lit_offrl/docs").rglob("*") if each.is_file()]
+    assert {str(each.relative_to("site/lit_offrl")) for each in kept} == pages
+    assert shown("configs", "show", "data/antmaze") == read("configs/data/antmaze.yaml")
+    assert shown("docs", "methods/acd") == read("docs/methods/acd.md")
+
+
+def shown(*argv):
+    """Return what a command of the library in the folder ``site`` prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lit_offrl", *argv],
         env={**os.environ, "PYTHONPATH": "site"},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert shown.stdout == (CLONE / "configs" / "data" / "antmaze.yaml").read_text()
+    return done.stdout
+
+
+def read(name):
+    return (CLONE / name).read_text()

@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         LitOffRLError: The file, an option or the data cannot be used; nothing was begun.
     """
-    options = parse(PipelineOptions, argv, "pipeline", "The file: docs/pipelines.md.")
+    options = parse(PipelineOptions, argv, "pipeline", "The file: `lit-offrl docs pipelines`.")
     pipeline = _read(options)
     seed = pipeline.seed if options.seed is None else options.seed
     output = (options.output or Path("pipelines") / pipeline.name).resolve()

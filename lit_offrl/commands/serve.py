@@ -82,7 +82,7 @@ class ServeOptions:
     """Answer observations with a checkpoint's actions over HTTP, until SIGINT or SIGTERM.
 
     POST /act takes a batch of observations as JSON; GET /metadata says what acts, GET /health that
-    it does. docs/serving.md has examples.
+    it does. `lit-offrl docs serving` has examples.
 
     Args:
         ckpt_path: Checkpoint of 'fit' that acts: a path, runs:/ID, models:/NAME@ALIAS or

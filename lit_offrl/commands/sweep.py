@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         LitOffRLError: The file or an option cannot be used; nothing was begun.
     """
-    options = parse(SweepOptions, argv, "sweep", "The file and SLURM: docs/sweeps.md.")
+    options = parse(SweepOptions, argv, "sweep", "The file and SLURM: `lit-offrl docs sweeps`.")
     uri = store_uri(options.tracking_uri)
     path = find_sweep(options.config)
     sweep = read_sweep(path, options.only, output=options.output, uri=uri)

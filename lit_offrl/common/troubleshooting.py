@@ -1,10 +1,10 @@
-"""Where docs/troubleshooting.md explains an error: what is printed of the error ends with it."""
+"""Where the page Troubleshooting explains an error: what is printed of the error ends with it."""
 
 from __future__ import annotations
 
 import re
 
-PAGE = "docs/troubleshooting.md"
+PAGE = "troubleshooting"
 # The anchor of each section beside what the errors have in common that it explains.
 SECTIONS = {
     "the-file-has-neither-terminals-nor-timeouts": r"has neither 'terminals' nor 'timeouts'",
@@ -34,8 +34,8 @@ SECTIONS = {
 
 
 def pointer(message: str) -> str:
-    """Return ``" See PAGE#section."`` for the section that explains an error, or ``""``."""
+    """Return the sentence that names the section which explains an error, or ``""``."""
     for anchor, said in SECTIONS.items():
         if re.search(said, message):
-            return f" See {PAGE}#{anchor}."
+            return f" See `lit-offrl docs {PAGE}#{anchor}`."
     return ""

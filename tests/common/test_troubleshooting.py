@@ -16,6 +16,7 @@ from lit_offrl.__main__ import dispatch, main
 from lit_offrl.callbacks.finite import FiniteGuard
 from lit_offrl.cli.checkpoint import ResumeFrom
 from lit_offrl.cli.folders import LOCK, Folders
+from lit_offrl.commands.docs import section
 from lit_offrl.common.errors import LitOffRLError
 from lit_offrl.common.troubleshooting import PAGE, SECTIONS, pointer
 from lit_offrl.datamodules import D4RLDataModule
@@ -33,7 +34,7 @@ from lit_offrl.modules import IQLModule
 from lit_offrl.tracking.references import registered_model
 from lit_offrl.tracking.store import require_store
 
-TEXT = (Path(__file__).parents[2] / PAGE).read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / f"{PAGE}.md").read_text()
 
 
 def sections():
@@ -128,7 +129,9 @@ def test_an_error_ends_with_its_section_which_quotes_it(anchor, folder):
     with pytest.raises(LitOffRLError) as caught:
         ERRORS[anchor]()
     said = " ".join(str(caught.value).split())
-    assert pointer(said) == f" See {PAGE}#{anchor}."
+    assert pointer(said) == f" See `lit-offrl docs {PAGE}#{anchor}`."
+    text = section(f"{PAGE}#{anchor}").partition("\n")[2]
+    assert text and sections()[anchor].startswith(f"\n{text}")
     assert re.search(quote(sections()[anchor]), said), said
 
 
@@ -136,7 +139,7 @@ def test_the_line_on_stderr_ends_with_it(capsys):
     assert main(["compare", "--betaa", "3"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("lit-offrl: error: there is no option '--betaa'.")
-    assert said.endswith(f" See {PAGE}#there-is-no-option-of-that-name.\n")
+    assert said.endswith(" See `lit-offrl docs troubleshooting#there-is-no-option-of-that-name`.\n")
     assert said.count("\n") == 1
 
 

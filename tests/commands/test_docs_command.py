@@ -1,0 +1,64 @@
+"""lit-offrl docs: pages and sections by name."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from pymdownx.slugs import slugify
+
+from lit_offrl.__main__ import main
+from lit_offrl.commands import docs
+
+
+def test_all_pages_are_listed_with_what_they_are_for(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    assert main(["docs"]) == 0
+    listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert listed.keys() == set(docs.names()) >= {"export", "methods/dvf", "results/ogbench"}
+    assert "api/policies" not in listed and all(each[-1] in ".:" for each in listed.values())
+
+
+@pytest.mark.parametrize("name", docs.names())
+def test_a_page_is_printed_and_each_section_by_the_anchor_of_the_site(name, capsys):
+    text = (docs.FOLDER / f"{name}.md").read_text()
+    assert main(["docs", name]) == 0
+    assert capsys.readouterr().out == text
+    anchor, seen = slugify(case="lower"), set()
+    for title in re.findall(
+        r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.M
+    ):
+        plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title).replace("`", "")
+        if (made := anchor(plain, "-")) not in seen:  # the site numbers the others
+            assert docs.section(f"docs/{name}.md#{made}").splitlines()[0].endswith(f" {title}")
+        seen.add(made)
+
+
+def test_a_section_ends_where_the_next_one_of_its_level_begins(tmp_path, monkeypatch):
+    text = "# A\n## B `c`\nb\n```\n# no heading\n```\n### D\nd\n## E\ne\n"
+    (tmp_path / "page.md").write_text(text)
+    monkeypatch.setattr(docs, "FOLDER", tmp_path)
+    assert docs.section("page#b-c") == text[4:-7]
+    assert docs.section("page#d") == "### D\nd\n" and docs.section("page#e") == "## E\ne\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("exprt", "there is no page 'exprt'. Did you mean 'export'?"),
+        ("../README", "there is no page '../README'. `lit-offrl docs` prints all names."),
+        ("export#a-files", "the page 'export' has no section 'a-files'."),
+    ],
+)
+def test_what_is_not_there_is_said(given, said, capsys):
+    assert main(["docs", given]) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.startswith(f"lit-offrl: error: {said}") and err.count("\n") == 1
+
+
+def test_torch_is_not_imported():
+    code = "import sys; from lit_offrl.__main__ import main; main(['docs', 'export']);"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code} assert 'torch' not in sys.modules"], capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
