@@ -46,9 +46,9 @@ class Drawing:
     Args:
         sampler: Sampler that draws actions.
         sampling_steps: Number of the sampler's steps, 1 to T; all T if None.
-        clipping: What each step clips to the actions' range: the noisy ``sample`` (IDQL's and ACD's
-            code), the ``estimate`` of the action (Diffusion-QL's), or ``none``: then the action
-            alone that the steps end in.
+        clipping: What is clipped to the actions' range in each step: the noisy ``sample``, as in
+            IDQL's and ACD's code; the ``estimate`` of the clean action, as in Diffusion-QL's; or
+            ``none``, so that only the final action is clipped.
         variance: Variance of the noise in a step of ``ddpm``: ``beta`` (IDQL's and ACD's code) or
             ``posterior`` (Diffusion-QL's). ``ddim`` and ``dpm++`` add no noise.
         temperature: Factor, at least 0, of all noise, with which the sampler begins included.
@@ -215,8 +215,8 @@ class DiffusionActorModule(ActorModule):
         diffusion_steps: Number T of diffusion steps, at least 1.
         sampler: Sampler that draws actions.
         sampling_steps: Number of the sampler's steps, 1 to T; all T by default.
-        clipping: What each of them clips to the actions' range: the noisy ``sample``, the
-            ``estimate`` of the action, or ``none``; see ``Drawing``.
+        clipping: What is clipped to the actions' range in each step: the noisy ``sample``, the
+            ``estimate`` of the clean action, or ``none``, so that only the final action is clipped.
         variance: Variance of the noise in a step of ``ddpm``: ``beta`` or ``posterior``.
         temperature: Factor, at least 0, of all noise by which actions are drawn when acting.
         actor_ema_rate: Rate in (0, 1] at which the averaged denoiser, which acts, follows the

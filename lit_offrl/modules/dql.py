@@ -48,8 +48,8 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
         denoiser: Network of the denoiser: the authors' plain ``mlp``, or ``residual`` blocks with
             LayerNorm (IDQL, ACD), which take four times as long.
         dropout: Probability in [0, 1) of dropping a unit of the denoiser.
-        clipping: What each step of the sampler clips to the actions' range: the ``estimate`` of the
-            action, the noisy ``sample``, or ``none``.
+        clipping: What is clipped to the actions' range in each step: the ``estimate`` of the clean
+            action, the noisy ``sample``, or ``none``, so that only the final action is clipped.
         variance: Variance of the noise in a step of ``ddpm``: ``posterior`` or ``beta``.
         actor_ema_rate: Rate in (0, 1] at which the averaged denoiser, which makes targets, follows
             the trained one.

@@ -90,10 +90,11 @@ class DVFModule(EstimatesModule):
         blocks: Number of blocks of the Perceiver IO, at least 1.
         heads: Number of heads in its cross-attention and in its self-attention, at least 1.
         latents: Number of its latents, at least 1; the paper does not give it.
-        latents_per: ``sample`` is the paper's Perceiver IO, whose latents attend to the noisy state
-            too and so are made anew for each sample in each sampling step. With ``state`` they see
-            s_t and φ(π) alone and are made once; the noisy state, Δt and the diffusion time read
-            them. Values cost a fiftieth at the paper's size and were as good (docs/results/dvf.md).
+        latents_per: What the denoiser's latents are computed for. ``sample``: as in the paper's
+            Perceiver IO, they attend to the noisy state, so each sample needs new ones in each
+            sampling step. ``state``: they attend to s_t and φ(π) only and are computed once for
+            all samples. At the paper's size values then cost a fiftieth and were as good
+            (docs/results/dvf.md).
         schedule: Noise schedule of the diffusion: ``cosine``, ``linear`` or ``vp``.
         diffusion_steps: Number T of diffusion steps, at least 1.
         prediction: What the denoiser predicts: the noise ``epsilon``, the state ``x0`` or the
@@ -106,9 +107,9 @@ class DVFModule(EstimatesModule):
         sampling_steps: Number of sampling steps, in [1, diffusion_steps]; the largest gives the
             full chain.
         num_samples: Number n of states that are drawn for one value, at least 1.
-        draws: How the n states draw their first noise: ``independent``, or ``antithetic`` in pairs
-            z and −z whose Δt are neighbours. Each sample has the same distribution either way, so
-            values are unbiased; the variance of a value fell to 0.6 on hopper
+        draws: How the n samples of a value draw the noise that sampling starts from.
+            ``independent``: each its own. ``antithetic``: in pairs z and −z with neighbouring Δt,
+            which leaves values unbiased and reduced their variance to 0.6 times its size on hopper
             (docs/results/dvf.md).
         hidden: Widths of the hidden layers of the reward model, of Q and of the actor.
         extraction: How the actor learns: ``q_net`` maximises the regressed Q (Eq. 10); ``awr``
