@@ -93,7 +93,7 @@ def _facts() -> Iterator[EnvironmentFacts]:
 ENVIRONMENTS: Mapping[str, EnvironmentFacts] = {facts.env_id: facts for facts in _facts()}
 
 
-def score_of(
+def scored_quantity(
     stated: object,
     references: tuple[object, object],
     facts: EnvironmentFacts | None,

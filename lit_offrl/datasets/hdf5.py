@@ -26,7 +26,7 @@ from lit_offrl.datasets.environments import (
     REFERENCES,
     EnvironmentFacts,
     env_id_from_name,
-    score_of,
+    scored_quantity,
 )
 from lit_offrl.datasets.hdf5_file import Hdf5File
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
@@ -290,7 +290,9 @@ def _facts(file: Hdf5File, facts: EnvironmentFacts | None, action_dim: int) -> d
     if scores != (None, None):  # never one reference from each source
         references = dict(zip(REFERENCES, scores, strict=False))
         references["ref_source"] = str(given.get("ref_source", "the file's attributes"))
-        references["score_of"] = score_of(given.get("score_of"), scores, facts, str(file.path))
+        references["score_of"] = scored_quantity(
+            given.get("score_of"), scores, facts, str(file.path)
+        )
     elif facts is not None:
         references = facts.references
     return {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_offrl.common.errors import DatasetError
-from lit_offrl.datasets.environments import ENVIRONMENTS, REFERENCES, score_of
+from lit_offrl.datasets.environments import ENVIRONMENTS, REFERENCES, scored_quantity
 from lit_offrl.datasets.schema import DatasetSpec
 
 _BOUNDS = ("action_low", "action_high")
@@ -53,7 +53,7 @@ def noted(
             if given[key] is None and sizes.get("actions"):
                 given[key] = [bound] * sizes["actions"]
     scores = given["ref_min_score"], given["ref_max_score"]
-    given["score_of"] = score_of(given["score_of"], scores, facts, where)
+    given["score_of"] = scored_quantity(given["score_of"], scores, facts, where)
     for key in _BOUNDS:
         if isinstance(given[key], list) and len(given[key]) != sizes.get("actions"):
             given[key] = None  # of other actions than are read

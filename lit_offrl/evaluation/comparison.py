@@ -159,7 +159,7 @@ def compare(
     )
 
 
-def score_of(run: Run, unit: Metric) -> float:
+def run_mean(run: Run, unit: Metric) -> float:
     """Return a run's mean over its episodes."""
     return float(np.mean(_episodes(run, unit)))
 
@@ -217,7 +217,7 @@ def _cell(
     ranges: Mapping[str, tuple[float, float]],
 ) -> Cell:
     strata = tuple(
-        np.array([score_of(run, unit) for run in runs])
+        np.array([run_mean(run, unit) for run in runs])
         for runs, unit in zip(members, units, strict=True)
     )
     runs = tuple(run for group in members for run in group)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_offrl.common.files import whole_file, write_whole
-from lit_offrl.evaluation.comparison import ALL, Cell, Comparison, Estimate, score_of
+from lit_offrl.evaluation.comparison import ALL, Cell, Comparison, Estimate, run_mean
 from lit_offrl.evaluation.runs import Run
 from lit_offrl.evaluation.statistics import MANY, coverage
 
@@ -170,8 +170,8 @@ def _result(run: Run) -> Mapping[str, Any]:
         "options": "; ".join(f"{name}={value}" for name, value in run.options),
         "dataset": run.dataset,
         "seed": run.seed,
-        "score": None if record.scores is None else score_of(run, "score"),
-        "return": score_of(run, "return"),
+        "score": None if record.scores is None else run_mean(run, "score"),
+        "return": run_mean(run, "return"),
         "episodes": len(record.returns),
         "evaluation_seed": record.seed,
         "env_id": record.env_id,

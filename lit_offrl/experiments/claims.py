@@ -21,7 +21,7 @@ from pydantic import Field
 from lit_offrl.common.configs import read_yaml
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.evaluation import protocol
-from lit_offrl.evaluation.comparison import score_of
+from lit_offrl.evaluation.comparison import run_mean
 from lit_offrl.evaluation.offline import OfflineRun
 from lit_offrl.evaluation.runs import Run
 from lit_offrl.experiments.config import FileReader, Section
@@ -309,7 +309,7 @@ def _number(run: Run, option: str) -> float:
 
 
 def _score(run: Run) -> float:
-    return score_of(run, "return" if run.record.scores is None else "score")
+    return run_mean(run, "return" if run.record.scores is None else "score")
 
 
 def _listed(scores: Mapping[int, float], digits: int = 1) -> str:

@@ -143,7 +143,7 @@ class ConditionModule(FrozenCriticsModule):
         discount = self.gamma if batch.discounts is None else batch.discounts
         return batch.rewards + torch.where(batch.terminals, 0.0, discount * following) - value
 
-    def told(self, batch: Any, advantages: Tensor) -> Tensor:
+    def actor_condition(self, batch: Any, advantages: Tensor) -> Tensor:
         """The actor's condition (B,): the advantages, or 1 for positive ones and −1 for others."""
         if self.condition == "advantage":
             return advantages

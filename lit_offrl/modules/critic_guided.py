@@ -69,8 +69,8 @@ class CriticGuidedModule(ActorModule):
         losses, advantages = self.critic_losses(batch, observations)
         self.log_scalar("advantage/mean", advantages.mean())
         self.log_scalar("advantage/positive", (advantages > 0).float().mean())
-        told = self.told(batch, advantages)
-        return losses | {"actor": self.actor_loss(observations, batch.actions, told)}
+        condition = self.actor_condition(batch, advantages)
+        return losses | {"actor": self.actor_loss(observations, batch.actions, condition)}
 
     def critic_losses(self, batch: Any, observations: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Losses of a batch's critics, and its advantages (B,) without gradient.
@@ -88,7 +88,7 @@ class CriticGuidedModule(ActorModule):
             getattr(batch, "discounts", None),
         )
 
-    def told(self, batch: Any, advantages: Tensor) -> Tensor:
+    def actor_condition(self, batch: Any, advantages: Tensor) -> Tensor:
         """What the actor's loss takes for the advantages (B,) of a batch: they themselves."""
         return advantages
 

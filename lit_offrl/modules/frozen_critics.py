@@ -155,8 +155,8 @@ class FrozenCriticsModule(CriticGuidedModule):
                 "view to the model, or set it to AdvantageLabelled."
             )
         observations = self.normalize_observations(batch.observations)
-        told = self.told(batch, batch.advantages)
-        return {"actor": self.actor_loss(observations, batch.actions, told)}
+        condition = self.actor_condition(batch, batch.advantages)
+        return {"actor": self.actor_loss(observations, batch.actions, condition)}
 
     def after_step(self) -> None:
         """Move the target critics, unless they are frozen."""

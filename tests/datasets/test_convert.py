@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lit_offrl.__main__ import main
 from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.datasets.convert import convert_dataset, find_target
-from lit_offrl.datasets.environments import ENVIRONMENTS, REFERENCES, score_of
+from lit_offrl.datasets.environments import ENVIRONMENTS, REFERENCES, scored_quantity
 from lit_offrl.datasets.recording_formats import to_d4rl
 from lit_offrl.datasets.recordings import Recording, read_recording
 from lit_offrl.datasets.sources import find_source
@@ -126,10 +126,10 @@ def test_scores_of_success_stay_scores_of_success(
 
 def test_references_without_a_word_are_read_as_the_environments_own(tmp_path):
     facts = ENVIRONMENTS["lit_offrl/cube-single-singletask-task2-v0"]
-    assert score_of(None, (0.0, 1.0), facts, "x") == "success"
-    assert score_of(None, (0.0, 2.0), facts, "x") == "return"
-    assert score_of(None, (0.0, 1.0), None, "x") == "return"
-    assert score_of("return", (0.0, 1.0), facts, "x") == "return"
+    assert scored_quantity(None, (0.0, 1.0), facts, "x") == "success"
+    assert scored_quantity(None, (0.0, 2.0), facts, "x") == "return"
+    assert scored_quantity(None, (0.0, 1.0), None, "x") == "return"
+    assert scored_quantity("return", (0.0, 1.0), facts, "x") == "return"
     recording = made([3, 4], np.random.default_rng(0))
     to_d4rl(recording, tmp_path, "first.hdf5")
     with h5py.File(tmp_path / "first.hdf5", "a") as file:

@@ -19,7 +19,7 @@ NOTHING = SimpleNamespace()
 
 def told(advantages, batch=NOTHING, **options):
     module = ACDModule(2, 1, **SMALL, **options)
-    return module.told(batch, torch.as_tensor(advantages))
+    return module.actor_condition(batch, torch.as_tensor(advantages))
 
 
 def test_advantages_are_told_as_they_are_unless_signs_are_asked_for():
