@@ -103,4 +103,5 @@ def _show(text: str) -> None:
     from rich.console import Console
     from rich.markdown import Markdown
 
-    Console().print(Markdown(re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)))
+    shown = re.sub(r"<!--[\s\S]*?-->\n?|^!\[.*\)$", "", text, flags=re.MULTILINE)
+    Console().print(Markdown(shown, hyperlinks=False))  # of pages, so that one sees their names

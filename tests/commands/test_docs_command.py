@@ -34,6 +34,15 @@ def test_a_page_is_printed_and_each_section_by_the_anchor_of_the_site(name, caps
         seen.add(made)
 
 
+def test_in_a_terminal_a_page_is_laid_out(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["docs", "methods/bc"]) == 0
+    out = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)  # colours
+    assert "Behaviour cloning learns" in out and "diffusion BC (diffusion_bc.md)" in out
+    assert not any(mark in out for mark in ("```", "<!--", "| ---", "bc.svg"))
+
+
 def test_a_section_ends_where_the_next_one_of_its_level_begins(tmp_path, monkeypatch):
     text = "# A\n## B `c`\nb\n```\n# no heading\n```\n### D\nd\n## E\ne\n"
     (tmp_path / "page.md").write_text(text)
