@@ -80,7 +80,7 @@ def maze2d_policies(numbers: Mapping[str, Any]) -> Figure:
 def maze2d_gamma(numbers: Mapping[str, Any]) -> Figure:
     """Draw the numbers of ``studies.maze2d.Maze2dGamma`` (Fig. 4).
 
-    Samples and data as γ grows, and the way from the start against the horizon.
+    Samples and data as γ grows, and the distance from the start against the horizon.
     """
     rows = numbers["by_gamma"]
     free = np.asarray(numbers["free"], bool)
@@ -117,7 +117,7 @@ def maze2d_gamma(numbers: Mapping[str, Any]) -> Figure:
     axis.set_xticks(horizon, [f"{steps:.0f}" for steps in horizon])
     axis.minorticks_off()
     axis.margins(x=0.08)
-    axis.set(xlabel="mean Δt, steps (as γ grows)", ylabel="mean way from the\nstart, cells")
+    axis.set(xlabel="mean Δt, steps (as γ grows)", ylabel="mean distance\nfrom the start, cells")
     axis.grid()
     return figure
 
