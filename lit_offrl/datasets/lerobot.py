@@ -28,10 +28,16 @@ from lit_offrl.common.errors import ConfigError, DatasetError
 from lit_offrl.common.ranges import require_fields
 from lit_offrl.datasets.cache import ColumnCache, folder_sha256
 from lit_offrl.datasets.columns import listed
-from lit_offrl.datasets.lerobot_columns import Columns
 from lit_offrl.datasets.lerobot_folder import (
+    ACTION,
     AGAIN,
+    EXTRA,
+    NEXT_STATE,
     PREFIX,
+    REWARDS,
+    STATE,
+    SUCCESS,
+    TERMINAL,
     Episodes,
     Feature,
     LeRobotFolder,
@@ -39,17 +45,10 @@ from lit_offrl.datasets.lerobot_folder import (
     lerobot_folder,
 )
 from lit_offrl.datasets.lerobot_frames import FrameFeatures
+from lit_offrl.datasets.lerobot_reader import LeRobotReader
 from lit_offrl.datasets.noted import noted
 from lit_offrl.datasets.schema import DatasetSpec, OfflineDataset
-from lit_offrl.datasets.scratch import scratch
-from lit_offrl.datasets.values import remarks
 
-STATE, ACTION, DONE = "observation.state", "action", "next.done"
-NEXT_STATE = "next.observation.state"
-REWARDS, TERMINAL, SUCCESS = ("next.reward", "reward"), "next.terminated", "next.success"
-EXTRA = {"goal": "goals", "policy": "policy", "reward_mask": "reward_mask"}
-EXTRA |= {"next_unknown": "next_unknown"}
-"""Features that become columns of their own, under these names."""
 _ADVICE = {"rewards": "name with success which episodes succeeded, or with reward a feature."}
 _NUMBERED = re.compile(r"[\s,]+")
 _NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -104,9 +103,13 @@ class LeRobotSource:
         name: The name it goes by in tables.
         path: The folder.
         folder: Its metadata.
+        where: The dataset, for messages.
+        parts: Features that make up an observation.
         reward: Feature of rewards, if any.
         terminal: Feature that ends tasks, if any.
         success: Feature of success, if any.
+        succeeded: Numbers of the episodes that succeeded, if they are given.
+        tasks: Texts of the tasks by their numbers.
 
     Raises:
         ConfigError: An option names a feature that is not there, or does not go with the others.
@@ -131,18 +134,18 @@ class LeRobotSource:
         self.name = PREFIX + (self.path.name if local else dataset)
         self.options, self.cache = options, cache
         self.folder = LeRobotFolder(self.path)
-        self._where = f"{self.name} ({self.path})"
+        self.where = f"{self.name} ({self.path})"
         self._env_id = env_id
-        self._parts = self._choose(guess)
+        self.parts = self._choose(guess)
         self.reward = self._feature_of("reward", REWARDS)
         self.terminal = self._feature_of("terminal", (TERMINAL,))
-        self.success, self._succeeded = self._labels()
-        self._tasks = self.folder.tasks() if "task_index" in self.folder.features else {}
-        if options.tasks != "ignore" and not self._tasks:
-            raise ConfigError(f"{self._where}: has no tasks: leave the option tasks out.")
+        self.success, self.succeeded = self._labels()
+        self.tasks = self.folder.tasks() if "task_index" in self.folder.features else {}
+        if options.tasks != "ignore" and not self.tasks:
+            raise ConfigError(f"{self.where}: has no tasks: leave the option tasks out.")
         if options.tasks == "goals" and "goal" in self.folder.features:
             raise ConfigError(
-                f"{self._where}: has a feature 'goal', which becomes the column goals: set tasks "
+                f"{self.where}: has a feature 'goal', which becomes the column goals: set tasks "
                 "to ignore or observations."
             )
         for name in options.frames or ():
@@ -150,14 +153,14 @@ class LeRobotSource:
             if feature is None or not feature.is_picture:
                 pictures = [each.text for each in self.folder.features.values() if each.is_picture]
                 raise ConfigError(
-                    f"{self._where}: frames names '{name}', which is no image and no video (it has "
+                    f"{self.where}: frames names '{name}', which is no image and no video (it has "
                     f"{listed(pictures)})."
                 )
 
     def facts(self) -> dict[str, str]:
         """Return what the metadata say beside the spec, for people."""
         folder = self.folder
-        tasks = [f"{number}: {text}" for number, text in self._tasks.items()]
+        tasks = [f"{number}: {text}" for number, text in self.tasks.items()]
         facts = {"rows (metadata)": f"{folder.frames:,}"}
         facts["episodes (metadata)"] = f"{folder.episodes:,}"
         facts["frames a second"] = f"{folder.fps:g}"
@@ -169,22 +172,22 @@ class LeRobotSource:
         folder, features = self.folder, self.folder.features
         columns = ["observations", *(["actions"] if ACTION in features else [])]
         columns += ["rewards"] if self._has_labels or self.reward else []
-        columns += ["next_observations"] if self._next_state else []
+        columns += ["next_observations"] if self.next_state else []
         columns += [column for name, column in EXTRA.items() if name in features]
         columns += ["goals"] if self.options.tasks == "goals" else []
-        columns += ["validation"] if self._validates is not None else []
-        size = sum(part.size or 0 for part in self._parts) + sum(each.size for each in self._frames)
-        size += len(self._tasks) if self.options.tasks == "observations" else 0
+        columns += ["validation"] if self.validates is not None else []
+        size = sum(part.size or 0 for part in self.parts) + sum(each.size for each in self.frames)
+        size += len(self.tasks) if self.options.tasks == "observations" else 0
         action = folder.need(ACTION).size or 0 if ACTION in features else 0
         sizes = {"observations": size, "actions": action}
-        facts = noted(folder.extra, self._env_id, sizes, self._where)
+        facts = noted(folder.extra, self._env_id, sizes, self.where)
         return DatasetSpec.from_dict(
             {
                 **facts,
                 "name": self.name,
                 "observation_dim": size,
                 "action_dim": action,
-                "origin": self._where,
+                "origin": self.where,
                 "columns": (*columns, "terminals", "timeouts"),
                 "handling": tuple(self._handling()),
                 "notices": tuple(self._notices()),
@@ -205,7 +208,7 @@ class LeRobotSource:
 
         def make() -> OfflineDataset:
             folder = None if self.cache is None else self.cache.folder
-            columns, said = _Reader(self, episodes, folder).columns()
+            columns, said = LeRobotReader(self, episodes, folder).columns()
             known = replace(spec, sha256=digest, notices=(*spec.notices, *said))
             return OfflineDataset(columns, known, {"source": "lerobot"})
 
@@ -219,12 +222,12 @@ class LeRobotSource:
 
     @property
     def _has_labels(self) -> bool:
-        return self.success is not None or self._succeeded is not None
+        return self.success is not None or self.succeeded is not None
 
     @property
-    def _next_state(self) -> Feature | None:
+    def next_state(self) -> Feature | None:
         """The stored next state, where nothing else than the state is observed."""
-        plain = [part.name for part in self._parts] == [STATE] and not self._frames
+        plain = [part.name for part in self.parts] == [STATE] and not self.frames
         plain &= self.options.tasks != "observations"
         return (
             self.folder.need(NEXT_STATE) if plain and NEXT_STATE in self.folder.features else None
@@ -237,12 +240,12 @@ class LeRobotSource:
             names = (STATE,) if STATE in folder.features else tuple(usual) if guess else ()
         if not names and not (self.options.frames and self.options.observations is not None):
             raise ConfigError(
-                f"{self._where}: has no feature '{STATE}': say with observations which of "
+                f"{self.where}: has no feature '{STATE}': say with observations which of "
                 f"{listed([each.text for each in folder.readable])} are put behind each other."
             )
         if len(set(names)) < len(names):
             twice = next(name for name in names if list(names).count(name) > 1)
-            raise ConfigError(f"{self._where}: observations names '{twice}' twice: name it once.")
+            raise ConfigError(f"{self.where}: observations names '{twice}' twice: name it once.")
         return [folder.need(name) for name in names]
 
     def _feature_of(self, option: str, usual: Sequence[str]) -> Feature | None:
@@ -254,7 +257,7 @@ class LeRobotSource:
         feature = self.folder.need(names[0])
         if feature.size != 1:
             raise ConfigError(
-                f"{self._where}: {option} is '{feature.text}', where one number a frame is needed."
+                f"{self.where}: {option} is '{feature.text}', where one number a frame is needed."
             )
         return feature
 
@@ -270,7 +273,7 @@ class LeRobotSource:
             if not path.is_file():
                 names = [each.text for each in self.folder.readable]
                 raise ConfigError(
-                    f"{self._where}: success is '{given}', which is no feature (it has "
+                    f"{self.where}: success is '{given}', which is no feature (it has "
                     f"{listed(names)}) and no file with the numbers of episodes."
                 )
             numbers = _read_numbers(path)
@@ -279,13 +282,13 @@ class LeRobotSource:
         for number in numbers:
             if not 0 <= number < self.folder.episodes or numbers.count(number) > 1:
                 raise ConfigError(
-                    f"{self._where}: success names episode {number}: name those that succeeded, "
+                    f"{self.where}: success names episode {number}: name those that succeeded, "
                     f"of 0 to {self.folder.episodes - 1}, once each."
                 )
         return None, np.array(sorted(numbers), dtype=np.int64)
 
     @cached_property
-    def _validates(self) -> tuple[int, int] | None:
+    def validates(self) -> tuple[int, int] | None:
         """The episodes of the split ``val`` or ``validation``."""
         for name in ("val", "validation"):
             if (text := self.folder.splits.get(name)) is not None:
@@ -300,7 +303,8 @@ class LeRobotSource:
         return None
 
     @cached_property
-    def _frames(self) -> list[FrameFeatures]:
+    def frames(self) -> list[FrameFeatures]:
+        """What computes the numbers of pictures, a function each."""
         given = (self.options.frames or {}).items()
         return [FrameFeatures(self.folder, name, function) for name, function in given]
 
@@ -310,25 +314,25 @@ class LeRobotSource:
                  for key in ("reward", "terminal", "success")}  # fmt: skip
         return {
             **names,
-            "labelled_only": self._labels_are_rewards,
-            "observations": [part.name for part in self._parts],
-            "succeeded": None if self._succeeded is None else self._succeeded.tolist(),
+            "labelled_only": self.labels_are_rewards,
+            "observations": [part.name for part in self.parts],
+            "succeeded": None if self.succeeded is None else self.succeeded.tolist(),
             "tasks": self.options.tasks,
-            "frames": [each.facts() for each in self._frames],
+            "frames": [each.facts() for each in self.frames],
         }
 
     @property
-    def _labels_are_rewards(self) -> bool:
+    def labels_are_rewards(self) -> bool:
         """An option goes before a feature that has rewards without being named."""
         explicit = self.options.success is not None and self.options.reward is None
         return self._has_labels and (explicit or self.reward is None)
 
     def _handling(self) -> Iterator[str]:
-        if [part.name for part in self._parts] != [STATE] or self._frames or self._tasked:
-            parts = [part.text for part in self._parts] + [each.text for each in self._frames]
-            parts += [f"task (one-hot, {len(self._tasks)})"] * self._tasked
+        if [part.name for part in self.parts] != [STATE] or self.frames or self.tasked:
+            parts = [part.text for part in self.parts] + [each.text for each in self.frames]
+            parts += [f"task (one-hot, {len(self.tasks)})"] * self.tasked
             yield f"observations: {' + '.join(parts)}"
-        if self._labels_are_rewards:
+        if self.labels_are_rewards:
             which = "numbered episodes" if self.success is None else f"'{self.success.name}'"
             yield f"rewards: 1 on the last row of episodes that succeeded, by {which}, else 0"
         elif self.reward is not None and self.reward.name != REWARDS[0]:
@@ -341,7 +345,8 @@ class LeRobotSource:
             yield "nothing says whether the task ended, so all episodes end in a timeout"
 
     @property
-    def _tasked(self) -> bool:
+    def tasked(self) -> bool:
+        """Whether the task's number is part of the observation."""
         return self.options.tasks == "observations"
 
     def _notices(self) -> Iterator[str]:
@@ -351,193 +356,22 @@ class LeRobotSource:
         ]  # fmt: skip
         if pictures:
             yield f"left out, as frames are no vectors (see the option frames): {listed(pictures)}"
-        taken = {part.name for part in self._parts}
+        taken = {part.name for part in self.parts}
         others = [each.text for each in self.folder.readable
                   if each.name.startswith("observation") and each.name not in taken]  # fmt: skip
         if others:
             yield f"not among the observations: {listed(others)}"
-        if len(self._tasks) > 1 and self.options.tasks == "ignore":
+        if len(self.tasks) > 1 and self.options.tasks == "ignore":
             yield (
-                f"has {len(self._tasks)} tasks, which are not told apart: set tasks to "
+                f"has {len(self.tasks)} tasks, which are not told apart: set tasks to "
                 "observations or goals"
             )
 
     def _sha256(self, episodes: Episodes) -> str:
         files = [*self.folder.metadata_files(), *(path for path, _ in episodes.files)]
-        for each in self._frames:
+        for each in self.frames:
             files += each.files()
         return folder_sha256(self.path, files, self.cache)
-
-
-class _Reader:
-    """Reads the columns of a source once."""
-
-    def __init__(self, source: LeRobotSource, episodes: Episodes, folder: Path | None) -> None:
-        self._source, self._episodes, self._place = source, episodes, folder
-        self._data = Columns(episodes, source._where)
-        self._rows = self._data.rows
-        self._last = np.zeros(self._rows, dtype=np.bool_)
-        self._last[np.cumsum(episodes.lengths) - 1] = True
-        self._said: list[str] = []
-
-    def columns(self) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-        """Return the columns, and what is odd about their values."""
-        source, features = self._source, self._source.folder.features
-        extra = {name: column for name, column in EXTRA.items() if name in features}
-        single = [source.reward, source.terminal, source.success, source._next_state]
-        single += [features.get(name) for name in ("timestamp", "task_index", ACTION, DONE)]
-        needed = [features["episode_index"], features["frame_index"], *source._parts]
-        needed += [each for each in single if each is not None]
-        needed += [source.folder.need(name) for name in extra]
-        self._data.check(list(dict.fromkeys(needed)))
-        self._check_index()
-        columns = {"observations": self._vectors(source._parts, "observations")}
-        if ACTION in features:
-            columns["actions"] = self._vectors([source.folder.need(ACTION)], "actions")
-        if source._next_state is not None:
-            columns["next_observations"] = self._vectors([source._next_state], "")
-        for name, column in extra.items():
-            columns[column] = self._vectors([source.folder.need(name)], column)
-            if column != "goals":
-                columns[column] = columns[column].reshape(-1)
-        if source.options.tasks == "goals":
-            columns["goals"] = self._vectors([], "goals", tasks=True)
-        succeeded = self._successes()
-        if source._labels_are_rewards:
-            columns["rewards"] = succeeded.astype(np.float32)
-        elif source.reward is not None:
-            columns["rewards"] = self._vectors([source.reward], "rewards").reshape(-1)
-        if (done := features.get(DONE)) is not None and done.size == 1:
-            self._flags(done)
-        terminals = succeeded if source.terminal is None else self._flags(source.terminal)
-        columns["terminals"], columns["timeouts"] = terminals, self._last & ~terminals
-        if source._validates is not None:
-            low, high = source._validates
-            chosen = np.zeros(len(self._episodes.lengths), dtype=np.bool_)
-            chosen[low:high] = True
-            columns["validation"] = np.repeat(chosen, self._episodes.lengths)
-        return columns, tuple(self._said)
-
-    def _check_index(self) -> None:
-        """Compare the rows' own numbers with what the metadata say of episodes."""
-        features, episodes = self._source.folder.features, self._episodes
-        names = [n for n in ("episode_index", "frame_index", "timestamp") if n in features]
-        row, before = 0, None
-        numbers = np.arange(len(episodes.lengths))
-        for blocks in self._data.blocks([features[name] for name in names]):
-            values = [block[:, 0] for block in blocks]
-            rows = np.arange(row, row + len(values[0]))
-            of = np.searchsorted(episodes.starts, rows, side="right") - 1
-            for name, found, wanted in (
-                ("episode_index", values[0], numbers[of]),
-                ("frame_index", values[1], rows - episodes.starts[of]),
-            ):
-                odd = np.flatnonzero(found != wanted)
-                if len(odd):
-                    at = int(odd[0])
-                    length = int(episodes.lengths[of[at]])
-                    raise self._wrong(
-                        row + at,
-                        f"column '{name}' has {found[at]}, where by 'length' of meta/episodes row "
-                        f"{rows[at] - episodes.starts[of[at]]} of {length} of episode {of[at]} is",
-                    )
-            if "timestamp" in names:
-                times = values[2] if before is None else np.append(before, values[2])
-                firsts = np.append(rows[:0] if before is None else rows[:1] - 1, rows)
-                falls = np.flatnonzero((np.diff(times) < 0) & ~self._last[firsts[:-1]])
-                if len(falls):
-                    at = int(falls[0])
-                    raise self._wrong(
-                        int(firsts[at]) + 1,
-                        f"column 'timestamp' falls from {times[at]:g} to {times[at + 1]:g} within "
-                        "an episode",
-                    )
-                before = values[2][-1:]
-            row += len(rows)
-
-    def _wrong(self, row: int, what: str) -> DatasetError:
-        ends = np.cumsum([rows for _, rows in self._episodes.files])
-        number = int(np.searchsorted(ends, row, side="right"))
-        path, rows = self._episodes.files[number]
-        row -= int(ends[number]) - rows
-        return DatasetError(f"{path}: {what} (row {row:,} of the file): {AGAIN}.")
-
-    def _vectors(
-        self, parts: Sequence[Feature], column: str, tasks: bool | None = None
-    ) -> np.ndarray:
-        """Return features behind each other (N, d), float32, mapped from a nameless file."""
-        source = self._source
-        whole = column == "observations"
-        tasked = (source._tasked and whole) if tasks is None else tasks
-        frames = [each.fetch(self._rows, source.cache) for each in source._frames] if whole else []
-        number = [source.folder.features["task_index"]] if tasked else []
-        kinds = [np.dtype(part.dtype) for part in parts]
-        kind = np.dtype(np.float32) if not parts or frames or tasked else np.result_type(*kinds)
-        size = sum(part.size or 0 for part in parts) + sum(each.shape[1] for each in frames)
-        size += len(source._tasks) * tasked
-
-        def joined() -> Iterator[np.ndarray]:
-            row = 0
-            for block in self._data.blocks([*parts, *number]):
-                rows = len(block[0])
-                values = block[: len(parts)]
-                values += [each[row : row + rows] for each in frames]
-                if tasked:
-                    values.append(self._one_hot(block[-1][:, 0], row))
-                yield np.concatenate(values, axis=1)
-                row += rows
-
-        made = scratch(joined(), (self._rows, size), kind, self._place)
-        if column:  # of the next states the remarks would be those of the states
-            self._said += remarks({column: made if column != "rewards" else made[:, 0]})
-        if kind == np.float32:
-            return made
-        blocks = (made[i : i + (1 << 16)] for i in range(0, self._rows, 1 << 16))
-        return scratch(blocks, made.shape, np.dtype(np.float32), self._place)
-
-    def _one_hot(self, numbers: np.ndarray, row: int) -> np.ndarray:
-        count = len(self._source._tasks)
-        odd = np.flatnonzero((numbers < 0) | (numbers >= count))
-        if len(odd):
-            raise self._wrong(
-                row + int(odd[0]),
-                f"column 'task_index' has {numbers[odd[0]]}, where meta/tasks.parquet has {count} "
-                "tasks",
-            )
-        return np.eye(count, dtype=np.float32)[numbers.astype(np.int64)]
-
-    def _flags(self, feature: Feature, anywhere: bool = False) -> np.ndarray:
-        """Return a feature (N,) of 0 and 1, which is 1 only on last rows unless ``anywhere``."""
-        found, row = np.zeros(self._rows, dtype=np.bool_), 0
-        for (block,) in self._data.blocks([feature]):
-            values = block[:, 0]
-            odd = np.flatnonzero((values != 0) & (values != 1))
-            if len(odd):
-                raise self._wrong(
-                    row + int(odd[0]),
-                    f"column '{feature.name}' has {values[odd[0]]}, where only 0 and 1 may stand",
-                )
-            found[row : row + len(values)] = values
-            row += len(values)
-        early = np.flatnonzero(found & ~self._last)
-        if len(early) and not anywhere:
-            raise self._wrong(
-                int(early[0]), f"column '{feature.name}' ends an episode that goes on"
-            )
-        return found
-
-    def _successes(self) -> np.ndarray:
-        """Return on which rows (N,) an episode ends that succeeded."""
-        source, lengths = self._source, self._episodes.lengths
-        chosen = np.zeros(len(lengths), dtype=np.bool_)
-        if source._succeeded is not None:
-            chosen[source._succeeded] = True
-        elif source.success is not None:
-            flags = self._flags(source.success, anywhere=True)
-            chosen = np.logical_or.reduceat(flags, self._episodes.starts)
-        found = np.zeros(self._rows, dtype=np.bool_)
-        found[np.cumsum(lengths)[chosen] - 1] = True
-        return found
 
 
 def _read_numbers(path: Path) -> list[int]:

@@ -25,6 +25,12 @@ import numpy as np
 from lit_offrl.common.errors import ConfigError, DatasetError, install, nearest, reason
 from lit_offrl.datasets.columns import listed
 
+STATE, ACTION, DONE = "observation.state", "action", "next.done"
+NEXT_STATE = "next.observation.state"
+REWARDS, TERMINAL, SUCCESS = ("next.reward", "reward"), "next.terminated", "next.success"
+EXTRA = {"goal": "goals", "policy": "policy", "reward_mask": "reward_mask"}
+EXTRA |= {"next_unknown": "next_unknown"}
+"""Features that become columns of their own, under these names."""
 PREFIX = "lerobot:"
 AGAIN = "make or download the dataset again"
 INFO = "meta/info.json"

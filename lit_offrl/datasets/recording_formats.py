@@ -21,7 +21,15 @@ from lit_offrl.common.errors import ConfigError, DatasetError, install
 from lit_offrl.common.files import whole_file, write_whole
 from lit_offrl.datasets.environments import OWN
 from lit_offrl.datasets.hdf5 import LAYOUT_ATTRIBUTE
-from lit_offrl.datasets.lerobot import ACTION, DONE, EXTRA, NEXT_STATE, REWARDS, STATE, TERMINAL
+from lit_offrl.datasets.lerobot_folder import (
+    ACTION,
+    DONE,
+    EXTRA,
+    NEXT_STATE,
+    REWARDS,
+    STATE,
+    TERMINAL,
+)
 from lit_offrl.datasets.lerobot_writing import write_lerobot
 from lit_offrl.datasets.minari import NOTE
 from lit_offrl.datasets.ogbench_entries import validation_name

@@ -22,8 +22,9 @@ from lit_offrl.common.errors import DatasetError
 from lit_offrl.datasets import hdf5_limits
 from lit_offrl.datasets.catalog import FileSource
 from lit_offrl.datasets.columns import KINDS, NUMERIC, listed
-from lit_offrl.datasets.lerobot import ACTION, DONE, EXTRA, NEXT_STATE, STATE, LeRobotSource
+from lit_offrl.datasets.lerobot import LeRobotSource
 from lit_offrl.datasets.lerobot_columns import Columns
+from lit_offrl.datasets.lerobot_folder import ACTION, DONE, EXTRA, NEXT_STATE, STATE
 from lit_offrl.datasets.minari import MinariSource
 from lit_offrl.datasets.noted import note_of
 from lit_offrl.datasets.npz_file import NpzFile

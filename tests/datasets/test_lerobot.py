@@ -144,7 +144,7 @@ def test_features_need_a_cache_and_one_row_of_numbers_a_frame(tmp_path):
 def test_cached_columns_are_those_of_the_files(tmp_path, monkeypatch):
     cache = ColumnCache(tmp_path)
     first = read(cache=cache)
-    monkeypatch.setattr("lit_offrl.datasets.lerobot._Reader", None)
+    monkeypatch.setattr("lit_offrl.datasets.lerobot.LeRobotReader", None)
     second = read(cache=cache)
     assert second.spec == first.spec
     for name, values in first.columns.items():
@@ -191,7 +191,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch):
     columns = {"observation.state": states, "action": states[:, :1]}
     write_lerobot(tmp_path / "data", columns, [rows // 2, rows // 2])  # a row group each
     del states, columns
-    monkeypatch.setattr("lit_offrl.datasets.lerobot.remarks", lambda columns: ())  # of a sample
+    monkeypatch.setattr("lit_offrl.datasets.lerobot_reader.remarks", lambda columns: ())  # of a sample
     pool = pyarrow.default_memory_pool()
     before = pool.bytes_allocated()
     proxy = pyarrow.proxy_memory_pool(pool)
