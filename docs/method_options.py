@@ -89,6 +89,8 @@ def acting_options_of(kind: Any) -> list[Option]:
         kind_of = in_words(hints[name]).removesuffix(", or `null`" if as_trained else "")
         # the policy's words or those of training's option of that name, whichever say more
         meaning = max(said[name], helps.get(name, ""), key=len)
+        if as_trained:
+            meaning = re.sub(r",\s+or\s+``null``\s+for[^.;]+", "", meaning)
         found.append(Option(name, kind_of, shown, meaning))
     return found
 
@@ -158,7 +160,9 @@ def tables(kind: Any) -> str:
     for owner, options in options_of(kind).items():
         first = (inspect.getdoc(owner) or "").partition("\n")[0].rstrip(".").replace("``", "`")
         title = f"Options of `{kind.__name__}`" if owner is kind else f"From `{owner.__name__}`"
-        said = "" if owner is kind else f" ({first[0].lower()}{first[1:]})"
+        if not first[1:2].isupper():  # not an acronym, such as that of TD3+BC
+            first = f"{first[0].lower()}{first[1:]}"
+        said = "" if owner is kind else f" ({first})"
         where = ", set as `--model.init_args.NAME VALUE`:" if owner is kind else ":"
         parts.append(f"{title}{said}{where}\n\n{table(options)}\n")
     if acting := acting_options_of(kind):

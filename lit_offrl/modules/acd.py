@@ -36,18 +36,20 @@ class ACDModule(DiffusionActorModule, ConditionModule):
     the target critics' minimum, as IQL has them.
 
     Args:
-        act_mode: ``acd`` acts by one sample; ``acd_f`` by the best of ``num_samples`` by the
+        act_mode: ``acd`` executes one sample; ``acd_f`` the best of ``num_samples`` samples by the
             target critics (section 4.4).
         omega: Strength ω of the guidance, any finite number.
-        drop_probability: Probability in [0, 1] with which an advantage is hidden in training.
+        drop_probability: Probability in [0, 1] with which training replaces an advantage by the
+            null token.
         num_samples: Number N of candidates of ``acd_f``, at least 1.
-        representation: How A is given to the network (Table 3).
-        advantage_scale: Positive number that divides A before it is given.
-        bins: Odd number of bins of ``one_hot``.
+        representation: How A is represented as an input of the network (Table 3).
+        advantage_scale: Positive number by which A is divided before it is represented.
+        bins: Number of bins of ``one_hot``, which is odd.
         bin_width: Width of a bin, above 0, in units of A / ``advantage_scale``.
-        guidance: ``classifier_free``, or ``classifier``: an unconditional model, which is trained
-            without advantages, pushed along ∇_a Q by ``omega`` (end of section 4.3).
-        weight_decay: AdamW's decay of the weights of denoiser and encoding, at least 0; 0 is Adam.
+        guidance: ``classifier_free``, or ``classifier``: an unconditional model, trained without
+            advantages, is pushed along ∇_a Q by ``omega`` (end of section 4.3).
+        weight_decay: AdamW's decay of the weights of the denoiser and of the encoding, at least 0;
+            0 is Adam.
         **kwargs: Options of ``DiffusionActorModule`` and ``ConditionModule``; the average of a
             learned representation moves at ``actor_ema_rate``, too.
 
@@ -130,8 +132,9 @@ class ACDModule(DiffusionActorModule, ConditionModule):
             act_mode: ``acd`` or ``acd_f``.
             omega: Guidance weight ω.
             num_samples: N of acd_f.
-            advantage: A, by default 0, that of an optimal action; with condition ``positive``, by
-                default 1, that of a positive one, and −1 that of another.
+            advantage: Advantage A for which the policy acts. By default it is 0, that of an optimal
+                action; with ``condition: positive`` it is 1 by default, for an action of positive
+                advantage, and −1 stands for any other.
             execute_steps: Number of steps, at most h, for which a chunk is executed; the module's
                 own by default.
             **drawing: Options of ``Drawing``; those that are None or left out are as trained.

@@ -16,14 +16,14 @@ class ACGModule(CriticGuidedModule):
     """A Gaussian policy conditioned on IQL's advantages, acting at A = 0 (ACD paper, section 4.1).
 
     Args:
-        representation: How A is given to the policy: the ``raw`` number, or the ``one_hot`` vector
-            of its bin (Table 2).
-        advantage_scale: Positive number that divides A before it is given.
-        bins: Odd number of bins of ``one_hot``.
+        representation: How A is represented as an input of the policy: as the ``raw`` number, or as
+            the ``one_hot`` vector of its bin (Table 2).
+        advantage_scale: Positive number by which A is divided before it is represented.
+        bins: Number of bins of ``one_hot``, which is odd.
         bin_width: Width of a bin, above 0, in units of A / ``advantage_scale``.
         dropout: Probability in [0, 1) of dropping a unit of the actor.
-        weight_decay: AdamW's decay of the actor's weights, at least 0; 0 is Adam. With raw
-            advantages AdamW did better (section 4.3).
+        weight_decay: AdamW's decay of the actor's weights, at least 0; 0 is Adam. The paper found
+            AdamW better with raw advantages (section 4.3).
         **kwargs: Options of ``CriticGuidedModule``.
     """
 
@@ -62,7 +62,7 @@ class ACGModule(CriticGuidedModule):
         """Act by the mean at one advantage.
 
         Args:
-            advantage: A, 0 being that of an optimal action.
+            advantage: Advantage A for which the policy acts; 0 is that of an optimal action.
             execute_steps: Number of steps, at most h, for which a chunk is executed; the module's
                 own by default.
         """

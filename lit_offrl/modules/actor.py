@@ -32,12 +32,12 @@ class ActorModule(OfflineModule):
             as they are, ``true`` or ``min_max`` maps the range of the data to [-1, 1], and
             ``mean_std`` subtracts the mean and divides by the standard deviation + 1e-3.
         weight_decay: AdamW's decay of the actor's weights, at least 0; 0 is Adam.
-        chunk: Number h of actions, at least 1, that are chosen, and valued by critics, at once
-            (Q-chunking, Li et al. 2025).
+        chunk: Number h of actions, at least 1, that the policy chooses at once and the critics
+            value together (Q-chunking, Li et al. 2025).
         execute_steps: Number of steps, 1 to h, for which a chunk is executed before the next one is
             chosen; all h by default.
-        n_step: Number n of steps, at least h, whose rewards targets sum before they bootstrap; h by
-            default.
+        n_step: Number n of steps, at least h, whose rewards a target sums before it bootstraps; h
+            by default.
         **kwargs: Options of every method, see ``OfflineModule``; ``decay`` is the actor's alone.
 
     Raises:

@@ -19,8 +19,8 @@ class AWRModule(IQLModule):
     by bootstrapping, or by regression on the returns that followed, to an episode's end.
 
     Args:
-        bootstrap: Whether values bootstrap. If not, A = (discounted return) − V(s), in which a
-            timeout ends the return as a terminal does.
+        bootstrap: Whether values bootstrap. If not, A = (discounted return) − V(s), and a timeout
+            ends the return as a terminal does.
         **kwargs: Options of ``IQLModule`` but for the expectile.
     """
 

@@ -26,20 +26,23 @@ class BCQModule(TwinCriticModule):
     Q̄_j(s', a_i)] over n actions a_i that the VAE draws and the slow copy of ξ moves.
 
     Departures from the authors' code: all networks learn from the same weights in a step, where
-    the authors' critics see a VAE, and their ξ critics, that have just been moved; Φ and the VAE's
-    error are in half widths of the action bounds, which are the authors' units where bounds are ±1.
+    the authors' critics see a VAE that has just been updated, and their ξ critics that have; Φ and
+    the VAE's error are in half widths of the action bounds, which are the authors' units where
+    bounds are ±1.
 
     Args:
         phi: Largest change Φ, at least 0, of an imitated action, in half widths of the action
             range; 0 leaves the VAE's actions as they are.
         soft_minimum: Weight λ in [0, 1] of the smaller of the two target critics; the larger one
             has weight 1 − λ.
-        backup_samples: Number n of actions in a next state, at least 1.
-        num_samples: Number of candidates when acting, at least 1, the best of which by Q_1 is
-            taken; the paper has 10, the authors' code 100.
-        kl_weight: Weight, at least 0, of the VAE's KL relative to its squared error. Both are means
-            over dimensions as in the authors' code; the paper sums the error over them.
-        latent_dim: Size of the VAE's latent, at least 1; 2a by default.
+        backup_samples: Number n of actions that are drawn in a next state for the target, at least
+            1.
+        num_samples: Number of candidates when acting, at least 1; the one with the highest Q_1 is
+            executed. The paper uses 10, the authors' code 100.
+        kl_weight: Weight, at least 0, of the VAE's KL divergence relative to its squared error.
+            Both are means over dimensions, as in the authors' code; the paper sums the error over
+            them.
+        latent_dim: Size of the VAE's latent, at least 1; twice the action's size by default.
         vae_hidden: Widths of the hidden layers of the VAE's encoder and decoder.
         hidden: Widths of the hidden layers of the critics and of ξ.
         learning_rate: Adam's learning rate, at least 0.

@@ -21,29 +21,31 @@ from lit_offrl.modules.return_values import ReturnValues
 
 
 class ConditionModule(FrozenCriticsModule):
-    """An actor that is conditioned on A(s, a), or on 1(A(s, a) > ε), by IQL's critics or by values
-    of returns.
+    """An actor that is conditioned on the advantage A(s, a), or on whether it exceeds ε.
 
+    IQL's critics give the advantage, or a value model of returns does.
     The threshold ε is a number, or the batch's quantile above which a share of its rows lies; in
     training the batch is that of all processes. Rows of the column ``interventions``, a human's
     corrections, count as positive whatever their advantage is. A dataset is one task.
 
     Args:
-        values: Whose advantages: IQL's critics (``expectile``), or a value model of the
+        values: What gives the advantages: IQL's critics (``expectile``), or a value model of the
             ``returns`` that the data earned, in ``return_bins`` bins.
-        lookahead: What A of values of returns is: the return to the ``episode``'s end − V(s_t), or
-            the rewards of ``n_step`` steps + γ^n V(s_{t+n}) − V(s_t).
-        failure_reward: Reward added to the last one of an episode that a timeout ended, which then
-            counts as failed, a true end; by default a timeout is none.
+        lookahead: What A is with ``values: returns``: the return to the end of the ``episode`` −
+            V(s_t), or with ``n_step`` the sum of n discounted rewards + γ^n V(s_{t+n}) − V(s_t).
+        failure_reward: Reward that is added to the last reward of each episode that ended in a
+            timeout. Such an episode then counts as failed, and its end as a terminal. By default a
+            timeout is no failure.
         return_bins: Number of bins of returns, at least 2.
-        return_range: The smallest and the largest return of the bins; those of the data by default.
-        condition: Condition of the actor: the ``advantage``, or whether it is ``positive``, as 1 or
-            −1.
-        threshold: Threshold ε, any finite number.
-        positive_share: Share in (0, 1) of rows that are positive, in place of ``threshold``. Rows
-            that tie with the quantile are not, so that there may be fewer, unless no row lies
-            above it: then they are, so that the best rows of a batch are positive also where
-            advantages have few values. The source does not say what ties are.
+        return_range: Smallest and largest return of the bins; those of the data by default.
+        condition: Condition of the actor: the ``advantage`` itself, or whether it is ``positive``,
+            that is above the threshold, as 1 or −1.
+        threshold: Threshold ε of a positive advantage, any finite number.
+        positive_share: Share in (0, 1) of a batch's rows that count as positive, in place of
+            ``threshold``. Rows that tie with the quantile do not count, so there may be fewer; if
+            no row lies above the quantile, they do, so that the best rows of a batch are positive
+            even if there are few different advantages. The source does not say how ties are
+            treated.
         **kwargs: Options of ``FrozenCriticsModule``.
 
     Raises:

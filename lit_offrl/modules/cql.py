@@ -38,17 +38,20 @@ class CQLModule(ActorModule):
     Args:
         gamma: Discount γ in [0, 1).
         cql_weight: Weight of the conservative term, at least 0; 0 is a plain soft actor-critic.
-        num_actions: Number n of actions of each of the three kinds in a state, at least 1.
+        num_actions: Number n of actions, at least 1, that are drawn in each state from each of the
+            three distributions.
         min_q_temperature: Temperature T of the log-sum-exp, above 0.
-        lagrange: Size of the gap (the term in brackets) that a learned multiplier of ``cql_weight``
-            is tuned to; no multiplier by default. The paper has 5 and 10 with the authors' sum.
-        backup_entropy: Whether the target has the entropy bonus, too: Q(s', a') − α log π(a' | s').
-        temperature: Fixed value of α, above 0; α is learned by default.
-        target_entropy: Entropy in nats that α is tuned to; −a by default.
+        lagrange: Target of the gap (the term in brackets) to which a learned multiplier of
+            ``cql_weight`` is tuned; no multiplier by default. The paper uses 5 and 10, with the
+            authors' sum.
+        backup_entropy: Whether the target also has the entropy bonus: Q(s', a') − α log π(a' | s').
+        temperature: Fixed value, above 0, of the entropy's weight α; α is learned by default.
+        target_entropy: Entropy in nats to which α is tuned; by default minus the number of action
+            dimensions.
         warmup_steps: Number of optimiser steps, at least 0, in which the actor clones the data's
             actions.
         tau: Rate in (0, 1] at which the target critics follow the critics in each step.
-        hidden: Widths of the DenseNet MLPs with LayerNorm.
+        hidden: Widths of the hidden layers of all networks, which are DenseNet MLPs with LayerNorm.
         **kwargs: Options of ``OfflineModule``; observations are scaled to [-1, 1].
 
     Raises:

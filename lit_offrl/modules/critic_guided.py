@@ -27,11 +27,12 @@ class CriticGuidedModule(ActorModule):
 
     Args:
         gamma: Discount γ in [0, 1).
-        expectile: Expectile in (0, 1) of the target critics that V is regressed on: 0.7 for
+        expectile: Expectile in (0, 1) of the target critics' values that V is regressed on: 0.7 for
             locomotion, 0.9 for AntMaze.
         tau: Rate in (0, 1] at which the target critics follow the critics in each step.
         hidden: Widths of the hidden layers of the critics and of a Gaussian actor.
-        layer_norm: Whether the critics have a LayerNorm before each activation, or ``after`` it.
+        layer_norm: Where the critics have LayerNorms: ``true`` puts one before each activation,
+            ``after`` one after it, and ``false`` none.
         activation: The critics' activation.
         **kwargs: Options of ``ActorModule``.
     """

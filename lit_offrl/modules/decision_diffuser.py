@@ -31,20 +31,24 @@ class DecisionDiffuserModule(PlanModule):
     ``history``, where the paper plans with a history of C states and its code with C = 1.
 
     Args:
-        history: Largest number C of observations that a plan begins with, the current one last; at
-            least 1, and below the horizon.
+        history: Largest number C of known observations at the start of a plan, of which the last is
+            the current one; at least 1, and below the horizon.
         guidance: Weight w of the guidance; 1 is the conditional model alone.
         drop_probability: Probability in [0, 1] with which a return is dropped in training.
-        target_return: Return that plans are drawn for; 1 is the largest of the training windows.
+        target_return: Return that plans are drawn for; 1 is the largest return of the training
+            windows.
         inverse_hidden: Widths of the inverse dynamics' hidden layers.
-        execute_steps: Number of environment steps for which a plan is followed.
-        horizon: Number H of steps of a plan.
-        normalize: How observations and actions are scaled.
+        execute_steps: Number of environment steps for which a plan is followed before a new one is
+            drawn.
+        horizon: Number H of steps of a plan, a multiple of 2^(L − 1) for L levels of the U-net.
+        normalize: How observations and actions are scaled: ``min_max`` from the range of the data
+            to [−1, 1], ``mean_std`` to mean 0 and standard deviation 1.
         width: Channels of the U-net's first level.
         multipliers: Channels of the levels as multiples of ``width``.
         prediction: What the U-net predicts.
         diffusion_steps: Number T of diffusion steps.
-        clip: Bound of each estimate of a plan in the sampler; None does not clip.
+        clip: Bound, above 0, of the estimate of a plan in each step of the sampler; ``null`` sets
+            none.
         temperature: Factor, at least 0, of the sampler's noise.
         **kwargs: Further options of ``PlanModule``.
 
@@ -192,8 +196,8 @@ class DecisionDiffuserModule(PlanModule):
             guidance: Weight w.
             temperature: Factor of the sampler's noise.
             execute_steps: Number of steps for which a plan is followed.
-            goal: Where to go, with ``goal_dims``: one number for each, or ``environment`` for what
-                the environment's ``info["goal"]`` says at each reset.
+            goal: Where to go, if there are ``goal_dims``: one number for each of them, or
+                ``environment`` for the ``info["goal"]`` that the environment gives at each reset.
         """
         options: dict[str, Any] = {
             "target_return": self.target_return if target_return is None else target_return,

@@ -27,16 +27,18 @@ class DecisionTransformerModule(ActorModule):
     what came before. It acts by asking for a return, which falls by the rewards that it receives:
     those of the data have to be the rewards of the environment.
 
-    Departures from the authors' code: a standard deviation has 1e-3 added for 1e-6; steps that an
-    episode lacks come last in a context, where the causal mask hides them, for first; errors are in
-    half widths of the action bounds, which are the authors' units where bounds are ±1.
+    Departures from the authors' code: 1e-3 is added to standard deviations instead of 1e-6; steps
+    that an episode lacks come last in a context, where the causal mask hides them, and not first;
+    errors are in half widths of the action bounds, which are the authors' units where bounds are
+    ±1.
 
     Args:
         context: Number K of steps that the policy sees, at least 1.
-        return_scale: Number, above 0, that returns-to-go are divided by.
+        return_scale: Number, above 0, by which returns-to-go are divided.
         target_return: Return that is requested at the beginning of an episode, in the environment's
-            units; by default the largest return of an episode of the training data.
-        max_timesteps: Number of embeddings of time, at least 1; steps from there on have the last.
+            units; by default the largest return of any episode of the training data.
+        max_timesteps: Number of embeddings of timesteps, at least 1; all later steps share the last
+            one.
         width: Width of a token, at least 1.
         blocks: Number of transformer blocks, at least 1.
         heads: Number of attention heads, at least 1, which divides the width.
@@ -44,7 +46,7 @@ class DecisionTransformerModule(ActorModule):
         activation: Activation of the blocks' MLPs.
         warmup_steps: Number of optimiser steps, at least 0, in which the learning rate rises from 0
             to its value: 10,000 in the authors' code, where the paper says 100,000.
-        normalize: How observations are scaled, see ``ActorModule``; by mean and standard deviation.
+        normalize: How observations are scaled, see ``ActorModule``; ``mean_std`` by default.
         weight_decay: AdamW's decay of all weights, at least 0.
         learning_rate: Adam's learning rate, at least 0.
         **kwargs: Options of ``ActorModule`` but for those of chunks and n_step.

@@ -21,13 +21,13 @@ from lit_offrl.nets import TemporalUNet, TemporalValue, frozen_copy
 
 
 class DiffuserModule(PlanModule):
-    """Plans windows of actions and states, moved to high returns by the gradient of a value.
+    """Plans windows of actions and states, guided to high returns by the gradient of a value.
 
     Before each step of the sampler a noisy plan is moved ``guide_steps`` times by ``guide_scale`` ·
     σ² · ∇V(x_t, t) (Algorithm 1 and the authors' code), where σ² is the variance of the step's
-    noise and V a value of noisy windows, trained at the same time to the return from the window's
-    first step on. Of ``num_samples`` plans that of the largest value is followed. With
-    ``goal_dims`` the plan's end is fixed, too (inpainting, section 3.3).
+    noise and V a value of noisy windows, which is regressed at the same time on the return from the
+    window's first step on. Of ``num_samples`` plans the one with the largest value is followed.
+    With ``goal_dims`` the plan's end is fixed, too (inpainting, section 3.3).
 
     Departures from the paper and its code: the value is learned with mean 0 and standard deviation
     1, and scaled back, so that one learning rate fits all rewards and ``guide_scale`` is for
@@ -38,18 +38,20 @@ class DiffuserModule(PlanModule):
 
     Args:
         action_weight: Weight of the first action's error, at least 0.
-        guided: Whether a value is trained, which needs rewards, and guides.
-        num_samples: Number of plans, at least 1, of which the best by the value is followed.
-        guide_scale: Scale of the guide, any finite number.
-        guide_steps: Number of moves before each step of the sampler, at least 0. One of twice the
-            scale differs from the authors' two in second order of the scale, and makes a plan of 64
-            candidates in two thirds of the time.
-        guide_stop: Number of the last diffusion times, at least 0, at which nothing is moved.
-        execute_steps: Number of environment steps for which a plan is followed; None never plans
-            again, and stays at the plan's last state.
-        controller: How actions are chosen: the plan's ``actions``, or the ones that lead to its
-            next state (``waypoints``). The latter are the difference of the positions plus that of
-            the velocities, as in the authors' code for maze2d, whose observations are both.
+        guided: Whether a value is trained, which needs rewards, and guides the plans.
+        num_samples: Number of plans, at least 1, of which the one with the largest value is
+            followed.
+        guide_scale: Scale of the guidance, any finite number; 0 switches it off.
+        guide_steps: Number of guidance steps before each step of the sampler, at least 0. One of
+            twice the scale differs from the authors' two only in second order of the scale, and
+            plans with 64 candidates in two thirds of the time.
+        guide_stop: Number of the last diffusion times, at least 0, at which plans are not guided.
+        execute_steps: Number of environment steps for which a plan is followed before a new one is
+            drawn; ``null`` never draws a new one.
+        controller: How actions are chosen: ``actions`` executes the plan's actions, ``waypoints``
+            heads for its next state. The latter adds the difference of the positions and that of
+            the velocities, as in the authors' code for maze2d, and so needs observations that
+            consist of both.
         **kwargs: Options of ``PlanModule``.
 
     Raises:
@@ -228,10 +230,12 @@ class DiffuserModule(PlanModule):
         Args:
             num_samples: Number of plans of which the best by the value is followed.
             guide_scale: Scale of the guide; 0 does not move plans.
-            execute_steps: Number of steps for which a plan is followed; ``all`` never plans again.
+            execute_steps: Number of environment steps for which a plan is followed before a new one
+                is drawn; ``all`` never draws a new one, and the robot then stays at the plan's last
+                state.
             controller: How a plan is followed.
-            goal: Where to go, with ``goal_dims``: one number for each, or ``environment`` for what
-                the environment's ``info["goal"]`` says at each reset.
+            goal: Where to go, if there are ``goal_dims``: one number for each of them, or
+                ``environment`` for the ``info["goal"]`` that the environment gives at each reset.
         """
         number = self.num_samples if num_samples is None else num_samples
         scale = self.guide_scale if guide_scale is None else guide_scale

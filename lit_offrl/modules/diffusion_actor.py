@@ -45,13 +45,14 @@ class Drawing:
 
     Args:
         sampler: Sampler that draws actions.
-        sampling_steps: Number of the sampler's steps, 1 to T; all T if None.
+        sampling_steps: Number of the sampler's steps, 1 to T; all T by default.
         clipping: What is clipped to the actions' range in each step: the noisy ``sample``, as in
             IDQL's and ACD's code; the ``estimate`` of the clean action, as in Diffusion-QL's; or
             ``none``, so that only the final action is clipped.
         variance: Variance of the noise in a step of ``ddpm``: ``beta`` (IDQL's and ACD's code) or
             ``posterior`` (Diffusion-QL's). ``ddim`` and ``dpm++`` add no noise.
-        temperature: Factor, at least 0, of all noise, with which the sampler begins included.
+        temperature: Factor, at least 0, of all noise, including the noise that the sampler starts
+            from.
 
     Raises:
         ConfigError: An option is none of its choices, or out of its range.
@@ -208,8 +209,8 @@ class DiffusionActorModule(ActorModule):
     Args:
         denoiser: Network of the denoiser: ``residual`` blocks with LayerNorm (IDQL, ACD), or a
             plain ``mlp`` (Diffusion-QL).
-        width: Width of the denoiser's residual stream, or of the plain one's layers, at least 1.
-        blocks: Number of the denoiser's residual blocks, or of the plain one's layers.
+        width: Width of the residual stream, or of the layers of the ``mlp``, at least 1.
+        blocks: Number of residual blocks, or of layers of the ``mlp``.
         dropout: Probability in [0, 1) of dropping a unit at a block's entrance.
         schedule: Noise schedule of the diffusion.
         diffusion_steps: Number T of diffusion steps, at least 1.
@@ -218,7 +219,7 @@ class DiffusionActorModule(ActorModule):
         clipping: What is clipped to the actions' range in each step: the noisy ``sample``, the
             ``estimate`` of the clean action, or ``none``, so that only the final action is clipped.
         variance: Variance of the noise in a step of ``ddpm``: ``beta`` or ``posterior``.
-        temperature: Factor, at least 0, of all noise by which actions are drawn when acting.
+        temperature: Factor, at least 0, of all noise in the sampler when the policy acts.
         actor_ema_rate: Rate in (0, 1] at which the averaged denoiser, which acts, follows the
             trained one in each step.
         **kwargs: Options of the method's other bases, see ``ActorModule``.

@@ -27,34 +27,38 @@ class DQLModule(DiffusionActorModule, TwinCriticModule):
     averages are those of the authors' code: three layers of 256 with Mish for the denoiser and for
     each critic; steps that clip the estimate of the action, with noise of the posterior's variance.
 
-    Departures from the authors' code: the actor climbs the critics of before the step and not those
-    of after it, since all losses have one backward pass.
+    Departures from the authors' code: the actor climbs the critics as they are before the step
+    and not as they are after it, since all losses have one backward pass.
 
     Args:
-        eta: Weight η, at least 0, of Q: 1 for locomotion; AntMaze 0.5 umaze, 2 umaze-diverse, 2
-            medium-play, 3 medium-diverse, 4.5 large-play, 3.5 large-diverse; 0.15 and 0.1 for pen
-            human and cloned; 0.005 for kitchen. The learning rate is 1e-3 for AntMaze medium-play
-            and 3e-5 for pen; gradients are clipped at 1 to 10, ``trainer.gradient_clip_val``.
-        backup_samples: Number of actions in a next state over which each target critic's maximum is
-            taken, at least 1; 1 takes no maximum, AntMaze 10.
+        eta: Weight η, at least 0, of Q. The authors use 1 for locomotion; for AntMaze 0.5 (umaze),
+            2 (umaze-diverse and medium-play), 3 (medium-diverse), 4.5 (large-play) and 3.5
+            (large-diverse); 0.15 and 0.1 for pen-human and pen-cloned; 0.005 for kitchen. Their
+            learning rate is 1e-3 for AntMaze medium-play and 3e-5 for pen, and they clip gradients
+            at 1 to 10 (``trainer.gradient_clip_val``).
+        backup_samples: Number of actions in a next state, at least 1, over which each target
+            critic's maximum is taken: 1 takes no maximum; the authors use 10 for AntMaze.
         num_samples: Number of candidates when acting, at least 1, one of which is drawn with
             probability ∝ exp(Q).
-        climbed: Which critic the actor climbs, while the other one's size scales: one that is drawn
-            for the whole ``batch``, as the authors do, or the two by turns over its ``rows``.
+        climbed: Which critic the actor maximises, while the mean size of the other one scales it:
+            one drawn at random for the whole ``batch``, as in the authors' code, or the two
+            alternately over its ``rows``.
         acts: Denoiser that acts: the ``trained`` one, as in the authors' code, or its ``average``.
         hidden: Widths of the critics' hidden layers.
         activation: The critics' activation.
-        critic_decay: Whether the critics' learning rate decays as the actor's, with ``decay``.
+        critic_decay: Whether ``decay`` also applies to the critics' learning rate.
         denoiser: Network of the denoiser: the authors' plain ``mlp``, or ``residual`` blocks with
             LayerNorm (IDQL, ACD), which take four times as long.
         dropout: Probability in [0, 1) of dropping a unit of the denoiser.
         clipping: What is clipped to the actions' range in each step: the ``estimate`` of the clean
             action, the noisy ``sample``, or ``none``, so that only the final action is clipped.
         variance: Variance of the noise in a step of ``ddpm``: ``posterior`` or ``beta``.
-        actor_ema_rate: Rate in (0, 1] at which the averaged denoiser, which makes targets, follows
-            the trained one.
-        actor_ema_every: Number of steps, at least 1, after the last of which it moves.
-        actor_ema_start: Number of steps, at least 0, for which it first stays as it was.
+        actor_ema_rate: Rate in (0, 1] at which the averaged denoiser, which draws the actions of
+            targets, follows the trained one.
+        actor_ema_every: Number of steps, at least 1, from one update of the averaged denoiser to
+            the next.
+        actor_ema_start: Number of steps, at least 0, before the first update of the averaged
+            denoiser.
         **kwargs: Options of ``DiffusionActorModule`` but for sampling_steps, and of
             ``TwinCriticModule``.
     """

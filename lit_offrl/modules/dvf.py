@@ -66,30 +66,31 @@ class DVFModule(EstimatesModule):
     Args:
         train: What is trained: ``all`` networks together; the ``occupancy`` alone, to pre-train on
             states without rewards or actions; or the ``heads``, everything but the occupancy.
-        pretrained: Checkpoint of a DVFModule whose occupancy model and normaliser this one starts
-            with; ``heads`` needs one.
+        pretrained: Checkpoint of a DVFModule from which this one takes its occupancy model and
+            normaliser; ``heads`` needs one.
         gamma: Discount γ in [0, 1).
         terminals: ``absorbing`` continues an episode past a true terminal in a state without
-            reward; ``truncate`` treats a terminal as a time limit and so forgets that no reward
+            reward; ``truncate`` treats a terminal as a time limit, and so ignores that no reward
             follows it.
-        max_offset: Largest Δt in training and in sampling, in steps, at least 1; by default there
-            is none. With it, values count rewards up to this Δt in place of all later ones.
+        max_offset: Largest Δt in steps, at least 1, in training and in sampling; unlimited by
+            default. With a limit, values count only the rewards up to this Δt.
         near_share: Fraction of training pairs, in [0, 1), whose offset is log-uniform on
             [1, 1/(1−γ)] instead of geometric. Use it if the model will be queried with a smaller γ
             or Δt. Samples and values draw their Δt geometrically in any case.
         policy_representation: Representation φ(π) of the policy: ``sequential`` (the states before
-            s), ``scalar`` (the data's column ``policy``) or ``none``.
+            s), ``scalar`` (the column ``policy`` of the data) or ``none``.
         history: Number of preceding states in the sequential representation, at least 1.
-        history_actions: Whether the sequential representation has the actions of these states, too.
-        value_policy: Policy whose value Q is regressed on, and with which the actor starts, where φ
-            is scalar: ``own`` is the policy that collected the row; ``latest`` is the one with the
-            largest index in the training data, whatever row s_{t+1} is from, as the online mode
-            needs it (section 3.3, item 4): rows of older policies then still teach ρ where states
+        history_actions: Whether the sequential representation also has the actions of these states.
+        value_policy: Policy whose value Q is regressed on, and which the actor starts from, if φ is
+            scalar: ``own`` is the policy that collected the row; ``latest`` is the one with the
+            largest index in the training data, whichever policy the row is from, as the online mode
+            needs it (section 3.3, item 4). Rows of older policies then still teach ρ where states
             lead, but their values are those of the newest policy.
         width: Width of the Perceiver IO, an even number that the heads divide.
         blocks: Number of blocks of the Perceiver IO, at least 1.
-        heads: Number of heads in its cross-attention and in its self-attention, at least 1.
-        latents: Number of its latents, at least 1; the paper does not give it.
+        heads: Number of heads, at least 1, in the cross-attention and in the self-attention of the
+            Perceiver IO.
+        latents: Number of latents of the Perceiver IO, at least 1; the paper does not give it.
         latents_per: What the denoiser's latents are computed for. ``sample``: as in the paper's
             Perceiver IO, they attend to the noisy state, so each sample needs new ones in each
             sampling step. ``state``: they attend to s_t and φ(π) only and are computed once for
@@ -113,37 +114,38 @@ class DVFModule(EstimatesModule):
             (docs/results/dvf.md).
         hidden: Widths of the hidden layers of the reward model, of Q and of the actor.
         extraction: How the actor learns: ``q_net`` maximises the regressed Q (Eq. 10); ``awr``
-            maximises the likelihood of actions weighted by exp(advantage); ``reward_grad`` is
-            Eq. 12 to the letter, in which the diffusion model cannot move the policy, and is there
-            to show just that.
+            maximises the likelihood of the data's actions, weighted by exp(advantage);
+            ``reward_grad`` is Eq. 12 to the letter, in which the diffusion model cannot influence
+            the policy, and is there only to show this.
         bc_coefficient: Weight, at least 0, of the squared distance to the data's actions in
-            ``q_net`` and ``reward_grad``. With ``q_net`` and value_policy ``latest`` only rows of
+            ``q_net`` and ``reward_grad``. With ``q_net`` and ``value_policy: latest`` only rows of
             the latest policy count, since Q is unreliable far from the policy whose values it was
             regressed on.
         awr_temperature: Inverse temperature β, at least 0, of the weights exp(β · A / mean |A|) of
-            ``awr``, which are cut off at 100.
+            ``awr``, which are capped at 100.
         advantage: Advantage A of ``awr``: ``q`` is Q(s, a) − Q(s, π(s)) of the regressed Q;
             ``q_baseline`` is Q(s, a) − b(s) with a state baseline b that is regressed on Q at the
-            data's actions, so that Q is never evaluated at actions outside of the data, and A does
-            not depend on the actor; ``returns`` is G(s, a) − b(s), for which values must be cached.
-            G is the λ-return of the trajectory that took a, bootstrapped with the cached V, and b
-            is regressed on G. It keeps what no function of one state and action can: that the
-            trajectory went well, and so who took a.
-        return_trace: Parameter λ in [0, 1] of these returns: 0 is r + γ V(s'), the paper's target
-            of Q; 1 is the data's own return, with V only where an episode is cut off.
+            data's actions, so that Q is never evaluated at other actions, and A does not depend on
+            the actor; ``returns`` is G(s, a) − b(s), for which values must be cached. G is the
+            λ-return of the trajectory that took a, bootstrapped with the cached V, and b is
+            regressed on G. It keeps what no function of one state and action can express: how well
+            the trajectory went, and so which policy took a.
+        return_trace: Parameter λ in [0, 1] of the returns G of ``advantage: returns``: 0 is r + γ
+            V(s'), the paper's target of Q; 1 is the data's own return, with V only where an episode
+            is cut off.
         actor_ema_rate: Rate in (0, 1] at which the averaged actor, which acts and whose value is
-            estimated, follows the trained one: returns of the latest weights swing within a hundred
-            steps. 1 acts by the latest weights.
-        warmup_steps: Number of optimiser steps, at least 0, in which ρ and r settle and the actor
-            clones the behaviour policy, before Q starts.
+            estimated, follows the trained one. With 1 the latest weights act, whose returns swing
+            within a hundred steps.
+        warmup_steps: Number of optimiser steps, at least 0, in which ρ and r are trained and the
+            actor clones the behaviour policy, before the training of Q starts.
         values: ``online`` samples V(s_{t+1}) for each batch (Algorithm 1). ``cached`` stops
             training ρ and r after the warm-up and samples the values of all rows once, so that Q
-            and the actor learn from targets of n samples at the cost of a table look-up; with train
-            ``occupancy`` there are no values, and ρ trains to the end.
+            and the actor learn from targets of n samples at the cost of a table look-up; with
+            ``train: occupancy`` there are no values, and ρ is trained to the end.
         refresh_steps: Number of steps, at least 1, after which the cached values are sampled again
-            for the actor of that time. By default they stay those of the behaviour policy. Only the
-            rewards r(s', π(s')) then depend on the new actor: ρ, which was trained on where the
-            data's policies go, stays as it is. Where a different actor goes can only be learned
+            for the actor at that time. By default they remain those of the behaviour policy. Only
+            the rewards r(s', π(s')) then depend on the new actor: ρ, which was trained on where the
+            data's policies go, does not change. Where a different actor goes can only be learned
             from new data with a new φ, as in the online mode.
         **kwargs: Options of ``OfflineModule``. Let ``decay`` be ``cosine`` where values matter:
             without it small constant errors of r remain, each of which counts γ/(1−γ) times in V.

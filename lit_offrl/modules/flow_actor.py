@@ -103,12 +103,13 @@ class FlowActorModule(ActorModule):
 
     Args:
         hidden: Widths of the hidden layers of all networks.
-        activation: Activation of all networks; ``gelu_tanh``, JAX's approximation that is off by
-            5e-4 at most, is what the authors' code has, and takes longer on a CPU.
-        layer_norm: Whether the critics have a LayerNorm before each activation, or ``after`` it as
-            in the authors' code.
-        sampler: What integrates the flow; ``heun`` takes two forwards of the network a step.
-        sampling_steps: Number of its steps, at least 1.
+        activation: Activation of all networks. The authors' code uses JAX's approximation,
+            ``gelu_tanh``, which is off by 5e-4 at most and slower on a CPU.
+        layer_norm: Where the critics have LayerNorms: ``true`` puts one before each activation,
+            ``after`` one after it, as in the authors' code, and ``false`` none.
+        sampler: Solver of the flow's differential equation; ``heun`` evaluates the network twice in
+            each step.
+        sampling_steps: Number of the solver's steps, at least 1.
         **kwargs: Options of the method's other bases, see ``ActorModule``.
     """
 

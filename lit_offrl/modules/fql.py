@@ -29,9 +29,10 @@ class FQLModule(FlowActorModule, TwinCriticModule):
     actions are in half widths of their bounds, which are the authors' units where bounds are ±1.
 
     Args:
-        alpha: Weight α, at least 0, of the distance to the flow's actions: 300 for OGBench's cubes
-            and scene, 1000 for its puzzles, 10 for AntMaze; from 0.03 to 10 with ``normalize_q``.
-        q_agg: How targets join the two critics: their ``mean`` or their ``min``.
+        alpha: Weight α, at least 0, of the distance to the flow's actions. The authors use 300 for
+            OGBench's cubes and scene, 1000 for its puzzles and 10 for AntMaze; with ``normalize_q``
+            take 0.03 to 10.
+        q_agg: How targets combine the two critics: by their ``mean`` or their ``min``.
         normalize_q: Whether the policy's Q is divided by the batch's mean |Q|.
         **kwargs: Options of ``FlowActorModule`` and of ``TwinCriticModule``.
     """

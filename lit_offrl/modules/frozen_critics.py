@@ -28,12 +28,13 @@ _ROWS = 65_536  # labelled at once
 
 
 class FrozenCriticsModule(CriticGuidedModule):
-    """An actor whose critics are trained with it, or were trained before and label all rows once.
+    """An actor whose critics are trained beside it, or were trained before and label all rows once.
 
     Args:
         labels: ``joint`` labels each batch by the critics of that step (Algorithm 1);
-            ``precomputed`` takes frozen critics and labels all rows once (Eq. 3).
-        critic: Checkpoint of an IQLModule, or any method with its critics, for precomputed labels.
+            ``precomputed`` labels all rows once by frozen critics (Eq. 3).
+        critic: Checkpoint with the critics for precomputed labels: of an IQLModule, or of any
+            method with IQL's critics.
         **kwargs: Options of ``CriticGuidedModule``.
 
     Raises:

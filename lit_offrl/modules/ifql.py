@@ -22,7 +22,7 @@ class IFQLModule(FlowActorModule, CriticGuidedModule):
 
     Args:
         num_samples: Number N of candidates, at least 1, among which the critics choose.
-        expectile: Expectile in (0, 1) of the target critics that V is regressed on.
+        expectile: Expectile in (0, 1) of the target critics' values that V is regressed on.
         **kwargs: Options of ``FlowActorModule`` and of ``CriticGuidedModule``.
     """
 

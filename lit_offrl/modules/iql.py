@@ -17,8 +17,8 @@ class IQLModule(CriticGuidedModule):
     """Implicit Q-learning (Kostrikov et al. 2022); acts by the mean of a Gaussian policy.
 
     Args:
-        beta: Inverse temperature β, at least 0, of the weights exp(β A), which are cut off at 100:
-            3 for locomotion, 10 for AntMaze, 0.5 for kitchen and Adroit.
+        beta: Inverse temperature β, at least 0, of the weights exp(β A), which are capped at 100: 3
+            for locomotion, 10 for AntMaze, 0.5 for kitchen and Adroit.
         dropout: Probability in [0, 1) of dropping a unit of the actor; 0.1 for kitchen and Adroit.
         **kwargs: Options of ``CriticGuidedModule``.
     """

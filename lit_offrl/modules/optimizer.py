@@ -40,13 +40,13 @@ class OneOptimizer(KeepsOptions):
             ``trainer.max_steps``.
         steps_per_call: Largest number of optimiser steps, at least 1, in one call of the training
             loop. More steps share the cost of a call; by default a call has as many as take half a
-            second, at most 100. A call ends before anything that is due, so weights, curves and
-            checkpoints do not depend on this number; only a signal has to wait for the end of a
-            call.
+            second, at most 100. A call ends early where a validation, a checkpoint or a log entry
+            is due, so weights, curves and checkpoints do not depend on this number; only a signal
+            has to wait for the end of a call.
         cuda_graphs: Whether the steps of a call are replays of a CUDA graph, so that the GPU does
             not wait for Python. By default graphs are used where they are possible, and a message
-            says why if they are not. With true, training is refused without them; with false, they
-            are never used. Results differ by rounding at most.
+            says why if they are not. With ``true``, training is refused where graphs are not
+            possible; with ``false``, they are never used. Results differ by rounding at most.
 
     Raises:
         ConfigError: A number is out of its range.

@@ -26,7 +26,7 @@ _ROWS = 2048  # plans that are drawn at once, which bounds the memory
 
 
 class PlanModule(OfflineModule):
-    """A method that plans by drawing windows (a_t, s_t) … (a_{t+H−1}, s_{t+H−1}), or their states.
+    """A method that plans by sampling windows (a_t, s_t) … (a_{t+H−1}, s_{t+H−1}) or their states.
 
     What is known of a plan is fixed in each step of the sampler: the first observations, and with
     ``goal_dims`` where the last one is. Training fixes the same of the data's windows.
@@ -35,30 +35,34 @@ class PlanModule(OfflineModule):
     ``policy``.
 
     Args:
-        horizon: Number H of steps of a plan, a multiple of 2 to the number of levels − 1.
-        partial: Which windows of fewer than H steps are learned from, see ``Snippets``: they stay
-            in the state that their episode ended in. Use ``all`` where timeouts mark that a goal
-            was reached, as in maze2d.
+        horizon: Number H of steps of a plan, a multiple of 2^(L − 1) for L levels of the U-net.
+        partial: Which windows of fewer than H steps are used, see ``Snippets``; past its end such a
+            window stays in the state in which the episode ended. Use ``all`` where timeouts mark
+            that a goal was reached, as in maze2d.
         normalize: How observations and actions are scaled: ``mean_std`` to mean 0 and standard
             deviation 1, ``min_max`` from the range of the data to [−1, 1].
         gamma: Discount factor in [0, 1] of a window's return, which includes all rewards up to the
             end of the episode.
         termination_penalty: Penalty, at least 0, that is subtracted from the last reward of an
             episode that ended in a true terminal, as in the authors' code.
-        goal_dims: Dimensions of the last observation that are fixed to a goal; none by default.
+        goal_dims: Dimensions of the last observation of a plan that are fixed to a goal; none by
+            default.
         width: Channels of the U-net's first level, a multiple of 8.
         multipliers: Channels of the levels as multiples of ``width``.
         prediction: What the U-net predicts.
         schedule: Noise schedule of the diffusion.
         diffusion_steps: Number T of diffusion steps, at least 1.
         sampling_steps: Number of the sampler's steps, 1 to T; all T by default.
-        clip: Bound, above 0, of each estimate of a plan in the sampler; None does not clip.
+        clip: Bound, above 0, of the estimate of a plan in each step of the sampler; no bound by
+            default.
         temperature: Factor, at least 0, of the sampler's noise.
         loss_discount: Factor in (0, 1] between the weights of successive steps in the loss; the
             weights have a mean of 1.
-        ema_rate: Rate in (0, 1] at which the averaged networks, which plan, follow.
-        ema_every: Number of optimiser steps, at least 1, from one move of the averages to the next.
-        ema_start: Optimiser step, at least 0, before which the averages are the networks.
+        ema_rate: Rate in (0, 1] at which the averaged networks, which make the plans, follow the
+            trained ones.
+        ema_every: Number of optimiser steps, at least 1, from one update of the averages to the
+            next.
+        ema_start: Optimiser step, at least 0, up to which the averages equal the trained networks.
         learning_rate: Adam's learning rate, at least 0.
         **kwargs: Options of every method, see ``OfflineModule``.
 

@@ -27,20 +27,21 @@ class ReBRACModule(TD3BCModule):
     Departures from the authors' code: critics and actor learn from the same weights in a step,
     where the authors' actor sees critics that have just been moved; the actor moves in the last of
     ``actor_every`` steps instead of the first; weights begin as PyTorch's layers do, where the
-    authors' last layers begin near zero, and their LayerNorms add 1e-5 to variances, not 1e-6;
+    authors' last layers begin near zero; LayerNorms add 1e-5 to variances, the authors' 1e-6;
     distances are in half widths of the action bounds, which are the authors' units where bounds
     are ±1.
 
     Args:
-        actor_bc: Weight β₁, at least 0, of the actor's distance to the data's actions: 0.001 to 0.1
-            for locomotion and Adroit, 0.001 to 0.003 for AntMaze.
-        critic_bc: Weight β₂, at least 0, of the next action's distance to the data's: 0 to 0.5 for
-            locomotion and Adroit, 0 to 0.002 for AntMaze with rewards of 100.
+        actor_bc: Weight β₁, at least 0, of the actor's distance to the data's actions. The authors
+            use 0.001 to 0.1 for locomotion and Adroit, 0.001 to 0.003 for AntMaze.
+        critic_bc: Weight β₂, at least 0, of the next action's distance to the data's. The authors
+            use 0 to 0.5 for locomotion and Adroit, 0 to 0.002 for AntMaze with rewards of 100.
         critic_learning_rate: Adam's learning rate of the critics, at least 0; ``learning_rate`` by
-            default. AntMaze 5e-5, with 3e-4 for the actor.
+            default. The authors use 5e-5 for AntMaze, with 3e-4 for the actor.
         hidden: Widths of the hidden layers of the critics and of the actor.
-        layer_norm: Whether the critics have a LayerNorm before each activation, or ``after`` it.
-        normalize: How observations are scaled, see ``ActorModule``; not at all.
+        layer_norm: Where the critics have LayerNorms: ``true`` puts one before each activation,
+            ``after`` one after it, and ``false`` none.
+        normalize: How observations are scaled, see ``ActorModule``; not at all by default.
         learning_rate: Adam's learning rate, at least 0.
         **kwargs: Options of ``TD3BCModule`` but for alpha.
     """

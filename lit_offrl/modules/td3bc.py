@@ -18,19 +18,20 @@ class TD3BCModule(TwinCriticModule):
     """TD3+BC: actor loss −λ · mean Q_1(s, π(s)) + mean (π(s) − a)² with λ = α / mean |Q_1|.
 
     Critics are regressed on r + γ (1 − terminal) min_j Q̄_j(s', ã'), where ã' is the target actor's
-    action plus clipped noise, within the bounds. Targets move in the steps in which the actor does.
+    action plus clipped noise, within the bounds. Targets are updated in the actor's steps.
 
     Departure from the authors' code: critics and actor learn from the same weights in a step, where
     the authors' actor sees critics that have just been moved.
 
     Args:
         alpha: Weight α, at least 0, of Q relative to the cloning of the data's actions.
-        target_noise: Standard deviation, at least 0, of the noise on the target's actions, in half
-            widths of the action range.
-        noise_clip: Largest size of that noise, at least 0, in half widths of the action range.
-        actor_every: Number of optimiser steps, at least 1, of which the last one moves the actor
+        target_noise: Standard deviation, at least 0, of the noise on the target policy's actions,
+            in half widths of the action range.
+        noise_clip: Bound of the noise on the target policy's actions, at least 0, in half widths of
+            the action range.
+        actor_every: Number k of optimiser steps, at least 1: every k-th step also updates the actor
             and all targets.
-        normalize: How observations are scaled, see ``ActorModule``; by mean and standard deviation.
+        normalize: How observations are scaled, see ``ActorModule``; ``mean_std`` by default.
         **kwargs: Options of ``TwinCriticModule``; ``hidden`` are the actor's widths, too.
     """
 

@@ -21,7 +21,8 @@ class TwinCriticModule(ActorModule):
         gamma: Discount γ in [0, 1).
         tau: Rate in (0, 1] at which the target critics follow the critics in each step.
         hidden: Widths of the critics' hidden layers.
-        layer_norm: Whether the critics have a LayerNorm before each activation, or ``after`` it.
+        layer_norm: Where the critics have LayerNorms: ``true`` puts one before each activation,
+            ``after`` one after it, and ``false`` none.
         activation: The critics' activation.
         **kwargs: Options of the method's other bases, see ``ActorModule``.
     """

@@ -27,7 +27,7 @@ class ImageVAEModule(OfflineModule):
     Args:
         latent_dim: Size of a compressed state, at least 1 and less than o.
         beta: Weight β of the KL divergence, at least 0.
-        width: Width of the layers that are no convolutions, at least 1.
+        width: Width of the layers other than convolutions, at least 1.
         **kwargs: Options of every method, see ``OfflineModule``.
 
     Raises:

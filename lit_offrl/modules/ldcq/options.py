@@ -30,12 +30,12 @@ class Sampling:
     """How latents are drawn.
 
     Args:
-        sampler: Algorithm: ``ddpm`` (the paper's with all T steps and 10 extra ones), ``ddim`` or
-            ``dpm++``.
-        sampling_steps: Number of the sampler's steps, 1 to T; T if None.
+        sampler: Algorithm that draws latents: ``ddpm`` (the paper's, with all T steps and 10 extra
+            ones), ``ddim`` or ``dpm++``.
+        sampling_steps: Number of the sampler's steps, 1 to T, or ``null`` for all T.
         extra_steps: Number of further steps at t = 1, as in Diffusion-X (appendix E); at least 0.
         guidance: Weight w of classifier-free guidance, u + w (c − u) for the conditional model c
-            and the unconditional one u. 1 is c alone, and saves half of the network's calls.
+            and the unconditional one u. 1 is c alone, and saves half of the network's evaluations.
         variance: Variance of the noise in a step of ``ddpm``: ``beta`` (the authors' code) or
             ``posterior``. ``ddim`` and ``dpm++`` add no noise.
 
@@ -74,9 +74,9 @@ class SkillOptions(Sampling):
 
     Args:
         execute_steps: Number of environment steps, at least 1, for which a latent is executed; the
-            horizon H if None.
-        sample_actions: Whether actions are drawn from the decoder, as in the paper, instead of
-            being its means.
+            horizon H by default.
+        sample_actions: Whether actions are drawn from the decoder, as in the paper; otherwise its
+            means are used.
     """
 
     execute_steps: Annotated[int | None, "[1, inf)"] = None
@@ -88,8 +88,8 @@ class GoalOptions(SkillOptions):
     """How a policy goes to a goal, for a prior that was trained with goals (LDGC).
 
     Args:
-        goal: Position to go to, one number for each of ``goal_dims``; or ``environment`` for what
-            the environment's ``info["goal"]`` says at each reset.
+        goal: Position to go to, one number for each of ``goal_dims``; or ``environment`` for the
+            ``info["goal"]`` that the environment gives at each reset.
         against: What the unconditional model u of the guidance sees: ``nothing``, or the ``state``
             without the goal.
     """
@@ -103,13 +103,13 @@ class PlanOptions(SkillOptions):
     """How a policy plans (LDCP); the prior is then used without a goal.
 
     Args:
-        goal: Position to go to, one number for each of ``goal_dims``; or ``environment`` for what
-            the environment's ``info["goal"]`` says at each reset.
+        goal: Position to go to, one number for each of ``goal_dims``; or ``environment`` for the
+            ``info["goal"]`` that the environment gives at each reset.
         num_latents: Number n of latents tried in each state of a plan, at least 1.
         depth: Number d of skills in a plan, at least 1.
-        search: Which states a plan is continued from: ``exhaustive``, all of them, or ``greedy``,
-            behind each first latent the one that is nearest to the goal.
-        scored: Which state's distance to the goal counts: that of the ``last`` of d skills (paper),
+        search: From which states a plan is continued: from all of them (``exhaustive``), or for
+            each first latent only from the state that is nearest to the goal (``greedy``).
+        scored: Whose distance to the goal counts: that of the ``last`` state of d skills (paper),
             or of the ``nearest`` one, so that a goal less than d skills away is not overshot.
     """
 

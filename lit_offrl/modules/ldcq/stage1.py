@@ -55,15 +55,16 @@ class LDCQStage1Module(OfflineModule):
             kitchen, 10 for locomotion, 1 for the random walk.
         partial: Which snippets of fewer than H steps this stage and the later ones learn from, see
             ``Snippets``. Use ``all`` where timeouts mark that a goal was reached, as in maze2d:
-            only such snippets show how to approach a goal and end there.
-        latent_dim: Size z of a latent, at least 1.
+            only such snippets show how to approach a goal and stop there.
+        latent_dim: Size of a latent z, at least 1.
         beta: Weight β of the KL divergence, at least 0.
         width: Width of all layers, at least 1.
         gru_layers: Number of the encoder's GRU layers, at least 1.
         num_actions: Number n of discrete actions, at least 2, which are one column of whole numbers
-            0 … n − 1; None for continuous actions.
+            0 … n − 1; by default actions are continuous.
         image_encoder: Checkpoint of an ImageVAEModule, if observations are pictures. States are
-            then its 32 numbers (appendix C), and the frames of a file are encoded once, beforehand.
+            then the numbers of its latent (32 by default, appendix C), and the frames of a file are
+            encoded once, before training.
         normalize: Whether observations are scaled from the data's range to [−1, 1].
         learning_rate: Adam's learning rate, at least 0.
         **kwargs: Options of every method, see ``OfflineModule``.
@@ -255,10 +256,11 @@ class LDCQStage1Module(OfflineModule):
         """Act by latents of the VAE's own prior: behaviour cloning by skills.
 
         Args:
-            execute_steps: Number of steps, at least 1, for which a latent is executed; H if None.
-            sample_latents: Whether latents are drawn from the prior, instead of being its means.
-            sample_actions: Whether actions are drawn from the decoder, as in the paper, instead of
-                being its means.
+            execute_steps: Number of steps, at least 1, for which a latent is executed; the horizon
+                H by default.
+            sample_latents: Whether latents are drawn from the prior; otherwise its means are used.
+            sample_actions: Whether actions are drawn from the decoder, as in the paper; otherwise
+                its means are used.
         """
 
         def choose(rows: Tensor) -> Tensor:

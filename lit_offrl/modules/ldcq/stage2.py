@@ -49,24 +49,26 @@ class LDCQStage2Module(StagedModule):
     training), at half the processor time here; after 1,000 steps it is 0.200 and 0.199.
 
     Args:
-        stage1: Checkpoint of an LDCQStage1Module: its path or MLflow run.
-        goals: Goals in training (LDGC): ``none``; ``column`` for the data's, which D4RL's mazes
-            have; or ``hindsight`` for a later state of the same episode, which any data have. Where
-            the data head for goals, theirs say more: on AntMaze the policy reached the goal in 4 of
-            20 episodes with them and in 1 with hindsight, for the same budget.
-        goal_dims: Dimensions of an observation that make a position, of which a goal is one; the
-            first two, or the only one, if None.
+        stage1: Checkpoint of an LDCQStage1Module: a path or an MLflow run.
+        goals: Goals in training (LDGC): ``none``; ``column`` for the goals in the data, which
+            D4RL's mazes have; or ``hindsight`` for a later state of the same episode, which works
+            with any data. If the data have goals, prefer them: on AntMaze the policy reached the
+            goal in 4 of 20 episodes with them and in 1 with hindsight, for the same budget.
+        goal_dims: Dimensions of an observation that make up a position, and thus a goal; by default
+            the first two, or the only one.
         schedule: Noise schedule of the diffusion.
         diffusion_steps: Number T of diffusion steps, at least 1 (paper: 200 in the text, 500 in
             Table 6).
-        min_snr: Largest weight γ of the loss, above 0: a time weighs min(SNR, γ).
-        drop_probability: Probability in [0, 0.5] with which state and goal are dropped in training;
-            the goal alone is dropped with the same.
-        widths: Widths of the denoiser between its blocks; the same read backwards.
+        min_snr: Largest weight γ of the loss, above 0: a diffusion time t has the weight
+            min(SNR(t), γ).
+        drop_probability: Probability in [0, 0.5] with which training drops the state and the goal;
+            the goal alone is dropped with the same probability.
+        widths: Widths of the layers between the denoiser's blocks; they must read the same
+            backwards.
         width: Width of the denoiser's encoders of time and condition, at least 1.
         ema_rate: Rate in (0, 1] at which the averaged denoiser, which draws latents, follows the
             trained one in each step.
-        standardize: Whether latents are given mean 0 and variance 1 before they are diffused.
+        standardize: Whether latents are scaled to mean 0 and variance 1 before they are diffused.
         learning_rate: Adam's learning rate, at least 0.
         **kwargs: Options of the later stages, see ``StagedModule``.
 
@@ -258,8 +260,8 @@ class LDCQStage2Module(StagedModule):
         """Act by latents of the prior: cloning, LDGC where it was trained with goals, or LDCP.
 
         Args:
-            plan: Whether to choose the latent that leads nearest to the goal in the world model
-                (LDCP).
+            plan: Whether to plan (LDCP): to choose the latent that leads nearest to the goal in the
+                world model.
             **options: ``PlanOptions`` of a plan, else ``GoalOptions`` of a prior that was trained
                 with goals, and ``SkillOptions`` of any other.
 

@@ -46,27 +46,28 @@ class LDCQStage3Module(StagedModule):
     priorities of the next one's draw.
 
     Args:
-        stage2: Checkpoint of an LDCQStage2Module, its path or MLflow run, for the diffusion prior.
-        stage1: Checkpoint of an LDCQStage1Module, its path or MLflow run, for the Gaussian prior.
+        stage2: Checkpoint of an LDCQStage2Module, a path or an MLflow run, for the diffusion prior.
+        stage1: Checkpoint of an LDCQStage1Module, a path or an MLflow run, for the Gaussian prior.
         prior: Prior that proposes latents: ``diffusion``, or ``gaussian`` for BCQ-H.
         gamma: Discount γ of each step, also within a snippet, in [0, 1].
         latents: When candidates are drawn: ``cached`` draws those of each state once and stores
             them in a table, ``online`` runs n chains per row in each step.
         num_latents: Number n of candidates of a state, at least 1.
         sampler: Algorithm that draws candidates.
-        sampling_steps: Number of the sampler's steps, 1 to T; T if None.
+        sampling_steps: Number of the sampler's steps, 1 to T, or ``null`` for all T.
         extra_steps: Number of further steps at t = 1, as in Diffusion-X; at least 0.
         guidance: Weight w of classifier-free guidance, u + w (c − u); 1 is the conditional model.
         variance: Variance of the noise in a step of ``ddpm``: ``beta`` or ``posterior``.
-        prioritized: Whether snippets are drawn by the errors of Q instead of evenly.
-        priority_alpha: Exponent of the errors in the priorities, at least 0; 0 draws evenly.
+        prioritized: Whether snippets are drawn with priorities, which follow the errors of Q,
+            instead of uniformly.
+        priority_alpha: Exponent of the errors in the priorities, at least 0; 0 draws uniformly.
         priority_beta: Exponent of the importance weights at the first step, in [0, 1].
         priority_beta_step: Increment of ``priority_beta``, above 0, until it is 1.
         priority_beta_every: Number of optimiser steps between two increments, at least 1.
         tau: Rate in (0, 1] at which the target critics follow the critics in each step.
-        state_hidden: Widths of the critics' layers of the state.
-        latent_hidden: Widths of the critics' layers of the latent.
-        joined: Widths of the critics' layers of both together, at least one.
+        state_hidden: Widths of the critics' layers for the state alone.
+        latent_hidden: Widths of the critics' layers for the latent alone.
+        joined: Widths of the critics' layers for state and latent together, at least one.
         learning_rate: Adam's learning rate, at least 0.
         **kwargs: Options of the later stages, see ``StagedModule``.
 
@@ -222,7 +223,7 @@ class LDCQStage3Module(StagedModule):
         """Execute the best of n latents of the prior.
 
         Args:
-            num_latents: Number n of latents of each state, at least 1; as in training if None.
+            num_latents: Number n of candidates of a state, at least 1; as in training by default.
             **options: ``SkillOptions``, as in training where they are None or left out. A sampler
                 that is named takes all T steps unless ``sampling_steps`` is given.
 

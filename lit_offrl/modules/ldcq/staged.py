@@ -31,12 +31,12 @@ class StagedModule(OfflineModule):
     """A stage that holds the frozen earlier ones and learns from the latents of snippets.
 
     Args:
-        posterior: Which latent a snippet has: a ``sample`` of its posterior, drawn anew in each
-            step, or the posterior's ``mean``.
+        posterior: Which latent represents a snippet: a ``sample`` of its posterior, drawn anew in
+            each step, or the posterior's ``mean``.
         posteriors: When snippets are encoded: ``cached`` encodes each one once and stores its
             posterior in a table, ``online`` encodes a batch in each step.
-        snippet_every: Number of rows, 1 to H, between the rows of an episode at which snippets
-            begin; with more there are fewer snippets to encode and to store (see ``Snippets``).
+        snippet_every: Distance in rows, 1 to H, between the beginnings of snippets in an episode; a
+            larger one leaves fewer snippets to encode and to store (see ``Snippets``).
         **kwargs: Options of every method, see ``OfflineModule``.
     """
 
