@@ -185,7 +185,8 @@ class EvaluateOptions:
     The same command gives the same returns each time.
 
     Args:
-        ckpt_path: Checkpoint of 'fit' to evaluate: a path, runs:/ID or models:/NAME@ALIAS.
+        ckpt_path: Checkpoint of 'fit' to evaluate: a path, runs:/ID, models:/NAME@ALIAS or
+            hub:ORG/NAME.
         policy: Policy that 'export' has written, an .onnx, to evaluate through onnxruntime in the
             place of a checkpoint.
         episodes: Number of episodes, at least 1.

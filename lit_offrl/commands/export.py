@@ -17,7 +17,8 @@ class ExportOptions:
     """Write a checkpoint's policy as a file that runs elsewhere.
 
     Args:
-        ckpt_path: Checkpoint of 'fit': a path, runs:/ID or models:/NAME@ALIAS.
+        ckpt_path: Checkpoint of 'fit': a path, runs:/ID, models:/NAME@ALIAS or
+            hub:ORG/NAME.
         output: Folder for the file.
         format: Format of the file: onnx, the whole decision as a graph for onnxruntime;
             torch_export, the same for PyTorch; or safetensors, weights and options for this

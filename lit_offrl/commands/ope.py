@@ -26,7 +26,7 @@ class OPEOptions:
     with --policies: DVF's values of those policies are compared with FQE on the same data.
 
     Args:
-        ckpt_path: Checkpoint of any method: a path, runs:/ID or models:/NAME@ALIAS.
+        ckpt_path: Checkpoint of any method: a path, runs:/ID, models:/NAME@ALIAS or hub:ORG/NAME.
         against: Further checkpoints, which FQE values on the same data.
         gamma: Discount in [0, 1] of FQE's values. (default: the first checkpoint's, or 0.99)
         data: Logged data. (default: those of its training)

@@ -10,7 +10,6 @@ SECTIONS = {
     "the-file-has-neither-terminals-nor-timeouts": r"has neither 'terminals' nor 'timeouts'",
     "a-column-is-not-finite-or-out-of-bounds": (
         r"column '[^']*' has (NaN|an infinite value|[^ ]+, which is too large)"
-        r"|action \S+ in row \S+ lies outside the bounds"
     ),
     "the-column-is-missing-that-a-method-needs": r"has no (column '\w+'|rewards), which \w+ needs",
     "the-file-does-not-fit-into-memory": r"does not fit into memory",

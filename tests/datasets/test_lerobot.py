@@ -191,7 +191,8 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch):
     columns = {"observation.state": states, "action": states[:, :1]}
     write_lerobot(tmp_path / "data", columns, [rows // 2, rows // 2])  # a row group each
     del states, columns
-    monkeypatch.setattr("lit_offrl.datasets.lerobot_reader.remarks", lambda columns: ())  # of a sample
+    # the remarks are of a sample
+    monkeypatch.setattr("lit_offrl.datasets.lerobot_reader.remarks", lambda columns: ())
     pool = pyarrow.default_memory_pool()
     before = pool.bytes_allocated()
     proxy = pyarrow.proxy_memory_pool(pool)
