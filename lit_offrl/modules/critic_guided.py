@@ -21,7 +21,7 @@ _BATCHES = TransitionBatch | AdvantageBatch | OutcomeBatch
 
 
 class CriticGuidedModule(ActorModule):
-    """An actor that learns from IQL's critics, trained in the same step (ACD, Algorithm 1).
+    """An actor that learns from IQL's critics, trained beside it in each step (ACD, Algorithm 1).
 
     A subclass builds ``self.actor`` and gives ``actor_loss``.
 

@@ -202,7 +202,7 @@ class DiffusionActor(nn.Module):
 
 
 class DiffusionActorModule(ActorModule):
-    """A method whose actor is a diffusion model of actions; acts by one sample of its average.
+    """A method whose actor is a diffusion model; acts by one sample of its averaged weights.
 
     A subclass builds ``self.actor`` by ``self.diffusion_actor(condition_dim)``.
 

@@ -15,7 +15,7 @@ from lit_offrl.nets.mlp import Activation, LayerNorms
 
 
 class TwinCriticModule(ActorModule):
-    """An actor with twin critics Q_1, Q_2 and slow target critics of them.
+    """An actor with twin critics Q_1 and Q_2 and their slow target critics.
 
     Args:
         gamma: Discount γ in [0, 1).

@@ -28,7 +28,7 @@ PosteriorsFrom = Literal["cached", "online"]
 
 
 class StagedModule(OfflineModule):
-    """A stage that holds the frozen earlier ones and learns from the latents of snippets.
+    """A stage that holds the earlier stages, frozen, and learns from the latents of snippets.
 
     Args:
         posterior: Which latent represents a snippet: a ``sample`` of its posterior, drawn anew in
