@@ -149,6 +149,7 @@ def table(options: Iterable[Option]) -> str:
     rows = ["| Option | Type | Default | Meaning |", "| --- | --- | --- | --- |"]
     for option in options:
         meaning = " ".join(option.meaning.replace("``", "`").split())
+        meaning = meaning.replace("`Snippets`", "[`Snippets`](../api/views.md)")
         cells = (f"`{option.name}`", option.kind, option.default, meaning)
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)

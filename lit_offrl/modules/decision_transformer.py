@@ -46,7 +46,9 @@ class DecisionTransformerModule(ActorModule):
         activation: Activation of the blocks' MLPs.
         warmup_steps: Number of optimiser steps, at least 0, in which the learning rate rises from 0
             to its value: 10,000 in the authors' code, where the paper says 100,000.
-        normalize: How observations are scaled, see ``ActorModule``; ``mean_std`` by default.
+        normalize: How observations are scaled: ``mean_std`` subtracts the mean and divides by the
+            standard deviation + 1e-3, ``true`` or ``min_max`` maps the range of the data to [-1,
+            1], and ``false`` leaves them as they are.
         weight_decay: AdamW's decay of all weights, at least 0.
         learning_rate: Adam's learning rate, at least 0.
         **kwargs: Options of ``ActorModule`` but for those of chunks and n_step.

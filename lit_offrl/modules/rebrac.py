@@ -41,7 +41,9 @@ class ReBRACModule(TD3BCModule):
         hidden: Widths of the hidden layers of the critics and of the actor.
         layer_norm: Where the critics have LayerNorms: ``true`` puts one before each activation,
             ``after`` one after it, and ``false`` none.
-        normalize: How observations are scaled, see ``ActorModule``; not at all by default.
+        normalize: How observations are scaled: ``false`` leaves them as they are, ``true`` or
+            ``min_max`` maps the range of the data to [-1, 1], and ``mean_std`` subtracts the mean
+            and divides by the standard deviation + 1e-3.
         learning_rate: Adam's learning rate, at least 0.
         **kwargs: Options of ``TD3BCModule`` but for alpha.
     """

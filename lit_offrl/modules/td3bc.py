@@ -31,7 +31,9 @@ class TD3BCModule(TwinCriticModule):
             the action range.
         actor_every: Number k of optimiser steps, at least 1: every k-th step also updates the actor
             and all targets.
-        normalize: How observations are scaled, see ``ActorModule``; ``mean_std`` by default.
+        normalize: How observations are scaled: ``mean_std`` subtracts the mean and divides by the
+            standard deviation + 1e-3, ``true`` or ``min_max`` maps the range of the data to [-1,
+            1], and ``false`` leaves them as they are.
         **kwargs: Options of ``TwinCriticModule``; ``hidden`` are the actor's widths, too.
     """
 
