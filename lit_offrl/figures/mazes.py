@@ -59,12 +59,11 @@ def maze2d_policies(numbers: Mapping[str, Any]) -> Figure:
             if line == 0:
                 axis.set_title(f"policy {row['policy']:g}")
             else:
-                facts = (
+                axis.set_xlabel(
                     f"distance of samples to data: {row['distance']:.3f}\n"
                     f"of the data's two halves: {row['floor']:.3f}\n"
                     f"of data to the nearest other policy: {row['ceiling']:.2f}"
                 )
-                axis.set_xlabel(facts.replace("-", "−"))
         axes[line][0].set_ylabel(_SOURCES[source])
     bar = figure.colorbar(dots, ax=axes, shrink=0.6, pad=0.02)
     bar.set_label("Δt, steps after the start")

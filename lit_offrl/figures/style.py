@@ -6,6 +6,7 @@ colour-blind and in black and white. Sizes of text are alike in all of them.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
@@ -17,6 +18,7 @@ import matplotlib
 import numpy as np
 from cycler import cycler
 from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 
 from lit_offrl.common.files import whole_file
 
@@ -51,6 +53,7 @@ STYLE: Mapping[str, Any] = {
 DASHED = (0, (4, 2))
 """The line of what is compared with: the data, the truth."""
 
+_HYPHEN = re.compile(r"(?<!\w)-(?=\d)")
 _Line = str | tuple[int, tuple[float, ...]]
 _LINES: Sequence[_Line] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (2, 2)))
 _MARKERS = "os^Dv<>PX*hp"
@@ -91,13 +94,18 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
 
 
 def in_style(draw: Callable[_P, Figure]) -> Callable[_P, Figure]:
-    """Draw with ``STYLE``, whatever settings of matplotlib the caller has."""
+    """Draw with ``STYLE``, whatever settings of matplotlib the caller has, and with minus signs
+    where the texts' numbers have hyphens, as the axes' own have.
+    """
 
     @wraps(draw)
     def styled(*args: _P.args, **kwargs: _P.kwargs) -> Figure:
         settings: dict[Any, Any] = dict(STYLE)
         with matplotlib.rc_context(settings):
-            return draw(*args, **kwargs)
+            figure = draw(*args, **kwargs)
+        for text in figure.findobj(Text):
+            text.set_text(_HYPHEN.sub("−", text.get_text()))
+        return figure
 
     return styled
 

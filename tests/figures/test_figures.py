@@ -21,7 +21,7 @@ from lit_offrl.figures import (
     value_against_return,
 )
 from lit_offrl.figures.against import from_numbers as scores_against
-from lit_offrl.figures.style import looks
+from lit_offrl.figures.style import in_style, looks
 
 
 def render(figure) -> None:
@@ -248,3 +248,17 @@ def test_ticks_of_losses_within_a_decade_differ():
     axis = figure.axes[0].yaxis
     labels = [each.get_text() for each in axis.get_ticklabels(which="both") if each.get_text()]
     assert len(labels) == len(set(labels)) > 1
+
+
+def test_numbers_of_texts_have_minus_signs():
+    @in_style
+    def draw():
+        figure = Figure()
+        axis = figure.subplots()
+        axis.set_title("hopper-v2, maze2d-umaze: -0.5 to -3e-2")
+        axis.set_xlabel("(-1, 2)")
+        return figure
+
+    axis = draw().axes[0]
+    assert axis.get_title() == "hopper-v2, maze2d-umaze: −0.5 to −3e-2"
+    assert axis.get_xlabel() == "(−1, 2)"
