@@ -43,8 +43,8 @@ def latents(numbers: Mapping[str, Any]) -> Figure:
                 axis.set_xlabel(f"half to half {row['floor']:.3f}")
             else:
                 axis.set_xlabel(
-                    f"distance to the data {row[name]['distance']:.3f}, "
-                    f"outside of them {row[name]['outside']:.0%}"
+                    f"distance to the data {row[name]['distance']:.3f},\n"
+                    f"{row[name]['outside']:.0%} outside of them"
                 )
         line[0].set_ylabel(f"H = {row['horizon']}\n{row['variance']:.0%} of variance")
     return figure
