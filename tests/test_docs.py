@@ -31,9 +31,12 @@ case "$*" in
 *"--config quick")
   set -- "$@" --trainer.max_steps 70 --trainer.val_check_interval 35 --evaluation.episodes 5 \\
   --model.init_args.warmup_steps 20 --evaluation.bc_steps 40 --checkpoint.every_n_train_steps 35;;
-"fit --config bc --config data/pybullet --trainer.max_steps 2000 "*)
+"fit "*" --trainer.max_steps 2000 "*)
   set -- "$@" --trainer.max_steps 70 --trainer.val_check_interval 70 --evaluation.episodes 5;;
+"fit "*" --trainer.max_steps "*)
+  set -- "$@" --trainer.max_steps 70 --trainer.val_check_interval 70;;
 "evaluate "*" --episodes 20 "*) set -- "$@" --episodes 5;;
+"ope "*" --fqe_steps 1000") set -- "$@" --fqe_steps 50;;
 esac
 exec "{}" -m lit_offrl "$@"
 """
