@@ -6,6 +6,7 @@ The help must answer at once and torch takes seconds, so nothing heavy is import
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -101,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         more than the number of the signal (SIGTERM, SIGINT or SIGUSR1) that stopped it.
     """
     process = argv is None
+    if process and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # letters that the terminal's encoding lacks
     with signals.listening(process=process):
         code = _run(sys.argv[1:] if argv is None else argv)
         return signals.settle(code) if process else code

@@ -1,5 +1,6 @@
 """lit-offrl docs: pages and sections by name."""
 
+import os
 import re
 import subprocess
 import sys
@@ -63,6 +64,16 @@ def test_what_is_not_there_is_said(given, said, capsys):
     assert main(["docs", given]) == 2
     out, err = capsys.readouterr()
     assert not out and err.startswith(f"lit-offrl: error: {said}") and err.count("\n") == 1
+
+
+def test_a_terminal_without_unicode_gets_what_it_can_show():
+    done = subprocess.run(
+        [sys.executable, "-m", "lit_offrl", "docs", "recap"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and not done.stderr and "recipe of ?\\*0.6" in done.stdout
 
 
 def test_torch_is_not_imported():
