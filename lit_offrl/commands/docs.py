@@ -12,7 +12,8 @@ from shutil import get_terminal_size
 from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.common.errors import ConfigError, nearest
 
-FOLDER = Path(__file__).parent.parent / "docs"
+_PACKAGE = Path(__file__).parent.parent
+FOLDER = next(f for f in (_PACKAGE / "docs", _PACKAGE.parent / "docs") if f.is_dir())
 """Where the pages are: a link in a clone, files in an installed package."""
 
 _HEADING = re.compile(r"^(#+) +(.+)$")
