@@ -17,6 +17,7 @@ FOLDER = next(f for f in (_PACKAGE / "docs", _PACKAGE.parent / "docs") if f.is_d
 """Where the pages are: a link in a clone, files in an installed package."""
 
 _HEADING = re.compile(r"^(#+) +(.+)$")
+_LINK = re.compile(r"\[([^]]*)\]\([^)]*\)")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -71,7 +72,7 @@ def section(given: str) -> str:
 
 def slug(title: str) -> str:
     """Return the anchor of a heading, as the site has it."""
-    plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title).replace("`", "")
+    plain = _LINK.sub(r"\1", title).replace("`", "")
     return re.sub(r"[^\w\- ]", "", plain).strip().lower().replace(" ", "-")
 
 
@@ -91,7 +92,7 @@ def _list() -> None:
     for name in names():
         _, _, rest = section(name).partition("\n")
         first = " ".join(rest.strip().split("\n\n")[0].split())
-        sentence = re.split(r"(?<=[.:]) ", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", first))[0]
+        sentence = re.split(r"(?<=[.:]) ", _LINK.sub(r"\1", first))[0]
         columns = max(get_terminal_size().columns, width + 40)
         print(textwrap.fill(f"{name:<{width}}{sentence}", columns, subsequent_indent=" " * width))
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from pymdownx.slugs import slugify
@@ -33,6 +34,13 @@ def test_a_page_is_printed_and_each_section_by_the_anchor_of_the_site(name, caps
         if (made := anchor(plain, "-")) not in seen:  # the site numbers the others
             assert docs.section(f"docs/{name}.md#{made}").splitlines()[0].endswith(f" {title}")
         seen.add(made)
+
+
+def test_pages_that_help_and_messages_name_exist():
+    package = Path(docs.__file__).parents[1].rglob("*.py")
+    named = re.compile(r"`lit-offrl docs ([\w/]+)`")
+    found = {name for path in package for name in named.findall(path.read_text())}
+    assert {"sweeps", "pipelines", "serving"} <= found <= set(docs.names())
 
 
 def test_in_a_terminal_a_page_is_laid_out(capsys, monkeypatch):
