@@ -46,8 +46,8 @@ class CompareOptions(RunSelection):
         seeds: Show the score of each run.
         latest: Take the newest evaluation of a seed that was evaluated twice.
         allow_unequal: Mark unequal protocols in the table instead of refusing them.
-        output: Folder for results.csv, table.csv, table.md and the figures; without it, none is
-            written.
+        output: Folder for results.csv, table.csv, table.md, the figures and runs.jsonl, which
+            --records reads; without it, none is written.
     """
 
     metric: Annotated[str, _metric] = "score"

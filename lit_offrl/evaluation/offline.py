@@ -19,14 +19,8 @@ import numpy as np
 from lit_offrl.common.errors import ConfigError, EvaluationError, nearest
 from lit_offrl.evaluation.comparison import Estimate, method_labels
 from lit_offrl.evaluation.record import present_name, present_names
-from lit_offrl.evaluation.runs import (
-    Found,
-    SeededRun,
-    matching_files,
-    one_a_seed,
-    read_runs,
-    swept_options,
-)
+from lit_offrl.evaluation.run_files import matching_files
+from lit_offrl.evaluation.runs import Found, SeededRun, one_a_seed, read_runs, swept_options
 from lit_offrl.evaluation.statistics import mean, stratified_interval
 from lit_offrl.evaluation.tables import write_csv
 from lit_offrl.tracking.runs import TAG, artifact_repository, artifact_texts, json_paths

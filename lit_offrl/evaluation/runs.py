@@ -1,10 +1,9 @@
-"""Evaluated training runs, read from MLflow or from files of evaluation records."""
+"""Evaluated training runs, and those of MLflow."""
 
 from __future__ import annotations
 
-import glob
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -114,53 +113,7 @@ def one_a_seed(runs: Iterable[R], date: Callable[[R], str], latest: bool) -> lis
     return list(kept.values())
 
 
-def runs_from_files(patterns: Sequence[str]) -> Found[Run]:
-    """Read records from files, folders (and those below them) and glob patterns.
-
-    Of a folder of a fit, the record of its end counts, not those made on the way.
-
-    Raises:
-        EvaluationError: a pattern matches nothing, or a file named is no record.
-    """
-    runs, left_out = [], []
-    for file, named in matching_files(patterns):
-        try:
-            runs.append(make_run(EvaluationRecord.load(file), str(file)))
-        except EvaluationError as error:
-            if named:
-                raise EvaluationError(f"{file}: {error}") from error
-            left_out.append(f"{file}: {error}")
-    return Found(tuple(runs), tuple(left_out))
-
-
-def matching_files(patterns: Sequence[str]) -> Iterator[tuple[Path, bool]]:
-    """Yield each file once that a pattern names, or that is below a folder that it names.
-
-    With each: whether it is named itself, so that it must be a record.
-
-    Raises:
-        EvaluationError: a pattern matches nothing.
-    """
-    found = set()
-    for pattern in patterns:
-        matches = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
-        if not matches:
-            raise EvaluationError(f"--records {pattern}: there is no such file or folder.")
-        for match in matches:
-            for file in _below(match) if match.is_dir() else [match]:
-                if file.resolve() not in found:
-                    found.add(file.resolve())
-                    yield file, not match.is_dir()
-
-
-def _below(folder: Path) -> list[Path]:
-    by_folder: dict[Path, list[str]] = {}
-    for file in sorted(folder.rglob("*.json")):
-        by_folder.setdefault(file.parent, []).append(file.name)
-    return [place / name for place, names in by_folder.items() for name in _without_steps(names)]
-
-
-def _without_steps(names: Iterable[str]) -> list[str]:
+def without_steps(names: Iterable[str]) -> list[str]:
     """Of a fit's evaluations keep the last: ``evaluation.json``, else that of the latest step."""
     names = list(names)
     steps = [name for name in names if name.startswith("evaluation-step-")]
@@ -216,7 +169,7 @@ def runs_from_mlflow(
     def read(run: Any, name: str) -> list[Run]:
         tags, repository = run.data.tags, artifact_repository(tracking_uri, run.info.artifact_uri)
         fits = [name for name in json_paths(repository) if name.startswith("evaluation")]
-        names = json_paths(repository, "evaluate") or _without_steps(fits)
+        names = json_paths(repository, "evaluate") or without_steps(fits)
         texts = artifact_texts(repository, names)
         if FILES_TAG in tags:
             raise EvaluationError("keeps the files of a sweep's machines, and has trained nothing")

@@ -9,6 +9,7 @@ from typing import Any
 
 from lit_offrl.common.files import whole_file, write_whole
 from lit_offrl.evaluation.comparison import ALL, Cell, Comparison, Estimate, run_mean
+from lit_offrl.evaluation.run_files import LIST, save_runs
 from lit_offrl.evaluation.runs import Run
 from lit_offrl.evaluation.statistics import MANY, coverage
 
@@ -128,12 +129,20 @@ def protocol_lines(comparison: Comparison) -> list[str]:
 
 
 def write_files(comparison: Comparison, left_out: Iterable[str], folder: Path) -> list[Path]:
-    """Write ``results.csv`` (a line a run), ``table.csv`` and ``table.md``; return their paths."""
-    paths = [folder / name for name in ("results.csv", "table.csv", "table.md")]
+    """Write ``results.csv`` and ``runs.jsonl`` (a line a run), ``table.csv`` and ``table.md``.
+
+    ``runs.jsonl`` has all that the table was made from, and is read by ``--records``.
+
+    Returns:
+        The paths of the files.
+    """
+    names = ("results.csv", "table.csv", "table.md", f"runs{LIST}")
+    paths = [folder / name for name in names]
     runs = [run for shown in comparison.cells.values() for run in shown.runs]
     write_csv(paths[0], map(_result, runs))
     write_csv(paths[1], (_row(comparison, *entry) for entry in entries(comparison)))
     write_whole(paths[2], markdown(comparison, left_out))
+    save_runs(runs, paths[3])
     return paths
 
 

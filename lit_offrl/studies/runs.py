@@ -8,7 +8,8 @@ from functools import partial
 
 from lit_offrl.common.errors import EvaluationError
 from lit_offrl.evaluation import offline
-from lit_offrl.evaluation.runs import Found, R, Run, joined, runs_from_files, runs_from_mlflow
+from lit_offrl.evaluation.run_files import runs_from_files
+from lit_offrl.evaluation.runs import Found, R, Run, joined, runs_from_mlflow
 from lit_offrl.tracking.runs import PARENT_TAG, find_run
 from lit_offrl.tracking.store import (
     default_experiment,
@@ -30,7 +31,8 @@ class RunSelection:
             sqlite:///mlflow.db.
         parent: An MLflow run, ID or runs:/ID, whose children they are: that of a sweep, a search or
             a pipeline.
-        records: Files of evaluation records, folders of them, or glob patterns.
+        records: Files of evaluation records, runs.jsonl of 'lit-offrl compare --output', folders of
+            these, or glob patterns.
     """
 
     experiment: list[str] = field(default_factory=list)

@@ -64,6 +64,10 @@ def test_a_made_up_store_gives_a_known_table(store, tmp_path, capsys):
     assert "(bc-2): failed" in (folder / "table.md").read_text()
     for name in ("bars", "performance_profiles"):
         assert imread(folder / f"{name}.png").std() > 0.05
+    # what is beside the table makes it again without the store
+    assert main(["compare", "--records", str(folder / "runs.jsonl"), "--seeds"]) == 0
+    again = capsys.readouterr().out
+    assert again.split("\nProtocol")[0] in said
 
 
 def test_a_filter_and_returns(store, capsys):

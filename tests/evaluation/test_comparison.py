@@ -10,7 +10,8 @@ from scipy import stats
 
 from lit_offrl.common.errors import EvaluationError
 from lit_offrl.evaluation.comparison import ALL, compare
-from lit_offrl.evaluation.runs import make_run, runs_from_files
+from lit_offrl.evaluation.run_files import runs_from_files
+from lit_offrl.evaluation.runs import make_run
 from lit_offrl.evaluation.tables import footnotes, lines, markdown, protocol_lines, write_files
 
 SCORES = {
@@ -177,7 +178,7 @@ def test_returns_where_there_are_no_references(runs, run):
 
 def test_files_say_what_the_table_says(runs, tmp_path):
     table = compare(runs)
-    results, numbers, text = write_files(table, ["run 7: failed, not finished"], tmp_path)
+    results, numbers, text, _ = write_files(table, ["run 7: failed, not finished"], tmp_path)
     with results.open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 9 and {row["source"] for row in rows} == {run.source for run in runs}
@@ -195,6 +196,41 @@ def test_files_say_what_the_table_says(runs, tmp_path):
     assert {len(row) for row in body} == {8}
     assert [row[2] for row in body if row[0] == "| hopper"] == ["20.0", "50.0", "12.5"]
     assert "- run 7: failed, not finished" in text.read_text()
+
+
+def test_a_list_of_runs_makes_the_same_table(runs, run, tmp_path):
+    options = {"policy_options": {"num_samples": 4}}
+    table = compare([*runs, run("DVF", "hopper", 7, 65.0, **options)])
+    *_, path = write_files(table, [], tmp_path)
+    assert path.name == "runs.jsonl"
+    found = runs_from_files([str(tmp_path)])  # a folder: table.csv and others are no records
+    assert not found.left_out and len(found.runs) == 10
+    again = compare(found.runs)
+    assert list(lines(again, True)) == list(lines(table, True))
+    assert protocol_lines(again) == protocol_lines(table)
+    before = [run for cell in table.cells.values() for run in cell.runs]
+    assert [run.record for run in found.runs] == [run.record for run in before]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda line: line[:-9], "line 2 is no run as"),
+        (lambda line: "[]", "line 2 .* a mapping with data, dataset, method, options"),
+        (lambda line: line.replace('"seed": 1', '"seed": "one"', 1), "line 2 .*'seed' is 'one'"),
+        (lambda line: line.replace('"params"', '"paramz"'), "line 2 .* a mapping with"),
+        (lambda line: line.replace('"env_id"', '"env"'), "line 2 .* unknown field 'env'"),
+    ],
+)
+def test_a_broken_list_of_runs_names_its_line(runs, tmp_path, change, expected):
+    *_, path = write_files(compare(runs), [], tmp_path)
+    text = path.read_text().splitlines()
+    assert '"seed": 1' in text[1]
+    path.write_text("\n".join([text[0], change(text[1]), *text[2:]]))
+    with pytest.raises(EvaluationError, match=rf"runs\.jsonl: {expected}"):
+        runs_from_files([str(path)])
+    found = runs_from_files([str(tmp_path)])  # found in a folder, it is named and left out
+    assert not found.runs and "line 2" in found.left_out[0]
 
 
 def test_records_from_files(made_record, tmp_path):
