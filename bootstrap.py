@@ -99,6 +99,8 @@ def experiment() -> str:
 def main(arguments: list[str]) -> None:
     """Do what the first argument says."""
     use_right_python()
+    # else every process would compile all that it imports, which takes 20 s
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     verb, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if verb not in {"demo", "test", "setup"}:
         sys.exit(__doc__)

@@ -5,19 +5,23 @@ random numbers from NumPy's global generator and from action spaces that it make
 which no seed reaches: here they follow the seed of ``reset`` like all others, so that an episode
 can be repeated, and the global generator is left as it was.
 
-To compile a manipulation model takes ten times as long as an episode in it. A reset forgets all
-that was before, to the bit, so the simulators of closed environments serve again.
+To compile a manipulation model takes ten times as long as an episode in it. Models are therefore
+compiled once in a process and copied. A reset forgets all that was before, to the bit, so the
+simulators of closed environments serve again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import hashlib
 import tempfile
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import gymnasium
 import numpy as np
@@ -29,6 +33,8 @@ from lit_offrl.envs.extras import require
 _FPS = 20  # of videos
 _idle: defaultdict[str, list[gymnasium.Env]] = defaultdict(list)
 """Simulators of closed environments, by the environment's name."""
+_compiled: dict[str, Any] = {}
+"""Models as MuJoCo compiled them, by a hash of what they were made from."""
 
 
 def make(name: str, render_mode: str | None = None, **options: Any) -> gymnasium.Env:
@@ -44,7 +50,8 @@ def make(name: str, render_mode: str | None = None, **options: Any) -> gymnasium
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a missing screen, and of bounds in float64
-        return _make(name, render_mode, options)
+        with _compiled_once():
+            return _make(name, render_mode, options)
 
 
 def _make(name: str, render_mode: str | None, options: dict[str, Any]) -> gymnasium.Env:
@@ -60,6 +67,26 @@ def _make(name: str, render_mode: str | None, options: dict[str, Any]) -> gymnas
     if model.parent == Path(tempfile.gettempdir()):  # a maze's, which it compiles and leaves there
         model.unlink(missing_ok=True)
     return OGBenchEnv(env, tasks, _idle[name] if common else None)
+
+
+@contextlib.contextmanager
+def _compiled_once() -> Iterator[None]:
+    """Have MuJoCo copy what it has compiled before from the same XML and assets."""
+    import mujoco  # of the extra
+
+    compile_new = mujoco.MjModel.from_xml_string
+
+    def compiled(xml: str, assets: dict[str, bytes] | None = None) -> Any:
+        hashed = hashlib.sha256(xml.encode())
+        for name, content in sorted((assets or {}).items()):  # the package's order is a set's
+            hashed.update(name.encode() + content)
+        key = hashed.hexdigest()
+        if key not in _compiled:
+            _compiled[key] = compile_new(xml, assets)
+        return copy.deepcopy(_compiled[key])
+
+    with mock.patch.object(mujoco.MjModel, "from_xml_string", compiled):
+        yield
 
 
 class OGBenchEnv(gymnasium.Wrapper):

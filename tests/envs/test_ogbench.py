@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -73,6 +74,28 @@ def test_a_reset_of_a_manipulation_forgets_what_was_before():
     assert not np.array_equal(other[:2], seen[:2])
     np.testing.assert_array_equal(episode(env, 3, task=2)[0], seen)
     env.close()
+
+
+@NEEDED
+@pytest.mark.slow  # to compile the model takes seconds
+def test_a_model_is_compiled_once_and_each_simulator_has_a_copy(monkeypatch):
+    import mujoco
+
+    calls, compile_new = [], mujoco.MjModel.from_xml_string
+    monkeypatch.setattr(ogbench, "_compiled", {})
+    monkeypatch.setattr(ogbench, "_idle", defaultdict(list))
+    monkeypatch.setattr(
+        mujoco.MjModel, "from_xml_string", lambda *given: calls.append(0) or compile_new(*given)
+    )
+    first, second = (make_env("lit_offrl/cube-single-singletask-task2-v0") for _ in range(2))
+    assert len(calls) == 2  # the scene, and the arm of the inverse kinematics
+    seen, rewards = episode(first, 3)
+    again, same = episode(second, 3)
+    np.testing.assert_array_equal(again, seen)
+    assert same == rewards
+    models = [env.unwrapped._model for env in (first, second)]
+    models[0].opt.timestep *= 2
+    assert models[1].opt.timestep == 0.002
 
 
 @NEEDED
