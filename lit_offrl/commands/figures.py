@@ -78,6 +78,11 @@ FIGURES: dict[str, Entry] = {
         "lit_offrl.figures.against:from_numbers",
         "scores of runs against an option of a sweep or of the policy",
     ),
+    "learning-curves": Entry(
+        "lit_offrl.studies.learning_curves:LearningCurves",
+        "lit_offrl.figures.against:learning_curves",
+        "scores of runs, evaluated during training, against the optimiser step",
+    ),
     "training-curves": Entry(
         "lit_offrl.studies.training_curves:TrainingCurves",
         "lit_offrl.figures.curves:from_numbers",

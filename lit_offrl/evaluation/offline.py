@@ -93,7 +93,7 @@ def from_mlflow(
         value = _value(run.data.metrics, metric)
         if value is None or not math.isfinite(value):
             raise EvaluationError(f"has no {metric}" if value is None else str(value))
-        return [_of_mlflow(run, value, metric, name, tracking_uri)]
+        return [of_mlflow(run, value, metric, name, tracking_uri)]
 
     found = read_runs(tracking_uri, experiments, filter_string, read)
     if not found.runs and known and _value(known, metric) is None:
@@ -113,7 +113,12 @@ def _value(metrics: Mapping[str, float], metric: str) -> float | None:
     return metrics.get(metric, present.get(present_name(metric)))
 
 
-def _of_mlflow(run: Any, value: float, metric: str, name: str, uri: str) -> OfflineRun:
+def of_mlflow(run: Any, value: float, metric: str, name: str, uri: str) -> OfflineRun:
+    """Return a run of MLflow with a value of a metric; ``name`` says where it was read.
+
+    Raises:
+        EvaluationError: The run does not say the training's seed.
+    """
     tags, params = run.data.tags, run.data.params
     protocol: dict[str, str] = {}
     if metric.startswith("ope/"):

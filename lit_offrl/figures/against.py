@@ -1,12 +1,13 @@
-"""Scores against an option."""
+"""Scores against an option, or against the optimiser step."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lit_offrl.figures.style import in_style, legend_above, looks
@@ -21,11 +22,30 @@ def from_numbers(numbers: Mapping[str, Any]) -> Figure:
     Values of the option that are all numbers stand at their place, on a logarithmic axis where they
     span more than tenfold; others stand side by side.
     """
+    places = _places(list(dict.fromkeys(point["option"] for point in numbers["points"])))
+    figure, axes = _panels(numbers, places)
+    for axis in axes:
+        if _spread(places) > 10:
+            axis.set_xscale("log")
+        axis.set_xticks([*places.values()], [*places])
+        axis.minorticks_off()
+    return figure
+
+
+@in_style
+def learning_curves(numbers: Mapping[str, Any]) -> Figure:
+    """Draw the numbers of ``studies.learning_curves``: a panel a dataset, a line a method."""
+    places = {point["option"]: float(point["option"]) for point in numbers["points"]}
+    return _panels(numbers, places)[0]
+
+
+def _panels(
+    numbers: Mapping[str, Any], places: Mapping[str, float]
+) -> tuple[Figure, Sequence[Axes]]:
+    """Draw the lines with their intervals and runs; return the panels that are in use, too."""
     points = numbers["points"]
     datasets = list(dict.fromkeys(point["dataset"] for point in points))
     methods = sorted({point["method"] for point in points})
-    texts = list(dict.fromkeys(point["option"] for point in points))
-    places = _places(texts)
     columns = min(_COLUMNS, len(datasets))
     rows = math.ceil(len(datasets) / columns)
     figure = Figure(figsize=(max(5.0, 4.0 * columns), 0.6 + 3.1 * rows), layout="constrained")
@@ -52,10 +72,6 @@ def from_numbers(numbers: Mapping[str, Any]) -> Figure:
         axis.set_ylim(min(shown) - margin, max(shown) + margin)
         label = "normalised score" if unit == "score" else "return"
         axis.set(title=dataset, xlabel=numbers["option"], ylabel=label)
-        if _spread(places) > 10:
-            axis.set_xscale("log")
-        axis.set_xticks([places[text] for text in texts], texts)
-        axis.minorticks_off()
         axis.grid()
     for axis in axes[len(datasets) :]:
         axis.set_axis_off()
@@ -63,7 +79,7 @@ def from_numbers(numbers: Mapping[str, Any]) -> Figure:
         found = (axis.get_legend_handles_labels() for axis in axes)
         lines = {label: line for both in found for line, label in zip(*both, strict=True)}
         legend_above(figure, [lines[method] for method in methods])
-    return figure
+    return figure, list(axes[: len(datasets)])
 
 
 def _places(texts: list[str]) -> dict[str, float]:

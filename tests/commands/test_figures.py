@@ -5,11 +5,13 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
 from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
+from scipy import stats
 
 from lit_offrl.__main__ import main
 from lit_offrl.commands.figures import FIGURES
@@ -199,6 +201,66 @@ def test_scores_against_an_option(tmp_path, runs, capsys):
     ]
     assert figures(*words, "--option", "omega") != 0
     assert "--option omega: no run has it. Did you mean 'policy.omega'?" in capsys.readouterr().err
+
+
+@pytest.fixture
+def fits(folder, empty_store):
+    """A store of two methods on two datasets, evaluated after 500 and 1,000 steps, two seeds."""
+    shutil.copy(empty_store, "runs.db")
+    uri = f"sqlite:///{folder}/runs.db"
+    client = MlflowClient(uri)
+    made = client.create_experiment("grid", artifact_location=str(folder / "artifacts"))
+    for method, dataset, seed in product(("bc", "iql"), ("a", "b"), (0, 1)):
+        if (method, dataset) == ("iql", "b"):
+            continue
+        tags = {"lit_offrl.method": method, "lit_offrl.dataset": dataset}
+        run_id = client.create_run(
+            made, run_name=f"{method}-{dataset}-{seed}", tags=tags
+        ).info.run_id
+        client.log_param(run_id, "seed", seed)
+        base = {"a": 10.0, "b": 40.0}[dataset] + 2 * seed
+        client.log_metric(run_id, "eval/score", base, step=500, timestamp=1)
+        client.log_metric(run_id, "eval/score", -99.0, step=1000, timestamp=2)
+        client.log_metric(run_id, "eval/score", base + 5, step=1000, timestamp=3)  # this one counts
+        client.set_terminated(run_id)
+    bare = client.create_run(made, run_name="bare").info.run_id
+    client.set_terminated(bare)
+    return ["--tracking_uri", uri, "--experiment", "grid"]
+
+
+def test_learning_curves_are_of_seeds_and_of_all_datasets(folder, fits, capsys):
+    assert figures("learning-curves", *fits, "--no-mlflow", "--output", folder / "out") == 0
+    found = numbers(folder / "out", "learning-curves")
+    points = {
+        (p["dataset"], p["method"], p["option"]): (p["value"], p["runs"])
+        for p in found["numbers"]["points"]
+    }
+    assert points == {
+        ("a", "bc", "500"): (11.0, [10.0, 12.0]),
+        ("a", "bc", "1000"): (16.0, [15.0, 17.0]),
+        ("a", "iql", "500"): (11.0, [10.0, 12.0]),
+        ("a", "iql", "1000"): (16.0, [15.0, 17.0]),
+        ("b", "bc", "500"): (41.0, [40.0, 42.0]),
+        ("b", "bc", "1000"): (46.0, [45.0, 47.0]),
+        ("all datasets", "bc", "500"): (26.0, []),  # IQL was not run on b
+        ("all datasets", "bc", "1000"): (31.0, []),
+    }
+    assert found["metrics"]["all datasets: bc"] == 31.0
+    (line,) = found["protocol"]["left_out"]
+    assert "(bare): was not evaluated during training: has no eval/score" in line
+    one = found["numbers"]["points"][0]
+    half = stats.t.ppf(0.975, 1)  # the standard error of 10 and 12 is 1
+    assert (one["low"], one["high"]) == pytest.approx(
+        (11 - half, 11 + half), abs=0.3
+    )  # by resampling
+
+
+def test_learning_curves_need_a_store_with_evaluations(folder, fits, runs, capsys):
+    words = ["learning-curves", "--output", folder / "out"]
+    assert figures(*words, *fits, "--metric", "return") == 2
+    assert "has no eval/return_mean" in capsys.readouterr().err
+    assert figures(*words, "--records", runs) == 2
+    assert "--records: files of records have one score of a run" in capsys.readouterr().err
 
 
 def test_scores_of_unequal_protocols_are_not_drawn_against_an_option(
