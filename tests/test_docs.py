@@ -6,6 +6,7 @@ with fewer steps.
 """
 
 import ast
+import csv
 import itertools
 import os
 import re
@@ -19,6 +20,7 @@ import yaml
 
 from lit_offrl.__main__ import TRAINER_VERBS, main
 from lit_offrl.cli.main import parse_options
+from lit_offrl.commands.docs import section
 from lit_offrl.commands.parsing import OneLineParser
 
 CLONE = Path(__file__).parent.parent
@@ -261,6 +263,25 @@ def test_tables_of_results_say_what_they_mean_for_a_choice():
     told = "| a | b |\n| --- | --- |\n| x | 1.5 |\n"
     assert [*tables_without_meaning(told)] == ["| a | b |"]
     assert not [*tables_without_meaning(f"{told}\n{MEANING} take x.\n")]
+
+
+def test_what_holds_is_what_the_published_scores_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(CLONE)
+    scores, page = "docs/results/runs/*.csv", "docs/what_holds.md"
+    assert main(["claims", "--results", scores, "--output", str(tmp_path / "page.md")]) == 0
+    made = (tmp_path / "page.md").read_text().replace(str(tmp_path / "page.md"), page)
+    command = f"lit-offrl claims --results '{scores}' --output {page}"
+    assert made == (CLONE / page).read_text(), f"run: {command}"
+
+
+def test_published_scores_stand_in_the_tables_that_they_name():
+    for path in sorted((CLONE / "docs" / "results" / "runs").glob("*.csv")):
+        with path.open() as file:
+            for row in csv.DictReader(file):
+                text = section(row["source"])
+                if found := row.get("score") or row.get("return"):
+                    shown = f"{float(found):.1f}".replace("-", "−")
+                    assert re.search(rf"(?<![\d.−]){re.escape(shown)}(?![\d])", text), (path, row)
 
 
 def test_readme_is_short_and_its_links_lead_somewhere():

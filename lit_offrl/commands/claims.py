@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,26 +38,39 @@ class ClaimsOptions(RunSelection):
     runs is listed as not measured.
 
     Args:
+        results: Files results.csv of 'lit-offrl compare --output', folders of these, or glob
+            patterns: scores and metrics of runs whose store or records are elsewhere.
         claims: YAML file of claims; without it, those of the papers of DVF, ACD and LDCQ.
         output: Markdown file to be written; without it, the page is printed.
     """
 
+    results: list[str] = field(default_factory=list)
     claims: Path | None = None
     output: Path | None = None
 
 
 def main(argv: Sequence[str]) -> int:
     """Print the page, or write it, and return 0."""
-    epilog = f"Without --experiment, --filter and --records: MLflow's {default_experiment()}."
+    epilog = (
+        f"Without --experiment, --filter, --records and --results: MLflow's {default_experiment()}."
+    )
     options = parse(ClaimsOptions, argv, "claims", epilog)
+    from lit_offrl.evaluation.scored import read_results, scored
     from lit_offrl.experiments.claims import OF_THE_PAPERS, judge, read_claims
 
     claims = read_claims(options.claims or OF_THE_PAPERS)
-    found = options.find()
-    measured = _measured(claims, options)
-    judged = [(claim, judge(claim, claims, found.runs, measured)) for claim in claims.claims]
+    results = read_results(options.results)
+    stored = bool(options.experiment or options.filter or options.parent)
+    runs = list(results.runs)
+    if stored or options.records or not options.results:
+        runs += map(scored, options.find().runs)
+    measured = dict(results.metrics)
+    if stored or not (options.records or options.results):
+        for name, found in _measured(claims, options).items():
+            measured[name] = (*measured.get(name, ()), *found)
+    judged = [(claim, judge(claim, claims, runs, measured)) for claim in claims.claims]
     command = redacted(command_line(["claims", *argv]))
-    page = "\n".join([*_page(judged, command, len(found.runs)), ""])
+    page = "\n".join([*_page(judged, command, len(runs)), ""])
     if options.output is None:
         print(page)
         return 0
@@ -67,10 +80,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _measured(claims: Claims, options: ClaimsOptions) -> Mapping[str, Sequence[OfflineRun]]:
-    """Return the runs of MLflow with each metric; files of evaluation records have none."""
+    """Return the runs of MLflow with each metric."""
     found: dict[str, Sequence[OfflineRun]] = {}
-    if options.records and not options.experiment and not options.filter:
-        return found
     stored = replace(options, records=[])
     for name in claims.metrics:
         try:

@@ -48,7 +48,7 @@ def runs_from_files(patterns: Sequence[str]) -> Found[Run]:
 
 
 def matching_files(
-    patterns: Sequence[str], suffixes: Sequence[str] = (".json",)
+    patterns: Sequence[str], suffixes: Sequence[str] = (".json",), option: str = "--records"
 ) -> Iterator[tuple[Path, bool]]:
     """Yield each file once that a pattern names, or that is below a folder that it names.
 
@@ -57,6 +57,7 @@ def matching_files(
     Args:
         patterns: Names of files and folders, and glob patterns.
         suffixes: How names of files in folders end.
+        option: The option that gave the patterns, for messages.
 
     Raises:
         EvaluationError: a pattern matches nothing.
@@ -65,7 +66,7 @@ def matching_files(
     for pattern in patterns:
         matches = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
         if not matches:
-            raise EvaluationError(f"--records {pattern}: there is no such file or folder.")
+            raise EvaluationError(f"{option} {pattern}: there is no such file or folder.")
         for match in matches:
             for file in _below(match, suffixes) if match.is_dir() else [match]:
                 if file.resolve() not in found:

@@ -187,6 +187,7 @@ def _result(run: Run) -> Mapping[str, Any]:
         "dataset_sha256": record.dataset_sha256,
         "checkpoint_rule": record.checkpoint_rule,
         "training_steps": record.training_steps,
+        "checkpoint": record.checkpoint_sha256,
         "date": record.date,
         "source": run.source,
     }

@@ -20,10 +20,8 @@ from pydantic import Field
 
 from lit_offrl.common.configs import read_yaml
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.evaluation import protocol
-from lit_offrl.evaluation.comparison import run_mean
 from lit_offrl.evaluation.offline import OfflineRun
-from lit_offrl.evaluation.runs import Run
+from lit_offrl.evaluation.scored import ScoredRun
 from lit_offrl.experiments.config import FileReader, Section
 
 OF_THE_PAPERS = Path(__file__).with_name("claims.yaml")
@@ -41,10 +39,10 @@ class Rows(Section):
         default={}, description="values of options as text, null for an option that is not given"
     )
 
-    def take(self, run: Run) -> bool:
+    def take(self, run: ScoredRun) -> bool:
         """Whether a run is one of these."""
         options = dict(run.options)
-        named = {_plain(run.method), _plain(run.record.method)}
+        named = {_plain(run.method), _plain(run.module)}
         return _plain(self.method) in named and all(
             options.get(name) == value for name, value in self.options.items()
         )
@@ -104,7 +102,9 @@ class Claims:
         names = [name for each in found for name in (each.name, each.minus) if name is not None]
         return [*dict.fromkeys(names)]
 
-    def alike(self, row: str, own: Sequence[Run], rival: str, other: Sequence[Run]) -> bool:
+    def alike(
+        self, row: str, own: Sequence[ScoredRun], rival: str, other: Sequence[ScoredRun]
+    ) -> bool:
         """Whether two settings agree in every option that both have and neither row describes."""
         described = {
             name
@@ -116,7 +116,7 @@ class Claims:
         shared = first.keys() & second.keys() - described
         return all(first[name] == second[name] for name in shared)
 
-    def select(self, row: str, runs: Iterable[Run]) -> list[Run]:
+    def select(self, row: str, runs: Iterable[ScoredRun]) -> list[ScoredRun]:
         """Return the runs of a row; one that the file does not describe is a method by its name."""
         alternatives = self.rows.get(row, (Rows(method=row),))
         return [run for run in runs if any(each.take(run) for each in alternatives)]
@@ -169,7 +169,7 @@ def read_claims(path: Path) -> Claims:
 def judge(
     claim: Claim,
     claims: Claims,
-    runs: Sequence[Run],
+    runs: Sequence[ScoredRun],
     measured: Mapping[str, Sequence[OfflineRun]],
 ) -> list[Finding]:
     """Judge a claim on every dataset on which there are runs for it.
@@ -177,17 +177,16 @@ def judge(
     Args:
         claim: One of the claims.
         claims: The file that it stands in.
-        runs: Evaluated runs.
+        runs: Evaluated runs with their scores.
         measured: Runs by the metrics that claims are about, see ``Claims.metrics``.
     """
     if claim.metric is not None:
         return list(_of_metric(claim, claim.metric, measured))
     findings: list[Finding] = []
-    groups: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[ScoredRun]] = defaultdict(list)
     for run in runs:
         if any(fnmatch(run.dataset, pattern) for pattern in claim.datasets):
-            facts = tuple(sorted(protocol.protocol(run.record).items()))
-            groups[run.dataset, facts].append(run)
+            groups[run.dataset, run.protocol].append(run)
     for (dataset, _), members in sorted(groups.items()):
         if claim.above is not None:
             findings += _of_rivals(claim, claim.above, claims, dataset, members)
@@ -197,14 +196,14 @@ def judge(
 
 
 def _of_rivals(
-    claim: Claim, above: Above, claims: Claims, dataset: str, runs: list[Run]
+    claim: Claim, above: Above, claims: Claims, dataset: str, runs: list[ScoredRun]
 ) -> Iterator[Finding]:
     for own in _settings(claims.select(above.row, runs)):
         for rival in above.rivals:
             for other in _settings(claims.select(rival, runs)):
                 if not claims.alike(above.row, own, rival, other):
                     continue
-                first, second = ({run.seed: _score(run) for run in side} for side in (own, other))
+                first, second = ({run.seed: run.score for run in side} for side in (own, other))
                 numbers = "; ".join(
                     f"{_named(side[0].method, side[0].options)}: {_listed(scores)}"
                     for side, scores in ((own, first), (other, second))
@@ -219,13 +218,13 @@ def _of_rivals(
 
 
 def _of_rise(
-    claim: Claim, rises: Rises, claims: Claims, dataset: str, runs: list[Run]
+    claim: Claim, rises: Rises, claims: Claims, dataset: str, runs: list[ScoredRun]
 ) -> Iterator[Finding]:
     taken = [run for run in claims.select(rises.row, runs) if rises.along in dict(run.options)]
     for members in _settings(taken, without=rises.along):
         by_value: dict[float, dict[int, float]] = defaultdict(dict)
         for run in members:
-            by_value[_number(run, rises.along)][run.seed] = _score(run)
+            by_value[_number(run, rises.along)][run.seed] = run.score
         seeds = set.intersection(*(set(scores) for scores in by_value.values()))
         if len(by_value) < 2 or not seeds:
             continue
@@ -272,24 +271,22 @@ def _finding(
     return Finding(dataset, numbers, excess, budget, verdict)
 
 
-def _settings(runs: Sequence[Run], without: str | None = None) -> Iterator[list[Run]]:
+def _settings(runs: Sequence[ScoredRun], without: str | None = None) -> Iterator[list[ScoredRun]]:
     """Yield the runs that differ by their seed alone, but for one option; the latest of a seed."""
-    cells: dict[tuple[Any, ...], dict[Any, Run]] = defaultdict(dict)
-    for run in sorted(runs, key=lambda run: run.record.date):
+    cells: dict[tuple[Any, ...], dict[Any, ScoredRun]] = defaultdict(dict)
+    for run in sorted(runs, key=lambda run: run.date):
         others = tuple(pair for pair in run.options if pair[0] != without)
-        cells[run.method, others, run.record.training_steps][
-            run.seed, dict(run.options).get(without or "")
-        ] = run
+        cells[run.method, others, run.steps][run.seed, dict(run.options).get(without or "")] = run
     for key in sorted(cells, key=str):
         yield sorted(cells[key].values(), key=lambda run: run.seed)
 
 
-def _steps(runs: Iterable[Run]) -> list[int | None]:
-    return [run.record.training_steps for run in runs]
+def _steps(runs: Iterable[ScoredRun]) -> list[int | None]:
+    return [run.steps for run in runs]
 
 
-def _weights(runs: Sequence[Run]) -> set[tuple[int, str] | None]:
-    hashes = [(run.seed, run.record.checkpoint_sha256) for run in runs]
+def _weights(runs: Sequence[ScoredRun]) -> set[tuple[int, str] | None]:
+    hashes = [(run.seed, run.weights) for run in runs]
     return {None if text is None else (seed, text) for seed, text in hashes}
 
 
@@ -298,7 +295,7 @@ def _named(method: str, options: Iterable[tuple[str, str]]) -> str:
     return f"{method} ({said})" if said else method
 
 
-def _number(run: Run, option: str) -> float:
+def _number(run: ScoredRun, option: str) -> float:
     given = dict(run.options)[option]
     try:
         return float(given)
@@ -306,10 +303,6 @@ def _number(run: Run, option: str) -> float:
         raise ConfigError(
             f"{run.source}: {option} is {given}: a score rises along an option with numbers."
         ) from None
-
-
-def _score(run: Run) -> float:
-    return run_mean(run, "return" if run.record.scores is None else "score")
 
 
 def _listed(scores: Mapping[int, float], digits: int = 1) -> str:

@@ -2,7 +2,10 @@
 
 import math
 import shutil
+from dataclasses import replace
 
+import pytest
+import yaml
 from mlflow.tracking import MlflowClient
 
 from lit_offrl.__main__ import main
@@ -26,6 +29,70 @@ def test_a_page_from_records(folder, made_record, capsys):
         "the claim can guide a choice on hopper. The smallest budget is 0.1% of the paper's steps."
     )
     assert f"What it means for your choice: {told}" in page
+
+
+def test_results_of_compare_give_the_findings_of_their_records(folder, made_record, capsys):
+    """The intervals, the pairs of evaluations of one checkpoint and the budget are the same."""
+    for seed in range(3):
+        for omega, base in ((3.0, 60.0), (0.0, 50.0 - 2 * seed)):
+            record = made_record(
+                base + seed, seed, method="ACDModule", checkpoint_sha256=f"c{seed}"
+            )
+            options = {} if omega == 3.0 else {"omega": omega}
+            replace(record, policy_options=options).save(f"records/acd-{omega}-{seed}.json")
+        made_record(10.0 + 3 * seed, seed, method="BCModule").save(f"records/bc-{seed}.json")
+    assert main(["claims", "--records", "records"]) == 0
+    page = capsys.readouterr().out
+    assert main(["compare", "--records", "records", "--output", "out"]) == 0
+    capsys.readouterr()
+    assert main(["claims", "--results", "out/results.csv"]) == 0
+    again = capsys.readouterr().out
+    strip = "lit-offrl claims --{} {}\n"
+    assert again.replace(strip.format("results", "out/results.csv"), "") == page.replace(
+        strip.format("records", "records"), ""
+    )
+    assert page.count("| 12.0 | 7.0 … 17.0 |") == 1  # 10, 12, 14 seed by seed, not Welch's
+    assert page.count("| holds |") == 2
+
+
+def test_results_have_metrics_too(folder, capsys):
+    """A claim on a metric, and one on the excess of a metric over another."""
+    heads = "method,dataset,seed,training_steps,figures/a/distance,figures/b/distance"
+    rows = ["dvf,car,0,500,3.0,1.0", "dvf,car,1,500,4.0,1.0", "dvf,ant,0,500,4.0,"]
+    (folder / "more").mkdir()
+    (folder / "more" / "own.csv").write_text("\n".join([heads, *rows]))
+    metric = {"name": "figures/a/distance", "minus": "figures/b/distance", "above": 1.0}
+    claims = [{"paper": "P", "where": "w", "says": "s", "steps": 1000, "metric": metric}]
+    (folder / "mine.yaml").write_text(yaml.safe_dump({"claims": claims}))
+    assert main(["claims", "--results", "more", "--claims", "mine.yaml"]) == 0
+    said = capsys.readouterr().out
+    assert "hold in 0 evaluated runs" in said
+    assert "| car | dvf: 2.500 (2.000, 3.000), to be above 1 | 1.500 |" in said
+    assert "| 50.0% |" in said and "| ant |" not in said
+
+
+GOOD = "method,dataset,options,seed,score\nbc,ant,a=1; b=x,0,5.0\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (GOOD.replace("score", "scor"), "r.csv: unknown column 'scor'. Did you mean 'score'?"),
+        (GOOD.replace("dataset", "source"), "r.csv: has no column 'dataset'."),
+        (GOOD.replace("5.0", "high"), "r.csv, row 2: 'score' is 'high', but has to be a number."),
+        (GOOD.replace("5.0", "nan"), "r.csv, row 2: 'score' is 'nan', but has to be a number."),
+        (GOOD.replace(",0,", ",one,"), "row 2: 'seed' is 'one', but has to be a whole number."),
+        (GOOD.replace("bc,", ","), "row 2: 'method' is '', but has to be a name."),
+        (GOOD.replace("b=x", "b"), "'options' is 'a=1; b', but has to be NAME=VALUE"),
+        ("", "r.csv: cannot be read as CSV: "),
+        ('method,dataset,seed\n"bc', "r.csv: cannot be read as CSV: "),
+    ],
+)
+def test_a_line_says_what_is_wrong_with_results(folder, capsys, text, expected):
+    (folder / "r.csv").write_text(text)
+    assert main(["claims", "--results", "r.csv"]) == 2
+    said = capsys.readouterr().err
+    assert expected in said and said.count("\n") == 1
 
 
 def test_a_meaning_names_the_datasets_of_each_verdict():

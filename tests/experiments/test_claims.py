@@ -9,6 +9,7 @@ from scipy import stats
 from lit_offrl.common.errors import ConfigError
 from lit_offrl.evaluation.offline import OfflineRun
 from lit_offrl.evaluation.runs import make_run
+from lit_offrl.evaluation.scored import scored
 from lit_offrl.experiments.claims import OF_THE_PAPERS, judge, read_claims
 
 BASE = {"paper": "P", "where": "Table 1", "says": "A is above B."}
@@ -44,7 +45,7 @@ def findings(claims, made_record):
             for (method, *options), row in scores.items()
             for seed, score in enumerate(row)
         ]
-        return judge(read.claims[0], read, runs, measured or {})
+        return judge(read.claims[0], read, [*map(scored, runs)], measured or {})
 
     return find
 
