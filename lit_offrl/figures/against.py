@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from lit_offrl.figures.style import in_style, legend_above, looks
 
@@ -36,7 +37,11 @@ def from_numbers(numbers: Mapping[str, Any]) -> Figure:
 def learning_curves(numbers: Mapping[str, Any]) -> Figure:
     """Draw the numbers of ``studies.learning_curves``: a panel a dataset, a line a method."""
     places = {point["option"]: float(point["option"]) for point in numbers["points"]}
-    return _panels(numbers, places)[0]
+    figure, axes = _panels(numbers, places)
+    for axis in axes:
+        axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    return figure
 
 
 def _panels(
