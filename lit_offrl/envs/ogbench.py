@@ -50,12 +50,12 @@ def make(name: str, render_mode: str | None = None, **options: Any) -> gymnasium
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a missing screen, and of bounds in float64
+        require("ogbench", name)
         with _compiled_once():
             return _make(name, render_mode, options)
 
 
 def _make(name: str, render_mode: str | None, options: dict[str, Any]) -> gymnasium.Env:
-    require("ogbench", name)
     tasks = TASKS if ENV_TASKS[name].task is None else ()
     common = render_mode is None and not options
     if common and _idle[name]:
@@ -72,7 +72,7 @@ def _make(name: str, render_mode: str | None, options: dict[str, Any]) -> gymnas
 @contextlib.contextmanager
 def _compiled_once() -> Iterator[None]:
     """Have MuJoCo copy what it has compiled before from the same XML and assets."""
-    import mujoco  # of the extra
+    import mujoco  # which ogbench brings
 
     compile_new = mujoco.MjModel.from_xml_string
 

@@ -127,9 +127,7 @@ class _Line:
             module=method,
             score=self._number(unit, float),
             protocol=tuple(facts),
-            steps=self._number("training_steps", int)
-            if self.values.get("training_steps")
-            else None,
+            steps=self._steps(),
             weights=self.values.get("checkpoint") or None,
             date=self.values.get("date", ""),
         )
@@ -143,10 +141,11 @@ class _Line:
             source=self.where,
             value=self._number(metric, float),
             date=self.values.get("date", ""),
-            steps=self._number("training_steps", int)
-            if self.values.get("training_steps")
-            else None,
+            steps=self._steps(),
         )
+
+    def _steps(self) -> int | None:
+        return self._number("training_steps", int) if self.values.get("training_steps") else None
 
     def _options(self) -> tuple[tuple[str, str], ...]:
         pairs = [part.strip() for part in self.values.get("options", "").split(";")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
 from typing import Any, NoReturn
 
 import numpy as np
@@ -47,7 +48,9 @@ class LearningCurves(RunSelection):
             at_step[run.steps or 0].append(run)
         strata: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(dict)
         for step, runs in at_step.items():
-            for run in sorted(one_a_seed(runs, lambda each: each.date, False), key=_seed):
+            for run in sorted(
+                one_a_seed(runs, lambda each: each.date, False), key=attrgetter("seed")
+            ):
                 method = labels[run.method, run.options]
                 strata[method, step].setdefault(run.dataset, []).append(run.value)
         datasets = sorted({run.dataset for run in found.runs})
@@ -77,15 +80,17 @@ class LearningCurves(RunSelection):
                     float(np.mean([each.mean() for each in values])), float(low), float(high)
                 )
                 place = {"dataset": shown, "method": method, "option": str(step)}
-                runs = by_dataset[shown] if shown in by_dataset else []
-                yield place | {"unit": self.metric, **asdict(estimate), "runs": runs}
+                runs = {"runs": by_dataset.get(shown, [])}
+                yield place | {"unit": self.metric, **asdict(estimate), **runs}
 
     def _read(self, uri: str, experiments: Sequence[str], filter: str) -> Found[OfflineRun]:
         client, name = open_client(uri), _NAMES[self.metric]
 
         def read(run: Any, source: str) -> list[OfflineRun]:
             history = client.get_metric_history(run.info.run_id, name)
-            by_step = {each.step: each.value for each in sorted(history, key=_time)}
+            by_step = {
+                each.step: each.value for each in sorted(history, key=attrgetter("timestamp"))
+            }
             if not by_step:
                 raise EvaluationError(f"was not evaluated during training: has no {name}")
             known = of_mlflow(run, 0.0, name, source, uri)
@@ -99,11 +104,3 @@ def _no_files(patterns: Sequence[str]) -> NoReturn:
         "--records: files of records have one score of a run: curves are read from MLflow, by"
         " --experiment, --filter or --parent."
     )
-
-
-def _time(point: Any) -> int:
-    return int(point.timestamp)
-
-
-def _seed(run: OfflineRun) -> int:
-    return run.seed
