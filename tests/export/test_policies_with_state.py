@@ -12,7 +12,7 @@ from lit_offrl.evaluation.evaluate import evaluate_exported, evaluate_module
 from lit_offrl.export import load_onnx
 from lit_offrl.export.facts import PolicyFacts
 from lit_offrl.serving.clients import Clients, Step
-from tests.helpers import unchecked
+from tests.helpers import EXPORT_ROUNDING, unchecked
 
 HIDDEN = {"hidden": (8,)}
 DENOISER = {**HIDDEN, "width": 8, "blocks": 1, "diffusion_steps": 3}
@@ -119,7 +119,7 @@ def agrees(module, acting, path):
             observations = random.normal(size=(rows, 3))
             with GivenNoise(torch.from_numpy(noise)).used():
                 wanted = policy.act(observations)
-            np.testing.assert_allclose(exported.act(observations), wanted, atol=1e-5, rtol=0)
+            np.testing.assert_allclose(exported.act(observations), wanted, atol=EXPORT_ROUNDING, rtol=0)
             if "rewards" in sizes:
                 rewards = random.normal(size=rows).astype(np.float32)
                 exported.earn(rewards)
@@ -172,7 +172,7 @@ def test_a_served_export_keeps_each_clients_chunk(tmp_path):
             observations = random.normal(size=(2, 3)).astype(np.float32)
             asked = Step(observations=observations, client=f"client-{late}", reset=step == late)
             (found,) = clients.act([asked])
-            np.testing.assert_allclose(found, policy.act(observations), atol=1e-5, rtol=0)
+            np.testing.assert_allclose(found, policy.act(observations), atol=EXPORT_ROUNDING, rtol=0)
     assert len(clients) == 2
 
 
@@ -186,4 +186,4 @@ def test_the_same_graph_runs_in_pytorch(tmp_path):
         observations = torch.randn(4, 3)
         actions, state = program(observations, state)
         wanted = policy.act(observations.numpy())
-        np.testing.assert_allclose(actions.numpy(), wanted, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(actions.numpy(), wanted, atol=EXPORT_ROUNDING, rtol=0)

@@ -94,7 +94,7 @@ def test_the_losses_are_those_of_the_paper_by_hand(module):
         best = critics(module.target, repeated, drawn).reshape(2, ROWS, BACKUP).max(2).min(0)
         target = r + GAMMA * np.where(batch.terminals.numpy(), 0.0, best)
         critic = ((critics(module.q, s, a) - target) ** 2).mean(1).sum()
-        assert losses["critic"].item() == pytest.approx(critic, rel=1e-6)
+        assert losses["critic"].item() == pytest.approx(critic, rel=1e-5)
 
         times = noise.integers(1, T + 1, (ROWS,)).numpy()
         eps = noise.normal((ROWS, A), torch.float64).numpy()
