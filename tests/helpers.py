@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from lit_offrl.datasets.views import TransitionBatch
 
-# An exported policy and the library's own sum in other orders. On small networks their actions differ
-# by up to 1.5e-5 on the processors tried; a wrong term of a decision differs by far more than this.
+# An exported policy and the library's own sum in other orders. On small networks, their actions
+# differ by up to 1.5e-5; a wrong term of a decision changes actions by far more than this.
 EXPORT_ROUNDING = 5e-5
 
 

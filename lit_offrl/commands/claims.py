@@ -25,7 +25,7 @@ _MEANING = "What it means for your choice:"
 _SAYS = {
     "holds": "the claim can guide a choice",
     "does not hold": "expect the opposite of the claim",
-    "not decidable": "these seeds are no reason for or against the claim",
+    "not decidable": "these seeds neither support nor contradict the claim",
 }
 _VERDICTS = tuple(_SAYS)
 

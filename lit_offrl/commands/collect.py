@@ -91,7 +91,8 @@ The target return is 1000 for hopper, 800 for halfcheetah, 600 for ant and 1300 
     add_options(parser, *RECIPES.values(), skip=ours, default=argparse.SUPPRESS)
     text = "Leave that column out, so that the file has half the size; readers take the next row's."
     leave_out: dict[str, Any] = {"action": "store_false", "default": argparse.SUPPRESS}
-    add("--no-next-observations", dest="next_observations", help=text, **leave_out)
+    names = ("--no_next_observations", "--no-next-observations")
+    add(*names, dest="next_observations", help=text, **leave_out)
     add("--overwrite", action="store_true", help="Replace an existing file.")
     return parser
 

@@ -299,7 +299,9 @@ def _parser() -> OneLineParser:
     words = "Part of the names to list, or a family."
     listing.add_argument("text", nargs="?", default="", metavar="TEXT", help=words)
     listing.add_argument("--filter", default="", metavar="TEXT", help="Another way to give TEXT.")
-    listing.add_argument("--on-disk", action="store_true", help="List only what is on disk.")
+    listing.add_argument(
+        "--on_disk", "--on-disk", action="store_true", help="List only what is on disk."
+    )
     listing.set_defaults(run=_list)
     info = verbs.add_parser("info", help="dimensions, environment, references, columns")
     info.set_defaults(run=_info)

@@ -216,7 +216,7 @@ def test_a_seed_repeats_it_all(policy, tmp_path):
 def test_the_noise_is_on_the_actions(tmp_path):
     arrays = weights(w1=np.zeros((16, 8)))
     np.savez(tmp_path / "still.npz", **arrays)
-    more = ["--noise", "0.2", "--no-next-observations"]
+    more = ["--noise", "0.2", "--no_next_observations"]
     assert collect(tmp_path / "still.npz", tmp_path / "a", "umaze", 500, *more) == 0
     columns, attributes = read(tmp_path / "a")
     assert columns["actions"].std() == pytest.approx(0.2, rel=0.05) and attributes["noise"] == 0.2

@@ -139,7 +139,7 @@ def test_controllers_push_as_the_skill_says(graded):
 
 
 def test_noise_is_clipped_and_one_policy_is_the_best(tmp_path):
-    more = ["--policies", "1", "--noise", "0.5", "--no-next-observations"]
+    more = ["--policies", "1", "--noise", "0.5", "--no_next_observations"]
     assert collect(tmp_path / "a", "graded", 3000, *more) == 0
     columns, attributes = read(tmp_path / "a")
     assert attributes["policy_skill"].tolist() == [1] and attributes["noise"] == 0.5

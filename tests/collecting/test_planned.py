@@ -131,7 +131,7 @@ def test_who_runs_out_of_time_gets_another_goal(tmp_path):
 
 
 def test_fixed_goals_have_a_policy_each_and_whole_episodes(tmp_path):
-    goals = ["--goals", "(1,1), (3,1),(2,3)", "--no-next-observations"]
+    goals = ["--goals", "(1,1), (3,1),(2,3)", "--no_next_observations"]
     assert collect(tmp_path / "a", "lit_offrl/maze2d-umaze-v1", 3150, *goals) == 0
     columns, attributes = read(tmp_path / "a")
     assert np.flatnonzero(columns["timeouts"]).tolist() == [*range(299, 3000, 300), 3149]

@@ -105,7 +105,7 @@ def test_a_meaning_names_the_datasets_of_each_verdict():
         "on ant (1 of 3 rows). The smallest budget is 50.0% of the paper's steps."
     )
     assert _meaning([finding("car", "not decidable", 1.0)]) == (
-        "these seeds are no reason for or against the claim on car."
+        "these seeds neither support nor contradict the claim on car."
     )
 
 

@@ -58,7 +58,7 @@ def test_list_groups_by_family_and_filters_by_it(folder, capsys):
 
 def test_list_of_what_is_on_disk(folder, capsys):
     (folder / "kitchen-mixed-v0.hdf5").write_text("whatever it is")
-    assert main(["list", "--on-disk"]) == 0
+    assert main(["list", "--on_disk"]) == 0
     said = capsys.readouterr().out
     assert "kitchen-mixed-v0" in said and "hopper-bullet-mine" in said
     assert "kitchen-partial-v0" not in said

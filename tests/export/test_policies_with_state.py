@@ -119,7 +119,9 @@ def agrees(module, acting, path):
             observations = random.normal(size=(rows, 3))
             with GivenNoise(torch.from_numpy(noise)).used():
                 wanted = policy.act(observations)
-            np.testing.assert_allclose(exported.act(observations), wanted, atol=EXPORT_ROUNDING, rtol=0)
+            np.testing.assert_allclose(
+                exported.act(observations), wanted, atol=EXPORT_ROUNDING, rtol=0
+            )
             if "rewards" in sizes:
                 rewards = random.normal(size=rows).astype(np.float32)
                 exported.earn(rewards)
@@ -172,7 +174,9 @@ def test_a_served_export_keeps_each_clients_chunk(tmp_path):
             observations = random.normal(size=(2, 3)).astype(np.float32)
             asked = Step(observations=observations, client=f"client-{late}", reset=step == late)
             (found,) = clients.act([asked])
-            np.testing.assert_allclose(found, policy.act(observations), atol=EXPORT_ROUNDING, rtol=0)
+            np.testing.assert_allclose(
+                found, policy.act(observations), atol=EXPORT_ROUNDING, rtol=0
+            )
     assert len(clients) == 2
 
 
