@@ -1,7 +1,7 @@
 """Methods with one actor: what imitation and methods with a critic have in common.
 
-An action here may be a chunk of h actions, one after another: networks, critics and bounds have its
-h · a numbers, and know of no chunks; the view makes them, and the policy executes them.
+An action here may be a chunk of h successive actions: networks, critics and bounds see its h · a
+numbers as one action. The view makes the chunks, and the policy executes them.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class ActorModule(OfflineModule):
             as they are, ``true`` or ``min_max`` maps the range of the data to [-1, 1], and
             ``mean_std`` subtracts the mean and divides by the standard deviation + 1e-3.
         weight_decay: AdamW's decay of the actor's weights, at least 0; 0 is Adam.
-        chunk: Number h of actions, at least 1, that the policy chooses at once and the critics
-            value together (Q-chunking, Li et al. 2025).
+        chunk: Number h of actions, at least 1, that the policy chooses at once, and that critics,
+            if the method has any, value together (Q-chunking, Li et al. 2025).
         execute_steps: Number of steps, 1 to h, for which a chunk is executed before the next one is
             chosen; all h by default.
         n_step: Number n of steps, at least h, whose rewards a target sums before it bootstraps; h

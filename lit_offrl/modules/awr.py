@@ -15,8 +15,8 @@ from lit_offrl.modules.iql import IQLModule
 class AWRModule(IQLModule):
     """Advantage-weighted regression (Peng et al. 2019): IQL with the behaviour's own value.
 
-    Only the weights prefer better actions: V is the mean over the data's actions (expectile 0.5),
-    by bootstrapping, or by regression on the returns that followed, to an episode's end.
+    Only the weights prefer better actions: V is the mean over the data's actions (expectile 0.5).
+    It is learned by bootstrapping, or by regression on the returns up to the end of the episode.
 
     Args:
         bootstrap: Whether values bootstrap. If not, A = (discounted return) − V(s), and a timeout

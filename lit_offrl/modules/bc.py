@@ -1,4 +1,4 @@
-"""Behaviour cloning: the control that every offline method has to beat."""
+"""Behaviour cloning: the baseline that every other method has to beat."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lit_offrl.nets import DeterministicPolicy, GaussianPolicy
 class BCModule(ActorModule):
     """Imitates the dataset's actions; acts by the mean.
 
-    Observations are scaled to [-1, 1] by default; the papers do not say.
+    Observations are scaled to [-1, 1] by default; the papers do not say how they scale them.
 
     Args:
         head: ``gaussian`` maximises the likelihood of the data under a tanh mean and a

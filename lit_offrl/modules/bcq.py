@@ -25,14 +25,14 @@ class BCQModule(TwinCriticModule):
     Q_1 ascends. Targets are r + γ (1 − terminal) max_i [λ min_j Q̄_j(s', a_i) + (1 − λ) max_j
     Q̄_j(s', a_i)] over n actions a_i that the VAE draws and the slow copy of ξ moves.
 
-    Departures from the authors' code: all networks learn from the same weights in a step, where
-    the authors' critics see a VAE that has just been updated, and their ξ critics that have; Φ and
-    the VAE's error are in half widths of the action bounds, which are the authors' units where
-    bounds are ±1.
+    Departures from the authors' code: in each step, all networks compute their losses with the
+    weights from before the step, while in the authors' code the critics use the VAE after its
+    update, and ξ uses the critics after theirs; Φ and the VAE's error are in units of half the
+    width of the action range, which are the authors' units if the bounds are ±1.
 
     Args:
-        phi: Largest change Φ, at least 0, of an imitated action, in half widths of the action
-            range; 0 leaves the VAE's actions as they are.
+        phi: Largest change Φ, at least 0, of an imitated action, in units of half the width of the
+            action range; 0 leaves the VAE's actions as they are.
         soft_minimum: Weight λ in [0, 1] of the smaller of the two target critics; the larger one
             has weight 1 − λ.
         backup_samples: Number n of actions that are drawn in a next state for the target, at least

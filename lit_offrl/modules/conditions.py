@@ -23,10 +23,10 @@ from lit_offrl.modules.return_values import ReturnValues
 class ConditionModule(FrozenCriticsModule):
     """An actor that is conditioned on the advantage A(s, a), or on whether it exceeds ε.
 
-    IQL's critics give the advantage, or a value model of returns does.
-    The threshold ε is a number, or the batch's quantile above which a share of its rows lies; in
-    training the batch is that of all processes. Rows of the column ``interventions``, a human's
-    corrections, count as positive whatever their advantage is. A dataset is one task.
+    The advantage comes from IQL's critics or from a value model of returns. The threshold ε is a
+    number, or the batch's quantile above which a share of its rows lies; in training the batch is
+    that of all processes. Rows that the column ``interventions`` marks as a human's corrections
+    count as positive whatever their advantage is. A dataset is one task.
 
     Args:
         values: What gives the advantages: IQL's critics (``expectile``), or a value model of the
@@ -42,10 +42,9 @@ class ConditionModule(FrozenCriticsModule):
             that is above the threshold, as 1 or −1.
         threshold: Threshold ε of a positive advantage, any finite number.
         positive_share: Share in (0, 1) of a batch's rows that count as positive, in place of
-            ``threshold``. Rows that tie with the quantile do not count, so there may be fewer; if
-            no row lies above the quantile, they do, so that the best rows of a batch are positive
-            even if there are few different advantages. The source does not say how ties are
-            treated.
+            ``threshold``. Rows equal to the quantile do not count as positive, so the share may be
+            smaller. If no row lies above the quantile, rows equal to it count, so that every batch
+            has positive rows. The source does not say how ties are treated.
         **kwargs: Options of ``FrozenCriticsModule``.
 
     Raises:

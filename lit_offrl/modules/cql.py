@@ -26,13 +26,13 @@ class CQLModule(ActorModule):
     each weighted by one over its density (paper: Eq. 4 and appendix F). The actor ascends
     min Q + α · entropy, where α holds the entropy at ``target_entropy``.
 
-    Facts that codes differ in, and how they are here:
+    Implementations differ in these points. Here:
 
     * densities are those of actions scaled to [−1, 1], so that entropies and the conservative gap
       mean the same in every environment;
     * log ∫ is a mean over the 3n actions; the authors' code takes a sum, which adds log 3n to the
-      gap (3.4 for n = 10), to be taken off a ``lagrange`` that was chosen for it;
-    * the squared TD error has no factor of ½, unlike Eq. 4, like the authors' code;
+      gap (3.4 for n = 10); subtract it from a ``lagrange`` that was chosen for their code;
+    * the squared TD error has no factor of ½, unlike in Eq. 4, but as in the authors' code;
     * only true terminals end the bootstrap, time limits do not.
 
     Args:
@@ -48,8 +48,8 @@ class CQLModule(ActorModule):
         temperature: Fixed value, above 0, of the entropy's weight α; α is learned by default.
         target_entropy: Entropy in nats to which α is tuned; by default minus the number of action
             dimensions.
-        warmup_steps: Number of optimiser steps, at least 0, in which the actor clones the data's
-            actions.
+        warmup_steps: Number of optimiser steps, at least 0, in which the actor is trained by
+            behaviour cloning.
         tau: Rate in (0, 1] at which the target critics follow the critics in each step.
         hidden: Widths of the hidden layers of all networks, which are DenseNet MLPs with LayerNorm.
         **kwargs: Options of ``OfflineModule``; observations are scaled to [-1, 1].
@@ -107,7 +107,7 @@ class CQLModule(ActorModule):
         return groups
 
     def graph_key(self, step: int) -> bool:
-        """Whether the actor clones the data's actions."""
+        """Whether the actor is trained by behaviour cloning."""
         return step < self.warmup_steps
 
     # ---- losses --------------------------------------------------------------------------------

@@ -21,8 +21,9 @@ _BATCHES = TransitionBatch | AdvantageBatch | OutcomeBatch
 
 
 class CriticGuidedModule(ActorModule):
-    """An actor that learns from IQL's critics, trained beside it in each step (ACD, Algorithm 1).
+    """An actor that learns from IQL's critics, which are trained in the same steps.
 
+    That critics and actor are trained together is ACD's Algorithm 1.
     A subclass builds ``self.actor`` and gives ``actor_loss``.
 
     Args:

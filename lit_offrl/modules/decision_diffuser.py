@@ -19,7 +19,7 @@ from lit_offrl.nets.mlp import require_widths
 
 
 class DecisionDiffuserModule(PlanModule):
-    """Plans states under a return by classifier-free guidance, and acts by inverse dynamics.
+    """Plans states for a return by classifier-free guidance, and acts by inverse dynamics.
 
     ε̂ = ε(∅) + w (ε(R) − ε(∅)) for the return R of the data's windows, scaled to [0, 1], which
     training drops with ``drop_probability`` (Eq. 7 and 8); the noise of the sampler is multiplied

@@ -24,13 +24,13 @@ class DecisionTransformerModule(ActorModule):
     """Decision Transformer (Chen et al. 2021, Algorithm 1): a_t from K steps of (R̂, s, a).
 
     A causal transformer regresses the action of each step on the return-to-go R̂_t, the state and
-    what came before. It acts by asking for a return, which falls by the rewards that it receives:
-    those of the data have to be the rewards of the environment.
+    what came before. When it acts, a return is requested, and each reward that is received is
+    subtracted from it. The rewards of the data therefore have to be those of the environment.
 
     Departures from the authors' code: 1e-3 is added to standard deviations instead of 1e-6; steps
     that an episode lacks come last in a context, where the causal mask hides them, and not first;
-    errors are in half widths of the action bounds, which are the authors' units where bounds are
-    ±1.
+    errors are in units of half the width of the action range, which are the authors' units if the
+    bounds are ±1.
 
     Args:
         context: Number K of steps that the policy sees, at least 1.
@@ -45,7 +45,7 @@ class DecisionTransformerModule(ActorModule):
         dropout: Probability in [0, 1) of dropping a unit.
         activation: Activation of the blocks' MLPs.
         warmup_steps: Number of optimiser steps, at least 0, in which the learning rate rises from 0
-            to its value: 10,000 in the authors' code, where the paper says 100,000.
+            to its value. The authors' code has 10,000, the paper says 100,000.
         normalize: How observations are scaled: ``mean_std`` subtracts the mean and divides by the
             standard deviation + 1e-3, ``true`` or ``min_max`` maps the range of the data to [-1,
             1], and ``false`` leaves them as they are.

@@ -42,9 +42,9 @@ class DiffuserModule(PlanModule):
         num_samples: Number of plans, at least 1, of which the one with the largest value is
             followed.
         guide_scale: Scale of the guidance, any finite number; 0 switches it off.
-        guide_steps: Number of guidance steps before each step of the sampler, at least 0. One of
-            twice the scale differs from the authors' two only in second order of the scale, and
-            plans with 64 candidates in two thirds of the time.
+        guide_steps: Number of guidance steps before each step of the sampler, at least 0. One
+            guidance step at twice the scale differs from the authors' two steps only to second
+            order in the scale. Planning with 64 candidates then takes two thirds of the time.
         guide_stop: Number of the last diffusion times, at least 0, at which plans are not guided.
         execute_steps: Number of environment steps for which a plan is followed before a new one is
             drawn; ``null`` never draws a new one.

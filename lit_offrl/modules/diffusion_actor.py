@@ -47,10 +47,10 @@ class Drawing:
         sampler: Sampler that draws actions.
         sampling_steps: Number of the sampler's steps, 1 to T; all T by default.
         clipping: What is clipped to the actions' range in each step: the noisy ``sample``, as in
-            IDQL's and ACD's code; the ``estimate`` of the clean action, as in Diffusion-QL's; or
-            ``none``, so that only the final action is clipped.
+            IDQL's and ACD's code; the ``estimate`` of the clean action, as in DQL's; or ``none``,
+            so that only the final action is clipped.
         variance: Variance of the noise in a step of ``ddpm``: ``beta`` (IDQL's and ACD's code) or
-            ``posterior`` (Diffusion-QL's). ``ddim`` and ``dpm++`` add no noise.
+            ``posterior`` (DQL's). ``ddim`` and ``dpm++`` add no noise.
         temperature: Factor, at least 0, of all noise, including the noise that the sampler starts
             from.
 
@@ -202,13 +202,14 @@ class DiffusionActor(nn.Module):
 
 
 class DiffusionActorModule(ActorModule):
-    """A method whose actor is a diffusion model; acts by one sample of its averaged weights.
+    """A method whose actor is a diffusion model with averaged weights.
 
-    A subclass builds ``self.actor`` by ``self.diffusion_actor(condition_dim)``.
+    It acts by one sample of the averaged weights, unless a subclass says otherwise. A subclass
+    builds ``self.actor`` by ``self.diffusion_actor(condition_dim)``.
 
     Args:
         denoiser: Network of the denoiser: ``residual`` blocks with LayerNorm (IDQL, ACD), or a
-            plain ``mlp`` (Diffusion-QL).
+            plain ``mlp`` (DQL).
         width: Width of the residual stream, or of the layers of the ``mlp``, at least 1.
         blocks: Number of residual blocks, or of layers of the ``mlp``.
         dropout: Probability in [0, 1) of dropping a unit at a block's entrance.

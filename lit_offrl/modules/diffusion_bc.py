@@ -1,4 +1,4 @@
-"""Diffusion behaviour cloning: the control of every method that acts by a diffusion model."""
+"""Diffusion behaviour cloning: the baseline of every method that acts by a diffusion model."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lit_offrl.modules.diffusion_actor import DiffusionActorModule
 class DiffusionBCModule(DiffusionActorModule):
     """Imitates the dataset's actions by a diffusion model, with ACD's denoiser and sampler.
 
-    So it clips the noisy action in each step, as ACD and IDQL do; Diffusion-QL's own cloning clips
-    the estimate of the action, with noise of the posterior's variance.
+    It therefore clips the noisy action in each step, as ACD and IDQL do. The behaviour cloning in
+    DQL's paper clips the estimate of the action, with noise of the posterior's variance.
 
     Args:
         weight_decay: AdamW's decay of the denoiser's weights, at least 0; 0 is Adam.

@@ -20,7 +20,7 @@ Weights = Literal["trained", "average"]
 
 
 class DQLModule(DiffusionActorModule, TwinCriticModule):
-    """Diffusion-QL (Wang et al. 2023): denoising loss − η · E[Q(s, a)] / E|Q|.
+    """DQL, or Diffusion-QL (Wang et al. 2023): denoising loss − η · E[Q(s, a)] / E|Q|.
 
     The gradient of Q runs back through the whole chain that draws the action. Targets are
     r + γ (1 − terminal) min_j Q̄_j(s', a') with a' by the averaged denoiser. Networks, sampler and

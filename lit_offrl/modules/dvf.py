@@ -70,8 +70,8 @@ class DVFModule(EstimatesModule):
             normaliser; ``heads`` needs one.
         gamma: Discount γ in [0, 1).
         terminals: ``absorbing`` continues an episode past a true terminal in a state without
-            reward; ``truncate`` treats a terminal as a time limit, and so ignores that no reward
-            follows it.
+            reward. ``truncate`` treats a terminal as a time limit and therefore ignores that no
+            reward follows it.
         max_offset: Largest Δt in steps, at least 1, in training and in sampling; unlimited by
             default. With a limit, values count only the rewards up to this Δt.
         near_share: Fraction of training pairs, in [0, 1), whose offset is log-uniform on
@@ -115,8 +115,8 @@ class DVFModule(EstimatesModule):
         hidden: Widths of the hidden layers of the reward model, of Q and of the actor.
         extraction: How the actor learns: ``q_net`` maximises the regressed Q (Eq. 10); ``awr``
             maximises the likelihood of the data's actions, weighted by exp(advantage);
-            ``reward_grad`` is Eq. 12 to the letter, in which the diffusion model cannot influence
-            the policy, and is there only to show this.
+            ``reward_grad`` implements Eq. 12 literally. In this form the diffusion model cannot
+            influence the policy; the option exists only to demonstrate that.
         bc_coefficient: Weight, at least 0, of the squared distance to the data's actions in
             ``q_net`` and ``reward_grad``. With ``q_net`` and ``value_policy: latest`` only rows of
             the latest policy count, since Q is unreliable far from the policy whose values it was
@@ -134,10 +134,10 @@ class DVFModule(EstimatesModule):
             V(s'), the paper's target of Q; 1 is the data's own return, with V only where an episode
             is cut off.
         actor_ema_rate: Rate in (0, 1] at which the averaged actor, which acts and whose value is
-            estimated, follows the trained one. With 1 the latest weights act, whose returns swing
-            within a hundred steps.
+            estimated, follows the trained one. With 1 the latest weights act; their returns can
+            change strongly within a hundred steps.
         warmup_steps: Number of optimiser steps, at least 0, in which ρ and r are trained and the
-            actor clones the behaviour policy, before the training of Q starts.
+            actor imitates the behaviour policy, before the training of Q starts.
         values: ``online`` samples V(s_{t+1}) for each batch (Algorithm 1). ``cached`` stops
             training ρ and r after the warm-up and samples the values of all rows once, so that Q
             and the actor learn from targets of n samples at the cost of a table look-up; with

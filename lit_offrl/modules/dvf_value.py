@@ -67,8 +67,8 @@ class DiffusedValue:
         """Return V(s), the expected discounted return from s under a policy.
 
         φ says where π goes and ``actions`` what it does there; both must be of the same policy. The
-        module's own actor clones all logged policies together, or is better than they are: for one
-        of several logged policies neither is π, so give ``actions``.
+        module's own actor imitates all logged policies together, or is better than they are. If π
+        is one of several logged policies, the actor is not π, so give ``actions``.
 
         Args:
             observations: Raw observations (B, o), on the networks' device.

@@ -135,7 +135,7 @@ def reward_gradient_loss(
     reward: nn.Module,
     bc_coefficient: float,
 ) -> Loss:
-    """Ascent on r(s, π(s)) alone: Eq. 12 to the letter, where ∇_a Q = ∇_a r.
+    """Ascent on r(s, π(s)) alone: Eq. 12 taken literally, where ∇_a Q = ∇_a r.
 
     The diffusion model cannot move a policy that is extracted so.
     """

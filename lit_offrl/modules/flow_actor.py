@@ -98,8 +98,8 @@ class FlowActorModule(ActorModule):
     """A method with a flow of the data's actions, and with critics.
 
     A subclass builds the flow by ``self.flow_actor()``. Weights begin as in the authors' code.
-    LayerNorms divide by √(variance + 1e-5), where the authors' have 1e-6: losses of around 2 differ
-    by less than 1e-4 for it.
+    LayerNorms divide by √(variance + 1e-5), where the authors' have 1e-6; this changes losses of
+    around 2 by less than 1e-4.
 
     Args:
         hidden: Widths of the hidden layers of all networks.

@@ -24,9 +24,10 @@ class FQLModule(FlowActorModule, TwinCriticModule):
     squares' mean over dimensions, so that no gradient runs back through the flow's steps. Targets
     are r + γ (1 − terminal) Q̄(s', clip μ(s', z')).
 
-    Departures from the authors' code: the critics' loss is their sum and not their mean, a factor
-    that Adam hardly sees; target critics follow those of after a step and not of before it;
-    actions are in half widths of their bounds, which are the authors' units where bounds are ±1.
+    Departures from the authors' code: the critics' loss is the sum over both and not their mean, a
+    factor that hardly matters to Adam; the target critics follow the critics as they are after a
+    step, not before it; actions are in units of half the width of the action range, which are the
+    authors' units if the bounds are ±1.
 
     Args:
         alpha: Weight α, at least 0, of the distance to the flow's actions. The authors use 300 for

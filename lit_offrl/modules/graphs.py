@@ -1,8 +1,8 @@
 """Optimiser steps as CUDA graphs, captured once and replayed for each further batch.
 
 A small network's step is a few hundred kernels of microseconds, and Python takes longer to start
-them than they run. A graph starts them all at once. It repeats what was captured to the letter: the
-same kernels on the same memory. So a batch is copied to where the captured one lay, noise comes
+them than they run. A graph starts them all at once. It repeats exactly what was captured: the same
+kernels on the same memory. So a batch is copied to where the captured one lay, noise comes
 from a generator that is seeded before each replay, and Adam reads its rates from tensors.
 
 Steps of different kinds (``OneOptimizer.graph_key``) or batch sizes have graphs of their own. What

@@ -17,8 +17,9 @@ class IDQLModule(DiffusionActorModule, CriticGuidedModule):
     The network is ACD's without the advantage, so that the two can be compared. As in the authors'
     code each of DDPM's steps clips the noisy action and has noise of variance β.
 
-    Departures from the authors' code are factors of losses, which Adam hardly sees: the critics' is
-    their sum and not their mean, the denoising error a mean over an action's numbers and no sum.
+    Departures from the authors' code are factors of losses, which hardly matter to Adam: the
+    critics' loss is their sum and not their mean, and the denoising error is a mean over the
+    action's dimensions and not a sum.
 
     Args:
         num_samples: Number N of candidates, at least 1, among which the target critics choose.

@@ -14,11 +14,12 @@ from lit_offrl.nets import glorot_, polyak_update_
 
 
 class IFQLModule(FlowActorModule, CriticGuidedModule):
-    """IFQL (Park, Li & Levine 2025, appendix C): IDQL with a flow in the place of diffusion.
+    """IFQL (Park, Li & Levine 2025, appendix C): IDQL with a flow in place of diffusion.
 
-    As in the authors' code the trained flow and critics act, and not averages of them. Departures
-    from it: the target critics follow those of after a step and not of before it; actions are in
-    half widths of their bounds, which are the authors' units where bounds are ±1.
+    As in the authors' code, the trained flow and critics act, and not averages of them. Departures
+    from it: the target critics follow the critics as they are after a step, not before it; actions
+    are in units of half the width of the action range, which are the authors' units if the bounds
+    are ±1.
 
     Args:
         num_samples: Number N of candidates, at least 1, among which the critics choose.

@@ -22,14 +22,15 @@ class ReBRACModule(TD3BCModule):
     Critics are regressed on r + γ (1 − terminal) (min_j Q̄_j(s', ã') − β₂ ‖ã' − a'‖²), where ã' is
     the target actor's action with clipped noise and a' the data's action in s'. With β₁ = β₂ = 0
     this is TD3 whose actor climbs the smaller critic. As in the authors' code, distances are summed
-    over an action's numbers, and Q is divided by its size, of which the paper is silent.
+    over an action's dimensions, and Q is divided by its mean size, which the paper does not
+    mention.
 
-    Departures from the authors' code: critics and actor learn from the same weights in a step,
-    where the authors' actor sees critics that have just been moved; the actor moves in the last of
-    ``actor_every`` steps instead of the first; weights begin as PyTorch's layers do, where the
-    authors' last layers begin near zero; LayerNorms add 1e-5 to variances, the authors' 1e-6;
-    distances are in half widths of the action bounds, which are the authors' units where bounds
-    are ±1.
+    Departures from the authors' code: in each step, critics and actor compute their losses with the
+    weights from before the step, while the authors' actor uses the critics after their update; the
+    actor is updated in the last of ``actor_every`` steps instead of the first; weights begin as
+    PyTorch's layers do, while the authors' last layers begin near zero; LayerNorms add 1e-5 to
+    variances, the authors' 1e-6; distances are in units of half the width of the action range,
+    which are the authors' units if the bounds are ±1.
 
     Args:
         actor_bc: Weight β₁, at least 0, of the actor's distance to the data's actions. The authors
@@ -112,5 +113,5 @@ class ReBRACModule(TD3BCModule):
         return self.actor_bc * distance - q_values.mean() / scale
 
     def _distance(self, actions: Tensor, data: Tensor) -> Tensor:
-        """Squared distances (B,) of actions (B, a), in half widths of the bounds."""
+        """Squared distances (B,) of actions (B, a), in units of half the action range."""
         return ((actions - data) / self.actor.scale).square().sum(dim=-1)

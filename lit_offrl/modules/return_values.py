@@ -20,7 +20,7 @@ from lit_offrl.nets.mlp import LayerNorms
 class ReturnValues(nn.Module):
     """V(s) = Σ_b p_b(s) v_b, with p(s) fitted to the returns that followed s in the data.
 
-    It is the value of the policy that the data are of: nothing bootstraps, and there is no Q.
+    It is the value of the policy that collected the data: nothing bootstraps, and there is no Q.
 
     Departure from the source: a return between two bins' values is shared between the two, so that
     the target's mean is the return itself; the source counts it to the nearest bin.
@@ -28,7 +28,7 @@ class ReturnValues(nn.Module):
     Args:
         observation_dim: Size o of an observation.
         bins: Number B of bins, at least 2; 201 in the source.
-        ends: Values of the first and the last bin; returns outside are counted to these. By default
+        ends: Values of the first and the last bin; returns outside count as these. By default
             what ``fit`` finds, and before it those of the source's normalised returns, −1 and 0.
         hidden: Widths of the hidden layers.
         layer_norm: Whether a LayerNorm is applied before each activation, or ``after`` it.

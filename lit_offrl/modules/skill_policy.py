@@ -75,7 +75,7 @@ class GoalSkillPolicy(SkillPolicy):
         goal: Goal of all episodes, or ``environment``.
 
     Raises:
-        ConfigError: The goal is not of g numbers.
+        ConfigError: The goal does not have g numbers.
     """
 
     def __init__(self, *args: Any, goal_dims: Sequence[int], goal: Goal) -> None:
@@ -113,7 +113,7 @@ class GoalSkillPolicy(SkillPolicy):
         """Return the goals.
 
         Raises:
-            EvaluationError: No goal is known, or it is of another size.
+            EvaluationError: No goal is known, or it has another size.
         """
         if self._fixed is not None:
             return {}

@@ -20,15 +20,15 @@ class TD3BCModule(TwinCriticModule):
     Critics are regressed on r + γ (1 − terminal) min_j Q̄_j(s', ã'), where ã' is the target actor's
     action plus clipped noise, within the bounds. Targets are updated in the actor's steps.
 
-    Departure from the authors' code: critics and actor learn from the same weights in a step, where
-    the authors' actor sees critics that have just been moved.
+    Departure from the authors' code: in each step, critics and actor compute their losses with the
+    weights from before the step, while the authors' actor uses the critics after their update.
 
     Args:
-        alpha: Weight α, at least 0, of Q relative to the cloning of the data's actions.
+        alpha: Weight α, at least 0, of Q relative to the behaviour-cloning term.
         target_noise: Standard deviation, at least 0, of the noise on the target policy's actions,
-            in half widths of the action range.
-        noise_clip: Bound of the noise on the target policy's actions, at least 0, in half widths of
-            the action range.
+            in units of half the width of the action range.
+        noise_clip: Bound of the noise on the target policy's actions, at least 0, in units of half
+            the width of the action range.
         actor_every: Number k of optimiser steps, at least 1: every k-th step also updates the actor
             and all targets.
         normalize: How observations are scaled: ``mean_std`` subtracts the mean and divides by the

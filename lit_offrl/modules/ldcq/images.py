@@ -25,7 +25,7 @@ class ImageVAEModule(OfflineModule):
     neither layers nor β.
 
     Args:
-        latent_dim: Size of a compressed state, at least 1 and less than o.
+        latent_dim: Size of a compressed state, at least 1 and less than the size o of a frame.
         beta: Weight β of the KL divergence, at least 0.
         width: Width of the layers other than convolutions, at least 1.
         **kwargs: Options of every method, see ``OfflineModule``.

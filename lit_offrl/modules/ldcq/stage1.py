@@ -43,12 +43,12 @@ class LDCQStage1Module(OfflineModule):
     overlap; snippets that a true terminal cuts short are kept and masked (``partial``), and the
     world model's target is then the state in which they ended.
 
-    Departures from the authors' code, for the paper's text: the encoder has two GRU layers, theirs
-    four, which take twice the time (``gru_layers``). Their world model is a Gaussian of the state
-    itself, of 205 to 248 thousand weights; here it is the mean of the state's change, of 72 to 101,
-    since planning uses nothing else. After 2,500 steps on AntMaze's snippets of 10 steps (one
-    training) the squared error on held-out runs is 1.09 here, 1.29 there, and 1.10 with a third
-    layer, which is why there is none.
+    Departures from the authors' code, which follow the paper's text: the encoder has two GRU
+    layers, while theirs has four, which take twice the time (``gru_layers``). Their world model is
+    a Gaussian of the state itself, with 205 to 248 thousand weights. The one here predicts the mean
+    change of the state, with 72 to 101 thousand weights, since planning uses nothing else. After
+    2,500 steps on AntMaze's snippets of 10 steps (one training), its squared error on held-out runs
+    is 1.09, that of the authors' world model 1.29. A third layer gave 1.10 and was left out.
 
     Args:
         horizon: Number H of steps of a snippet, at least 1: 30 for maze2d and AntMaze, 20 for

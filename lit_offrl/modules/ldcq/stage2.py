@@ -42,11 +42,12 @@ class LDCQStage2Module(StagedModule):
     Departures from the paper: dropped conditions carry a flag; with goals, training also drops the
     goal alone, so that guidance may compare with the same state without a goal.
 
-    Departures from the authors' code, for the paper's text: blocks take state and time beside their
-    input, with 456 to 470 thousand weights. In the code time scales and shifts, and layers between
-    the blocks change the width, with 716 to 730 thousand. On latents of AntMaze's snippets of 10
-    steps the loss on held-out runs after 3,000 steps is 0.166 here and 0.159 there (± 0.002, one
-    training), at half the processor time here; after 1,000 steps it is 0.200 and 0.199.
+    Departures from the authors' code, which follow the paper's text: each block takes state and
+    time beside its input, and the denoiser has 456 to 470 thousand weights. In the authors' code,
+    time scales and shifts, and layers between the blocks change the width; their denoiser has 716
+    to 730 thousand weights. On latents of AntMaze's snippets of 10 steps, the loss on held-out runs
+    is 0.166 with this denoiser and 0.159 with theirs after 3,000 steps (± 0.002, one training), and
+    0.200 and 0.199 after 1,000 steps. This denoiser takes half the processor time of theirs.
 
     Args:
         stage1: Checkpoint of an LDCQStage1Module: a path or an MLflow run.
@@ -257,7 +258,7 @@ class LDCQStage2Module(StagedModule):
     # ---- acting --------------------------------------------------------------------------------
 
     def policy(self, plan: bool = False, **options: Any) -> SkillPolicy:
-        """Act by latents of the prior: cloning, LDGC where it was trained with goals, or LDCP.
+        """Act by latents of the prior: LDGC if it was trained with goals, LDCP, or imitation.
 
         Args:
             plan: Whether to plan (LDCP): to choose the latent that leads nearest to the goal in the

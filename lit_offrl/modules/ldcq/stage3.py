@@ -41,9 +41,9 @@ class LDCQStage3Module(StagedModule):
     round; by default candidates are sampled once for each state that a snippet ends in, which the
     frozen prior allows, in few steps; a snippet's latent is drawn anew each time.
 
-    The paper clips gradients to a norm of 1: set ``trainer.gradient_clip_val``. Snippets that are
-    drawn by priority come one step a call, see ``steps_per_call``: the errors of a step are the
-    priorities of the next one's draw.
+    The paper clips gradients to a norm of 1: set ``trainer.gradient_clip_val``. If snippets are
+    drawn with priorities, a call has one step (see ``steps_per_call``), since the errors of a step
+    are the priorities of the next draw.
 
     Args:
         stage2: Checkpoint of an LDCQStage2Module, a path or an MLflow run, for the diffusion prior.
