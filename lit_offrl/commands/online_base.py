@@ -36,7 +36,7 @@ class Online:
         noise: Standard deviation of the noise, at least 0, in half-ranges of the action; 0.3 by
             default, and 0.1 with --from.
         hold: Mean number of steps that noise and random actions last, at least 1.
-        seed: Seed of own episodes and noise, and without --from of fits, too.
+        seed: Seed of the online episodes and their noise, and without --from of fits, too.
         num_envs: Number of environments that are stepped together, at least 1; with --from those
             of scores alone.
         max_episode_steps: Step limit of episodes. (default: the registered one)

@@ -58,14 +58,14 @@ class OnlineFrom(Online):
 
     Args:
         checkpoint: Checkpoint of fit whose networks, optimiser and averages go on.
-        steps: Number of own environment steps, at least 1.
+        steps: Number of online steps, those in the environment, at least 1.
         offline_ratio: Share of a batch's rows, 0 to 1, that are the data's; the others are drawn
-            from all own steps so far.
-        updates_per_step: Number of optimiser steps for each own step, above 0.
-        steps_at_once: Number of own steps in a row, at least 1; their optimiser steps follow.
-        initial_steps: Number of own steps, at least 0, before the first optimiser step.
+            from all online steps so far.
+        updates_per_step: Number of optimiser steps for each online step, above 0.
+        steps_at_once: Number of online steps in a row, at least 1; their optimiser steps follow.
+        initial_steps: Number of online steps, at least 0, before the first optimiser step.
         initial_actions: Source of the actions of the initial steps: the policy, or random actions.
-        evaluate_every: Number of own steps between two scores. (default: only before and after)
+        evaluate_every: Number of online steps between two scores. (default: only before and after)
     """
 
     noise: Annotated[float, "[0, inf)"] = 0.1

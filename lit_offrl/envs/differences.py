@@ -38,7 +38,7 @@ _MORE_LOCOMOTION: Mapping[str, tuple[str, ...]] = {
         "The 84 contact forces are 0, as MuJoCo 2.0 left them in D4RL's observations and rewards;"
         " this was not compared with D4RL's files.",
         "Uniformly random actions earn about -66 here, in episodes of about 180 steps; D4RL's"
-        " reference minimum, -325.6, is near what 1000 steps of them cost.",
+        " reference minimum, -325.6, is close to the return of 1,000 such steps.",
     ),
 }
 _ADROIT = (
@@ -46,15 +46,17 @@ _ADROIT = (
     "The model is gymnasium-robotics' copy of D4RL's; they were not compared line by line.",
 )
 _REWARD = (
-    "The reward is D4RL's, computed by lit-offrl: gymnasium-robotics 1.4.2 pays for the distance"
-    " between palm and object, for which D4RL charges.",
+    "The reward is D4RL's, computed by lit-offrl: gymnasium-robotics 1.4.2 rewards the"
+    " distance between palm and object, whereas D4RL penalises it.",
 )
 _KITCHEN = (
     "The simulator is the installed MuJoCo and the model gymnasium-robotics', built for it;"
-    " D4RL used dm_control. That D4RL's demonstrations solve it has not been shown.",
-    "D4RL pays by the positions with the observation's noise; here the exact positions count.",
-    "The environment pays once for each element solved; D4RL's data pay the number of elements"
-    " solved at every step.",
+    " D4RL used dm_control. It has not been verified that D4RL's demonstrations solve the tasks in"
+    " this environment.",
+    "D4RL computes the reward from the noisy observed positions; here it is computed from the exact"
+    " positions.",
+    "Here each element gives a reward of 1 once, when it is first solved. In D4RL's data the reward"
+    " of every step is the number of elements solved.",
 )
 
 DIFFERENCES: Mapping[str, tuple[str, ...]] = {
