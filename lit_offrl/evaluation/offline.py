@@ -198,7 +198,7 @@ def tabulate(
         raise EvaluationError("There is no run with this metric to compare.")
     runs = one_a_seed(runs, lambda run: run.date, latest)
     notes = []
-    for text in _differences(runs):
+    for text in differences(runs):
         if not allow_unequal:
             raise EvaluationError(f"{text}: value them alike, or say --allow_unequal.")
         notes.append(f"{text}.")
@@ -218,7 +218,8 @@ def tabulate(
     return rows, notes
 
 
-def _differences(runs: Iterable[OfflineRun]) -> Iterator[str]:
+def differences(runs: Iterable[OfflineRun]) -> Iterator[str]:
+    """Yield in words what differs in the protocol of runs on the same dataset."""
     found: dict[tuple[str, str], dict[str, OfflineRun]] = defaultdict(dict)
     for run in runs:
         for name, value in run.protocol.items():

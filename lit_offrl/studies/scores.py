@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from lit_offrl.common.errors import EvaluationError, nearest
-from lit_offrl.evaluation import protocol
 from lit_offrl.evaluation.comparison import Cell, Comparison, Metric, compare
 from lit_offrl.evaluation.runs import Run
 from lit_offrl.evaluation.tables import protocol_lines
@@ -89,24 +87,22 @@ class ScoreAgainst(Scores):
             varied = f" They vary {', '.join(known)}." if known else ""
             hint = nearest(name, known) or varied or " They vary none: run a sweep of it."
             raise EvaluationError(f"--option {name}: no run has it.{hint}")
-        protocol.refuse(protocol.differences(runs))
-        groups: dict[tuple[str, str, str], list[Run]] = defaultdict(list)
-        for each in runs:
-            groups[each.dataset, _method(each, name, runs), dict(each.options)[name]].append(each)
-        points: list[dict[str, Any]] = []
-        said: list[str] = []
-        for (dataset, method, value), members in groups.items():
-            comparison = compare(members, metric=self.metric)
-            (cell,) = comparison.cells.values()
-            (unit,) = comparison.units.values()
-            place = {"dataset": dataset, "method": method, "option": value, "unit": unit}
+        comparison = compare(runs, metric=self.metric)  # at once: intervals end at the data's range
+        points = []
+        for (dataset, _), cell in comparison.cells.items():
+            first = cell.runs[0]
+            place = {"dataset": dataset, "method": _method(first, name, runs)}
+            place |= {"option": dict(first.options)[name], "unit": comparison.units[dataset]}
             points.append(place | _numbers(cell))
-            said += [line for line in protocol_lines(comparison) if line not in said]
         points.sort(key=lambda point: (point["dataset"], point["method"], _place(point["option"])))
         metrics = {
             f"{p['dataset']}: {p['method']}, {name}={p['option']}": p["value"] for p in points
         }
-        facts = {"option": name, "protocol": said, "left_out": list(found.left_out)}
+        facts = {
+            "option": name,
+            "protocol": list(protocol_lines(comparison)),
+            "left_out": list(found.left_out),
+        }
         return Study(
             {"option": name, "points": points}, metrics, facts, experiment=found.experiment
         )

@@ -203,13 +203,97 @@ def test_scores_against_an_option(tmp_path, runs, capsys):
     assert "--option omega: no run has it. Did you mean 'policy.omega'?" in capsys.readouterr().err
 
 
+def test_scores_against_an_option_have_the_intervals_of_compare(tmp_path, made_record):
+    """They end at what episodes of any run on the dataset earn, not of the runs at one value."""
+    for seed, omega in product((0, 1, 2), (0.0, 3.0)):
+        scores = tuple(50.0 + 4 * seed + 10 * omega + each for each in (-1, -0.5, 0.5, 1))
+        record = made_record(0.0, seed, scores=scores, returns=scores, episodes=(0, 1, 2, 3))
+        record = replace(record, seeds=(1, 2, 3, 4), lengths=(3,) * 4, terminated=(True,) * 4)
+        record = replace(record, policy_options={"omega": omega})
+        record.save(tmp_path / "records" / f"{omega}-{seed}.json")
+    words = ["--records", tmp_path / "records", "--no-mlflow", "--output", tmp_path / "out"]
+    assert figures("score-against", *words, "--option", "policy.omega") == 0
+    assert figures("scores", *words) == 0
+    points = numbers(tmp_path / "out", "score-against")["numbers"]["points"]
+    bars = numbers(tmp_path / "out", "scores")["numbers"]["bars"]
+    assert [p["low"] for p in points] == [bar["low"] for bar in bars]
+    assert points[0]["high"] == bars[0]["high"] == pytest.approx(54 + 4 / 3**0.5 * 4.303, abs=0.3)
+
+
 @pytest.fixture
-def fits(folder, empty_store):
-    """A store of two methods on two datasets, evaluated after 500 and 1,000 steps, two seeds."""
+def grid(folder, empty_store):
+    """A store with an experiment, its client, and the words that choose it."""
     shutil.copy(empty_store, "runs.db")
     uri = f"sqlite:///{folder}/runs.db"
     client = MlflowClient(uri)
     made = client.create_experiment("grid", artifact_location=str(folder / "artifacts"))
+    return client, made, ["--tracking_uri", uri, "--experiment", "grid"]
+
+
+@pytest.fixture
+def curve(grid):
+    """Add a run of BC on hopper with scores by step."""
+    client, made, _ = grid
+
+    def add(seed, scores, params=(), texts=()):
+        tags = {"lit_offrl.method": "bc", "lit_offrl.dataset": "hopper"}
+        run_id = client.create_run(made, run_name=f"bc-{seed}", tags=tags).info.run_id
+        for name, value in {"seed": seed, **dict(params)}.items():
+            client.log_param(run_id, name, value)
+        for step, score in scores.items():
+            client.log_metric(run_id, "eval/score", score, step=step)
+        for path, record in dict(texts).items():
+            client.log_text(run_id, record.to_json(), path)
+        client.set_terminated(run_id)
+
+    return add
+
+
+@pytest.mark.parametrize(
+    ("sha256", "evaluation_seed", "afterwards", "fact"),
+    [
+        ("bb", 0, False, "sha256 of the data"),
+        ("aa", 7, False, "evaluation seed during training"),
+        ("aa", 0, True, "evaluated after training"),
+        ("aa", 0, False, None),
+    ],
+)
+def test_learning_curves_refuse_other_data_and_other_evaluations(
+    folder, grid, curve, made_record, capsys, sha256, evaluation_seed, afterwards, fact
+):
+    first, second = made_record(1.0, 0), made_record(1.0, 0, seed=evaluation_seed)
+    curve(0, {5: 1.0}, {"dataset_sha256": "aa"}, {"evaluation-step-5.json": first})
+    files = {"evaluation-step-5.json": second} | ({"evaluate/a.json": second} if afterwards else {})
+    curve(1, {5: 2.0}, {"dataset_sha256": sha256}, files)
+    words = ["learning-curves", *grid[2], "--no-mlflow", "--output", folder / "out"]
+    assert figures(*words) == (2 if fact else 0)
+    said = capsys.readouterr().err
+    assert f"hopper: '{fact}' is" in said if fact else not said
+
+
+def test_learning_curves_say_how_many_seeds_the_last_point_has(folder, grid, curve):
+    curve(0, {5: 1.0, 10: 3.0})
+    curve(1, {5: 2.0, 10: float("nan")})
+    words = ["learning-curves", *grid[2], "--no-mlflow", "--output", folder / "out"]
+    assert figures(*words) == 0
+    found = numbers(folder / "out", "learning-curves")
+    assert found["metrics"] == {"hopper: bc, 1 of 2 seeds": 3.0}
+    assert [p["runs"] for p in found["numbers"]["points"]] == [[1.0, 2.0], [3.0]]
+
+
+def test_learning_curves_refuse_a_seed_that_is_there_twice(folder, grid, curve, capsys):
+    curve(0, {5: 1.0})
+    curve(0, {5: 2.0})
+    words = ["learning-curves", *grid[2], "--no-mlflow", "--output", folder / "out"]
+    assert figures(*words) == 2
+    said = capsys.readouterr().err
+    assert "bc on hopper has seed 0 twice" in said and said.endswith("with --filter.\n")
+
+
+@pytest.fixture
+def fits(folder, grid):
+    """Runs of two methods on two datasets, evaluated after 500 and 1,000 steps, two seeds."""
+    client, made, words = grid
     for method, dataset, seed in product(("bc", "iql"), ("a", "b"), (0, 1)):
         if (method, dataset) == ("iql", "b"):
             continue
@@ -225,7 +309,7 @@ def fits(folder, empty_store):
         client.set_terminated(run_id)
     bare = client.create_run(made, run_name="bare").info.run_id
     client.set_terminated(bare)
-    return ["--tracking_uri", uri, "--experiment", "grid"]
+    return words
 
 
 def test_learning_curves_are_of_seeds_and_of_all_datasets(folder, fits, capsys):
@@ -247,7 +331,7 @@ def test_learning_curves_are_of_seeds_and_of_all_datasets(folder, fits, capsys):
     }
     assert found["metrics"]["all datasets: bc"] == 31.0
     (line,) = found["protocol"]["left_out"]
-    assert "(bare): was not evaluated during training: has no eval/score" in line
+    assert "(bare): was not evaluated during training: has no finite eval/score" in line
     one = found["numbers"]["points"][0]
     half = stats.t.ppf(0.975, 1)  # the standard error of 10 and 12 is 1
     assert (one["low"], one["high"]) == pytest.approx(
@@ -258,7 +342,7 @@ def test_learning_curves_are_of_seeds_and_of_all_datasets(folder, fits, capsys):
 def test_learning_curves_need_a_store_with_evaluations(folder, fits, runs, capsys):
     words = ["learning-curves", "--output", folder / "out"]
     assert figures(*words, *fits, "--metric", "return") == 2
-    assert "has no eval/return_mean" in capsys.readouterr().err
+    assert "has no finite eval/return_mean" in capsys.readouterr().err
     assert figures(*words, "--records", runs) == 2
     assert "--records: files of records have one score of a run" in capsys.readouterr().err
 
