@@ -42,9 +42,9 @@ class Recipe(ABC):
         require_fields(self)
 
     @classmethod
-    def taken(cls, output: Path) -> bool:
-        """Whether writing to ``output`` replaces a file."""
-        return output.exists()
+    def taken(cls, output: Path) -> Path | None:
+        """Return a file that writing to ``output`` would replace, if there is one."""
+        return output if output.exists() else None
 
     @abstractmethod
     def run(self) -> None:

@@ -30,7 +30,7 @@ import numpy as np
 
 from lit_offrl.collecting.base import Recipe, progress_bar
 from lit_offrl.collecting.ogbench_episodes import COLUMNS, OFFICIAL, make_parts, part, work
-from lit_offrl.common.errors import ConfigError, EvaluationError, LitOffRLError
+from lit_offrl.common.errors import ConfigError, EvaluationError, LitOffRLError, first_line
 from lit_offrl.common.files import file_sha256, part_path, require_writable, whole_file, write_whole
 from lit_offrl.common.quiet import say
 from lit_offrl.datasets.ogbench_entries import validation_name
@@ -100,10 +100,10 @@ class OGBenchCollection(Recipe):
         self._require_own_parts()
 
     @classmethod
-    def taken(cls, output: Path) -> bool:
-        """Whether making ``output`` replaces files other than those of the same unfinished run."""
-        there = output.exists() or _validation(output).exists()
-        return there and not _begun(_parts(output))
+    def taken(cls, output: Path) -> Path | None:
+        """Return a file that would be replaced and is not of the same unfinished run, if any."""
+        files = () if _begun(_parts(output)) else (output, _validation(output), _facts(output))
+        return next((file for file in files if file.exists()), None)
 
     def _recipe(self) -> dict[str, Any]:
         """Return what the episodes' bytes depend on."""
@@ -146,6 +146,10 @@ class OGBenchCollection(Recipe):
 
     def _run(self) -> None:
         write_whole(self._folder / "recipe.json", json.dumps(self._recipe(), indent=1) + "\n")
+        for file in sorted(self._folder.glob("*.npz")):
+            if not zipfile.is_zipfile(file):  # such as one that a full disk or a power cut has left
+                say(f"{file} is broken: its episode is made again.")
+                file.unlink()
         missing = [one for one in range(self._total) if not part(self._folder, one).exists()]
         made = self._total - len(missing)
         if made:
@@ -162,7 +166,13 @@ class OGBenchCollection(Recipe):
         path, recipe = self._folder / "recipe.json", self._recipe()
         if not _begun(self._folder):
             return
-        there = json.loads(path.read_text()) if path.exists() else {}
+        try:
+            there = dict(json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(
+                f"{path}: does not say of which run the episodes beside it are"
+                f" ({first_line(error)}): choose another --output, or remove that folder."
+            ) from error
         other = [f"{name} {there.get(name)}" for name in recipe if there.get(name) != recipe[name]]
         if other:
             raise ConfigError(
@@ -205,7 +215,7 @@ class OGBenchCollection(Recipe):
             "versions": package_versions() | self._recipe()["versions"],
             "command": command,
         }
-        write_whole(self.output.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
+        write_whole(_facts(self.output), json.dumps(facts, indent=1) + "\n")
         gone = self._folder.rename(part_path(self._folder))  # at once, and swept if this is killed
         shutil.rmtree(gone, ignore_errors=True)
         for name, path in files.items():
@@ -215,6 +225,10 @@ class OGBenchCollection(Recipe):
 
 def _validation(output: Path) -> Path:
     return output.with_name(f"{validation_name(output.stem)}.npz")
+
+
+def _facts(output: Path) -> Path:
+    return output.with_suffix(".json")
 
 
 def _parts(output: Path) -> Path:

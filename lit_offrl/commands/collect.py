@@ -112,8 +112,9 @@ def _collection(options: argparse.Namespace) -> Recipe:
         chosen = "--kind play, noisy, navigate or stitch"
     if kind not in KINDS:  # which know their environments before they are registered
         name_env(options.env)
-    if RECIPES[chosen].taken(options.output) and not overwrite:
-        raise ConfigError(f"{options.output} exists: choose another --output or say --overwrite.")
+    taken = RECIPES[chosen].taken(options.output)
+    if taken is not None and not overwrite:
+        raise ConfigError(f"{taken} exists: choose another --output or say --overwrite.")
     require_writable(options.output)  # found now, not after hours of training
     if kind == "policy" and "policy" not in given:
         raise ConfigError("--kind policy needs --policy FILE, a checkpoint of 'fit'.")

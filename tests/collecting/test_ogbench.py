@@ -191,6 +191,40 @@ def test_a_signal_says_what_there_is(tmp_path, capsys, monkeypatch):
     assert os.listdir(tmp_path) == ["data.parts"]
 
 
+def test_a_broken_episode_is_made_again(tmp_path, capsys, monkeypatch):
+    """A power cut may leave an empty or a cut file, with which nothing could go on."""
+    path, parts = tmp_path / "data.npz", tmp_path / "data.parts"
+    with monkeypatch.context() as patched:
+        patched.setattr(OGBenchCollection, "save", lambda *_, **__: "all")
+        assert collect(path, "--workers", "1") == 0
+    whole = path.read_bytes()
+    (parts / "000000.npz").write_bytes(b"")
+    cut = parts / "000002.npz"
+    cut.write_bytes(cut.read_bytes()[:-40])
+    assert collect(path, "--workers", "1") == 0
+    said = capsys.readouterr().out
+    assert "000000.npz is broken" in said and "000002.npz is broken" in said
+    assert path.read_bytes() == whole and not parts.exists()
+
+
+@pytest.mark.parametrize("text", ["", '{"env_id": ', "[1]", "7"])
+def test_a_broken_recipe_is_named(tmp_path, text):
+    parts = tmp_path / "data.parts"
+    parts.mkdir()
+    (parts / "000000.npz").write_bytes(b"")
+    (parts / "recipe.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"data.parts/recipe.json: does not say of which run"):
+        collect(tmp_path / "data.npz")
+
+
+@pytest.mark.parametrize("name", ["data.npz", "data-val.npz", "data.json"])
+def test_no_file_is_replaced_unasked(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match=f"{name} exists: choose another --output or say"):
+        collect(tmp_path / "data.npz")
+    assert (tmp_path / name).read_text() == "mine"
+
+
 class Ended:
     """A worker process that has ended."""
 
