@@ -6,13 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_offrl.commands.options import parse
 from lit_offrl.common.errors import EvaluationError
-from lit_offrl.common.files import write_whole
+from lit_offrl.common.files import begins, require_replaceable, write_whole
 from lit_offrl.common.user_code import command_line
 from lit_offrl.studies.runs import RunSelection
 from lit_offrl.tracking.store import default_experiment, redacted
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from lit_offrl.evaluation.offline import OfflineRun
     from lit_offrl.experiments.claims import Claim, Claims, Finding
 
+_TITLE = "# What holds"
 _MEANING = "What it means for your choice:"
 _SAYS = {
     "holds": "the claim can guide a choice",
@@ -55,6 +57,9 @@ def main(argv: Sequence[str]) -> int:
         f"Without --experiment, --filter, --records and --results: MLflow's {default_experiment()}."
     )
     options = parse(ClaimsOptions, argv, "claims", epilog)
+    if options.output is not None:
+        is_page = partial(begins, start=f"{_TITLE}\n".encode())
+        require_replaceable(options.output, "page of claims", is_page, [options.claims])
     from lit_offrl.evaluation.scored import read_results, scored
     from lit_offrl.experiments.claims import OF_THE_PAPERS, judge, read_claims
 
@@ -92,7 +97,7 @@ def _measured(claims: Claims, options: ClaimsOptions) -> Mapping[str, Sequence[O
 
 
 def _page(judged: Sequence[tuple[Claim, list[Finding]]], command: str, runs: int) -> Iterator[str]:
-    yield "# What holds"
+    yield _TITLE
     yield ""
     yield f"This page says which claims of the papers hold in {runs} evaluated runs."
     yield ""

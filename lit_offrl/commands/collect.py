@@ -22,7 +22,7 @@ from lit_offrl.commands.options import add_options
 from lit_offrl.commands.parsing import OneLineParser
 from lit_offrl.common import signals
 from lit_offrl.common.errors import ConfigError, LitOffRLError
-from lit_offrl.common.files import require_writable
+from lit_offrl.common.files import require_replaceable
 from lit_offrl.common.user_code import command_line
 from lit_offrl.evaluation.envs import name_env
 from lit_offrl.tracking.references import checkpoint_path
@@ -115,7 +115,8 @@ def _collection(options: argparse.Namespace) -> Recipe:
     taken = RECIPES[chosen].taken(options.output)
     if taken is not None and not overwrite:
         raise ConfigError(f"{taken} exists: choose another --output or say --overwrite.")
-    require_writable(options.output)  # found now, not after hours of training
+    # found now, not after hours of training; the user has agreed to what is replaced
+    require_replaceable(options.output, "dataset", lambda _: True, [given.get("policy")])
     if kind == "policy" and "policy" not in given:
         raise ConfigError("--kind policy needs --policy FILE, a checkpoint of 'fit'.")
     if kind in (*AGENTS, *KINDS):

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +19,7 @@ from lit_offrl.commands.options import parse
 from lit_offrl.commands.parsing import discount, positive, seed_number
 from lit_offrl.common.device import CPU, device
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.common.files import file_sha256, require_writable
+from lit_offrl.common.files import file_sha256, is_json_with, require_replaceable
 from lit_offrl.common.user_code import command_line
 from lit_offrl.evaluation.envs import name_env
 from lit_offrl.evaluation.protocol import evaluated
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from lit_offrl.tracking.outbox import LoggedModel
 
 _POLICY = "--policy."
+_OF_RECORDS = ("method", "env_id", "episodes", "returns", "lengths")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,9 +48,11 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError("--run_tags are of a run of its own: give it a --run_name.")
     scored = _exported(options) if options.policy else _checkpoint(options, policy_options)
     output = options.output or _default_output(options, scored)
-    for path in (output, options.video):
-        if path is not None:
-            require_writable(path)
+    is_record = partial(is_json_with, names=_OF_RECORDS)
+    others = [scored.file, options.video]
+    require_replaceable(output, "evaluation record", is_record, others)
+    if options.video is not None:
+        require_replaceable(options.video, "mp4", _is_mp4, [scored.file])
     record = scored.evaluate(
         episodes=options.episodes,
         seed=options.seed,
@@ -281,6 +285,11 @@ def _video(text: str) -> Path:
 _video.__name__ = "name of an .mp4"
 _tags.__name__ = "JSON mapping"
 _size.__name__ = "even WIDTHxHEIGHT"  # argparse names the type in its message
+
+
+def _is_mp4(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(8)[4:] == b"ftyp"
 
 
 def _default_output(options: EvaluateOptions, scored: _Scored) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,13 @@ from rich.console import Console
 from lit_offrl.cli.layer import data_part
 from lit_offrl.commands.ope import OPEOptions
 from lit_offrl.common.errors import ConfigError, LitOffRLError, reason
-from lit_offrl.common.files import file_sha256, make_folder
+from lit_offrl.common.files import (
+    begins,
+    file_sha256,
+    is_json_with,
+    make_folder,
+    require_replaceable,
+)
 from lit_offrl.common.named_classes import class_named
 from lit_offrl.datamodules import OfflineDataModule
 from lit_offrl.datasets.schema import OfflineDataset
@@ -41,6 +48,7 @@ from lit_offrl.tracking.references import label
 from lit_offrl.tracking.results import log_to_origin
 
 _GAMMA = 0.99
+_RECORD, _FIGURE = "ope.json", "ope.png"
 _OF_DVF = {"policies": None, "baseline": "fqe", "truth": "data"}
 
 
@@ -64,11 +72,11 @@ def value(options: OPEOptions, command: str) -> int:
         metrics = {Path(one.checkpoint): record.metrics(one) for one in record.policies}
     console = Console()
     console.print(record.table())
-    files = {"record": record.save(folder / "ope.json")}
+    files = {"record": record.save(folder / _RECORD)}
     if isinstance(record, OPERecord):
         for line in record.lines():
             console.print(line, highlight=False, soft_wrap=True)
-        files["figure"] = _draw(record, folder / "ope.png")
+        files["figure"] = _draw(record, folder / _FIGURE)
     for kind, path in files.items():
         print(f"{kind}: {path}")
     for source, values in metrics.items() if options.mlflow else ():
@@ -108,6 +116,10 @@ def _read(
 ) -> tuple[OfflineDataset, OfflineDataset]:
     """Make the folder of the results; return the training data and all data."""
     make_folder(folder)
+    is_record = partial(is_json_with, names=("dataset", "initial_states", "fqe", "gamma"))
+    require_replaceable(folder / _RECORD, "record of ope", is_record)
+    is_picture = partial(begins, start=b"\x89PNG")
+    require_replaceable(folder / _FIGURE, "figure of ope", is_picture)
     data.setup("fit")
     train_set, whole = data.train_set, data.dataset
     assert train_set is not None and whole is not None  # setup has read them

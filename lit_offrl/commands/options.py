@@ -23,11 +23,12 @@ import argparse
 import dataclasses
 import types
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser
 
-from lit_offrl.commands.parsing import OneLineParser
+from lit_offrl.commands.parsing import OneLineParser, path
 from lit_offrl.tracking.references import REFERENCE, checkpoint_path
 
 T = TypeVar("T")
@@ -132,4 +133,6 @@ def _keywords(hint: Any) -> dict[str, Any]:
         return {**_keywords(inner[0]), "nargs": "+"}
     if origin is Literal:
         return {"choices": inner}
-    return {"action": argparse.BooleanOptionalAction} if hint is bool else {"type": hint}
+    if hint is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    return {"type": path if hint is Path else hint}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from lit_offrl.common.errors import ConfigError, nearest
@@ -87,6 +88,13 @@ def _number(kind: type[T], interval: str, name: str) -> Callable[[str], T]:
 
     read.__name__ = name
     return read
+
+
+def path(text: str) -> Path:
+    """Read a path; an empty text, as of a variable that is not set, is none."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: give the path of a file or a folder")
+    return Path(text)
 
 
 positive = _number(int, "[1, inf)", "positive integer")

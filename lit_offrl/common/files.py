@@ -11,6 +11,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: of the file system, for callers that have advice of their own.
     """
+    _refuse_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
     temporary = part_path(path)
@@ -133,6 +135,11 @@ def _machine() -> str:
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
 
 
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+
+
 def free_bytes(folder: Path) -> int:
     """Return how many bytes a folder's disk can still take, with ``SPARE_BYTES`` left free."""
     return max(shutil.disk_usage(folder).free - SPARE_BYTES, 0)
@@ -183,11 +190,53 @@ def require_writable(path: Path) -> None:
         FileError: it cannot be written.
     """
     with refusals(path):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        _refuse_folder(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
+
+
+def require_replaceable(
+    path: Path, kind: str, is_own: Callable[[Path], bool], others: Iterable[Path | None] = ()
+) -> None:
+    """See that a file can be written, and that at most an earlier output of its kind is lost.
+
+    Args:
+        path: The file. Missing folders are made.
+        kind: What it is to be, for the message, such as ``evaluation record``.
+        is_own: Whether an existing file is an output of that kind. An empty file always may go.
+        others: Files that the command reads, or writes besides; None stands for no file.
+
+    Raises:
+        FileError: It is one of the others, is there and is of another kind, or cannot be written.
+    """
+    require_writable(path)
+    if path.resolve() in [other.resolve() for other in others if other is not None]:
+        raise FileError(
+            f"{path}: is another file of this command, which would be lost: choose another place."
+        )
+    if path.exists() and path.stat().st_size and not is_own(path):
+        raise FileError(
+            f"{path}: is there already and is no earlier {kind}: choose another place, or remove it"
+            " if you do not need it."
+        )
+
+
+def begins(path: Path, start: bytes) -> bool:
+    """Whether a file can be read and begins with some bytes."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(len(start)) == start
+    except OSError:
+        return False
+
+
+def is_json_with(path: Path, names: Iterable[str]) -> bool:
+    """Whether a file is a JSON mapping that has some names, as a record of the library has."""
+    try:
+        return begins(path, b"{") and json.loads(path.read_text()).keys() >= set(names)
+    except (OSError, ValueError):
+        return False
 
 
 def write_whole(path: Path, content: str | bytes | memoryview) -> None:

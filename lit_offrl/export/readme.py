@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from lit_offrl.export.facts import NEXT_STATE, NOISE, STATE, PolicyFacts
 
+_WRITTEN = "Written by lit-offrl"
 _SAID = {
     "observations": "raw observations, as the environment gives them",
     "goals": "where each episode goes",
@@ -26,7 +29,7 @@ def readme(facts: PolicyFacts, file: str, rate: str | None = None) -> str:
     spec, options = facts.spec, dict(facts.policy_options)
     lines = [f"# {facts.method} on {spec['name']}", ""]
     lines.append(
-        f"Written by lit-offrl {facts.version} from {facts.checkpoint or 'a module in memory'}; "
+        f"{_WRITTEN} {facts.version} from {facts.checkpoint or 'a module in memory'}; "
         f"environment {spec['env_id'] or 'unknown'}; options {options or 'none'}."
     )
     if not facts.inputs:
@@ -41,6 +44,15 @@ def readme(facts: PolicyFacts, file: str, rate: str | None = None) -> str:
     if file.endswith(".onnx"):
         lines += ["```cpp", *_cpp(facts, file), "```", ""]
     return "\n".join(lines)
+
+
+def is_readme(path: Path) -> bool:
+    """Whether a file is such a page."""
+    try:
+        with path.open("rb") as stream:
+            return _WRITTEN.encode() in stream.read(1000)
+    except OSError:
+        return False
 
 
 def _python(facts: PolicyFacts, file: str) -> list[str]:

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.common.files import make_folder, whole_file, write_whole
+from lit_offrl.common.files import make_folder, require_replaceable, whole_file, write_whole
 from lit_offrl.export.facts import PolicyFacts, facts_of
 from lit_offrl.export.graph import graph_of
 from lit_offrl.export.onnx_file import write_onnx
-from lit_offrl.export.readme import readme
+from lit_offrl.export.readme import is_readme, readme
 from lit_offrl.export.running import OnnxGoalPolicy, load_onnx
 from lit_offrl.modules.base import OfflineModule
 from lit_offrl.modules.checkpoints import read_checkpoint
@@ -24,6 +24,12 @@ from lit_offrl.modules.weights_file import SUFFIX, write_weights
 
 Format = Literal["onnx", "torch_export", "safetensors"]
 """Formats of an exported policy's file."""
+_PAGE = "README.md"
+_FILES: dict[str, tuple[str, ...]] = {
+    "onnx": ("policy.onnx",),
+    "torch_export": ("policy.pt2", "policy.json"),
+    "safetensors": (f"policy{SUFFIX}",),
+}
 _DECISIONS, _SECONDS = 200, 1.0  # that are timed for the page beside it, at most
 
 
@@ -47,7 +53,7 @@ def export_policy(policy: Any, output: str | Path, format: Format = "onnx") -> P
     Raises:
         ConfigError: The policy is not a method's, its method was never trained on a dataset, no
             graph can do what it does, or what the format needs is not installed.
-        FileError: The files cannot be written.
+        FileError: The files cannot be written, or would replace some that are no exported policy's.
     """
     if format not in get_args(Format):
         raise ConfigError(f"format is '{format}'; choose {' or '.join(get_args(Format))}.")
@@ -57,11 +63,16 @@ def export_policy(policy: Any, output: str | Path, format: Format = "onnx") -> P
     module, options = made_by
     known, folder = facts_of(module, options), Path(output)
     make_folder(folder)
+    is_earlier = is_readme(folder / _PAGE)
+    for name in (_PAGE, *_FILES[format]):
+        require_replaceable(
+            folder / name, "exported policy", lambda _: is_earlier, [module.loaded_from]
+        )
+    path = folder / _FILES[format][0]
     if format == "safetensors":
-        path = folder / f"policy{SUFFIX}"
         facts = PolicyFacts(**known)
         write_weights(path, weights_of(module), facts=facts.to_json())
-        write_whole(folder / "README.md", readme(facts, path.name))
+        write_whole(folder / _PAGE, readme(facts, path.name))
         return path
     copied = _copied(module)
     again = copied.policy(**options)
@@ -74,15 +85,13 @@ def export_policy(policy: Any, output: str | Path, format: Format = "onnx") -> P
     sizes: dict[str, Any] = {"inputs": graph.inputs, "outputs": graph.outputs}
     facts = PolicyFacts(**known, **sizes, state=graph.state)
     if format == "onnx":
-        path = folder / "policy.onnx"
         write_onnx(graph, facts, path)
-        write_whole(folder / "README.md", readme(facts, path.name, _rate(path)))
+        write_whole(folder / _PAGE, readme(facts, path.name, _rate(path)))
         return path
-    path = folder / "policy.pt2"
     with whole_file(path) as temporary, open(temporary, "wb") as stream:
         torch.export.save(graph.program, stream)
-    write_whole(folder / "policy.json", facts.to_json() + "\n")
-    write_whole(folder / "README.md", readme(facts, path.name))
+    write_whole(folder / _FILES[format][1], facts.to_json() + "\n")
+    write_whole(folder / _PAGE, readme(facts, path.name))
     return path
 
 

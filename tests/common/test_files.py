@@ -6,11 +6,21 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from lit_offrl.common.errors import FileError
-from lit_offrl.common.files import part_path, replacing, require_writable, sweep, write_whole
+from lit_offrl.common.files import (
+    begins,
+    is_json_with,
+    part_path,
+    replacing,
+    require_replaceable,
+    require_writable,
+    sweep,
+    write_whole,
+)
 from lit_offrl.figures import save_figure, training_curves
 
 
@@ -43,6 +53,39 @@ def test_whoever_may_read_other_new_files_may_read_this_one(tmp_path):
         os.close(os.open(made, os.O_CREAT | os.O_WRONLY, 0o600))
         made.replace(temporary)
     assert path.stat().st_mode == usual.stat().st_mode
+
+
+@pytest.mark.parametrize("path", [Path(""), Path(".")])
+def test_the_working_folder_is_no_place_for_a_file(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    for write in (require_writable, lambda path: write_whole(path, "text")):
+        with pytest.raises(FileError, match=r"^\.: cannot be written \(Is a directory\)"):
+            write(path)
+    assert names(tmp_path) == []
+
+
+def test_only_an_earlier_output_of_the_kind_is_replaced(tmp_path):
+    path, is_page = tmp_path / "page.md", lambda path: begins(path, b"# Page")
+    for content in (None, b"", b"# Page of last week"):
+        if content is not None:
+            path.write_bytes(content)
+        require_replaceable(path, "page", is_page)
+    with pytest.raises(FileError, match=r"page\.md: is another file of this command"):
+        require_replaceable(path, "page", is_page, [None, tmp_path / "x" / ".." / "page.md"])
+    path.write_bytes(b"PK\x03\x04")
+    with pytest.raises(FileError, match=r"page\.md: is there already and is no earlier page:"):
+        require_replaceable(path, "page", is_page)
+    assert path.read_bytes() == b"PK\x03\x04"
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b'{"other": 1}', b"{\xff", b"\x89HDF"])
+def test_a_json_mapping_is_known_by_its_names(tmp_path, content):
+    path = tmp_path / "file"
+    assert not is_json_with(path, ["name"])
+    path.write_bytes(content)
+    assert not is_json_with(path, ["name"])
+    path.write_bytes(b'{"name": 1, "more": 2}')
+    assert is_json_with(path, ["name"])
 
 
 @pytest.mark.parametrize("write", [
