@@ -8,16 +8,15 @@ episodes     [0       3) [3       6) [6   8)
 
 from __future__ import annotations
 
-import math
-import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 
 from lit_offrl.common.errors import DatasetError, nearest
+from lit_offrl.common.plain import is_of
 from lit_offrl.datasets import ends
 from lit_offrl.datasets.columns import clean_column, clean_columns, need_ends
 
@@ -110,30 +109,13 @@ class DatasetSpec:
         for key, value in plain.items():
             if key not in hints:
                 raise DatasetError(f"dataset spec: unknown field '{key}'.{nearest(key, hints)}")
-            if not _is_of(value, hints[key]):
+            # a space may leave actions unbounded, which is looked at where bounds are used
+            if not is_of(value, hints[key], most=_MOST, unbounded=True):
                 raise DatasetError(f"dataset spec: {key} is {value!r:.60}: it cannot be.")
         try:
             return cls(**plain)
         except TypeError as error:
             raise DatasetError(f"dataset spec: {error}") from None
-
-
-def _is_of(value: object, hint: Any) -> bool:
-    """Whether a value is of a field's type, and one that the field can have."""
-    origin, below = get_origin(hint), get_args(hint)
-    if origin is types.UnionType:
-        return any(_is_of(value, each) for each in below)
-    if origin is tuple:
-        # a space may leave actions unbounded, which is looked at where bounds are used
-        return isinstance(value, tuple) and all(
-            _is_of(each, below[0]) or each in (-math.inf, math.inf) for each in value
-        )
-    if hint is float:
-        whole = type(value) is int and abs(value) < 2**63
-        return whole or (type(value) is float and math.isfinite(value))
-    if hint is int:
-        return type(value) is int and 0 <= value < _MOST
-    return type(value) is hint and not (isinstance(value, str) and "\0" in value)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,15 +11,16 @@ import math
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 from rich.table import Table
 
-from lit_offrl.common.errors import EvaluationError, nearest
+from lit_offrl.common.errors import EvaluationError, nearest, reason
 from lit_offrl.common.files import write_whole
+from lit_offrl.common.plain import described, is_of
 from lit_offrl.evaluation.statistics import (
     ENOUGH,
     interquartile_mean,
@@ -52,6 +53,7 @@ _FORMER_NAMES = {
     "eval/normalized_score": "eval/score",
     "eval/reached_share": "eval/success_rate",
 }
+_SENTENCES = ("environment_differences", "dataset_handling")  # no entry for each episode
 _SHORT = {"score_mean": "score", "length_mean": "length", "reached_share": "success_rate"}
 
 
@@ -201,35 +203,40 @@ class EvaluationRecord(JSONRecord):
         """Undo ``to_json``.
 
         Raises:
-            EvaluationError: the text is no such record.
+            EvaluationError: the text is no such record, or one that cannot be: a field has another
+                type than it must have, a number is not finite, or there is not one entry for each
+                episode. The line names the field.
         """
         try:
-            values = dict(json.loads(text))
-            known = [item.name for item in fields(cls)]
-            for key in values:
-                if key not in known:
-                    raise EvaluationError(
-                        f"Evaluation record: unknown field '{key}'.{nearest(key, known)}"
-                    )
-            plain: dict[str, Any] = {
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in values.items()
-            }
-            return cls(**plain)
-        except (TypeError, ValueError) as error:
-            raise EvaluationError(f"Not an evaluation record: {error}.") from error
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise EvaluationError(f"Not an evaluation record: {reason(error)}.") from error
+        if not isinstance(values, dict):
+            raise EvaluationError("Not an evaluation record: it is no mapping.")
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        _require_form(plain)
+        return cls(**plain)
 
     @classmethod
     def load(cls, path: str | Path) -> EvaluationRecord:
         """Read a file written by ``save``.
 
         Raises:
-            EvaluationError: there is no such file, or it is no such record.
+            EvaluationError: there is no such file, or it is no such record. The line names the
+                file.
         """
         try:
-            return cls.from_json(Path(path).read_text())
+            text = Path(path).read_text()
         except (OSError, UnicodeDecodeError) as error:
-            raise EvaluationError(f"{path}: cannot be read as a record: {error}.") from error
+            raise EvaluationError(
+                f"{path}: cannot be read as a record: {reason(error)}."
+            ) from error
+        try:
+            return cls.from_json(text)
+        except EvaluationError as error:
+            raise EvaluationError(f"{path}: {error}") from error
 
     def summary(self) -> dict[str, float]:
         """Return the summary of scores, returns and lengths, by name."""
@@ -299,3 +306,48 @@ class EvaluationRecord(JSONRecord):
             remarks.append("No normalised score: this environment has no reference returns.")
         table.caption = "\n".join(remarks) or None
         return table
+
+
+def _require_form(values: Mapping[str, Any]) -> None:
+    """Refuse fields of which no evaluation record can be made, see ``EvaluationRecord.from_json``.
+
+    Raises:
+        EvaluationError: naming the first such field.
+    """
+    hints = get_type_hints(EvaluationRecord)
+    for name in values:
+        if name not in hints:
+            raise EvaluationError(
+                f"Evaluation record: unknown field '{name}'.{nearest(name, hints)}"
+            )
+    for item in fields(EvaluationRecord):
+        if item.name not in values and item.default is item.default_factory is MISSING:
+            raise _unusable(f"it has no '{item.name}'")
+    for name, value in values.items():
+        if not is_of(value, hints[name]):
+            where, found = _culprit(name, value, hints[name])
+            raise _unusable(f"{where} is {found}, but has to be {described(hints[name])}")
+    episodes = len(values["episodes"])
+    if not episodes:
+        raise _unusable("'episodes' is empty")
+    for name, value in values.items():
+        if isinstance(value, tuple) and len(value) != episodes and name not in _SENTENCES:
+            raise _unusable(f"'{name}' has {len(value)} entries for {episodes} episodes")
+    if not all(values["lengths"]):
+        raise _unusable("'lengths' has a 0, but an episode has a step at least")
+
+
+def _culprit(name: str, value: Any, hint: Any) -> tuple[str, str]:
+    """Return where a wrong value stands, a list's first wrong entry or itself, and its text."""
+    where = f"'{name}'"
+    for number, each in enumerate(value if isinstance(value, tuple) else ()):
+        if tuple in map(get_origin, (hint, *get_args(hint))) and not is_of((each,), hint):
+            where, value = f"entry {number} of '{name}'", each
+            break
+    return where, reason(ValueError(json.dumps(value)), 60)
+
+
+def _unusable(why: str) -> EvaluationError:
+    return EvaluationError(
+        f"Not an evaluation record: {why}: evaluate the checkpoint again, or leave the record out."
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -40,10 +41,10 @@ def runs_from_files(patterns: Sequence[str]) -> Found[Run]:
                 runs += load_runs(file)
             else:
                 runs.append(make_run(EvaluationRecord.load(file), str(file)))
-        except EvaluationError as error:
+        except EvaluationError as error:  # which names the file
             if named:
-                raise EvaluationError(f"{file}: {error}") from error
-            left_out.append(f"{file}: {error}")
+                raise
+            left_out.append(str(error))
     return Found(tuple(runs), tuple(left_out))
 
 
@@ -55,7 +56,8 @@ def matching_files(
     With each: whether it is named itself, so that it must be a record.
 
     Args:
-        patterns: Names of files and folders, and glob patterns.
+        patterns: Names of files and folders, and glob patterns. What is there by a name is taken,
+            whatever letters the name has.
         suffixes: How names of files in folders end.
         option: The option that gave the patterns, for messages.
 
@@ -64,7 +66,9 @@ def matching_files(
     """
     found = set()
     for pattern in patterns:
-        matches = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
+        # a name may have brackets of its own, which a pattern takes for letters to choose from
+        names = [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True)
+        matches = [Path(name) for name in sorted(names)]
         if not matches:
             raise EvaluationError(f"{option} {pattern}: there is no such file or folder.")
         for match in matches:
@@ -100,14 +104,17 @@ def load_runs(path: Path) -> list[Run]:
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise EvaluationError(f"cannot be read as a list of runs: {reason(error)}") from error
+        raise EvaluationError(
+            f"{path}: cannot be read as a list of runs: {reason(error)}."
+        ) from error
     runs = []
     for number, line in enumerate(lines, 1):
         try:
             runs.append(_run(json.loads(line), f"{path}, line {number}"))
-        except (ValueError, EvaluationError) as error:
+        except (ValueError, RecursionError, EvaluationError) as error:
             raise EvaluationError(
-                f"line {number} is no run as `lit-offrl compare --output` writes it: {error}"
+                f"{path}: line {number} is no run as `lit-offrl compare --output` writes it:"
+                f" {error}"
             ) from error
     return runs
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -220,6 +221,7 @@ def test_a_list_of_runs_makes_the_same_table(runs, run, tmp_path):
         (lambda line: line.replace('"seed": 1', '"seed": "one"', 1), "line 2 .*'seed' is 'one'"),
         (lambda line: line.replace('"params"', '"paramz"'), "line 2 .* a mapping with"),
         (lambda line: line.replace('"env_id"', '"env"'), "line 2 .* unknown field 'env'"),
+        (lambda line: re.sub('"scores": .*?]', '"scores": [NaN, 1.0]', line), "line 2 .*'scores'"),
     ],
 )
 def test_a_broken_list_of_runs_names_its_line(runs, tmp_path, change, expected):
@@ -231,6 +233,13 @@ def test_a_broken_list_of_runs_names_its_line(runs, tmp_path, change, expected):
         runs_from_files([str(path)])
     found = runs_from_files([str(tmp_path)])  # found in a folder, it is named and left out
     assert not found.runs and "line 2" in found.left_out[0]
+
+
+@pytest.mark.parametrize("name", ["a [1]", "[v1] x", "what?", "*"])
+def test_a_name_that_is_there_is_no_pattern(made_record, tmp_path, name):
+    path = made_record(1.0, 0).save(tmp_path / name / "record.json")
+    for given in (path, path.parent):
+        assert len(runs_from_files([str(given)]).runs) == 1
 
 
 def test_records_from_files(made_record, tmp_path):

@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+import math
 
 import pytest
 import torch
@@ -46,6 +47,44 @@ def test_what_is_no_record_is_refused(tmp_path):
             EvaluationRecord.from_json(text)
     with pytest.raises(EvaluationError, match="cannot be read"):
         EvaluationRecord.load(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"returns": "abc"}, "'returns' is \"abc\", but has to be a list of finite numbers:"),
+        ({"scores": [1.0, math.nan, 2.0, 3.0]}, "entry 1 of 'scores' is NaN, but has to be a list"),
+        ({"scores": [None] * 4}, "entry 0 of 'scores' is null, but has to be a list of finite"),
+        ({"scores": [10**400] * 4}, "entry 0 of 'scores' is 1000"),
+        ({"scores": [1.0]}, "'scores' has 1 entries for 4 episodes:"),
+        ({"returns": []}, "'returns' has 0 entries for 4 episodes:"),
+        ({"episodes": []}, "'episodes' is empty:"),
+        ({"lengths": [10, 0, 30, 40]}, "'lengths' has a 0, but an episode has a step at least:"),
+        ({"terminated": [1, 0, 1, 0]}, "entry 0 of 'terminated' is 1, but"),
+        ({"policy_options": None}, "'policy_options' is null, but has to be a mapping:"),
+        ({"policy_options": {"omega": math.inf}}, "'policy_options' is {\"omega\": Infinity}, but"),
+        ({"versions": {"torch": 2}}, "'versions' is {\"torch\": 2}, but has to be a mapping:"),
+        ({"checkpoint": 3}, "'checkpoint' is 3, but has to be text or null:"),
+        ({"training_seed": "0"}, "'training_seed' is \"0\", but has to be a whole number of at"),
+        ({"clipped_steps": -1}, "'clipped_steps' is -1, but has to be a whole number of at least"),
+        ({"date": None}, "'date' is null, but has to be text:"),
+    ],
+)
+def test_a_record_that_cannot_be_is_a_line_with_its_file_and_field(tmp_path, change, said):
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps({**json.loads(RECORD.to_json()), **change}))
+    with pytest.raises(EvaluationError) as refused:
+        EvaluationRecord.load(path)
+    line = str(refused.value)
+    assert line.startswith(f"{path}: Not an evaluation record: {said}") and "\n" not in line
+    assert line.endswith("evaluate the checkpoint again, or leave the record out.")
+
+
+def test_a_missing_field_is_named():
+    values = json.loads(RECORD.to_json())
+    del values["returns"]
+    with pytest.raises(EvaluationError, match="it has no 'returns': evaluate"):
+        EvaluationRecord.from_json(json.dumps(values))
 
 
 def test_the_summary():
