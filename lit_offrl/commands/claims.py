@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -19,7 +20,7 @@ from lit_offrl.studies.runs import RunSelection
 from lit_offrl.tracking.store import default_experiment, redacted
 
 if TYPE_CHECKING:
-    from lit_offrl.evaluation.offline import OfflineRun
+    from lit_offrl.evaluation.scored import ScoredRun
     from lit_offrl.experiments.claims import Claim, Claims, Finding
 
 _TITLE = "# What holds"
@@ -40,8 +41,8 @@ class ClaimsOptions(RunSelection):
     runs is listed as not measured.
 
     Args:
-        results: Files results.csv of 'lit-offrl compare --output', folders of these, or glob
-            patterns: scores and metrics of runs whose store or records are elsewhere.
+        results: Files results.csv of 'lit-offrl compare --output', folders with these, or CSV files
+            like them: scores and metrics of runs whose store or records are elsewhere.
         claims: YAML file of claims; without it, those of the papers of DVF, ACD and LDCQ.
         output: Markdown file to be written; without it, the page is printed.
     """
@@ -49,6 +50,11 @@ class ClaimsOptions(RunSelection):
     results: list[str] = field(default_factory=list)
     claims: Path | None = None
     output: Path | None = None
+
+    @property
+    def selects(self) -> bool:
+        """Whether runs of MLflow or of records are named."""
+        return bool(self.experiment or self.filter or self.parent or self.records)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -60,22 +66,17 @@ def main(argv: Sequence[str]) -> int:
     if options.output is not None:
         is_page = partial(begins, start=f"{_TITLE}\n".encode())
         require_replaceable(options.output, "page of claims", is_page, [options.claims])
-    from lit_offrl.evaluation.scored import read_results, scored
+    from lit_offrl.evaluation.scored import read_results, without_repeats
     from lit_offrl.experiments.claims import OF_THE_PAPERS, judge, read_claims
 
     claims = read_claims(options.claims or OF_THE_PAPERS)
-    results = read_results(options.results)
-    stored = bool(options.experiment or options.filter or options.parent)
-    runs = list(results.runs)
-    if stored or options.records or not options.results:
-        runs += map(scored, options.find().runs)
-    measured = dict(results.metrics)
-    if stored or not (options.records or options.results):
-        for name, found in _measured(claims, options).items():
-            measured[name] = (*measured.get(name, ()), *found)
-    judged = [(claim, judge(claim, claims, runs, measured)) for claim in claims.claims]
+    runs = read_results(options.results)
+    if options.selects or not options.results:
+        runs += _selected(claims, options)
+    runs = without_repeats(runs)
+    judged = [(claim, judge(claim, claims, runs)) for claim in claims.claims]
     command = redacted(command_line(["claims", *argv]))
-    page = "\n".join([*_page(judged, command, len(runs)), ""])
+    page = "\n".join([*_page(judged, command, sum(run.is_evaluated for run in runs)), ""])
     if options.output is None:
         print(page)
         return 0
@@ -84,16 +85,26 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _measured(claims: Claims, options: ClaimsOptions) -> Mapping[str, Sequence[OfflineRun]]:
-    """Return the runs of MLflow with each metric."""
-    found: dict[str, Sequence[OfflineRun]] = {}
+def _selected(claims: Claims, options: ClaimsOptions) -> list[ScoredRun]:
+    """Return the runs of records and MLflow, and those of MLflow with each metric.
+
+    Raises:
+        ConfigError: There is no such store or experiment.
+        EvaluationError: A record cannot be read, or no run has a score or a metric of the claims.
+    """
+    from lit_offrl.evaluation.scored import measured, scored
+
+    found: list[ScoredRun] = []
     stored = replace(options, records=[])
-    for name in claims.metrics:
-        try:
-            found[name] = stored.find_offline(name).runs
-        except EvaluationError:  # no run has it
-            found[name] = ()
-    return found
+    for name in claims.metrics if stored.selects or not options.records else ():
+        with suppress(EvaluationError):  # no run has it
+            found += (measured(run, name) for run in stored.find_offline(name).runs)
+    try:
+        return [*map(scored, options.find().runs), *found]
+    except EvaluationError:  # no run was evaluated, or a record cannot be read
+        if options.records or not found:
+            raise
+        return found
 
 
 def _page(judged: Sequence[tuple[Claim, list[Finding]]], command: str, runs: int) -> Iterator[str]:

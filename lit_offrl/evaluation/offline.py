@@ -6,6 +6,7 @@ ope/fqe            fitted Q evaluation of its policy     higher is better
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 from collections import defaultdict
@@ -18,11 +19,12 @@ import numpy as np
 
 from lit_offrl.common.errors import ConfigError, EvaluationError, nearest
 from lit_offrl.evaluation.comparison import Estimate, method_labels
+from lit_offrl.evaluation.protocol import digest
 from lit_offrl.evaluation.record import present_name, present_names
 from lit_offrl.evaluation.run_files import matching_files
 from lit_offrl.evaluation.runs import Found, SeededRun, one_a_seed, read_runs, swept_options
 from lit_offrl.evaluation.statistics import mean, stratified_interval
-from lit_offrl.evaluation.tables import write_csv
+from lit_offrl.evaluation.tables import run_columns, write_csv
 from lit_offrl.tracking.runs import TAG, artifact_repository, artifact_texts, json_paths
 
 Better = Literal["lower", "higher"]
@@ -120,7 +122,8 @@ def of_mlflow(run: Any, value: float, metric: str, name: str, uri: str) -> Offli
         EvaluationError: The run does not say the training's seed.
     """
     tags, params = run.data.tags, run.data.params
-    protocol: dict[str, str] = {}
+    data = params.get("dataset_sha256")
+    protocol = {"dataset_sha256": data} if data else {}
     if metric.startswith("ope/"):
         repository = artifact_repository(uri, run.info.artifact_uri)
         for text in artifact_texts(repository, json_paths(repository, "ope")).values():
@@ -128,13 +131,14 @@ def of_mlflow(run: Any, value: float, metric: str, name: str, uri: str) -> Offli
     seed = params.get("seed", tags.get("seed"))
     if seed is None:
         raise EvaluationError("does not say the training's seed")
+    started = datetime.datetime.fromtimestamp(run.info.start_time / 1000, datetime.UTC)
     return OfflineRun(
         method=tags.get(f"{TAG}method") or tags.get("method") or str(run.info.run_name),
         dataset=tags.get(f"{TAG}dataset") or tags.get("dataset") or "unknown",
         options=tuple(sorted(swept_options(tags).items())),
         seed=int(float(seed)),
         value=float(value),
-        date=f"{run.info.start_time:020d}",
+        date=started.isoformat(),
         source=name,
         protocol=protocol,
         steps=int(steps) if (steps := params.get("max_steps", "")).isdecimal() else None,
@@ -180,7 +184,14 @@ def _of_record(record: Mapping[str, Any], policy: Mapping[str, Any], file: Path)
 
 
 def _protocol(record: Mapping[str, Any]) -> dict[str, str]:
-    return {name: json.dumps(record.get(name)) for name in _PROTOCOL}
+    values = {name: record.get(name) for name in _PROTOCOL}
+    return {k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
+
+
+def protocol_columns(run: OfflineRun) -> dict[str, str]:
+    """Return the protocol as columns of a table of results, of which the last stands for all."""
+    data = run.protocol.get("dataset_sha256", "")
+    return {"dataset_sha256": data, "protocol": digest(run.protocol)}
 
 
 def tabulate(
@@ -261,8 +272,8 @@ def write_files(rows: Sequence[Row], metric: str, better: Better, folder: Path) 
     write_csv(
         paths[0],
         (
-            {"method": row.method, "dataset": row.dataset, "seed": run.seed, metric: run.value}
-            | {"source": run.source}
+            {**run_columns(run), metric: run.value, **protocol_columns(run)}
+            | {"training_steps": run.steps, "date": run.date, "source": run.source}
             for row in rows
             for run in row.runs
         ),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lit_offrl.common.errors import EvaluationError
-from lit_offrl.evaluation.record import EvaluationRecord
+from lit_offrl.evaluation.record import EvaluationRecord, config_sha256
 from lit_offrl.evaluation.runs import Run
 
 _NAMED = 3  # runs that a message names
@@ -30,6 +30,23 @@ def protocol(record: EvaluationRecord) -> dict[str, str]:
         "checkpoint": record.checkpoint_rule or "unknown",
     }
     return facts | {f"version of {name}": text for name, text in sorted(record.versions.items())}
+
+
+def digest(facts: Mapping[str, str]) -> str:
+    """Return a short text by which files tell one protocol from another; "" for no facts."""
+    return config_sha256(facts)[:16] if facts else ""
+
+
+def columns(record: EvaluationRecord) -> dict[str, str]:
+    """Return the protocol as columns of a table of results, of which the last stands for all."""
+    return {
+        "episodes": f"{len(record.returns)}",
+        "evaluation_seed": f"{record.seed}",
+        "env_id": record.env_id,
+        "dataset_sha256": record.dataset_sha256 or "",
+        "checkpoint_rule": record.checkpoint_rule or "",
+        "protocol": digest(protocol(record)),
+    }
 
 
 def settings(run: Run) -> dict[str, str]:

@@ -9,8 +9,9 @@ from typing import Any
 
 from lit_offrl.common.files import whole_file, write_whole
 from lit_offrl.evaluation.comparison import ALL, Cell, Comparison, Estimate, run_mean
+from lit_offrl.evaluation.protocol import columns
 from lit_offrl.evaluation.run_files import LIST, save_runs
-from lit_offrl.evaluation.runs import Run
+from lit_offrl.evaluation.runs import Run, SeededRun
 from lit_offrl.evaluation.statistics import MANY, coverage
 
 DATA = "data"
@@ -172,20 +173,24 @@ def _row(
     return {**row, "seeds": 0 if cell is None and dataset != ALL else None, "marks": None}
 
 
-def _result(run: Run) -> Mapping[str, Any]:
-    record = run.record
+def run_columns(run: SeededRun) -> dict[str, Any]:
+    """Return the columns of a table of results that say which run a row is of."""
     return {
         "method": run.method,
         "options": "; ".join(f"{name}={value}" for name, value in run.options),
         "dataset": run.dataset,
         "seed": run.seed,
+    }
+
+
+def _result(run: Run) -> Mapping[str, Any]:
+    record = run.record
+    return {
+        **run_columns(run),
+        "module": record.method,
         "score": None if record.scores is None else run_mean(run, "score"),
         "return": run_mean(run, "return"),
-        "episodes": len(record.returns),
-        "evaluation_seed": record.seed,
-        "env_id": record.env_id,
-        "dataset_sha256": record.dataset_sha256,
-        "checkpoint_rule": record.checkpoint_rule,
+        **columns(record),
         "training_steps": record.training_steps,
         "checkpoint": record.checkpoint_sha256,
         "date": record.date,

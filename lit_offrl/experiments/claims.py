@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
@@ -19,9 +19,8 @@ import numpy as np
 from pydantic import Field
 
 from lit_offrl.common.configs import read_yaml
-from lit_offrl.common.errors import ConfigError
-from lit_offrl.evaluation.offline import OfflineRun
-from lit_offrl.evaluation.scored import ScoredRun
+from lit_offrl.common.errors import ConfigError, EvaluationError
+from lit_offrl.evaluation.scored import UNITS, ScoredRun
 from lit_offrl.experiments.config import FileReader, Section
 
 OF_THE_PAPERS = Path(__file__).with_name("claims.yaml")
@@ -170,61 +169,87 @@ def judge(
     claim: Claim,
     claims: Claims,
     runs: Sequence[ScoredRun],
-    measured: Mapping[str, Sequence[OfflineRun]],
 ) -> list[Finding]:
     """Judge a claim on every dataset on which there are runs for it.
 
     Args:
         claim: One of the claims.
         claims: The file that it stands in.
-        runs: Evaluated runs with their scores.
-        measured: Runs by the metrics that claims are about, see ``Claims.metrics``.
+        runs: Runs with their scores, and with the metrics that claims are about.
+
+    Raises:
+        ConfigError: A score is to rise along an option that has values which are no numbers.
+        EvaluationError: A seed has several evaluations and none is the latest, or some runs have
+            a score alone and others a return alone. The line names two of the runs.
     """
     if claim.metric is not None:
-        return list(_of_metric(claim, claim.metric, measured))
+        runs = list(_measured(claim.metric, runs))
+    else:
+        runs = [run for run in runs if run.is_evaluated]
     findings: list[Finding] = []
     groups: dict[tuple[Any, ...], list[ScoredRun]] = defaultdict(list)
     for run in runs:
         if any(fnmatch(run.dataset, pattern) for pattern in claim.datasets):
             groups[run.dataset, run.protocol].append(run)
     for (dataset, _), members in sorted(groups.items()):
-        if claim.above is not None:
+        if claim.metric is not None:
+            findings += _of_metric(claim, claim.metric, dataset, members)
+        elif claim.above is not None:
             findings += _of_rivals(claim, claim.above, claims, dataset, members)
         elif claim.rises is not None:
             findings += _of_rise(claim, claim.rises, claims, dataset, members)
     return findings
 
 
+def _unit(runs: Sequence[ScoredRun]) -> str:
+    """Return what the runs of a dataset are compared by: scores, or returns if a score is missing.
+
+    Raises:
+        EvaluationError: Neither do all of them have.
+    """
+    lacking = {unit: next((run for run in runs if unit not in run.numbers), None) for unit in UNITS}
+    found = next((unit for unit, run in lacking.items() if run is None), None)
+    if found is None:
+        said = " and ".join(f"{run.source} has no '{unit}'" for unit, run in lacking.items() if run)
+        raise EvaluationError(
+            f"{said}: give all runs on '{runs[0].dataset}' a score, or all of them a return."
+        )
+    return found
+
+
 def _of_rivals(
     claim: Claim, above: Above, claims: Claims, dataset: str, runs: list[ScoredRun]
 ) -> Iterator[Finding]:
+    unit = _unit(runs)
     for own in _settings(claims.select(above.row, runs)):
         for rival in above.rivals:
             for other in _settings(claims.select(rival, runs)):
                 if not claims.alike(above.row, own, rival, other):
                     continue
-                first, second = ({run.seed: run.score for run in side} for side in (own, other))
+                first, second = (_by_seed(side, unit) for side in (own, other))
                 numbers = "; ".join(
                     f"{_named(side[0].method, side[0].options)}: {_listed(scores)}"
                     for side, scores in ((own, first), (other, second))
                 )
                 # evaluations of the same weights differ seed by seed
-                paired = _weights(own) == _weights(other) != {None}
-                if paired:
+                weights = {run.seed: run.weights for run in own}
+                same = weights == {run.seed: run.weights for run in other}
+                if same and None not in weights.values():
                     excess = _excess([first[seed] - second[seed] for seed in first])
                 else:
                     excess = _excess([*first.values()], [*second.values()])
-                yield _finding(claim, dataset, numbers, excess, _steps([*own, *other]))
+                yield _finding(claim, dataset, _shown(numbers, unit), excess, [*own, *other])
 
 
 def _of_rise(
     claim: Claim, rises: Rises, claims: Claims, dataset: str, runs: list[ScoredRun]
 ) -> Iterator[Finding]:
+    unit = _unit(runs)
     taken = [run for run in claims.select(rises.row, runs) if rises.along in dict(run.options)]
-    for members in _settings(taken, without=rises.along):
+    for members in _settings(taken, along=rises.along):
         by_value: dict[float, dict[int, float]] = defaultdict(dict)
         for run in members:
-            by_value[_number(run, rises.along)][run.seed] = run.score
+            by_value[_number(run, rises.along)][run.seed] = run.numbers[unit]
         seeds = set.intersection(*(set(scores) for scores in by_value.values()))
         if len(by_value) < 2 or not seeds:
             continue
@@ -234,27 +259,29 @@ def _of_rise(
         ranks = np.linspace(-0.5, 0.5, len(values))
         slopes = lines @ ranks / (ranks @ ranks)
         excess = _excess([*slopes])
-        yield _finding(claim, dataset, f"{rises.along} {numbers}", excess, _steps(members))
+        numbers = _shown(f"{rises.along} {numbers}", unit)
+        yield _finding(claim, dataset, numbers, excess, members)
+
+
+def _measured(metric: Metric, runs: Sequence[ScoredRun]) -> Iterator[ScoredRun]:
+    """Yield the runs that have a metric, or its excess over another one, with this number alone."""
+    subtracted = {run.source: run.numbers.get(metric.minus or "") for run in runs}
+    for run in runs:
+        less = subtracted[run.source] if metric.minus else 0.0
+        if metric.name in run.numbers and less is not None:
+            yield replace(run, numbers={metric.name: run.numbers[metric.name] - less})
 
 
 def _of_metric(
-    claim: Claim, metric: Metric, measured: Mapping[str, Sequence[OfflineRun]]
+    claim: Claim, metric: Metric, dataset: str, runs: list[ScoredRun]
 ) -> Iterator[Finding]:
-    subtracted = {run.source: run.value for run in measured.get(metric.minus or "", ())}
-    groups: dict[tuple[Any, ...], dict[int, tuple[float, int | None]]] = defaultdict(dict)
-    for run in sorted(measured.get(metric.name, ()), key=lambda run: run.date):  # the latest counts
-        fits = any(fnmatch(run.dataset, pattern) for pattern in claim.datasets)
-        if fits and (metric.minus is None or run.source in subtracted):
-            excess = run.value - subtracted.get(run.source, 0.0)
-            groups[run.dataset, run.method, run.options][run.seed] = excess, run.steps
-    for (dataset, method, options), found in sorted(groups.items()):
-        by_seed = {seed: excess for seed, (excess, _) in found.items()}
-        steps = [steps for _, steps in found.values()]
-        numbers = f"{_named(method, options)}: {_listed(by_seed, digits=3)}"
+    for members in _settings(runs):
+        by_seed = _by_seed(members, metric.name)
+        numbers = f"{_named(members[0].method, members[0].options)}: {_listed(by_seed, digits=3)}"
         if metric.above:
             numbers += f", to be above {metric.above:g}"
         ahead = _excess([*by_seed.values()], above=metric.above)
-        yield _finding(claim, dataset, numbers, ahead, steps)
+        yield _finding(claim, dataset, numbers, ahead, members)
 
 
 def _finding(
@@ -262,32 +289,49 @@ def _finding(
     dataset: str,
     numbers: str,
     excess: tuple[float, float, float],
-    steps: Iterable[int | None],
+    runs: Iterable[ScoredRun],
 ) -> Finding:
-    known = [each for each in steps if each is not None]
+    known = [run.steps for run in runs if run.steps is not None]
     budget = min(known) / claim.steps if known and claim.steps else math.nan
     _, low, high = excess
     verdict: Verdict = "holds" if low > 0 else "does not hold" if high < 0 else "not decidable"
     return Finding(dataset, numbers, excess, budget, verdict)
 
 
-def _settings(runs: Sequence[ScoredRun], without: str | None = None) -> Iterator[list[ScoredRun]]:
+def _settings(runs: Sequence[ScoredRun], along: str | None = None) -> Iterator[list[ScoredRun]]:
     """Yield the runs that differ by their seed alone, but for one option; the latest of a seed."""
-    cells: dict[tuple[Any, ...], dict[Any, ScoredRun]] = defaultdict(dict)
-    for run in sorted(runs, key=lambda run: run.date):
-        others = tuple(pair for pair in run.options if pair[0] != without)
-        cells[run.method, others, run.steps][run.seed, dict(run.options).get(without or "")] = run
+    cells: dict[tuple[Any, ...], dict[Any, list[ScoredRun]]] = defaultdict(dict)
+    for run in runs:
+        others = tuple(pair for pair in run.options if pair[0] != along)
+        place = run.seed, None if along is None else _number(run, along)
+        cells[run.method, others, run.steps].setdefault(place, []).append(run)
     for key in sorted(cells, key=str):
-        yield sorted(cells[key].values(), key=lambda run: run.seed)
+        yield sorted(map(_latest, cells[key].values()), key=lambda run: run.seed)
 
 
-def _steps(runs: Iterable[ScoredRun]) -> list[int | None]:
-    return [run.steps for run in runs]
+def _latest(runs: Iterable[ScoredRun]) -> ScoredRun:
+    """Return the latest of several evaluations of one seed.
+
+    Raises:
+        EvaluationError: Their dates do not tell which one it is.
+    """
+    *others, last = sorted(runs, key=lambda run: run.date)
+    for other in others:
+        if other.date in ("", last.date):
+            raise EvaluationError(
+                f"{last.method} on {last.dataset} has seed {last.seed} twice, in {other.source} and"
+                f" in {last.source}: leave one out, or give each a date of its own, of which the"
+                " latest counts."
+            )
+    return last
 
 
-def _weights(runs: Sequence[ScoredRun]) -> set[tuple[int, str] | None]:
-    hashes = [(run.seed, run.weights) for run in runs]
-    return {None if text is None else (seed, text) for seed, text in hashes}
+def _by_seed(runs: Iterable[ScoredRun], name: str) -> dict[int, float]:
+    return {run.seed: run.numbers[name] for run in runs}
+
+
+def _shown(numbers: str, unit: str) -> str:
+    return f"{numbers}; returns" if unit == "return" else numbers
 
 
 def _named(method: str, options: Iterable[tuple[str, str]]) -> str:

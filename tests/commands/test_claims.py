@@ -64,11 +64,86 @@ def test_results_have_metrics_too(folder, capsys):
     metric = {"name": "figures/a/distance", "minus": "figures/b/distance", "above": 1.0}
     claims = [{"paper": "P", "where": "w", "says": "s", "steps": 1000, "metric": metric}]
     (folder / "mine.yaml").write_text(yaml.safe_dump({"claims": claims}))
-    assert main(["claims", "--results", "more", "--claims", "mine.yaml"]) == 0
+    assert main(["claims", "--results", "more/*.csv", "--claims", "mine.yaml"]) == 0
     said = capsys.readouterr().out
     assert "hold in 0 evaluated runs" in said
     assert "| car | dvf: 2.500 (2.000, 3.000), to be above 1 | 1.500 |" in said
     assert "| 50.0% |" in said and "| ant |" not in said
+
+
+HOLDS = "- {paper: P, where: w, says: s, above: {row: acg, rivals: [bc]}}"
+
+
+@pytest.fixture
+def judged(folder, capsys):
+    """Judge the claim that ACG is above BC, and return the page, or the line of an error."""
+    (folder / "mine.yaml").write_text(f"claims:\n{HOLDS}\n")
+
+    def judge(*words):
+        code = main(["claims", "--claims", "mine.yaml", *words])
+        said = capsys.readouterr()
+        assert code == 0 or said.err.count("\n") == 1
+        return said.out if code == 0 else said.err
+
+    return judge
+
+
+@pytest.fixture
+def compared(folder, made_record):
+    """Write records of two seeds of a method, and what ``compare --output`` makes of them."""
+
+    def write(method, score, **changes):
+        for seed in range(2):
+            record = made_record(score + seed, seed, method=method, **changes)
+            record.save(f"records/{method}-{seed}.json")
+        words = ["--records", f"records/{method}-*.json", "--output", method]
+        assert main(["compare", *words]) == 0
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_episode_steps": 7},
+        {"ref_max_score": 2000.0},
+        {"dataset_handling": ("rewards scaled",)},
+        {"environment_differences": ("no wind",)},
+        {"versions": {"python": "3.12"}},
+    ],
+)
+def test_results_keep_the_whole_protocol(judged, compared, change):
+    compared("ACGModule", 60.0)
+    compared("BCModule", 10.0)
+    assert "| holds |" in judged("--results", "ACGModule", "BCModule")
+    compared("BCModule", 10.0, **change)
+    assert "Not measured" in judged("--results", "ACGModule", "BCModule")
+
+
+def test_a_run_counts_once_wherever_it_is_read(judged, compared, folder):
+    compared("ACGModule", 60.0)
+    compared("BCModule", 10.0)
+    split = judged("--results", "ACGModule", "--records", "records/BCModule*")
+    assert "hold in 4 evaluated runs" in split and "| holds |" in split
+    shutil.copy("BCModule/results.csv", "copy.csv")
+    both = judged("--results", "*/results.csv", "copy.csv", "--records", "records")
+    assert split.partition("##")[2] == both.partition("##")[2]
+    assert "hold in 4 evaluated runs" in both
+
+
+def test_the_results_of_a_folder_are_its_results_csv(judged, compared, folder):
+    compared("ACGModule", 60.0)
+    assert "hold in 2 evaluated runs" in judged("--results", "ACGModule")  # not its table.csv
+    (folder / "empty").mkdir()
+    assert "--results empty: has no file results.csv" in judged("--results", "ACGModule", "empty")
+
+
+def test_a_seed_that_is_twice_in_results_is_refused(judged, folder):
+    rows = ["acg,ant,0,50", "acg,ant,0,50", "bc,ant,0,1", "acg,ant,0,90"]
+    (folder / "r.csv").write_text("\n".join(["method,dataset,seed,score", *rows]))
+    assert "acg on ant has seed 0 twice, in r.csv, row 2 and in r.csv, row 5: leave" in judged(
+        "--results", "r.csv"
+    )
 
 
 GOOD = "method,dataset,options,seed,score\nbc,ant,a=1; b=x,0,5.0\n"
@@ -84,7 +159,15 @@ GOOD = "method,dataset,options,seed,score\nbc,ant,a=1; b=x,0,5.0\n"
         (GOOD.replace(",0,", ",one,"), "row 2: 'seed' is 'one', but has to be a whole number."),
         (GOOD.replace("bc,", ","), "row 2: 'method' is '', but has to be a name."),
         (GOOD.replace("b=x", "b"), "'options' is 'a=1; b', but has to be NAME=VALUE"),
-        ("", "r.csv: cannot be read as CSV: "),
+        (GOOD.replace("5.0", "5,0"), "row 2: has 6 cells where the first line has 5 names: give"),
+        (GOOD.replace(",5.0", ""), "row 2: has 4 cells where the first line has 5 names: give"),
+        (GOOD.replace("5.0", '5.0\n\nbc,ant,"a\n=1",1,2\nx,'), "r.csv, row 6: has 2 cells"),
+        (GOOD.replace("options", "seed"), "r.csv: has the column 'seed' twice: leave one out."),
+        (
+            "method,dataset,seed,score,date\nbc,ant,0,5.0,1.2.2026\n",
+            "row 2: 'date' is '1.2.2026', but has to be such as 2026-01-31",
+        ),
+        ("", "r.csv: cannot be read as CSV: it is empty."),
         ('method,dataset,seed\n"bc', "r.csv: cannot be read as CSV: "),
     ],
 )
@@ -109,6 +192,45 @@ def test_a_meaning_names_the_datasets_of_each_verdict():
     )
 
 
+METRIC = "figures/mountain-car/spearman_return_value"
+
+
+def test_metrics_are_judged_without_evaluations_and_by_the_results_of_compare(
+    folder, empty_store, capsys
+):
+    """The budget, the data and the options of a run are those of its MLflow run."""
+    shutil.copy(empty_store, "metrics.db")
+    client = MlflowClient("sqlite:///metrics.db")
+    experiment = client.create_experiment("car", artifact_location=str(folder / "artifacts"))
+    for option in ("0.0", "1.0"):
+        for seed, data in enumerate("aaab"):
+            tags = {"lit_offrl.method": "dvf", "lit_offrl.dataset": "car"}
+            tags |= {"lit_offrl.option.omega": option}
+            run = client.create_run(experiment, tags=tags).info.run_id
+            for name, value in (("seed", seed), ("max_steps", 250), ("dataset_sha256", data)):
+                client.log_param(run, name, value)
+            client.log_metric(run, METRIC, 0.9 + seed / 100)
+            client.set_terminated(run)
+    words = ["--tracking_uri", "sqlite:///metrics.db", "--experiment", "car"]
+    assert main(["claims", *words]) == 0
+    said = capsys.readouterr().out
+    assert "hold in 0 evaluated runs" in said
+    for option in ("0.0", "1.0"):
+        line = f"| car | dvf (omega={option}): "
+        assert f"{line}0.910 (0.900, 0.910, 0.920), to be above 0.8 |" in said
+        assert f"{line}0.930, to be above 0.8 | 0.130 | – | 50.0% |" in said
+    unequal = ["--metric", METRIC, "--better", "higher", "--output", "o"]
+    assert main(["compare", *words, *unequal]) == 2
+    assert "car: 'dataset_sha256' is a in" in capsys.readouterr().err
+    assert main(["compare", *words, *unequal, "--allow_unequal"]) == 0
+    capsys.readouterr()
+    assert main(["claims", "--results", "o"]) == 0
+    again = capsys.readouterr().out
+    assert again.partition("## DVF")[2] == said.partition("## DVF")[2]
+    assert main(["claims", "--results", "o", *words]) == 0
+    assert capsys.readouterr().out.partition("## DVF")[2] == said.partition("## DVF")[2]
+
+
 def test_metrics_are_read_from_mlflow(folder, empty_store, made_record, capsys):
     shutil.copy(empty_store, "runs.db")
     client = MlflowClient("sqlite:///runs.db")
@@ -118,7 +240,7 @@ def test_metrics_are_read_from_mlflow(folder, empty_store, made_record, capsys):
         run = client.create_run(experiment, run_name=f"dvf-{seed}", tags=tags).info.run_id
         client.log_param(run, "seed", seed)
         client.log_param(run, "max_steps", 250)
-        client.log_metric(run, "figures/mountain-car/spearman_return_value", value)
+        client.log_metric(run, METRIC, value)
         client.log_text(run, made_record(1.0, seed).to_json(), "evaluation.json")
         client.set_terminated(run)
     words = ["--tracking_uri", "sqlite:///runs.db", "--experiment", "car"]

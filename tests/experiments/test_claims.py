@@ -6,10 +6,9 @@ import pytest
 import yaml
 from scipy import stats
 
-from lit_offrl.common.errors import ConfigError
-from lit_offrl.evaluation.offline import OfflineRun
+from lit_offrl.common.errors import ConfigError, EvaluationError
 from lit_offrl.evaluation.runs import make_run
-from lit_offrl.evaluation.scored import scored
+from lit_offrl.evaluation.scored import ScoredRun, scored
 from lit_offrl.experiments.claims import OF_THE_PAPERS, judge, read_claims
 
 BASE = {"paper": "P", "where": "Table 1", "says": "A is above B."}
@@ -29,7 +28,7 @@ def claims(tmp_path):
 def findings(claims, made_record):
     """Judge one claim by scores of seeds 0, 1, …, given by method and options."""
 
-    def find(claim, scores, rows=None, measured=None, **changes):
+    def find(claim, scores, rows=None, measured=(), **changes):
         read = claims(claim, rows)
         runs = [
             make_run(
@@ -45,7 +44,7 @@ def findings(claims, made_record):
             for (method, *options), row in scores.items()
             for seed, score in enumerate(row)
         ]
-        return judge(read.claims[0], read, [*map(scored, runs)], measured or {})
+        return judge(read.claims[0], read, [*map(scored, runs), *measured])
 
     return find
 
@@ -122,27 +121,33 @@ def test_a_rise_is_the_slope_of_each_seed_from_the_first_value_to_the_last(findi
     assert found.numbers.startswith("policy.num_samples 1: 40.0 (0.0, 40.0, 80.0); 4:")
 
 
-def test_a_metric_is_judged_by_its_excess(findings):
-    def run(name, seed, value):
-        return OfflineRun(
-            method="ldcq",
-            dataset="kitchen",
-            options=(),
-            seed=seed,
-            source=f"run {seed}",
-            value=value,
-            date="0",
-            steps=None if seed == 0 else 200 + seed,
-        )
+def run_of(method, seed, date="", steps=201, of="", weights=None, **numbers):
+    """Make a run with some numbers."""
+    return ScoredRun(
+        method=method,
+        module=method,
+        dataset="kitchen",
+        options=(),
+        seed=seed,
+        source=f"{method} {seed} {date}".strip(),
+        numbers=numbers,
+        protocol=(("protocol", of),),
+        steps=steps,
+        weights=weights,
+        date=date,
+    )
 
-    measured = {
-        name: [run(name, seed, value + seed / 10) for seed in range(3)]
+
+def test_a_metric_is_judged_by_its_excess(findings):
+    measured = [
+        run_of("ldcq", seed, **{name: value + seed / 10})
         for name, value in (("wide", 0.9), ("narrow", 0.3))
-    }
+        for seed in range(3)
+    ]
     claim = {"metric": {"name": "wide", "minus": "narrow", "above": 0.5}, "steps": 402}
     (found,) = findings(claim, {}, measured=measured)
     assert found.excess[0] == pytest.approx(0.1) and found.verdict == "holds"
-    assert found.budget == 0.5  # of the fewest steps that are known
+    assert found.budget == 0.5
     assert found.numbers.startswith("ldcq: 0.600 (0.600, 0.600, 0.600), to be above 0.5")
     claim = {"metric": {"name": "narrow", "above": 0.9}}
     assert findings(claim, {}, measured=measured)[0].verdict == "does not hold"
@@ -156,19 +161,63 @@ def test_an_option_without_numbers_is_one_line(findings):
         findings(claim, scores)
 
 
-def test_other_settings_of_a_metric_are_judged_apart(findings):
-    def run(method, seed, value, date="0"):
-        facts = {"method": method, "dataset": "car", "options": (), "seed": seed}
-        return OfflineRun(**facts, source=f"{method} {seed} {date}", value=value, date=date)
+METRIC = {"metric": {"name": "m", "above": 0.0}}
+SCORE = {"above": {"row": "acd", "rivals": ["bc"]}}
 
+
+def test_other_settings_data_and_budgets_of_a_metric_are_judged_apart(findings):
     runs = [
-        run("dvf", 0, 0.1, "2"),
-        run("dvf", 0, 0.9, "1"),
-        run("dvf", 1, 0.2),
-        run("old", 0, 0.5),
+        run_of("dvf", 0, "2", m=0.1),
+        run_of("dvf", 0, "1", m=0.9),
+        run_of("dvf", 1, "1", m=0.2),
+        run_of("dvf", 2, "1", steps=20, m=0.3),
+        run_of("dvf", 3, "1", of="other data", m=0.4),
+        run_of("old", 0, m=0.5),
     ]
-    both = findings({"metric": {"name": "m", "above": 0.0}}, {}, measured={"m": runs})
-    assert [found.numbers for found in both] == ["dvf: 0.150 (0.100, 0.200)", "old: 0.500"]
+    found = [each.numbers for each in findings(METRIC, {}, measured=runs)]
+    assert found == ["dvf: 0.300", "dvf: 0.150 (0.100, 0.200)", "old: 0.500", "dvf: 0.400"]
+
+
+@pytest.mark.parametrize("dates", [("", ""), ("", "2"), ("2", "2")])
+@pytest.mark.parametrize(("claim", "name"), [(METRIC, "m"), (SCORE, "score")])
+def test_a_seed_that_is_there_twice_needs_a_latest_date(findings, dates, claim, name):
+    runs = [run_of("acd", 0, date, **{name: value}) for date, value in zip(dates, (1, 2))]
+    runs += [run_of("bc", 0, score=0.0)]
+    with pytest.raises(
+        EvaluationError, match=r"has seed 0 twice, in acd 0.* and in acd 0.*: leave"
+    ):
+        findings(claim, {}, measured=runs)
+
+
+@pytest.mark.parametrize(
+    ("weights", "seeds", "paired"),
+    [
+        (("a", "b"), (0, 1), True),
+        (("a", None), (0, 1), False),
+        ((None, None), (0, 1), False),
+        (("a", None), (0, 2), False),
+    ],
+)
+def test_only_the_same_known_weights_of_the_same_seeds_are_paired(findings, weights, seeds, paired):
+    runs = [
+        run_of(method, seed, weights=text, score=base + 10.0 * place)
+        for method, given, base in (("acd", (0, 1), 50.0), ("bc", seeds, 49.0))
+        for place, (seed, text) in enumerate(zip(given, weights))
+    ]
+    (found,) = findings(SCORE, {}, measured=runs)
+    assert found.excess[0] == 1.0 and (found.verdict == "holds") == paired
+
+
+def test_returns_count_for_all_runs_if_a_score_is_missing(findings):
+    runs = [
+        *(run_of("acd", seed, **{"score": 50.0, "return": 500.0 + seed}) for seed in range(2)),
+        *(run_of("bc", seed, **{"return": 100.0 + seed}) for seed in range(2)),
+    ]
+    (found,) = findings(SCORE, {}, measured=runs)
+    assert found.excess[0] == 400.0 and found.numbers.endswith("; returns")
+    runs.append(run_of("bc", 2, score=1.0))
+    with pytest.raises(EvaluationError, match="bc 0 has no 'score' and bc 2 has no 'return': give"):
+        findings(SCORE, {}, measured=runs)
 
 
 @pytest.mark.parametrize(
