@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, cast, get_args
@@ -14,12 +14,16 @@ from rich.table import Table
 
 from lit_offrl.commands.options import parse
 from lit_offrl.common.errors import ConfigError
-from lit_offrl.common.files import make_folder
+from lit_offrl.common.files import begins, replacing_files, require_replaceable
 from lit_offrl.evaluation.comparison import ALL, Comparison, Metric, compare
+from lit_offrl.evaluation.run_files import LIST, matching_files
 from lit_offrl.evaluation.tables import footnotes, heads, lines, protocol_lines, write_files
 from lit_offrl.studies.runs import RunSelection
 from lit_offrl.tracking.store import default_experiment
 
+_FILES = (
+    "results.csv", "table.csv", "table.md", f"runs{LIST}", "bars.png", "performance_profiles.png",
+)  # fmt: skip
 _LEFT_OUT = "Not in the table"
 
 
@@ -67,6 +71,7 @@ def main(argv: Sequence[str]) -> int:
         f" and --records: MLflow's {default_experiment()}."
     )
     options = parse(CompareOptions, argv, "compare", epilog)
+    _require_place(options)
     if options.metric not in get_args(Metric):
         return compare_offline(options)
     if options.better is not None:
@@ -81,11 +86,13 @@ def main(argv: Sequence[str]) -> int:
         latest=options.latest,
     )
     _print_comparison(comparison, found.left_out, options.seeds)
-    if options.output is not None:
-        make_folder(options.output)
-        paths = write_files(comparison, found.left_out, options.output)
-        paths += draw(comparison, options.output)
-        print("written: " + ", ".join(str(path) for path in paths))
+    _write(
+        options,
+        lambda folder: [
+            *write_files(comparison, found.left_out, folder),
+            *draw(comparison, folder),
+        ],
+    )
     return 0
 
 
@@ -104,11 +111,32 @@ def compare_offline(options: CompareOptions) -> int:
         cells = offline.cells(row, options.seeds)
         table.add_row(*map(escape, cells), style="bold" if row.best else None)
     _print(table, {"": offline.footnotes(rows, options.metric, notes), _LEFT_OUT: found.left_out})
-    if options.output is not None:
-        make_folder(options.output)
-        paths = offline.write_files(rows, options.metric, better, options.output)
-        print("written: " + ", ".join(str(path) for path in paths))
+    _write(options, lambda folder: offline.write_files(rows, options.metric, better, folder))
     return 0
+
+
+def _require_place(options: CompareOptions) -> None:
+    """Refuse a folder in which files would be replaced that are of no earlier comparison.
+
+    Raises:
+        FileError: There is such a file, or one of them is read.
+    """
+    folder = options.output
+    if folder is None or not folder.is_dir():
+        return
+    is_earlier = begins(folder / "table.csv", b"dataset,method,")
+    records = [file for file, _ in matching_files(options.records, (".json", LIST))]
+    for name in _FILES:
+        require_replaceable(folder / name, "comparison", lambda _: is_earlier, records)
+
+
+def _write(options: CompareOptions, write: Callable[[Path], Sequence[Path]]) -> None:
+    """Write a table's files, if there is an output folder, in place of an earlier table's."""
+    if options.output is None:
+        return
+    with replacing_files(options.output, _FILES) as folder:
+        written = write(folder)
+    print("written: " + ", ".join(str(options.output / path.name) for path in written))
 
 
 def _table(title: str, names: Sequence[str]) -> Table:

@@ -181,6 +181,41 @@ def make_folder(path: Path) -> None:
         sweep(path)
 
 
+@contextmanager
+def replacing_files(folder: Path, names: Iterable[str]) -> Iterator[Path]:
+    """Give a place to write files to, and move them to ``folder`` once all of them are there.
+
+    The folder is made. If the block fails, what was there is there still, and nothing beside it.
+
+    Args:
+        folder: The folder.
+        names: Names of all files that the block may write. Those that it does not write are removed
+            from the folder, so that it has no files of two outcomes; other files stay.
+
+    Raises:
+        FileError: The folder cannot be made, or a file cannot be moved.
+    """
+    is_new = not folder.exists()
+    make_folder(folder)
+    part = part_path(folder / "files")
+    try:
+        with refusals(folder):
+            part.mkdir()
+        yield part
+        for name in names:
+            with refusals(folder / name):
+                if (part / name).exists():
+                    (part / name).replace(folder / name)
+                else:
+                    (folder / name).unlink(missing_ok=True)
+        is_new = False
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        if is_new:
+            with contextlib.suppress(OSError):  # another process has written there meanwhile
+                folder.rmdir()
+
+
 def require_writable(path: Path) -> None:
     """See that a file can be written, before the work whose outcome it is to have.
 

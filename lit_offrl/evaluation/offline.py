@@ -171,12 +171,15 @@ def from_files(patterns: Sequence[str], metric: str) -> Found[OfflineRun]:
 
 
 def _of_record(record: Mapping[str, Any], policy: Mapping[str, Any], file: Path) -> OfflineRun:
+    value = float(policy["fqe"]["mean"])
+    if not math.isfinite(value):
+        raise ValueError(f"fqe is {value}")
     return OfflineRun(
         method=str(policy["method"]),
         dataset=str(record["dataset"]),
         options=(),
         seed=int(policy["training_seed"]),
-        value=float(policy["fqe"]["mean"]),
+        value=value,
         date=str(record["date"]),
         source=f"{file}, {policy['checkpoint']}",
         protocol=_protocol(record),

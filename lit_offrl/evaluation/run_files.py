@@ -16,13 +16,21 @@ from typing import Any
 
 from lit_offrl.common.errors import EvaluationError, reason
 from lit_offrl.common.files import write_whole
+from lit_offrl.common.plain import described, is_of
 from lit_offrl.evaluation.record import EvaluationRecord
 from lit_offrl.evaluation.runs import Found, Run, make_run, without_steps
 
 LIST = ".jsonl"
 """How the name of a list of runs ends."""
 
-_TYPES = {"method": str, "dataset": str, "options": dict, "seed": int, "params": dict, "data": dict}
+_TYPES: dict[str, Any] = {
+    "method": str,
+    "dataset": str,
+    "options": Mapping[str, Any],
+    "seed": int,
+    "params": Mapping[str, Any],
+    "data": Mapping[str, float],
+}
 
 
 def runs_from_files(patterns: Sequence[str]) -> Found[Run]:
@@ -123,9 +131,11 @@ def _run(values: Any, source: str) -> Run:
     known = {*_TYPES, "record"}
     if not isinstance(values, Mapping) or values.keys() != known:
         raise EvaluationError(f"it has to be a mapping with {', '.join(sorted(known))}.")
-    for name, kind in _TYPES.items():
-        if type(values[name]) is not kind:
-            raise EvaluationError(f"'{name}' is {values[name]!r}.")
+    for name, hint in _TYPES.items():
+        if not is_of(values[name], hint):
+            raise EvaluationError(
+                f"'{name}' is {values[name]!r:.60}, but has to be {described(hint)}."
+            )
     options = tuple(sorted((name, str(value)) for name, value in values["options"].items()))
     record = EvaluationRecord.from_json(json.dumps(values["record"]))
     return Run(**{**values, "options": options, "record": record}, source=source)

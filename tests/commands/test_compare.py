@@ -1,6 +1,7 @@
 """``lit-offrl compare`` on a made-up MLflow store, and what it refuses in one line."""
 
 import csv
+import json
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from matplotlib.image import imread
 from mlflow.tracking import MlflowClient
 
 from lit_offrl.__main__ import main
+from lit_offrl.commands.compare import _FILES
 
 RUNS = {
     # name: (score, seed, data folder of the record, status)
@@ -109,6 +111,50 @@ def test_an_output_that_cannot_be_written_is_one_line(made_record, folder, capsy
         line = capsys.readouterr().err
         assert line.count("\n") == 1 and said in line
     assert (folder / "file").read_text() == "kept"
+
+
+def test_a_table_takes_the_place_of_an_earlier_one(made_record, folder, monkeypatch, capsys):
+    made_record(10.0, 0).save(folder / "records" / "0.json")
+    words = ["compare", "--records", "records", "--output", "out"]
+    monkeypatch.setattr("lit_offrl.commands.compare.draw", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(words)
+    assert not (folder / "out").exists()  # all files or none
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    assert main(words) == main([*words, "--seeds"]) == 0
+    (folder / "out" / "notes.md").write_text("kept")
+    assert {path.name for path in (folder / "out").iterdir()} == {*_FILES, "notes.md"}
+    policy = {"method": "BC", "training_seed": 0, "checkpoint": "x", "fqe": {"mean": 1.0}}
+    values = json.dumps({"policies": [policy], "dataset": "robot", "date": "2026"})
+    (folder / "ope.json").write_text(values)
+    offline = ["compare", "--metric", "ope/fqe", "--records", "ope.json", "--output", "out"]
+    assert main(offline) == 0
+    there = {path.name for path in (folder / "out").iterdir()}
+    assert there == {"results.csv", "table.csv", "notes.md"}
+    assert "written: out/results.csv, out/table.csv" in capsys.readouterr().out
+    (folder / "ope.json").write_text(values.replace("1.0", "NaN"))
+    assert main(offline) == 2
+    assert "ope.json: is no record of ope" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "records", "said"),
+    [
+        ("results.csv", "records", "results.csv: is there already and is no earlier comparison"),
+        ("runs.jsonl", "out/runs.jsonl", "runs.jsonl: is another file of this command"),
+    ],
+)
+def test_what_is_of_no_earlier_table_stays(made_record, folder, name, records, said, capsys):
+    record = made_record(10.0, 0)
+    record.save(folder / "records" / "0.json")
+    path = folder / "out" / name
+    path.parent.mkdir()
+    path.write_text("mine")
+    assert main(["compare", "--records", records, "--output", "out"]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and said in line
+    assert path.read_text() == "mine" and len(list(path.parent.iterdir())) == 1
 
 
 def test_records_need_no_mlflow(made_record, folder):
