@@ -140,14 +140,32 @@ def _is_path(value: str) -> bool:
 # ---- reading -------------------------------------------------------------------------------------
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which refuses a key that a mapping has twice: PyYAML takes the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            name, line = (key.tag, key.value), key.start_mark.line + 1
+            if name in lines:
+                where = f"in lines {lines[name]} and {line}"
+                raise yaml.YAMLError(
+                    f"the key '{key.value}' is there twice, {where}: leave one out"
+                )
+            lines[name] = line
+        return node
+
+
 def from_yaml(text: str) -> Any:
     """Return what YAML stands for.
 
     Raises:
-        ValueError: It is none; a date that there is not, too, which is no error of PyYAML's own.
+        ValueError: It is none, or a mapping has a key twice; a date that there is not, too, which
+            is no error of PyYAML's own.
     """
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ValueError(reason(error)) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -39,6 +39,23 @@ def yaml_text(value: Any) -> str:
     # JSON's 1e-05 is text to YAML 1.1; PyYAML writes 1.0e-05.
     text = yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")
+
+
+def value_label(value: Any) -> str:
+    """Return the text that stands for a value of an axis."""
+    return value if isinstance(value, str) else yaml_text(value)
+
+
+def all_differ(values: Iterable[Any]) -> bool:
+    """Whether no two values of an axis are one to fit: 1e-3, which is text to YAML, is 0.001."""
+    kept: set[float | str] = set()
+    texts = [*map(value_label, values)]
+    for text in texts:
+        try:
+            kept.add(float(text))
+        except ValueError:
+            kept.add(text)
+    return len(kept) == len(texts)
 
 
 def merge(below: Any, above: Any, depth: int) -> Any:

@@ -18,7 +18,7 @@ from lit_offrl.common.configs import from_yaml
 from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.common.ranges import SEEDS
 from lit_offrl.evaluation.record import present_name
-from lit_offrl.experiments.config import FileReader, Section, yaml_text
+from lit_offrl.experiments.config import FileReader, Section, all_differ, yaml_text
 from lit_offrl.experiments.job import Cell
 
 _RECORDS = ("score", "return", "ope")  # of a finished trial
@@ -115,7 +115,7 @@ def read_axes(reader: FileReader, options: Any) -> tuple[dict[str, Axis], Any]:
 
 def _fits(kind: str, values: list[Any]) -> bool:
     if kind == "choice":
-        return 0 < len(values) == len({yaml_text(value) for value in values})
+        return bool(values) and all_differ(values)
     numbers = (int,) if kind == "int" else (int, float)
     if len(values) != 2 or not all(type(end) in numbers and math.isfinite(end) for end in values):
         return False

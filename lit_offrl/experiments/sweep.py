@@ -14,7 +14,7 @@ from typing import Any
 from lit_offrl.common.configs import read_yaml
 from lit_offrl.common.errors import ConfigError, nearest
 from lit_offrl.common.ranges import SEEDS, lies_in
-from lit_offrl.experiments.config import SUFFIXES, FileReader, yaml_text
+from lit_offrl.experiments.config import SUFFIXES, FileReader, all_differ, value_label
 from lit_offrl.experiments.executors.ray import RayOptions
 from lit_offrl.experiments.job import METHOD_TAG, Cell, Job, Parent, Tracking, lineage
 from lit_offrl.experiments.pipeline import CHECKPOINT, DATASET, Part, Pipeline, read_pipeline
@@ -308,8 +308,8 @@ class _Reader(FileReader):
             if isinstance(values, dict) and values:
                 of_label = {str(k): (f"options.{name}.{k}", v) for k, v in values.items()}
             elif isinstance(values, list) and values:
-                texts = [value if isinstance(value, str) else yaml_text(value) for value in values]
-                if len({*texts}) < len(values):
+                texts = [*map(value_label, values)]
+                if not all_differ(values):
                     once = "each value once: a list is an axis, and so a list that is one value"
                     raise self.wrong(f"options.{name}", values, f"{once} needs a label before it")
                 of_label = {

@@ -46,6 +46,10 @@ def test_an_option_that_is_a_mapping_replaces_that_of_a_file(folder):
         (b"- model", "holds no mapping of options"),
         (b"name: 2024-13-45", "is no YAML: month must be in 1..12"),
         (b"\x89HDF", "is no YAML: 'utf-8' codec can't decode"),
+        (
+            b"model: {a: &a {x: 1}, b: {<<: *a, x: 2}, a: 3}",
+            "is no YAML: the key 'a' is there twice",
+        ),
         (b"{model: [", "is no YAML: while parsing"),
         (None, "cannot be read"),
         (b"methods: [A]", "methods: give a mapping such as"),

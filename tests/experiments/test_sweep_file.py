@@ -156,6 +156,8 @@ def test_only_takes_parts(tmp_path):
         ({"options": {"--x": 1}}, "'--x' is no option of fit"),
         ({"options": {"size": {"small": 3}}}, "options.size.small: 3 is given"),
         ({"options": {"model.hidden": [8, 8]}}, "options.model.hidden: [8, 8] is given; give each"),
+        ({"options": {"x": ["1e-3", 0.001]}}, "options.x: ['1e-3', 0.001] is given; give each"),
+        ({"options": {"x": {"choice": [1, 1.0]}}}, "give one value or more, each once"),
         ({"evaluate": {"episode": 3}}, "unknown key 'episode'. Did you mean 'episodes'?"),
         ({"evaluate": {"log_model": 1}}, "evaluate.log_model: 1 is given; give true or false"),
         ({"name": "a/b"}, "name: 'a/b' is given"),
@@ -195,6 +197,9 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(ConfigError, match="is no YAML"):
         read_sweep(tmp_path / "bad.yaml")
+    (tmp_path / "twice.yaml").write_text("name: x\nseeds: [0]\nname: y\n")
+    with pytest.raises(ConfigError, match="the key 'name' is there twice, in lines 1 and 3: leave"):
+        read_sweep(tmp_path / "twice.yaml")
     (tmp_path / "list.yaml").write_text("- a")
     with pytest.raises(ConfigError, match="a mapping with the keys name"):
         read_sweep(tmp_path / "list.yaml")
