@@ -340,8 +340,9 @@ def _require_form(values: Mapping[str, Any]) -> None:
 def _culprit(name: str, value: Any, hint: Any) -> tuple[str, str]:
     """Return where a wrong value stands, a list's first wrong entry or itself, and its text."""
     where = f"'{name}'"
-    for number, each in enumerate(value if isinstance(value, tuple) else ()):
-        if tuple in map(get_origin, (hint, *get_args(hint))) and not is_of((each,), hint):
+    is_list = any(get_origin(kind) is tuple for kind in (hint, *get_args(hint)))
+    for number, each in enumerate(value if is_list and isinstance(value, tuple) else ()):
+        if not is_of((each,), hint):
             where, value = f"entry {number} of '{name}'", each
             break
     return where, reason(ValueError(json.dumps(value)), 60)
