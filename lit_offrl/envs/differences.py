@@ -73,3 +73,20 @@ DIFFERENCES: Mapping[str, tuple[str, ...]] = {
     **{f"lit_offrl/kitchen-{task}-v0": _KITCHEN for task in kitchen.TASKS},
 }
 """Environment id → sentences."""
+
+EARLIER: Mapping[str, str] = {
+    "Uniformly random actions earn about -66 here, in episodes of about 180 steps; D4RL's"
+    " reference minimum, -325.6, is near what 1000 steps of them cost.": (
+        _MORE_LOCOMOTION["ant"][1]
+    ),
+    "The reward is D4RL's, computed by lit-offrl: gymnasium-robotics 1.4.2 pays for the distance"
+    " between palm and object, for which D4RL charges.": _REWARD[0],
+    "The simulator is the installed MuJoCo and the model gymnasium-robotics', built for it;"
+    " D4RL used dm_control. That D4RL's demonstrations solve it has not been shown.": _KITCHEN[0],
+    "D4RL pays by the positions with the observation's noise; here the exact positions count.": (
+        _KITCHEN[1]
+    ),
+    "The environment pays once for each element solved; D4RL's data pay the number of elements"
+    " solved at every step.": _KITCHEN[2],
+}
+"""Present sentences by those of earlier records, which say the same and are compared as equal."""

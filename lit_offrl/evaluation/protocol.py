@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lit_offrl.common.errors import EvaluationError
+from lit_offrl.envs.differences import EARLIER
 from lit_offrl.evaluation.record import EvaluationRecord, config_sha256
 from lit_offrl.evaluation.runs import Run
 
@@ -21,7 +22,8 @@ def protocol(record: EvaluationRecord) -> dict[str, str]:
         "sha256": record.dataset_sha256 or "unknown",
         "handling": "; ".join(record.dataset_handling) or "none",
         "environment": record.env_id,
-        "differences": "; ".join(record.environment_differences) or "none",
+        "differences": "; ".join(EARLIER.get(one, one) for one in record.environment_differences)
+        or "none",
         "step limit": "the environment's" if limit is None else f"{limit:,}",
         "tasks": ", ".join(map(str, sorted(set(record.tasks or ())))) or "none",
         "episodes": f"{len(record.returns):,}",

@@ -10,7 +10,9 @@ import pytest
 from scipy import stats
 
 from lit_offrl.common.errors import EvaluationError
+from lit_offrl.envs.differences import DIFFERENCES, EARLIER
 from lit_offrl.evaluation.comparison import ALL, compare
+from lit_offrl.evaluation.protocol import protocol
 from lit_offrl.evaluation.run_files import runs_from_files
 from lit_offrl.evaluation.runs import make_run
 from lit_offrl.evaluation.tables import footnotes, lines, markdown, protocol_lines, write_files
@@ -263,3 +265,14 @@ def test_records_from_files(made_record, tmp_path):
     assert make_run(earlier, "x").seed == 8
     with pytest.raises(EvaluationError, match="x: does not say the training's seed"):
         make_run(made_record(1.0, None), "x")
+
+
+@pytest.mark.parametrize("env_id", [*DIFFERENCES])
+def test_records_with_an_earlier_wording_are_compared(made_record, env_id):
+    """A sentence that is worded anew would otherwise make every earlier evaluation unequal."""
+    present = DIFFERENCES[env_id]
+    earlier = {new: old for old, new in EARLIER.items()}
+    assert set(EARLIER.values()) <= {one for each in DIFFERENCES.values() for one in each}
+    old = tuple(earlier.get(one, one) for one in present)
+    first, second = (made_record(1.0, 0, environment_differences=each) for each in (present, old))
+    assert protocol(first) == protocol(second)
